@@ -1,0 +1,62 @@
+"""Part modes: how the joints are grouped into the P parts that each get a fabric (Table I)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pnfs.body.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class PartMode:
+    """A grouping of a skeleton's joints into P parts.
+
+    Args:
+        skeleton: Whose joints are grouped.
+        parts: Part name -> names of the part's joints. A joint may belong to several parts.
+
+    Raises:
+        ValueError: An unknown joint, a joint named twice in one part, an empty part, or a joint
+            that is in no part.
+    """
+
+    skeleton: Skeleton
+    parts: Mapping[str, Sequence[str]]
+
+    def __post_init__(self) -> None:
+        where = f"part mode for skeleton {self.skeleton.name}"
+        if not self.parts:
+            raise ValueError(f"{where}: there are no parts")
+        covered: set[str] = set()
+        for part, joints in self.parts.items():
+            if not joints:
+                raise ValueError(f"{where}: part {part!r} is empty")
+            try:
+                self.skeleton.indices(list(joints))
+            except ValueError as error:
+                raise ValueError(f"{where}: part {part!r}: {error}") from None
+            if len(set(joints)) != len(joints):
+                raise ValueError(f"{where}: part {part!r} names a joint twice")
+            covered.update(joints)
+        missing = [joint for joint in self.skeleton.joints if joint not in covered]
+        if missing:
+            raise ValueError(f"{where}: in no part: {', '.join(missing)}")
+
+    def __len__(self) -> int:
+        """P, the number of parts."""
+        return len(self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.parts)
+
+    @property
+    def joint_counts(self) -> tuple[int, ...]:
+        """J_p for each part."""
+        return tuple(len(joints) for joints in self.parts.values())
+
+    @property
+    def joint_indices(self) -> tuple[int, ...]:
+        """For each of the sum(J_p) part-joint maps, part after part, the skeleton's joint."""
+        return tuple(
+            index for joints in self.parts.values() for index in self.skeleton.indices(list(joints))
+        )

@@ -1,0 +1,157 @@
+"""Skeletons: which joints a dataset labels, in which order, and how they relate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The joints of one dataset.
+
+    Args:
+        name: How configurations refer to the skeleton.
+        joints: The K joint names; their order is the order of every (K, ...) array.
+        flip_pairs: Joints that change places when the image is mirrored.
+        limbs: Pairs of joints that a drawing connects.
+        groups: Rows of a score table: label -> joints that count in it.
+        oks_sigmas: COCO's per-joint standard deviations (K,), or None where the benchmark
+            defines none.
+
+    Raises:
+        ValueError: A pair, limb or group names a joint that is not in `joints`.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    limbs: tuple[tuple[str, str], ...]
+    groups: Mapping[str, tuple[str, ...]]
+    oks_sigmas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.joints)) != len(self.joints):
+            raise ValueError(f"skeleton {self.name}: a joint name occurs twice")
+        mentioned = [*self.flip_pairs, *self.limbs, *self.groups.values()]
+        for names in mentioned:
+            self.indices(names)
+        if self.oks_sigmas is not None and len(self.oks_sigmas) != len(self.joints):
+            raise ValueError(
+                f"skeleton {self.name}: {len(self.oks_sigmas)} OKS sigmas for "
+                f"{len(self.joints)} joints"
+            )
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def indices(self, names: tuple[str, ...] | list[str]) -> list[int]:
+        """Positions of the named joints in `joints`."""
+        unknown = [name for name in names if name not in self.joints]
+        if unknown:
+            raise ValueError(
+                f"skeleton {self.name} has no joint {', '.join(map(repr, unknown))}; "
+                f"its joints are {', '.join(self.joints)}"
+            )
+        return [self.joints.index(name) for name in names]
+
+    @property
+    def flip_permutation(self) -> Int64[np.ndarray, " K"]:
+        """Row k of a mirrored person is row `flip_permutation[k]` of the original."""
+        permutation = np.arange(len(self.joints))
+        for left, right in self.flip_pairs:
+            i, j = self.indices((left, right))
+            permutation[[i, j]] = j, i
+        return permutation
+
+
+def _pairs(*stems: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"left_{stem}", f"right_{stem}") for stem in stems)
+
+
+def _both_sides(*links: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in links)
+
+
+_ARMS_AND_LEGS = _both_sides(
+    ("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")
+)
+_LIMB_GROUPS = dict(
+    zip(
+        ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+        _pairs("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+        strict=True,
+    )
+)
+
+# The paper's order (section IV-A); the files of the MPII dataset store another one, see data/mpii.
+MPII = Skeleton(
+    name="mpii",
+    joints=(
+        "head_top", "upper_neck", "thorax",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "pelvis",
+    ),
+    flip_pairs=_pairs("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+    limbs=(
+        ("head_top", "upper_neck"), ("upper_neck", "thorax"), ("thorax", "pelvis"),
+        ("thorax", "left_shoulder"), ("thorax", "right_shoulder"),
+        ("pelvis", "left_hip"), ("pelvis", "right_hip"), *_ARMS_AND_LEGS,
+    ),
+    # "Head" is the head top alone, as in the public evaluation code of HRNet and SimpleBaseline.
+    groups={"head": ("head_top",), **_LIMB_GROUPS},
+)  # fmt: skip
+
+COCO = Skeleton(
+    name="coco",
+    joints=(
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+    ),
+    flip_pairs=_pairs("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+    limbs=(
+        ("nose", "left_eye"), ("nose", "right_eye"),
+        ("left_eye", "left_ear"), ("right_eye", "right_ear"),
+        ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"),
+        ("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"), *_ARMS_AND_LEGS,
+    ),
+    groups={
+        "head": ("nose", "left_eye", "right_eye", "left_ear", "right_ear"), **_LIMB_GROUPS,
+    },
+    # The constants of the COCO keypoint evaluation.
+    oks_sigmas=(
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062,
+        0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+    ),
+)  # fmt: skip
+
+LSP = Skeleton(
+    name="lsp",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+        "right_wrist", "right_elbow", "right_shoulder",
+        "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
+    ),
+    flip_pairs=_pairs("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+    limbs=(
+        ("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
+        ("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"), ("left_hip", "right_hip"),
+        *_ARMS_AND_LEGS,
+    ),
+    groups={"head": ("neck", "head_top"), **_LIMB_GROUPS},
+)  # fmt: skip
+
+SKELETONS: Mapping[str, Skeleton] = {skeleton.name: skeleton for skeleton in (MPII, COCO, LSP)}
+
+
+def skeleton_by_name(name: str) -> Skeleton:
+    """The skeleton a configuration names.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in SKELETONS:
+        raise ValueError(f"unknown skeleton {name!r}; there are {', '.join(SKELETONS)}")
+    return SKELETONS[name]
