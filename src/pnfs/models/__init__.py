@@ -1,0 +1,13 @@
+"""Pose networks: operations, cells, fabrics, vector heads, backbones."""
+
+from pnfs.models.fabric import PAPER, REFERENCE, FabricRules, NeuralFabrics
+from pnfs.models.network import PoseFabricNetwork, normalise_images
+
+__all__ = [
+    "PAPER",
+    "REFERENCE",
+    "FabricRules",
+    "NeuralFabrics",
+    "PoseFabricNetwork",
+    "normalise_images",
+]

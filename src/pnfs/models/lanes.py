@@ -1,0 +1,176 @@
+"""Layers that hold P parts in one weights layout and compute them in any number of lanes.
+
+Activations travel as a list of *lanes*. Each lane carries an equal share of the P parts side by
+side in its channels: P lanes of shape (B, C, h, w) run the parts one after another, one lane of
+shape (B, P*C, h, w) runs them together in grouped convolutions. Weights are stored once, part after
+part along the first dimension; a lane takes its share of them as a view. So the number of lanes
+is a matter of speed alone and can change from call to call.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Form = Literal["loop", "grouped", "batched"]
+"""How P parts run: one after another; together in grouped convolutions; together, with pointwise
+convolutions as batched matrix products."""
+
+FORMS: tuple[Form, ...] = ("loop", "grouped", "batched")
+
+Lanes = list[Tensor]
+
+
+def merge_lanes(lanes: Lanes) -> Float[Tensor, "B PC h w"]:
+    """All parts side by side in the channels."""
+    return lanes[0] if len(lanes) == 1 else torch.cat(lanes, dim=1)
+
+
+def per_channel(weights: Float[Tensor, " p"], channels: int) -> Float[Tensor, " pC"]:
+    """One number a part, repeated for each of the part's channels."""
+    return weights.repeat_interleave(channels) if weights.numel() > 1 else weights.expand(channels)
+
+
+class PartConv2d(nn.Module):
+    """P convolutions of the same shape.
+
+    Args:
+        parts: P.
+        in_channels: Input channels of one part.
+        out_channels: Output channels of one part.
+        kernel_size: Side of the kernel; the padding keeps the size at stride 1.
+        stride: Stride.
+        dilation: Dilation.
+        depthwise: One filter a channel.
+        bias: Whether outputs have a bias.
+    """
+
+    def __init__(
+        self,
+        parts: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        depthwise: bool = False,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.parts = parts
+        self.stride = stride
+        self.dilation = dilation
+        self.padding = dilation * (kernel_size - 1) // 2
+        self.groups = in_channels if depthwise else 1
+        self.pointwise = kernel_size == 1 and stride == 1 and not depthwise
+        fan_in = in_channels // self.groups
+        self.weight = nn.Parameter(
+            torch.empty(parts * out_channels, fan_in, kernel_size, kernel_size)
+        )
+        self.bias = nn.Parameter(torch.empty(parts * out_channels)) if bias else None
+        # PyTorch's default initialisation of a convolution; the fan-in is that of one part.
+        bound = (fan_in * kernel_size**2) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, lanes: Lanes, form: Form) -> Lanes:
+        """(B, p*in, h, w) to (B, p*out, h', w') in each lane, p = P / number of lanes."""
+        count = len(lanes)
+        weights = self.weight.chunk(count)
+        biases = [None] * count if self.bias is None else self.bias.chunk(count)
+        parts = self.parts // count
+        if form == "batched" and self.pointwise and parts > 1:
+            return [
+                _pointwise_as_matmul(x, weight, bias, parts)
+                for x, weight, bias in zip(lanes, weights, biases, strict=True)
+            ]
+        return [
+            F.conv2d(
+                x,
+                weight,
+                bias,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                groups=parts * self.groups,
+            )
+            for x, weight, bias in zip(lanes, weights, biases, strict=True)
+        ]
+
+
+def _pointwise_as_matmul(
+    x: Float[Tensor, "B pC h w"],
+    weight: Float[Tensor, "pO C 1 1"],
+    bias: Float[Tensor, " pO"] | None,
+    parts: int,
+) -> Float[Tensor, "B pO h w"]:
+    batch, _, height, width = x.shape
+    # In channels-last memory this is a view: (B, pC, h, w) -> (Bhw, p, C) -> (p, Bhw, C).
+    rows = x.permute(0, 2, 3, 1).reshape(batch * height * width, parts, -1).transpose(0, 1)
+    matrices = weight.view(parts, -1, weight.shape[1]).transpose(1, 2)  # (p, C, O)
+    out = torch.bmm(rows, matrices).transpose(0, 1)  # (Bhw, p, O)
+    out = out.reshape(batch, height, width, -1)
+    if bias is not None:
+        out = out + bias
+    return out.permute(0, 3, 1, 2)
+
+
+class PartBatchNorm(nn.Module):
+    """Batch normalisation of P parts, whose result is multiplied by one weight a part.
+
+    The mixing weights of a fabric (Eq. 1 and 2) enter here as the affine scale, so that mixing costs
+    no pass over the activations of its own. The weights must not be negative where a ReLU
+    follows, since it is the ReLU of the product that is taken.
+
+    Args:
+        parts: P.
+        channels: Channels of one part.
+        affine: Whether scale and shift are learned.
+        relu: Whether the result is rectified.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, parts: int, channels: int, *, affine: bool, relu: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.relu = relu
+        self.momentum = 0.1
+        self.eps = 1e-5
+        self.weight = nn.Parameter(torch.ones(parts * channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(parts * channels)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(parts * channels))
+        self.register_buffer("running_var", torch.ones(parts * channels))
+
+    def forward(self, lanes: Lanes, mixing: list[Tensor] | None = None) -> Lanes:
+        """Same shapes out; `mixing` holds p weights for each lane."""
+        count = len(lanes)
+        means = self.running_mean.chunk(count)
+        variances = self.running_var.chunk(count)
+        scales = [None] * count if self.weight is None else list(self.weight.chunk(count))
+        shifts = [None] * count if self.bias is None else list(self.bias.chunk(count))
+        out = []
+        for lane, x in enumerate(lanes):
+            scale, shift = scales[lane], shifts[lane]
+            if mixing is not None:
+                factor = per_channel(mixing[lane], self.channels)
+                scale = factor if scale is None else scale * factor
+                shift = None if shift is None else shift * factor
+            y = F.batch_norm(
+                x,
+                means[lane],
+                variances[lane],
+                scale,
+                # Without a shift, some kernels refuse a scale that stands alone.
+                torch.zeros_like(scale) if shift is None and scale is not None else shift,
+                self.training,
+                self.momentum,
+                self.eps,
+            )
+            out.append(F.relu_(y) if self.relu else y)
+        return out

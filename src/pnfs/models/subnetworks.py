@@ -1,0 +1,114 @@
+"""The P part subnetworks behind one interface: adapters, fabrics and vector heads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pnfs.body import PartMode
+from pnfs.models.fabric import PAPER, SCALES, FabricRules, NeuralFabrics
+from pnfs.models.lanes import FORMS, Form, Lanes, PartConv2d
+from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
+from pnfs.models.vectors import VectorHead
+
+
+class PartSubnetworks(nn.Module):
+    """One cell-based neural fabric for each body part, all on the same feature pyramid.
+
+    Args:
+        parts: The part mode (Table I).
+        pyramid_channels: Channels of the backbone's maps at 1/4, 1/8, 1/16, 1/32.
+        layers: L of the whole fabric.
+        subnetwork_layers: n, how many last layers are kept.
+        channels: C.
+        nodes: H.
+        operations: Candidate operations O.
+        alpha_per_cell: One alpha a cell in place of one a fabric.
+        rules: Paper or reference behaviour.
+        vector_dim: d.
+        form: How the parts run; "auto" takes what was measured as the fastest.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: PartMode,
+        pyramid_channels: Sequence[int],
+        layers: int = 6,
+        subnetwork_layers: int = 3,
+        channels: int = 10,
+        nodes: int = 1,
+        operations: Mapping[str, OperationFactory] = SUBNETWORK_OPERATIONS,
+        alpha_per_cell: bool = False,
+        rules: FabricRules = PAPER,
+        vector_dim: int = 8,
+        form: Form | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        if not 1 <= subnetwork_layers <= layers:
+            raise ValueError(f"subnetwork_layers={subnetwork_layers} is not within 1 to {layers}")
+        if form not in (*FORMS, "auto"):
+            raise ValueError(f"unknown form {form!r}; there are auto, {', '.join(FORMS)}")
+        self.parts = len(parts)
+        self.form: Form | Literal["auto"] = form
+        self.fabrics = NeuralFabrics(
+            part_names=parts.names,
+            layers=layers,
+            first_layer=layers - subnetwork_layers + 1,
+            input_scales=SCALES,
+            channels=channels,
+            nodes=nodes,
+            operations=operations,
+            alpha_per_cell=alpha_per_cell,
+            rules=rules,
+        )
+        needed = [channels * scale for scale in SCALES]
+        used = {c.source for cell in self.fabrics.wiring for c in cell.connections}
+        self.adapters = nn.ModuleDict()
+        for scale, have, want in zip(SCALES, pyramid_channels, needed, strict=True):
+            if scale in used and (rules.adapters == "always" or list(pyramid_channels) != needed):
+                # One convolution serves all parts, since all of them read the same map.
+                self.adapters[str(scale)] = PartConv2d(1, have, self.parts * want, 1, bias=True)
+        self.head = VectorHead(SCALES[0] * channels, parts.joint_counts, vector_dim)
+
+    def forward(
+        self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]]
+    ) -> Float[Tensor, "B J d h w"]:
+        """The pyramid (1/4 first) to the vectors of all parts' joints, J = sum(J_p), at 1/4."""
+        form = self._choose_form(pyramid[0])
+        return self.head(self.fabrics(self.adapt(pyramid, form), form)[SCALES[0]])
+
+    def adapt(
+        self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]], form: Form
+    ) -> dict[int, Lanes]:
+        """The pyramid as each part sees it: scale -> lanes of (B, p*C*s, h/s, w/s)."""
+        return {
+            scale: self._adapt(scale, x, form) for scale, x in zip(SCALES, pyramid, strict=True)
+        }
+
+    def _adapt(self, scale: int, x: Float[Tensor, "B C h w"], form: Form) -> Lanes:
+        key = str(scale)
+        lane_count = self.parts if form == "loop" else 1
+        if key not in self.adapters:
+            return [x] * lane_count if lane_count > 1 else [x.repeat(1, self.parts, 1, 1)]
+        adapter = self.adapters[key]
+        if lane_count == 1:
+            return adapter([x], form)
+        return list(_conv_in_slices(adapter, x, lane_count))
+
+    def _choose_form(self, finest: Float[Tensor, "B C h w"]) -> Form:
+        if self.form != "auto":
+            return self.form
+        if self.parts == 1:
+            return "grouped"
+        # Measured on CPU: a loop trains faster, grouping pays off while batches are small.
+        return "grouped" if not self.training and len(finest) <= 2 else "loop"
+
+
+def _conv_in_slices(adapter: nn.Module, x: Tensor, count: int) -> Lanes:
+    return [
+        F.conv2d(x, weight, bias)
+        for weight, bias in zip(adapter.weight.chunk(count), adapter.bias.chunk(count), strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""Vector in pixel: a joint's score is the squashed length of a vector at each pixel (section III-C)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pnfs.models.lanes import Lanes, merge_lanes
+
+
+def squashed_length(vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
+    """|v|^2 / (1 + |v|^2), the score in [0, 1), always computed in float32.
+
+    Only the square of the length enters, so that the gradient is finite at v = 0 without an epsilon.
+    """
+    squared = vectors.float().square().sum(dim=2)
+    return squared / (1 + squared)
+
+
+def squash(
+    vectors: Float[Tensor, "B J d h w"], epsilon: float = 1e-12
+) -> Float[Tensor, "B J d h w"]:
+    """The vectors with their length squashed and their direction kept, in float32.
+
+    Args:
+        vectors: Raw vectors.
+        epsilon: Under the norm, so that the direction of a zero vector has a finite gradient.
+    """
+    vectors = vectors.float()
+    squared = vectors.square().sum(dim=2, keepdim=True)
+    return vectors * squared / (1 + squared) / (squared + epsilon).sqrt()
+
+
+def expected_length(score: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The raw length whose squashed length is `score`: sqrt(1 / (1 - p) - 1)  (Appendix A).
+
+    Args:
+        score: p in [0, 1); 1 gives infinity.
+    """
+    return (1 / (1 - score) - 1).sqrt()
+
+
+class VectorHead(nn.Module):
+    """ReLU, then for each part a 1x1 convolution to d numbers for each of its joints.
+
+    Weights of the initialisation are scaled such that scores begin at a few percent: with PyTorch's default they
+    begin near 0.5 and the first epoch is lost unlearning that; at v = 0 the squash has no gradient.
+
+    Args:
+        channels: Channels of one part's last cell.
+        joint_counts: J_p for each part.
+        vector_dim: d; 1 means an ordinary scalar score map, without squash.
+        initial_score: Mean score at the start that the initialisation aims at (d > 1).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        joint_counts: Sequence[int],
+        vector_dim: int = 8,
+        initial_score: float = 0.03,
+    ) -> None:
+        super().__init__()
+        if vector_dim < 1:
+            raise ValueError(f"vector_dim must be at least 1, got {vector_dim}")
+        self.joint_counts = tuple(joint_counts)
+        self.vector_dim = vector_dim
+        outputs = sum(joint_counts) * vector_dim
+        self.weight = nn.Parameter(torch.empty(outputs, channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        if vector_dim == 1:
+            nn.init.normal_(self.weight, std=0.001)
+        else:
+            # The squared length aimed at is shared by a random offset, which keeps the vector off zero
+            # where the features are, and the features' own contribution (unit-scale input assumed).
+            share = math.sqrt(initial_score / (1 - initial_score) / vector_dim / 2)
+            nn.init.normal_(self.weight, std=share / math.sqrt(channels))
+            nn.init.normal_(self.bias, std=share)
+
+    def forward(self, lanes: Lanes) -> Float[Tensor, "B J d h w"]:
+        """(B, p*C, h, w) in each lane to the vectors of all parts' joints, part after part."""
+        features = F.relu(merge_lanes(lanes))
+        sizes = [count * self.vector_dim for count in self.joint_counts]
+        maps = [
+            F.conv2d(x, weight, bias)
+            for x, weight, bias in zip(
+                features.chunk(len(sizes), dim=1),
+                self.weight.split(sizes),
+                self.bias.split(sizes),
+                strict=True,
+            )
+        ]
+        # (B, sum(J_p)*d, h, w) -> (B, sum(J_p), d, h, w): the vector index runs fastest.
+        return torch.cat(maps, dim=1).unflatten(1, (-1, self.vector_dim))
+
+    def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
+        """Squashed lengths; for d = 1 the number itself. Float32 under mixed precision."""
+        return vectors[:, :, 0].float() if self.vector_dim == 1 else squashed_length(vectors)

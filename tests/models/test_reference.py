@@ -1,0 +1,173 @@
+"""Our models against recorded outputs of the authors' public implementation."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pnfs.body import skeleton_by_name
+from pnfs.models import REFERENCE, PoseFabricNetwork
+from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.cost import measure_cost
+from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory
+from pnfs.models.reference import OPERATION_NAMES, load_reference_state_dict
+
+pytestmark = pytest.mark.fixtures
+
+
+def arch_files(folder: Path, pattern: str) -> list[Path]:
+    return sorted((folder / "arch").glob(pattern))
+
+
+def operations_of(names: list[str]) -> Mapping[str, OperationFactory]:
+    return {OPERATION_NAMES[name]: BACKBONE_OPERATIONS[OPERATION_NAMES[name]] for name in names}
+
+
+def network_of(config: dict) -> PoseFabricNetwork:
+    cell = config["subnetwork_config"]["cell_config"]
+    if config["backbone"] == "mobilenet_v2":
+        backbone = MobileNetV2(weights="none")
+    else:
+        fabric = config["backbone_config"]
+        backbone = FabricBackbone(
+            layers=fabric["depth"],
+            backbone_layers=fabric["reserve_layers_num"],
+            channels=fabric["factor"],
+            nodes=fabric["hidden_states_num"],
+            operations=operations_of(fabric["operators"]),
+            rules=REFERENCE,
+        )
+    skeleton = skeleton_by_name(config["subnetwork_config"]["dataset_name"])
+    return PoseFabricNetwork(
+        backbone=backbone,
+        skeleton=skeleton.name,
+        parts={
+            name: [skeleton.joints[index] for index in indices]
+            for name, indices in config["parts"].items()
+        },
+        layers=cell["depth"],
+        subnetwork_layers=cell["depth"] - cell["cut_layers_num"],
+        channels=cell["factor"],
+        nodes=cell["hidden_states_num"],
+        operations=operations_of(cell["operators"]),
+        rules=REFERENCE,
+        vector_dim=cell["vector_dim"] if cell["vector_in_pixel"] else 1,
+    ).eval()
+
+
+def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.ndarray]]:
+    config = json.loads(config_file.read_text())
+    network = network_of(config)
+    state: dict[str, torch.Tensor] = {}
+    for name in config["weight_files"]:
+        with np.load(config_file.parent / name) as arrays:
+            state.update({key: torch.from_numpy(arrays[key]) for key in arrays})
+    load_reference_state_dict(
+        network,
+        state,
+        part_names={name: name for name in config["parts"]},
+        operation_names=config["subnetwork_config"]["cell_config"]["operators"],
+        backbone_operation_names=config.get("backbone_config", {}).get("operators", ()),
+    )
+    with np.load(config_file.parent / config_file.name.replace("_config.json", "_io.npz")) as io:
+        return config, network, dict(io)
+
+
+def test_every_recorded_architecture_agrees(fixtures_dir: Path) -> None:
+    files = arch_files(fixtures_dir, "*_config.json")
+    if not files:
+        pytest.skip(f"no arch/*_config.json in {fixtures_dir}")
+    for file in files:
+        config, network, io = load_case(file)
+        images = torch.from_numpy(io["input"])
+        for form in ("loop", "grouped", "batched"):
+            network.subnetworks.form = form
+            with torch.no_grad():
+                pyramid = network.backbone(images)
+                part_maps = network(images)
+                maps = network.joint_maps(part_maps)
+            where = f"{file.name}, form {form}"
+            for level, features in enumerate(pyramid):
+                expected = io[f"backbone_feature_{level}"]
+                np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4, err_msg=where)
+            np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0, err_msg=where)
+            start = 0
+            for part, joints in config["parts"].items():
+                np.testing.assert_allclose(
+                    part_maps[:, start : start + len(joints)].numpy(),
+                    part_of(io[f"part_output.{part}"], joints),
+                    atol=1e-4,
+                    rtol=0,
+                    err_msg=f"{where}, {part}",
+                )
+                start += len(joints)
+
+
+def part_of(output: np.ndarray, joints: list[int]) -> np.ndarray:
+    """A part's maps, whether recorded for its own joints only or for all of them."""
+    return output if output.shape[1] == len(joints) else output[:, joints]
+
+
+def test_recorded_live_parameters_are_equal(fixtures_dir: Path) -> None:
+    files = arch_files(fixtures_dir, "*_config.json")
+    if not files:
+        pytest.skip(f"no arch/*_config.json in {fixtures_dir}")
+    for file in files:
+        config = json.loads(file.read_text())
+        cost = measure_cost(network_of(config), tuple(config["input_hw"]))
+        assert cost.live_parameters == config["live_parameters"], file.name
+
+
+def table_rows(folder: Path) -> list[dict]:
+    return [
+        row for file in arch_files(folder, "counts*.json") for row in json.loads(file.read_text())
+    ]
+
+
+# The part modes of the paper by joint numbers, independent of conf/parts.
+PAPER_PARTS = {
+    ("mpii", 1): [range(16)],
+    ("mpii", 3): [range(3), range(3, 9), range(9, 16)],
+    ("mpii", 5): [range(5), (5, 7), (6, 8), (9, 10, 15), (11, 12, 13, 14)],
+    ("mpii", 8): [
+        range(5), (3, 5), (5, 7), (4, 6), (6, 8), (9, 10, 11, 12, 15), (11, 13), (12, 14),
+    ],
+    ("coco", 1): [range(17)],
+    ("coco", 3): [range(5), range(5, 11), range(11, 17)],
+    ("coco", 5): [range(7), (7, 9), (8, 10), (11, 12), (13, 14, 15, 16)],
+    ("coco", 8): [
+        range(7), (5, 7), (7, 9), (6, 8), (8, 10), (11, 12, 13, 14), (13, 15), (14, 16),
+    ],
+}  # fmt: skip
+
+
+def test_costs_at_the_papers_scale_agree(fixtures_dir: Path) -> None:
+    rows = table_rows(fixtures_dir)
+    if not rows:
+        pytest.skip(f"no arch/counts.json in {fixtures_dir}")
+    for row in rows:
+        config = {
+            "backbone": row["backbone"],
+            "parts": {
+                f"part{index}": list(joints)
+                for index, joints in enumerate(PAPER_PARTS[row["dataset"], row["parts_num"]])
+            },
+            "subnetwork_config": {
+                "dataset_name": row["dataset"],
+                "cell_config": {
+                    **{key: row[key] for key in ("depth", "cut_layers_num", "factor")},
+                    **{key: row[key] for key in ("hidden_states_num", "operators", "vector_dim")},
+                    "vector_in_pixel": row["vector_dim"] > 1,
+                },
+            },
+        }
+        cost = measure_cost(network_of(config), tuple(row["input_hw"]))
+        assert cost.live_parameters == row["live_parameters"], row
+        assert cost.parts["backbone"].live_parameters == row["of_which_backbone"], row
+        assert cost.architecture_parameters == row["of_which_architecture_parameters"], row
+        assert cost.macs == pytest.approx(row["conv_macs"], rel=0.01), row
+        backbone_macs = row["of_which_backbone_conv_macs"]
+        assert cost.parts["backbone"].macs == pytest.approx(backbone_macs, rel=0.01), row
