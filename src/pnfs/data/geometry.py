@@ -1,0 +1,93 @@
+"""Geometry of crops: one affine map from the image to the crop."""
+
+import math
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float64, Int8, Int64
+
+
+def fit_box(size: Float[np.ndarray, "*N 2"], aspect: float) -> Float[np.ndarray, "*N 2"]:
+    """The smallest box of the wanted shape that holds a box (HRNet's `_box2cs`).
+
+    Args:
+        size: Width and height, in pixels.
+        aspect: Wanted width divided by height.
+    """
+    size = np.asarray(size)
+    width, height = size[..., 0], size[..., 1]
+    return np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], -1)
+
+
+def crop_matrix(
+    center: Float[np.ndarray, " 2"],
+    box_size: Float[np.ndarray, " 2"],
+    rotation_degrees: float,
+    output_size: tuple[int, int],
+    flip: bool = False,
+) -> Float64[np.ndarray, "2 3"]:
+    """The map from pixels of the image to pixels of the crop (HRNet's `get_affine_transform`).
+
+    The box's centre falls on (width / 2, height / 2) of the crop and the box's width fills the
+    crop's; its height is not used, so bring the box to the crop's shape first (`fit_box`).
+
+    Args:
+        center: x, y of the box's centre.
+        box_size: Width and height of the box.
+        rotation_degrees: Positive turns the content of the crop counter-clockwise.
+        output_size: (height, width) of the crop.
+        flip: Mirror the crop, x' = width - 1 - x; exchanging left and right joints is
+            `flip_joints`' business.
+
+    Raises:
+        ValueError: The box has no width, or a number is not finite.
+    """
+    height, width = output_size
+    box_width = float(box_size[0])
+    if not (np.isfinite([*center, box_width, rotation_degrees]).all() and box_width > 0):
+        raise ValueError(
+            f"no crop can be made of a box of size {np.asarray(box_size).tolist()} at "
+            f"{np.asarray(center).tolist()} turned by {rotation_degrees} degrees: the width must "
+            "be positive and all numbers finite"
+        )
+    scale = width / box_width
+    angle = math.radians(rotation_degrees)
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    linear = np.array([[cosine, sine], [-sine, cosine]])
+    translation = np.array([width / 2, height / 2]) - linear @ np.asarray(center, np.float64)
+    matrix = np.column_stack([linear, translation])
+    if flip:
+        matrix[0] = -matrix[0]
+        matrix[0, 2] += width - 1
+    return matrix
+
+
+def invert(matrix: Float64[np.ndarray, "2 3"]) -> Float64[np.ndarray, "2 3"]:
+    """The map that undoes `matrix`."""
+    return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
+
+
+def apply(
+    matrix: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*N 2"]
+) -> Float[np.ndarray, "*N 2"]:
+    """Where `matrix` takes points x, y."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def flip_joints(
+    joints: Float[np.ndarray, "*N K 2"],
+    visibility: Int8[np.ndarray, "*N K"],
+    width: int,
+    permutation: Int64[np.ndarray, " K"],
+) -> tuple[Float[np.ndarray, "*N K 2"], Int8[np.ndarray, "*N K"]]:
+    """The joints of the mirrored image: x' = width - 1 - x, left and right exchanged.
+
+    Args:
+        joints: x, y in pixels; unlabelled joints keep their coordinates.
+        visibility: 0 unlabelled, 1 occluded, 2 visible.
+        width: Width of the image.
+        permutation: `Skeleton.flip_permutation`.
+    """
+    joints, visibility = joints[..., permutation, :].copy(), visibility[..., permutation]
+    joints[..., 0] = np.where(visibility > 0, width - 1 - joints[..., 0], joints[..., 0])
+    return joints, visibility

@@ -1,0 +1,371 @@
+"""Object keypoint similarity (OKS): suppression of duplicates and COCO's average precision."""
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Integer
+from pycocotools.coco import COCO as CocoIndex
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from pnfs.body import COCO
+from pnfs.evaluation.pck import first_rows
+
+STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
+              "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")  # fmt: skip
+"""COCO's ten keypoint scores, in the order of `COCOeval.stats`."""
+
+MAX_DETECTIONS = 20
+"""Persons per image that COCO's evaluation looks at."""
+
+PERSON = 1
+"""COCO's category of persons."""
+
+_DEFAULT_SIGMAS = np.array(COCO.oks_sigmas)
+
+
+def oks(
+    keypoints: Float[np.ndarray, "K 2"],
+    others: Float[np.ndarray, "M K 2"],
+    area: float | np.floating | np.ndarray,
+    other_areas: Float[np.ndarray, " M"],
+    sigmas: Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
+) -> Float[np.ndarray, " M"]:
+    """Similarity in (0, 1] of one prediction to others (HRNet's `oks_iou`).
+
+    Unlike the evaluation's OKS all joints count and the area is the mean of both.
+
+    Args:
+        keypoints: x, y in image pixels.
+        others: x, y in image pixels.
+        area: Area of the person, in square pixels.
+        other_areas: Areas of the others.
+        sigmas: The skeleton's per-joint standard deviations.
+    """
+    squared = ((others - keypoints) ** 2).sum(-1)
+    scale = (area + other_areas) / 2 + np.spacing(1)
+    return np.exp(-squared / (2 * sigmas) ** 2 / scale[:, None] / 2).mean(-1)
+
+
+def oks_nms(
+    keypoints: Float[np.ndarray, "M K D"],
+    scores: Float[np.ndarray, " M"],
+    areas: Float[np.ndarray, " M"],
+    threshold: float,
+    sigmas: Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
+) -> Int64[np.ndarray, " N"]:
+    """Rows that stay when predictions too similar to a better one are dropped.
+
+    Args:
+        keypoints: x, y in image pixels; further columns are not used.
+        scores: Of each prediction.
+        areas: Of each prediction, in square pixels.
+        threshold: The highest OKS that two rows which stay may have.
+        sigmas: The skeleton's per-joint standard deviations.
+
+    Returns:
+        Rows, best first (the order of HRNet's `oks_nms`).
+    """
+    points = keypoints[..., :2]
+    order = np.argsort(scores)[::-1]
+    kept = []
+    while order.size:
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        order = rest[oks(points[best], points[rest], areas[best], areas[rest], sigmas) <= threshold]
+    return np.array(kept, np.int64)
+
+
+def soft_oks_nms(
+    keypoints: Float[np.ndarray, "M K D"],
+    scores: Float[np.ndarray, " M"],
+    areas: Float[np.ndarray, " M"],
+    threshold: float,
+    sigmas: Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
+) -> Int64[np.ndarray, " N"]:
+    """Rows by scores that sink with the similarity to better ones (HRNet's `soft_oks_nms`).
+
+    After each pick the scores of the rest are multiplied by exp(-OKS² / threshold).
+
+    Args:
+        keypoints: x, y in image pixels; further columns are not used.
+        scores: Of each prediction.
+        areas: Of each prediction, in square pixels.
+        threshold: How fast scores sink; higher is slower.
+        sigmas: The skeleton's per-joint standard deviations.
+
+    Returns:
+        At most 20 rows, in the order of the picks.
+    """
+    points = keypoints[..., :2]
+    order = np.argsort(scores)[::-1]
+    remaining = scores[order]
+    kept = []
+    while order.size and len(kept) < MAX_DETECTIONS:
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        similarity = oks(points[best], points[rest], areas[best], areas[rest], sigmas)
+        remaining = remaining[1:] * np.exp(-(similarity**2) / threshold)
+        resorted = np.argsort(remaining)[::-1]
+        order, remaining = rest[resorted], remaining[resorted]
+    return np.array(kept, np.int64)
+
+
+def evaluate_detections(
+    detections: Sequence[Mapping[str, Any]],
+    ground_truth: Mapping[str, Any] | Path | str,
+    sigmas: Sequence[float] | Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
+) -> dict[str, float]:
+    """COCO's ten keypoint scores of detections, by pycocotools.
+
+    Args:
+        detections: In COCO's result format: image_id, category_id, keypoints (3K numbers), score.
+        ground_truth: Annotations in COCO's format, or the path of a JSON file that holds them.
+        sigmas: The skeleton's per-joint standard deviations.
+
+    Returns:
+        Fractions under the names in `STATISTICS`; nan where there is nothing to score: no
+        detections, or no person of that size.
+
+    Raises:
+        ValueError: Annotations or detections that are not in the format; the message names the
+            file and the record.
+    """
+    return _evaluate(detections, _load_ground_truth(ground_truth, len(sigmas)), sigmas)
+
+
+class OKSAveragePrecision(Metric):
+    """COCO's average precision and recall of keypoints.
+
+    As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score
+    of the joints that score above `joint_threshold`, and OKS-NMS drops duplicates. All images
+    of the ground truth count, also those without a prediction. The ten results are fractions under
+    the names in `STATISTICS`; all are nan without input.
+
+    Args:
+        ground_truth: Annotations in COCO's format, or the path of a JSON file that holds them.
+        image_ids: COCO's image id of each sample.
+        areas: Area of each sample's person box, in square image pixels (for OKS-NMS).
+        box_scores: Score of each sample's person box; 1 for boxes from the ground truth.
+        sigmas: The skeleton's per-joint standard deviations.
+        joint_threshold: Joints must score more to count in the person's score.
+        nms_threshold: OKS above which the lower of two persons is a duplicate; None keeps all.
+        soft_nms: Lower the ranks of duplicates instead (at most 20 persons an image stay).
+        **kwargs: See `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: Columns of different lengths, an image that the ground truth lacks, or
+            annotations that are not in the format.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    sample_index: list[Tensor]
+    keypoints: list[Tensor]
+
+    def __init__(
+        self,
+        *,
+        ground_truth: Mapping[str, Any] | Path | str,
+        image_ids: Integer[np.ndarray, " N"],
+        areas: Float[np.ndarray, " N"],
+        box_scores: Float[np.ndarray, " N"],
+        sigmas: Sequence[float] | Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
+        joint_threshold: float = 0.2,
+        nms_threshold: float | None = 0.9,
+        soft_nms: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_ids, self.areas, self.box_scores = map(
+            np.asarray, (image_ids, areas, box_scores)
+        )
+        if not len(self.image_ids) == len(self.areas) == len(self.box_scores):
+            raise ValueError(
+                f"{len(self.image_ids)} image ids, {len(self.areas)} areas and "
+                f"{len(self.box_scores)} box scores: there must be one of each for every sample"
+            )
+        self.sigmas = np.asarray(sigmas, np.float64)
+        self.ground_truth = _load_ground_truth(ground_truth, len(self.sigmas))
+        unknown = np.setdiff1d(self.image_ids, self.ground_truth.getImgIds())
+        if unknown.size:
+            raise ValueError(
+                f"{_described(ground_truth)} has no image {unknown[0]}, which a sample refers to"
+            )
+        self.joint_threshold = joint_threshold
+        self.nms_threshold = nms_threshold
+        self.soft_nms = soft_nms
+        self.add_state("sample_index", default=[], dist_reduce_fx="cat")
+        self.add_state("keypoints", default=[], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        *,
+        predicted: Float[Tensor, "B K 2"],
+        scores: Float[Tensor, "B K"],
+        sample_index: Int64[Tensor, " B"],
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            predicted: x, y in image pixels.
+            scores: Of the joints.
+            sample_index: Which sample each row is; of several rows of one the first counts.
+
+        Raises:
+            ValueError: The arrays do not have the metric's number of joints.
+        """
+        if predicted.shape[1:] != (len(self.sigmas), 2) or scores.shape != predicted.shape[:2]:
+            raise ValueError(
+                f"average precision of {len(self.sigmas)} joints: predicted has shape "
+                f"{tuple(predicted.shape)}, scores {tuple(scores.shape)}"
+            )
+        self.keypoints.append(torch.cat([predicted.float(), scores.float()[..., None]], -1))
+        self.sample_index.append(sample_index)
+
+    def compute(self) -> dict[str, Tensor]:
+        """COCO's ten scores, fractions."""
+        statistics = _evaluate(self._detections(), self.ground_truth, self.sigmas)
+        return {
+            name: torch.tensor(value, dtype=torch.float32, device=self.device)
+            for name, value in statistics.items()
+        }
+
+    def _detections(self) -> list[dict[str, Any]]:
+        if len(self.sample_index) == 0:
+            return []
+        index = dim_zero_cat(self.sample_index)
+        first = first_rows(index)
+        rows = index[first].cpu().numpy()
+        keypoints = dim_zero_cat(self.keypoints)[first].cpu().numpy().astype(np.float64)
+        scores = self.box_scores[rows] * _joint_score(keypoints[..., 2], self.joint_threshold)
+        image_ids = self.image_ids[rows]
+        by_image = np.argsort(image_ids, kind="stable")
+        starts = np.flatnonzero(np.diff(image_ids[by_image])) + 1
+        detections = []
+        for members in np.split(by_image, starts):
+            for row in self._suppress(keypoints, scores, self.areas[rows], members):
+                detections.append(
+                    {
+                        "image_id": image_ids[row].item(),
+                        "category_id": PERSON,
+                        "keypoints": keypoints[row].ravel().tolist(),
+                        "score": float(scores[row]),
+                    }
+                )
+        return detections
+
+    def _suppress(
+        self, keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, members: np.ndarray
+    ) -> np.ndarray:
+        if self.nms_threshold is None:
+            return members
+        suppress = soft_oks_nms if self.soft_nms else oks_nms
+        kept = suppress(
+            keypoints[members], scores[members], areas[members], self.nms_threshold, self.sigmas
+        )
+        return members[kept]
+
+
+def _joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Float[np.ndarray, " N"]:
+    """Mean of the scores above the threshold, 0 where there is none."""
+    counts = scores > threshold
+    return (scores * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
+
+
+def _evaluate(
+    detections: Sequence[Mapping[str, Any]],
+    ground_truth: CocoIndex,
+    sigmas: Sequence[float] | np.ndarray,
+) -> dict[str, float]:
+    if not detections:
+        return dict.fromkeys(STATISTICS, math.nan)
+    _check_detections(detections, ground_truth, len(sigmas))
+    with contextlib.redirect_stdout(io.StringIO()):
+        # pycocotools writes ids and areas into the records it is given.
+        copies: Any = [dict(detection) for detection in detections]
+        results = ground_truth.loadRes(copies)
+        evaluation = COCOeval(ground_truth, results, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # pycocotools says -1 where no ground truth is of the size in question.
+    return {
+        name: float(value) if value > -1 else math.nan
+        for name, value in zip(STATISTICS, evaluation.stats, strict=True)
+    }
+
+
+def _check_detections(
+    detections: Sequence[Mapping[str, Any]], ground_truth: CocoIndex, joint_count: int
+) -> None:
+    images = set(ground_truth.getImgIds())
+    for record, detection in enumerate(detections):
+        missing = {"image_id", "category_id", "keypoints", "score"} - detection.keys()
+        if missing:
+            raise ValueError(f"detection {record} lacks {', '.join(sorted(missing))}")
+        if detection["image_id"] not in images:
+            raise ValueError(
+                f"detection {record} is in image {detection['image_id']}, which the ground truth "
+                "does not list: detections and annotations are of different datasets"
+            )
+        if len(detection["keypoints"]) != 3 * joint_count:
+            raise ValueError(
+                f"detection {record} has {len(detection['keypoints'])} numbers in keypoints; "
+                f"{joint_count} joints need {3 * joint_count}"
+            )
+
+
+def _load_ground_truth(ground_truth: Mapping[str, Any] | Path | str, joint_count: int) -> CocoIndex:
+    where = _described(ground_truth)
+    if isinstance(ground_truth, Mapping):
+        annotations = dict(ground_truth)
+    else:
+        try:
+            annotations = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{where}: no readable annotation file: {error}") from None
+    _check_annotations(annotations, where, joint_count)
+    index = CocoIndex()
+    # COCOeval marks annotations it ignores; the caller's records are not to change.
+    copies: Any = [dict(record) for record in annotations["annotations"]]
+    index.dataset = {**annotations, "annotations": copies}  # pyright: ignore
+    with contextlib.redirect_stdout(io.StringIO()):
+        index.createIndex()
+    return index
+
+
+def _check_annotations(annotations: Any, where: str, joint_count: int) -> None:
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(annotations, Mapping) or not isinstance(annotations.get(part), list):
+            raise ValueError(f"{where}: not in COCO's format, there is no list {part!r}")
+    needed = {"id", "image_id", "category_id", "iscrowd", "area", "bbox",
+              "keypoints", "num_keypoints"}  # fmt: skip
+    for record, annotation in enumerate(annotations["annotations"]):
+        missing = needed - annotation.keys()
+        if missing:
+            raise ValueError(
+                f"{where}: annotation {record} lacks {', '.join(sorted(missing))}; keypoints "
+                "are scored with a person_keypoints file"
+            )
+        if len(annotation["keypoints"]) != 3 * joint_count:
+            raise ValueError(
+                f"{where}: annotation {record} has {len(annotation['keypoints'])} numbers in "
+                f"keypoints; {joint_count} joints need {3 * joint_count}"
+            )
+
+
+def _described(ground_truth: Mapping[str, Any] | Path | str) -> str:
+    return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)

@@ -1,0 +1,36 @@
+"""Recorded fixtures, found wherever they are kept."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _fixtures_dir() -> Path:
+    named = os.environ.get("PNFS_FIXTURES")
+    folder = Path(named) if named else Path(__file__).parent / "fixtures"
+    if not folder.is_dir():
+        raise pytest.UsageError(f"PNFS_FIXTURES: there is no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """The folder of recorded fixtures: PNFS_FIXTURES, or the one beside this file."""
+    return _fixtures_dir()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`@pytest.mark.fixtures("decode_*.npz")`: one test for each file, as `fixture_file`."""
+    if "fixture_file" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("fixtures")
+    if marker is None or not marker.args:
+        raise pytest.UsageError(f"{metafunc.function.__name__}: mark it with a file pattern")
+    folder = _fixtures_dir()
+    files = sorted({path for pattern in marker.args for path in folder.glob(pattern)})
+    absent = pytest.mark.skip(reason=f"no recorded fixture {' or '.join(marker.args)}")
+    parameters = [pytest.param(path, id=path.name) for path in files]
+    metafunc.parametrize(
+        "fixture_file", parameters or [pytest.param(None, id="absent", marks=absent)]
+    )

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pnfs.body import MPII
+from pnfs.data import geometry
+
+
+def assert_matrices_agree(found: np.ndarray, recorded: np.ndarray, translation: float) -> None:
+    # The reference solves for its matrix from points in single precision.
+    largest = np.abs(recorded[:, :2]).max()
+    np.testing.assert_allclose(found[:, :2], recorded[:, :2], atol=1e-5 * largest, rtol=0)
+    np.testing.assert_allclose(found[:, 2], recorded[:, 2], atol=translation, rtol=0)
+
+
+@pytest.mark.fixtures("affine*.npz")
+def test_crop_matrices_match_the_reference(fixture_file: Path) -> None:
+    cases = np.load(fixture_file)
+    for row in range(len(cases["center"])):
+        width, height = cases["output_size_wh"][row].tolist()
+        matrix = geometry.crop_matrix(
+            cases["center"][row], 200 * cases["scale"][row], cases["rot_deg"][row], (height, width)
+        )
+        assert_matrices_agree(matrix, cases["matrix"][row], 0.02)
+        assert_matrices_agree(geometry.invert(matrix), cases["matrix_inv"][row], 0.02)
+
+
+@pytest.mark.parametrize(
+    ("size", "aspect", "fitted"),
+    [
+        ((100, 100), 0.75, (100, 400 / 3)),
+        ((100, 400), 0.75, (300, 400)),
+        ((60, 80), 0.75, (60, 80)),
+        ((50, 20), 1.0, (50, 50)),
+        ((20, 50), 2.0, (100, 50)),
+    ],
+)
+def test_a_box_is_enlarged_along_its_shorter_side(size, aspect, fitted) -> None:
+    np.testing.assert_allclose(geometry.fit_box(np.array(size), aspect), fitted)
+
+
+def test_boxes_can_be_fitted_all_at_once() -> None:
+    sizes = np.array([[[10.0, 40.0], [40.0, 10.0]]], np.float32)
+    fitted = geometry.fit_box(sizes, 1.0)
+    np.testing.assert_allclose(fitted, np.full((1, 2, 2), 40.0))
+
+
+finite = st.floats(-2000, 2000)
+boxes = st.floats(5, 3000)
+degrees = st.floats(-180, 180)
+output_sizes = st.tuples(st.integers(16, 512), st.integers(16, 512))
+
+
+@given(finite, finite, boxes, degrees, output_sizes, st.booleans())
+def test_the_inverse_undoes_the_crop(x, y, width, rotation, output_size, flip) -> None:
+    matrix = geometry.crop_matrix(
+        np.array([x, y]), np.array([width, width]), rotation, output_size, flip
+    )
+    points = np.array([[0.0, 0.0], [x, y], [300.0, -40.0]])
+    restored = geometry.apply(geometry.invert(matrix), geometry.apply(matrix, points))
+    np.testing.assert_allclose(restored, points, atol=1e-6)
+
+
+@given(finite, finite, boxes, degrees, output_sizes)
+def test_centre_and_width_of_the_box_fill_the_crop(x, y, width, rotation, output_size) -> None:
+    matrix = geometry.crop_matrix(np.array([x, y]), np.array([width, 1.0]), rotation, output_size)
+    centre = geometry.apply(matrix, np.array([x, y]))
+    np.testing.assert_allclose(centre, [output_size[1] / 2, output_size[0] / 2], atol=1e-6)
+    scale = np.sqrt(np.linalg.det(matrix[:, :2]))
+    np.testing.assert_allclose(scale * width, output_size[1])
+
+
+@given(finite, finite, degrees, output_sizes)
+def test_flipping_mirrors_the_crop(x, y, rotation, output_size) -> None:
+    box = (np.array([x, y]), np.array([150.0, 200.0]), rotation, output_size)
+    points = np.array([[10.0, 20.0], [x, y]])
+    plain = geometry.apply(geometry.crop_matrix(*box), points)
+    mirrored = geometry.apply(geometry.crop_matrix(*box, flip=True), points)
+    np.testing.assert_allclose(mirrored[:, 0], output_size[1] - 1 - plain[:, 0], atol=1e-6)
+    np.testing.assert_allclose(mirrored[:, 1], plain[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("rotation", "flip"), [(0, False), (90, False), (30, True)])
+def test_a_warped_image_shows_a_dot_where_the_matrix_puts_it(rotation: int, flip: bool) -> None:
+    image = np.zeros((120, 160), np.float32)
+    dot = np.array([70.0, 50.0])
+    cv2.circle(image, (70, 50), 3, 1.0, -1)
+    matrix = geometry.crop_matrix(
+        np.array([80.0, 60.0]), np.array([80.0, 80.0]), rotation, (96, 96), flip
+    )
+    crop = cv2.warpAffine(image, matrix, (96, 96), flags=cv2.INTER_LINEAR)
+    rows, columns = np.indices(crop.shape)
+    centroid = [(columns * crop).sum() / crop.sum(), (rows * crop).sum() / crop.sum()]
+    np.testing.assert_allclose(centroid, geometry.apply(matrix, dot), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("center", "size", "rotation"),
+    [((5, 5), (0, 10), 0), ((5, 5), (-3, 10), 0), ((np.nan, 5), (9, 9), 0), ((5, 5), (9, 9), np.inf)],
+)  # fmt: skip
+def test_an_impossible_box_is_refused(center, size, rotation) -> None:
+    with pytest.raises(ValueError, match="no crop can be made"):
+        geometry.crop_matrix(np.array(center), np.array(size), rotation, (64, 64))
+
+
+def persons(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    visibility = generator.integers(0, 3, (4, len(MPII))).astype(np.int8)
+    joints = generator.integers(0, 100, (4, len(MPII), 2)).astype(np.float32)
+    return np.where(visibility[..., None] > 0, joints, 0), visibility
+
+
+@given(st.integers(0, 10_000), st.integers(1, 500))
+def test_flipping_joints_twice_gives_them_back(seed: int, width: int) -> None:
+    joints, visibility = persons(seed)
+    once = geometry.flip_joints(joints, visibility, width, MPII.flip_permutation)
+    twice = geometry.flip_joints(*once, width, MPII.flip_permutation)
+    np.testing.assert_array_equal(twice[0], joints)
+    np.testing.assert_array_equal(twice[1], visibility)
+
+
+def test_the_left_wrist_of_the_mirrored_person_is_the_mirrored_right_wrist() -> None:
+    joints, visibility = persons(3)
+    left, right, pelvis = MPII.indices(["left_wrist", "right_wrist", "pelvis"])
+    visibility[0, [left, right, pelvis]] = 0, 1, 2
+    joints[0, [left, right, pelvis]] = (0, 0), (30, 7), (12, 5)
+    before = joints.copy()
+    flipped, flags = geometry.flip_joints(joints, visibility, 101, MPII.flip_permutation)
+    assert flipped[0, left].tolist() == [70, 7]
+    assert flipped[0, pelvis].tolist() == [88, 5]
+    assert flipped[0, right].tolist() == [0, 0]
+    assert flags[0, [left, right, pelvis]].tolist() == [1, 0, 2]
+    np.testing.assert_array_equal(joints, before)
