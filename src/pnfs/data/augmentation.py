@@ -1,0 +1,94 @@
+"""Augmentation: what one affine map does, and what happens to the pixels after it."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+    from albumentations import Compose
+
+
+@dataclass(frozen=True)
+class AffineDraw:
+    """What is drawn for one sample."""
+
+    rotation_degrees: float = 0.0
+    scale: float = 1.0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The paper's geometric augmentation, and pixel-level augmentation beyond it.
+
+    Args:
+        rotation: Rotation is uniform within plus or minus this many degrees.
+        scale: (low, high); the person box is enlarged by a uniform factor between them.
+        flip: Probability of mirroring, with left and right joints exchanged.
+        colour: Probability of a change of brightness, contrast, hue and saturation.
+        blur: Probability of a blur.
+        occlusion: Probability that rectangles of the crop are blotted out. Joints stay labelled.
+    """
+
+    rotation: float = 45.0
+    scale: tuple[float, float] = (0.7, 1.3)
+    flip: float = 0.5
+    colour: float = 0.0
+    blur: float = 0.0
+    occlusion: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "colour", "blur", "occlusion"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
+
+    def draw(self, random: np.random.Generator) -> AffineDraw:
+        """The geometry of one sample."""
+        return AffineDraw(
+            rotation_degrees=random.uniform(-self.rotation, self.rotation),
+            scale=random.uniform(*self.scale),
+            flip=bool(random.random() < self.flip),
+        )
+
+    def change_pixels(
+        self, crop: UInt8[np.ndarray, "h w 3"], random: np.random.Generator
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Colour, blur and occlusion of one crop; no joint moves."""
+        if self.colour == self.blur == self.occlusion == 0:
+            return crop
+        # albumentations knows no generator of the caller's; a seed for each sample makes the draw
+        # the same whatever worker makes it.
+        self._pixel_pipeline.set_random_seed(int(random.integers(2**31)))
+        return self._pixel_pipeline(image=crop)["image"]
+
+    @cached_property
+    def _pixel_pipeline(self) -> "Compose":
+        # Asks the package index for a newer version at import otherwise.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        import albumentations as A
+
+        return A.Compose(
+            [
+                A.ColorJitter(
+                    brightness=(0.7, 1.3),
+                    contrast=(0.7, 1.3),
+                    saturation=(0.7, 1.3),
+                    hue=(-0.05, 0.05),
+                    p=self.colour,
+                ),
+                A.GaussianBlur(blur_limit=(3, 5), p=self.blur),
+                A.CoarseDropout(
+                    num_holes_range=(1, 3),
+                    hole_height_range=(0.1, 0.3),
+                    hole_width_range=(0.1, 0.3),
+                    fill="random_uniform",
+                    p=self.occlusion,
+                ),
+            ]
+        )

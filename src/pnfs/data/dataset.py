@@ -1,0 +1,154 @@
+"""Crops of persons for training and evaluation, and the order in which they come."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from pnfs.data.augmentation import AffineDraw, Augmentation
+from pnfs.data.geometry import apply, crop_matrix, fit_box, flip_joints, invert
+from pnfs.data.persons import Persons, PersonSample
+
+
+class SampleKey(NamedTuple):
+    """Names one draw: every random number of a sample is a function of the seed and this."""
+
+    epoch: int
+    index: int
+
+
+class PoseBatch(TypedDict):
+    """What a loader hands over; B crops of one size (h, w)."""
+
+    image: Tensor
+    """uint8 (B, h, w, 3), RGB."""
+    joints: Tensor
+    """float32 (B, K, 2), x, y in pixels of the crop."""
+    labelled: Tensor
+    """bool (B, K)."""
+    to_image: Tensor
+    """float32 (B, 2, 3), crop pixels to image pixels."""
+    target: Tensor
+    """float32 (B, K, 2), the joints in pixels of the image."""
+    reference_length: Tensor
+    """float32 (B,)."""
+    sample_index: Tensor
+    """int64 (B,), row of the split's `Persons`."""
+
+
+class CropDataset(Dataset):
+    """One crop a person, by one affine map: box, scale, rotation and flip together.
+
+    Args:
+        persons: The labelled persons.
+        input_size: (height, width) of the crops.
+        augmentation: None for the plain crop.
+        seed: Of the augmentation's draws.
+    """
+
+    def __init__(
+        self,
+        persons: Persons,
+        *,
+        input_size: tuple[int, int],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.persons = persons
+        self.input_size = input_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self._permutation = persons.skeleton.flip_permutation
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        person = self.persons[index]
+        if self.augmentation is None:
+            draw, random = AffineDraw(), None
+        else:
+            random = np.random.default_rng([self.seed, epoch, index])
+            draw = self.augmentation.draw(random)
+        matrix = self._matrix(person, draw)
+        height, width = self.input_size
+        crop = cv2.warpAffine(person.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        if random is not None and self.augmentation is not None:
+            crop = self.augmentation.change_pixels(crop, random)
+        joints, visibility = self._crop_joints(person, matrix, draw.flip)
+        return {
+            "image": crop,
+            "joints": joints.astype(np.float32),
+            "labelled": visibility > 0,
+            "to_image": invert(matrix).astype(np.float32),
+            "target": person.joints,
+            "reference_length": np.float32(person.reference_length),
+            "sample_index": np.int64(index),
+        }
+
+    def _matrix(self, person: PersonSample, draw: AffineDraw) -> np.ndarray:
+        height, width = self.input_size
+        box = fit_box(person.box_size, width / height) * draw.scale
+        return crop_matrix(person.center, box, draw.rotation_degrees, self.input_size, draw.flip)
+
+    def _crop_joints(
+        self, person: PersonSample, matrix: np.ndarray, flip: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        joints = apply(matrix, person.joints)
+        if not flip:
+            return joints, person.visibility
+        # The matrix has mirrored the coordinates already; what is left is the exchange of sides.
+        width = self.input_size[1]
+        unflipped = np.column_stack([width - 1 - joints[:, 0], joints[:, 1]])
+        return flip_joints(unflipped, np.ones_like(person.visibility), width, self._permutation)[
+            0
+        ], person.visibility[self._permutation]
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """Keys of an epoch, shuffled by (seed, epoch), shared out among distributed processes.
+
+    Args:
+        size: Number of persons.
+        seed: Of the order.
+        shuffle: False keeps the dataset's order.
+        rank: This process.
+        world_size: Number of processes; each gets the same number of keys, the last ones are
+            filled up from the beginning.
+    """
+
+    def __init__(
+        self, size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.size = size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world_size)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        order = np.resize(order, len(self) * self.world_size)
+        for index in order[self.rank :: self.world_size]:
+            yield SampleKey(self.epoch, int(index))
+
+
+def start_worker(_: int) -> None:
+    """Workers are one process each; threads of their own would only get in each other's way."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,20 @@
+"""Synchronous search: alpha and beta are ordinary parameters of the weights' optimiser."""
+
+from pnfs.search.strategy import SearchStrategy
+from pnfs.training.module import ArchitectureGroup, PoseModule
+
+
+class Synchronous(SearchStrategy):
+    """The paper's main strategy (section III-E): one optimiser, one loss, no split of the data.
+
+    Args:
+        lr_factor: Learning rate of alpha and beta relative to the weights'; 1 in the paper.
+        weight_decay: Of alpha and beta; 0 in the paper.
+    """
+
+    def __init__(self, lr_factor: float = 1.0, weight_decay: float = 0.0) -> None:
+        super().__init__()
+        self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
+
+    def prepare(self, module: PoseModule) -> None:
+        module.architecture_group = self.group

@@ -1,0 +1,49 @@
+"""The loss: squared error of score maps (section III-D)."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class ScoreMapLoss(nn.Module):
+    """Mean squared error between score maps and targets; joints without label do not count.
+
+    Args:
+        on: "parts": on each part's own map of a joint (paper). "joints": on the sum of the maps of
+            all parts that hold the joint (the authors' public code).
+        factor: Of the whole loss; 1 in the paper, 1/2 in the public code.
+    """
+
+    def __init__(self, on: Literal["parts", "joints"] = "parts", factor: float = 1.0) -> None:
+        super().__init__()
+        if on not in ("parts", "joints"):
+            raise ValueError(f"loss.on must be parts or joints, got {on!r}")
+        self.on = on
+        self.factor = factor
+
+    def forward(
+        self,
+        part_maps: Float[Tensor, "B J h w"],
+        targets: Float[Tensor, "B K h w"],
+        weights: Float[Tensor, "B K"],
+        map_joints: Int64[Tensor, " J"],
+    ) -> Float[Tensor, ""]:
+        """One number, in float32.
+
+        Args:
+            part_maps: Score maps of all parts' joints.
+            targets: Target map of each joint.
+            weights: 1 for joints to learn from, 0 for the others.
+            map_joints: Which joint each part map shows.
+        """
+        maps = part_maps.float()
+        if self.on == "parts":
+            targets, weights = targets[:, map_joints], weights[:, map_joints]
+        else:
+            summed = maps.new_zeros(targets.shape)
+            maps = summed.index_add(1, map_joints, maps)
+        error = F.mse_loss(maps, targets, reduction="none").mean((-2, -1))  # (B, J or K)
+        # A batch without any label gives zero, not nan.
+        return self.factor * (error * weights).sum() / weights.sum().clamp(min=1)

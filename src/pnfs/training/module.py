@@ -1,0 +1,177 @@
+"""The LightningModule: loss, optimiser, validation; knows nothing of search strategies."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+
+from pnfs.codec.decode import DecodeMethod, decode, to_image
+from pnfs.codec.targets import gaussian_targets
+from pnfs.data.dataset import PoseBatch
+from pnfs.evaluation.flip import average_with_flip
+from pnfs.models import PoseFabricNetwork, normalise_images
+from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.schedules import Schedule, StepSchedule
+
+
+@dataclass(frozen=True)
+class ArchitectureGroup:
+    """How alpha and beta take part in the weights' optimiser.
+
+    Args:
+        lr_factor: Times the weights' learning rate.
+        weight_decay: Of alpha and beta.
+    """
+
+    lr_factor: float = 1.0
+    weight_decay: float = 0.0
+
+
+class PoseModule(L.LightningModule):
+    """Trains and evaluates a pose network.
+
+    Args:
+        network: The model.
+        metric: The benchmark's score for validation; its first entry is logged as "val/score".
+        optimizer: Makes the optimiser from parameter groups.
+        schedule: Makes the learning-rate schedule.
+        loss: On score maps.
+        sigma: Standard deviation of the target Gaussians, in heatmap pixels.
+        quantised: Put targets on whole heatmap pixels, as HRNet does.
+        decode_method: From score maps to locations.
+        flip_test: Average with the mirrored image in evaluation.
+        flip_shift: Pixels by which the mirrored maps move to the right, 0 or 1.
+
+    Attributes:
+        architecture_group: Set by a search strategy whose alpha and beta are trained by this optimiser;
+            None keeps them out of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: PoseFabricNetwork,
+        metric: Metric,
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
+        schedule: Schedule | None = None,
+        loss: ScoreMapLoss | None = None,
+        sigma: float = 2.0,
+        quantised: bool = True,
+        decode_method: DecodeMethod = "quarter",
+        flip_test: bool = False,
+        flip_shift: Literal[0, 1] = 1,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.metric = MetricCollection([metric])
+        self.loss: nn.Module = ScoreMapLoss() if loss is None else loss
+        self.sigma = sigma
+        self.quantised = quantised
+        self.decode_method: DecodeMethod = decode_method
+        self.flip_test = flip_test
+        self.flip_shift: Literal[0, 1] = flip_shift
+        self.architecture_group: ArchitectureGroup | None = None
+        self._make_optimizer = optimizer
+        self._schedule = StepSchedule() if schedule is None else schedule
+
+    def training_loss(self, batch: PoseBatch) -> Float[Tensor, ""]:
+        """The loss of a batch; what a strategy takes the gradient of."""
+        return self._loss(self.network(normalise_images(batch["image"])), batch)
+
+    def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch)
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
+        part_maps, maps = self.score_maps(batch)
+        self.log("val/loss", self._loss(part_maps, batch), batch_size=len(maps), sync_dist=True)
+        locations, scores = self.locate(maps, batch)
+        self.metric.update(
+            predicted=locations,
+            scores=scores,
+            target=batch["target"],
+            labelled=batch["labelled"],
+            reference_length=batch["reference_length"],
+            sample_index=batch["sample_index"],
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.metric.compute()
+        self.metric.reset()
+        # The metric has gathered the states of all processes already.
+        self.log_dict({f"val/{name}": value for name, value in scores.items()})
+        self.log("val/score", next(iter(scores.values())), prog_bar=True)
+
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def score_maps(
+        self, batch: PoseBatch
+    ) -> tuple[Float[Tensor, "B J h w"], Float[Tensor, "B K h w"]]:
+        """Maps of all parts' joints, and one map a joint; the second after the flip test."""
+        images = normalise_images(batch["image"])
+        part_maps = self.network(images)
+        maps = self.network.joint_maps(part_maps)
+        if self.flip_test:
+            mirrored = self.network.joint_maps(self.network(images.flip(-1)))
+            permutation = self.network.parts.skeleton.flip_permutation
+            maps = average_with_flip(maps, mirrored, permutation, self.flip_shift)
+        return part_maps, maps
+
+    def locate(
+        self, maps: Float[Tensor, "B K h w"], batch: PoseBatch
+    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+        """Joints in pixels of the image, and their scores."""
+        locations, scores = decode(maps, self.decode_method)
+        return to_image(locations, batch["to_image"], float(self.network.stride)), scores
+
+    def _loss(self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch) -> Float[Tensor, ""]:
+        targets, weights = gaussian_targets(
+            batch["joints"],
+            batch["labelled"],
+            heatmap_size=(part_maps.shape[-2], part_maps.shape[-1]),
+            stride=float(self.network.stride),
+            sigma=self.sigma,
+            quantised=self.quantised,
+        )
+        return self.loss(part_maps, targets, weights, self.network.map_joints)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups: list[dict[str, Any]] = [{"params": self.network.weight_parameters()}]
+        optimizer = self._make_optimizer(groups)
+        if self.architecture_group is not None:
+            optimizer.add_param_group(
+                {
+                    "params": list(self.network.architecture_parameters().values()),
+                    "lr": optimizer.param_groups[0]["lr"] * self.architecture_group.lr_factor,
+                    "weight_decay": self.architecture_group.weight_decay,
+                }
+            )
+        epochs = self.trainer.max_epochs
+        schedule = self._schedule.build(
+            optimizer,
+            epochs=epochs if epochs is not None and epochs > 0 else 1,
+            steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Loads a checkpoint's `state_dict` (entries of the network only)."""
+        prefix = "network."
+        self.network.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        )
+
+
+def move_batch(batch: PoseBatch, device: torch.device) -> PoseBatch:
+    """The batch on `device`."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}  # type: ignore

@@ -1,0 +1,55 @@
+"""Learning-rate schedules that scale with the length of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+
+
+class Schedule(Protocol):
+    """Makes the scheduler of a run of known length."""
+
+    def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
+        """Lightning's `lr_scheduler` dictionary for a run of `epochs` epochs, `steps` steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """The paper's: times 0.25 at epochs 90, 120 and 150 of 200.
+
+    Args:
+        factor: Multiplies the learning rate at each milestone.
+        milestones: Shares of the run's length.
+    """
+
+    factor: float = 0.25
+    milestones: Sequence[float] = (0.45, 0.6, 0.75)
+
+    def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
+        epochs_at = [round(share * epochs) for share in self.milestones]
+        scheduler: LRScheduler = MultiStepLR(optimizer, epochs_at, gamma=self.factor)
+        return {"scheduler": scheduler, "interval": "epoch"}
+
+
+@dataclass(frozen=True)
+class OneCycleSchedule:
+    """One cycle: up to `peak`, then down towards zero; good for short runs.
+
+    Args:
+        peak: Highest learning rate of the weights; groups with a factor of their own get that factor.
+        warmup: Share of the run that leads up to the peak.
+    """
+
+    peak: float = 2e-3
+    warmup: float = 0.3
+
+    def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
+        base = optimizer.param_groups[0]["lr"]
+        peaks = [self.peak * group["lr"] / base for group in optimizer.param_groups]
+        scheduler: LRScheduler = OneCycleLR(
+            optimizer, max_lr=peaks, total_steps=steps, pct_start=self.warmup, cycle_momentum=False
+        )
+        return {"scheduler": scheduler, "interval": "step"}
