@@ -29,8 +29,12 @@ def merge_lanes(lanes: Lanes) -> Float[Tensor, "B PC h w"]:
 
 
 def per_channel(weights: Float[Tensor, " p"], channels: int) -> Float[Tensor, " pC"]:
-    """One number a part, repeated for each of the part's channels."""
-    return weights.repeat_interleave(channels) if weights.numel() > 1 else weights.expand(channels)
+    """One number a part, repeated for each of the part's channels.
+
+    The result owns its memory: PyTorch's channels-last batch normalisation reads the scale of an
+    expanded tensor past its end in the backward pass.
+    """
+    return weights.repeat_interleave(channels)
 
 
 class PartConv2d(nn.Module):

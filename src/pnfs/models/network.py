@@ -111,6 +111,17 @@ class PoseFabricNetwork(nn.Module):
         out = part_maps.new_zeros(batch, len(self.parts.skeleton), height, width)
         return out.index_add(1, self.map_joints, part_maps)
 
+    @torch.no_grad()
+    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
+        """Brings the mean score on a first batch to the head's initial score, before training starts.
+
+        Runs in training mode, as the first step will, and leaves the mode as it was.
+        """
+        was_training = self.training
+        self.train()
+        self.subnetworks.calibrate(self.backbone(images))
+        self.train(was_training)
+
     def fabrics(self) -> dict[str, NeuralFabrics]:
         """All fabrics of the model: the subnetworks', and the backbone's where it is a fabric."""
         return {

@@ -88,6 +88,11 @@ class PartSubnetworks(nn.Module):
             scale: self._adapt(scale, x, form) for scale, x in zip(SCALES, pyramid, strict=True)
         }
 
+    def calibrate(self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]]) -> None:
+        """Brings the scores on this pyramid to the head's initial score; see `VectorHead.calibrate`."""
+        form = self._choose_form(pyramid[0])
+        self.head.calibrate(self.fabrics(self.adapt(pyramid, form), form)[SCALES[0]])
+
     def _adapt(self, scale: int, x: Float[Tensor, "B C h w"], form: Form) -> Lanes:
         key = str(scale)
         lane_count = self.parts if form == "loop" else 1

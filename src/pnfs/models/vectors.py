@@ -46,8 +46,9 @@ def expected_length(score: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 class VectorHead(nn.Module):
     """ReLU, then for each part a 1x1 convolution to d numbers for each of its joints.
 
-    Weights of the initialisation are scaled such that scores begin at a few percent: with PyTorch's default they
-    begin near 0.5 and the first epoch is lost unlearning that; at v = 0 the squash has no gradient.
+    With PyTorch's default initialisation scores begin near 0.5 and the first epoch is lost unlearning that; at
+    v = 0 the squash has no gradient. So weights and a random bias begin small, and `calibrate` brings
+    the mean score to `initial_score` on real features, whose scale depends on the fabric.
 
     Args:
         channels: Channels of one part's last cell.
@@ -68,17 +69,36 @@ class VectorHead(nn.Module):
             raise ValueError(f"vector_dim must be at least 1, got {vector_dim}")
         self.joint_counts = tuple(joint_counts)
         self.vector_dim = vector_dim
+        self.initial_score = initial_score
         outputs = sum(joint_counts) * vector_dim
         self.weight = nn.Parameter(torch.empty(outputs, channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(outputs))
         if vector_dim == 1:
             nn.init.normal_(self.weight, std=0.001)
         else:
-            # The squared length aimed at is shared by a random offset, which keeps the vector off zero
-            # where the features are, and the features' own contribution (unit-scale input assumed).
-            share = math.sqrt(initial_score / (1 - initial_score) / vector_dim / 2)
-            nn.init.normal_(self.weight, std=share / math.sqrt(channels))
-            nn.init.normal_(self.bias, std=share)
+            nn.init.normal_(self.weight, std=self._share / math.sqrt(channels))
+            nn.init.normal_(self.bias, std=self._share)
+
+    @property
+    def _share(self) -> float:
+        """Standard deviation of one component, such that features and bias make half of |v|^2 each."""
+        aim = self.initial_score / (1 - self.initial_score)
+        return math.sqrt(aim / self.vector_dim / 2)
+
+    @torch.no_grad()
+    def calibrate(self, lanes: Lanes) -> None:
+        """Rescales the weights of each part such that `lanes` give scores of `initial_score`.
+
+        A bias that keeps the vector off zero makes half of the squared length, the features the other half.
+        Does nothing for d = 1.
+        """
+        if self.vector_dim == 1:
+            return
+        sizes = [count * self.vector_dim for count in self.joint_counts]
+        features = F.relu(merge_lanes(lanes)).chunk(len(sizes), dim=1)
+        for x, weight in zip(features, self.weight.split(sizes), strict=True):
+            spread = F.conv2d(x, weight).float().square().mean().sqrt()
+            weight.mul_(self._share / spread.clamp(min=1e-6))
 
     def forward(self, lanes: Lanes) -> Float[Tensor, "B J d h w"]:
         """(B, p*C, h, w) in each lane to the vectors of all parts' joints, part after part."""

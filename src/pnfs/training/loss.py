@@ -11,16 +11,16 @@ class ScoreMapLoss(nn.Module):
     """Mean squared error between score maps and targets; joints without label do not count.
 
     Args:
-        on: "parts": on each part's own map of a joint (paper). "joints": on the sum of the maps of
+        maps: "parts": on each part's own map of a joint (paper). "joints": on the sum of the maps of
             all parts that hold the joint (the authors' public code).
         factor: Of the whole loss; 1 in the paper, 1/2 in the public code.
     """
 
-    def __init__(self, on: Literal["parts", "joints"] = "parts", factor: float = 1.0) -> None:
+    def __init__(self, maps: Literal["parts", "joints"] = "parts", factor: float = 1.0) -> None:
         super().__init__()
-        if on not in ("parts", "joints"):
-            raise ValueError(f"loss.on must be parts or joints, got {on!r}")
-        self.on = on
+        if maps not in ("parts", "joints"):
+            raise ValueError(f"loss.maps must be parts or joints, got {maps!r}")
+        self.maps = maps
         self.factor = factor
 
     def forward(
@@ -38,12 +38,12 @@ class ScoreMapLoss(nn.Module):
             weights: 1 for joints to learn from, 0 for the others.
             map_joints: Which joint each part map shows.
         """
-        maps = part_maps.float()
-        if self.on == "parts":
+        scores = part_maps.float()
+        if self.maps == "parts":
             targets, weights = targets[:, map_joints], weights[:, map_joints]
         else:
-            summed = maps.new_zeros(targets.shape)
-            maps = summed.index_add(1, map_joints, maps)
-        error = F.mse_loss(maps, targets, reduction="none").mean((-2, -1))  # (B, J or K)
+            summed = scores.new_zeros(targets.shape)
+            scores = summed.index_add(1, map_joints, scores)
+        error = F.mse_loss(scores, targets, reduction="none").mean((-2, -1))  # (B, J or K)
         # A batch without any label gives zero, not nan.
         return self.factor * (error * weights).sum() / weights.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Pictures: poses over photographs, fabric diagrams and training curves."""

@@ -1,0 +1,58 @@
+"""Where the configuration lies, and how it becomes plain data and objects."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+import pnfs
+from pnfs.data.module import Source
+from pnfs.models import PoseFabricNetwork
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message says why and what to do."""
+
+
+def configuration_folder() -> Path:
+    """`conf/`: inside an installed package, or at the top of the source tree."""
+    package = Path(pnfs.__file__).parent
+    for folder in (package / "conf", package.parents[1] / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UsageError(f"no configuration beside {package}: reinstall pnfs")
+
+
+def choose_parts(config: DictConfig, skeleton: str) -> None:
+    """Fills in the model's skeleton and the grouping of its joints.
+
+    Raises:
+        UsageError: The part mode says nothing about this skeleton.
+    """
+    if skeleton not in config.parts:
+        raise UsageError(
+            f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
+            f"{skeleton}; add `{skeleton}: {{part: [joint, ...], ...}}` to it"
+        )
+    OmegaConf.set_struct(config, False)
+    config.model.skeleton = skeleton
+    config.model.parts = config.parts[skeleton]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as a resolved plain dictionary, as checkpoints and records keep it."""
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def build_source(config: Mapping[str, Any]) -> Source:
+    """The dataset a configuration names."""
+    return instantiate(config, _convert_="all")
+
+
+def build_network(config: Mapping[str, Any]) -> PoseFabricNetwork:
+    """The network a configuration describes."""
+    return instantiate(config, _convert_="all")

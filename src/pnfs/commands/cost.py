@@ -1,0 +1,33 @@
+"""`pnfs cost`: parameters and MACs of a configuration."""
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from pnfs.commands.configuration import build_network, choose_parts, plain
+from pnfs.models.cost import Cost, measure_cost
+
+
+def run(config: DictConfig) -> None:
+    choose_parts(config, config.skeleton)
+    settings = plain(config)
+    network = build_network(settings["model"])
+    height, width = settings["input_size"]
+    cost = measure_cost(network, (height, width))
+    Console().print(cost_table(cost, f"{len(network.parts)} parts, {height}x{width}, batch 1"))
+
+
+def cost_table(cost: Cost, title: str) -> Table:
+    """One row a part of the model."""
+    table = Table(title=title, caption="live: parameters that get a gradient from the output")
+    table.add_column("part")
+    for column in ("parameters", "live", "MACs"):
+        table.add_column(column, justify="right")
+    for name, part in cost.parts.items():
+        table.add_row(name, *(f"{n:,}" for n in (part.parameters, part.live_parameters, part.macs)))
+    table.add_section()
+    totals = (cost.parameters, cost.live_parameters, cost.macs)
+    table.add_row("total", *(f"{n:,}" for n in totals), style="bold")
+    architecture = cost.architecture_parameters
+    table.add_row("of which alpha, beta", f"{architecture:,}", f"{architecture:,}", "")
+    return table

@@ -1,0 +1,71 @@
+"""The `pnfs` command: `pnfs COMMAND key=value ...`."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+import hydra
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from pnfs.commands.configuration import configuration_folder
+
+COMMANDS: Mapping[str, str] = {
+    "train": "search and train a network, then evaluate it; resumes what was interrupted",
+    "evaluate": "score a trained network on a dataset",
+    "cost": "parameters and multiply-accumulates of a configuration",
+}
+
+
+def usage() -> str:
+    """What `pnfs --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: pnfs COMMAND [key=value ...]",
+            "",
+            "Pose Neural Fabrics Search. Commands:",
+            *lines,
+            "",
+            "`pnfs COMMAND --help` shows the choices of every configuration group.",
+        ]
+    )
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        sys.exit(0 if arguments else 2)
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"pnfs: there is no command {command!r}\n\n{usage()}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"pnfs {command}", *rest]
+    run = importlib.import_module(f"pnfs.commands.{command}").run
+
+    def task(config: DictConfig) -> object:
+        try:
+            return run(config)
+        except (ValueError, OmegaConfBaseException) as error:
+            # Every error a user can cause is a ValueError with a message of its own.
+            if os.environ.get("PNFS_TRACEBACK"):
+                raise
+            Console(stderr=True).print(
+                f"[bold red]pnfs {command}:[/] {_cause(error)}", soft_wrap=True
+            )
+            sys.exit(1)
+
+    folder = str(configuration_folder())
+    hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+
+
+def _cause(error: BaseException) -> str:
+    """The message a user can act upon: the innermost cause that Hydra wraps."""
+    while error.__cause__ is not None and "Error in call to target" in str(error):
+        error = error.__cause__
+    return str(error)

@@ -1,0 +1,202 @@
+"""`pnfs train`: search, train, evaluate; one folder and one record a run."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig
+from rich.console import Console
+
+from pnfs.commands.configuration import build_network, build_source, choose_parts, plain
+from pnfs.commands.scoring import score, write_pictures
+from pnfs.commands.tables import score_table
+from pnfs.data.module import PoseDataModule
+from pnfs.models.cost import measure_cost
+from pnfs.models.network import normalise_images
+from pnfs.search import SearchStrategy
+from pnfs.training.checkpoints import KeepConfig, read_checkpoint
+from pnfs.training.module import PoseModule
+from pnfs.training.monitors import ArchitectureMonitor
+from pnfs.training.records import provenance, read_result, run_folder, write_result
+
+console = Console()
+
+
+def run(config: DictConfig) -> float:
+    """Runs one configuration; returns its score, which a sweeper may maximise."""
+    source = build_source(plain_dataset(config))
+    choose_parts(config, source.skeleton.name)
+    settings = plain(config)
+    folder = run_folder(settings)
+    if settings["restart"] and folder.exists():
+        shutil.rmtree(folder)
+    finished = read_result(folder)
+    if finished is not None:
+        console.print(f"finished before: {folder} (restart=true trains it again)")
+        console.print(score_table(_title(settings), {"trained": finished["scores"]}))
+        return float(finished["score"])
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"run folder: {folder}")
+    return _train(settings, source, folder)
+
+
+def plain_dataset(config: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    dataset = OmegaConf.to_container(config.dataset, resolve=True)
+    assert isinstance(dataset, dict)
+    return {str(key): value for key, value in dataset.items()}
+
+
+def _train(settings: dict[str, Any], source: Any, folder: Path) -> float:
+    started = time.monotonic()
+    L.seed_everything(settings["seed"], workers=True, verbose=False)
+    # Problems of the data show before anything is built.
+    for split in ("train", "val"):
+        persons = source.persons(split)
+        console.print(f"{persons.name}: {len(persons):,} persons")
+    data: PoseDataModule = instantiate(
+        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
+    )
+    module = build_module(settings, source)
+    last = folder / "checkpoints" / "last.ckpt"
+    untrained: dict[str, float] = {}
+    if settings["evaluate_untrained"]:
+        untrained = score(module, data, settings["trainer"], "val")
+    if not last.is_file():
+        first = next(iter(data.train_dataloader()))
+        module.network.calibrate(normalise_images(first["image"]))
+    loggers = build_loggers(settings, folder)
+    trainer = _trainer(settings, folder, loggers)
+    try:
+        trainer.fit(
+            module,
+            datamodule=data,
+            ckpt_path=str(last) if last.is_file() else None,
+            weights_only=True,
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt(f"interrupted; the same command resumes {folder}")
+    finally:
+        _finish_wandb(loggers)
+    best = read_checkpoint(folder)
+    module.load_weights(best["state_dict"])
+    module.flip_test = True
+    scores = score(module, data, settings["trainer"], "val")
+    record = _record(settings, module, scores, untrained, time.monotonic() - started, best["epoch"])
+    pictures = write_pictures(module, data, folder, "val")
+    write_result(folder, record)
+    columns = {"untrained": untrained, "trained": scores} if untrained else {"trained": scores}
+    console.print(score_table(_title(settings), columns))
+    for what, path in pictures.items():
+        console.print(f"{what}: {path}")
+    console.print(f"record: {folder / 'result.json'}")
+    return float(record["score"])
+
+
+def build_module(settings: dict[str, Any], source: Any) -> PoseModule:
+    """The LightningModule of a resolved configuration."""
+    return PoseModule(
+        network=build_network(settings["model"]),
+        metric=source.metric("val"),
+        optimizer=instantiate(settings["optimizer"], _convert_="all"),
+        schedule=instantiate(settings["schedule"], _convert_="all"),
+        loss=instantiate(settings["loss"]),
+        **settings["codec"],
+    )
+
+
+def build_loggers(settings: dict[str, Any], folder: Path) -> list[Logger]:
+    """CSV always, and what the logger group names."""
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    for name, entry in settings["logger"].items():
+        extra = {
+            "id": folder.name,
+            "name": folder.name,
+            "group": settings["name"],
+            "resume": "allow",
+        }
+        loggers.append(
+            instantiate(entry, save_dir=str(folder), **(extra if name == "wandb" else {}))
+        )
+    for logger in loggers[1:]:
+        logger.log_hyperparams(settings)
+    return loggers
+
+
+def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L.Trainer:
+    strategy: SearchStrategy = instantiate(settings["strategy"], _convert_="all")
+    keep = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="best",
+        monitor="val/score",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    progress = RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)
+    return instantiate(
+        settings["trainer"],
+        max_epochs=settings["epochs"],
+        logger=loggers,
+        callbacks=[strategy, KeepConfig(settings), ArchitectureMonitor(folder), keep, progress],
+        # The sampler shares out the data itself, and numbers the epochs of its draws.
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+    )
+
+
+def _finish_wandb(loggers: list[Logger]) -> None:
+    """Ends the run, so that the next job of a sweep does not continue it."""
+    import sys
+
+    from lightning.pytorch.loggers import WandbLogger
+
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        import wandb
+
+        wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
+
+
+def _record(
+    settings: dict[str, Any],
+    module: PoseModule,
+    scores: dict[str, float],
+    untrained: dict[str, float],
+    seconds: float,
+    epoch: int,
+) -> dict[str, Any]:
+    height, width = settings["input_size"]
+    cost = measure_cost(module.network, (height, width))
+    return {
+        "name": settings["name"],
+        "seed": settings["seed"],
+        "score": next(iter(scores.values())),
+        "scores": scores,
+        "untrained_scores": untrained,
+        "evaluated_with": {
+            "split": "val",
+            "flip_test": True,
+            "flip_shift": module.flip_shift,
+            "decode_method": module.decode_method,
+            "best_epoch": epoch,
+        },
+        "cost": {
+            "parameters": cost.parameters,
+            "live_parameters": cost.live_parameters,
+            "macs": cost.macs,
+        },
+        "seconds": round(seconds, 1),
+        **provenance(),
+        "config": settings,
+    }
+
+
+def _title(settings: dict[str, Any]) -> str:
+    target = settings["dataset"]["_target_"].rsplit(".", 1)[-1]
+    return f"{target} val, P={len(settings['model']['parts'])}, flip test"

@@ -1,0 +1,97 @@
+"""Checkpoints: plain data only, read without running anybody's code."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+CONFIG_KEY = "pnfs_config"
+
+# What a checkpoint may name in its configuration: classes defined in these packages.
+_ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file."""
+
+
+class KeepConfig(L.Callback):
+    """Puts the resolved configuration, as a plain dictionary, into every checkpoint."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = dict(config)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[CONFIG_KEY] = self.config
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint a user means: a file, or the best (else the last) of a run's folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        for name in ("best.ckpt", "last.ckpt"):
+            if (folder / name).is_file():
+                return folder / name
+        raise CheckpointError(f"{path}: no best.ckpt or last.ckpt in this folder")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    return path
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content with its configuration checked.
+
+    Raises:
+        CheckpointError: Not readable without running code, not one of ours, or its configuration
+            names anything but classes of this package.
+    """
+    path = find_checkpoint(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as plain data; it is damaged, or holds pickled objects, which "
+            f"are never loaded ({error})"
+        ) from error
+    if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
+        raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")
+    check_targets({key: checkpoint[CONFIG_KEY].get(key) for key in ("model", "dataset")}, path)
+    return checkpoint
+
+
+def check_targets(config: Any, path: Path) -> None:
+    """Refuses a configuration that would run anything but constructors of this package."""
+    if isinstance(config, Mapping):
+        if "_target_" in config and not _is_ours(config["_target_"]):
+            raise CheckpointError(
+                f"{path}: its configuration names {config['_target_']!r}, which is no class of pnfs; "
+                "a checkpoint must not run foreign code"
+            )
+        for value in config.values():
+            check_targets(value, path)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            check_targets(value, path)
+
+
+def _is_ours(target: Any) -> bool:
+    if not isinstance(target, str) or not target.startswith(_ALLOWED):
+        return False
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = inspect.getattr_static(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError):
+        return False
+    return inspect.isclass(found) and found.__module__.startswith(_ALLOWED)

@@ -1,0 +1,321 @@
+"""Architectures as plain data: exact round trips, errors that name what does not fit, statistics."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import (
+    architecture_from_json,
+    describe_architecture,
+    load_architecture,
+    mixing_statistics,
+    snapshot,
+    to_json,
+)
+from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+
+PARTS = {
+    "head": ["neck", "head_top"],
+    "upper": [f"{side}_{joint}" for side in ("left", "right") for joint in ("shoulder", "elbow", "wrist")],
+    "lower": [f"{side}_{joint}" for side in ("left", "right") for joint in ("hip", "knee", "ankle")],
+}  # fmt: skip
+
+
+def build(backbone=None, parts=PARTS, **options) -> PoseFabricNetwork:
+    return PoseFabricNetwork(
+        backbone=backbone or MobileNetV2(weights="none"),
+        skeleton="lsp",
+        parts=parts,
+        channels=2,
+        **options,
+    )
+
+
+def randomise(network: PoseFabricNetwork, seed: int = 0) -> PoseFabricNetwork:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.architecture_parameters().values():
+        # Any finite bit pattern, subnormal numbers and -0.0 among them.
+        bits = torch.randint(-(2**31), 2**31, parameter.shape, generator=generator)
+        value = bits.to(torch.int32).view(torch.float32)
+        parameter.data.copy_(torch.where(value.isfinite(), value, torch.tensor(-0.0)))
+    return network
+
+
+def bits(network: PoseFabricNetwork) -> dict[str, list]:
+    return {
+        name: parameter.detach().view(torch.int32).tolist()
+        for name, parameter in network.architecture_parameters().items()
+    }
+
+
+@pytest.fixture(scope="module")
+def fabric_network() -> PoseFabricNetwork:
+    return randomise(build(FabricBackbone(backbone_layers=4, channels=2), nodes=2))
+
+
+def test_description_holds_theta_wiring_and_logits():
+    network = build(nodes=2, layers=7, subnetwork_layers=2)
+    network.architecture_parameters()["upper/beta"].data[1, 2] = 0.1
+    found = describe_architecture(network)
+    fabric = found.subnetworks
+    assert (found.skeleton, found.backbone) == ("lsp", None)
+    assert (fabric.layers, fabric.first_layer, fabric.last_layer) == (7, 6, 7)
+    assert (fabric.channels, fabric.nodes, fabric.scales) == (2, 2, (4, 8, 16))
+    assert fabric.operations == tuple(SUBNETWORK_OPERATIONS)
+    assert [cell.name for cell in fabric.cells] == [
+        "layer6_scale4",
+        "layer6_scale8",
+        "layer7_scale4",
+    ]
+    upper = fabric.part("upper")
+    assert upper.joints == tuple(PARTS["upper"])
+    assert upper.alpha == (((0.0,) * 4,) * 3,)
+    assert upper.beta[1] == (0.0, 0.0, float(np.float32(0.1)))
+    exponentials = np.exp([0, 0, 0.1])
+    np.testing.assert_allclose(
+        upper.beta_weights[1], exponentials / exponentials.sum(), rtol=0, atol=1e-7
+    )
+
+
+def test_description_does_not_follow_the_network():
+    network = build()
+    before = describe_architecture(network)
+    network.architecture_parameters()["head/alpha"].data += 1
+    assert before.subnetworks.part("head").alpha == (((0.0,) * 4,),)
+
+
+def test_description_refuses_nan():
+    network = build()
+    network.architecture_parameters()["lower/beta"].data[2, 1] = math.nan
+    with pytest.raises(ValueError, match="lower/beta holds NaN"):
+        describe_architecture(network)
+
+
+@pytest.mark.parametrize("alpha_per_cell", [False, True])
+def test_round_trip_is_bitwise(alpha_per_cell):
+    network = randomise(
+        build(
+            FabricBackbone(backbone_layers=3, channels=2, alpha_per_cell=alpha_per_cell),
+            nodes=2,
+            alpha_per_cell=alpha_per_cell,
+        )
+    )
+    parameters = network.architecture_parameters()
+    parameters["head/alpha"].data[..., 0] = -math.inf
+    parameters["backbone/beta"].data[2, 1] = math.inf
+    expected = bits(network)
+    text = to_json(describe_architecture(network))
+    assert '"-inf"' in text
+    assert "Infinity" not in text
+    architecture = architecture_from_json(text)
+    assert architecture == describe_architecture(network)
+    for parameter in parameters.values():
+        parameter.data.fill_(7)
+    load_architecture(network, architecture)
+    assert bits(network) == expected
+
+
+def test_json_is_small_and_readable(fabric_network):
+    network = build()
+    network.architecture_parameters()["head/alpha"].data[0] = torch.tensor([0.1, -0.25, 0, 1e-3])
+    text = to_json(describe_architecture(network))
+    assert '"alpha": [[[0.1, -0.25, 0.0, 0.001]]]' in text
+    assert max(map(len, text.splitlines())) <= 110
+    assert json.loads(text)["subnetworks"]["parts"]["head"]["joints"] == ["neck", "head_top"]
+
+
+def edited(path: str, value) -> str:
+    """JSON of a small network with the entry at `path` replaced, or removed where value is ..."""
+    document = json.loads(to_json(describe_architecture(build())))
+    *folders, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+    place = document
+    for key in folders:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("version", 2, "version: need 1"),
+        ("skeleton", 3, "skeleton: need a string, found 3"),
+        ("subnetworks", ..., "the key 'subnetworks' is missing"),
+        ("colour", "red", "unknown key 'colour'"),
+        ("subnetworks/nodes", 0, "subnetworks.nodes: need a positive integer, found 0"),
+        ("subnetworks/nodes", True, "subnetworks.nodes"),
+        ("subnetworks/nodes", 10**9, "head/alpha must have shape"),
+        ("subnetworks/layers", "6", "subnetworks.layers"),
+        ("subnetworks/alpha_per_cell", 1, "subnetworks.alpha_per_cell: need true or false"),
+        ("subnetworks/alpha_per_cell", True, "head/alpha must have shape (6, 1, 4)"),
+        ("subnetworks/operations", ["a", "b", "a", "c"], "operation must be named once"),
+        ("subnetworks/cells", [], "at least one cell"),
+        ("subnetworks/cells/1/connections/0", ..., "subnetworks.cells[1].connections"),
+        ("subnetworks/cells/1/connections/0/transform", "left", "connections[0].transform"),
+        ("subnetworks/parts", [], "subnetworks.parts: need a record"),
+        ("subnetworks/parts/head/joints", ..., "subnetworks.parts.head: the key 'joints'"),
+        ("subnetworks/parts/head/alpha/0/0/3", "0.5", "subnetworks.parts.head.alpha[0][0][3]"),
+        ("subnetworks/parts/head/alpha/0/0/3", "nan", "subnetworks.parts.head.alpha[0][0][3]"),
+        ("subnetworks/parts/head/alpha/0/0/3", math.nan, "subnetworks.parts.head.alpha[0][0][3]"),
+        ("subnetworks/parts/head/alpha/0/0/3", 10**400, "subnetworks.parts.head.alpha[0][0][3]"),
+        ("subnetworks/parts/head/alpha/0/0/3", 1e39, "subnetworks.parts.head.alpha[0][0][3]"),
+        ("subnetworks/parts/head/beta/5", ..., "head/beta must have shape (6, 3)"),
+        ("subnetworks/parts/head/beta/5", [0.0], "head/beta must have shape (6, 3)"),
+    ],
+)
+def test_json_errors_name_the_key(path, value, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 — the message is checked below
+        architecture_from_json(edited(path, value))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[1]", "null", '{"version": 1'])
+def test_json_errors_of_broken_text(text):
+    with pytest.raises(ValueError, match="architecture"):
+        architecture_from_json(text)
+
+
+def test_load_matches_parts_and_operations_by_name():
+    found = randomise(build(nodes=2))
+    names = list(SUBNETWORK_OPERATIONS)[::-1]
+    other = build(
+        parts=dict(reversed(PARTS.items())),
+        operations={name: SUBNETWORK_OPERATIONS[name] for name in names},
+        nodes=2,
+    )
+    load_architecture(other, describe_architecture(found))
+    for part in PARTS:
+        mine, theirs = (n.subnetworks.fabrics for n in (other, found))
+        assert torch.equal(mine.beta[part], theirs.beta[part])
+        assert torch.equal(mine.alpha[part], theirs.alpha[part].flip(-1))
+
+
+def test_loaded_network_computes_the_same():
+    torch.manual_seed(0)
+    network = build().eval()
+    for parameter in network.architecture_parameters().values():
+        parameter.data.normal_()
+    images = torch.randn(1, 3, 64, 64)
+    architecture = architecture_from_json(to_json(describe_architecture(network)))
+    with torch.no_grad():
+        expected = network(images)
+        for parameter in network.architecture_parameters().values():
+            parameter.zero_()
+        assert not torch.equal(network(images), expected)
+        load_architecture(network, architecture)
+        assert torch.equal(network(images), expected)
+
+
+def test_load_allows_other_channels_and_another_depth():
+    found = randomise(build())
+    deeper = PoseFabricNetwork(
+        backbone=MobileNetV2(weights="none"), skeleton="lsp", parts=PARTS, channels=4, layers=7
+    )
+    load_architecture(deeper, describe_architecture(found))
+    assert bits(deeper) == bits(found)
+
+
+def test_load_keeps_frozen_parameters_frozen():
+    network = build()
+    for parameter in network.architecture_parameters().values():
+        parameter.requires_grad_(False)
+    load_architecture(network, describe_architecture(randomise(build())))
+    assert not any(p.requires_grad for p in network.architecture_parameters().values())
+
+
+def test_load_errors_say_what_does_not_fit(fabric_network):
+    plain = build(nodes=2)
+    cases = [
+        (
+            build(parts={**PARTS, "face": ["neck"]}),
+            build(),
+            "architecture has no part named 'face'",
+        ),
+        (build(), build(parts={**PARTS, "face": ["neck"]}), "network has no part named 'face'"),
+        (build(), plain, r"head/alpha has shape \(3, 4\) in the architecture, \(1, 4\)"),
+        (build(nodes=2, alpha_per_cell=True), plain, r"head/alpha has shape \(3, 4\)"),
+        (build(subnetwork_layers=2), build(), r"head/beta has shape \(6, 3\).*\(3, 3\)"),
+        (build(operations=BACKBONE_OPERATIONS), build(), "architecture has no operation.*avg_pool"),
+        (build(), build(operations=BACKBONE_OPERATIONS), "network has no operation.*max_pool_3x3"),
+        (fabric_network, plain, "network has a fabric as its backbone, the architecture has none"),
+        (plain, fabric_network, "architecture has a fabric as its backbone, the network has none"),
+    ]
+    for network, source, message in cases:
+        before = bits(network)
+        with pytest.raises(ValueError, match=message):
+            load_architecture(network, describe_architecture(source))
+        assert bits(network) == before
+
+
+def test_load_refuses_other_wiring():
+    network = build()
+    architecture = describe_architecture(randomise(build()))
+    fabric = architecture.subnetworks
+    cells = (fabric.cells[1], fabric.cells[0], *fabric.cells[2:])
+    swapped = dataclasses.replace(
+        architecture, subnetworks=dataclasses.replace(fabric, cells=cells)
+    )
+    with pytest.raises(ValueError, match="cell 0 in head, upper, lower is wired otherwise"):
+        load_architecture(network, swapped)
+
+
+def test_nothing_is_loaded_where_only_the_backbone_differs(fabric_network):
+    network = build(FabricBackbone(backbone_layers=3, channels=2), nodes=2)
+    with pytest.raises(ValueError, match="backbone/beta"):
+        load_architecture(network, describe_architecture(fabric_network))
+    assert all(not p.any() for p in network.architecture_parameters().values())
+
+
+def test_statistics_of_uniform_weights():
+    found = mixing_statistics(build(FabricBackbone(backbone_layers=3, channels=2)))
+    assert found["head/alpha_entropy"] == pytest.approx(math.log(4))
+    assert found["backbone/alpha_entropy"] == pytest.approx(math.log(6))
+    assert found["head/beta_entropy"] == pytest.approx(math.log(3))
+    assert found["head/beta/finer"] == pytest.approx(1 / 3)
+    assert all(
+        value == pytest.approx(0) for name, value in found.items() if name.endswith("travel")
+    )
+
+
+def test_statistics_by_hand():
+    network = build(nodes=2)
+    alpha = network.architecture_parameters()["upper/alpha"].data
+    # Rows (1, 0, 0, 0), (1/2, 0, 0, 1/2) and uniform.
+    alpha[0, 1:] = -math.inf
+    alpha[1, 1:3] = -math.inf
+    found = mixing_statistics(network)
+    assert found["upper/alpha_entropy"] == pytest.approx((0 + math.log(2) + math.log(4)) / 3)
+    assert found["upper/alpha_travel"] == pytest.approx(0.75)
+    assert found["upper/alpha/zero"] == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert found["upper/alpha/skip"] == pytest.approx(0.25 / 3)
+    assert found["upper/alpha/dil_conv_3x3"] == pytest.approx((0 + 0.5 + 0.25) / 3)
+    assert found["lower/alpha_travel"] == pytest.approx(0)
+    beta = network.architecture_parameters()["head/beta"].data
+    beta[:, 0] = math.log(2)
+    found = mixing_statistics(network)
+    assert found["head/beta/finer"] == pytest.approx(0.5)
+    assert found["head/beta/coarser"] == pytest.approx(0.25)
+    assert found["head/beta_travel"] == pytest.approx(1 / 6)
+
+
+def test_snapshot_is_json_and_sums_to_one():
+    network = build(nodes=2, alpha_per_cell=True)
+    network.architecture_parameters()["head/alpha"].data[4, 2, 1] = math.log(3)
+    found = snapshot(network)
+    assert json.loads(json.dumps(found)) == found
+    assert list(found) == list(PARTS)
+    head = found["head"]
+    assert head["operations"] == list(SUBNETWORK_OPERATIONS)
+    assert head["cells"][4] == "layer5_scale8"
+    assert np.shape(head["alpha"]) == (6, 3, 4)
+    assert head["alpha"][4][2] == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])
+    np.testing.assert_allclose(np.sum(head["beta"], -1), 1, atol=1e-6)

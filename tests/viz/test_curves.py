@@ -1,0 +1,183 @@
+"""Reading and drawing a metrics.csv in the form that Lightning's CSVLogger writes."""
+
+import csv
+
+import cv2
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+
+from pnfs.data.persons import DataError
+from pnfs.viz.curves import plot_curves, read_metrics
+
+METRICS = """\
+epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score
+,0.001,0,,,,,
+0,,9,,0.02,,,
+0,,19,,0.018,,,
+0,,19,,,,0.019,9.5
+0,,19,0.0195,,,,
+,0.0005,20,,,,,
+1,,29,,nan,,,
+1,,39,,,,0.012,31.25
+1,,39,0.0145,,,,
+"""
+
+
+@pytest.fixture
+def metrics_csv(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(METRICS)
+    return path
+
+
+def test_each_metric_has_its_own_rows(metrics_csv):
+    expected = {
+        "lr-Adam": ([0, 20], [0.001, 0.0005]),
+        "train/loss_epoch": ([19, 39], [0.0195, 0.0145]),
+        "train/loss_step": ([9, 19, 29], [0.02, 0.018, np.nan]),
+        "val/loss": ([19, 39], [0.019, 0.012]),
+        "val/score": ([19, 39], [9.5, 31.25]),
+    }
+    curves = read_metrics(metrics_csv, against="step")
+    assert curves.keys() == expected.keys()
+    for name, (steps, values) in expected.items():
+        np.testing.assert_array_equal(curves[name][0], steps)
+        np.testing.assert_array_equal(curves[name][1], values)
+
+
+def test_rows_without_an_epoch_count_to_the_next(metrics_csv):
+    curves = read_metrics(metrics_csv)
+    np.testing.assert_array_equal(curves["lr-Adam"][0], [0, 1])
+    np.testing.assert_array_equal(curves["train/loss_step"][0], [0, 0, 1])
+    np.testing.assert_array_equal(curves["val/score"][0], [0, 1])
+    metrics_csv.write_text(METRICS + ",0.0001,40,,,,,\n")
+    np.testing.assert_array_equal(read_metrics(metrics_csv)["lr-Adam"][0], [0, 1, 1])
+
+
+def test_a_last_line_cut_short_is_left_out(metrics_csv):
+    whole = read_metrics(metrics_csv, against="step")
+    metrics_csv.write_text(METRICS + "2,,49,,0.0")
+    cut = read_metrics(metrics_csv, against="step")
+    assert cut.keys() == whole.keys()
+    for name in whole:
+        np.testing.assert_array_equal(cut[name], whole[name])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no column epoch"),
+        ("epoch,val/score\n0,1\n", "no column step"),
+        (METRICS.replace("0.018", "O.018"), r"line 4: train/loss_step is 'O.018'"),
+        (METRICS.replace("1,,29,,nan,,,", "1,,29"), r"line 8 has 3 cells, the header 8"),
+        ("epoch,step,val/score\n,1,2\n,2,3\n", "column epoch is blank"),
+        ("epoch,step,val/score\n\xff", "not a CSV file"),
+    ],
+    ids=["empty", "no step", "letter", "short line", "blank epochs", "not text"],
+)
+def test_damaged_files_are_named(tmp_path, content, message):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=message) as error:
+        read_metrics(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.csv: cannot be read: No such file"):
+        read_metrics(tmp_path / "absent.csv")
+
+
+def test_a_file_without_values_has_no_metrics(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,val/score\n")
+    assert read_metrics(path) == {}
+    with pytest.raises(DataError, match="no values"):
+        plot_curves(path, tmp_path / "curves.png")
+
+
+def drawn_text(path):
+    """matplotlib draws text as shapes, and puts what they say into comments."""
+    return [part.split("-->")[0].strip() for part in path.read_text().split("<!--")[1:]]
+
+
+def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path):
+    plot_curves(metrics_csv, tmp_path / "new" / "curves.svg", title="P = 3")
+    text = drawn_text(tmp_path / "new" / "curves.svg")
+    assert {"P = 3", "loss (log scale)", "score (%)"} <= set(text)
+    assert text.count("epoch (from 0)") == 2
+    # The bare name stands for the epoch means, 0.0195 and 0.0145.
+    assert "train/loss: best 0.0145, epoch 1" in text
+    assert "val/loss: best 0.012, epoch 1" in text
+    assert "val/score: best 31.2 %, epoch 1" in text
+
+
+def test_chosen_series_alone_are_drawn(metrics_csv, tmp_path):
+    plot_curves(metrics_csv, tmp_path / "a.svg", series=["train/loss_step"], against="step")
+    text = drawn_text(tmp_path / "a.svg")
+    assert "train/loss_step: best 0.018, step 19" in text
+    assert "optimiser step" in text
+    assert not any("score" in part for part in text)
+
+
+def test_fractions_and_losses_below_zero_get_fitting_axes(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,val/AP,val/loss,train/loss\n0,1,0.5,-1,nan\n1,2,0.7089,2,nan\n")
+    plot_curves(path, tmp_path / "a.svg", series=["val/AP", "val/loss", "train/loss"])
+    text = drawn_text(tmp_path / "a.svg")
+    assert {"score (fraction)", "loss", "train/loss: nan throughout"} <= set(text)
+    assert "val/AP: best 0.709, epoch 1" in text
+
+
+def test_png_curves_have_their_colours_and_leave_matplotlib_alone(metrics_csv, tmp_path):
+    before = dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.pyplot.get_fignums()
+    plot_curves(metrics_csv, tmp_path / "curves.png")
+    after = dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.pyplot.get_fignums()
+    assert before == after
+    image = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1]
+    height, width = image.shape[:2]
+    assert width > 2 * height
+    blue, vermilion = (0, 114, 178), (213, 94, 0)
+    # Two curves on the left, one on the right; the left one's labels push the middle outwards.
+    middle = int(0.55 * width)
+    for columns, colour, present in (
+        (slice(None, middle), blue, True),
+        (slice(None, middle), vermilion, True),
+        (slice(middle, None), blue, True),
+        (slice(middle, None), vermilion, False),
+    ):
+        assert (image[:, columns] == colour).all(-1).any() == present
+
+
+def test_what_cannot_be_drawn_is_said(metrics_csv, tmp_path):
+    with pytest.raises(DataError, match=r"val/typo not logged; there are lr-Adam.*val/score"):
+        plot_curves(metrics_csv, tmp_path / "a.png", series=["val/loss", "val/typo"])
+    with pytest.raises(ValueError, match="no series"):
+        plot_curves(metrics_csv, tmp_path / "a.png", series=[])
+    with pytest.raises(ValueError, match=r"a\.bmp: curves are saved as \.png or \.svg"):
+        plot_curves(metrics_csv, tmp_path / "a.bmp")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/a\.png: the curves cannot be written"):
+        plot_curves(metrics_csv, tmp_path / "file" / "a.png")
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_it_reads_what_lightning_writes(tmp_path):
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    logger.log_metrics({"lr": 0.1}, step=0)
+    logger.log_metrics({"epoch": 0, "train/loss": 0.5}, step=4)
+    logger.save()
+    logger.log_metrics({"epoch": 1, "train/loss": 0.25, "val/score": 62.0}, step=9)
+    logger.save()
+    path = tmp_path / "run" / "version_0" / "metrics.csv"
+    with path.open() as file:
+        assert len(list(csv.reader(file))) == 4
+    curves = read_metrics(path, against="step")
+    assert {name: [*x, *y] for name, (x, y) in curves.items()} == {
+        "lr": [0, 0.1],
+        "train/loss": [4, 9, 0.5, 0.25],
+        "val/score": [9, 62],
+    }

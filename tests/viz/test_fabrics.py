@@ -1,0 +1,319 @@
+"""Pictures of architectures: what is drawn against weights and wiring worked out by hand."""
+
+import math
+from xml.etree import ElementTree
+
+import cv2
+import matplotlib.pyplot
+import numpy as np
+import pytest
+import torch
+from matplotlib.patches import FancyArrow, Rectangle
+
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, snapshot
+from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.operations import SUBNETWORK_OPERATIONS
+from pnfs.viz.fabrics import draw_fabrics, plot_trajectory
+
+SIDES = ("left", "right")
+PARTS = {
+    "head": ["neck", "head_top"],
+    "upper_limb": [f"{s}_{joint}" for s in SIDES for joint in ("shoulder", "elbow", "wrist")],
+    "lower_limb": [f"{s}_{joint}" for s in SIDES for joint in ("hip", "knee", "ankle")],
+}
+
+
+def build(backbone=None, parts=PARTS, **options) -> PoseFabricNetwork:
+    network = PoseFabricNetwork(
+        backbone=backbone or MobileNetV2(weights="none"),
+        skeleton="lsp",
+        parts=parts,
+        channels=2,
+        **options,
+    )
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.architecture_parameters().values():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def arrows_of(figure, part: str) -> dict[str, FancyArrow]:
+    """Arrows of a part by "cell/source scale/transform"."""
+    found = [p for axes in figure.axes for p in axes.patches if isinstance(p, FancyArrow)]
+    start = f"beta/{part}/"
+    named = [(a.get_gid().removeprefix(start), a) for a in found if a.get_gid().startswith(start)]
+    assert len(dict(named)) == len(named)
+    return dict(named)
+
+
+def thickness(arrow: FancyArrow) -> float:
+    """Of the shaft, from the outline alone: the two corners at the tail are the farthest back."""
+    corners = np.unique(arrow.get_xy().round(9), axis=0)
+    centre = corners.mean(0)
+    distances = ((corners - centre) ** 2).sum(1)
+    first, second = corners[np.argsort(distances)[-2:]]
+    return float(np.hypot(*(first - second)))
+
+
+def segments_of(figure, owner: str) -> dict[str, Rectangle]:
+    """Segments of a bar by operation, e.g. of "head/all/0-1"."""
+    start = f"alpha/{owner}/"
+    return {
+        patch.get_gid().removeprefix(start): patch
+        for axes in figure.axes
+        for patch in axes.patches
+        if isinstance(patch, Rectangle) and (patch.get_gid() or "").startswith(start)
+    }
+
+
+def numpy_softmax(logits) -> np.ndarray:
+    exponentials = np.exp(logits.detach().double().numpy())
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def test_arrows_of_the_basic_subnetwork():
+    """L=6, n=3: cells 3+2+1; a cell at 1/4 has two inputs, since its same scale stands in twice."""
+    figure = draw_fabrics(describe_architecture(build()))
+    assert set(arrows_of(figure, "head")) == {
+        "layer4_scale4/4/identity", "layer4_scale4/8/up",
+        "layer4_scale8/4/down", "layer4_scale8/8/identity", "layer4_scale8/16/up",
+        "layer4_scale16/8/down", "layer4_scale16/16/identity", "layer4_scale16/32/up",
+        "layer5_scale4/4/identity", "layer5_scale4/8/up",
+        "layer5_scale8/4/down", "layer5_scale8/8/identity", "layer5_scale8/16/up",
+        "layer6_scale4/4/identity", "layer6_scale4/8/up",
+    }  # fmt: skip
+    assert all(set(arrows_of(figure, part)) == set(arrows_of(figure, "head")) for part in PARTS)
+
+
+def test_arrows_of_a_backbone_merge_what_reads_the_same_map():
+    architecture = describe_architecture(build(FabricBackbone(backbone_layers=3, channels=2)))
+    figure = draw_fabrics(architecture, fabrics="backbone")
+    found = arrows_of(figure, "backbone")
+    # Layer 1: 1/4 and 1/8 read the stem; layers 2 and 3 each open one scale, read once.
+    assert len(found) == (1 + 1) + (2 + 2 + 1) + (2 + 3 + 2 + 1)
+    whole = [
+        "layer1_scale4/4/identity",
+        "layer1_scale8/4/down",
+        "layer2_scale16/8/down",
+        "layer3_scale32/16/down",
+    ]
+    widths = {name: thickness(arrow) for name, arrow in found.items()}
+    assert [widths[name] for name in whole] == pytest.approx([max(widths.values())] * 4)
+    assert [found[name].get_alpha() for name in whole] == pytest.approx([1.0] * 4)
+
+
+def test_width_and_opacity_grow_with_beta():
+    network = build()
+    figure = draw_fabrics(describe_architecture(network))
+    beta = network.subnetworks.fabrics.beta["head"]
+    weights = numpy_softmax(beta)
+    expected = {
+        "layer4_scale4/4/identity": weights[0, 0] + weights[0, 1],
+        "layer4_scale4/8/up": weights[0, 2],
+        "layer4_scale8/4/down": weights[1, 0],
+        "layer4_scale8/8/identity": weights[1, 1],
+        "layer4_scale16/32/up": weights[2, 2],
+        "layer5_scale8/4/down": weights[4, 0],
+        "layer6_scale4/4/identity": weights[5, 0] + weights[5, 1],
+        "layer6_scale4/8/up": weights[5, 2],
+    }
+    found = arrows_of(figure, "head")
+    order = sorted(expected, key=expected.__getitem__)
+    assert np.all(np.diff([thickness(found[name]) for name in order]) > 0)
+    assert np.all(np.diff([found[name].get_alpha() for name in order]) > 0)
+    ratio = thickness(found[order[-1]]) / thickness(found[order[0]])
+    assert ratio == pytest.approx(expected[order[-1]] / expected[order[0]], rel=0.6)
+
+
+def test_arrows_point_the_way_of_their_transform():
+    found = arrows_of(draw_fabrics(describe_architecture(build())), "head")
+    for name, arrow in found.items():
+        corners = arrow.get_xy()
+        rise = corners[corners[:, 0].argmax(), 1] - corners[corners[:, 0].argmin(), 1]
+        direction = {"down": -1, "identity": 0, "up": 1}[name.split("/")[-1]]
+        # The head of a level arrow is a little wide.
+        assert (np.sign(rise) if abs(rise) > 0.1 else 0) == direction, name
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_bars_are_the_softmax_of_alpha(nodes):
+    network = build(nodes=nodes)
+    figure = draw_fabrics(describe_architecture(network))
+    edges = ["0-1", "0-2", "1-2", "0-3", "1-3", "2-3"][: nodes * (nodes + 1) // 2]
+    for part in PARTS:
+        weights = numpy_softmax(network.subnetworks.fabrics.alpha[part])
+        for edge, row in zip(edges, weights, strict=True):
+            check_bar(segments_of(figure, f"{part}/all/{edge}"), row)
+
+
+def test_bars_stand_inside_their_cells_where_alpha_is_per_cell():
+    network = build(nodes=2, alpha_per_cell=True)
+    figure = draw_fabrics(describe_architecture(network))
+    fabrics = network.subnetworks.fabrics
+    weights = numpy_softmax(fabrics.alpha["upper_limb"])
+    for cell, table in zip(fabrics.wiring, weights, strict=True):
+        incoming = arrows_of(figure, "upper_limb")
+        tips = [
+            a.get_xy()[:, 0].max() for n, a in incoming.items() if n.startswith(cell.name + "/")
+        ]
+        for edge, row in zip(("0-1", "0-2", "1-2"), table, strict=True):
+            segments = segments_of(figure, f"upper_limb/{cell.name}/{edge}")
+            check_bar(segments, row)
+            assert max(tips) < segments["zero"].get_x() < max(tips) + 0.5
+    assert not segments_of(figure, "upper_limb/all/0-1")
+
+
+def check_bar(segments: dict[str, Rectangle], weights: np.ndarray) -> None:
+    assert list(segments) == list(SUBNETWORK_OPERATIONS)
+    lengths = np.array([segment.get_width() for segment in segments.values()])
+    np.testing.assert_allclose(lengths / lengths.sum(), weights, atol=1e-6)
+    starts = [segment.get_x() for segment in segments.values()]
+    np.testing.assert_allclose(np.diff(starts), lengths[:-1])
+
+
+def test_operations_keep_their_colours():
+    swapped = {name: SUBNETWORK_OPERATIONS[name] for name in reversed(SUBNETWORK_OPERATIONS)}
+    swapped["mystery"] = SUBNETWORK_OPERATIONS["skip"]
+    one = segments_of(draw_fabrics(describe_architecture(build())), "head/all/0-1")
+    two = segments_of(
+        draw_fabrics(describe_architecture(build(operations=swapped))), "head/all/0-1"
+    )
+    assert all(one[name].get_facecolor() == two[name].get_facecolor() for name in one)
+    assert len({segment.get_facecolor() for segment in two.values()}) == 5
+
+
+def test_svg_holds_the_names_as_text_and_is_reproducible(tmp_path):
+    architecture = describe_architecture(build())
+    for name in ("one.svg", "two.svg"):
+        draw_fabrics(architecture, tmp_path / "deeper" / name, title="found at epoch 7")
+    path = tmp_path / "deeper" / "one.svg"
+    assert path.read_bytes() == (tmp_path / "deeper" / "two.svg").read_bytes()
+    root = ElementTree.parse(path).getroot()
+    texts = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    everything = " ".join(texts)
+    assert "found at epoch 7" in texts
+    for part, joints in PARTS.items():
+        assert part in texts
+        assert all(joint in everything for joint in joints)
+    assert all(operation in texts for operation in SUBNETWORK_OPERATIONS)
+    ids = {node.get("id") for node in root.iter()}
+    assert {"beta/head/layer4_scale8/16/up", "alpha/head/all/0-1/skip"} <= ids
+
+
+def test_entropies_are_printed():
+    network = build()
+    alpha = network.subnetworks.fabrics.alpha["head"].data
+    alpha[0] = torch.tensor([0.0, 0.0, -math.inf, -math.inf])
+    figure = draw_fabrics(describe_architecture(network))
+    assert "0.69" in [text.get_text() for text in figure.axes[0].texts]
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (1, {}),
+        (5, {"nodes": 2}),
+        (8, {"nodes": 3}),
+        (3, {"nodes": 3, "alpha_per_cell": True}),
+        (2, {"layers": 10, "subnetwork_layers": 10}),
+        (3, {"subnetwork_layers": 1}),
+    ],
+)
+def test_texts_stay_apart_and_inside(count, options):
+    everyone = [joint for joints in PARTS.values() for joint in joints]
+    names = ["left_lower_arm_and_hand", "b", "c", "d", "e", "f", "g", "right_lower_leg_and_foot"]
+    parts = dict.fromkeys(names[:count], everyone)
+    figure = draw_fabrics(describe_architecture(build(parts=parts, **options)))
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    texts = [t for axes in figure.axes for t in axes.texts] + list(figure.texts)
+    texts += [t for legend in figure.legends for t in legend.get_texts()]
+    boxes = np.array([t.get_window_extent(renderer).extents for t in texts if t.get_text()])
+    width, height = figure.canvas.get_width_height()
+    assert boxes[:, :2].min() >= 0
+    assert boxes[:, 2].max() <= width
+    assert boxes[:, 3].max() <= height
+    # Fonts leave a pixel or two above and below what they draw.
+    boxes += [2, 2, -2, -2]
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    overlapping = np.triu((high > low).all(-1), 1)
+    shown = [t.get_text() for t in texts if t.get_text()]
+    assert not [(shown[i], shown[j]) for i, j in np.argwhere(overlapping)]
+
+
+def test_png_and_no_global_state(tmp_path):
+    before = dict(matplotlib.rcParams)
+    draw_fabrics(describe_architecture(build()), tmp_path / "found.png")
+    assert not matplotlib.pyplot.get_fignums()
+    assert dict(matplotlib.rcParams) == before
+    image = cv2.imread(str(tmp_path / "found.png"))
+    assert image is not None
+    assert image.std() > 5
+
+
+def test_errors(tmp_path):
+    network = build()
+    architecture = describe_architecture(network)
+    with pytest.raises(ValueError, match="backbone is not a fabric"):
+        draw_fabrics(architecture, fabrics="backbone")
+    with pytest.raises(ValueError, match="'body'"):
+        draw_fabrics(architecture, fabrics="body")
+    with pytest.raises(ValueError, match=r"found\.jpg"):
+        draw_fabrics(architecture, tmp_path / "found.jpg")
+    network.architecture_parameters()["lower_limb/beta"].data[3] = -math.inf
+    with pytest.raises(ValueError, match="lower_limb/beta has a row"):
+        draw_fabrics(describe_architecture(network))
+
+
+def history_of(network: PoseFabricNetwork, length: int) -> list[dict]:
+    found = []
+    for _ in range(length):
+        found.append(snapshot(network))
+        for parameter in network.architecture_parameters().values():
+            parameter.data *= 1.3
+    return found
+
+
+def test_trajectory_draws_the_mean_and_each_row(tmp_path):
+    network = build(FabricBackbone(backbone_layers=3, channels=2), nodes=2)
+    history = history_of(network, 5)
+    figure = plot_trajectory(history, tmp_path / "moves.svg", epochs=[0, 2, 4, 6, 8])
+    lines = {line.get_gid(): line for axes in figure.axes for line in axes.lines}
+    mean = np.mean([[row[0] for row in entry["head"]["beta"]] for entry in history], axis=1)
+    np.testing.assert_allclose(lines["head/beta/finer"].get_ydata(), mean)
+    np.testing.assert_allclose(lines["head/beta/finer"].get_xdata(), [0, 2, 4, 6, 8])
+    sep = [entry["upper_limb"]["alpha"][0] for entry in history]
+    np.testing.assert_allclose(
+        lines["upper_limb/alpha/sep_conv_3x3"].get_ydata(), np.array(sep)[:, :, 2].mean(1)
+    )
+    panel = next(a for a in figure.axes if any(x.get_gid() == "head/beta/same" for x in a.lines))
+    # Six cells and the mean for each of three neighbours, and the uniform weight.
+    assert len(panel.lines) == 3 * (6 + 1) + 1
+    root = ElementTree.parse(tmp_path / "moves.svg").getroot()
+    texts = {"".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"backbone", *PARTS, "α max_pool_3x3", "β coarser"} <= texts
+
+
+def test_trajectory_of_still_weights_keeps_a_sensible_axis():
+    network = build()
+    for parameter in network.architecture_parameters().values():
+        parameter.data.zero_()
+    figure = plot_trajectory([snapshot(network)])
+    low, high = figure.axes[0].get_ylim()
+    assert low <= 0.23 < 0.27 <= high
+
+
+def test_trajectory_errors():
+    history = history_of(build(), 2)
+    other = history_of(build(nodes=2), 1)
+    broken = {**history[0], "head": {"alpha": []}}
+    for entries, options, message in (
+        ([], {}, "no snapshots"),
+        (history, {"epochs": [1]}, "1 epochs for 2 snapshots"),
+        (history + other, {}, "snapshot 2 has other parts"),
+        ([*history, broken], {}, "snapshot 2, part 'head'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plot_trajectory(entries, **options)

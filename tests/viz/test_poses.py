@@ -1,0 +1,377 @@
+"""Drawn poses: what colour which pixel gets, and where sheets put what."""
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from pnfs.body import COCO, LSP, MPII
+from pnfs.viz.poses import (
+    LABEL_COLOUR,
+    OUTLINE_COLOUR,
+    SIDE_COLOURS,
+    contact_sheet,
+    draw_pose,
+    pose_sheet,
+    save_image,
+    score_map_sheet,
+)
+
+GREY = 128
+GAP = 4
+
+# Facing the camera, so that no limb crosses another one; 200 × 200 px.
+STANDING = {
+    "head_top": (100, 15), "neck": (100, 45),
+    "left_shoulder": (130, 50), "left_elbow": (155, 80), "left_wrist": (170, 110),
+    "right_shoulder": (70, 50), "right_elbow": (45, 80), "right_wrist": (30, 110),
+    "left_hip": (120, 105), "left_knee": (128, 145), "left_ankle": (130, 185),
+    "right_hip": (80, 105), "right_knee": (72, 145), "right_ankle": (70, 185),
+}  # fmt: skip
+
+
+def grey(height=200, width=200):
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def standing():
+    return np.array([STANDING[name] for name in LSP.joints], float)
+
+
+def side_of(name):
+    return name.split("_")[0] if name.startswith(("left_", "right_")) else "centre"
+
+
+def is_colour(image, colour):
+    return (image == np.array(colour)).all(-1)
+
+
+def centre_of_mass(weight):
+    y, x = np.mgrid[: weight.shape[0], : weight.shape[1]]
+    return (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
+
+
+@pytest.mark.parametrize("skeleton", [MPII, COCO, LSP], ids=lambda skeleton: skeleton.name)
+def test_each_joint_has_its_sides_colour_and_far_pixels_stay(skeleton):
+    joints = np.array([(20 + 40 * (k % 5), 20 + 40 * (k // 5)) for k in range(len(skeleton))])
+    image = grey()
+    drawn = draw_pose(image, joints, skeleton=skeleton)
+    for name, (x, y) in zip(skeleton.joints, joints, strict=True):
+        assert tuple(drawn[y, x]) == SIDE_COLOURS[side_of(name)], name
+    assert (drawn[190:] == GREY).all()
+    assert (drawn[:, 195:] == GREY).all()
+    assert (image == GREY).all(), "the input was drawn on"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "side"),
+    [
+        ("left_elbow", "left_wrist", "left"),
+        ("right_hip", "right_knee", "right"),
+        ("neck", "left_shoulder", "left"),
+        ("left_hip", "right_hip", "centre"),
+        ("head_top", "neck", "centre"),
+    ],
+)
+def test_limbs_have_the_side_of_their_ends(a, b, side):
+    drawn = draw_pose(grey(), standing(), skeleton=LSP)
+    x, y = np.rint((np.array(STANDING[a]) + STANDING[b]) / 2).astype(int)
+    assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
+
+
+def test_mirrored_input_gives_the_mirrored_picture():
+    joints = standing() + np.random.default_rng(0).uniform(-5, 5, (14, 2))
+    drawn = draw_pose(grey(), joints, skeleton=LSP)
+    mirrored_joints = np.column_stack([199 - joints[:, 0], joints[:, 1]])
+    mirrored = draw_pose(grey(), mirrored_joints, skeleton=LSP)
+    difference = np.abs(drawn[:, ::-1].astype(int) - mirrored).max(-1)
+    assert (difference > 0).sum() < (drawn != GREY).any(-1).sum() / 4, "more than edges differ"
+    assert difference.max() < 100, "edges differ by more than a fraction of a pixel"
+
+
+def test_mirroring_with_exchanged_names_exchanges_the_side_colours():
+    joints = standing() + np.random.default_rng(1).uniform(-5, 5, (14, 2))
+    drawn = draw_pose(grey(), joints, skeleton=LSP)
+    mirrored_joints = np.column_stack([199 - joints[:, 0], joints[:, 1]])
+    other_name = {
+        name: name.replace("left_", "R_").replace("right_", "left_").replace("R_", "right_")
+        for name in LSP.joints
+    }
+    exchanged = [LSP.joints.index(other_name[name]) for name in LSP.joints]
+    mirrored = draw_pose(grey(), mirrored_joints[exchanged], skeleton=LSP)
+    for side, other in (("left", "right"), ("right", "left"), ("centre", "centre")):
+        before = is_colour(drawn, SIDE_COLOURS[side])[:, ::-1].astype(np.uint8)
+        after = is_colour(mirrored, SIDE_COLOURS[other]).astype(np.uint8)
+        assert before.sum() > 50
+        three = np.ones((3, 3), np.uint8)
+        assert (cv2.erode(before, three) <= after).all()
+        assert (after <= cv2.dilate(before, three)).all()
+
+
+@pytest.mark.parametrize("place", [(20.0, 20.0), (20.25, 19.5), (20.5, 20.5), (19.8, 20.1)])
+@pytest.mark.parametrize("line_width", [1, 2, 5])
+def test_a_dot_lies_on_its_joint_to_a_fraction_of_a_pixel(place, line_width):
+    joints = np.zeros((14, 2))
+    joints[3] = place
+    white = np.full((41, 41, 3), 255, np.uint8)
+    drawn = draw_pose(white, joints, skeleton=LSP, shown=np.arange(14) == 3, line_width=line_width)
+    weight = (255.0 - drawn).sum(-1)
+    np.testing.assert_allclose(centre_of_mass(weight), place, atol=0.1)
+
+
+def test_lines_and_dots_grow_with_the_image():
+    covered = [
+        (draw_pose(grey(size, size), standing() * size / 200, skeleton=LSP) != GREY).any(-1).mean()
+        for size in (128, 256, 512)
+    ]
+    # Lines of one width in px would cover four times the share at 128 px that they do at 512.
+    assert max(covered) < 2.5 * min(covered)
+
+
+def test_low_scored_joints_are_hollow_or_left_out():
+    scores = np.full(14, 0.9)
+    low, edge = LSP.indices(["left_wrist", "right_wrist"])
+    scores[low], scores[edge] = 0.1, 0.3
+    arguments = {"skeleton": LSP, "scores": scores, "score_threshold": 0.3, "line_width": 4}
+    hollow = draw_pose(grey(), standing(), **arguments)
+    x, y = STANDING["left_wrist"]
+    assert tuple(hollow[y, x]) == OUTLINE_COLOUR
+    around = hollow[y - 5 : y + 6, x - 5 : x + 6]
+    assert is_colour(around, SIDE_COLOURS["left"]).any()
+    x_edge, y_edge = STANDING["right_wrist"]
+    assert tuple(hollow[y_edge, x_edge]) == SIDE_COLOURS["right"], "at the threshold is certain"
+    omitted = draw_pose(grey(), standing(), low_scored="omit", **arguments)
+    assert (omitted[y - 5 : y + 6, x - 5 : x + 6] == GREY).all()
+
+
+def test_hidden_joints_and_their_limbs_are_not_drawn():
+    joints = standing()
+    hidden = LSP.indices(["left_knee"])[0]
+    joints[hidden] = np.nan
+    drawn = draw_pose(grey(), joints, skeleton=LSP, shown=np.arange(14) != hidden)
+    assert (drawn[120:175, 110:150] == GREY).all()
+    assert tuple(drawn[185, 130]) == SIDE_COLOURS["left"], "the ankle stands alone"
+    with pytest.raises(ValueError, match=r"left_knee.*masked"):
+        draw_pose(grey(), joints, skeleton=LSP)
+
+
+def test_joints_far_outside_the_image_are_no_error():
+    joints = standing()
+    joints[LSP.indices(["left_wrist"])[0]] = 1e9, 80
+    drawn = draw_pose(grey(), joints, skeleton=LSP)
+    assert is_colour(drawn[:, 195], SIDE_COLOURS["left"]).any(), "the forearm runs to the border"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.zeros((8, 8), np.uint8)}, r"\(8, 8\).*RGB"),
+        ({"image": np.zeros((8, 8, 3), np.float32)}, "float32"),
+        ({"joints": np.zeros((16, 2))}, r"\(16, 2\).*lsp"),
+        ({"scores": np.zeros(3)}, r"scores.*\(3,\)"),
+        ({"shown": np.ones(3, bool)}, r"mask.*\(3,\)"),
+    ],
+)
+def test_arrays_of_the_wrong_shape_are_refused(change, message):
+    arguments = {"image": grey(), "joints": standing(), **change}
+    with pytest.raises(ValueError, match=message):
+        draw_pose(arguments.pop("image"), arguments.pop("joints"), skeleton=LSP, **arguments)
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+COLOUR_BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", COLOUR_BLINDNESS)
+def test_colours_stay_apart_for_the_colour_blind(kind):
+    colours = np.array([*SIDE_COLOURS.values(), LABEL_COLOUR, OUTLINE_COLOUR]) / 255
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(COLOUR_BLINDNESS[kind]).T, 0, 1)
+    seen = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    for a, b in itertools.combinations(lab, 2):
+        assert np.linalg.norm(a - b) > 20
+
+
+def plain(colour, height=30, width=30):
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def test_contact_sheet_puts_images_in_reading_order():
+    levels = [10, 60, 110, 160, 210]
+    sheet = contact_sheet([plain(level) for level in levels], columns=3, cell=(20, 30))
+    assert sheet.shape == (2 * (20 + GAP) + GAP, 3 * (30 + GAP) + GAP, 3)
+    expected = np.full(sheet.shape, 255, np.uint8)
+    for index, level in enumerate(levels):
+        top, left = GAP + index // 3 * 24, GAP + index % 3 * 34
+        # A square image in a cell that is wider than high leaves 5 px on either side.
+        expected[top : top + 20, left + 5 : left + 25] = level
+        assert len(np.unique(sheet[top : top + 20, left : left + 5])) == 1
+        expected[top : top + 20, left : left + 5] = sheet[top, left]
+        expected[top : top + 20, left + 25 : left + 30] = sheet[top, left]
+    np.testing.assert_array_equal(sheet, expected)
+
+
+def test_a_sheet_is_not_wider_than_its_images():
+    assert contact_sheet([plain(0)] * 2, columns=8, cell=(16, 16)).shape[1] == 2 * (16 + GAP) + GAP
+
+
+def test_captions_stay_below_their_own_image():
+    captions = ["", "W" * 400, ""]
+    sheet = contact_sheet([plain(200)] * 3, captions=captions, columns=3, cell=(60, 80))
+    strip = sheet[GAP + 60 : -GAP]
+    assert len(strip) > 8
+    marked = np.flatnonzero((strip < 128).any((0, 2)))
+    left = GAP + 80 + GAP
+    assert left <= marked.min() < left + 6
+    assert left + 60 < marked.max() < left + 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": []}, "at least one"),
+        ({"images": [plain(0)], "captions": ["a", "b"]}, "2 captions for 1"),
+        ({"images": [plain(0), plain(0)[..., 0]]}, "image 1"),
+        ({"images": [plain(0)], "columns": 0}, "0 columns"),
+    ],
+)
+def test_sheets_that_cannot_be_made(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        contact_sheet(**arguments)
+
+
+def test_pose_sheet_enlarges_crop_and_joints_alike():
+    crop = np.zeros((50, 100, 3), np.uint8)
+    crop[20, 30] = 255
+    bare = contact_sheet([crop], cell=(400, 400))[GAP:-GAP, GAP:-GAP]
+    assert len(np.unique(bare[:100])) == 1, "filler above the crop"
+    spot = centre_of_mass(bare[100:300].sum(-1).astype(float))
+    joints = np.tile(np.array([30.0, 20.0]), (1, 14, 1))
+    grey_crop = grey(50, 100)
+    sheet = pose_sheet([grey_crop], joints, skeleton=LSP, cell=(400, 400))
+    drawn = sheet[GAP + 100 : GAP + 300, GAP : GAP + 400].astype(float)
+    np.testing.assert_allclose(spot, (30.5 * 4 - 0.5, 20.5 * 4 - 0.5), atol=0.1)
+    np.testing.assert_allclose(centre_of_mass(np.abs(drawn - GREY).sum(-1)), spot, atol=0.1)
+
+
+def test_pose_sheet_shows_errors_of_labelled_joints_only():
+    predicted, target = standing()[None], standing()[None].copy()
+    wrist, ankle = LSP.indices(["left_wrist", "right_ankle"])
+    target[0, wrist] += (20, -60)
+    target[0, ankle] = 20, 150
+    labelled = np.ones((1, 14), bool)
+    labelled[0, ankle] = False
+    arguments = {"skeleton": LSP, "cell": (200, 200)}
+    sheet = pose_sheet([grey()], predicted, target=target, labelled=labelled, **arguments)
+    x, y = STANDING["left_wrist"]
+    for share in (0.5, 1.0):
+        place = round(GAP + y - 60 * share), round(GAP + x + 20 * share)
+        assert sheet[place].min() > 225, "not white"
+    assert tuple(sheet[GAP + 150, GAP + 20]) == (GREY, GREY, GREY), "an unlabelled joint's label"
+    x, y = STANDING["right_ankle"]
+    around = sheet[GAP + y - 8 : GAP + y + 9, GAP + x - 8 : GAP + x + 9]
+    assert (around.min(-1) < 150).all(), "an error line without a label"
+    without = pose_sheet([grey()], predicted, **arguments)
+    assert not is_colour(without[GAP : GAP + 200, GAP : GAP + 200], LABEL_COLOUR).any()
+
+
+def test_pose_sheet_explains_its_colours():
+    predicted = standing()[None]
+    arguments = {"skeleton": LSP, "cell": (200, 200)}
+    cells = contact_sheet([grey()], cell=(200, 200))
+    alone = pose_sheet([grey()], predicted, **arguments)
+    assert alone.shape[1] == cells.shape[1]
+    legend = alone[len(cells) :]
+    for colour in SIDE_COLOURS.values():
+        assert is_colour(legend, colour).any()
+    assert not is_colour(legend, LABEL_COLOUR).any()
+    full = pose_sheet([grey()], predicted, target=predicted, scores=np.ones((1, 14)), **arguments)
+    assert is_colour(full[len(cells) :], LABEL_COLOUR).any()
+    assert len(full) > len(alone), "two more entries need another line in a narrow sheet"
+
+
+def test_pose_sheet_leaves_low_scored_joints_out_if_asked():
+    scores = np.ones((1, 14))
+    scores[0, LSP.indices(["left_wrist"])[0]] = 0.01
+    sheet = pose_sheet(
+        [grey()], standing()[None], skeleton=LSP, scores=scores, low_scored="omit", cell=(200, 200)
+    )
+    x, y = np.array(STANDING["left_wrist"]) + GAP
+    assert (sheet[y - 5 : y + 6, x - 5 : x + 6] == GREY).all()
+
+
+def test_pose_sheet_refuses_arrays_that_do_not_fit():
+    with pytest.raises(ValueError, match="2 rows of predicted for 1"):
+        pose_sheet([grey()], np.zeros((2, 14, 2)), skeleton=LSP)
+    with pytest.raises(ValueError, match="3 rows of scores"):
+        pose_sheet([grey()], np.zeros((1, 14, 2)), skeleton=LSP, scores=np.ones((3, 14)))
+
+
+def test_score_maps_lie_where_their_stride_puts_them():
+    crop = np.full((96, 72, 3), 90, np.uint8)
+    places = [(5, 7), (12, 18)]
+    y, x = np.mgrid[:24, :18]
+    maps = np.stack([np.exp(-((x - a) ** 2 + (y - b) ** 2) / 4.0) for a, b in places])
+    maps[1] /= 2
+    sheet = score_map_sheet(crop, maps, ["a", "b"], cell=(96, 72), columns=1)
+    row_height = (len(sheet) - GAP) // 3
+    heat = []
+    for row, (a, b) in enumerate(places, start=1):
+        top = GAP + row * row_height
+        cell = sheet[top : top + 96, GAP : GAP + 72].astype(int)
+        warm = cell.max(-1) - cell.min(-1)
+        np.testing.assert_allclose(centre_of_mass(warm), (4 * a, 4 * b), atol=1)
+        ring = (cell.min(-1) > 180).astype(float)
+        np.testing.assert_allclose(centre_of_mass(ring), (4 * a, 4 * b), atol=1)
+        heat.append(cell[4 * b, 4 * a].sum())
+    assert heat[0] > heat[1], "maps share one scale"
+    np.testing.assert_array_equal(sheet[GAP : GAP + 96, GAP : GAP + 72], crop)
+
+
+def test_score_maps_without_scores_are_drawn():
+    sheet = score_map_sheet(grey(64, 64), np.zeros((1, 16, 16)), ["nothing"], cell=(64, 64))
+    assert sheet.shape[1] == 2 * (64 + GAP) + GAP
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 16, 12), (16, 16), (1, 0, 0)])
+def test_score_maps_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match="score maps of shape"):
+        score_map_sheet(grey(64, 64), np.zeros(shape), ["one"])
+
+
+def test_saved_images_come_back(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    image = cv2.resize(image, (240, 160), interpolation=cv2.INTER_CUBIC)
+    save_image(tmp_path / "new" / "folder" / "a.png", image)
+    save_image(tmp_path / "a.JPG", image)
+    read = cv2.imread(str(tmp_path / "new" / "folder" / "a.png"))[..., ::-1]
+    np.testing.assert_array_equal(read, image)
+    read = cv2.imread(str(tmp_path / "a.JPG"))[..., ::-1]
+    assert np.abs(read.astype(int) - image).mean() < 12
+
+
+def test_saving_says_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.gif.*\.png"):
+        save_image(tmp_path / "a.gif", grey())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/a\.png: the image cannot be written"):
+        save_image(tmp_path / "file" / "a.png", grey())
