@@ -1,0 +1,253 @@
+"""LSP and LSPET: two layouts of one idea, boxes from joints, torso sizes, clear refusals."""
+
+import inspect
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from pnfs.data.lsp import LSP, LSPET
+from pnfs.data.persons import DataError
+
+# The order of both files, as the datasets' descriptions list it.
+RIGHT_ANKLE, RIGHT_HIP, LEFT_HIP, RIGHT_SHOULDER, LEFT_SHOULDER = 0, 2, 3, 8, 9
+NECK, HEAD_TOP = 12, 13
+
+
+def people(count: int) -> np.ndarray:
+    """(count, 14, 3): joint k of person n lies at (10 n + 4 k, 20 + k), third number 1."""
+    joints = np.ones((count, 14, 3))
+    joints[..., 0] = 10 * np.arange(count)[:, None] + 4 * np.arange(14)
+    joints[..., 1] = 20 + np.arange(14)
+    return joints
+
+
+def write(root: Path, joints: np.ndarray, digits: int, suffix: str = "jpg") -> Path:
+    """A dataset below `root`; image n (from 1) is of grey level 10 n."""
+    (root / "images").mkdir(parents=True)
+    for number in range(1, joints.shape[2] + 1):
+        picture = np.full((8, 8, 3), 10 * number, np.uint8)
+        cv2.imwrite(str(root / f"images/im{number:0{digits}d}.{suffix}"), picture)
+    scipy.io.savemat(root / "joints.mat", {"joints": joints})
+    return root
+
+
+def write_lsp(root: Path, joints: np.ndarray) -> Path:
+    return write(root, joints.transpose(2, 1, 0), 4)
+
+
+def write_lspet(root: Path, joints: np.ndarray, suffix: str = "jpg") -> Path:
+    return write(root, joints.transpose(1, 2, 0), 5, suffix)
+
+
+def test_lsp_marks_occluded_joints(tmp_path: Path):
+    joints = people(4)
+    joints[..., 2] = 0
+    joints[0, NECK, 2] = 1
+    source = LSP(write_lsp(tmp_path / "d", joints), test_from=3)
+    persons = source.persons("train")
+    assert persons.visibility[0].tolist() == [1 if k == NECK else 2 for k in range(14)]
+    assert persons.joints[1].tolist() == [[10 + 4 * k, 20 + k] for k in range(14)]
+
+
+def test_lspet_marks_labelled_joints(tmp_path: Path):
+    joints = people(4)
+    joints[0, NECK] = [-500, np.nan, 0]
+    source = LSPET(write_lspet(tmp_path / "d", joints), validation_from=3)
+    persons = source.persons("train")
+    assert persons.visibility[0].tolist() == [0 if k == NECK else 2 for k in range(14)]
+    assert persons.joints[0, NECK].tolist() == [0, 0]
+    assert persons.joints[1].tolist() == [[10 + 4 * k, 20 + k] for k in range(14)]
+
+
+def test_splits_count_images_from_one(tmp_path: Path):
+    lspet = LSPET(write_lspet(tmp_path / "lspet", people(5)), validation_from=4)
+    assert lspet.persons("train").ids.tolist() == ["im00001", "im00002", "im00003"]
+    assert lspet.persons("val").ids.tolist() == ["im00004", "im00005"]
+    lsp = LSP(write_lsp(tmp_path / "lsp", people(5)), test_from=3)
+    assert lsp.persons("train").ids.tolist() == ["im0001", "im0002"]
+    assert lsp.persons("test").ids.tolist() == ["im0003", "im0004", "im0005"]
+    assert lsp.persons("val") is lsp.persons("test")
+
+
+def test_default_splits_are_the_official_ones(tmp_path: Path):
+    rows = np.repeat(people(1), 2000, axis=0)
+    root = write_lsp(tmp_path / "d", rows[:1])
+    scipy.io.savemat(root / "joints.mat", {"joints": rows.transpose(2, 1, 0)})
+    source = LSP(root, check_images=False)
+    for split, first, last in (("train", "im0001", "im1000"), ("test", "im1001", "im2000")):
+        ids = source.persons(split).ids
+        assert (len(ids), ids[0], ids[-1]) == (1000, first, last)
+
+
+def test_each_person_is_in_the_image_of_its_number(tmp_path: Path):
+    source = LSPET(write_lspet(tmp_path / "d", people(5), suffix="png"), validation_from=4)
+    for split, numbers in (("train", (1, 2, 3)), ("val", (4, 5))):
+        persons = source.persons(split)
+        grey = [int(persons[row].image[0, 0, 0]) for row in range(len(persons))]
+        assert grey == [10 * number for number in numbers]
+
+
+def test_the_box_is_a_padded_square_around_labelled_joints(tmp_path: Path):
+    joints = people(2)
+    joints[0, :, 2] = 0
+    joints[0, RIGHT_ANKLE] = [10, 20, 1]
+    joints[0, HEAD_TOP] = [30, 100, 1]
+    root = write_lspet(tmp_path / "d", joints)
+    persons = LSPET(root, validation_from=2).persons("train")
+    assert persons.center.tolist() == [[20, 60]]
+    assert persons.box_size.tolist() == [[100, 100]]
+    assert LSPET(root, validation_from=2, padding=2).persons("train").box_size[0, 0] == 160
+
+
+def test_persons_without_a_box_are_left_out(tmp_path: Path):
+    joints = people(5)
+    joints[1, :, 2] = 0
+    joints[2, 1:, 2] = 0
+    joints[3, :, :2] = 7
+    persons = LSPET(write_lspet(tmp_path / "d", joints), validation_from=5).persons("train")
+    assert persons.ids.tolist() == ["im00001"]
+
+
+def test_torso_size(tmp_path: Path):
+    joints = people(3)
+    joints[:, LEFT_SHOULDER, :2], joints[:, RIGHT_HIP, :2] = (40, 10), (10, 50)  # 50 px apart
+    joints[:, RIGHT_SHOULDER, :2], joints[:, LEFT_HIP, :2] = (10, 10), (34, 42)  # 40 px apart
+    joints[1, LEFT_HIP, 2] = 0
+    joints[2, RIGHT_ANKLE, 2] = 0
+    persons = LSPET(write_lspet(tmp_path / "d", joints), validation_from=4).persons("train")
+    np.testing.assert_array_equal(persons.reference_length, [50, np.nan, 50])
+
+
+def test_the_score_is_pck_of_the_torso(tmp_path: Path):
+    joints = people(3)
+    joints[:, LEFT_SHOULDER, :2], joints[:, RIGHT_HIP, :2] = (40, 10), (10, 50)
+    joints[:, RIGHT_SHOULDER, :2], joints[:, LEFT_HIP, :2] = (10, 10), (34, 42)
+    joints[1, LEFT_HIP, 2] = 0
+    source = LSPET(write_lspet(tmp_path / "d", joints), validation_from=1)
+    persons = source.persons("val")
+    predicted = persons.joints.copy()
+    predicted[1] += 1000  # Without torso size: not scored.
+    predicted[0, [NECK, HEAD_TOP], 0] += 10.5  # 0.2 × 50 = 10
+    predicted[2, [RIGHT_ANKLE, 5], 0] += 10.5
+    predicted[2, LEFT_SHOULDER, 0] += 9.5
+    metric = source.metric("val")
+    metric.update(
+        predicted=torch.from_numpy(predicted),
+        target=torch.from_numpy(persons.joints),
+        labelled=torch.from_numpy(persons.visibility > 0),
+        reference_length=torch.from_numpy(persons.reference_length),
+        sample_index=torch.arange(3),
+    )
+    scores = {name: float(value) for name, value in metric.compute().items()}
+    assert scores["PCK@0.2"] == pytest.approx(100 * 24 / 28)
+    assert scores["PCK@0.2/limbs"] == pytest.approx(100 * 22 / 24)
+    assert scores["PCK@0.2/head"] == pytest.approx(50)
+    assert scores["PCK@0.2/ankle"] == pytest.approx(50)
+    assert scores["PCK@0.2/shoulder"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("source", "joints", "message"),
+    [
+        (LSP, people(3).transpose(1, 2, 0), r"shape \(14, 3, 3\), it must have \(3, 14, number"),
+        (LSPET, people(3).transpose(2, 1, 0), r"shape \(3, 14, 3\), it must have \(14, 3, number"),
+        (LSPET, people(3)[:, :13].transpose(1, 2, 0), r"shape \(13, 3, 3\)"),
+    ],
+)
+def test_a_wrong_number_of_joints(source: type, joints: np.ndarray, message: str, tmp_path: Path):
+    with pytest.raises(DataError, match=rf"joints\.mat: joints has {message}"):
+        source(write(tmp_path / "d", joints, 4)).persons("train")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, np.nan, "a labelled joint is not a finite number"),
+        (1, np.inf, "a labelled joint is not a finite number"),
+        (2, 2, r"the third column \(1 = labelled\) must be 0 or 1"),
+        (2, np.nan, r"the third column \(1 = labelled\) must be 0 or 1"),
+    ],
+)
+def test_bad_records_are_named(column: int, value: float, message: str, tmp_path: Path):
+    joints = people(4)
+    joints[2, NECK, column] = value
+    with pytest.raises(DataError, match=rf"joints\.mat: person 3: {message}"):
+        LSPET(write_lspet(tmp_path / "d", joints)).persons("train")
+
+
+def test_a_single_person(tmp_path: Path):
+    assert len(LSPET(write_lspet(tmp_path / "d", people(1))).persons("train")) == 1
+
+
+def test_unusable_files_are_named(tmp_path: Path):
+    path = write_lspet(tmp_path / "d", people(2)) / "joints.mat"
+    whole = path.read_bytes()
+    for content in (whole[:-100], whole[:60], b"", b"not a MATLAB file" * 40):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"joints\.mat: is truncated or not a MATLAB file"):
+            LSPET(path.parent).persons("train")
+    scipy.io.savemat(path, {"positions": people(2)})
+    with pytest.raises(DataError, match="no variable 'joints'; it holds positions"):
+        LSPET(path.parent).persons("train")
+    scipy.io.savemat(path, {"joints": "text"})
+    with pytest.raises(DataError, match="not an array of real numbers"):
+        LSPET(path.parent).persons("train")
+
+
+def test_images_must_be_there(tmp_path: Path):
+    root = write_lspet(tmp_path / "d", people(5))
+    (root / "images/im00002.jpg").unlink()
+    with pytest.raises(DataError, match=r"LSPET train: 1 of 3 images are missing.*im00002\.jpg"):
+        LSPET(root, validation_from=4).persons("train")
+    assert len(LSPET(root, validation_from=4).persons("val")) == 2
+    persons = LSPET(root, validation_from=4, check_images=False).persons("train")
+    with pytest.raises(DataError, match=r"im00002\.jpg: image is missing"):
+        persons[1]
+
+
+def test_two_images_of_one_number(tmp_path: Path):
+    root = write_lspet(tmp_path / "d", people(2))
+    (root / "images/im0002.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"im00002\.jpg and im0002\.jpg are both image 2"):
+        LSPET(root).persons("train")
+
+
+@pytest.mark.parametrize("source", [LSP, LSPET])
+@pytest.mark.parametrize("name", ["images", "joints.mat"])
+def test_constructor_says_what_is_missing(source: type, name: str, tmp_path: Path):
+    root = write_lspet(tmp_path / "d", people(2))
+    (root / name).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"{name} is missing") as caught:
+        source(root)
+    assert "Expected layout" in str(caught.value)
+    assert f"sam.johnson.io/research/{source.__name__.lower()}.html" in str(caught.value)
+
+
+def test_wrong_arguments(tmp_path: Path):
+    with pytest.raises(DataError, match="there is no folder"):
+        LSPET(tmp_path / "nowhere")
+    root = write_lspet(tmp_path / "d", people(2))
+    with pytest.raises(DataError, match="padding must be"):
+        LSPET(root, padding=-1)
+    for method in (LSPET(root).persons, LSPET(root).metric):
+        with pytest.raises(DataError, match="no split 'test'; there are train, val"):
+            method("test")
+    for number, split in ((-3, "train"), (0, "train"), (1, "train"), (3, "val")):
+        with pytest.raises(DataError, match=f"LSPET {split}: there are no usable persons"):
+            LSPET(root, validation_from=number).persons(split)
+
+
+@pytest.mark.parametrize("source", [LSP, LSPET])
+def test_shipped_configuration_states_the_defaults(source: type, tmp_path: Path):
+    name = source.__name__.lower()
+    config = OmegaConf.load(Path(__file__).parents[2] / f"conf/dataset/{name}.yaml")
+    root = write(tmp_path / "d", people(2).transpose((2, 1, 0) if source is LSP else (1, 2, 0)), 5)
+    assert len(instantiate(config, root=str(root)).persons("train")) == 2
+    for name, parameter in inspect.signature(source).parameters.items():
+        assert name == "root" or config[name] == parameter.default

@@ -1,0 +1,273 @@
+"""MPII: joint order, 1-based pixels, boxes and head sizes as HRNet's; clear refusals."""
+
+import inspect
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from pnfs.data.mpii import MPII
+from pnfs.data.persons import DataError
+
+# Where each joint stands in the dataset's files, as the dataset's description lists them.
+FILE_ROW = {
+    "right_ankle": 0, "right_knee": 1, "right_hip": 2, "left_hip": 3, "left_knee": 4,
+    "left_ankle": 5, "pelvis": 6, "thorax": 7, "upper_neck": 8, "head_top": 9, "right_wrist": 10,
+    "right_elbow": 11, "right_shoulder": 12, "left_shoulder": 13, "left_elbow": 14,
+    "left_wrist": 15,
+}  # fmt: skip
+
+
+def record(image: str = "000000001.jpg") -> dict:
+    """A person whose joint in row i of the file lies at (10 i, 100 + i), counted from 0."""
+    return {
+        "image": image,
+        "center": [101.0, 51.0],
+        "scale": 2.0,
+        "joints": [[10.0 * row + 1, 101.0 + row] for row in range(16)],
+        "joints_vis": [1] * 16,
+    }
+
+
+def write(root: Path, train: object, valid: list[dict], heads: np.ndarray | None = None) -> Path:
+    """A dataset below `root`; every person's head box is 30 × 40 px unless given."""
+    (root / "images").mkdir(parents=True)
+    (root / "annot").mkdir()
+    for number, colour in ((1, (0, 0, 255)), (2, (255, 0, 0))):
+        picture = np.full((12, 20, 3), colour, np.uint8)  # BGR
+        cv2.imwrite(str(root / f"images/00000000{number}.jpg"), picture)
+    (root / "annot/train.json").write_text(json.dumps(train))
+    (root / "annot/valid.json").write_text(json.dumps(valid))
+    if heads is None:
+        corners = [[[10.0] * len(valid), [20.0] * len(valid)]] * 2
+        heads = np.array(corners) + np.array([[[0], [0]], [[30], [40]]])
+    scipy.io.savemat(root / "annot/gt_valid.mat", {"headboxes_src": heads})
+    return root
+
+
+def test_joints_come_in_the_skeletons_order_and_zero_based(tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record()], [record()]))
+    for split in ("train", "val"):
+        person = source.persons(split)[0]
+        for joint, xy in zip(source.skeleton.joints, person.joints.tolist(), strict=True):
+            assert xy == [10 * FILE_ROW[joint], 100 + FILE_ROW[joint]]
+        assert person.visibility.tolist() == [2] * 16
+    assert source.skeleton.joints[:2] == ("head_top", "upper_neck")
+
+
+def test_unlabelled_joints_hold_nothing(tmp_path: Path):
+    hidden = record()
+    hidden["joints_vis"][FILE_ROW["left_ankle"]] = 0
+    hidden["joints"][FILE_ROW["left_ankle"]] = [float("nan"), -1]
+    source = MPII(write(tmp_path / "d", [hidden], [record()]))
+    person = source.persons("train")[0]
+    ankle = source.skeleton.joints.index("left_ankle")
+    assert person.visibility.tolist() == [0 if k == ankle else 2 for k in range(16)]
+    assert person.joints[ankle].tolist() == [0, 0]
+
+
+def test_boxes_follow_hrnets_rules(tmp_path: Path):
+    unknown = {**record(), "center": [-1.0, 30.0]}
+    source = MPII(write(tmp_path / "d", [record(), unknown], [record()]), padding=1.5)
+    persons = source.persons("train")
+    # 51 + 15 * 2 - 1 = 80; 2 * 200 * 1.5 = 600. Without a centre neither rule applies.
+    assert persons.center.tolist() == [[100, 80], [-2, 29]]
+    assert persons.box_size.tolist() == [[600, 600], [400, 400]]
+    assert MPII(tmp_path / "d").persons("train").box_size[0].tolist() == [500, 500]
+
+
+def test_head_sizes_belong_to_val_only(tmp_path: Path):
+    heads = np.array([[[10.0, 0.0], [20.0, 0.0]], [[40.0, 60.0], [60.0, 80.0]]])
+    source = MPII(write(tmp_path / "d", [record()], [record(), record()], heads))
+    # 0.6 times the diagonals of 30 × 40 and 60 × 80.
+    assert source.persons("val").reference_length.tolist() == [30, 60]
+    assert np.isnan(source.persons("train").reference_length).all()
+
+
+def test_a_single_validation_person_has_a_head_box(tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record()], [record()], np.array([[0, 0], [30.0, 40.0]])))
+    assert source.persons("val").reference_length.tolist() == [30]
+
+
+def test_persons_share_images_and_keep_the_files_order(tmp_path: Path):
+    names = ["000000002.jpg", "000000001.jpg", "000000002.jpg"]
+    source = MPII(write(tmp_path / "d", [record(name) for name in names], [record()]))
+    persons = source.persons("train")
+    assert [persons.images.describe(int(i)) for i in persons.image_index] == names
+    assert len(persons.images.paths) == 2
+    assert len(set(persons.ids.tolist())) == 3
+    red, blue = persons[1].image[6, 10], persons[0].image[6, 10]
+    assert red[0] > 200 > 50 > red[2]
+    assert blue[2] > 200 > 50 > blue[0]
+
+
+def test_files_are_read_once(tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record()], [record()]))
+    persons = source.persons("train")
+    (tmp_path / "d/annot/train.json").unlink()
+    assert source.persons("train") is persons
+
+
+def test_test_split_has_no_labels(tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record()], [record()]))
+    with pytest.raises(DataError, match=r"test\.json is missing"):
+        source.persons("test")
+    unlabelled = {key: record()[key] for key in ("image", "center", "scale")}
+    (tmp_path / "d/annot/test.json").write_text(json.dumps([unlabelled]))
+    persons = source.persons("test")
+    assert persons.visibility.tolist() == [[0] * 16]
+    assert persons.center.tolist() == [[100, 80]]
+    with pytest.raises(DataError, match="no public labels"):
+        source.metric("test")
+
+
+@pytest.mark.fixtures("pckh_gt_val.mat")
+def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Path):
+    truth = scipy.io.loadmat(fixture_file)
+    valid = [
+        {
+            **record(),
+            "joints": truth["pos_gt_src"][:, :, n].tolist(),
+            "joints_vis": (1 - truth["jnt_missing"][:, n]).tolist(),
+        }
+        for n in range(truth["pos_gt_src"].shape[2])
+    ]
+    source = MPII(write(tmp_path / "d", [record()], valid, truth["headboxes_src"]))
+    persons = source.persons("val")
+    predictions = np.load(fixture_file.parent / "pckh_preds.npz")
+    expected = json.loads((fixture_file.parent / "pckh_expected.json").read_text())
+    to_skeleton = [FILE_ROW[joint] for joint in source.skeleton.joints]
+    for case, scores in expected.items():
+        metric = source.metric("val")
+        metric.update(
+            predicted=torch.from_numpy(predictions[f"{case}_preds"][:, to_skeleton, :2]),
+            target=torch.from_numpy(persons.joints),
+            labelled=torch.from_numpy(persons.visibility > 0),
+            reference_length=torch.from_numpy(persons.reference_length),
+            sample_index=torch.arange(len(persons)),
+        )
+        ours = {name: float(value) for name, value in metric.compute().items()}
+        for group in ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle"):
+            assert ours[f"PCKh@0.5/{group.lower()}"] == pytest.approx(scores[group], abs=1e-3)
+        assert ours["PCKh@0.5"] == pytest.approx(scores["Mean"], abs=1e-3)
+        assert ours["PCKh@0.11"] == pytest.approx(scores["Mean@0.1"], abs=1e-3)
+        assert ours["PCKh@0.1"] == pytest.approx(scores["extra_mean_at_0.10_exact"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"joints": record()["joints"][:15]}, r"joints has shape \(15, 2\), it must have \(16, 2"),
+        ({"joints_vis": [1] * 17}, r"joints_vis has shape \(17,\)"),
+        ({"joints_vis": [2] * 16}, "joints_vis must be 0 or 1"),
+        ({"joints": [[1.0, float("nan")]] * 16}, "a labelled joint is not a finite number"),
+        ({"joints": "none"}, "joints is not an array of numbers"),
+        ({"center": [1.0, None]}, "center must be finite"),
+        ({"scale": 0}, "scale positive"),
+        ({"scale": "big"}, "scale is not an array of numbers"),
+    ],
+)
+def test_bad_records_are_named(change: dict, message: str, tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record(), record() | change], [record()]))
+    with pytest.raises(DataError, match=message) as caught:
+        source.persons("train")
+    assert "train.json: record 1 (000000001.jpg)" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["image", "center", "scale", "joints", "joints_vis"])
+def test_missing_fields_are_named(field: str, tmp_path: Path):
+    incomplete = record()
+    del incomplete[field]
+    source = MPII(write(tmp_path / "d", [record(), incomplete], [record()]))
+    with pytest.raises(DataError, match=rf"train\.json: record 1 .*{field}"):
+        source.persons("train")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ([], "no usable persons"),
+        ({"annotations": []}, "must be a list, not dict"),
+        ([record(), 7], "record 1 is not an object but 7"),
+        ([record("../../secret.jpg")], "leaves the folder"),
+        ([record("/etc/secret.jpg")], "leaves the folder"),
+        ([record("000000009.jpg"), record()], r"1 of 2 images are missing.*000000009\.jpg"),
+    ],
+)
+def test_unusable_annotations(train: object, message: str, tmp_path: Path):
+    source = MPII(write(tmp_path / "d", train, [record()]))
+    with pytest.raises(DataError, match=message):
+        source.persons("train")
+
+
+def test_missing_images_may_be_found_later(tmp_path: Path):
+    write(tmp_path / "d", [record("000000009.jpg")], [record()])
+    persons = MPII(tmp_path / "d", check_images=False).persons("train")
+    with pytest.raises(DataError, match=r"000000009\.jpg: image is missing"):
+        persons[0]
+
+
+@pytest.mark.parametrize("name", ["train.json", "gt_valid.mat"])
+def test_truncated_files_are_named(name: str, tmp_path: Path):
+    path = write(tmp_path / "d", [record()], [record()]) / "annot" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    split = "val" if name == "gt_valid.mat" else "train"
+    with pytest.raises(DataError, match=rf"{name}: is truncated or not a"):
+        MPII(tmp_path / "d").persons(split)
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (np.zeros((2, 2, 5)), r"shape \(2, 2, 5\) for the 2 persons of .*valid\.json"),
+        (np.zeros((2, 2, 2)), r"record 0 \(000000001\.jpg\): the head box is empty"),
+        (np.full((2, 2, 2), np.nan), "the head box is empty or not a finite number"),
+    ],
+)
+def test_head_boxes_must_fit(heads: np.ndarray, message: str, tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record()], [record(), record()], heads))
+    with pytest.raises(DataError, match=message):
+        source.persons("val")
+
+
+def test_head_boxes_must_be_there(tmp_path: Path):
+    root = write(tmp_path / "d", [record()], [record()])
+    scipy.io.savemat(root / "annot/gt_valid.mat", {"jnt_missing": np.zeros((16, 1))})
+    with pytest.raises(DataError, match="no variable 'headboxes_src'; it holds jnt_missing"):
+        MPII(root).persons("val")
+
+
+@pytest.mark.parametrize("name", ["images", "annot/train.json", "annot/valid.json"])
+def test_constructor_says_what_is_missing(name: str, tmp_path: Path):
+    root = write(tmp_path / "d", [record()], [record()])
+    (root / name).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=f"{name} is missing") as caught:
+        MPII(root)
+    assert "Expected layout" in str(caught.value)
+    assert "human-pose.mpi-inf.mpg.de" in str(caught.value)
+
+
+def test_wrong_arguments(tmp_path: Path):
+    with pytest.raises(DataError, match="there is no folder"):
+        MPII(tmp_path / "nowhere")
+    root = write(tmp_path / "d", [record()], [record()])
+    for padding in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="padding must be"):
+            MPII(root, padding=padding)
+    for method in (MPII(root).persons, MPII(root).metric):
+        with pytest.raises(DataError, match="no split 'valid'; there are train, val, test"):
+            method("valid")
+
+
+def test_shipped_configuration_states_the_defaults(tmp_path: Path):
+    config = OmegaConf.load(Path(__file__).parents[2] / "conf/dataset/mpii.yaml")
+    source = instantiate(config, root=str(write(tmp_path / "d", [record()], [record()])))
+    assert len(source.persons("train")) == 1
+    for name, parameter in inspect.signature(MPII).parameters.items():
+        assert name == "root" or config[name] == parameter.default
