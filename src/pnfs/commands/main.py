@@ -15,6 +15,8 @@ from pnfs.commands.configuration import configuration_folder
 COMMANDS: Mapping[str, str] = {
     "train": "search and train a network, then evaluate it; resumes what was interrupted",
     "evaluate": "score a trained network on a dataset",
+    "show": "draw a found architecture",
+    "derive": "the equal, a pruned, or a discretised network of a found architecture",
     "cost": "parameters and multiply-accumulates of a configuration",
 }
 

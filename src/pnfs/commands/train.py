@@ -16,6 +16,7 @@ from pnfs.commands.configuration import build_network, build_source, choose_part
 from pnfs.commands.scoring import score, write_pictures
 from pnfs.commands.tables import score_table
 from pnfs.data.module import PoseDataModule
+from pnfs.models import PoseFabricNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
 from pnfs.search import SearchStrategy
@@ -99,10 +100,12 @@ def _train(settings: dict[str, Any], source: Any, folder: Path) -> float:
     return float(record["score"])
 
 
-def build_module(settings: dict[str, Any], source: Any) -> PoseModule:
-    """The LightningModule of a resolved configuration."""
+def build_module(
+    settings: dict[str, Any], source: Any, network: PoseFabricNetwork | None = None
+) -> PoseModule:
+    """The LightningModule of a resolved configuration, with a network of its own unless one is given."""
     return PoseModule(
-        network=build_network(settings["model"]),
+        network=build_network(settings["model"]) if network is None else network,
         metric=source.metric("val"),
         optimizer=instantiate(settings["optimizer"], _convert_="all"),
         schedule=instantiate(settings["schedule"], _convert_="all"),

@@ -214,10 +214,10 @@ def _keypoints(
     table = number_column(path, annotations, "keypoints", (3 * count,), label)
     table = table.astype(np.float32).reshape(-1, count, 3)
     joints, visibility = table[..., :2], table[..., 2]
-    flags_ok = np.isin(visibility, (0, 1, 2)).all(-1)
+    flags_ok = np.all(np.isin(visibility, (0, 1, 2)), axis=-1)
     require_rows(path, flags_ok, label, "a visibility flag of keypoints is not 0, 1 or 2")
     labelled = visibility[..., None] > UNLABELLED
-    finite = (np.isfinite(joints) | ~labelled).all((-2, -1))
+    finite = np.all(np.isfinite(joints) | ~labelled, axis=(-2, -1))
     require_rows(path, finite, label, "a labelled joint is not a finite number")
     return np.where(labelled, joints, 0), visibility
 

@@ -1,6 +1,6 @@
 """Crops of persons for training and evaluation, and the order in which they come."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import cv2
@@ -114,18 +114,24 @@ class EpochSampler(Sampler[SampleKey]):
     """Keys of an epoch, shuffled by (seed, epoch), shared out among distributed processes.
 
     Args:
-        size: Number of persons.
+        rows: Persons to draw from, as rows of the dataset; or their number, for all of them.
         seed: Of the order.
-        shuffle: False keeps the dataset's order.
+        shuffle: False keeps the order of `rows`.
         rank: This process.
         world_size: Number of processes; each gets the same number of keys, the last ones are
             filled up from the beginning.
     """
 
     def __init__(
-        self, size: int, *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
+        self,
+        rows: int | Sequence[int] | np.ndarray,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.size = size
+        self.rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
         self.seed = seed
         self.shuffle = shuffle
         self.rank = rank
@@ -137,12 +143,12 @@ class EpochSampler(Sampler[SampleKey]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.size // self.world_size)
+        return -(-len(self.rows) // self.world_size)
 
     def __iter__(self) -> Iterator[SampleKey]:
-        order = np.arange(self.size)
+        order = self.rows
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         order = np.resize(order, len(self) * self.world_size)
         for index in order[self.rank :: self.world_size]:
             yield SampleKey(self.epoch, int(index))

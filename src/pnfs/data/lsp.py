@@ -88,7 +88,7 @@ class _LeedsSports(ABC):
         path = self.root / "joints.mat"
         joints, visibility = self._read(path)
         labelled = visibility > UNLABELLED
-        finite = (np.isfinite(joints).all(-1) | ~labelled).all(-1)
+        finite = np.all(np.isfinite(joints) | ~labelled[..., None], axis=(-2, -1))
         require_rows(path, finite, _label, "a labelled joint is not a finite number")
         return np.where(labelled[..., None], joints, 0), visibility
 
@@ -232,7 +232,7 @@ def _boxes(
     """Centre and longer side (px) of the labelled joints' bounding box; side 0 if there is none."""
     lowest = np.where(labelled[..., None], joints, np.inf).min(axis=1)
     highest = np.where(labelled[..., None], joints, -np.inf).max(axis=1)
-    has_box = labelled.any(-1)[:, None]
+    has_box = np.any(labelled, axis=-1, keepdims=True)
     lowest, highest = np.where(has_box, lowest, 0), np.where(has_box, highest, 0)
     return (lowest + highest) / 2, (highest - lowest).max(-1)
 
@@ -251,7 +251,7 @@ def _read_columns(path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "a b 
 
 
 def _flags(path: Path, values: Float[np.ndarray, "N 14"], what: str) -> Bool[np.ndarray, "N 14"]:
-    require_rows(path, np.isin(values, (0, 1)).all(-1), _label, f"{what} must be 0 or 1")
+    require_rows(path, np.all(np.isin(values, (0, 1)), axis=-1), _label, f"{what} must be 0 or 1")
     return values == 1
 
 

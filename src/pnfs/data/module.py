@@ -3,6 +3,7 @@
 from typing import Literal, Protocol
 
 import lightning as L
+import numpy as np
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
@@ -63,6 +64,8 @@ class PoseDataModule(L.LightningDataModule):
         self.augmentation = augmentation
         self.seed = seed
         self.drop_last = drop_last
+        self.weight_rows: list[int] | None = None
+        self.architecture_rows: list[int] | None = None
 
     def dataset(self, split: str, augmentation: Augmentation | None = None) -> CropDataset:
         """The crops of a split."""
@@ -73,13 +76,48 @@ class PoseDataModule(L.LightningDataModule):
             seed=self.seed,
         )
 
+    def split_train(self, share: float, seed: int) -> tuple[list[int], list[int]]:
+        """Divides the training persons between weights and architecture parameters.
+
+        Args:
+            share: Of the persons that go to the architecture parameters, above 0 and below 1.
+            seed: Of the shuffling.
+
+        Returns:
+            Rows for the weights, rows for the architecture parameters.
+
+        Raises:
+            ValueError: One of the two would be empty.
+        """
+        total = len(self.source.persons("train"))
+        for_architecture = round(share * total)
+        if not 0 < for_architecture < total:
+            raise ValueError(f"a share of {share} of {total} persons leaves one side without any")
+        shuffled = np.random.default_rng([seed, total]).permutation(total)
+        self.architecture_rows = sorted(shuffled[:for_architecture].tolist())
+        self.weight_rows = sorted(shuffled[for_architecture:].tolist())
+        return self.weight_rows, self.architecture_rows
+
     def train_dataloader(self) -> DataLoader:
+        return self._train_loader(self.weight_rows, self.seed)
+
+    def architecture_dataloader(self) -> DataLoader:
+        """Augmented crops of the persons that `split_train` set aside."""
+        if self.architecture_rows is None:
+            raise RuntimeError("split_train has not divided the training persons yet")
+        # Another order than the weights' loader has.
+        return self._train_loader(self.architecture_rows, self.seed + 1)
+
+    def _train_loader(self, rows: list[int] | None, order_seed: int) -> DataLoader:
         dataset = self.dataset("train", self.augmentation)
+        size = len(dataset) if rows is None else len(rows)
         return self._loader(
             dataset,
             self.batch_size,
+            rows=rows,
+            order_seed=order_seed,
             shuffle=True,
-            drop_last=self.drop_last and len(dataset) >= self.batch_size,
+            drop_last=self.drop_last and size >= self.batch_size,
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -90,14 +128,24 @@ class PoseDataModule(L.LightningDataModule):
         return self._loader(self.dataset(split), self.eval_batch_size)
 
     def _loader(
-        self, dataset: CropDataset, batch_size: int, shuffle: bool = False, drop_last: bool = False
+        self,
+        dataset: CropDataset,
+        batch_size: int,
+        rows: list[int] | None = None,
+        order_seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
     ) -> DataLoader:
         rank, world_size = self._rank()
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=EpochSampler(
-                len(dataset), seed=self.seed, shuffle=shuffle, rank=rank, world_size=world_size
+                len(dataset) if rows is None else rows,
+                seed=order_seed,
+                shuffle=shuffle,
+                rank=rank,
+                world_size=world_size,
             ),
             num_workers=self.workers,
             worker_init_fn=start_worker,

@@ -130,9 +130,11 @@ class MPII:
         if split != "test":
             joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
             flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
-            require_rows(path, np.isin(flags, (0, 1)).all(-1), label, "joints_vis must be 0 or 1")
+            require_rows(
+                path, np.all(np.isin(flags, (0, 1)), axis=-1), label, "joints_vis must be 0 or 1"
+            )
             labelled = flags == 1
-            finite = (np.isfinite(joints).all(-1) | ~labelled).all(-1)
+            finite = np.all(np.isfinite(joints) | ~labelled[..., None], axis=(-2, -1))
             require_rows(path, finite, label, "a labelled joint is not a finite number")
             joints = np.where(labelled[..., None], joints - 1, 0)
         order = [FILE_JOINTS.index(joint) for joint in self.skeleton.joints]

@@ -3,6 +3,7 @@
 Every failure is one DataError that names the file and the record and says what to do.
 """
 
+import io
 import json
 import math
 import os
@@ -127,9 +128,11 @@ def read_mat(path: Path, variable: str) -> Shaped[np.ndarray, "..."]:
             `variable` as an array of real numbers.
     """
     try:
-        content = scipy.io.loadmat(path, variable_names=[variable])
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        content = scipy.io.loadmat(io.BytesIO(data))
     except NotImplementedError:
         raise DataError(
             f"{path}: is a MATLAB 7.3 file; save it again in MATLAB with the option -v7"
@@ -141,7 +144,7 @@ def read_mat(path: Path, variable: str) -> Shaped[np.ndarray, "..."]:
             "download or unpack it again"
         ) from None
     if variable not in content:
-        names = ", ".join(name for name, *_ in scipy.io.whosmat(path))
+        names = ", ".join(name for name in content if not name.startswith("__"))
         raise DataError(f"{path}: holds no variable {variable!r}; it holds {names or 'nothing'}")
     array = content[variable]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":

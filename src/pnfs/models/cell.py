@@ -1,6 +1,6 @@
 """The cell: a small graph of hidden nodes with mixed operations on its edges (Eq. 1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,19 +22,29 @@ class MixedEdge(nn.Module):
         parts: P.
         channels: Channels of one part.
         operations: Name -> factory of a candidate operation, in the order of alpha's columns.
+        kept: Names of the operations to build; None for all.
     """
 
     def __init__(
-        self, parts: int, channels: int, operations: Mapping[str, OperationFactory]
+        self,
+        parts: int,
+        channels: int,
+        operations: Mapping[str, OperationFactory],
+        kept: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.operations = nn.ModuleDict(
-            {name: factory(parts, channels) for name, factory in operations.items()}
+            {
+                name: factory(parts, channels)
+                for name, factory in operations.items()
+                if kept is None or name in kept
+            }
         )
+        self.columns = [column for column, name in enumerate(operations) if name in self.operations]
 
     def forward(self, lanes: Lanes, mixing: Float[Tensor, "P O"], form: Form) -> Lanes | None:
         total: Lanes | None = None
-        for column, operation in enumerate(self.operations.values()):
+        for column, operation in zip(self.columns, self.operations.values(), strict=True):
             weights = list(mixing[:, column].chunk(len(lanes)))
             total = add_lanes(total, operation(lanes, weights, form))
         return total
@@ -57,16 +67,26 @@ class Cell(nn.Module):
         channels: Channels of one part.
         nodes: H >= 1.
         operations: Name -> factory of a candidate operation.
+        kept: For each edge the names of the operations to build; None for all.
     """
 
     def __init__(
-        self, parts: int, channels: int, nodes: int, operations: Mapping[str, OperationFactory]
+        self,
+        parts: int,
+        channels: int,
+        nodes: int,
+        operations: Mapping[str, OperationFactory],
+        kept: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
         self.nodes = nodes
         self.channels = channels
+        count = len(cell_edges(nodes))
+        if kept is not None and len(kept) != count:
+            raise ValueError(f"a cell of H={nodes} has {count} edges, {len(kept)} are listed")
         self.edges = nn.ModuleList(
-            MixedEdge(parts, channels, operations) for _ in cell_edges(nodes)
+            MixedEdge(parts, channels, operations, None if kept is None else kept[edge])
+            for edge in range(count)
         )
         self.output = PartConv2d(parts, nodes * channels, channels, 1, bias=True)
 

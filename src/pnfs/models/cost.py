@@ -64,12 +64,13 @@ def measure_cost(network: PoseFabricNetwork, input_size: tuple[int, int]) -> Cos
     }
     # Stage by stage, so that every operation is counted where it belongs.
     subnetworks = model.subnetworks
+    form = "grouped" if subnetworks.fabrics.kept is None else "loop"
     with _macs() as backbone:
         pyramid = model.backbone(images)
     with _macs() as adapters:
-        inputs = subnetworks.adapt(pyramid, "grouped")
+        inputs = subnetworks.adapt(pyramid, form)
     with _macs() as fabrics:
-        outputs = subnetworks.fabrics(inputs, "grouped")
+        outputs = subnetworks.fabrics(inputs, form)
     with _macs() as head:
         vectors = subnetworks.head(outputs[SCALES[0]])
     subnetworks.head.scores(vectors).sum().backward()

@@ -93,6 +93,29 @@ class CellWiring:
         return f"layer{self.layer}_scale{self.scale}"
 
 
+@dataclass(frozen=True)
+class KeptCell:
+    """What is left of a cell in a derived network.
+
+    Args:
+        inputs: The neighbours whose connections are left, at least one.
+        edges: For each edge of the cell the names of the operations that are left.
+    """
+
+    inputs: Sequence[Neighbour]
+    edges: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if not self.inputs or any(name not in NEIGHBOURS for name in self.inputs):
+            raise ValueError(
+                f"a kept cell needs inputs among {', '.join(NEIGHBOURS)}, got {list(self.inputs)}"
+            )
+
+
+Kept = Mapping[str, Mapping[str, KeptCell]]
+"""Part -> name of a cell that is left -> what is left of it."""
+
+
 def layer_scales(layer: int, layers: int, scales: Sequence[int] = SCALES) -> tuple[int, ...]:
     """Scales that have a cell in layer `layer` (1-based) of `layers`: the fan of the paper's Fig. 3."""
     return tuple(scales[: min(layer + 1, len(scales), layers - layer + 1)])
@@ -208,20 +231,25 @@ class GridCell(nn.Module):
         operations: Mapping[str, OperationFactory],
         rules: FabricRules,
         shared_input: bool,
+        kept: KeptCell | None = None,
     ) -> None:
         super().__init__()
         self.wiring = wiring
+        self.connections = [
+            c for c in wiring.connections if kept is None or c.neighbour in kept.inputs
+        ]
         self.channels = channels
         self.rectify = rules.rectify == "sum"
         # Three equal candidates with weights that sum to one need one transform, not three.
         self.shared_input = shared_input
         self.transforms = nn.ModuleDict()
-        for connection in wiring.connections[:1] if shared_input else wiring.connections:
+        for connection in self.connections[:1] if shared_input else self.connections:
             if connection.transform == "down":
                 self.transforms[connection.neighbour] = Down(parts, channels, rules)
             elif connection.transform == "up":
                 self.transforms[connection.neighbour] = Up(parts, channels, rules)
-        self.cell = Cell(parts, channels, nodes, operations)
+        edges = None if kept is None else kept.edges
+        self.cell = Cell(parts, channels, nodes, operations, edges)
 
     def forward(
         self,
@@ -239,26 +267,26 @@ class GridCell(nn.Module):
         self, previous: Mapping[int, Lanes], beta: Float[Tensor, "P 3"], form: Form
     ) -> Lanes:
         if self.shared_input:
-            connection = self.wiring.connections[0]
+            connection = self.connections[0]
             lanes = previous[connection.source]
             weights = list(beta.sum(-1).chunk(len(lanes)))
             return self.transforms[connection.neighbour](lanes, weights, form)
         columns = {name: beta[:, index] for index, name in enumerate(NEIGHBOURS)}
         total: Lanes | None = None
-        passed = [c for c in self.wiring.connections if c.transform == "identity"]
+        passed = [c for c in self.connections if c.transform == "identity"]
         if passed:
             # All identities read the cell's own scale: one product with the sum of their weights.
             total = self._pass_through(
                 previous[self.wiring.scale],
                 torch.stack([columns[c.neighbour] for c in passed]).sum(0),
             )
-        for connection in self.wiring.connections:
+        for connection in self.connections:
             if connection.transform != "identity":
                 lanes = previous[connection.source]
                 weights = list(columns[connection.neighbour].chunk(len(lanes)))
                 transform = self.transforms[connection.neighbour]
                 total = add_lanes(total, transform(lanes, weights, form))
-        assert total is not None  # A cell has three connections.
+        assert total is not None  # A cell has at least one connection.
         return total
 
     def _pass_through(self, lanes: Lanes, weights: Float[Tensor, " P"]) -> Lanes:
@@ -287,12 +315,13 @@ class NeuralFabrics(nn.Module):
         operations: Candidate operations O.
         alpha_per_cell: One alpha a cell in place of one a fabric.
         rules: Paper or reference behaviour.
+        kept: In a derived network, what is left of each part; None for everything.
 
     Attributes:
         alpha: For each part (E, |O|), or (cells, E, |O|); E = H(H+1)/2. Zero at the start.
         beta: For each part (cells, 3), columns finer, same, coarser. Zero at the start.
-        relaxation: Logits to mixing weights along the last dimension; softmax unless a search
-            strategy puts another in its place.
+        relaxation: Logits to mixing weights along the last dimension, in training mode; softmax unless a
+            search strategy puts another in its place. Evaluation always takes the softmax.
     """
 
     def __init__(
@@ -309,6 +338,7 @@ class NeuralFabrics(nn.Module):
         operations: Mapping[str, OperationFactory] = SUBNETWORK_OPERATIONS,
         alpha_per_cell: bool = False,
         rules: FabricRules = PAPER,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         if nodes < 1 or channels < 1 or not operations:
@@ -330,25 +360,32 @@ class NeuralFabrics(nn.Module):
             input_scales=input_scales,
             scales=scales,
         )
-        parts = len(self.part_names)
         from_stem = first_layer == 1 and rules.stem_connections == "shared"
-        self.cells = nn.ModuleDict(
-            {
-                cell.name: GridCell(
-                    cell,
-                    parts,
-                    channels * cell.scale,
-                    nodes,
-                    operations,
-                    rules,
-                    shared_input=from_stem
-                    and cell.layer == first_layer
-                    and len({(c.source, c.transform) for c in cell.connections}) == 1
-                    and cell.connections[0].transform != "identity",
-                )
-                for cell in self.wiring
-            }
-        )
+
+        def grid_cell(cell: CellWiring, parts: int, left: KeptCell | None) -> GridCell:
+            shared = from_stem and cell.layer == first_layer and _reads_one_input_three_times(cell)
+            width = channels * cell.scale
+            return GridCell(cell, parts, width, nodes, operations, rules, shared, left)
+
+        self.kept = kept
+        if kept is None:
+            parts = len(self.part_names)
+            self.cells = nn.ModuleDict({c.name: grid_cell(c, parts, None) for c in self.wiring})
+        else:
+            self._check_kept(kept)
+            # What is left differs from part to part: each part has cells of its own.
+            self.cells = nn.ModuleDict(
+                {
+                    part: nn.ModuleDict(
+                        {
+                            c.name: grid_cell(c, 1, kept[part][c.name])
+                            for c in self.wiring
+                            if c.name in kept[part]
+                        }
+                    )
+                    for part in self.part_names
+                }
+            )
         table = (len(cell_edges(nodes)), len(operations))
         alpha_shape = (len(self.wiring), *table) if alpha_per_cell else table
         self.alpha = nn.ParameterDict(
@@ -366,8 +403,9 @@ class NeuralFabrics(nn.Module):
 
     def mixing_weights(self) -> tuple[Float[Tensor, "P cells E O"], Float[Tensor, "P cells 3"]]:
         """The weights of every candidate in Eq. 1 and Eq. 2, for all parts and cells."""
-        alpha = self.relaxation(torch.stack([self.alpha[part] for part in self.part_names]))
-        beta = self.relaxation(torch.stack([self.beta[part] for part in self.part_names]))
+        relax = self.relaxation if self.training else _softmax
+        alpha = relax(torch.stack([self.alpha[part] for part in self.part_names]))
+        beta = relax(torch.stack([self.beta[part] for part in self.part_names]))
         if not self.alpha_per_cell:
             alpha = alpha.unsqueeze(1).expand(-1, len(self.wiring), -1, -1)
         if self.rules.gain == "candidates":
@@ -377,15 +415,69 @@ class NeuralFabrics(nn.Module):
     def forward(self, inputs: Mapping[int, Lanes], form: Form) -> dict[int, Lanes]:
         """Maps of the layer before, scale -> lanes of (B, p*C*s, h/s, w/s), to those of the last."""
         alpha, beta = self.mixing_weights()
+        if self.kept is None:
+            return self._run(self.cells, inputs, alpha, beta, form)
+        outputs: dict[int, Lanes] = {}
+        for index, part in enumerate(self.part_names):
+            own = {scale: [_part_of(x, index, len(self.part_names))] for scale, x in inputs.items()}
+            cells = self.cells[part]
+            assert isinstance(cells, nn.ModuleDict)
+            share = slice(index, index + 1)
+            for scale, lanes in self._run(cells, own, alpha[share], beta[share], "loop").items():
+                outputs.setdefault(scale, []).extend(lanes)
+        return outputs
+
+    def _run(
+        self,
+        cells: nn.ModuleDict,
+        inputs: Mapping[int, Lanes],
+        alpha: Float[Tensor, "p cells E O"],
+        beta: Float[Tensor, "p cells 3"],
+        form: Form,
+    ) -> dict[int, Lanes]:
         previous: dict[int, Lanes] = dict(inputs)
         current: dict[int, Lanes] = {}
         for index, cell in enumerate(self.wiring):
             if index > 0 and cell.layer != self.wiring[index - 1].layer:
                 previous, current = current, {}
-            current[cell.scale] = self.cells[cell.name](
-                previous, alpha[:, index], beta[:, index], form
-            )
+            if cell.name in cells:
+                current[cell.scale] = cells[cell.name](
+                    previous, alpha[:, index], beta[:, index], form
+                )
         return current
+
+    def _check_kept(self, kept: Kept) -> None:
+        known = {cell.name for cell in self.wiring}
+        for part in self.part_names:
+            if part not in kept:
+                raise ValueError(f"kept says nothing about part {part!r}")
+            unknown = [name for name in kept[part] if name not in known]
+            if unknown:
+                raise ValueError(f"kept, part {part!r}: there is no cell {', '.join(unknown)}")
+
+    def used_inputs(self) -> dict[int, list[str]]:
+        """Scale of the maps that feed the fabrics -> parts that read them."""
+        first = self.wiring[0].layer
+        used: dict[int, list[str]] = {}
+        for part in self.part_names:
+            cells = self.cells if self.kept is None else self.cells[part]
+            assert isinstance(cells, nn.ModuleDict)
+            scales: set[int] = set()
+            for cell in cells.values():
+                assert isinstance(cell, GridCell)
+                if cell.wiring.layer == first:
+                    scales.update(connection.source for connection in cell.connections)
+            for scale in sorted(scales):
+                used.setdefault(scale, []).append(part)
+        return used
+
+
+def _reads_one_input_three_times(cell: CellWiring) -> bool:
+    return all(c.transform == "down" for c in cell.connections)
+
+
+def _part_of(lanes: Lanes, index: int, parts: int) -> Tensor:
+    return lanes[0].chunk(parts, dim=1)[index] if len(lanes) == 1 else lanes[index]
 
 
 def _softmax(logits: Tensor) -> Tensor:

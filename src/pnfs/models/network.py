@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.models.backbones import Backbone
-from pnfs.models.fabric import PAPER, FabricRules, NeuralFabrics
+from pnfs.models.fabric import PAPER, FabricRules, Kept, NeuralFabrics
 from pnfs.models.lanes import Form
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
 from pnfs.models.subnetworks import PartSubnetworks
@@ -45,6 +45,7 @@ class PoseFabricNetwork(nn.Module):
         rules: Paper or reference behaviour.
         vector_dim: d.
         form: How the parts run.
+        kept: In a derived network, what is left of each part's fabric; see `pnfs derive`.
 
     Attributes:
         stride: Input pixels for each pixel of a score map.
@@ -67,6 +68,7 @@ class PoseFabricNetwork(nn.Module):
         rules: FabricRules = PAPER,
         vector_dim: int = 8,
         form: Form | Literal["auto"] = "auto",
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         self.parts = PartMode(skeleton_by_name(skeleton), parts)
@@ -83,6 +85,7 @@ class PoseFabricNetwork(nn.Module):
             rules=rules,
             vector_dim=vector_dim,
             form=form,
+            kept=kept,
         )
         # A plain index, not a parameter: which joint each part-joint map shows.
         self.register_buffer("map_joints", torch.tensor(self.parts.joint_indices), persistent=False)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.body import PartMode
-from pnfs.models.fabric import PAPER, SCALES, FabricRules, NeuralFabrics
+from pnfs.models.fabric import PAPER, SCALES, FabricRules, Kept, NeuralFabrics
 from pnfs.models.lanes import FORMS, Form, Lanes, PartConv2d
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
 from pnfs.models.vectors import VectorHead
@@ -28,7 +28,9 @@ class PartSubnetworks(nn.Module):
         alpha_per_cell: One alpha a cell in place of one a fabric.
         rules: Paper or reference behaviour.
         vector_dim: d.
-        form: How the parts run; "auto" takes what was measured as the fastest.
+        form: How the parts run; "auto" takes what was measured as the fastest. A derived network,
+            whose parts differ in shape, always runs them one after another.
+        kept: In a derived network, what is left of each part's fabric.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class PartSubnetworks(nn.Module):
         rules: FabricRules = PAPER,
         vector_dim: int = 8,
         form: Form | Literal["auto"] = "auto",
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= subnetwork_layers <= layers:
@@ -63,14 +66,19 @@ class PartSubnetworks(nn.Module):
             operations=operations,
             alpha_per_cell=alpha_per_cell,
             rules=rules,
+            kept=kept,
         )
         needed = [channels * scale for scale in SCALES]
-        used = {c.source for cell in self.fabrics.wiring for c in cell.connections}
         self.adapters = nn.ModuleDict()
+        self.readers = {
+            scale: [parts.names.index(part) for part in readers]
+            for scale, readers in self.fabrics.used_inputs().items()
+        }
         for scale, have, want in zip(SCALES, pyramid_channels, needed, strict=True):
-            if scale in used and (rules.adapters == "always" or list(pyramid_channels) != needed):
+            users = len(self.readers.get(scale, ()))
+            if users and (rules.adapters == "always" or list(pyramid_channels) != needed):
                 # One convolution serves all parts, since all of them read the same map.
-                self.adapters[str(scale)] = PartConv2d(1, have, self.parts * want, 1, bias=True)
+                self.adapters[str(scale)] = PartConv2d(1, have, users * want, 1, bias=True)
         self.head = VectorHead(SCALES[0] * channels, parts.joint_counts, vector_dim)
 
     def forward(
@@ -95,15 +103,24 @@ class PartSubnetworks(nn.Module):
 
     def _adapt(self, scale: int, x: Float[Tensor, "B C h w"], form: Form) -> Lanes:
         key = str(scale)
-        lane_count = self.parts if form == "loop" else 1
+        readers = self.readers.get(scale, [])
+        if form != "loop":
+            if key not in self.adapters:
+                return [x.repeat(1, self.parts, 1, 1)]
+            return self.adapters[key]([x], form)
         if key not in self.adapters:
-            return [x] * lane_count if lane_count > 1 else [x.repeat(1, self.parts, 1, 1)]
-        adapter = self.adapters[key]
-        if lane_count == 1:
-            return adapter([x], form)
-        return list(_conv_in_slices(adapter, x, lane_count))
+            return [x] * self.parts
+        # A part that does not read this scale gets nothing in its place.
+        lanes = [x.new_empty(0)] * self.parts
+        for part, lane in zip(
+            readers, _conv_in_slices(self.adapters[key], x, len(readers)), strict=True
+        ):
+            lanes[part] = lane
+        return lanes
 
     def _choose_form(self, finest: Float[Tensor, "B C h w"]) -> Form:
+        if self.fabrics.kept is not None:
+            return "loop"
         if self.form != "auto":
             return self.form
         if self.parts == 1:

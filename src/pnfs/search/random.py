@@ -1,8 +1,9 @@
 """Random architectures: alpha and beta are drawn once and stay."""
 
+import lightning as L
 import torch
 
-from pnfs.search.strategy import SearchStrategy, freeze_architecture
+from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture
 from pnfs.training.module import PoseModule
 
 
@@ -19,9 +20,9 @@ class Random(SearchStrategy):
         self.seed = seed
         self.std = std
 
-    def prepare(self, module: PoseModule) -> None:
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        for parameter in module.network.architecture_parameters().values():
+        for parameter in architecture_of(module):
             draw = torch.randn(parameter.shape, generator=generator) * self.std
             parameter.data.copy_(draw)
         freeze_architecture(module)

@@ -9,7 +9,16 @@ from typing import Any
 import lightning as L
 import torch
 
+from pnfs.models.architecture import (
+    Architecture,
+    architecture_from_json,
+    describe_architecture,
+    to_json,
+)
+from pnfs.training.module import PoseModule
+
 CONFIG_KEY = "pnfs_config"
+ARCHITECTURE_KEY = "pnfs_architecture"
 
 # What a checkpoint may name in its configuration: classes defined in these packages.
 _ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.")
@@ -20,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 class KeepConfig(L.Callback):
-    """Puts the resolved configuration, as a plain dictionary, into every checkpoint."""
+    """Puts the resolved configuration and the architecture, as plain data, into every checkpoint."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -29,7 +38,29 @@ class KeepConfig(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        assert isinstance(pl_module, PoseModule)
         checkpoint[CONFIG_KEY] = self.config
+        checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
+
+
+def read_architecture(path: str | Path) -> Architecture:
+    """The architecture in a JSON file, a checkpoint, or a run's folder.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file")
+        text = path.read_text()
+    else:
+        path = find_checkpoint(path)
+        text = read_checkpoint(path)[ARCHITECTURE_KEY]
+    try:
+        return architecture_from_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def find_checkpoint(path: str | Path) -> Path:

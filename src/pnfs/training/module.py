@@ -82,7 +82,7 @@ class PoseModule(L.LightningModule):
 
     def training_loss(self, batch: PoseBatch) -> Float[Tensor, ""]:
         """The loss of a batch; what a strategy takes the gradient of."""
-        return self._loss(self.network(normalise_images(batch["image"])), batch)
+        return self.loss_of_maps(self.network(normalise_images(batch["image"])), batch)
 
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -91,7 +91,9 @@ class PoseModule(L.LightningModule):
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
         part_maps, maps = self.score_maps(batch)
-        self.log("val/loss", self._loss(part_maps, batch), batch_size=len(maps), sync_dist=True)
+        self.log(
+            "val/loss", self.loss_of_maps(part_maps, batch), batch_size=len(maps), sync_dist=True
+        )
         locations, scores = self.locate(maps, batch)
         self.metric.update(
             predicted=locations,
@@ -134,7 +136,10 @@ class PoseModule(L.LightningModule):
         locations, scores = decode(maps, self.decode_method)
         return to_image(locations, batch["to_image"], float(self.network.stride)), scores
 
-    def _loss(self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch) -> Float[Tensor, ""]:
+    def loss_of_maps(
+        self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch
+    ) -> Float[Tensor, ""]:
+        """The loss of given score maps against the targets of a batch."""
         targets, weights = gaussian_targets(
             batch["joints"],
             batch["labelled"],

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.models.backbones.pyramid import Backbone
-from pnfs.models.fabric import PAPER, SCALES, FabricRules, NeuralFabrics
+from pnfs.models.fabric import PAPER, SCALES, FabricRules, Kept, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory
 
 
@@ -42,6 +42,7 @@ class FabricBackbone(Backbone):
         alpha_per_cell: One alpha a cell in place of one for the backbone.
         rules: Paper or reference behaviour.
         weights: Only "none": there are no published weights of a fabric.
+        kept: In a derived network, what is left of the fabric.
 
     Raises:
         ValueError: Layer m has fewer than four scales, so that there is no pyramid.
@@ -58,6 +59,7 @@ class FabricBackbone(Backbone):
         alpha_per_cell: bool = False,
         rules: FabricRules = PAPER,
         weights: str = "none",
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         if weights != "none":
@@ -76,6 +78,7 @@ class FabricBackbone(Backbone):
             operations=operations,
             alpha_per_cell=alpha_per_cell,
             rules=rules,
+            kept=kept,
         )
         if self.fabrics.output_scales != SCALES:
             raise ValueError(

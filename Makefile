@@ -1,0 +1,80 @@
+# Everything a developer starts by hand; `make` lists it. GNU make and a POSIX shell are enough.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UNFINISHED := $(VENV)/.unfinished
+
+# Processes that run tests, each with one thread: small tensors gain nothing from more.
+WORKERS ?= 2
+
+# The stamp holds the folder the environment was made for: scripts of a moved one do not start.
+ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
+STALE := stale
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean stale
+
+help: ## list the targets
+	@printf 'usage: make TARGET [NAME=value ...]\n\n'
+	@sed -n 's/^\([a-z][a-z]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | \
+	    while read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## make or update .venv (PYTHON=/path/to/python chooses the interpreter)
+
+demo: $(STAMP) ## train the small example on a CPU (ARGS="epochs=2 ..." changes its settings)
+	$(BIN)/pnfs train experiment=demo $(ARGS)
+
+test: $(STAMP) ## run all tests (ARGS="-m 'not slow' ..." goes to pytest; WORKERS=n)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(STAMP) ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP) ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
+
+clean: ## delete caches and build outputs; .venv, data/ and runs/ stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is kept if its first installation was completed, and in this folder.
+$(STAMP): pyproject.toml $(STALE)
+	@if [ -e $(UNFINISHED) ] || { [ -e $@ ] && [ "$$(cat $@)" != '$(CURDIR)' ]; } \
+	    || ! $(BIN)/python -m pip show --quiet pnfs 2> /dev/null; then \
+	    $(find_python); \
+	    echo "setup: making $(VENV) with $$python ($$found)"; \
+	    "$$python" -m venv --clear $(VENV) || exit 1; \
+	    touch $(UNFINISHED); \
+	fi
+	@echo 'setup: installing pnfs and the tools for development into $(VENV)'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@rm -f $(UNFINISHED)
+	@printf '%s\n' '$(CURDIR)' > $@
+	@echo 'setup: done'
+
+# Sets $python to an interpreter that is new enough and can make environments, or stops.
+define find_python
+python=; seen=; \
+for candidate in $(or $(PYTHON),python3.12 python3.11 python3 python3.13 python); do \
+    if ! found=$$("$$candidate" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>&1); then \
+        [ -z '$(PYTHON)' ] || seen="; $$candidate does not start: $$found"; \
+    elif ! "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+        seen="$$seen; $$candidate is Python $$found"; \
+    elif ! "$$candidate" -c 'import ensurepip, venv' 2> /dev/null; then \
+        seen="$$seen; $$candidate is Python $$found without venv (install python3-venv or the like)"; \
+    else \
+        python=$$candidate; break; \
+    fi; \
+done; \
+if [ -z "$$python" ]; then \
+    seen=$${seen#; }; \
+    echo "setup: pnfs needs Python 3.11 or newer; found: $${seen:-no Python at all}" >&2; \
+    echo 'setup: install one, or name it: make setup PYTHON=/path/to/python' >&2; \
+    exit 1; \
+fi
+endef

@@ -1,0 +1,48 @@
+"""`pnfs show`: pictures of a found architecture."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from pnfs.commands.configuration import UsageError, plain
+from pnfs.training.checkpoints import read_architecture
+from pnfs.training.monitors import TRAJECTORY
+from pnfs.viz.fabrics import draw_fabrics, plot_trajectory
+
+console = Console()
+
+
+def run(config: DictConfig) -> None:
+    settings = plain(config)
+    asked = Path(settings["checkpoint"]).expanduser()
+    architecture = read_architecture(asked)
+    folder = Path(settings["out"]) if settings["out"] else _folder_of(asked)
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = settings["format"]
+    if suffix not in ("png", "svg"):
+        raise UsageError(f"format must be png or svg, got {suffix!r}")
+    pictures = [("subnetworks", folder / f"architecture.{suffix}")]
+    draw_fabrics(architecture, pictures[0][1])
+    if architecture.backbone is not None:
+        pictures.append(("backbone", folder / f"architecture_backbone.{suffix}"))
+        draw_fabrics(architecture, pictures[1][1], fabrics="backbone")
+    history = _folder_of(asked) / TRAJECTORY
+    if history.is_file():
+        lines = [json.loads(line) for line in history.read_text().splitlines()]
+        pictures.append(("trajectory", folder / f"trajectory.{suffix}"))
+        plot_trajectory(
+            [line["parts"] for line in lines],
+            pictures[-1][1],
+            epochs=[line["epoch"] + 1 for line in lines],
+        )
+    for what, picture in pictures:
+        console.print(f"{what}: {picture}")
+
+
+def _folder_of(path: Path) -> Path:
+    """The run's folder of a checkpoint, JSON file, or the folder itself."""
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent

@@ -1,0 +1,167 @@
+"""What the gradient-based bilevel strategies share: data of their own, an optimiser of their own."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pnfs.data.module import PoseDataModule
+from pnfs.models import normalise_images
+from pnfs.search.strategy import (
+    SearchStrategy,
+    architecture_of,
+    freeze_architecture,
+    pose_module,
+)
+from pnfs.training.module import PoseBatch, PoseModule, move_batch
+
+Parameters = dict[str, Tensor]
+
+
+class BilevelStrategy(SearchStrategy):
+    """alpha and beta learn from one part of the training persons, the weights from the other.
+
+    Before every step of the weights' optimiser, one step of an Adam of their own moves alpha and beta.
+    The weights' own optimisation stays Lightning's automatic one: epochs, steps and schedulers count
+    as without a search. Running statistics of the normalisations belong to the weights: the
+    architecture step leaves them as they are.
+
+    Args:
+        lr: Learning rate of alpha and beta.
+        weight_decay: Of alpha and beta.
+        share: Share of the training persons that alpha and beta learn from.
+        seed: Of the division of the training persons.
+        warmup_epochs: First epochs in which alpha and beta stay as they are.
+    """
+
+    def __init__(
+        self,
+        lr: float = 0.003,
+        weight_decay: float = 0.001,
+        share: float = 0.5,
+        seed: int = 0,
+        warmup_epochs: int = 0,
+    ) -> None:
+        super().__init__(warmup_epochs)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.share = share
+        self.seed = seed
+        self.architecture_rows: list[int] = []
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._restored: dict[str, Any] | None = None
+        self._batches: Iterator[PoseBatch] | None = None
+        self._loader: Any = None
+
+    @abstractmethod
+    def architecture_gradients(
+        self, module: PoseModule, train_batch: PoseBatch, search_batch: PoseBatch
+    ) -> tuple[list[Tensor], Float[Tensor, ""]]:
+        """Gradients for alpha and beta, in the order of `architecture_of`, and the search loss."""
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, PoseDataModule):
+            raise ValueError(f"{type(self).__name__} needs a PoseDataModule to divide")
+        _, self.architecture_rows = data.split_train(self.share, self.seed)
+        # Without gradient in the weights' step, and so outside of what DDP reduces.
+        freeze_architecture(module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.optimizer = torch.optim.Adam(
+            architecture_of(pl_module),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            betas=(0.5, 0.999),
+        )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self._restored is not None:
+            if self._restored["architecture_rows"] != self.architecture_rows:
+                raise ValueError(
+                    "the checkpoint's division of the training persons is another one than this "
+                    "run's; share, seed and dataset must be those it was made with"
+                )
+            self.optimizer.load_state_dict(self._restored["optimizer"])
+        self._loader = data.architecture_dataloader()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._loader.sampler.set_epoch(trainer.current_epoch)
+        self._batches = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: PoseBatch, batch_idx: int
+    ) -> None:
+        if self.warming_up(trainer) or batch_idx % trainer.accumulate_grad_batches != 0:
+            return
+        module = pose_module(pl_module)
+        search_batch = move_batch(self._next_batch(), module.device)
+        parameters = architecture_of(module)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            with trainer.precision_plugin.forward_context():
+                gradients, loss = self.architecture_gradients(module, batch, search_batch)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+        self._step(parameters, average_over_processes(gradients))
+        module.log("architecture/loss", loss, on_step=False, on_epoch=True)
+
+    def _step(self, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:
+        assert self.optimizer is not None
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _next_batch(self) -> PoseBatch:
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        try:
+            return next(self._batches)
+        except StopIteration:
+            # The search half is a little smaller than the other: it starts again.
+            self._batches = iter(self._loader)
+            return next(self._batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
+        return {"optimizer": optimizer, "architecture_rows": self.architecture_rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The optimiser exists only once training starts, on the right device.
+        self._restored = state_dict if state_dict["optimizer"] else None
+
+
+def functional_loss(
+    module: PoseModule, parameters: Parameters, batch: PoseBatch
+) -> Float[Tensor, ""]:
+    """The loss of the network with `parameters` in place of its own; running statistics stay."""
+    network = module.network
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    images = normalise_images(batch["image"])
+    part_maps = functional_call(network, (parameters, buffers), (images,))
+    return module.loss_of_maps(part_maps, batch)
+
+
+def architecture_names(module: PoseModule) -> list[str]:
+    """State-dict names of alpha and beta in the network, in the order of `architecture_of`."""
+    names = {id(parameter): name for name, parameter in module.network.named_parameters()}
+    return [names[id(parameter)] for parameter in architecture_of(module)]
+
+
+def average_over_processes(gradients: list[Tensor]) -> list[Tensor]:
+    """The mean over all processes: a callback's gradients bypass DDP's reduction."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return gradients
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    pieces = flat.split([gradient.numel() for gradient in gradients])
+    return [piece.view_as(gradient) for piece, gradient in zip(pieces, gradients, strict=True)]

@@ -1,0 +1,153 @@
+"""The command as users start it: another folder, another process, and mistakes on the way."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pnfs.commands.configuration import configuration_folder
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.backbones import MobileNetV2
+from pnfs.models.cost import measure_cost
+
+CONF = configuration_folder()
+PNFS = Path(sys.executable).with_name("pnfs")
+
+# Every call starts an interpreter and imports torch.
+pytestmark = pytest.mark.slow
+
+
+def pnfs(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs `pnfs ARGUMENTS` in a folder, with these environment variables besides the present ones."""
+    return subprocess.run(
+        [str(PNFS), *arguments],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200", **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """What a failed call told its user; Python's and Hydra's internals are no such thing."""
+    assert done.returncode not in (0, -9, -11)
+    for internals in ("Traceback", 'File "', "Error in call to target", "HYDRA_FULL_ERROR"):
+        assert internals not in done.stderr
+    return done.stderr.strip()
+
+
+def test_help_lists_the_commands(tmp_path: Path) -> None:
+    done = pnfs(tmp_path, "--help")
+    assert done.returncode == 0
+    for command in ("train", "evaluate", "cost"):
+        assert re.search(rf"^  {command}\s+\w", done.stdout, re.MULTILINE)
+
+
+def test_unknown_command_exits_with_2(tmp_path: Path) -> None:
+    done = pnfs(tmp_path, "trian")
+    assert done.returncode == 2
+    assert "'trian'" in error_of(done)
+    assert "usage: pnfs COMMAND" in done.stderr
+
+
+def test_help_of_a_command_lists_all_choices(tmp_path: Path) -> None:
+    done = pnfs(tmp_path, "train", "--help")
+    assert done.returncode == 0
+    listed = dict(re.findall(r"^(\w+): ([\w, ]+)$", done.stdout, re.MULTILINE))
+    defaults = yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]
+    groups = [group for entry in defaults if isinstance(entry, dict) for group in entry]
+    assert len(groups) > 10
+    for group in groups:
+        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        assert listed[group].split(", ") == choices
+
+
+def test_misspelt_choice_is_named(tmp_path: Path) -> None:
+    done = pnfs(tmp_path, "train", "parts=p4")
+    assert done.returncode not in (0, -9, -11)
+    assert "Traceback" not in done.stderr
+    assert "parts/p4" in done.stderr
+    assert "p8" in done.stderr
+
+
+def test_misspelt_key_is_named(tmp_path: Path) -> None:
+    done = pnfs(tmp_path, "train", "epochz=3")
+    assert done.returncode not in (0, -9, -11)
+    assert "Traceback" not in done.stderr
+    assert "epochz" in done.stderr
+    assert len(done.stderr.splitlines()) < 12
+
+
+def test_missing_dataset_is_one_clear_error(tmp_path: Path) -> None:
+    done = pnfs(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder")
+    error = error_of(done)
+    assert error.startswith("pnfs train: MPII: there is no folder no/such/folder")
+    # Says where to get it, line by line, once.
+    assert "annot/train.json" in error
+    assert "\\n" not in error
+    assert error.count("no/such/folder") == 1
+
+
+def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
+    error = error_of(pnfs(tmp_path, "cost", "backbone.weights=/nonexistent/weights.pth"))
+    assert len(error.splitlines()) == 1
+    assert error.startswith("pnfs cost: backbone.weights: /nonexistent/weights.pth is not a file")
+
+
+def test_weights_that_cannot_be_downloaded_are_one_sentence(tmp_path: Path) -> None:
+    unreachable = "http://127.0.0.1:9"
+    done = pnfs(
+        tmp_path,
+        "cost",
+        "backbone.weights=imagenet",
+        TORCH_HOME=str(tmp_path / "torch"),
+        http_proxy=unreachable,
+        https_proxy=unreachable,
+        HTTPS_PROXY=unreachable,
+        no_proxy="",
+        NO_PROXY="",
+    )
+    sentence = error_of(done).splitlines()[-1]
+    assert sentence.startswith("pnfs cost: the ImageNet weights of MobileNet-V2 could not be down")
+    assert "backbone.weights=/" in sentence
+    assert "backbone.weights=none" in sentence
+
+
+def test_message_keeps_its_brackets(tmp_path: Path) -> None:
+    # rich reads [text] as a style unless it is told not to.
+    error = error_of(pnfs(tmp_path, "cost", "skeleton=panoptic"))
+    assert "panoptic: {part: [joint, ...], ...}" in error
+
+
+def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    error = error_of(pnfs(tmp_path, "evaluate", "checkpoint=no/such.ckpt"))
+    assert error == "pnfs evaluate: no/such.ckpt: there is no such checkpoint"
+
+
+def test_cost_prints_what_is_measured_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    overrides = ["skeleton=coco", "parts=p8", "model.nodes=2", "input_size=[128,96]"]
+    done = pnfs(tmp_path, "cost", *overrides)
+    assert done.returncode == 0, done.stderr
+    network = PoseFabricNetwork(
+        backbone=MobileNetV2(weights="none"),
+        skeleton="coco",
+        parts=yaml.safe_load((CONF / "parts" / "p8.yaml").read_text())["coco"],
+        nodes=2,
+    )
+    cost = measure_cost(network, (128, 96))
+    printed = {
+        cells[0].strip(): [int(cell.replace(",", "")) for cell in cells[1:] if cell.strip()]
+        for line in done.stdout.splitlines()
+        if len(cells := [c for c in re.split("[│┃|]", line) if c]) == 4 and "," in line
+        if not cells[1].strip().isalpha()
+    }
+    for name, part in cost.parts.items():
+        assert printed[name] == [part.parameters, part.live_parameters, part.macs]
+    assert printed["total"] == [cost.parameters, cost.live_parameters, cost.macs]
+    assert list(tmp_path.iterdir()) == []

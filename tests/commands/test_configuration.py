@@ -1,0 +1,400 @@
+"""Every choice of the configuration composes, names what exists, and says what the paper says."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from pnfs.body import SKELETONS, PartMode, skeleton_by_name
+from pnfs.commands.configuration import (
+    UsageError,
+    choose_parts,
+    configuration_folder,
+    plain,
+)
+from pnfs.models import PAPER, REFERENCE
+from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+from pnfs.training.loss import ScoreMapLoss
+
+CONF = configuration_folder()
+COMMANDS = ("train", "evaluate", "cost")
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose(command, list(overrides))
+
+
+def groups_of(command: str) -> list[str]:
+    """Groups that a command's defaults list lets a user choose from."""
+    defaults = yaml.safe_load((CONF / f"{command}.yaml").read_text())["defaults"]
+    return [group for entry in defaults if isinstance(entry, dict) for group in entry]
+
+
+def choices_of(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+CHOICES = [
+    (command, group, choice)
+    for command in COMMANDS
+    for group in groups_of(command)
+    for choice in choices_of(group)
+    # A recipe for training, and the choice of another command's checkpoint.
+    if (command, group) != ("cost", "experiment")
+    and (command, choice) != ("train", "of_checkpoint")
+]
+
+
+def test_every_group_belongs_to_a_command() -> None:
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert folders == {group for _, group, _ in CHOICES}
+    assert len(CHOICES) > 40
+
+
+# --- every choice composes, and its targets take its keys
+
+# Arguments that code fills in, because configuration cannot know them.
+FILLED_IN_BY_CODE = {
+    "pnfs.data.module.PoseDataModule": {"source"},
+    "pnfs.models.PoseFabricNetwork": {"skeleton", "parts"},
+    "lightning.pytorch.loggers.TensorBoardLogger": {"save_dir"},
+}
+RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_"}
+
+
+def nodes_with_target(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield tree
+        for value in tree.values():
+            yield from nodes_with_target(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from nodes_with_target(value)
+
+
+def problems_of_target(node: dict[str, Any]) -> list[str]:
+    """What keeps the target of a node from being called with the node's keys."""
+    target = node["_target_"]
+    called = get_object(target)
+    if not callable(called):
+        return [f"{target} cannot be called"]
+    parameters = inspect.signature(called).parameters
+    given = set(node) - RESERVED
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = set() if takes_any else given - set(parameters)
+    needed = {
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    missing = needed - given - FILLED_IN_BY_CODE.get(target, set())
+    if node.get("_partial_"):
+        missing = set()
+    return [f"{target} takes no {name}" for name in sorted(unknown)] + [
+        f"{target} needs {name}" for name in sorted(missing)
+    ]
+
+
+@pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
+def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: str) -> None:
+    overrides = [f"{group}={choice}"]
+    if command == "evaluate":
+        overrides.append("checkpoint=some.ckpt")
+    settings = plain(composed(command, *overrides))
+    assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []
+
+
+def test_check_of_targets_sees_what_is_wrong() -> None:
+    target = "pnfs.data.augmentation.Augmentation"
+    assert problems_of_target({"_target_": target, "rotation": 1.0}) == []
+    assert problems_of_target({"_target_": target, "rotatoin": 1.0}) == [
+        f"{target} takes no rotatoin"
+    ]
+    loader = "pnfs.data.module.PoseDataModule"
+    assert len(problems_of_target({"_target_": loader})) == 2
+    with pytest.raises(ImportError, match="Absent"):
+        problems_of_target({"_target_": "pnfs.data.augmentation.Absent"})
+
+
+@pytest.mark.parametrize("backbone", choices_of("backbone"))
+@pytest.mark.parametrize("skeleton", SKELETONS)
+def test_chosen_parts_reach_the_network(backbone: str, skeleton: str) -> None:
+    config = composed("train", f"backbone={backbone}", "parts=p5")
+    choose_parts(config, skeleton)
+    model = plain(config)["model"]
+    assert model["skeleton"] == skeleton
+    assert model["parts"] == plain(config)["parts"][skeleton]
+    assert model["backbone"] == plain(config)["backbone"]
+
+
+def test_part_mode_that_lacks_a_skeleton_is_refused() -> None:
+    config = composed("train")
+    with pytest.raises(UsageError, match=r"mpii, coco, lsp.*panoptic"):
+        choose_parts(config, "panoptic")
+
+
+def test_unknown_choice_is_refused() -> None:
+    with pytest.raises(HydraException, match="p4"):
+        composed("train", "parts=p4")
+
+
+# --- every key is explained
+
+_NOT_SETTINGS = {*RESERVED, "defaults"}
+# Part and operation names are the content of these groups; the head of each file explains it.
+_GROUPS_OF_DATA = ("parts", "operations")
+GROUP_FILES = sorted(
+    path
+    for path in CONF.glob("*/*.yaml")
+    # Recipes change keys that are explained where they are defined.
+    if path.parent.name not in (*_GROUPS_OF_DATA, "experiment")
+)
+COMMAND_FILES = [CONF / f"{name}.yaml" for name in ("base", *COMMANDS)]
+
+
+def settings_with_lines(node: yaml.Node, above: str = "") -> Iterator[tuple[str, int]]:
+    """Dotted names of all keys that hold a value, with their line, counted from 0."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = f"{above}{key.value}"
+        if key.value in _NOT_SETTINGS or name == "hydra":
+            continue
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from settings_with_lines(value, f"{name}.")
+        # An interpolation is explained where it points.
+        elif not str(value.value).startswith("${"):
+            yield name, key.start_mark.line
+
+
+def unexplained(text: str) -> set[str]:
+    """Keys without a comment on their line or the line above."""
+    lines = text.splitlines()
+
+    def has_comment(line: int) -> bool:
+        if re.search(r"\s#", lines[line]) or (line and lines[line - 1].lstrip().startswith("#")):
+            return True
+        # The comment above a mapping speaks for its first key too.
+        opens_mapping = bool(line) and re.fullmatch(r"\s*\w+:", lines[line - 1]) is not None
+        return opens_mapping and has_comment(line - 1)
+
+    settings = settings_with_lines(yaml.compose(text) or yaml.MappingNode("", []))
+    return {name for name, line in settings if not has_comment(line)}
+
+
+def inherited_keys(path: Path) -> set[str]:
+    """Keys that the sibling files named in the defaults list explain already."""
+    found: set[str] = set()
+    for entry in yaml.safe_load(path.read_text()).get("defaults", []):
+        if isinstance(entry, str) and (sibling := path.parent / f"{entry}.yaml").is_file():
+            text = sibling.read_text()
+            names = {name for name, _ in settings_with_lines(yaml.compose(text))}
+            found |= (names - unexplained(text)) | inherited_keys(sibling)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [*GROUP_FILES, *COMMAND_FILES], ids=lambda path: str(path.relative_to(CONF))
+)
+def test_every_key_is_explained(path: Path) -> None:
+    assert unexplained(path.read_text()) - inherited_keys(path) == set()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.glob("**/*.yaml")), ids=lambda path: str(path.relative_to(CONF))
+)
+def test_every_file_begins_with_what_it_is(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_recipe_says_what_it_shows_what_to_expect_and_how_to_run_it(path: Path) -> None:
+    package, *head = path.read_text().splitlines()[:4]
+    assert package == "# @package _global_"
+    assert re.match(r"# (Shows|Reproduces): ", head[0])
+    assert head[1].startswith("# Expected: ")
+    assert head[2].startswith("# Command: ")
+
+
+def test_check_of_comments_sees_what_is_wrong() -> None:
+    text = "# Head.\n_target_: a.B\nx: 1\n# Of y.\ny: 2\nz: {a: 1}\nw: 3 # Of w.\nv: ${x}\n"
+    text += "# Of u.\nu:\n  b: 1\n  c: 1\n"
+    assert unexplained(text) == {"x", "z.a", "u.c"}
+
+
+# --- Table I, by joint numbers
+
+TABLE_I: dict[str, dict[int, dict[str, list[int]]]] = {
+    "mpii": {
+        1: {"whole_body": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]},
+        3: {
+            "head": [0, 1, 2],
+            "upper_limb": [3, 4, 5, 6, 7, 8],
+            "lower_limb": [9, 10, 11, 12, 13, 14, 15],
+        },
+        5: {
+            "head_shoulder": [0, 1, 2, 3, 4],
+            "left_lower_arm": [5, 7],
+            "right_lower_arm": [6, 8],
+            "thigh": [9, 10, 15],
+            "lower_limb": [11, 12, 13, 14],
+        },
+        8: {
+            "head_shoulder": [0, 1, 2, 3, 4],
+            "left_upper_arm": [3, 5],
+            "left_lower_arm": [5, 7],
+            "right_upper_arm": [4, 6],
+            "right_lower_arm": [6, 8],
+            "thigh": [9, 10, 11, 12, 15],
+            "left_lower_leg": [11, 13],
+            "right_lower_leg": [12, 14],
+        },
+    },
+    "coco": {
+        1: {"whole_body": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]},
+        3: {
+            "head": [0, 1, 2, 3, 4],
+            "upper_limb": [5, 6, 7, 8, 9, 10],
+            "lower_limb": [11, 12, 13, 14, 15, 16],
+        },
+        5: {
+            "head_shoulder": [0, 1, 2, 3, 4, 5, 6],
+            "left_lower_arm": [7, 9],
+            "right_lower_arm": [8, 10],
+            "thigh": [11, 12],
+            "lower_limb": [13, 14, 15, 16],
+        },
+        8: {
+            "head_shoulder": [0, 1, 2, 3, 4, 5, 6],
+            "left_upper_arm": [5, 7],
+            "left_lower_arm": [7, 9],
+            "right_upper_arm": [6, 8],
+            "right_lower_arm": [8, 10],
+            "thigh": [11, 12, 13, 14],
+            "left_lower_leg": [13, 15],
+            "right_lower_leg": [14, 16],
+        },
+    },
+    # Not in the paper: MPII's groups without thorax and pelvis, in the order of LSP's files.
+    "lsp": {
+        1: {"whole_body": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]},
+        3: {
+            "head": [12, 13],
+            "upper_limb": [6, 7, 8, 9, 10, 11],
+            "lower_limb": [0, 1, 2, 3, 4, 5],
+        },
+        5: {
+            "head_shoulder": [8, 9, 12, 13],
+            "left_lower_arm": [10, 11],
+            "right_lower_arm": [6, 7],
+            "thigh": [2, 3],
+            "lower_limb": [0, 1, 4, 5],
+        },
+        8: {
+            "head_shoulder": [8, 9, 12, 13],
+            "left_upper_arm": [9, 10],
+            "left_lower_arm": [10, 11],
+            "right_upper_arm": [7, 8],
+            "right_lower_arm": [6, 7],
+            "thigh": [1, 2, 3, 4],
+            "left_lower_leg": [4, 5],
+            "right_lower_leg": [0, 1],
+        },
+    },
+}
+
+
+def part_mode(choice: str, skeleton: str) -> PartMode:
+    groups = yaml.safe_load((CONF / "parts" / f"{choice}.yaml").read_text())
+    return PartMode(skeleton_by_name(skeleton), groups[skeleton])
+
+
+@pytest.mark.parametrize("choice", choices_of("parts"))
+@pytest.mark.parametrize("skeleton", SKELETONS)
+def test_part_mode_covers_every_joint(choice: str, skeleton: str) -> None:
+    assert set(part_mode(choice, skeleton).joint_indices) == set(range(len(SKELETONS[skeleton])))
+
+
+@pytest.mark.parametrize("number", [1, 3, 5, 8])
+@pytest.mark.parametrize("skeleton", TABLE_I)
+def test_part_mode_agrees_with_table_1(skeleton: str, number: int) -> None:
+    mode = part_mode(f"p{number}", skeleton)
+    assert len(mode) == number
+    joints = {name: sorted(mode.skeleton.indices(list(mode.parts[name]))) for name in mode.names}
+    assert list(joints.items()) == list(TABLE_I[skeleton][number].items())
+
+
+# --- presets that exist as constants too
+
+
+@pytest.mark.parametrize(
+    ("choice", "rules", "maps", "factor"),
+    [("paper", PAPER, "parts", 1.0), ("reference", REFERENCE, "joints", 0.5)],
+)
+def test_fabric_presets_equal_the_constants(
+    choice: str, rules: object, maps: str, factor: float
+) -> None:
+    config = composed("train", f"fabric={choice}")
+    assert instantiate(config.fabric.rules) == rules
+    assert instantiate(config.model.rules) == rules
+    loss = instantiate(config.loss)
+    assert isinstance(loss, ScoreMapLoss)
+    assert (loss.maps, loss.factor) == (maps, factor)
+
+
+def test_presets_of_fabrics_differ() -> None:
+    # Otherwise the test above could not tell them apart.
+    assert PAPER != REFERENCE
+
+
+def call(factory: Any) -> tuple[Any, dict[str, Any]]:
+    """What a factory calls, and with which keywords."""
+    if not isinstance(factory, partial):
+        return factory, {}
+    assert not factory.args
+    return factory.func, factory.keywords
+
+
+@pytest.mark.parametrize(
+    ("choice", "constant", "extra"),
+    [
+        ("subnetwork", SUBNETWORK_OPERATIONS, ()),
+        ("all", BACKBONE_OPERATIONS, ()),
+        ("all_5x5", BACKBONE_OPERATIONS, ("sep_conv_5x5", "dil_conv_5x5")),
+    ],
+)
+def test_operations_equal_the_constants(choice: str, constant: Any, extra: tuple[str, ...]) -> None:
+    operations = instantiate(composed("train", f"operations={choice}").operations)
+    # The order is the order of alpha's columns.
+    assert list(operations) == [*constant, *extra]
+    for name in constant:
+        assert call(operations[name]) == call(constant[name])
+    for name in extra:
+        function, keywords = call(operations[name])
+        small_function, small_keywords = call(constant[name.replace("5x5", "3x3")])
+        assert function is small_function
+        assert keywords == {**small_keywords, "kernel_size": 5}
+
+
+def test_backbone_fabric_has_all_operations_whatever_the_subnetworks_have() -> None:
+    config = composed("train", "backbone=fabric", "operations=subnetwork")
+    assert list(config.model.operations) == list(SUBNETWORK_OPERATIONS)
+    assert list(config.model.backbone.operations) == list(BACKBONE_OPERATIONS)
+
+
+def test_configuration_resolves_to_plain_data() -> None:
+    settings = plain(composed("train"))
+    assert not OmegaConf.is_config(settings["model"])
+    assert settings["model"]["rules"] == settings["fabric"]["rules"]
+    assert "${" not in repr(settings)

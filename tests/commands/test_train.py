@@ -1,0 +1,336 @@
+"""Small trainings from end to end: what they leave behind, resuming, evaluating, damaged files."""
+
+import contextlib
+import copy
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from pnfs.commands import evaluate, train
+from pnfs.commands.configuration import configuration_folder
+from pnfs.data.export import write_coco, write_mpii
+from pnfs.data.synthetic import Synthetic
+from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 3
+MODEL = [
+    "backbone=fabric",
+    "backbone.backbone_layers=3",
+    "backbone.channels=2",
+    "model.channels=2",
+    "parts=p3",
+    "input_size=[64,64]",
+    "batch_size=4",
+    "eval_batch_size=6",
+    "augmentation=none",
+    "optimizer.lr=0.01",
+    "workers=0",
+    "trainer=cpu",
+    "name=tiny",
+]
+SYNTHETIC = ["dataset.train=32", "dataset.val=16", "dataset.image_size=[64,64]"]
+RUN = [*MODEL, *SYNTHETIC, f"epochs={EPOCHS}"]
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+def only_run(root: Path) -> Path:
+    (folder,) = (root / "tiny").iterdir()
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = read(one), read(other)
+    assert (first["epoch"], first["global_step"]) == (second["epoch"], second["global_step"])
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    different = [
+        name
+        for name, value in first["state_dict"].items()
+        if not torch.equal(value, second["state_dict"][name])
+    ]
+    assert different == []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    root = tmp_path_factory.mktemp("finished")
+    train.run(composed("train", *RUN, f"run_root={root}"))
+    return only_run(root)
+
+
+# --- what a run leaves behind
+
+
+def test_run_leaves_its_record(finished: Path) -> None:
+    record = record_of(finished)
+    assert record["score"] == record["scores"]["PCKh@0.5"]
+    # Some, but not all: otherwise the comparisons below would not say much.
+    assert 0 < record["score"] < 100
+    assert record["seed"] == 0
+    assert record["config"]["model"]["channels"] == 2
+    assert record["cost"]["live_parameters"] > 0
+    assert record["cost"]["macs"] > 0
+    assert record["evaluated_with"]["flip_test"] is True
+    assert record["seconds"] > 0
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_run_leaves_its_last_and_its_best_weights(finished: Path) -> None:
+    last = read(finished / "checkpoints" / "last.ckpt")
+    assert last["epoch"] == EPOCHS - 1
+    assert last["global_step"] == EPOCHS * 8
+    best = read(finished / "checkpoints" / "best.ckpt")
+    assert best["epoch"] == record_of(finished)["evaluated_with"]["best_epoch"]
+    assert best[CONFIG_KEY] == record_of(finished)["config"]
+
+
+def csv_column(folder: Path, name: str) -> dict[int, float]:
+    """Epoch -> value of a column of metrics.csv."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return {int(row["epoch"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
+
+
+def test_run_leaves_its_metrics(finished: Path) -> None:
+    for name in ("train/loss_epoch", "val/loss", "val/score"):
+        column = csv_column(finished, name)
+        assert list(column) == list(range(EPOCHS))
+        assert all(math.isfinite(value) for value in column.values())
+    losses = csv_column(finished, "train/loss_epoch")
+    assert losses[EPOCHS - 1] < losses[0]
+
+
+def test_run_leaves_its_trajectory(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "architecture.jsonl").open()]
+    assert [line["epoch"] for line in lines] == [-1, *range(EPOCHS)]
+    assert lines[0]["parts"] != lines[-1]["parts"]
+
+
+@pytest.mark.parametrize("name", ["predictions_val.png", "architecture.png", "curves.png"])
+def test_run_leaves_its_pictures(finished: Path, name: str) -> None:
+    picture = cv2.imread(str(finished / name))
+    assert picture is not None
+    assert min(picture.shape[:2]) >= 64
+    # Something is drawn on it.
+    assert picture.std() > 5
+
+
+# --- started again
+
+
+def test_finished_run_is_not_trained_again(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    score = train.run(composed("train", *RUN, f"run_root={finished.parents[1]}", "workers=1"))
+    assert score == record_of(finished)["score"]
+    assert "finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same run, killed in its second epoch and started again."""
+    root = tmp_path_factory.mktemp("resumed")
+    command = [str(Path(sys.executable).with_name("pnfs")), "train", *RUN, f"run_root={root}"]
+    # As many threads as here: sums depend on it.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with (root / "output.txt").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        deadline = time.monotonic() + 300
+        while not list(root.glob("tiny/*/checkpoints/last.ckpt")):
+            assert process.poll() is None, (root / "output.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    folder = only_run(root)
+    assert not (folder / "result.json").exists()
+    assert read(folder / "checkpoints" / "last.ckpt")["epoch"] < EPOCHS - 1
+    train.run(composed("train", *RUN, f"run_root={root}"))
+    return folder
+
+
+def test_resumed_run_ends_with_the_same_weights(finished: Path, resumed: Path) -> None:
+    assert resumed.name == finished.name
+    for name in ("best.ckpt", "last.ckpt"):
+        assert_same_weights(resumed / "checkpoints" / name, finished / "checkpoints" / name)
+
+
+def test_resumed_run_has_the_same_scores(finished: Path, resumed: Path) -> None:
+    assert record_of(resumed)["scores"] == pytest.approx(record_of(finished)["scores"], nan_ok=True)
+
+
+def test_resumed_run_has_the_whole_trajectory(finished: Path, resumed: Path) -> None:
+    name = "architecture.jsonl"
+    assert (resumed / name).read_text() == (finished / name).read_text()
+
+
+@pytest.mark.parametrize("name", ["train/loss_epoch", "val/loss", "val/score"])
+def test_resumed_run_has_all_metrics(finished: Path, resumed: Path, name: str) -> None:
+    assert csv_column(resumed, name) == csv_column(finished, name)
+
+
+def test_resuming_from_a_damaged_checkpoint_is_one_clear_error(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny" / finished.name
+    shutil.copytree(finished, folder)
+    (folder / "result.json").unlink()
+    os.truncate(folder / "checkpoints" / "last.ckpt", 1000)
+    with pytest.raises(ValueError, match=r"last\.ckpt"):
+        train.run(composed("train", *RUN, f"run_root={tmp_path}"))
+
+
+# --- evaluate
+
+
+def evaluated(checkpoint: Path, out: Path) -> float:
+    overrides = [f"checkpoint={checkpoint}", f"out={out}", "workers=0", "trainer=cpu"]
+    return evaluate.run(composed("evaluate", *overrides))
+
+
+def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: Path) -> None:
+    score = evaluated(finished, tmp_path / "out")
+    assert score == record_of(finished)["score"]
+    record = record_of(tmp_path / "out")
+    assert record["scores"] == pytest.approx(record_of(finished)["scores"], abs=0, nan_ok=True)
+    assert record["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
+    assert cv2.imread(str(tmp_path / "out" / "predictions_val.png")) is not None
+
+
+def test_evaluating_on_other_joints_is_refused(finished: Path, tmp_path: Path) -> None:
+    overrides = [f"checkpoint={finished}", f"out={tmp_path}", "dataset=synthetic"]
+    with pytest.raises(ValueError, match=r"skeleton mpii.*coco"):
+        evaluate.run(composed("evaluate", *overrides, "dataset.skeleton=coco"))
+
+
+def foreign_call(marker: Path) -> dict[str, Any]:
+    """A node that leaves a file behind if anybody calls its target."""
+    return {"_target_": "numpy.savetxt", "fname": str(marker), "X": [1.0]}
+
+
+def hidden_call(marker: Path) -> str:
+    return f"${{oc.create:{{_target_:numpy.savetxt,fname:'{marker}',X:[1]}}}}"
+
+
+@pytest.fixture
+def tampered(finished: Path, tmp_path: Path) -> Callable[[str, Any], Path]:
+    """Writes the finished run's checkpoint with one key of its configuration changed."""
+
+    def write(key: str, value: Any) -> Path:
+        checkpoint = copy.deepcopy(read(finished / "checkpoints" / "best.ckpt"))
+        *parents, last = key.split(".")
+        holder = checkpoint[CONFIG_KEY]
+        for parent in parents:
+            holder = holder[parent]
+        holder[last] = value
+        path = tmp_path / "tampered.ckpt"
+        torch.save(checkpoint, path)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("key", ["model", "model.backbone", "model.extra", "dataset"])
+def test_checkpoint_with_a_foreign_call_is_refused(
+    tampered: Callable[[str, Any], Path], tmp_path: Path, key: str
+) -> None:
+    marker = tmp_path / "ran"
+    path = tampered(key, foreign_call(marker))
+    with pytest.raises(CheckpointError, match=r"tampered\.ckpt.*numpy\.savetxt"):
+        evaluated(path, tmp_path / "out")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("key", ["model.extra", "dataset.extra"])
+def test_checkpoint_with_a_call_hidden_in_an_interpolation_is_refused(
+    tampered: Callable[[str, Any], Path], tmp_path: Path, key: str
+) -> None:
+    marker = tmp_path / "ran"
+    path = tampered(key, hidden_call(marker))
+    with pytest.raises(CheckpointError, match=r"tampered\.ckpt"):
+        evaluated(path, tmp_path / "out")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("key", ["optimizer", "schedule", "loss", "strategy", "trainer", "codec"])
+@pytest.mark.parametrize("call", [foreign_call, hidden_call])
+def test_no_part_of_a_checkpoints_configuration_is_called(
+    tampered: Callable[[str, Any], Path], tmp_path: Path, key: str, call: Callable[[Path], Any]
+) -> None:
+    marker = tmp_path / "ran"
+    path = tampered(key, call(marker))
+    # Refusing it is right, and so is not reading that part at all.
+    with contextlib.suppress(ValueError, TypeError, HydraException):
+        evaluated(path, tmp_path / "out")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_truncated_checkpoint_is_one_clear_error(
+    finished: Path, tmp_path: Path, share: float
+) -> None:
+    path = tmp_path / "cut.ckpt"
+    content = (finished / "checkpoints" / "best.ckpt").read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"cut\.ckpt.*damaged"):
+        evaluated(path, tmp_path / "out")
+
+
+# --- datasets on disk
+
+
+@pytest.mark.parametrize(
+    ("skeleton", "write", "score"), [("mpii", write_mpii, "PCKh@0.5"), ("coco", write_coco, "AP")]
+)
+def test_dataset_on_disk_can_be_trained_on(
+    tmp_path: Path, skeleton: str, write: Callable[..., None], score: str
+) -> None:
+    people = Synthetic(skeleton=skeleton, train=8, val=8, image_size=(64, 64))
+    root = tmp_path / "people"
+    write({split: people.persons(split) for split in ("train", "val")}, root)
+    train.run(
+        composed(
+            "train",
+            *MODEL,
+            f"dataset={skeleton}",
+            f"dataset.root={root}",
+            "epochs=1",
+            f"run_root={tmp_path / 'runs'}",
+        )
+    )
+    folder = only_run(tmp_path / "runs")
+    record = record_of(folder)
+    assert next(iter(record["scores"])) == score
+    assert 0 <= record["score"] <= 100
+    assert read(folder / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert cv2.imread(str(folder / "predictions_val.png")) is not None

@@ -1,0 +1,139 @@
+"""The cell against a literal re-computation of Eq. 1."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pnfs.models.cell import Cell, cell_edges
+from pnfs.models.lanes import FORMS, Form, Lanes
+from pnfs.models.operations import BACKBONE_OPERATIONS, Operation, Skip, Zero
+
+CHANNELS = 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges"),
+    [
+        (1, [(0, 1)]),
+        (2, [(0, 1), (0, 2), (1, 2)]),
+        (3, [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]),
+    ],
+)
+def test_edges_are_listed_target_by_target(nodes: int, edges: list[tuple[int, int]]) -> None:
+    assert cell_edges(nodes) == edges
+
+
+@pytest.mark.parametrize("nodes", [4, 7])
+def test_there_are_half_of_h_times_h_plus_one_edges(nodes: int) -> None:
+    edges = cell_edges(nodes)
+    assert len(set(edges)) == len(edges) == nodes * (nodes + 1) // 2
+    assert all(source < target <= nodes for source, target in edges)
+
+
+class Tripling(Operation):
+    """Three times the input; nothing to learn."""
+
+    def __init__(self, parts: int, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
+        return [3 * weights.item() * x for x, weights in zip(lanes, mixing, strict=True)]
+
+
+def reads_out_all_nodes(nodes: int, operations: dict) -> Cell:
+    """A cell with one channel whose output is h_1 + 1000 h_2 + 1000000 h_3."""
+    cell = Cell(1, 1, nodes, operations).double()
+    cell.output.weight.data.copy_(torch.tensor([1.0, 1e3, 1e6])[:nodes].view(1, nodes, 1, 1))
+    assert cell.output.bias is not None
+    cell.output.bias.data.zero_()
+    return cell
+
+
+def test_a_row_of_weights_belongs_to_its_edge() -> None:
+    cell = reads_out_all_nodes(3, {"skip": Skip})
+    weights = torch.tensor([2.0, 3, 5, 7, 11, 13]).double().view(1, 6, 1)
+    out = cell([torch.ones(1, 1, 1, 1).double()], weights, "loop")[0]
+    first = 2
+    second = 3 + 5 * first
+    third = 7 + 11 * first + 13 * second
+    assert out.item() == first + 1e3 * second + 1e6 * third
+
+
+def test_a_column_of_weights_belongs_to_its_operation() -> None:
+    cell = reads_out_all_nodes(2, {"skip": Skip, "zero": Zero, "tripling": Tripling})
+    weights = torch.tensor([[[1.0, 100, 2], [0, 50, 1], [4, 7, 0]]]).double()
+    out = cell([torch.ones(1, 1, 1, 1).double()], weights, "loop")[0]
+    first = 1 + 3 * 2
+    second = 3 * 1 + 4 * first
+    assert out.item() == first + 1e3 * second
+
+
+def literal_cell(cell: Cell, x: Tensor, weights: Tensor) -> Tensor:
+    """Eq. 1 for one part, term by term; `weights` is (E, O)."""
+    hidden = [x]
+    edge = 0
+    for node in range(1, cell.nodes + 1):
+        total = torch.zeros_like(x)
+        for source in range(node):
+            for column, operation in enumerate(cell.edges[edge].operations.values()):
+                out = operation([hidden[source]], [torch.ones(1, dtype=x.dtype)], "loop")
+                if out is not None:
+                    total = total + weights[edge, column] * out[0]
+            edge += 1
+        hidden.append(total)
+    return F.conv2d(torch.cat(hidden[1:], dim=1), cell.output.weight, cell.output.bias)
+
+
+def single_part(cell: Cell, part: int, parts: int) -> Cell:
+    """A cell of one part with the weights and statistics of part `part`."""
+    single = Cell(1, cell.channels, cell.nodes, BACKBONE_OPERATIONS).double().train(cell.training)
+    share = {name: value.chunk(parts)[part] for name, value in cell.state_dict().items()}
+    single.load_state_dict(copy.deepcopy(share))
+    return single
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_a_cell_is_equation_one(nodes, training, parts, form) -> None:
+    torch.manual_seed(nodes)
+    cell = Cell(parts, CHANNELS, nodes, BACKBONE_OPERATIONS).double().train(training)
+    for name, buffer in cell.named_buffers():
+        buffer.uniform_(0.5, 2) if name.endswith("var") else buffer.normal_()
+    singles = [single_part(cell, part, parts) for part in range(parts)]
+    edges = nodes * (nodes + 1) // 2
+    weights = torch.randn(parts, edges, len(BACKBONE_OPERATIONS)).double().softmax(-1)
+    x = torch.randn(2, parts * CHANNELS, 5, 4).double()
+    count = parts if form == "loop" else 1
+
+    out = torch.cat(cell(list(x.chunk(count, dim=1)), weights, form), dim=1)
+
+    inputs = x.split(CHANNELS, dim=1)
+    expected = [literal_cell(singles[p], inputs[p], weights[p]) for p in range(parts)]
+    torch.testing.assert_close(out, torch.cat(expected, dim=1))
+    for name, value in cell.state_dict().items():
+        theirs = torch.cat([single.state_dict()[name] for single in singles])
+        torch.testing.assert_close(value, theirs, msg=f"{name} after the pass")
+
+
+def test_gradients_reach_every_weight_and_mixing_weight() -> None:
+    cell = Cell(2, CHANNELS, 2, BACKBONE_OPERATIONS)
+    weights = torch.full((2, 3, 6), 1 / 6).requires_grad_()
+    cell([torch.randn(2, 2 * CHANNELS, 5, 4)], weights, "grouped")[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in cell.parameters())
+    # Zero, the first operation, is the only one whose weight changes nothing.
+    assert weights.grad is not None
+    assert (weights.grad != 0).tolist() == [[[False, *[True] * 5]] * 3] * 2
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_cell_of_zeros_gives_its_bias(nodes: int) -> None:
+    cell = Cell(1, CHANNELS, nodes, {"zero": Zero})
+    x = torch.full((2, CHANNELS, 3, 3), 7.0)
+    out = cell([x], torch.ones(1, nodes * (nodes + 1) // 2, 1), "loop")[0]
+    assert cell.output.bias is not None
+    torch.testing.assert_close(out, cell.output.bias.view(1, -1, 1, 1).expand_as(out))

@@ -1,0 +1,338 @@
+"""Fabrics: wiring against tables written by hand, forward against a literal Eq. 2."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pnfs.models.fabric import (
+    PAPER,
+    REFERENCE,
+    SCALES,
+    FabricRules,
+    NeuralFabrics,
+    layer_scales,
+    wire_fabric,
+)
+from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+
+# (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
+# layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.
+Table = dict[tuple[int, int], list[tuple[int, str]]]
+
+# The basic subnetwork of the paper: the last n=3 of L=6 layers, 3 + 2 + 1 cells.
+SUBNETWORK: Table = {
+    (4, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+    (4, 8): [(4, "down"), (8, "identity"), (16, "up")],
+    (4, 16): [(8, "down"), (16, "identity"), (32, "up")],
+    (5, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+    (5, 8): [(4, "down"), (8, "identity"), (16, "up")],
+    (6, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+}
+
+# A backbone of m=4 layers (L=7) on a stem at 1/4.
+BACKBONE: Table = {
+    (1, 4): [(4, "identity"), (4, "identity"), (4, "identity")],
+    (1, 8): [(4, "down"), (4, "down"), (4, "down")],
+    (2, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+    (2, 8): [(4, "down"), (8, "identity"), (8, "identity")],
+    (2, 16): [(8, "down"), (8, "down"), (8, "down")],
+    (3, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+    (3, 8): [(4, "down"), (8, "identity"), (16, "up")],
+    (3, 16): [(8, "down"), (16, "identity"), (16, "identity")],
+    (3, 32): [(16, "down"), (16, "down"), (16, "down")],
+    (4, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+    (4, 8): [(4, "down"), (8, "identity"), (16, "up")],
+    (4, 16): [(8, "down"), (16, "identity"), (32, "up")],
+    (4, 32): [(16, "down"), (32, "identity"), (32, "identity")],
+}
+
+# The first of L=6 layers on a pyramid, where a stem's map is missing nowhere.
+FIRST_LAYER_ON_A_PYRAMID: Table = {
+    (1, 4): [(4, "identity"), (4, "identity"), (8, "up")],
+    (1, 8): [(4, "down"), (8, "identity"), (16, "up")],
+}
+
+
+def wired(**arguments) -> Table:
+    cells = wire_fabric(**arguments)
+    for cell in cells:
+        assert [c.neighbour for c in cell.connections] == ["finer", "same", "coarser"]
+    return {
+        (cell.layer, cell.scale): [(c.source, c.transform) for c in cell.connections]
+        for cell in cells
+    }
+
+
+@pytest.mark.parametrize(
+    ("layers", "first", "last", "inputs", "table"),
+    [
+        (6, 4, 6, (4, 8, 16, 32), SUBNETWORK),
+        (7, 1, 4, (4,), BACKBONE),
+        (6, 1, 1, (4, 8, 16, 32), FIRST_LAYER_ON_A_PYRAMID),
+    ],
+)
+def test_the_wiring_is_that_of_the_paper(layers, first, last, inputs, table: Table) -> None:
+    found = wired(layers=layers, first_layer=first, last_layer=last, input_scales=inputs)
+    assert found == table
+    # Layer by layer, from fine to coarse: the order of beta's rows.
+    assert list(found) == list(table)
+
+
+def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
+    assert [layer_scales(layer, 6) for layer in range(1, 7)] == [
+        (4, 8), (4, 8, 16), (4, 8, 16, 32), (4, 8, 16), (4, 8), (4,),
+    ]  # fmt: skip
+    assert [len(layer_scales(layer, 10)) for layer in range(1, 11)] == [
+        2, 3, 4, 4, 4, 4, 4, 3, 2, 1,
+    ]  # fmt: skip
+    assert layer_scales(1, 1) == (4,)
+
+
+@pytest.mark.parametrize(("kept", "cells"), [(1, 1), (2, 3), (3, 6), (4, 10), (5, 13), (6, 15)])
+def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> None:
+    fabrics = NeuralFabrics(layers=6, first_layer=7 - kept, channels=1)
+    assert len(fabrics.wiring) == len(fabrics.cells) == cells
+    assert fabrics.output_scales == (4,)
+    pyramid = {scale: [torch.randn(2, scale, 64 // scale, 96 // scale)] for scale in SCALES}
+    out = fabrics(pyramid, "grouped")
+    assert list(out) == [4]
+    assert out[4][0].shape == (2, 4, 16, 24)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3, 4])
+def test_a_backbone_of_any_depth_gives_the_scales_of_its_last_layer(kept: int) -> None:
+    fabrics = NeuralFabrics(layers=7, last_layer=kept, input_scales=(4,), channels=1)
+    out = fabrics({4: [torch.randn(2, 4, 8, 16)]}, "grouped")
+    assert tuple(out) == fabrics.output_scales == SCALES[: kept + 1]
+    for scale, (x,) in out.items():
+        assert x.shape == (2, scale, 32 // scale, 64 // scale)
+
+
+def test_a_grid_may_have_scales_of_its_own() -> None:
+    table = wired(layers=3, first_layer=2, last_layer=3, input_scales=(3, 6), scales=(3, 6, 12))
+    assert table == {
+        (2, 3): [(3, "identity"), (3, "identity"), (6, "up")],
+        (2, 6): [(3, "down"), (6, "identity"), (6, "identity")],
+        (3, 3): [(3, "identity"), (3, "identity"), (6, "up")],
+    }
+
+
+@pytest.mark.parametrize("scales", [(4, 8, 12), (4, 6), (8, 4), (4, 4)])
+def test_scales_that_do_not_double_are_refused(scales: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"each scale must be twice the one before, got \(.*4"):
+        NeuralFabrics(scales=scales, input_scales=scales)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 3), (4, 3), (1, 7), (7, 7), (-1, -1)])
+def test_a_range_outside_of_the_grid_is_refused(first: int, last: int) -> None:
+    with pytest.raises(ValueError, match=f"layers {first} to {last} are not a range within 1 to 6"):
+        wire_fabric(layers=6, first_layer=first, last_layer=last, input_scales=SCALES)
+
+
+@pytest.mark.parametrize(("inputs", "scale"), [((32,), 4), ((), 4), ((4,), 16)])
+def test_a_cell_without_input_is_named(inputs: tuple[int, ...], scale: int) -> None:
+    with pytest.raises(ValueError, match=f"layer 4, scale 1/{scale} has no input"):
+        wire_fabric(layers=6, first_layer=4, last_layer=6, input_scales=inputs)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"nodes": 0}, {"channels": 0}, {"operations": {}}, {"nodes": -1}]
+)
+def test_a_cell_without_contents_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="at least one node, channel and operation"):
+        NeuralFabrics(**wrong)
+
+
+class PlainNorm:
+    """Batch normalisation with the weights of one of ours, by F.batch_norm on copies."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.training = norm.training
+        self.state = {name: value.detach().clone() for name, value in norm.state_dict().items()}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        s = self.state
+        mean, var, weight, bias = (s[k] for k in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, weight, bias, self.training, 0.1, 1e-5)
+
+
+def literal_transform(kind: str, module: nn.Module, x: Tensor, rules: FabricRules) -> Tensor:
+    """T of Eq. 2 for one part; `module` only lends its weights."""
+    norm = PlainNorm(module.norm)
+    weight, bias = module.conv.weight, module.conv.bias
+    assert (bias is not None) == rules.connection_bias
+    rectify = F.relu if rules.rectify == "connection" else nn.Identity()
+    if kind == "down":
+        return rectify(norm(F.conv2d(x, weight, bias, stride=2, padding=1)))
+    x = F.conv2d(x, weight, bias)
+    size = (2 * x.shape[-2], 2 * x.shape[-1])
+    if rules.upsample == "norm_first":
+        # The ReLU stays with its normalisation.
+        return F.interpolate(rectify(norm(x)), size, None, "bilinear", rules.align_corners)
+    return rectify(norm(F.interpolate(x, size, None, "bilinear", rules.align_corners)))
+
+
+def literal_fabric(fabrics: NeuralFabrics, table: Table, inputs: Mapping[int, Tensor]) -> dict:
+    """Eq. 2, cell by cell as `table` wires them, for a fabric of one part."""
+    rules, part = fabrics.rules, fabrics.part_names[0]
+    alpha, beta = fabrics.alpha[part], fabrics.beta[part]
+    before = min(layer for layer, _ in table) - 1
+    maps = {(before, scale): x for scale, x in inputs.items()}
+    for index, ((layer, scale), candidates) in enumerate(table.items()):
+        cell = fabrics.cells[f"layer{layer}_scale{scale}"]
+        weights = torch.exp(beta[index]) / torch.exp(beta[index]).sum()
+        mixing = torch.exp(alpha[index] if fabrics.alpha_per_cell else alpha)
+        mixing = mixing / mixing.sum(-1, keepdim=True)
+        if rules.gain == "candidates":
+            weights, mixing = 3 * weights, len(fabrics.operation_names) * mixing
+        mixture = torch.zeros(())
+        for weight, place, (source, kind) in zip(
+            weights, ("finer", "same", "coarser"), candidates, strict=True
+        ):
+            x = maps[layer - 1, source]
+            if kind != "identity":
+                shared = rules.stem_connections == "shared" and layer == 1 and scale == 8
+                transforms = cell.transforms
+                module = next(iter(transforms.values())) if shared else transforms[place]
+                x = literal_transform(kind, module, x, rules)
+            mixture = mixture + weight * x
+        if rules.rectify == "sum":
+            mixture = F.relu(mixture)
+        # Eq. 1 is tested on its own.
+        (maps[layer, scale],) = cell.cell([mixture], mixing[None], "loop")
+    return {scale: x for (layer, scale), x in maps.items() if layer == max(la for la, _ in table)}
+
+
+RULES = {
+    "paper": PAPER,
+    "reference": REFERENCE,
+    "paper, gain": replace(PAPER, gain="candidates"),
+    "paper, rectified sum": replace(PAPER, rectify="sum"),
+    "paper, norm first": replace(PAPER, upsample="norm_first"),
+    "paper, aligned corners": replace(PAPER, align_corners=True),
+    "paper, bias": replace(PAPER, connection_bias=True),
+    "paper, separate stem": replace(PAPER, stem_connections="separate"),
+}
+
+
+def randomise(module: nn.Module) -> None:
+    """Weights, statistics, alpha and beta off their initial values."""
+    for parameter in module.parameters():
+        parameter.data.add_(torch.randn_like(parameter) / 2)
+    for name, buffer in module.named_buffers():
+        if name.endswith("var"):
+            buffer.uniform_(0.5, 2)
+        elif name.endswith("mean"):
+            buffer.normal_()
+
+
+def fabric_on_random_maps(kind: str, **arguments) -> tuple[NeuralFabrics, Table, dict[int, Tensor]]:
+    if kind == "subnetwork":
+        fabrics = NeuralFabrics(layers=6, first_layer=4, channels=1, **arguments)
+        inputs = {s: torch.randn(2, s, 64 // s, 96 // s).double() for s in SCALES}
+    else:
+        arguments["operations"] = BACKBONE_OPERATIONS
+        fabrics = NeuralFabrics(layers=7, last_layer=4, input_scales=(4,), channels=1, **arguments)
+        inputs = {4: torch.randn(2, 4, 16, 24).double()}
+    fabrics = fabrics.double()
+    randomise(fabrics)
+    return fabrics, SUBNETWORK if kind == "subnetwork" else BACKBONE, inputs
+
+
+def assert_literal(fabrics: NeuralFabrics, table: Table, inputs: dict[int, Tensor]) -> None:
+    expected = literal_fabric(fabrics, table, inputs)
+    out = fabrics({scale: [x] for scale, x in inputs.items()}, "loop")
+    assert list(out) == list(expected)
+    for scale, (x,) in out.items():
+        torch.testing.assert_close(x, expected[scale])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES.keys())
+@pytest.mark.parametrize("kind", ["subnetwork", "backbone"])
+def test_a_fabric_is_equation_two(kind: str, rules: FabricRules, training: bool) -> None:
+    torch.manual_seed(0)
+    fabrics, table, inputs = fabric_on_random_maps(kind, rules=rules)
+    assert_literal(fabrics.train(training), table, inputs)
+
+
+@pytest.mark.parametrize("kind", ["subnetwork", "backbone"])
+def test_every_cell_may_have_an_alpha_of_its_own(kind: str) -> None:
+    torch.manual_seed(1)
+    fabrics, table, inputs = fabric_on_random_maps(kind, nodes=2, alpha_per_cell=True)
+    assert_literal(fabrics, table, inputs)
+
+
+def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise() -> None:
+    counts = []
+    for rules in (PAPER, REFERENCE):
+        fabrics = NeuralFabrics(layers=7, last_layer=2, input_scales=(4,), channels=1, rules=rules)
+        counts.append(
+            {name: len(cell.transforms) for name, cell in fabrics.cells.items()}
+        )  # fmt: skip
+    later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
+    assert counts[0] == {"layer1_scale4": 0, "layer1_scale8": 1, **later}
+    assert counts[1] == {"layer1_scale4": 0, "layer1_scale8": 3, **later}
+
+
+def test_alpha_and_beta_have_the_papers_shapes_and_start_at_zero() -> None:
+    fabrics = NeuralFabrics(part_names=("arm", "leg"), first_layer=4, nodes=2, channels=1)
+    assert {name: tuple(p.shape) for name, p in fabrics.alpha.items()} == dict.fromkeys(
+        ("arm", "leg"), (3, 4)
+    )
+    assert {name: tuple(p.shape) for name, p in fabrics.beta.items()} == dict.fromkeys(
+        ("arm", "leg"), (6, 3)
+    )
+    assert all(not p.any() for table in (fabrics.alpha, fabrics.beta) for p in table.values())
+    per_cell = NeuralFabrics(first_layer=4, nodes=2, channels=1, alpha_per_cell=True)
+    assert per_cell.alpha["whole"].shape == (6, 3, 4)
+
+
+@pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (REFERENCE, 4, 3)])
+def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
+    rules: FabricRules, alpha_sum: float, beta_sum: float
+) -> None:
+    fabrics = NeuralFabrics(part_names=("a", "b"), first_layer=4, channels=1, rules=rules)
+    randomise(fabrics)
+    alpha, beta = fabrics.mixing_weights()
+    assert alpha.shape == (2, 6, 1, len(SUBNETWORK_OPERATIONS))
+    assert beta.shape == (2, 6, 3)
+    torch.testing.assert_close(alpha.sum(-1), torch.full((2, 6, 1), float(alpha_sum)))
+    torch.testing.assert_close(beta.sum(-1), torch.full((2, 6, 3), float(beta_sum))[..., 0])
+    assert not torch.equal(alpha[0], alpha[1])
+
+
+def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
+    fabrics = NeuralFabrics(first_layer=6, channels=1).double()
+    randomise(fabrics)
+    pyramid = {
+        scale: [torch.randn(1, scale, 64 // scale, 64 // scale).double()] for scale in (4, 8)
+    }
+
+    def largest(logits: Tensor) -> Tensor:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)
+
+    fabrics.alpha["whole"].data.copy_(torch.tensor([[0.0, 9, 0, 0]]))
+    fabrics.beta["whole"].data.copy_(torch.tensor([[0.0, 9, 0]]))
+    fabrics.relaxation = largest
+    # One skip and the same-scale input only: what is left is the cell's last convolution.
+    last = fabrics.cells["layer6_scale4"].cell.output
+    expected = F.conv2d(pyramid[4][0], last.weight, last.bias)
+    torch.testing.assert_close(fabrics(pyramid, "loop")[4][0], expected)
+
+
+def test_scores_of_a_part_do_not_depend_on_the_other_parts_architecture() -> None:
+    torch.manual_seed(0)
+    fabrics = NeuralFabrics(part_names=("a", "b"), first_layer=5, channels=1).double().eval()
+    randomise(fabrics)
+    pyramid = {s: [torch.randn(1, 2 * s, 64 // s, 64 // s).double()] for s in (4, 8, 16)}
+    before = fabrics(pyramid, "grouped")[4][0].chunk(2, dim=1)
+    fabrics.alpha["b"].data.add_(torch.randn(1, 4))
+    fabrics.beta["b"].data.add_(torch.randn(3, 3))
+    after = fabrics(pyramid, "grouped")[4][0].chunk(2, dim=1)
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])

@@ -1,0 +1,176 @@
+"""The whole model: maps a joint, parameters by kind, refusals."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from pnfs.body import skeleton_by_name
+from pnfs.models import PoseFabricNetwork, normalise_images
+from pnfs.models.backbones import Backbone, FabricBackbone
+from pnfs.models.lanes import FORMS
+
+
+class TinyBackbone(Backbone):
+    channels = (3, 4, 5, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, channels, 1) for channels in self.channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [
+            conv(F.avg_pool2d(images, scale))
+            for conv, scale in zip(self.convs, (4, 8, 16, 32), strict=True)
+        ]
+
+
+def table_one(skeleton: str, count: int) -> dict[str, list[str]]:
+    folder = Path(__file__).parents[2] / "conf" / "parts"
+    parts = OmegaConf.to_container(OmegaConf.load(folder / f"p{count}.yaml"))
+    return parts[skeleton]
+
+
+def network(skeleton: str = "mpii", count: int = 3, **arguments) -> PoseFabricNetwork:
+    arguments = {"backbone": TinyBackbone(), "channels": 1, "vector_dim": 2, **arguments}
+    parts = arguments.pop("parts", None) or table_one(skeleton, count)
+    return PoseFabricNetwork(skeleton=skeleton, parts=parts, **arguments)
+
+
+@pytest.mark.parametrize(("skeleton", "shared"), [("mpii", 6), ("coco", 6), ("lsp", 6)])
+def test_a_joint_of_several_parts_gets_the_sum_of_its_maps(skeleton: str, shared: int) -> None:
+    model = network(skeleton, 8)
+    parts, joints = table_one(skeleton, 8), skeleton_by_name(skeleton).joints
+    rows = [(part, joint) for part, names in parts.items() for joint in names]
+    part_maps = torch.randn(2, len(rows), 3, 5).double()
+    expected = torch.zeros(2, len(joints), 3, 5).double()
+    for row, (_, joint) in enumerate(rows):
+        expected[:, joints.index(joint)] += part_maps[:, row]
+    torch.testing.assert_close(model.joint_maps(part_maps), expected)
+    # Shoulders, elbows and knees belong to two parts.
+    assert len(rows) - len(joints) == shared
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_parts_without_common_joints_only_change_the_order(count: int) -> None:
+    model = network("coco", count)
+    part_maps = torch.randn(1, 17, 2, 2)
+    joints = skeleton_by_name("coco").joints
+    order = [joint for names in table_one("coco", count).values() for joint in names]
+    maps = model.joint_maps(part_maps)
+    for row, joint in enumerate(order):
+        assert torch.equal(maps[:, joints.index(joint)], part_maps[:, row])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
+@pytest.mark.parametrize("dim", [1, 4])
+def test_score_maps_have_a_quarter_of_the_inputs_size(dim: int, size: tuple[int, int]) -> None:
+    model = network(vector_dim=dim).eval()
+    images = torch.randn(2, 3, *size)
+    vectors, maps = model.vectors(images), model(images)
+    assert vectors.shape == (2, 16, dim, size[0] // 4, size[1] // 4)
+    assert maps.shape == (2, 16, size[0] // 4, size[1] // 4)
+    squared = vectors.square().sum(2)
+    torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
+
+
+@pytest.mark.parametrize("size", [(65, 64), (64, 48), (16, 16)])
+def test_an_input_that_does_not_divide_by_32_is_refused(size: tuple[int, int]) -> None:
+    message = f"input height and width must divide by 32, got {size[0]}x{size[1]}"
+    with pytest.raises(ValueError, match=message):
+        network()(torch.zeros(1, 3, *size))
+
+
+def test_architecture_parameters_are_named_by_part() -> None:
+    model = network(parts=table_one("mpii", 3), nodes=2)
+    found = model.architecture_parameters()
+    parts = ["head", "upper_limb", "lower_limb"]
+    assert list(found) == [f"{part}/{kind}" for part in parts for kind in ("alpha", "beta")]
+    fabrics = model.subnetworks.fabrics
+    for part in parts:
+        assert found[f"{part}/alpha"] is fabrics.alpha[part]
+        assert found[f"{part}/beta"] is fabrics.beta[part]
+    assert found["head/alpha"].shape == (3, 4)
+    assert found["head/beta"].shape == (6, 3)
+
+
+def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
+    backbone = FabricBackbone(backbone_layers=3, channels=1)
+    model = network(backbone=backbone)
+    found = model.architecture_parameters()
+    assert found["backbone/alpha"] is backbone.fabrics.alpha["backbone"]
+    assert found["backbone/beta"] is backbone.fabrics.beta["backbone"]
+    assert found["backbone/alpha"].shape == (1, 6)
+    assert len(found) == 2 + 6
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "fabric"])
+@pytest.mark.parametrize("count", [1, 8])
+def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: str) -> None:
+    fabric = FabricBackbone(backbone_layers=3, channels=1) if backbone == "fabric" else None
+    model = network(count=count, backbone=fabric or TinyBackbone())
+    architecture = {id(p) for p in model.architecture_parameters().values()}
+    weights = [id(p) for p in model.weight_parameters()]
+    assert len(set(weights)) == len(weights)
+    assert not architecture & set(weights)
+    assert architecture | set(weights) == {id(p) for p in model.parameters()}
+    by_name = {id(p) for n, p in model.named_parameters() if ".alpha." in n or ".beta." in n}
+    assert architecture == by_name
+
+
+def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
+    model = network(count=8, nodes=2)
+    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_state_dict_knows_nothing_of_the_form(form) -> None:
+    torch.manual_seed(0)
+    model, other = network(count=5).eval(), network(count=5, form=form).eval()
+    other.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(other(images), model(images), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_calibration_keeps_the_mode_and_the_architecture(training: bool) -> None:
+    torch.manual_seed(0)
+    model = network().train(training)
+    images = torch.randn(4, 3, 64, 64)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    model.calibrate(images)
+    assert model.training is training
+    assert all(module.training is training for module in model.modules())
+    changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+    assert changed == ["subnetworks.head.weight"]
+    with torch.no_grad():
+        assert 0.01 < model.train()(images).mean().item() < 0.06
+
+
+def test_images_are_scaled_by_imagenets_statistics() -> None:
+    images = torch.randint(0, 256, (2, 3, 4, 3), dtype=torch.uint8)
+    out = normalise_images(images)
+    assert out.shape == (2, 3, 3, 4)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    for index in np.ndindex(2, 3, 4, 3):
+        sample, row, column, channel = index
+        mean, std = (0.485, 0.456, 0.406)[channel], (0.229, 0.224, 0.225)[channel]
+        expected = (images[index].item() / 255 - mean) / std
+        assert out[sample, channel, row, column].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_unknown_skeleton_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown skeleton 'dog'; there are mpii, coco, lsp"):
+        network("dog", parts={"whole": ["nose"]})
+
+
+def test_a_part_mode_that_leaves_joints_out_is_refused() -> None:
+    parts = {"head": ["nose", "left_eye"], "rest": list(skeleton_by_name("coco").joints[3:])}
+    with pytest.raises(ValueError, match="coco: in no part: right_eye"):
+        network("coco", parts=parts)

@@ -1,0 +1,198 @@
+"""Checkpoints are data: whatever a stranger wrote into one, reading it runs nobody's code."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    CheckpointError,
+    KeepConfig,
+    find_checkpoint,
+    read_checkpoint,
+)
+
+CONFIG: dict[str, Any] = {
+    "model": {
+        "_target_": "pnfs.models.PoseFabricNetwork",
+        "backbone": {"_target_": "pnfs.models.backbones.FabricBackbone", "channels": 2},
+        "operations": {
+            "skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True},
+        },
+        "rules": {"_target_": "pnfs.models.FabricRules", "gain": "one"},
+    },
+    "dataset": {"_target_": "pnfs.data.synthetic.Synthetic", "train": 8},
+    "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
+}
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "some.ckpt"
+    torch.save(content, path)
+    return path
+
+
+def with_config(folder: Path, config: Any) -> Path:
+    return written(folder, {CONFIG_KEY: config, "state_dict": {}})
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    *path, last = key.split(".")
+    holder = config
+    for step in path:
+        holder = holder[step]
+    holder[last] = value
+    return config
+
+
+def test_own_checkpoint_is_read(tmp_path: Path) -> None:
+    content = {CONFIG_KEY: CONFIG, "state_dict": {"network.x": torch.arange(3)}}
+    checkpoint = read_checkpoint(written(tmp_path, content))
+    assert checkpoint[CONFIG_KEY] == CONFIG
+    assert torch.equal(checkpoint["state_dict"]["network.x"], torch.arange(3))
+
+
+def test_configuration_goes_into_every_checkpoint() -> None:
+    checkpoint: dict[str, Any] = {"state_dict": {}}
+    KeepConfig(CONFIG).on_save_checkpoint(None, None, checkpoint)  # type: ignore[arg-type]
+    assert checkpoint == {"state_dict": {}, CONFIG_KEY: CONFIG}
+
+
+def foreign(folder: Path, target: str) -> dict[str, Any]:
+    """A node that leaves a file behind if anybody calls its target."""
+    return {"_target_": target, "fname": str(folder / "ran"), "X": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model",
+        "model.backbone",
+        "model.operations.skip",
+        "model.rules",
+        "model.extra",
+        "dataset",
+        "dataset.extra",
+    ],
+)
+def test_foreign_function_is_refused_wherever_it_hides(tmp_path: Path, key: str) -> None:
+    path = with_config(tmp_path, changed(key, foreign(tmp_path, "numpy.savetxt")))
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*numpy\.savetxt"):
+        read_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
+    config = changed("model.extra", [[foreign(tmp_path, "numpy.savetxt")]])
+    with pytest.raises(CheckpointError, match=r"numpy\.savetxt"):
+        read_checkpoint(with_config(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        # Foreign modules and functions under a name of ours.
+        "pnfs.data.lsp.re.compile",
+        "pnfs.data.lsp.Path",
+        "pnfs.data.export.np.savetxt",
+        "pnfs.training.records.subprocess.run",
+        "pnfs.training.checkpoints.torch.load",
+        "pnfs.models.network.torch.hub.load",
+        # Functions of ours, which may write files.
+        "pnfs.data.export.write_mpii",
+        "pnfs.training.records.write_result",
+        # Packages of ours that a checkpoint has no business in.
+        "pnfs.commands.main.main",
+        "pnfs.viz.poses.save_image",
+        "pnfs.data",
+        "pnfs.data.absent.Absent",
+        "pnfs.dataset.Fake",
+        "pnfs.models.",
+        "",
+        None,
+        ["pnfs.models.PoseFabricNetwork"],
+    ],
+)
+def test_target_that_is_no_class_of_ours_is_refused(tmp_path: Path, target: Any) -> None:
+    path = with_config(tmp_path, changed("model.backbone._target_", target))
+    with pytest.raises(CheckpointError, match=path.name):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.create:{_target_:numpy.savetxt,fname:ran,X:[1]}}",
+        "${oc.env:HOME}",
+        "${..dataset}",
+    ],
+)
+def test_interpolation_is_refused(tmp_path: Path, text: str) -> None:
+    # A configuration is resolved before it is kept; what is left to resolve can hide a target.
+    for key in ("model.extra", "dataset.extra"):
+        with pytest.raises(CheckpointError, match=r"some\.ckpt"):
+            read_checkpoint(with_config(tmp_path, changed(key, text)))
+
+
+class _Touch:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.path),)
+
+
+def test_pickled_object_is_refused_without_running_it(tmp_path: Path) -> None:
+    content = {CONFIG_KEY: CONFIG, "state_dict": {}, "surprise": _Touch(str(tmp_path / "ran"))}
+    path = written(tmp_path, content)
+    with pytest.raises(CheckpointError, match=r"some\.ckpt.*never loaded"):
+        read_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+    # Otherwise the test could not fail: the object does what it says when it is unpickled.
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_checkpoint_is_one_clear_error(tmp_path: Path, share: float) -> None:
+    path = with_config(tmp_path, CONFIG)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"some\.ckpt.*damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(3)])
+def test_file_of_another_program_is_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"some\.ckpt: not a checkpoint written by"):
+        read_checkpoint(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("config", ["text", None, [], {}, {"model": {}}, {"model": 3}])
+def test_configuration_without_its_parts_is_refused(tmp_path: Path, config: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"some\.ckpt"):
+        read_checkpoint(with_config(tmp_path, config))
+
+
+def test_best_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match=r"no best\.ckpt or last\.ckpt"):
+        find_checkpoint(tmp_path)
+    (folder / "last.ckpt").touch()
+    assert find_checkpoint(tmp_path) == folder / "last.ckpt"
+    (folder / "best.ckpt").touch()
+    assert find_checkpoint(str(tmp_path)) == folder / "best.ckpt"
+    assert find_checkpoint(folder) == folder / "best.ckpt"
+    assert find_checkpoint(folder / "last.ckpt") == folder / "last.ckpt"
+
+
+def test_absent_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent\.ckpt: there is no such checkpoint"):
+        find_checkpoint(tmp_path / "absent.ckpt")

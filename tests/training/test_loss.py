@@ -1,0 +1,99 @@
+"""The loss against loops over samples and joints."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pnfs.training.loss import ScoreMapLoss
+
+# Five part maps of three joints; joints 0 and 2 belong to two parts.
+MAP_JOINTS = torch.tensor([2, 0, 1, 0, 2])
+
+
+def batch(samples: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    weights = (torch.rand(samples, 3) < 0.6).double()
+    return torch.rand(samples, 5, 6, 4).double(), torch.rand(samples, 3, 6, 4).double(), weights
+
+
+def by_loops(part_maps: Tensor, targets: Tensor, weights: Tensor, maps: str) -> float:
+    total, count = 0.0, 0
+    for sample in range(len(part_maps)):
+        rows = range(5) if maps == "parts" else range(3)
+        for row in rows:
+            joint = int(MAP_JOINTS[row]) if maps == "parts" else row
+            if weights[sample, joint] == 0:
+                continue
+            if maps == "parts":
+                score = part_maps[sample, row]
+            else:
+                score = sum(part_maps[sample, k] for k in range(5) if MAP_JOINTS[k] == joint)
+            errors = [
+                (score[y, x] - targets[sample, joint, y, x]).item() ** 2
+                for y in range(6)
+                for x in range(4)
+            ]
+            total += sum(errors) / len(errors)
+            count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize("maps", ["parts", "joints"])
+def test_the_loss_is_the_mean_square_of_labelled_maps(maps, factor: float) -> None:
+    part_maps, targets, weights = batch()
+    assert 0 < weights.sum() < weights.numel()
+    loss = ScoreMapLoss(maps, factor)(part_maps, targets, weights, MAP_JOINTS)
+    assert loss.item() == pytest.approx(factor * by_loops(part_maps, targets, weights, maps))
+
+
+@pytest.mark.parametrize("maps", ["parts", "joints"])
+def test_a_batch_without_labels_costs_nothing(maps) -> None:
+    part_maps, targets, _ = batch()
+    part_maps.requires_grad_()
+    loss = ScoreMapLoss(maps)(part_maps, targets, torch.zeros(4, 3), MAP_JOINTS)
+    loss.backward()
+    assert loss.item() == 0
+    assert part_maps.grad is not None
+    assert not part_maps.grad.any()
+
+
+@pytest.mark.parametrize("maps", ["parts", "joints"])
+def test_unlabelled_joints_get_no_gradient_and_others_do(maps) -> None:
+    part_maps, targets, weights = batch()
+    part_maps.requires_grad_()
+    ScoreMapLoss(maps)(part_maps, targets, weights, MAP_JOINTS).backward()
+    assert part_maps.grad is not None
+    moved = part_maps.grad.abs().sum((-2, -1)) > 0
+    assert torch.equal(moved, weights[:, MAP_JOINTS] > 0)
+
+
+def test_with_all_labels_it_is_the_public_codes_loss() -> None:
+    part_maps, targets, _ = batch()
+    loss = ScoreMapLoss("joints", 0.5)(part_maps, targets, torch.ones(4, 3), MAP_JOINTS)
+    # HRNet's JointsMSELoss, which PoseNFS uses on the sum of its parts' maps.
+    output = torch.zeros_like(targets)
+    for row, joint in enumerate(MAP_JOINTS):
+        output[:, joint] += part_maps[:, row]
+    criterion = torch.nn.MSELoss(reduction="mean")
+    expected = 0.0
+    for joint in range(3):
+        expected += 0.5 * criterion(output[:, joint].flatten(1), targets[:, joint].flatten(1))
+    torch.testing.assert_close(loss.double(), expected / 3, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("maps", ["parts", "joints"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_loss_of_half_precision_maps_is_single_precision(maps, autocast: bool) -> None:
+    part_maps, targets, weights = batch()
+    halves = part_maps.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = ScoreMapLoss(maps)(halves, targets.float(), weights.float(), MAP_JOINTS)
+    assert loss.dtype == torch.float32
+    expected = by_loops(halves.double(), targets, weights, maps)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_unknown_kind_of_map_is_refused() -> None:
+    with pytest.raises(ValueError, match="maps must be parts or joints, got 'pixels'"):
+        ScoreMapLoss("pixels")  # type: ignore[arg-type]
