@@ -12,7 +12,7 @@ from torchvision.models import mobilenet_v2, resnet50
 
 from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2, ResNet50
 from pnfs.models.backbones.pyramid import read_weights
-from pnfs.models.fabric import PAPER, REFERENCE, FabricRules
+from pnfs.models.fabric import PAPER, REFERENCE, FabricRules, KeptCell
 
 
 def randomise_statistics(module: nn.Module) -> None:
@@ -239,6 +239,15 @@ def test_the_stem_is_two_stride_two_convolutions(rules: FabricRules) -> None:
     maps = backbone.fabrics({4: [out]}, "loop")
     for ours, scale in zip(backbone(images), (4, 8, 16, 32), strict=True):
         torch.testing.assert_close(ours, maps[scale][0])
+
+
+@pytest.mark.xfail(strict=True, reason="a pyramid without one of its maps ends in a KeyError")
+def test_a_derived_backbone_may_lack_scales_that_nobody_reads() -> None:
+    left = KeptCell(("same",), [["skip"]])
+    kept = {"backbone": {f"layer{layer}_scale4": left for layer in (1, 2, 3)}}
+    backbone = FabricBackbone(backbone_layers=3, channels=1, kept=kept).eval()
+    pyramid = backbone(torch.randn(1, 3, 64, 64))
+    assert pyramid[0].shape == (1, 4, 16, 16)
 
 
 def test_an_unfinished_backbone_says_so() -> None:

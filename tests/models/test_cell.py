@@ -137,3 +137,21 @@ def test_a_cell_of_zeros_gives_its_bias(nodes: int) -> None:
     out = cell([x], torch.ones(1, nodes * (nodes + 1) // 2, 1), "loop")[0]
     assert cell.output.bias is not None
     torch.testing.assert_close(out, cell.output.bias.view(1, -1, 1, 1).expand_as(out))
+
+
+def test_a_cell_may_be_built_with_some_operations_only() -> None:
+    torch.manual_seed(0)
+    names = list(BACKBONE_OPERATIONS)
+    kept = [["max_pool_3x3", "skip"], [], ["sep_conv_3x3"]]
+    part = Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS, kept).double()
+    whole = Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS).double()
+    whole.load_state_dict(part.state_dict(), strict=False)
+    weights = torch.rand(1, 3, 6).double()
+    for edge, left in enumerate(kept):
+        for column, name in enumerate(names):
+            if name not in left:
+                weights[0, edge, column] = 0
+    x = [torch.randn(2, CHANNELS, 4, 4).double()]
+    torch.testing.assert_close(part(x, weights, "loop")[0], whole(x, weights, "loop")[0])
+    with pytest.raises(ValueError, match="a cell of H=2 has 3 edges, 2 are listed"):
+        Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS, kept[:2])

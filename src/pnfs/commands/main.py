@@ -1,8 +1,10 @@
 """The `pnfs` command: `pnfs COMMAND key=value ...`."""
 
 import importlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 
 import hydra
@@ -48,6 +50,7 @@ def main() -> None:
         print(f"pnfs: there is no command {command!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"pnfs {command}", *rest]
+    quiet_libraries()
     run = importlib.import_module(f"pnfs.commands.{command}").run
 
     def task(config: DictConfig) -> object:
@@ -64,6 +67,15 @@ def main() -> None:
 
     folder = str(configuration_folder())
     hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to what the user asked for; warnings and errors still show."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
 def _cause(error: BaseException) -> str:

@@ -18,7 +18,9 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise_images(images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B 3 h w"]:
+def normalise_images(
+    images: UInt8[Tensor, "B h w 3"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "B 3 h w"]:
     """Crops as loaders hand them over to the network's input, on the crops' device.
 
     Pixels are scaled by ImageNet's mean and standard deviation. The result is a view in channels-last
@@ -26,7 +28,7 @@ def normalise_images(images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B 3 h w
     """
     mean = torch.tensor(_IMAGENET_MEAN, device=images.device) * 255
     std = torch.tensor(_IMAGENET_STD, device=images.device) * 255
-    return ((images.float() - mean) / std).permute(0, 3, 1, 2)
+    return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
 class PoseFabricNetwork(nn.Module):

@@ -11,25 +11,30 @@ from torch import Tensor, nn
 from pnfs.models.lanes import Lanes, merge_lanes
 
 
+def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Half precision widened; double stays double."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def squashed_length(vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
-    """|v|^2 / (1 + |v|^2), the score in [0, 1), always computed in float32.
+    """|v|^2 / (1 + |v|^2), the score in [0, 1), never computed in half precision.
 
     Only the square of the length enters, so that the gradient is finite at v = 0 without an epsilon.
     """
-    squared = vectors.float().square().sum(dim=2)
+    squared = at_least_float32(vectors).square().sum(dim=2)
     return squared / (1 + squared)
 
 
 def squash(
     vectors: Float[Tensor, "B J d h w"], epsilon: float = 1e-12
 ) -> Float[Tensor, "B J d h w"]:
-    """The vectors with their length squashed and their direction kept, in float32.
+    """The vectors with their length squashed and their direction kept, never in half precision.
 
     Args:
         vectors: Raw vectors.
         epsilon: Under the norm, so that the direction of a zero vector has a finite gradient.
     """
-    vectors = vectors.float()
+    vectors = at_least_float32(vectors)
     squared = vectors.square().sum(dim=2, keepdim=True)
     return vectors * squared / (1 + squared) / (squared + epsilon).sqrt()
 
@@ -118,4 +123,6 @@ class VectorHead(nn.Module):
 
     def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
         """Squashed lengths; for d = 1 the number itself. Float32 under mixed precision."""
-        return vectors[:, :, 0].float() if self.vector_dim == 1 else squashed_length(vectors)
+        return (
+            at_least_float32(vectors[:, :, 0]) if self.vector_dim == 1 else squashed_length(vectors)
+        )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pnfs.data.module import PoseDataModule
-from pnfs.models import normalise_images
 from pnfs.search.strategy import (
     SearchStrategy,
     architecture_of,
@@ -145,8 +144,7 @@ def functional_loss(
     """The loss of the network with `parameters` in place of its own; running statistics stay."""
     network = module.network
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    images = normalise_images(batch["image"])
-    part_maps = functional_call(network, (parameters, buffers), (images,))
+    part_maps = functional_call(network, (parameters, buffers), (module.normalised(batch),))
     return module.loss_of_maps(part_maps, batch)
 
 

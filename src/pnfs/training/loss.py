@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from pnfs.models.vectors import at_least_float32
+
 
 class ScoreMapLoss(nn.Module):
     """Mean squared error between score maps and targets; joints without label do not count.
@@ -30,7 +32,7 @@ class ScoreMapLoss(nn.Module):
         weights: Float[Tensor, "B K"],
         map_joints: Int64[Tensor, " J"],
     ) -> Float[Tensor, ""]:
-        """One number, in float32.
+        """One number, never in half precision.
 
         Args:
             part_maps: Score maps of all parts' joints.
@@ -38,7 +40,7 @@ class ScoreMapLoss(nn.Module):
             weights: 1 for joints to learn from, 0 for the others.
             map_joints: Which joint each part map shows.
         """
-        scores = part_maps.float()
+        scores = at_least_float32(part_maps)
         if self.maps == "parts":
             targets, weights = targets[:, map_joints], weights[:, map_joints]
         else:

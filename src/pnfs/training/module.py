@@ -80,9 +80,13 @@ class PoseModule(L.LightningModule):
         self._make_optimizer = optimizer
         self._schedule = StepSchedule() if schedule is None else schedule
 
+    def normalised(self, batch: PoseBatch) -> Float[Tensor, "B 3 h w"]:
+        """The network's input, in the precision of its weights."""
+        return normalise_images(batch["image"], next(self.network.parameters()).dtype)
+
     def training_loss(self, batch: PoseBatch) -> Float[Tensor, ""]:
         """The loss of a batch; what a strategy takes the gradient of."""
-        return self.loss_of_maps(self.network(normalise_images(batch["image"])), batch)
+        return self.loss_of_maps(self.network(self.normalised(batch)), batch)
 
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -120,7 +124,7 @@ class PoseModule(L.LightningModule):
         self, batch: PoseBatch
     ) -> tuple[Float[Tensor, "B J h w"], Float[Tensor, "B K h w"]]:
         """Maps of all parts' joints, and one map a joint; the second after the flip test."""
-        images = normalise_images(batch["image"])
+        images = self.normalised(batch)
         part_maps = self.network(images)
         maps = self.network.joint_maps(part_maps)
         if self.flip_test:

@@ -29,7 +29,8 @@ class StepSchedule:
     milestones: Sequence[float] = (0.45, 0.6, 0.75)
 
     def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
-        epochs_at = [round(share * epochs) for share in self.milestones]
+        # Not before the first epoch is over, however short the run.
+        epochs_at = [max(1, round(share * epochs)) for share in self.milestones]
         scheduler: LRScheduler = MultiStepLR(optimizer, epochs_at, gamma=self.factor)
         return {"scheduler": scheduler, "interval": "epoch"}
 

@@ -1,0 +1,186 @@
+"""Persons and image files: what they hold, and refusals that name file and record."""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pnfs.body import Skeleton
+from pnfs.data.persons import DataError, ImageFiles, Persons
+
+TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (), (), {})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    red = np.zeros((6, 8, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR.
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    cv2.imwrite(str(tmp_path / "sub/grey.png"), np.full((4, 5), 77, np.uint8))
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "empty.jpg").touch()
+    return tmp_path
+
+
+def people(images, **changed) -> Persons:
+    count = 3
+    columns = {
+        "ids": np.array(["p0", "p1", "p2"]),
+        "image_index": np.array([0, 1, 0]),
+        "joints": np.arange(count * 6, dtype=np.float32).reshape(count, 3, 2),
+        "visibility": np.array([[2, 1, 0], [2, 2, 2], [0, 0, 1]], np.int8),
+        "center": np.full((count, 2), 4, np.float32),
+        "box_size": np.full((count, 2), 3, np.float32),
+        "reference_length": np.array([1, 2, math.nan], np.float32),
+    }
+    return Persons(name="toys/train", skeleton=TOY, images=images, **{**columns, **changed})
+
+
+def files(folder: Path) -> ImageFiles:
+    return ImageFiles(folder, ["red.png", "sub/grey.png", "text.jpg", "gone.jpg", "empty.jpg"])
+
+
+def test_a_person_is_its_row(folder: Path) -> None:
+    persons = people(files(folder))
+    assert len(persons) == 3
+    person = persons[1]
+    assert person.id == "p1"
+    assert person.image.shape == (4, 5, 3)
+    assert person.joints.tolist() == [[6, 7], [8, 9], [10, 11]]
+    assert person.visibility.tolist() == [2, 2, 2]
+    assert person.center.tolist() == [4, 4]
+    assert person.box_size.tolist() == [3, 3]
+    assert person.reference_length == 2
+    assert math.isnan(persons[2].reference_length)
+
+
+def test_images_are_rgb(folder: Path) -> None:
+    images = files(folder)
+    assert (images.read(0) == (255, 0, 0)).all()
+    assert images.read(0).shape == (6, 8, 3)
+    assert (images.read(1) == 77).all()
+    assert images.read(1).dtype == np.uint8
+    assert images.describe(1) == "sub/grey.png"
+
+
+def test_a_subset_keeps_the_rows_together(folder: Path) -> None:
+    persons = people(files(folder))
+    chosen = persons.subset([2, 0, 2])
+    assert chosen.ids.tolist() == ["p2", "p0", "p2"]
+    for row, source in enumerate([2, 0, 2]):
+        assert chosen[row].joints.tolist() == persons[source].joints.tolist()
+        assert chosen[row].visibility.tolist() == persons[source].visibility.tolist()
+        assert (chosen[row].image == persons[source].image).all()
+    assert (chosen.name, chosen.skeleton) == (persons.name, persons.skeleton)
+
+
+def test_an_empty_subset_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="toys/train: there are no usable persons"):
+        people(files(folder)).subset(np.array([], int))
+
+
+@pytest.mark.parametrize(("record", "name"), [(2, "text.jpg"), (4, "empty.jpg")])
+def test_an_unreadable_image_is_named(folder: Path, record: int, name: str) -> None:
+    with pytest.raises(DataError, match=rf"not a readable image \(record {record}\)") as caught:
+        files(folder).read(record)
+    assert str(folder / name) in str(caught.value)
+
+
+def test_a_missing_image_is_named(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"image is missing \(record 3\)") as caught:
+        files(folder).read(3)
+    assert str(folder / "gone.jpg") in str(caught.value)
+
+
+def test_all_missing_images_can_be_listed_at_once(folder: Path) -> None:
+    images = ImageFiles(folder, ["red.png", "b.jpg", "sub/a.jpg", "b.jpg"])
+    assert images.missing() == ["b.jpg", "sub/a.jpg"]
+    assert ImageFiles(folder, ["red.png"]).missing() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.jpg", "sub/../../secret.jpg", "/etc/hostname", "link/secret.jpg"]
+)
+def test_a_path_that_leaves_the_folder_is_refused(folder: Path, path: str) -> None:
+    root = folder / "data"
+    (root / "sub").mkdir(parents=True)
+    (root / "link").symlink_to(folder)
+    with pytest.raises(DataError, match=r"\(record 1\) leaves the folder") as caught:
+        ImageFiles(root, ["fine.jpg", path])
+    assert repr(path) in str(caught.value)
+    assert str(root) in str(caught.value)
+
+
+def test_a_path_may_wander_within_the_folder(folder: Path) -> None:
+    (folder / "alias").symlink_to(folder / "sub")
+    images = ImageFiles(folder, ["sub/../red.png", "alias/grey.png"])
+    assert (images.read(0) == (255, 0, 0)).all()
+    assert (images.read(1) == 77).all()
+
+
+def with_value(column: str, place: tuple[int, ...], value: float) -> dict[str, np.ndarray]:
+    array = getattr(people(None), column).copy()
+    array[place] = value
+    return {column: array}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [(1, 2, 0), (1, 0, 1)])
+def test_a_labelled_joint_that_is_no_number_is_named(
+    folder: Path, place: tuple[int, ...], value: float
+) -> None:
+    with pytest.raises(DataError, match=r"toys/train: person p1 \(sub/grey.png\): a joint is not"):
+        people(files(folder), **with_value("joints", place, value))
+
+
+def test_an_unlabelled_joint_may_be_no_number(folder: Path) -> None:
+    persons = people(files(folder), **with_value("joints", (0, 2, 0), math.nan))
+    assert math.isnan(persons[0].joints[2, 0])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *[("center", value) for value in (math.nan, math.inf)],
+        *[("box_size", value) for value in (0, -2, math.nan, math.inf)],
+    ],
+)
+def test_an_impossible_box_is_named(folder: Path, column: str, value: float) -> None:
+    with pytest.raises(DataError, match=r"person p2 \(red.png\): the person box is not"):
+        people(files(folder), **with_value(column, (2, 1), value))
+
+
+def test_the_first_wrong_person_is_named(folder: Path) -> None:
+    joints = np.full((3, 3, 2), np.nan, np.float32)
+    joints[0] = 1
+    with pytest.raises(DataError, match="person p1 "):
+        people(files(folder), joints=joints)
+
+
+def test_a_split_without_persons_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="toys/train: there are no usable persons"):
+        people(files(folder), ids=np.array([], str))
+
+
+@pytest.mark.parametrize(
+    ("column", "array", "message"),
+    [
+        ("image_index", np.zeros(2, int), "2 rows of image_index for 3 persons"),
+        ("center", np.ones((4, 2), np.float32), "4 rows of center for 3 persons"),
+        ("joints", np.ones((3, 5, 2), np.float32), r"joints has shape \(3, 5, 2\).* \(N, 3, 2\)"),
+        ("joints", np.ones((3, 3, 3), np.float32), r"joints has shape \(3, 3, 3\).* \(N, 3, 2\)"),
+        ("visibility", np.ones((3, 2), np.int8), r"visibility has shape \(3, 2\).* \(N, 3\)"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(
+    folder: Path, column: str, array: np.ndarray, message: str
+) -> None:
+    with pytest.raises(DataError, match=f"toys/train: {message}"):
+        people(files(folder), **{column: array})
+
+
+def test_a_data_error_is_a_value_error() -> None:
+    assert issubclass(DataError, ValueError)

@@ -1,0 +1,184 @@
+"""A fabric of one cell whose best architecture is known: the identity solves the task."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pnfs.body import PartMode, Skeleton
+from pnfs.codec.targets import gaussian_targets
+from pnfs.data.dataset import CropDataset
+from pnfs.data.module import PoseDataModule
+from pnfs.evaluation.pck import PCK
+from pnfs.models.fabric import NeuralFabrics
+from pnfs.models.lanes import Form, Lanes, PartConv2d
+from pnfs.models.operations import Operation, Skip, Zero
+from pnfs.search import SearchStrategy
+from pnfs.training.module import PoseModule
+from pnfs.training.schedules import StepSchedule
+
+SIZE = 32
+TRIANGLE = Skeleton(
+    name="triangle", joints=("a", "b", "c"), flip_pairs=(), limbs=(("a", "b"),), groups={}
+)
+
+
+class Shift(Operation):
+    """A 3x3 convolution without normalisation: learns, but cannot be the identity at first."""
+
+    def __init__(self, parts: int, channels: int) -> None:
+        super().__init__()
+        self.conv = PartConv2d(parts, channels, channels, 3)
+
+    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
+        return [x * w for x, w in zip(self.conv(lanes, form), mixing, strict=True)]
+
+
+class ToyNetwork(nn.Module):
+    """The image's colours are the target maps; one cell stands between them and the output."""
+
+    stride = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = PartMode(TRIANGLE, {"whole": TRIANGLE.joints})
+        self.cells = NeuralFabrics(
+            part_names=("whole",),
+            layers=1,
+            input_scales=(4,),
+            channels=1,
+            operations={"zero": Zero, "skip": Skip, "shift": Shift},
+        )
+        output = self.cells.cells["layer1_scale4"].get_submodule("cell.output")
+        # The cell's output is what its one hidden node holds, and stays so.
+        output.weight.data = torch.eye(4).view(4, 4, 1, 1)
+        output.bias.data.zero_()
+        output.requires_grad_(False)
+        # A weight that matters a little, so that there is something to look ahead to.
+        self.gain = nn.Parameter(torch.tensor(0.9))
+        self.register_buffer("map_joints", torch.arange(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+        std = images.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        maps = F.pad(F.avg_pool2d(images * std + mean, 4), (0, 0, 0, 0, 0, 1))
+        return self.gain * self.cells({4: [maps]}, "loop")[4][0][:, :3]
+
+    def joint_maps(self, part_maps: Tensor) -> Tensor:
+        return part_maps
+
+    def fabrics(self) -> dict[str, NeuralFabrics]:
+        return {"cells": self.cells}
+
+    def architecture_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            "whole/alpha": self.cells.alpha["whole"],
+            "whole/beta": self.cells.beta["whole"],
+        }
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        architecture = {id(p) for p in self.architecture_parameters().values()}
+        return [p for p in self.parameters() if id(p) not in architecture]
+
+
+class ToyPeople(Dataset):
+    """Three joints a person, and a picture whose channels are their target maps."""
+
+    def __init__(self, count: int, epoch_matters: bool = True) -> None:
+        random = np.random.default_rng(7)
+        self.joints = random.uniform(4, SIZE - 4, (count, 3, 2)).astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def __getitem__(self, key: Any) -> Mapping[str, Any]:
+        index = key[1] if isinstance(key, tuple) else key
+        joints = torch.from_numpy(self.joints[index])
+        maps, _ = gaussian_targets(
+            joints[None], torch.ones(1, 3, dtype=torch.bool), heatmap_size=(SIZE // 4, SIZE // 4)
+        )
+        picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
+        return {
+            "image": (picture * 255).round().to(torch.uint8),
+            "joints": joints,
+            "labelled": torch.ones(3, dtype=torch.bool),
+            "to_image": torch.eye(2, 3),
+            "target": joints,
+            "reference_length": torch.tensor(8.0),
+            "sample_index": torch.tensor(index),
+        }
+
+
+class ToySource:
+    """What a data module asks of a dataset."""
+
+    skeleton = TRIANGLE
+
+    def __init__(self, count: int) -> None:
+        self.people = ToyPeople(count)
+
+    def persons(self, split: str) -> Any:
+        return self.people
+
+    def metric(self, split: str) -> PCK:
+        return PCK(joints=TRIANGLE.joints, groups={}, thresholds=(0.5,))
+
+
+class ToyData(PoseDataModule):
+    """The toy people behind the interface of the real data module."""
+
+    def __init__(self, count: int = 32, batch_size: int = 4, seed: int = 0) -> None:
+        super().__init__(
+            source=ToySource(count),
+            input_size=(SIZE, SIZE),
+            batch_size=batch_size,
+            workers=0,
+            seed=seed,
+        )
+
+    def dataset(self, split: str, augmentation: Any = None) -> CropDataset:
+        return self.source.people  # type: ignore[attr-defined,return-value]
+
+
+def toy_module(lr: float = 1e-2) -> PoseModule:
+    """The same weights at every call."""
+    torch.manual_seed(3)
+    return PoseModule(
+        network=ToyNetwork(),  # type: ignore[arg-type]
+        metric=ToySource(1).metric("val"),
+        optimizer=lambda groups: torch.optim.Adam(groups, lr=lr),
+        schedule=StepSchedule(milestones=()),
+    )
+
+
+def toy_fit(
+    strategy: SearchStrategy,
+    module: PoseModule | None = None,
+    *,
+    epochs: int = 1,
+    data: PoseDataModule | None = None,
+    **trainer_options: Any,
+) -> tuple[PoseModule, L.Trainer]:
+    """Trains the toy with a strategy on the CPU."""
+    module = toy_module() if module is None else module
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": epochs,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
+        "callbacks": [strategy],
+    } | trainer_options
+    trainer = L.Trainer(**options)
+    checkpoint = options.pop("ckpt_path", None)
+    trainer.fit(module, datamodule=ToyData() if data is None else data, ckpt_path=checkpoint)
+    return module, trainer
