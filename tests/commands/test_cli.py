@@ -45,7 +45,7 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_lists_the_commands(tmp_path: Path) -> None:
     done = pnfs(tmp_path, "--help")
     assert done.returncode == 0
-    for command in ("train", "evaluate", "cost"):
+    for command in ("train", "evaluate", "show", "derive", "cost"):
         assert re.search(rf"^  {command}\s+\w", done.stdout, re.MULTILINE)
 
 

@@ -15,6 +15,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from pnfs.body import SKELETONS, PartMode, skeleton_by_name
+from pnfs.commands import main
 from pnfs.commands.configuration import (
     UsageError,
     choose_parts,
@@ -26,7 +27,7 @@ from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
 from pnfs.training.loss import ScoreMapLoss
 
 CONF = configuration_folder()
-COMMANDS = ("train", "evaluate", "cost")
+COMMANDS = ("train", "evaluate", "show", "derive", "cost")
 
 
 def composed(command: str, *overrides: str) -> DictConfig:
@@ -53,6 +54,10 @@ CHOICES = [
     if (command, group) != ("cost", "experiment")
     and (command, choice) != ("train", "of_checkpoint")
 ]
+
+
+def test_every_command_has_a_configuration() -> None:
+    assert set(main.COMMANDS) == set(COMMANDS)
 
 
 def test_every_group_belongs_to_a_command() -> None:
@@ -109,7 +114,7 @@ def problems_of_target(node: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
 def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: str) -> None:
     overrides = [f"{group}={choice}"]
-    if command == "evaluate":
+    if command in ("evaluate", "derive"):
         overrides.append("checkpoint=some.ckpt")
     settings = plain(composed(command, *overrides))
     assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []

@@ -157,14 +157,14 @@ def toy_module(lr: float = 1e-2) -> PoseModule:
 
 
 def toy_fit(
-    strategy: SearchStrategy,
+    search: SearchStrategy,
     module: PoseModule | None = None,
     *,
     epochs: int = 1,
     data: PoseDataModule | None = None,
     **trainer_options: Any,
 ) -> tuple[PoseModule, L.Trainer]:
-    """Trains the toy with a strategy on the CPU."""
+    """Trains the toy with a search strategy on the CPU."""
     module = toy_module() if module is None else module
     options: dict[str, Any] = {
         "accelerator": "cpu",
@@ -176,9 +176,8 @@ def toy_fit(
         "enable_model_summary": False,
         "limit_val_batches": 0,
         "use_distributed_sampler": False,
-        "callbacks": [strategy],
+        "callbacks": [search],
     } | trainer_options
     trainer = L.Trainer(**options)
-    checkpoint = options.pop("ckpt_path", None)
-    trainer.fit(module, datamodule=ToyData() if data is None else data, ckpt_path=checkpoint)
+    trainer.fit(module, datamodule=ToyData() if data is None else data)
     return module, trainer
