@@ -272,9 +272,7 @@ def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise
     counts = []
     for rules in (PAPER, REFERENCE):
         fabrics = NeuralFabrics(layers=7, last_layer=2, input_scales=(4,), channels=1, rules=rules)
-        counts.append(
-            {name: len(cell.transforms) for name, cell in fabrics.cells.items()}
-        )  # fmt: skip
+        counts.append({name: len(cell.transforms) for name, cell in fabrics.cells.items()})
     later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
     assert counts[0] == {"layer1_scale4": 0, "layer1_scale8": 1, **later}
     assert counts[1] == {"layer1_scale4": 0, "layer1_scale8": 3, **later}

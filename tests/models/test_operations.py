@@ -138,12 +138,9 @@ def test_an_operation_is_the_papers_times_its_weight(name, training, parts, form
     plain_mixing = mixing.detach().clone().requires_grad_()
     inputs = plain_x.split(CHANNELS, dim=1)
     expected = torch.cat(
-        [
-            plain_mixing[part] * plain(inputs[part])
-            for part, plain in enumerate(copies)
-        ],
+        [plain_mixing[part] * plain(inputs[part]) for part, plain in enumerate(copies)],
         dim=1,
-    )  # fmt: skip
+    )
     (expected * direction).sum().backward()
 
     torch.testing.assert_close(out, expected)

@@ -131,9 +131,7 @@ PARTS = PartMode(
 )
 
 
-def subnetworks_on_odd_features(
-    form: Form, **arguments
-) -> tuple[PartSubnetworks, list[Tensor]]:  # fmt: skip
+def subnetworks_on_odd_features(form: Form, **arguments) -> tuple[PartSubnetworks, list[Tensor]]:
     """Features whose scale is far from 1, as a backbone may give them."""
     torch.manual_seed(0)
     model = PartSubnetworks(

@@ -128,6 +128,18 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
         assert derived(torch.randn(1, 3, 64, 64)).isfinite().all()
 
 
+def test_a_backbone_loses_the_scales_that_no_part_reads() -> None:
+    source = build(fabric_backbone=True)
+    scramble(source, 4)
+    found = discretise(describe_architecture(source))
+    load_architecture(source, found)
+    derived = derive(source, found, fabric_backbone=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(derived(images), source(images), rtol=1e-5, atol=1e-5)
+        assert sum(x.numel() == 0 for x in derived.backbone(images)) >= 1
+
+
 def test_a_derived_network_can_be_trained_further() -> None:
     source = build()
     scramble(source, 5)

@@ -4,16 +4,24 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from torchmetrics import MeanMetric
 
+from pnfs.body import skeleton_by_name
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.models.backbones import FabricBackbone
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
     CheckpointError,
     KeepConfig,
     find_checkpoint,
+    read_architecture,
     read_checkpoint,
 )
+from pnfs.training.module import PoseModule
 
 CONFIG: dict[str, Any] = {
     "model": {
@@ -56,10 +64,43 @@ def test_own_checkpoint_is_read(tmp_path: Path) -> None:
     assert torch.equal(checkpoint["state_dict"]["network.x"], torch.arange(3))
 
 
-def test_configuration_goes_into_every_checkpoint() -> None:
+def small_module() -> PoseModule:
+    skeleton = skeleton_by_name("lsp")
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(channels=2, backbone_layers=3),
+        skeleton=skeleton.name,
+        parts={"upper": skeleton.joints[:7], "lower": skeleton.joints[7:]},
+        channels=2,
+    )
+    return PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
+
+
+def test_configuration_and_architecture_go_into_every_checkpoint(tmp_path: Path) -> None:
+    module = small_module()
+    with torch.no_grad():
+        for parameter in module.network.architecture_parameters().values():
+            parameter.normal_()
     checkpoint: dict[str, Any] = {"state_dict": {}}
-    KeepConfig(CONFIG).on_save_checkpoint(None, None, checkpoint)  # type: ignore[arg-type]
-    assert checkpoint == {"state_dict": {}, CONFIG_KEY: CONFIG}
+    KeepConfig(CONFIG).on_save_checkpoint(L.Trainer(accelerator="cpu"), module, checkpoint)
+    path = written(tmp_path, checkpoint)
+    assert read_checkpoint(path)[CONFIG_KEY] == CONFIG
+    found, expected = read_architecture(path), describe_architecture(module.network)
+    assert to_json(found) == to_json(expected)
+    as_json = tmp_path / "architecture.json"
+    as_json.write_text(to_json(expected))
+    assert to_json(read_architecture(as_json)) == to_json(expected)
+
+
+def test_absent_or_damaged_architecture_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent\.json: there is no such file"):
+        read_architecture(tmp_path / "absent.json")
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"subnetworks": ')
+    with pytest.raises(CheckpointError, match=r"damaged\.json"):
+        read_architecture(damaged)
+    # Written before checkpoints held their architecture, or by somebody else.
+    with pytest.raises(CheckpointError, match=r"some\.ckpt"):
+        read_architecture(with_config(tmp_path, CONFIG))
 
 
 def foreign(folder: Path, target: str) -> dict[str, Any]:

@@ -56,3 +56,10 @@ def build_source(config: Mapping[str, Any]) -> Source:
 def build_network(config: Mapping[str, Any]) -> PoseFabricNetwork:
     """The network a configuration describes."""
     return instantiate(config, _convert_="all")
+
+
+def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a backbone that asks for no pretrained weights."""
+    model = dict(settings["model"])
+    model["backbone"] = model["backbone"] | {"weights": "none"}
+    return dict(settings) | {"model": model}

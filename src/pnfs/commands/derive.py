@@ -11,8 +11,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.evaluate import chosen_dataset, without_downloads
+from pnfs.commands.configuration import (
+    UsageError,
+    build_network,
+    build_source,
+    plain,
+    without_downloads,
+)
+from pnfs.commands.evaluate import chosen_dataset
 from pnfs.commands.scoring import score
 from pnfs.commands.train import build_module
 from pnfs.data.module import PoseDataModule
@@ -61,7 +67,8 @@ def run(config: DictConfig) -> None:
         dataset = chosen_dataset(settings["dataset"], trained["dataset"])
         for name, network in (("source", source), ("derived", derived)):
             scores[name] = _score(settings, trained | {"dataset": dataset}, network)
-    console.print(derivation_table(f"{settings['method']}: {path}", costs, scores))
+    console.print(f"source: {path}", soft_wrap=True)
+    console.print(derivation_table(f"derived by {settings['method']}", costs, scores))
     record = {
         "checkpoint": str(path),
         "method": settings["method"],
@@ -72,7 +79,7 @@ def run(config: DictConfig) -> None:
     }
     write_result(folder, record)
     for what, file in written.items():
-        console.print(f"{what}: {file}")
+        console.print(f"{what}: {file}", soft_wrap=True)
 
 
 def derived_architecture(settings: Mapping[str, Any], found: Architecture) -> Architecture:

@@ -6,12 +6,12 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pnfs.commands.configuration import UsageError, build_source, plain
+from pnfs.commands.configuration import UsageError, build_source, plain, without_downloads
 from pnfs.commands.scoring import score, write_pictures
 from pnfs.commands.tables import score_table
 from pnfs.commands.train import build_module
 from pnfs.data.module import PoseDataModule
-from pnfs.training.checkpoints import find_checkpoint, read_checkpoint
+from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.records import provenance, write_result
 
 console = Console()
@@ -21,7 +21,7 @@ def run(config: DictConfig) -> float:
     settings = plain(config)
     path = find_checkpoint(settings["checkpoint"])
     checkpoint = read_checkpoint(path)
-    trained = checkpoint["pnfs_config"]
+    trained = without_downloads(checkpoint[CONFIG_KEY])
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     source = build_source(dataset)
     if source.skeleton.name != trained["model"]["skeleton"]:
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> float:
             f"{path} predicts the joints of skeleton {trained['model']['skeleton']}, "
             f"the dataset has those of {source.skeleton.name}"
         )
-    module = build_module(without_downloads(trained), source)
+    module = build_module(trained, source)
     module.load_weights(checkpoint["state_dict"])
     module.flip_test = settings["flip_test"]
     for name in ("flip_shift", "decode_method"):
@@ -59,10 +59,12 @@ def run(config: DictConfig) -> float:
     }
     write_result(folder, record)
     pictures = write_pictures(module, data, folder, split)
-    console.print(score_table(f"{source.persons(split).name}: {path}", {"score": scores}))
+    console.print(f"checkpoint: {path}", soft_wrap=True)
+    flip = "flip test" if module.flip_test else "no flip test"
+    console.print(score_table(f"{source.persons(split).name}, {flip}", {"score": scores}))
     for what, picture in pictures.items():
-        console.print(f"{what}: {picture}")
-    console.print(f"record: {folder / 'result.json'}")
+        console.print(f"{what}: {picture}", soft_wrap=True)
+    console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
     return float(record["score"])
 
 
@@ -71,10 +73,3 @@ def chosen_dataset(asked: dict[str, Any], trained: dict[str, Any]) -> dict[str, 
     if "_target_" in asked:
         return asked
     return trained | {key: value for key, value in asked.items() if value is not None}
-
-
-def without_downloads(settings: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with a backbone that asks for no pretrained weights."""
-    model = dict(settings["model"])
-    model["backbone"] = model["backbone"] | {"weights": "none"}
-    return settings | {"model": model}

@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
             epochs=[line["epoch"] + 1 for line in lines],
         )
     for what, picture in pictures:
-        console.print(f"{what}: {picture}")
+        console.print(f"{what}: {picture}", soft_wrap=True)
 
 
 def _folder_of(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """`pnfs train`: search, train, evaluate; one folder and one record a run."""
 
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,27 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pnfs.commands.configuration import build_network, build_source, choose_parts, plain
+from pnfs.commands.configuration import (
+    UsageError,
+    build_network,
+    build_source,
+    choose_parts,
+    plain,
+    without_downloads,
+)
 from pnfs.commands.scoring import score, write_pictures
 from pnfs.commands.tables import score_table
-from pnfs.data.module import PoseDataModule
+from pnfs.data.module import PoseDataModule, Source
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
 from pnfs.search import SearchStrategy
-from pnfs.training.checkpoints import KeepConfig, read_checkpoint
+from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig, read_checkpoint
+from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
 from pnfs.training.monitors import ArchitectureMonitor
 from pnfs.training.records import provenance, read_result, run_folder, write_result
@@ -30,9 +39,11 @@ console = Console()
 
 def run(config: DictConfig) -> float:
     """Runs one configuration; returns its score, which a sweeper may maximise."""
-    source = build_source(plain_dataset(config))
+    source = build_source(plain(config.dataset))
     choose_parts(config, source.skeleton.name)
     settings = plain(config)
+    if settings["initial"] is not None:
+        settings = start_from(settings, source.skeleton.name)
     folder = run_folder(settings)
     if settings["restart"] and folder.exists():
         shutil.rmtree(folder)
@@ -46,15 +57,7 @@ def run(config: DictConfig) -> float:
     return _train(settings, source, folder)
 
 
-def plain_dataset(config: DictConfig) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    dataset = OmegaConf.to_container(config.dataset, resolve=True)
-    assert isinstance(dataset, dict)
-    return {str(key): value for key, value in dataset.items()}
-
-
-def _train(settings: dict[str, Any], source: Any, folder: Path) -> float:
+def _train(settings: dict[str, Any], source: Source, folder: Path) -> float:
     started = time.monotonic()
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
@@ -65,26 +68,10 @@ def _train(settings: dict[str, Any], source: Any, folder: Path) -> float:
         settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
     )
     module = build_module(settings, source)
-    last = folder / "checkpoints" / "last.ckpt"
     untrained: dict[str, float] = {}
     if settings["evaluate_untrained"]:
         untrained = score(module, data, settings["trainer"], "val")
-    if not last.is_file():
-        first = next(iter(data.train_dataloader()))
-        module.network.calibrate(normalise_images(first["image"]))
-    loggers = build_loggers(settings, folder)
-    trainer = _trainer(settings, folder, loggers)
-    try:
-        trainer.fit(
-            module,
-            datamodule=data,
-            ckpt_path=str(last) if last.is_file() else None,
-            weights_only=True,
-        )
-        if trainer.interrupted:
-            raise KeyboardInterrupt(f"interrupted; the same command resumes {folder}")
-    finally:
-        _finish_wandb(loggers)
+    _fit(settings, module, data, folder)
     best = read_checkpoint(folder)
     module.load_weights(best["state_dict"])
     module.flip_test = True
@@ -95,13 +82,55 @@ def _train(settings: dict[str, Any], source: Any, folder: Path) -> float:
     columns = {"untrained": untrained, "trained": scores} if untrained else {"trained": scores}
     console.print(score_table(_title(settings), columns))
     for what, path in pictures.items():
-        console.print(f"{what}: {path}")
-    console.print(f"record: {folder / 'result.json'}")
+        console.print(f"{what}: {path}", soft_wrap=True)
+    console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
     return float(record["score"])
 
 
+def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, folder: Path) -> None:
+    """Trains from the beginning, or from where an earlier start of the same run was stopped."""
+    last = folder / "checkpoints" / "last.ckpt"
+    resumes = last.is_file()
+    if resumes:
+        finished = read_checkpoint(last)["epoch"] + 1
+        console.print(f"resuming after epoch {finished} of {settings['epochs']}")
+        set_aside(folder, finished)
+    elif settings["initial"] is not None:
+        module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
+    else:
+        first = next(iter(data.train_dataloader()))
+        module.network.calibrate(normalise_images(first["image"]))
+    loggers = build_loggers(settings, folder)
+    trainer = _trainer(settings, folder, loggers)
+    try:
+        trainer.fit(
+            module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
+        )
+        if trainer.interrupted:
+            raise KeyboardInterrupt(f"interrupted; the same command resumes {folder}")
+    finally:
+        _finish_wandb(loggers)
+        put_together(folder)
+
+
+def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
+    """The configuration with the model of the checkpoint that `initial` names.
+
+    Raises:
+        UsageError: Its network predicts the joints of another skeleton.
+    """
+    trained = without_downloads(read_checkpoint(settings["initial"])[CONFIG_KEY])
+    model = trained["model"]
+    if model["skeleton"] != skeleton:
+        raise UsageError(
+            f"initial={settings['initial']} predicts the joints of {model['skeleton']}, the dataset "
+            f"has those of {skeleton}"
+        )
+    return settings | {"model": model, "input_size": trained["input_size"]}
+
+
 def build_module(
-    settings: dict[str, Any], source: Any, network: PoseFabricNetwork | None = None
+    settings: dict[str, Any], source: Source, network: PoseFabricNetwork | None = None
 ) -> PoseModule:
     """The LightningModule of a resolved configuration, with a network of its own unless one is given."""
     return PoseModule(
@@ -156,12 +185,8 @@ def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L
 
 def _finish_wandb(loggers: list[Logger]) -> None:
     """Ends the run, so that the next job of a sweep does not continue it."""
-    import sys
-
-    from lightning.pytorch.loggers import WandbLogger
-
     if any(isinstance(logger, WandbLogger) for logger in loggers):
-        import wandb
+        import wandb  # An extra, not always installed.
 
         wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
 

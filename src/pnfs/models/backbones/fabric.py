@@ -90,4 +90,5 @@ class FabricBackbone(Backbone):
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> list[Float[Tensor, "B C_s h_s w_s"]]:
         outputs = self.fabrics({SCALES[0]: [self.stem(images)]}, "grouped")
-        return [outputs[scale][0] for scale in SCALES]
+        # A derived backbone lacks the scales that no part reads.
+        return [outputs[s][0] if s in outputs else images.new_empty(0) for s in SCALES]
