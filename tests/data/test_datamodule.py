@@ -138,7 +138,6 @@ def test_processes_share_an_epoch() -> None:
     assert order(on_process(data(), 1, 2).val_dataloader()) == [1, 3, 5, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="a process's share is not what the batch is compared with")
 def test_a_process_with_less_than_a_batch_still_trains() -> None:
     # Each of four processes has three of the ten persons.
     loader = on_process(data(batch_size=4), 0, 4).train_dataloader()

@@ -165,7 +165,6 @@ def test_labels_change_sides_with_their_joints() -> None:
     assert labelled == dict.fromkeys(TOY.joints, True) | {"right_hand": False}
 
 
-@pytest.mark.xfail(strict=True, reason="target keeps its rows where joints and labels change sides")
 def test_targets_of_a_mirrored_crop_are_its_joints_in_the_image() -> None:
     dataset = CropDataset(dotted_persons(), input_size=(64, 64), augmentation=Augmentation(flip=1))
     sample = dataset[0]

@@ -379,7 +379,6 @@ def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None
     torch.testing.assert_close(torch.cat(derived(halves, "loop")[4], dim=1), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="the one transform is named after the first input left")
 @pytest.mark.parametrize("inputs", [("same",), ("coarser",), ("same", "coarser")])
 def test_what_is_left_of_a_shared_transform_keeps_its_name(inputs) -> None:
     arguments = {"layers": 7, "last_layer": 1, "input_scales": (4,), "channels": 1}

@@ -49,7 +49,6 @@ def test_every_run_begins_at_the_full_rate_and_ends_at_a_64th(epochs: int) -> No
             assert rates[int(share * epochs)] == pytest.approx(factor)
 
 
-@pytest.mark.xfail(strict=True, reason="a milestone that rounds to epoch 0 counts at once")
 def test_a_run_of_one_epoch_has_the_full_rate() -> None:
     assert rates_of(StepSchedule(), optimizer(1.0), 1, 1) == [[1.0]]
 

@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Mapping
 
 import hydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 
 from pnfs.commands.configuration import configuration_folder
 
@@ -56,13 +58,15 @@ def main() -> None:
     def task(config: DictConfig) -> object:
         try:
             return run(config)
-        except (ValueError, OmegaConfBaseException) as error:
+        except (ValueError, OmegaConfBaseException, InstantiationException) as error:
             # Every error a user can cause is a ValueError with a message of its own.
-            if os.environ.get("PNFS_TRACEBACK"):
+            cause = _cause(error)
+            if os.environ.get("PNFS_TRACEBACK") or not isinstance(
+                cause, (ValueError, OmegaConfBaseException)
+            ):
                 raise
-            Console(stderr=True).print(
-                f"[bold red]pnfs {command}:[/] {_cause(error)}", soft_wrap=True
-            )
+            message = f"[bold red]pnfs {command}:[/] {escape(str(cause))}"
+            Console(stderr=True).print(message, soft_wrap=True, highlight=False)
             sys.exit(1)
 
     folder = str(configuration_folder())
@@ -78,8 +82,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
-def _cause(error: BaseException) -> str:
-    """The message a user can act upon: the innermost cause that Hydra wraps."""
-    while error.__cause__ is not None and "Error in call to target" in str(error):
+def _cause(error: BaseException) -> BaseException:
+    """What a user can act upon: the error that Hydra wraps while it builds objects."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    return str(error)
+    return error

@@ -45,8 +45,12 @@ class Augmentation:
         for name in ("flip", "colour", "blur", "occlusion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
-        if not 0 < self.scale[0] <= self.scale[1]:
+        if not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise ValueError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
+        if not 0 <= self.rotation < float("inf"):
+            raise ValueError(
+                f"augmentation.rotation must be a number of degrees from 0 on, got {self.rotation}"
+            )
 
     def draw(self, random: np.random.Generator) -> AffineDraw:
         """The geometry of one sample."""

@@ -86,7 +86,8 @@ class CropDataset(Dataset):
             "joints": joints.astype(np.float32),
             "labelled": visibility > 0,
             "to_image": invert(matrix).astype(np.float32),
-            "target": person.joints,
+            # In the rows of the crop's joints, also where left and right have changed places.
+            "target": person.joints[self._permutation] if draw.flip else person.joints,
             "reference_length": np.float32(person.reference_length),
             "sample_index": np.int64(index),
         }

@@ -117,7 +117,7 @@ class PoseDataModule(L.LightningDataModule):
             rows=rows,
             order_seed=order_seed,
             shuffle=True,
-            drop_last=self.drop_last and size >= self.batch_size,
+            drop_last=self.drop_last and -(-size // self._rank()[1]) >= self.batch_size,
         )
 
     def val_dataloader(self) -> DataLoader:

@@ -243,7 +243,7 @@ class GridCell(nn.Module):
         # Three equal candidates with weights that sum to one need one transform, not three.
         self.shared_input = shared_input
         self.transforms = nn.ModuleDict()
-        for connection in self.connections[:1] if shared_input else self.connections:
+        for connection in wiring.connections[:1] if shared_input else self.connections:
             if connection.transform == "down":
                 self.transforms[connection.neighbour] = Down(parts, channels, rules)
             elif connection.transform == "up":
@@ -267,23 +267,24 @@ class GridCell(nn.Module):
         self, previous: Mapping[int, Lanes], beta: Float[Tensor, "P 3"], form: Form
     ) -> Lanes:
         if self.shared_input:
-            connection = self.connections[0]
+            connection = self.wiring.connections[0]
             lanes = previous[connection.source]
-            weights = list(beta.sum(-1).chunk(len(lanes)))
+            columns = [NEIGHBOURS.index(c.neighbour) for c in self.connections]
+            weights = list(beta[:, columns].sum(-1).chunk(len(lanes)))
             return self.transforms[connection.neighbour](lanes, weights, form)
-        columns = {name: beta[:, index] for index, name in enumerate(NEIGHBOURS)}
+        share = {name: beta[:, index] for index, name in enumerate(NEIGHBOURS)}
         total: Lanes | None = None
         passed = [c for c in self.connections if c.transform == "identity"]
         if passed:
             # All identities read the cell's own scale: one product with the sum of their weights.
             total = self._pass_through(
                 previous[self.wiring.scale],
-                torch.stack([columns[c.neighbour] for c in passed]).sum(0),
+                torch.stack([share[c.neighbour] for c in passed]).sum(0),
             )
         for connection in self.connections:
             if connection.transform != "identity":
                 lanes = previous[connection.source]
-                weights = list(columns[connection.neighbour].chunk(len(lanes)))
+                weights = list(share[connection.neighbour].chunk(len(lanes)))
                 transform = self.transforms[connection.neighbour]
                 total = add_lanes(total, transform(lanes, weights, form))
         assert total is not None  # A cell has at least one connection.

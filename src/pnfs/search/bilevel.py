@@ -1,7 +1,7 @@
 """What the gradient-based bilevel strategies share: data of their own, an optimiser of their own."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -53,6 +53,7 @@ class BilevelStrategy(SearchStrategy):
         self.share = share
         self.seed = seed
         self.architecture_rows: list[int] = []
+        self.loss_scale = 1.0
         self.optimizer: torch.optim.Optimizer | None = None
         self._restored: dict[str, Any] | None = None
         self._batches: Iterator[PoseBatch] | None = None
@@ -63,6 +64,19 @@ class BilevelStrategy(SearchStrategy):
         self, module: PoseModule, train_batch: PoseBatch, search_batch: PoseBatch
     ) -> tuple[list[Tensor], Float[Tensor, ""]]:
         """Gradients for alpha and beta, in the order of `architecture_of`, and the search loss."""
+
+    def gradients_of(
+        self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
+    ) -> list[Tensor]:
+        """Gradients of a loss, taken at the loss scale of the run's precision.
+
+        Args:
+            loss: The loss.
+            inputs: What to differentiate for; all of them take part in the loss.
+            through: Keep the graph, to differentiate through the gradients.
+        """
+        scaled = torch.autograd.grad(loss * self.loss_scale, list(inputs), create_graph=through)
+        return [gradient / self.loss_scale for gradient in scaled]
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -99,6 +113,9 @@ class BilevelStrategy(SearchStrategy):
         if self.warming_up(trainer) or batch_idx % trainer.accumulate_grad_batches != 0:
             return
         module = pose_module(pl_module)
+        # Half precision loses small gradients: they are taken of the scaled loss, as the weights' are.
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.loss_scale = 1.0 if scaler is None else float(scaler.get_scale())
         search_batch = move_batch(self._next_batch(), module.device)
         parameters = architecture_of(module)
         for parameter in parameters:
@@ -109,7 +126,9 @@ class BilevelStrategy(SearchStrategy):
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
-        self._step(parameters, average_over_processes(gradients))
+        gradients = average_over_processes(gradients)
+        if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
+            self._step(parameters, gradients)
         module.log("architecture/loss", loss, on_step=False, on_epoch=True)
 
     def _step(self, parameters: list[nn.Parameter], gradients: list[Tensor]) -> None:

@@ -1,6 +1,5 @@
 """First-order gradient search (DARTS): alpha and beta follow the search half's own gradient."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,4 +20,4 @@ class FirstOrder(BilevelStrategy):
         self, module: PoseModule, train_batch: PoseBatch, search_batch: PoseBatch
     ) -> tuple[list[Tensor], Float[Tensor, ""]]:
         loss = functional_loss(module, dict(module.network.named_parameters()), search_batch)
-        return list(torch.autograd.grad(loss, architecture_of(module))), loss.detach()
+        return self.gradients_of(loss, architecture_of(module)), loss.detach()

@@ -1,6 +1,5 @@
 """Second-order gradient search (DARTS): alpha and beta look one step of the weights ahead."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,13 +50,10 @@ class SecondOrder(BilevelStrategy):
             if name not in architecture and value.requires_grad
         }
         train_loss = functional_loss(module, dict(parameters), train_batch)
-        gradients = torch.autograd.grad(
-            train_loss, list(weights.values()), create_graph=True, allow_unused=True
-        )
+        gradients = self.gradients_of(train_loss, list(weights.values()), through=True)
         ahead = {
-            name: value if gradient is None else value - step * gradient
+            name: value - step * gradient
             for (name, value), gradient in zip(weights.items(), gradients, strict=True)
         }
         search_loss = functional_loss(module, parameters | ahead, search_batch)
-        found = torch.autograd.grad(search_loss, architecture_of(module))
-        return list(found), search_loss.detach()
+        return self.gradients_of(search_loss, architecture_of(module)), search_loss.detach()

@@ -21,7 +21,10 @@ CONFIG_KEY = "pnfs_config"
 ARCHITECTURE_KEY = "pnfs_architecture"
 
 # What a checkpoint may name in its configuration: classes defined in these packages.
-_ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.")
+_ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "pnfs.search.", "torch.optim.")
+
+# Parts of the configuration that commands build objects from.
+_BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 
 
 class CheckpointError(ValueError):
@@ -38,9 +41,9 @@ class KeepConfig(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        assert isinstance(pl_module, PoseModule)
         checkpoint[CONFIG_KEY] = self.config
-        checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
+        if isinstance(pl_module, PoseModule):
+            checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
 
 
 def read_architecture(path: str | Path) -> Architecture:
@@ -98,23 +101,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")
-    check_targets({key: checkpoint[CONFIG_KEY].get(key) for key in ("model", "dataset")}, path)
+    check_configuration(checkpoint[CONFIG_KEY], path)
     return checkpoint
 
 
-def check_targets(config: Any, path: Path) -> None:
-    """Refuses a configuration that would run anything but constructors of this package."""
+def check_configuration(config: Any, path: Path) -> None:
+    """Refuses a configuration that is incomplete or would do more than build our objects.
+
+    Raises:
+        CheckpointError: Says what is wrong.
+    """
+    missing = [key for key in _BUILT if not isinstance(config, Mapping) or key not in config]
+    if missing:
+        raise CheckpointError(f"{path}: its configuration lacks {', '.join(missing)}")
+    check_targets({key: config[key] for key in _BUILT}, path)
+    check_targets({key: config[key] for key in config if key not in _BUILT}, path, targets=False)
+
+
+def check_targets(config: Any, path: Path, targets: bool = True) -> None:
+    """Refuses targets that are no class of this package, and interpolations, anywhere below."""
     if isinstance(config, Mapping):
-        if "_target_" in config and not _is_ours(config["_target_"]):
+        if targets and "_target_" in config and not _is_ours(config["_target_"]):
             raise CheckpointError(
                 f"{path}: its configuration names {config['_target_']!r}, which is no class of pnfs; "
                 "a checkpoint must not run foreign code"
             )
         for value in config.values():
-            check_targets(value, path)
+            check_targets(value, path, targets)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            check_targets(value, path)
+            check_targets(value, path, targets)
+    elif isinstance(config, str) and "${" in config:
+        # Resolving one could call anything; what we write is resolved already.
+        raise CheckpointError(f"{path}: its configuration holds the interpolation {config!r}")
 
 
 def _is_ours(target: Any) -> bool:
