@@ -135,6 +135,17 @@ def test_run_leaves_its_trajectory(finished: Path) -> None:
     assert lines[0]["parts"] != lines[-1]["parts"]
 
 
+def test_last_epoch_is_kept_though_its_score_is_no_better(tmp_path: Path) -> None:
+    # Hardly learns, so that the score stays what it was; an interrupted run must not fall back.
+    run = [*MODEL, *SYNTHETIC, "epochs=2", "dataset.train=8", "optimizer.lr=1e-9"]
+    train.run(composed("train", *run, f"run_root={tmp_path}"))
+    folder = only_run(tmp_path)
+    scores = csv_column(folder, "val/score")
+    assert scores[1] <= scores[0]
+    assert read(folder / "checkpoints" / "best.ckpt")["epoch"] == 0
+    assert read(folder / "checkpoints" / "last.ckpt")["epoch"] == 1
+
+
 @pytest.mark.parametrize("name", ["predictions_val.png", "architecture.png", "curves.png"])
 def test_run_leaves_its_pictures(finished: Path, name: str) -> None:
     picture = cv2.imread(str(finished / name))

@@ -380,19 +380,26 @@ def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None
 
 
 @pytest.mark.parametrize("inputs", [("same",), ("coarser",), ("same", "coarser")])
-def test_what_is_left_of_a_shared_transform_keeps_its_name(inputs) -> None:
+def test_what_is_left_of_a_shared_transform_is_the_whole_ones(inputs: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
     arguments = {"layers": 7, "last_layer": 1, "input_scales": (4,), "channels": 1}
-    whole = NeuralFabrics(**arguments)
-    skip = [["skip"]]
-    kept = {
-        "whole": {
-            "layer1_scale4": KeptCell(("same",), skip),
-            "layer1_scale8": KeptCell(inputs, skip),
-        }
-    }
-    derived = NeuralFabrics(**arguments, kept=kept)
-    names = derived.cells["whole"]["layer1_scale8"].state_dict()
-    assert set(names) <= set(whole.cells["layer1_scale8"].state_dict())
+    whole = NeuralFabrics(**arguments).eval()
+    randomise(whole)
+    for column, neighbour in enumerate(("finer", "same", "coarser")):
+        if neighbour not in inputs:
+            whole.beta["whole"].data[1, column] = -torch.inf
+    edges = [list(SUBNETWORK_OPERATIONS)]
+    cells = {"layer1_scale4": ("finer", "same", "coarser"), "layer1_scale8": inputs}
+    kept = {"whole": {name: KeptCell(left, edges) for name, left in cells.items()}}
+    derived = NeuralFabrics(**arguments, kept=kept).eval()
+    state = whole.state_dict()
+    derived.load_state_dict(
+        {name: state[name.replace("cells.whole.", "cells.")] for name in derived.state_dict()}
+    )
+    stem = {4: [torch.randn(2, 4, 8, 8)]}
+    expected, found = whole(stem, "loop"), derived(stem, "loop")
+    for scale in (4, 8):
+        torch.testing.assert_close(found[scale][0], expected[scale][0])
 
 
 @pytest.mark.parametrize(
