@@ -67,7 +67,7 @@ class CropDataset(Dataset):
     def __len__(self) -> int:
         return len(self.persons)
 
-    def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray]:
+    def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray | np.generic]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         person = self.persons[index]
         if self.augmentation is None:

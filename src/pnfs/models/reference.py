@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from pnfs.models.backbones import MobileNetV2
-from pnfs.models.cell import Cell
+from pnfs.models.cell import Cell, MixedEdge
 from pnfs.models.fabric import NEIGHBOURS, Down, GridCell, Neighbour, NeuralFabrics, Up
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.operations import Pool, SeparableConv
@@ -160,6 +160,7 @@ def _connection_entries(cell: GridCell, names: list[str], reader: _Reader) -> As
 def _cell_entries(cell: Cell, names: list[str], theirs: list[str], reader: _Reader) -> Assignments:
     entries: Assignments = []
     for index, edge in enumerate(cell.edges):
+        assert isinstance(edge, MixedEdge)
         for name, operation in edge.operations.items():
             base = [f"{n}.cell_arch.{index}.ops.{theirs.index(name)}" for n in names]
             if isinstance(operation, SeparableConv):

@@ -130,6 +130,8 @@ class PartSubnetworks(nn.Module):
 
 
 def _conv_in_slices(adapter: nn.Module, x: Tensor, count: int) -> Lanes:
+    assert isinstance(adapter, PartConv2d)
+    assert adapter.bias is not None
     return [
         F.conv2d(x, weight, bias)
         for weight, bias in zip(adapter.weight.chunk(count), adapter.bias.chunk(count), strict=True)

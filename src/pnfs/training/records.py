@@ -5,7 +5,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +40,7 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     return part
 
 
-def _remove(tree: dict[str, Any], path: list[str]) -> None:
+def _remove(tree: dict[str, Any], path: Sequence[str]) -> None:
     for key in path[:-1]:
         if not isinstance(tree.get(key), dict):
             return

@@ -17,7 +17,7 @@ class Backbone(nn.Module):
         channels: Channels of the four maps.
     """
 
-    channels: tuple[int, int, int, int]
+    channels: tuple[int, ...]
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> list[Float[Tensor, "B C_s h_s w_s"]]:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
