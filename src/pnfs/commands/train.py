@@ -168,15 +168,25 @@ def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L
         filename="best",
         monitor="val/score",
         mode="max",
-        save_last=True,
         enable_version_counter=False,
+    )
+    # Lightning's save_last skips epochs that are no better, which a resumed run would then repeat.
+    keep_last = ModelCheckpoint(
+        dirpath=folder / "checkpoints", filename="last", enable_version_counter=False
     )
     progress = RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)
     return instantiate(
         settings["trainer"],
         max_epochs=settings["epochs"],
         logger=loggers,
-        callbacks=[strategy, KeepConfig(settings), ArchitectureMonitor(folder), keep, progress],
+        callbacks=[
+            strategy,
+            KeepConfig(settings),
+            ArchitectureMonitor(folder),
+            keep,
+            keep_last,
+            progress,
+        ],
         # The sampler shares out the data itself, and numbers the epochs of its draws.
         use_distributed_sampler=False,
         default_root_dir=str(folder),

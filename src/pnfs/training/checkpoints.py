@@ -25,6 +25,7 @@ _ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "pnfs.search.", "tor
 
 # Parts of the configuration that commands build objects from.
 _BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
+_REQUIRED = ("model", "dataset")
 
 
 class CheckpointError(ValueError):
@@ -59,7 +60,9 @@ def read_architecture(path: str | Path) -> Architecture:
         text = path.read_text()
     else:
         path = find_checkpoint(path)
-        text = read_checkpoint(path)[ARCHITECTURE_KEY]
+        text = read_checkpoint(path).get(ARCHITECTURE_KEY)
+        if not isinstance(text, str):
+            raise CheckpointError(f"{path}: this checkpoint holds no architecture")
     try:
         return architecture_from_json(text)
     except ValueError as error:
@@ -111,10 +114,10 @@ def check_configuration(config: Any, path: Path) -> None:
     Raises:
         CheckpointError: Says what is wrong.
     """
-    missing = [key for key in _BUILT if not isinstance(config, Mapping) or key not in config]
+    missing = [key for key in _REQUIRED if not isinstance(config, Mapping) or key not in config]
     if missing:
         raise CheckpointError(f"{path}: its configuration lacks {', '.join(missing)}")
-    check_targets({key: config[key] for key in _BUILT}, path)
+    check_targets({key: config[key] for key in _BUILT if key in config}, path)
     check_targets({key: config[key] for key in config if key not in _BUILT}, path, targets=False)
 
 
