@@ -141,7 +141,7 @@ def test_a_stranger_cannot_run_code(tmp_path: Path, writer: str) -> None:
     if writer == "torch":
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match=r"trap.pth is not a readable state dict"):
         MobileNetV2(str(path))
     assert not trace.exists()
