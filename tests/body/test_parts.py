@@ -79,7 +79,9 @@ REST = {"rest": list(MPII.joints[1:])}
         (REST, ["in no part: head_top"]),
         ({"few": list(MPII.joints[:13])}, ["in no part: left_ankle, right_ankle, pelvis"]),
         ({}, ["there are no parts"]),
-        ({"skull": ["head_top", "head_top"], **REST}, ["'skull' names a joint twice"]),
+        ({"left.arm": list(MPII.joints)}, ["'left.arm' needs a name of letters"]),
+        ({"": list(MPII.joints)}, ["'' needs a name of letters"]),
+        ({"skull": ["head_top", "head_top"], **REST}, ["'skull' names a joint twice: head_top"]),
     ],
 )
 def test_a_wrong_grouping_is_refused_by_name(parts: dict, culprits: list[str]) -> None:

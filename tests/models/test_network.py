@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pnfs.body import skeleton_by_name
+from pnfs.body import MPII, skeleton_by_name
 from pnfs.models import PoseFabricNetwork, normalise_images
-from pnfs.models.backbones import Backbone, FabricBackbone
+from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2
 from pnfs.models.lanes import FORMS
 
 
@@ -174,3 +174,14 @@ def test_a_part_mode_that_leaves_joints_out_is_refused() -> None:
     parts = {"head": ["nose", "left_eye"], "rest": list(skeleton_by_name("coco").joints[3:])}
     with pytest.raises(ValueError, match="coco: in no part: right_eye"):
         network("coco", parts=parts)
+
+
+@pytest.mark.parametrize("name", ["keys", "backbone"])
+def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"named '{name}'"):
+        PoseFabricNetwork(
+            backbone=MobileNetV2("none"),
+            skeleton="mpii",
+            parts={name: MPII.joints},
+            channels=1,
+        )

@@ -163,3 +163,7 @@ def test_provenance_says_what_ran_where() -> None:
     assert record["finished"].endswith("+00:00")
     revision = record["git_revision"]
     assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
+
+
+def test_another_dataset_of_the_same_class_makes_another_run() -> None:
+    assert run_hash(changed("dataset.root", "data/mpii_small")) != run_hash(CONFIG)

@@ -15,8 +15,8 @@ class PartMode:
         parts: Part name -> names of the part's joints. A joint may belong to several parts.
 
     Raises:
-        ValueError: An unknown joint, a joint named twice in one part, an empty part, or a joint
-            that is in no part.
+        ValueError: A part name that is no identifier, an unknown joint, a joint named twice in one
+            part, an empty part, or a joint that is in no part.
     """
 
     skeleton: Skeleton
@@ -28,14 +28,19 @@ class PartMode:
             raise ValueError(f"{where}: there are no parts")
         covered: set[str] = set()
         for part, joints in self.parts.items():
+            if not part.isidentifier():
+                raise ValueError(
+                    f"{where}: part {part!r} needs a name of letters, digits and underscores"
+                )
             if not joints:
                 raise ValueError(f"{where}: part {part!r} is empty")
             try:
                 self.skeleton.indices(list(joints))
             except ValueError as error:
                 raise ValueError(f"{where}: part {part!r}: {error}") from None
-            if len(set(joints)) != len(joints):
-                raise ValueError(f"{where}: part {part!r} names a joint twice")
+            twice = sorted({joint for joint in joints if list(joints).count(joint) > 1})
+            if twice:
+                raise ValueError(f"{where}: part {part!r} names a joint twice: {', '.join(twice)}")
             covered.update(joints)
         missing = [joint for joint in self.skeleton.joints if joint not in covered]
         if missing:

@@ -39,6 +39,10 @@ console = Console()
 
 def run(config: DictConfig) -> float:
     """Runs one configuration; returns its score, which a sweeper may maximise."""
+    if "_target_" not in config.dataset:
+        raise UsageError(
+            "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
+        )
     source = build_source(plain(config.dataset))
     choose_parts(config, source.skeleton.name)
     settings = plain(config)
@@ -72,7 +76,7 @@ def _train(settings: dict[str, Any], source: Source, folder: Path) -> float:
     if settings["evaluate_untrained"]:
         untrained = score(module, data, settings["trainer"], "val")
     _fit(settings, module, data, folder)
-    best = read_checkpoint(folder)
+    best = read_checkpoint(folder, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
     scores = score(module, data, settings["trainer"], "val")
@@ -92,7 +96,7 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
     last = folder / "checkpoints" / "last.ckpt"
     resumes = last.is_file()
     if resumes:
-        finished = read_checkpoint(last)["epoch"] + 1
+        finished = read_checkpoint(last, check=False)["epoch"] + 1
         console.print(f"resuming after epoch {finished} of {settings['epochs']}")
         set_aside(folder, finished)
     elif settings["initial"] is not None:
@@ -106,8 +110,10 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
         trainer.fit(
             module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
         )
-        if trainer.interrupted:
-            raise KeyboardInterrupt(f"interrupted; the same command resumes {folder}")
+    except SystemExit:
+        # Lightning has ended the epoch's work after Ctrl-C.
+        console.print(f"interrupted; the same command resumes {folder}", soft_wrap=True)
+        raise
     finally:
         _finish_wandb(loggers)
         put_together(folder)

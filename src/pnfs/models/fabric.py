@@ -31,8 +31,8 @@ class FabricRules:
     Args:
         gain: "one": mixing weights are the softmax. "candidates": they are multiplied by the number of
             candidates (|O| in a cell, 3 between cells).
-        rectify: "connection": each transforming connection T ends in a ReLU. "sum": T has none,
-            the mixture h_0 is rectified.
+        rectify: "connection": a ReLU follows the normalisation of each transforming connection T.
+            "sum": T has none, the mixture h_0 is rectified.
         upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation.
             "norm_first": 1x1 convolution, normalisation, bilinear x2.
         align_corners: Which bilinear interpolation.
@@ -347,6 +347,9 @@ class NeuralFabrics(nn.Module):
                 f"a cell needs at least one node, channel and operation, got H={nodes}, "
                 f"C={channels}, {len(operations)} operations"
             )
+        for part in part_names:
+            if hasattr(nn.ParameterDict, part):
+                raise ValueError(f"a part cannot be named {part!r}; choose another name")
         self.part_names = tuple(part_names)
         self.operation_names = tuple(operations)
         self.layers = layers

@@ -74,6 +74,8 @@ class PoseFabricNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = PartMode(skeleton_by_name(skeleton), parts)
+        if "backbone" in self.parts.names:
+            raise ValueError("no part can be named 'backbone': that is a fabric backbone's name")
         self.backbone = backbone
         self.subnetworks = PartSubnetworks(
             parts=self.parts,

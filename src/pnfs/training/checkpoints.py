@@ -87,8 +87,13 @@ def find_checkpoint(path: str | Path) -> Path:
     return path
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, check: bool = True) -> dict[str, Any]:
     """A checkpoint's content with its configuration checked.
+
+    Args:
+        path: Checkpoint, or a run's folder.
+        check: False for a run's own checkpoint, of whose configuration nothing will be built; it may
+            name a user's classes.
 
     Raises:
         CheckpointError: Not readable without running code, not one of ours, or its configuration
@@ -104,7 +109,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")
-    check_configuration(checkpoint[CONFIG_KEY], path)
+    if check:
+        check_configuration(checkpoint[CONFIG_KEY], path)
     return checkpoint
 
 

@@ -16,7 +16,7 @@ RESULT = "result.json"
 # Where a run's data lie, what it prints and where it computes do not make it another run.
 _NOT_DEFINING = (
     "run_root", "name", "logger", "workers", "eval_batch_size", "restart", "evaluate_untrained",
-    "dataset.root", "dataset.check_images", "data.workers", "data.eval_batch_size", "model.form",
+    "dataset.check_images", "data.workers", "data.eval_batch_size", "model.form",
 )  # fmt: skip
 _DEFINING_TRAINER_KEYS = (
     "precision", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches", "devices",
@@ -31,6 +31,9 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     part = copy.deepcopy(dict(config))
     for key in _NOT_DEFINING:
         _remove(part, key.split("."))
+    dataset = part.get("dataset", {})
+    if dataset.get("root") is not None:
+        dataset["root"] = Path(str(dataset["root"])).name
     trainer = part.get("trainer", {})
     part["trainer"] = {k: v for k, v in trainer.items() if k in _DEFINING_TRAINER_KEYS}
     for holder in (part, part.get("model", {})):
