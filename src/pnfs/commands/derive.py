@@ -25,7 +25,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
-    architecture_from_json,
+    describe_architecture,
     load_architecture,
     to_json,
 )
@@ -51,9 +51,7 @@ def run(config: DictConfig) -> None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     source = build_network(trained["model"])
     load_network_state(source, checkpoint["state_dict"])
-    architecture = derived_architecture(
-        settings, architecture_from_json(checkpoint[ARCHITECTURE_KEY])
-    )
+    architecture = derived_architecture(settings, describe_architecture(source))
     model = derived_model_settings(trained["model"], architecture)
     derived = build_network(model)
     load_architecture(derived, architecture)
