@@ -164,6 +164,6 @@ def test_measuring_leaves_the_network_alone(training: bool) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("form", ["loop", "grouped", "batched"])
+@pytest.mark.parametrize("form", ["loop", "grouped", "batched", "dense"])
 def test_the_cost_does_not_depend_on_the_form(form) -> None:
     assert measure_cost(network(form=form), SIZE) == measure_cost(network(), SIZE)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.models.cell import Cell, add_lanes, cell_edges
-from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, per_channel
+from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, double_size, per_channel
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
 
 SCALES: tuple[int, ...] = (4, 8, 16, 32)
@@ -213,6 +213,8 @@ class Up(nn.Module):
         return self.norm(self._upsample(lanes), mixing)
 
     def _upsample(self, lanes: Lanes) -> Lanes:
+        if torch.compiler.is_compiling() and not self.align_corners:
+            return [double_size(x) for x in lanes]
         return [
             F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
             for x in lanes

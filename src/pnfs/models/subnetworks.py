@@ -86,7 +86,7 @@ class PartSubnetworks(nn.Module):
     ) -> Float[Tensor, "B J d h w"]:
         """The pyramid (1/4 first) to the vectors of all parts' joints, J = sum(J_p), at 1/4."""
         form = self._choose_form(pyramid[0])
-        return self.head(self.fabrics(self.adapt(pyramid, form), form)[SCALES[0]])
+        return self.head(self.fabrics(self.adapt(pyramid, form), form)[SCALES[0]], form)
 
     def adapt(
         self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]], form: Form
@@ -123,6 +123,8 @@ class PartSubnetworks(nn.Module):
             return "loop"
         if self.form != "auto":
             return self.form
+        if finest.is_cuda:
+            return "dense"
         # Measured on two CPU cores, channels-last: grouping is never behind up to three parts, and pays
         # off for any number of them while batches are small; beyond that a loop trains faster.
         small = self.parts <= 3 or (not self.training and len(finest) <= 2)

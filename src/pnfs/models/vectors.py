@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.lanes import Lanes, merge_lanes
+from pnfs.models.lanes import Form, Lanes, merge_lanes
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -105,24 +105,36 @@ class VectorHead(nn.Module):
             spread = F.conv2d(x, weight).float().square().mean().sqrt()
             weight.mul_(self._share / spread.clamp(min=1e-6))
 
-    def forward(self, lanes: Lanes) -> Float[Tensor, "B J d h w"]:
+    def forward(self, lanes: Lanes, form: Form = "loop") -> Float[Tensor, "B J d h w"]:
         """(B, p*C, h, w) in each lane to the vectors of all parts' joints, part after part."""
         features = F.relu(merge_lanes(lanes))
         sizes = [count * self.vector_dim for count in self.joint_counts]
-        maps = [
-            F.conv2d(x, weight, bias)
-            for x, weight, bias in zip(
-                features.chunk(len(sizes), dim=1),
-                self.weight.split(sizes),
-                self.bias.split(sizes),
-                strict=True,
+        if form == "dense":
+            maps = F.conv2d(features, _block_diagonal(self.weight, sizes), self.bias)
+        else:
+            maps = torch.cat(
+                [
+                    F.conv2d(x, weight, bias)
+                    for x, weight, bias in zip(
+                        features.chunk(len(sizes), dim=1),
+                        self.weight.split(sizes),
+                        self.bias.split(sizes),
+                        strict=True,
+                    )
+                ],
+                dim=1,
             )
-        ]
         # (B, sum(J_p)*d, h, w) -> (B, sum(J_p), d, h, w): the vector index runs fastest.
-        return torch.cat(maps, dim=1).unflatten(1, (-1, self.vector_dim))
+        return maps.unflatten(1, (-1, self.vector_dim))
 
     def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
         """Squashed lengths; for d = 1 the number itself. Float32 under mixed precision."""
         return (
             at_least_float32(vectors[:, :, 0]) if self.vector_dim == 1 else squashed_length(vectors)
         )
+
+
+def _block_diagonal(weight: Float[Tensor, "O C 1 1"], sizes: Sequence[int]) -> Tensor:
+    """Each part's rows read its own C features of all P*C: (O, P*C, 1, 1)."""
+    blocks = torch.block_diag(*(rows.flatten(1) for rows in weight.split(list(sizes))))
+    return blocks[..., None, None]

@@ -1,0 +1,174 @@
+"""Training steps of the paper's ablation model, in every form, and with each optimisation in turn."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from pnfs.bench.timing import Timing, take_turns
+from pnfs.codec.targets import gaussian_targets
+from pnfs.models import PoseFabricNetwork, normalise_images
+from pnfs.models.backbones import MobileNetV2
+from pnfs.models.cost import measure_cost
+from pnfs.models.lanes import FORMS, Form
+from pnfs.training.loss import ScoreMapLoss
+
+Grouping = Mapping[str, Sequence[str]]
+"""Part name -> joint names."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a training step runs; all ways compute the same thing.
+
+    Args:
+        form: How the parts run; "auto" is the suite's own choice.
+        channels_last: Memory layout; False is PyTorch's contiguous default.
+        bfloat16: Mixed precision.
+        compiled: `torch.compile` of the network.
+        fused_optimizer: One kernel for all parameters in Adam.
+    """
+
+    form: Form | str = "auto"
+    channels_last: bool = True
+    bfloat16: bool = False
+    compiled: bool = False
+    fused_optimizer: bool = False
+
+
+class TrainingStep:
+    """One optimisation step on one fixed batch of random crops.
+
+    Args:
+        grouping: The parts, of MPII's joints.
+        settings: How it runs.
+        device: Where.
+        batch_size: Persons.
+        input_size: (height, width) of the crops.
+    """
+
+    def __init__(
+        self,
+        grouping: Grouping,
+        settings: StepSettings,
+        *,
+        device: torch.device,
+        batch_size: int,
+        input_size: tuple[int, int],
+    ) -> None:
+        torch.manual_seed(0)
+        self.settings = settings
+        self.device = device
+        network = ablation_network(grouping, settings.form)
+        if not settings.channels_last:
+            network = network.to(memory_format=torch.contiguous_format)
+        self.network = network.to(device).train()
+        if settings.compiled:
+            self.network.compile(dynamic=False)
+        self.loss = ScoreMapLoss()
+        self.optimizer = Adam(self.network.parameters(), fused=settings.fused_optimizer)
+        height, width = input_size
+        joints = len(self.network.parts.skeleton)
+        scale = torch.tensor([width, height], dtype=torch.float32)
+        self.images = torch.randint(0, 256, (batch_size, height, width, 3), dtype=torch.uint8).to(
+            device
+        )
+        self.joints = (torch.rand(batch_size, joints, 2) * scale).to(device)
+        self.labelled = torch.ones(batch_size, joints, dtype=torch.bool, device=device)
+
+    def __call__(self) -> Tensor:
+        self.optimizer.zero_grad()
+        images = normalise_images(self.images)
+        if not self.settings.channels_last:
+            images = images.contiguous()
+        half = torch.autocast(self.device.type, torch.bfloat16)
+        with half if self.settings.bfloat16 else nullcontext():
+            maps = self.network(images)
+        targets, weights = gaussian_targets(
+            self.joints, self.labelled, heatmap_size=(maps.shape[-2], maps.shape[-1])
+        )
+        loss = self.loss(maps, targets, weights, self.network.map_joints)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def ablation_network(grouping: Grouping, form: Form | str = "auto") -> PoseFabricNetwork:
+    """The paper's ablation model: MobileNet-V2, H=1, C=10, d=8."""
+    return PoseFabricNetwork(
+        backbone=MobileNetV2(weights="none"),
+        skeleton="mpii",
+        parts=grouping,
+        form=form,  # type: ignore[arg-type]
+    )
+
+
+def form_settings(base: StepSettings) -> dict[str, StepSettings]:
+    """Every form in both memory layouts, and the suite's choice."""
+    layouts = {"channels-last": True, "contiguous": False}
+    found = {
+        f"{form}, {layout}": replace(base, form=form, channels_last=last)
+        for layout, last in layouts.items()
+        for form in FORMS
+    }
+    return {"chosen": replace(base, form="auto")} | found
+
+
+def ladder(device: torch.device) -> dict[str, StepSettings]:
+    """From plain eager to everything, one optimisation more in each row."""
+    plain = StepSettings(form="loop", channels_last=False)
+    steps = {"loop over parts, contiguous, float32": plain}
+    steps["+ channels-last"] = replace(plain, channels_last=True)
+    steps["+ form chosen"] = replace(plain, channels_last=True, form="auto")
+    if device.type == "cuda":
+        half = replace(steps["+ form chosen"], bfloat16=True)
+        steps["+ bfloat16"] = half
+        steps["+ fused optimiser"] = replace(half, fused_optimizer=True)
+        steps["+ compiled"] = replace(half, fused_optimizer=True, compiled=True)
+    return steps
+
+
+def step_times(
+    grouping: Grouping,
+    settings: Mapping[str, StepSettings],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    input_size: tuple[int, int] = (256, 256),
+    rounds: int = 5,
+    repeats: int = 1,
+) -> dict[str, Timing]:
+    """Seconds of a training step for each of the settings, timed in turns."""
+    device = torch.device(device)
+    steps: dict[str, Callable[[], object]] = {
+        name: TrainingStep(
+            grouping, how, device=device, batch_size=batch_size, input_size=input_size
+        )
+        for name, how in settings.items()
+    }
+    return take_turns(steps, device=device, rounds=rounds, repeats=repeats)
+
+
+def cost_against_parts(
+    groupings: Mapping[int, Grouping], times: Mapping[int, Timing], input_size: tuple[int, int]
+) -> list[dict[str, float]]:
+    """Step time and MACs for each P, and both as multiples of the smallest P's."""
+    macs = {
+        count: measure_cost(ablation_network(grouping), input_size).macs
+        for count, grouping in groupings.items()
+    }
+    first = min(groupings)
+    return [
+        {
+            "parts": count,
+            "macs": macs[count],
+            "macs_ratio": macs[count] / macs[first],
+            "seconds": times[count].median,
+            "seconds_ratio": times[count].median / times[first].median,
+        }
+        for count in groupings
+    ]
+
