@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import pnfs
-from pnfs.data.module import Source
-from pnfs.models import PoseFabricNetwork
+
+if TYPE_CHECKING:
+    # For the annotations alone: a command's --help is not to wait for torch.
+    from pnfs.data.module import Source
+    from pnfs.models import PoseNetwork
 
 
 class UsageError(ValueError):
@@ -26,18 +29,23 @@ def configuration_folder() -> Path:
 
 
 def choose_parts(config: DictConfig, skeleton: str) -> None:
-    """Fills in the model's skeleton and the grouping of its joints.
+    """Fills in the model's skeleton and, for a model of parts, the grouping of its joints.
+
+    A baseline knows no parts; the group `parts` then says nothing, and must not make another run of it.
 
     Raises:
         UsageError: The part mode says nothing about this skeleton.
     """
+    OmegaConf.set_struct(config, False)
+    config.model.skeleton = skeleton
+    if "parts" not in config.model:
+        config.parts = None
+        return
     if skeleton not in config.parts:
         raise UsageError(
             f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
             f"{skeleton}; add `{skeleton}: {{part: [joint, ...], ...}}` to it"
         )
-    OmegaConf.set_struct(config, False)
-    config.model.skeleton = skeleton
     config.model.parts = config.parts[skeleton]
 
 
@@ -48,18 +56,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
-def build_source(config: Mapping[str, Any]) -> Source:
+def build_source(config: Mapping[str, Any]) -> "Source":
     """The dataset a configuration names."""
     return instantiate(config, _convert_="all")
 
 
-def build_network(config: Mapping[str, Any]) -> PoseFabricNetwork:
+def build_network(config: Mapping[str, Any]) -> "PoseNetwork":
     """The network a configuration describes."""
     return instantiate(config, _convert_="all")
 
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with a backbone that asks for no pretrained weights."""
+    """The configuration with a model that asks for no pretrained weights."""
     model = dict(settings["model"])
     model["backbone"] = model["backbone"] | {"weights": "none"}
+    if "weights" in model:
+        model["weights"] = "none"
     return dict(settings) | {"model": model}

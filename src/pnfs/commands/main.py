@@ -1,27 +1,25 @@
 """The `pnfs` command: `pnfs COMMAND key=value ...`."""
 
-import importlib
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping
 
-import hydra
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.markup import escape
-
-from pnfs.commands.configuration import configuration_folder
-
 COMMANDS: Mapping[str, str] = {
     "train": "search and train a network, then evaluate it; resumes what was interrupted",
     "evaluate": "score a trained network on a dataset",
+    "predict": "find the joints of persons in pictures and videos",
     "show": "draw a found architecture",
     "derive": "the equal, a pruned, or a discretised network of a found architecture",
+    "export": "write a trained network as an ONNX file",
+    "cache": "write person crops once, for fast training",
     "cost": "parameters and multiply-accumulates of a configuration",
+    "costs": "the cost table: every configuration of the paper's tables beside its counts",
+    "reproduce": "the paper's tables and figures, ours beside the paper's",
+    "runs": "list runs with state, score and cost; compare two of them",
+    "bench": "measure training steps, inference, data and evaluation, each beside its alternatives",
+    "doctor": "check this machine and a dataset before hours are spent",
+    "browse": "contact sheets of augmented crops, target maps and flips",
 }
 
 
@@ -53,24 +51,10 @@ def main() -> None:
         sys.exit(2)
     sys.argv = [f"pnfs {command}", *rest]
     quiet_libraries()
-    run = importlib.import_module(f"pnfs.commands.{command}").run
+    # Not imported above: the list of commands comes at once, without waiting for Hydra.
+    from pnfs.commands.launch import start
 
-    def task(config: DictConfig) -> object:
-        try:
-            return run(config)
-        except (ValueError, OmegaConfBaseException, InstantiationException) as error:
-            # Every error a user can cause is a ValueError with a message of its own.
-            cause = _cause(error)
-            if os.environ.get("PNFS_TRACEBACK") or not isinstance(
-                cause, (ValueError, OmegaConfBaseException)
-            ):
-                raise
-            message = f"[bold red]pnfs {command}:[/] {escape(str(cause))}"
-            Console(stderr=True).print(message, soft_wrap=True, highlight=False)
-            sys.exit(1)
-
-    folder = str(configuration_folder())
-    hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+    start(command)
 
 
 def quiet_libraries() -> None:
@@ -80,10 +64,3 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a user can act upon: the error that Hydra wraps while it builds objects."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return error

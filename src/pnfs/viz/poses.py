@@ -92,6 +92,61 @@ def draw_pose(
     return canvas
 
 
+def draw_persons(
+    image: UInt8[np.ndarray, "H W 3"],
+    joints: Float[np.ndarray, "N K 2"],
+    *,
+    skeleton: Skeleton,
+    scores: Float[np.ndarray, "N K"],
+    person_scores: Float[np.ndarray, " N"],
+    boxes: Float[np.ndarray, "N 4"],
+    draw_boxes: bool = True,
+    score_threshold: float = 0.2,
+    low_scored: LowScored = "hollow",
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A copy of the image with all its persons, the surest on top, each with its score.
+
+    Lines are as wide as the person is large; see `draw_pose` for colours and hollow joints.
+
+    Args:
+        image: RGB.
+        joints: x, y in px of the image.
+        skeleton: Whose joints they are.
+        scores: Of the joints.
+        person_scores: Of the persons, written at their boxes.
+        boxes: x, y, width, height in px.
+        draw_boxes: Whether the boxes are drawn too.
+        score_threshold: Joints that score less are low-scored.
+        low_scored: How those are drawn; see `draw_pose`.
+
+    Raises:
+        ValueError: Arrays whose shapes do not fit together, or a joint that is not finite.
+    """
+    canvas = _rgb(image, "image").copy()
+    lengths = {len(joints), len(scores), len(person_scores), len(boxes)}
+    if len(lengths) != 1:
+        raise ValueError(f"joints, scores, person_scores and boxes have {sorted(lengths)} rows")
+    widest = _line_width(canvas)
+    for n in np.argsort(person_scores, kind="stable"):
+        size = math.sqrt(max(1.0, boxes[n][2] * boxes[n][3]))
+        width = int(np.clip(round(size / 60), 1, widest))
+        if draw_boxes:
+            _box(canvas, boxes[n], max(1, width // 5))
+        canvas = draw_pose(
+            canvas,
+            joints[n],
+            skeleton=skeleton,
+            scores=scores[n],
+            line_width=width,
+            score_threshold=score_threshold,
+            low_scored=low_scored,
+        )
+    for n in np.argsort(person_scores, kind="stable"):
+        size = math.sqrt(max(1.0, boxes[n][2] * boxes[n][3]))
+        _label(canvas, f"{person_scores[n]:.2f}", boxes[n][:2], int(np.clip(size / 16, 9, 24)))
+    return canvas
+
+
 def contact_sheet(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     *,
@@ -197,6 +252,7 @@ def score_map_sheet(
     columns: int = 8,
     cell: tuple[int, int] = (192, 192),
     highest: float | None = None,
+    mark_maximum: bool = True,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The score maps of one person as heat over the crop, each with its maximum in the caption.
 
@@ -210,6 +266,7 @@ def score_map_sheet(
         cell: (height, width) of a crop on the sheet, in px.
         highest: Score of the brightest colour; None takes the highest of all maps, so that maps
             can be compared.
+        mark_maximum: Draw the ring and write the maximum; maps of several joints have no one place.
 
     Raises:
         ValueError: No maps, maps of another shape than the crop, or another number of names.
@@ -228,11 +285,12 @@ def score_map_sheet(
     for name, score_map in zip(names, maps, strict=True):
         heat = _heat_over(crop, score_map, stride, top)
         picture, scale, offset = _letterbox(heat, cell)
-        y, x = np.unravel_index(score_map.argmax(), score_map.shape)
-        peak = np.array([x, y]) * stride * scale + offset
-        _ring(picture, peak, min(cell) / 16, LABEL_COLOUR)
+        if mark_maximum:
+            y, x = np.unravel_index(score_map.argmax(), score_map.shape)
+            peak = np.array([x, y]) * stride * scale + offset
+            _ring(picture, peak, min(cell) / 16, LABEL_COLOUR)
         pictures.append(picture)
-        captions.append(f"{name} {score_map.max():.2f}")
+        captions.append(f"{name} {score_map.max():.2f}" if mark_maximum else name)
     return contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
 
 
@@ -328,6 +386,33 @@ def _line(
     width: int,
 ) -> None:
     cv2.line(canvas, _fixed(start), _fixed(end), colour, width, cv2.LINE_AA, _SHIFT)
+
+
+def _box(canvas: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"], width: int) -> None:
+    x, y, box_width, box_height = np.asarray(box, np.float64)
+    corners = np.array(
+        [(x, y), (x + box_width, y), (x + box_width, y + box_height), (x, y + box_height)]
+    )
+    # A box from edge to edge has its border half a pixel before the centre of its first pixel.
+    points = np.rint(np.clip(corners - 0.5, -_FAR, _FAR) * 2**_SHIFT).astype(np.int32)[:, None]
+    for colour, line_width in ((OUTLINE_COLOUR, width + 2), (LABEL_COLOUR, width)):
+        cv2.polylines(canvas, [points], True, colour, line_width, cv2.LINE_AA, _SHIFT)
+
+
+def _label(
+    canvas: UInt8[np.ndarray, "H W 3"], text: str, corner: Float[np.ndarray, " 2"], size: int
+) -> None:
+    """Text on a dark plate, above the corner where there is room, in any case inside the image."""
+    height, width = canvas.shape[:2]
+    plate_width, plate_height = math.ceil(_font(size).getlength(text)) + 4, size + 4
+    left = int(np.clip(corner[0], 0, max(0, width - plate_width)))
+    top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
+    plate = canvas[top : top + plate_height, left : left + plate_width]
+    plate[...] = _LEGEND_PAGE
+    # A copy of the plate alone: converting a large photograph for each label takes long.
+    lettered = plate.copy()
+    _write(lettered, text, (2, plate_height // 2), size, _LEGEND_TEXT)
+    plate[...] = lettered
 
 
 def _circle(center: Float[np.ndarray, " 2"], radius: float) -> Int32[np.ndarray, "32 1 2"]:

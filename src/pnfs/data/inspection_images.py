@@ -1,0 +1,221 @@
+"""Are the images of a dataset there, whole, and as large as the labels say?"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from pnfs.data.findings import Finding, some
+from pnfs.data.persons import DataError, ImageFiles, Persons
+
+ImageChoice = Literal["all", "sample", "none"]
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """What one image turned out to be."""
+
+    name: str
+    size: tuple[int, int] | None
+    """(height, width); None where it could not be decoded."""
+    problem: str | None
+    """None for a good image."""
+    digest: str
+    """Equal for files with equal content; "" where the image is not a file."""
+
+
+def inspect_file(path: Path) -> ImageReport:
+    """Decodes one image file to its last line.
+
+    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and
+    says nothing; Pillow refuses it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return ImageReport(str(path), None, f"cannot be read: {error.strerror or error}", "")
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    if not content:
+        return ImageReport(str(path), None, "is empty (0 bytes)", digest)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            size = image.height, image.width
+    except Image.UnidentifiedImageError:
+        start = content[:12]
+        return ImageReport(str(path), None, f"is not an image, it begins with {start!r}", digest)
+    # Pillow's decoders meet damaged files with whatever their byte arithmetic runs into.
+    except Exception as error:
+        # Its count of bytes left over says nothing about how much is missing.
+        reason = str(error).partition(" (")[0]
+        return ImageReport(str(path), None, f"cannot be decoded: {reason}", digest)
+    if not cv2.haveImageReader(str(path)):
+        return ImageReport(str(path), size, "is in a format that OpenCV does not read", digest)
+    return ImageReport(str(path), size, None, digest)
+
+
+def inspect_images(
+    persons: Persons, rows: Sequence[int], *, workers: int | None = None
+) -> dict[int, ImageReport]:
+    """Reads images completely, several at once, with a progress bar.
+
+    Threads are enough: reading, hashing and decoding all happen outside Python's lock.
+
+    Args:
+        persons: Whose images.
+        rows: Rows of `persons.images`; files that are missing are left out of the result.
+        workers: Images at once; None for one a core.
+
+    Returns:
+        Row -> report.
+    """
+    images = persons.images
+
+    def inspect(row: int) -> ImageReport | None:
+        if isinstance(images, ImageFiles):
+            path = images.root / images.describe(row)
+            return inspect_file(path) if path.is_file() else None
+        try:
+            height, width = images.read(row).shape[:2]
+        except DataError as error:
+            return ImageReport(images.describe(row), None, str(error), "")
+        return ImageReport(images.describe(row), (height, width), None, "")
+
+    with ThreadPoolExecutor(workers) as pool:
+        reports = track(
+            pool.map(inspect, rows),
+            description=f"images of {persons.name}",
+            total=len(rows),
+            transient=True,
+            console=Console(stderr=True),
+        )
+        return {row: report for row, report in zip(rows, reports, strict=True) if report}
+
+
+def chosen_rows(persons: Persons, images: ImageChoice, sample: int) -> list[int]:
+    """Rows of `persons.images` to read: all, an even sample, or none."""
+    rows = np.unique(persons.image_index)
+    if images == "none":
+        return []
+    # Images that are drawn when they are read cannot be damaged one by one.
+    sampled = images == "sample" or not isinstance(persons.images, ImageFiles)
+    if sampled and len(rows) > sample:
+        rows = rows[np.linspace(0, len(rows) - 1, sample).round().astype(int)]
+    return rows.tolist()
+
+
+def check_missing(persons: Persons) -> list[Finding]:
+    """Image files that are not there, by the records that need them."""
+    if not isinstance(persons.images, ImageFiles):
+        return []
+    missing = persons.images.missing()
+    if not missing:
+        return []
+    total = len(np.unique(persons.images.paths))
+    return [
+        Finding(
+            "error",
+            "missing images",
+            str(persons.images.root),
+            f"{persons.name}: {len(missing):,} of {total:,} images are missing: {some(missing)}",
+            "Unpack the dataset's image archive again, or take the records out of the annotations.",
+            tuple(missing),
+        )
+    ]
+
+
+def check_damaged(persons: Persons, reports: Mapping[int, ImageReport]) -> list[Finding]:
+    """Images that cannot be decoded to their end."""
+    damaged = [report for report in reports.values() if report.problem]
+    if not damaged:
+        return []
+    first = damaged[0]
+    more = f" (and {len(damaged) - 1:,} more images)" if len(damaged) > 1 else ""
+    return [
+        Finding(
+            "error",
+            "damaged images",
+            first.name,
+            f"{persons.name}: {first.name} {first.problem}{more}",
+            "Copy or download these files again and compare their size with the source's.",
+            tuple(f"{report.name}: {report.problem}" for report in damaged),
+        )
+    ]
+
+
+def check_sizes(
+    where: Path, stated: Mapping[str, tuple[int, int]], reports: Iterable[ImageReport]
+) -> list[Finding]:
+    """Images that are not as large as the annotation file says.
+
+    Args:
+        where: The annotation file.
+        stated: File name -> (height, width).
+        reports: Of the images.
+    """
+    wrong = [
+        f"{name}: {report.size[1]}×{report.size[0]}, not {stated[name][1]}×{stated[name][0]}"
+        for report in reports
+        if report.size and (name := Path(report.name).name) in stated
+        if report.size != tuple(stated[name])
+    ]
+    if not wrong:
+        return []
+    return [
+        Finding(
+            "error",
+            "image sizes",
+            str(where),
+            f"{len(wrong):,} images have another size than {where.name} says: {some(wrong)}",
+            "The images were resized or come from elsewhere: joints would lie in wrong places. "
+            "Use the original images.",
+            tuple(wrong),
+        )
+    ]
+
+
+def check_same_pictures(
+    reports_by_split: Mapping[str, Iterable[ImageReport]],
+) -> list[Finding]:
+    """Files with equal content under several names, within a split and between splits."""
+    names: dict[str, dict[str, list[str]]] = {}
+    for split, reports in reports_by_split.items():
+        for report in reports:
+            if report.digest and not report.problem:
+                names.setdefault(report.digest, {}).setdefault(split, []).append(report.name)
+    findings = []
+    within = [f"{a[0]} = {a[1]}" for by in names.values() for a in by.values() if len(a) > 1]
+    between = [" = ".join(n[0] for n in by.values()) for by in names.values() if len(by) > 1]
+    if within:
+        findings.append(
+            Finding(
+                "note",
+                "duplicate images",
+                some(list(reports_by_split)),
+                f"{len(within):,} pictures lie there under more than one name: {some(within)}",
+                "Nothing, if the dataset is meant to be so; such persons count several times.",
+                tuple(within),
+            )
+        )
+    if between:
+        findings.append(
+            Finding(
+                "warning",
+                "duplicate images",
+                " and ".join(reports_by_split),
+                f"{len(between):,} pictures belong to more than one split: {some(between)}",
+                "Scores on persons that were trained on say little; take the pictures out of one "
+                "split, or use the set for checks of the software only.",
+                tuple(between),
+            )
+        )
+    return findings
