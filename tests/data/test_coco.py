@@ -160,7 +160,7 @@ def test_the_file_is_read_once(tmp_path: Path):
         ({"bbox": [1, 2, 3]}, r"bbox has shape \(3,\)"),
         ({"bbox": [1, 2, float("inf"), 4]}, "bbox or area is not a finite number"),
         ({"area": "large"}, "area is not an array of numbers"),
-        ({"image_id": 99}, "its image_id is not among the file's images"),
+        ({"image_id": 99}, "its image_id is not among the annotation file's images"),
         ({"image_id": 7.5}, "must be whole numbers"),
     ],
 )
@@ -244,8 +244,8 @@ def test_wrong_arguments(tmp_path: Path):
     with pytest.raises(DataError, match="padding must be"):
         COCO(root, padding=0)
     for method in (COCO(root).persons, COCO(root).metric):
-        with pytest.raises(DataError, match="no split 'test'; there are train, val"):
-            method("test")
+        with pytest.raises(DataError, match="no split 'dev'; there are train, val, test"):
+            method("dev")
 
 
 def test_shipped_configuration_states_the_defaults(tmp_path: Path):

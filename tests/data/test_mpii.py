@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from pnfs.data.mpii import MPII
 from pnfs.data.persons import DataError
+from pnfs.data.predictions import Predictions
 
 # Where each joint stands in the dataset's files, as the dataset's description lists them.
 FILE_ROW = {
@@ -123,8 +124,30 @@ def test_test_split_has_no_labels(tmp_path: Path):
     persons = source.persons("test")
     assert persons.visibility.tolist() == [[0] * 16]
     assert persons.center.tolist() == [[100, 80]]
-    with pytest.raises(DataError, match="no public labels"):
-        source.metric("test")
+    metric = source.metric("test")
+    metric.update(
+        predicted=torch.zeros(1, 16, 2),
+        target=torch.from_numpy(persons.joints),
+        labelled=torch.from_numpy(persons.visibility > 0),
+        reference_length=torch.from_numpy(persons.reference_length),
+        sample_index=torch.arange(1),
+    )
+    # Not zero: nothing is known about how good a prediction is.
+    assert all(value.isnan() for value in metric.compute().values())
+
+
+def test_predictions_are_written_in_the_files_order_and_one_based(tmp_path: Path):
+    source = MPII(write(tmp_path / "d", [record()], [record(), record("000000002.jpg")]))
+    persons = source.persons("val")
+    moved = persons.joints + np.arange(2, dtype=np.float32)[:, None, None]
+    predictions = Predictions(moved, np.ones((2, 16), np.float32))
+    path = source.write_predictions("val", predictions, tmp_path / "out", "any")
+    assert path == tmp_path / "out/pred.mat"
+    written = scipy.io.loadmat(path)["preds"]
+    assert written.shape == (2, 16, 2)
+    # What the annotation file says, moved by the person's number.
+    expected = np.array([record()["joints"]] * 2) + np.arange(2)[:, None, None]
+    np.testing.assert_allclose(written, expected)
 
 
 @pytest.mark.fixtures("pckh_gt_val.mat")

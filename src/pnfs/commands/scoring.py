@@ -1,6 +1,6 @@
-"""What `train` and `evaluate` share: scores of a split, and pictures to look at."""
+"""What `train` and `evaluate` share: scores and predictions of a split, and pictures to look at."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,41 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from rich.console import Console
+from torchmetrics import MetricCollection
 
 from pnfs.codec.decode import decode
-from pnfs.data.module import PoseDataModule
+from pnfs.data.dataset import CropDataset
+from pnfs.data.geometry import apply, invert
+from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.persons import OCCLUDED, UNLABELLED
+from pnfs.data.predictions import (
+    GROUND_TRUTH_BOXES,
+    Benchmark,
+    Matches,
+    Predictions,
+    one_to_one,
+    write_json,
+)
+from pnfs.evaluation.breakdown import Breakdown, Criterion
+from pnfs.evaluation.collector import PredictionCollector
+from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.poses import pose_sheet, save_image
+from pnfs.viz.scores import (
+    plot_error_curve,
+    plot_error_histogram,
+    plot_joint_rates,
+    plot_visibility_rates,
+)
+
+console = Console()
 
 SHEET_SIZE = 32
 """Persons on a contact sheet."""
@@ -26,21 +52,66 @@ def score(
     module: PoseModule, data: PoseDataModule, trainer: Mapping[str, Any], split: str
 ) -> dict[str, float]:
     """Scores of a split, name -> value, the one that counts first."""
+    return score_and_predict(module, data, trainer, split)[0]
+
+
+def score_and_predict(
+    module: PoseModule, data: PoseDataModule, trainer: Mapping[str, Any], split: str
+) -> tuple[dict[str, float], Predictions]:
+    """Scores of a split, name -> value, the one that counts first, and what was predicted.
+
+    A split without labels has scores that are nan.
+    """
     tester: L.Trainer = instantiate(
         trainer,
         logger=False,
         enable_checkpointing=False,
-        callbacks=[TQDMProgressBar(refresh_rate=20)],
+        callbacks=[RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)],
         use_distributed_sampler=False,
     )
-    results = tester.validate(module, data.eval_dataloader(split), verbose=False)[0]
+    collector = PredictionCollector()
+    kept = module.metric
+    # The module's own metric is that of its validation split.
+    module.metric = MetricCollection([data.source.metric(split), collector], compute_groups=False)
+    try:
+        results = tester.validate(module, data.eval_dataloader(split), verbose=False)[0]
+    finally:
+        module.metric = kept
+    assert collector.predictions is not None
     prefix = "val/"
     left_out = ("loss", "score")
-    return {
+    scores = {
         name.removeprefix(prefix): float(value)
         for name, value in results.items()
         if name.removeprefix(prefix) not in left_out
     }
+    return scores, collector.predictions
+
+
+def evaluation_choices(module: PoseModule, source: Source, split: str) -> dict[str, Any]:
+    """Everything besides weights and data that a score depends on, as tables and records name it."""
+    benchmark = source.evaluation_choices(split) if isinstance(source, Benchmark) else {}
+    choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
+    if module.flip_test:
+        choices["flip_shift"] = module.flip_shift
+    return choices | {"decode_method": module.decode_method, **(benchmark or GROUND_TRUTH_BOXES)}
+
+
+def matches_of(source: Source, split: str, predictions: Predictions) -> Matches:
+    """Which prediction is compared with which labelled person."""
+    if isinstance(source, Benchmark):
+        return source.matches(split, predictions)
+    return one_to_one(source.persons(split))
+
+
+def write_predictions(
+    source: Source, split: str, predictions: Predictions, folder: Path, name: str
+) -> Path:
+    """Writes predictions in the benchmark's own format, or else as JSON."""
+    if isinstance(source, Benchmark):
+        return source.write_predictions(split, predictions, folder, name)
+    path = folder / f"predictions_{split}.json"
+    return write_json(path, source.persons(split), predictions)
 
 
 @torch.no_grad()
@@ -55,7 +126,7 @@ def write_pictures(
     batch = torch.utils.data.default_collate([dataset[int(row)] for row in rows])
     on_device = {name: value.to(module.device) for name, value in batch.items()}
     _, maps = module.score_maps(on_device)  # type: ignore[arg-type]
-    locations, scores = decode(maps, module.decode_method)
+    locations, scores = decode(maps, module.decode_method, sigma=module.sigma)
     sheet = pose_sheet(
         batch["image"].numpy(),
         (locations * module.network.stride).cpu().numpy(),
@@ -67,12 +138,93 @@ def write_pictures(
     )
     written = {"predictions": folder / f"predictions_{split}.png"}
     save_image(written["predictions"], sheet)
-    architecture = describe_architecture(module.network)
-    written["architecture data"] = folder / "architecture.json"
-    written["architecture data"].write_text(to_json(architecture))
-    written["architecture"] = folder / "architecture.png"
-    draw_fabrics(architecture, written["architecture"])
+    # Baselines have no architecture that was searched.
+    if isinstance(module.network, PoseFabricNetwork):
+        architecture = describe_architecture(module.network)
+        written["architecture data"] = folder / "architecture.json"
+        written["architecture data"].write_text(to_json(architecture))
+        written["architecture"] = folder / "architecture.png"
+        draw_fabrics(architecture, written["architecture"])
     if (folder / "metrics.csv").is_file():
         written["curves"] = folder / "curves.png"
         plot_curves(folder / "metrics.csv", written["curves"])
     return written
+
+
+def write_score_pictures(
+    data: PoseDataModule, folder: Path, split: str, breakdown: Breakdown, criterion: Criterion
+) -> dict[str, Path]:
+    """Worst and best persons, rates by joint and visibility, and errors over thresholds."""
+    title = breakdown.matches.labels.name
+    rows, errors = breakdown.by_error()
+    written: dict[str, Path] = {}
+    if len(rows):
+        crops = data.dataset(split)
+        for what, order in (("worst", slice(None, None, -1)), ("best", slice(None))):
+            written[what] = folder / f"{what}_{split}.png"
+            chosen, their_errors = rows[order][:SHEET_SIZE], errors[order][:SHEET_SIZE]
+            save_image(written[what], error_sheet(crops, breakdown, chosen, their_errors))
+        written["errors"] = folder / f"errors_{split}.png"
+        plot_error_histogram(written["errors"], errors, criterion.reference, title)
+    written["joints"] = folder / f"joints_{split}.png"
+    plot_joint_rates(written["joints"], breakdown, criterion, title)
+    # Most datasets do not tell occluded from visible joints.
+    if (breakdown.matches.labels.visibility == OCCLUDED).any():
+        written["visibility"] = folder / f"visibility_{split}.png"
+        plot_visibility_rates(written["visibility"], breakdown, criterion, title)
+    written["curve"] = folder / f"curve_{split}.png"
+    plot_error_curve(written["curve"], breakdown, criterion, title)
+    return written
+
+
+def error_sheet(
+    crops: CropDataset, breakdown: Breakdown, rows: np.ndarray, errors: np.ndarray
+) -> np.ndarray:
+    """Contact sheet of labelled persons, captioned with id and error, in the order given.
+
+    Args:
+        crops: Of the predicted persons.
+        breakdown: Their errors.
+        rows: Rows of the labelled persons.
+        errors: Mean error of each.
+    """
+    labels, predictions = breakdown.matches.labels, breakdown.predictions
+    pictures, predicted, targets = [], [], []
+    matched = breakdown.matches.rows[rows]
+    for label, row in zip(rows, matched, strict=True):
+        sample = crops[int(row)]
+        to_crop = invert(np.asarray(sample["to_image"], np.float64))
+        pictures.append(np.asarray(sample["image"]))
+        predicted.append(apply(to_crop, predictions.locations[row].astype(np.float64)))
+        targets.append(apply(to_crop, labels.joints[label].astype(np.float64)))
+    return pose_sheet(
+        pictures,
+        np.stack(predicted),
+        skeleton=labels.skeleton,
+        scores=predictions.scores[matched],
+        target=np.stack(targets),
+        labelled=labels.visibility[rows] > UNLABELLED,
+        captions=[
+            f"{labels.ids[row]}  error {error:.2f}" for row, error in zip(rows, errors, strict=True)
+        ],
+    )
+
+
+def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:
+    """Hands pictures to the loggers that show any: Weights & Biases and TensorBoard.
+
+    Args:
+        loggers: Others are passed over.
+        pictures: Title -> file; files that are no PNG are passed over.
+        step: Where they stand in the run.
+    """
+    shown = {what: path for what, path in pictures.items() if path.suffix == ".png"}
+    for logger in loggers:
+        for what, path in shown.items():
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key=f"media/{what}", images=[str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(f"media/{what}", pixels, step, dataformats="HWC")
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()

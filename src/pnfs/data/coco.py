@@ -1,15 +1,18 @@
-"""COCO keypoints 2017 (Lin et al., ECCV 2014): persons in their ground-truth boxes."""
+"""COCO keypoints 2017 (Lin et al., ECCV 2014): persons in ground-truth or in detected boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
+from scipy.optimize import linear_sum_assignment
 
 from pnfs import body
+from pnfs.data.geometry import fit_box
 from pnfs.data.persons import UNLABELLED, DataError, ImageFiles, Persons
+from pnfs.data.predictions import UNMATCHED, Matches, Predictions, one_to_one
 from pnfs.data.readers import (
     RecordLabel,
     number_column,
@@ -21,7 +24,37 @@ from pnfs.data.readers import (
     require_rows,
     require_split,
 )
-from pnfs.evaluation.oks import OKSAveragePrecision
+from pnfs.evaluation.oks import PERSON, OKSAveragePrecision, evaluate_by_visibility
+from pnfs.evaluation.results_file import results_name, write_results
+
+Boxes = Literal["ground_truth", "detected"]
+Suppression = Literal["oks", "soft", "none"]
+
+TEST_SETS: Mapping[str, str] = {"train": "train2017", "val": "val2017", "test": "test-dev2017"}
+"""Split -> what the benchmark calls it."""
+
+PUBLISHED_ASPECT = 0.75
+"""Width divided by height of the published crops (192×256, 288×384), which HRNet's code fits boxes
+to before it takes their area for OKS-NMS."""
+
+MATCHING_OVERLAP = 0.5
+"""Intersection over union from which a detected box is a labelled person's."""
+
+_ANNOTATIONS = {
+    "train": "annotations/person_keypoints_train2017.json",
+    "val": "annotations/person_keypoints_val2017.json",
+    "test": "annotations/image_info_test-dev2017.json",
+}
+_IMAGES = {"train": "images/train2017", "val": "images/val2017", "test": "images/test2017"}
+_DETECTIONS = {
+    "val": "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
+    "test": "person_detection_results/COCO_test-dev2017_detections_AP_H_609_person.json",
+}
+
+_DETECTIONS_GUIDE = """\
+Detected person boxes are linked under "Data preparation" in the README of
+github.com/leoxiaobin/deep-high-resolution-net.pytorch; any JSON file in COCO's result format will
+do (image_id, category_id, bbox, score). Put it there, or name it with `detections`."""
 
 _GUIDE = """\
 Expected layout below root:
@@ -29,20 +62,33 @@ Expected layout below root:
   annotations/person_keypoints_train2017.json   annotations/person_keypoints_val2017.json
 Images ("2017 Train/Val images") and annotations ("2017 Train/Val annotations"):
 https://cocodataset.org/#download
+Split "test" is test-dev: images/test2017/ and annotations/image_info_test-dev2017.json.
 Then set root to that folder."""
 
 
 @dataclass(frozen=True)
-class _Split:
+class _Annotations:
+    """What a split's annotation file holds, without outlines."""
+
+    content: dict[str, Any]
+    sizes: dict[int, tuple[int, int]]
+    """Image id -> (width, height)."""
+    file_names: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Boxes:
     """Persons and the columns that only the benchmark's metric needs, row by row the same."""
 
     persons: Persons
     image_ids: Int64[np.ndarray, " N"]
     """COCO's image ids."""
+    scores: Float32[np.ndarray, " N"]
+    """The detector's; 1 for ground-truth boxes."""
 
 
 class COCO:
-    """COCO keypoints with HRNet's choice of persons and its ground-truth boxes.
+    """COCO keypoints with HRNet's choice of persons, in ground-truth or detected boxes.
 
     Left out (HRNet, `lib/dataset/coco.py`): crowds, persons without labelled joints, and persons
     whose annotated area or box, once clipped to the image, is empty; from "train" also persons
@@ -52,18 +98,32 @@ class COCO:
     `reference_length` is the square root of the annotated (segment) area in px: the object scale s
     of the benchmark's OKS, so that an error over it compares across persons.
 
+    With `boxes="detected"` the persons of "val" and "test" are those of a detector: its boxes of
+    category person as they stand, without labels. "train" is always labelled. Split "test" is
+    test-dev; its labels are not public, so that its scores are nan.
+
     Args:
         root: Folder with `annotations` and `images`.
         padding: Factor on the sides of the person box.
         min_labelled: Labelled joints that a training person needs.
         check_images: Whether `persons` checks that all image files exist.
+        boxes: Where the persons of "val" and "test" come from.
+        detections: File of detected boxes in COCO's result format; None takes HRNet's file below
+            `root/person_detection_results`.
+        box_threshold: Detected boxes that score less are left out.
+        joint_threshold: Joints that score more count in the person's score, which is the box's
+            score times their mean.
+        nms: What happens to several predictions of one person: "oks" drops, "soft" ranks lower
+            and keeps 20 an image, "none" keeps all.
+        nms_threshold: OKS above which two predictions are of one person.
 
     Raises:
-        DataError: Folders or annotation files are missing, or `padding` is not positive.
+        DataError: Folders or annotation files are missing, `padding` is not positive, or `boxes`
+            or `nms` is none of the choices.
     """
 
     skeleton = body.COCO
-    splits = ("train", "val")
+    splits = ("train", "val", "test")
 
     def __init__(
         self,
@@ -71,98 +131,216 @@ class COCO:
         padding: float = 1.25,
         min_labelled: int = 1,
         check_images: bool = True,
+        boxes: Boxes = "ground_truth",
+        detections: Path | str | None = None,
+        box_threshold: float = 0.0,
+        joint_threshold: float = 0.2,
+        nms: Suppression = "oks",
+        nms_threshold: float = 0.9,
     ) -> None:
         self.root = Path(root).expanduser()
         self.padding = require_padding(padding)
         self.min_labelled = min_labelled
         self.check_images = check_images
-        self._splits: dict[str, _Split] = {}
-        files = ["images", *(str(self._annotations(s).relative_to(self.root)) for s in self.splits)]
+        _require_choice("boxes", boxes, get_args(Boxes))
+        _require_choice("nms", nms, get_args(Suppression))
+        self.boxes: Boxes = boxes
+        self.detections = None if detections is None else Path(detections).expanduser()
+        self.box_threshold = box_threshold
+        self.joint_threshold = joint_threshold
+        self.nms: Suppression = nms
+        self.nms_threshold = nms_threshold
+        self._annotations: dict[str, _Annotations] = {}
+        self._boxes: dict[tuple[str, str], _Boxes] = {}
+        files = ["images", _ANNOTATIONS["train"], _ANNOTATIONS["val"]]
         require_files("COCO", self.root, files, _GUIDE)
 
     def persons(self, split: str) -> Persons:
-        """The persons of "train" or "val", in the file's order; ids are COCO's annotation ids.
+        """The persons of "train", "val" or "test", in the file's order.
+
+        Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box.
 
         Raises:
-            DataError: No such split, a damaged annotation file or record, or missing images.
+            DataError: No such split, a damaged annotation file or record, missing images, or
+                ground-truth boxes of a split without labels.
         """
-        return self._loaded(split).persons
+        return self._loaded(split, self._boxes_of(split)).persons
 
     def metric(self, split: str) -> OKSAveragePrecision:
-        """COCO's keypoint average precision, every box's detection score being 1.
-
-        `sample_index` are rows of `persons(split)`.
+        """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`.
 
         Raises:
             DataError: As `persons`.
             ValueError: The annotation file lacks something that only the evaluation needs.
         """
-        loaded = self._loaded(split)
+        loaded = self._loaded(split, self._boxes_of(split))
         return OKSAveragePrecision(
-            ground_truth=self._annotations(split),
+            ground_truth=self._ground_truth(split),
             image_ids=loaded.image_ids,
-            areas=loaded.persons.box_size.prod(axis=-1),
-            box_scores=np.ones(len(loaded.persons), dtype=np.float32),
+            areas=fit_box(loaded.persons.box_size, PUBLISHED_ASPECT).prod(axis=-1),
+            box_scores=loaded.scores,
+            joint_threshold=self.joint_threshold,
+            nms_threshold=None if self.nms == "none" else self.nms_threshold,
+            soft_nms=self.nms == "soft",
         )
 
-    def _annotations(self, split: str) -> Path:
-        return self.root / "annotations" / f"person_keypoints_{split}2017.json"
+    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
+        """Boxes, how they are chosen, and what becomes of several predictions of one person."""
+        choices: dict[str, Any] = {"boxes": self._boxes_of(split).replace("_", " ")}
+        if self._boxes_of(split) == "detected":
+            choices["detections"] = self._detections_path(split).name
+            choices["box_threshold"] = self.box_threshold
+        choices |= {"joint_threshold": self.joint_threshold, "nms": self.nms}
+        return choices if self.nms == "none" else choices | {"nms_threshold": self.nms_threshold}
 
-    def _loaded(self, split: str) -> _Split:
+    def matches(self, split: str, predictions: Predictions) -> Matches:
+        """Labelled persons with the detected boxes that overlap them most, each used once.
+
+        A person none of whose boxes has an overlap of MATCHING_OVERLAP is unmatched.
+        """
+        if self._boxes_of(split) == "ground_truth" or split == "test":
+            return one_to_one(self.persons(split))
+        labelled = self._loaded(split, "ground_truth")
+        return Matches(labelled.persons, _overlapping(labelled, self._loaded(split, "detected")))
+
+    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+        """AP and AR over visible joints alone and over occluded joints alone, fractions."""
+        if split == "test":
+            return {}
+        detections = self._results(split, predictions)
+        return evaluate_by_visibility(detections, self._ground_truth(split))
+
+    def write_predictions(
+        self, split: str, predictions: Predictions, folder: Path, name: str
+    ) -> Path:
+        """Writes the results file that COCO's server takes, duplicates left out."""
+        path = folder / results_name(TEST_SETS[split], name)
+        return write_results(path, self._results(split, predictions))
+
+    def image_ids(self, split: str) -> Int64[np.ndarray, " M"]:
+        """COCO's ids of all images of a split."""
+        return np.array(list(self._read(split).file_names), dtype=np.int64)
+
+    def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
+        keypoints = np.dstack([predictions.locations, predictions.scores])
+        return self.metric(split).detections(keypoints, np.arange(len(predictions)))
+
+    def _boxes_of(self, split: str) -> Boxes:
+        return "ground_truth" if split == "train" else self.boxes
+
+    def _ground_truth(self, split: str) -> dict[str, Any] | Path:
+        # The training set's records would fill hundreds of megabytes; it is seldom scored.
+        return self.root / _ANNOTATIONS[split] if split == "train" else self._read(split).content
+
+    def _detections_path(self, split: str) -> Path:
+        return self.root / _DETECTIONS[split] if self.detections is None else self.detections
+
+    def _read(self, split: str) -> _Annotations:
         require_split("COCO", split, self.splits)
-        if split not in self._splits:
-            self._splits[split] = self._load(split)
-        return self._splits[split]
+        if split in self._annotations:
+            return self._annotations[split]
+        require_files("COCO", self.root, [_ANNOTATIONS[split]], _GUIDE)
+        annotations = _read_annotations(self.root / _ANNOTATIONS[split], labelled=split != "test")
+        if split != "train":
+            self._annotations[split] = annotations
+        return annotations
 
-    def _load(self, split: str) -> _Split:
-        path = self._annotations(split)
-        sizes, file_names, annotations = _read_annotations(path)
+    def _loaded(self, split: str, boxes: Boxes) -> _Boxes:
+        require_split("COCO", split, self.splits)
+        if (split, boxes) not in self._boxes:
+            if boxes == "ground_truth" and split == "test":
+                raise DataError(
+                    "COCO: split 'test' has no public labels, so no ground-truth boxes: choose "
+                    "boxes=detected"
+                )
+            load = self._labelled if boxes == "ground_truth" else self._detected
+            self._boxes[split, boxes] = load(split)
+        return self._boxes[split, boxes]
+
+    def _labelled(self, split: str) -> _Boxes:
+        path, read = self.root / _ANNOTATIONS[split], self._read(split)
+        annotations = _single_persons(read.content["annotations"])
 
         def label(row: int) -> str:
             return f"annotation {annotations[row].get('id')}"
 
         ids, image_ids = _ids(path, annotations, label)
-        known = np.array([image_id in file_names for image_id in image_ids.tolist()], dtype=bool)
-        require_rows(path, known, label, "its image_id is not among the file's images")
+        _require_known(path, image_ids, read, label)
         joints, visibility = _keypoints(path, annotations, label)
         area = number_column(path, annotations, "area", (), label)
         boxes = number_column(path, annotations, "bbox", (4,), label)
         finite = np.isfinite(boxes).all(-1) & np.isfinite(area)
         require_rows(path, finite, label, "bbox or area is not a finite number")
-        center, size = _clip(boxes, np.array([sizes[i] for i in image_ids.tolist()]).reshape(-1, 2))
+        sizes = np.array([read.sizes[i] for i in image_ids.tolist()]).reshape(-1, 2)
+        center, size = _clip(boxes, sizes)
 
         labelled = (visibility > UNLABELLED).sum(-1)
         enough = labelled >= (max(1, self.min_labelled) if split == "train" else 1)
         keep = enough & (area > 0) & (size > 0).all(-1)
-        used, image_index = np.unique(image_ids[keep], return_inverse=True)
-        images = ImageFiles(
-            self.root / "images" / f"{split}2017", [file_names[image_id] for image_id in used]
-        )
-        if self.check_images:
-            require_images(f"COCO {split}", images, _GUIDE)
+        images, image_index = self._images(split, read, image_ids[keep])
         persons = Persons(
             name=f"COCO {split}",
             skeleton=self.skeleton,
             images=images,
             ids=ids[keep].astype(np.str_),
-            image_index=image_index.astype(np.int64),
+            image_index=image_index,
             joints=joints[keep],
             visibility=visibility[keep].astype(np.int8),
             center=center[keep].astype(np.float32),
             box_size=(size[keep] * self.padding).astype(np.float32),
             reference_length=np.sqrt(area[keep]).astype(np.float32),
         )
-        return _Split(persons, image_ids[keep])
+        return _Boxes(persons, image_ids[keep], np.ones(len(persons), np.float32))
+
+    def _detected(self, split: str) -> _Boxes:
+        path, read = self._detections_path(split), self._read(split)
+        if not path.is_file():
+            raise DataError(f"COCO: {path} is missing.\n{_DETECTIONS_GUIDE}")
+        image_ids, boxes, scores = _read_detections(path, read)
+        keep = (boxes[:, 2:] > 0).all(-1) & (scores >= self.box_threshold)
+        image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
+        images, image_index = self._images(split, read, image_ids)
+        count = len(boxes)
+        persons = Persons(
+            name=f"COCO {split}, detected boxes",
+            skeleton=self.skeleton,
+            images=images,
+            ids=_numbered(image_ids),
+            image_index=image_index,
+            joints=np.zeros((count, len(self.skeleton), 2), np.float32),
+            visibility=np.full((count, len(self.skeleton)), UNLABELLED, np.int8),
+            center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
+            box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
+            reference_length=np.full(count, np.nan, np.float32),
+        )
+        return _Boxes(persons, image_ids, scores.astype(np.float32))
+
+    def _images(
+        self, split: str, read: _Annotations, image_ids: Int64[np.ndarray, " N"]
+    ) -> tuple[ImageFiles, Int64[np.ndarray, " N"]]:
+        """The image files that persons are in, and which of them each person is in."""
+        used, image_index = np.unique(image_ids, return_inverse=True)
+        names = [read.file_names[image_id] for image_id in used.tolist()]
+        images = ImageFiles(self.root / _IMAGES[split], names)
+        if self.check_images:
+            require_images(f"COCO {split}", images, _GUIDE)
+        return images, image_index.astype(np.int64)
 
 
-def _read_annotations(
-    path: Path,
-) -> tuple[dict[int, tuple[int, int]], dict[int, str], list[dict[str, Any]]]:
-    """Image id -> (width, height), image id -> file name, and the single persons' annotations."""
+def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise DataError(f"COCO: {name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _read_annotations(path: Path, labelled: bool) -> _Annotations:
+    """A split's file; one of a test set has no annotations."""
     # Outlines are most of the file; without dropping each at once they would fill gigabytes.
     content = read_json(path, object_hook=_without_outline)
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        raise DataError(f"{path}: is not a COCO annotation file: it needs images and annotations")
+    needed = {"images", "annotations"} if labelled else {"images"}
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise DataError(
+            f"{path}: is not a COCO annotation file: it needs {' and '.join(sorted(needed))}"
+        )
     images = require_records(path, content["images"], "images")
     sizes, file_names = {}, {}
     for row, image in enumerate(images):
@@ -180,9 +358,81 @@ def _read_annotations(
                     f"{path}: image {image.get('id', row)}: needs id, width and height as whole "
                     "numbers and file_name as text"
                 )
-    annotations = require_records(path, content["annotations"], "annotations")
-    single = [a for a in annotations if not a.get("iscrowd") and a.get("num_keypoints", 1)]
-    return sizes, file_names, single
+    if labelled:
+        require_records(path, content["annotations"], "annotations")
+    else:
+        content["annotations"] = []
+    return _Annotations(content, sizes, file_names)
+
+
+def _single_persons(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [a for a in annotations if not a.get("iscrowd") and a.get("num_keypoints", 1)]
+
+
+def _require_known(
+    path: Path, image_ids: Int64[np.ndarray, " N"], read: _Annotations, label: RecordLabel
+) -> None:
+    known = np.array([image_id in read.file_names for image_id in image_ids.tolist()], dtype=bool)
+    require_rows(path, known, label, "its image_id is not among the annotation file's images")
+
+
+def _read_detections(
+    path: Path, read: _Annotations
+) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, "N 4"], Float[np.ndarray, " N"]]:
+    """Image ids, boxes (x, y, w, h) and scores of the detected persons, in the file's order."""
+    records = require_records(path, read_json(path), "the file")
+
+    def label(row: int) -> str:
+        return f"detection {rows[row]}"
+
+    rows = list(range(len(records)))
+    categories = number_column(path, records, "category_id", (), label)
+    rows = np.flatnonzero(categories == PERSON).tolist()
+    persons = [records[row] for row in rows]
+    image_ids = number_column(path, persons, "image_id", (), label)
+    boxes = number_column(path, persons, "bbox", (4,), label)
+    scores = number_column(path, persons, "score", (), label)
+    finite = np.isfinite(boxes).all(-1) & np.isfinite(scores) & np.isfinite(image_ids)
+    require_rows(path, finite, label, "image_id, bbox or score is not a finite number")
+    image_ids = image_ids.astype(np.int64)
+    _require_known(path, image_ids, read, label)
+    return image_ids, boxes, scores
+
+
+def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
+    """An id for each box: its image and its number among the image's boxes, from 0."""
+    counts: dict[int, int] = {}
+    ids = []
+    for image_id in image_ids.tolist():
+        number = counts.get(image_id, 0)
+        ids.append(f"{image_id}/{number}")
+        counts[image_id] = number + 1
+    return np.array(ids, dtype=np.str_)
+
+
+def _overlapping(labelled: _Boxes, detected: _Boxes) -> Int64[np.ndarray, " M"]:
+    """Row of the detected box of each labelled person, or UNMATCHED."""
+    rows = np.full(len(labelled.persons), UNMATCHED, np.int64)
+    for image_id in np.intersect1d(labelled.image_ids, detected.image_ids):
+        ours = np.flatnonzero(labelled.image_ids == image_id)
+        theirs = np.flatnonzero(detected.image_ids == image_id)
+        overlap = _overlap(labelled.persons.subset(ours), detected.persons.subset(theirs))
+        for person, box in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+            if overlap[person, box] >= MATCHING_OVERLAP:
+                rows[ours[person]] = theirs[box]
+    return rows
+
+
+def _overlap(first: Persons, second: Persons) -> Float[np.ndarray, "N M"]:
+    """Intersection over union of every box with every other."""
+    low = np.maximum(
+        (first.center - first.box_size / 2)[:, None], (second.center - second.box_size / 2)[None]
+    )
+    high = np.minimum(
+        (first.center + first.box_size / 2)[:, None], (second.center + second.box_size / 2)[None]
+    )
+    both = np.maximum(high - low, 0).prod(-1)
+    return both / (first.box_size.prod(-1)[:, None] + second.box_size.prod(-1)[None] - both)
 
 
 def _without_outline(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 """MPII Human Pose (Andriluka et al., CVPR 2014), single persons, in the layout of HRNet's users."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.io
 from jaxtyping import Float, Float32
 
 from pnfs import body
 from pnfs.data.persons import UNLABELLED, VISIBLE, DataError, ImageFiles, Persons
+from pnfs.data.predictions import GROUND_TRUTH_BOXES, Matches, Predictions, one_to_one
 from pnfs.data.readers import (
     RecordLabel,
     number_column,
@@ -91,17 +95,13 @@ class MPII:
         """PCKh at 0.5, 0.1 and 0.11 of the head size.
 
         HRNet's and SimpleBaseline's evaluation prints the value at 0.11 as "Mean@0.1"; as in
-        theirs, pelvis and thorax do not count in the mean.
+        theirs, pelvis and thorax do not count in the mean. Split "test" has no public labels, so
+        that all its scores are nan.
 
         Raises:
-            DataError: The split has no labels, or there is none of that name.
+            DataError: There is no such split.
         """
         require_split("MPII", split, self.splits)
-        if split == "test":
-            raise DataError(
-                "MPII: split 'test' has no public labels to score; use 'val', or write predictions "
-                "for the benchmark's evaluation"
-            )
         return PCK(
             joints=self.skeleton.joints,
             groups=self.skeleton.groups,
@@ -109,6 +109,24 @@ class MPII:
             name="PCKh",
             mean_excludes=("pelvis", "thorax"),
         )
+
+    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
+        """Boxes come with the annotations, for split "test" too."""
+        return GROUND_TRUTH_BOXES
+
+    def matches(self, split: str, predictions: Predictions) -> Matches:
+        """Each person goes with the prediction of the same row."""
+        return one_to_one(self.persons(split))
+
+    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+        """None: the files do not tell occluded from visible joints."""
+        return {}
+
+    def write_predictions(
+        self, split: str, predictions: Predictions, folder: Path, name: str
+    ) -> Path:
+        """Writes `pred.mat` as HRNet does; see `write_pred_mat`."""
+        return write_pred_mat(folder / "pred.mat", predictions)
 
     def _load(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
@@ -158,6 +176,22 @@ class MPII:
             box_size=box_size,
             reference_length=head_sizes.astype(np.float32),
         )
+
+
+def write_pred_mat(path: Path, predictions: Predictions) -> Path:
+    """Writes predictions as HRNet's `MPIIDataset.evaluate` does, for the benchmark's own evaluation.
+
+    The file holds `preds`, (N, 16, 2): x, y in 1-based pixels, joints in the order of
+    `FILE_JOINTS`, persons in the order of the annotation file.
+
+    Args:
+        path: The file to write.
+        predictions: In the order of `pnfs.body.MPII` and 0-based pixels.
+    """
+    order = body.MPII.indices(FILE_JOINTS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {"preds": predictions.locations[:, order] + 1.0})
+    return path
 
 
 def _boxes(

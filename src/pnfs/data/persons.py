@@ -1,13 +1,14 @@
 """Labelled persons: one record per person, whatever dataset it comes from."""
 
-from collections.abc import Sequence
+import os.path
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int8, Int64, UInt8
+from jaxtyping import Float32, Float64, Int8, Int64, UInt8
 
 from pnfs.body import Skeleton
 
@@ -51,8 +52,52 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Views(Protocol):
+    """Images that can also be had with fewer pixels than they have, or in part."""
+
+    def view(
+        self, index: int, zoom: float
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
+        """What is needed of image `index`.
+
+        Args:
+            index: As for `ImageSource.read`.
+            zoom: Side of the wanted crop's pixels, in pixels of the image.
+
+        Returns:
+            A picture in RGB, and the map of its pixels to those of the image.
+
+        Raises:
+            DataError: The image cannot be had; the message names it.
+        """
+        ...
+
+
+def view_of(
+    images: ImageSource, index: int, zoom: float
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
+    """`Views.view` of images that have it, the whole image of others."""
+    if isinstance(images, Views):
+        return images.view(index, zoom)
+    return images.read(index), np.eye(2, 3)
+
+
+_JPEG_START = b"\xff\xd8"
+_REDUCTIONS = (
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
+    (1, cv2.IMREAD_COLOR_RGB),
+)
+"""(factor, how to decode): the factor's bit is that of the greyscale flag, the colour's goes beside it."""
+
+
 class ImageFiles:
-    """Image files below a folder.
+    """Image files below a folder, which no path leaves, nor any symbolic link on its way.
+
+    Folders on the way are followed here, each once; a file that is itself a link is followed when
+    it is read, because to ask for every file's links takes seconds on a large dataset.
 
     Args:
         root: The folder that no path may leave.
@@ -66,21 +111,58 @@ class ImageFiles:
         self.root = Path(root)
         # A numpy array: a list of str would be copied page by page into every forked worker.
         self.paths = np.array(paths, dtype=np.str_)
-        resolved_root = self.root.resolve()
+        self._resolved_root = self.root.resolve()
+        inside: dict[str, bool] = {}
         for record, path in enumerate(paths):
-            if not (resolved_root / path).resolve().is_relative_to(resolved_root):
-                raise DataError(
-                    f"{self.root}: image path {path!r} (record {record}) leaves the folder"
-                )
+            folder, name = os.path.split(path)
+            if name in ("", ".", ".."):
+                folder = path
+            if folder not in inside:
+                inside[folder] = self._holds(self.root / folder)
+            if not inside[folder]:
+                raise self._leaves(path, record)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return self.view(index, 1.0)[0]
+
+    def view(
+        self, index: int, zoom: float
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
+        """Image `index` at an eighth, a quarter, half or all of its resolution: see `Views`.
+
+        A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all
+        of them, and a crop taken from the result has no aliasing.
+        """
         path = self.root / str(self.paths[index])
         if not path.is_file():
             raise DataError(f"{path}: image is missing (record {index})")
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if not self._holds(path):
+            raise self._leaves(str(self.paths[index]), index)
+        content = np.fromfile(path, np.uint8)
+        factor, flag = 1, cv2.IMREAD_COLOR_RGB
+        # Of other formats OpenCV resizes the decoded image, to a size rounded the other way.
+        if bytes(content[:2]) == _JPEG_START:
+            factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
+        image = None
+        if len(content):
+            image = cv2.imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise DataError(f"{path}: not a readable image (record {index})")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        # Pixel u of the reduced image lies in the middle of pixels f u to f u + f - 1.
+        shift = (factor - 1) / 2
+        return image, np.array([[factor, 0, shift], [0, factor, shift]], np.float64)
+
+    def _holds(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._resolved_root)
+
+    def _leaves(self, path: str, record: int) -> DataError:
+        return DataError(
+            f"{self.root}: image path {path!r} (record {record}) leaves the folder; put the images "
+            "themselves there, or set root to the folder that holds them"
+        )
 
     def describe(self, index: int) -> str:
         return str(self.paths[index])
@@ -95,8 +177,9 @@ class Persons:
     """N labelled persons, column by column, so that 100,000 of them stay a few megabytes.
 
     Raises:
-        DataError: No persons, columns of different lengths, or a labelled joint, centre or box
-            that is not finite; the message names the first person concerned.
+        DataError: No persons, columns of different lengths, an id that occurs twice, an image
+            that `images` does not have, or a labelled joint, centre or box that is not finite; the
+            message names the first person concerned.
     """
 
     name: str
@@ -130,6 +213,26 @@ class Persons:
                     f"{self.name}: {field.name} has shape {column.shape}, skeleton "
                     f"{self.skeleton.name} needs (N, {', '.join(map(str, expected[field.name]))})"
                 )
+        self._require_own_ids()
+        self._require_images()
+        self._require_finite()
+
+    def _require_own_ids(self) -> None:
+        known, first = np.unique(self.ids, return_index=True)
+        if len(known) < len(self.ids):
+            repeated = np.setdiff1d(np.arange(len(self.ids)), first)[0]
+            raise DataError(f"{self.name}: the id {self.ids[repeated]!s} occurs twice")
+
+    def _require_images(self) -> None:
+        count = len(self.images) if isinstance(self.images, Sized) else np.inf
+        wrong = np.flatnonzero((self.image_index < 0) | (self.image_index >= count))
+        if len(wrong):
+            raise DataError(
+                f"{self.name}: person {self.ids[wrong[0]]} is in image "
+                f"{self.image_index[wrong[0]]}, which is none of the images (numbered from 0)"
+            )
+
+    def _require_finite(self) -> None:
         labelled = self.visibility > UNLABELLED
         joints_ok = (np.isfinite(self.joints).all(-1) | ~labelled).all(-1)
         box_ok = np.isfinite(self.center).all(-1) & np.isfinite(self.box_size).all(-1)

@@ -8,12 +8,15 @@ from pnfs.evaluation.oks import (
     oks_nms,
     soft_oks_nms,
 )
-from pnfs.evaluation.pck import PCK, head_size, torso_size
+from pnfs.evaluation.pck import PCK, PCKCurve, head_size, torso_size
+from pnfs.evaluation.results_file import check_results
 
 __all__ = [
     "PCK",
     "OKSAveragePrecision",
+    "PCKCurve",
     "average_with_flip",
+    "check_results",
     "evaluate_detections",
     "flip_maps",
     "head_size",

@@ -1,6 +1,7 @@
 """Percentage of correct keypoints: PCKh (MPII) and PCK (LSP)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from pnfs.body import Skeleton
 
 HEAD_SIZE_FACTOR = 0.6
 """MPII's head size as a share of the head box's diagonal."""
+
+CURVE_THRESHOLDS = tuple(step / 100 for step in range(51))
+"""Of a PCK curve, as shares of the reference length: 0, 0.01, ... 0.5 as in MPII's plots."""
 
 
 def head_size(headbox: Float[np.ndarray, "*N 2 2"]) -> Float[np.ndarray, "*N"]:
@@ -55,6 +59,21 @@ def first_rows(sample_index: Int64[Tensor, " N"]) -> Int64[Tensor, " M"]:
     """
     _, first = np.unique(sample_index.cpu().numpy(), return_index=True)
     return torch.from_numpy(first).to(sample_index.device)
+
+
+@dataclass(frozen=True)
+class PCKCurve:
+    """Scores over thresholds, on the CPU; nan where no joint counts.
+
+    Args:
+        thresholds: Shares of the reference length.
+        mean: Percentage of all counting joints, each counting the same.
+        groups: Label -> mean of the percentages of the group's joints.
+    """
+
+    thresholds: Float[Tensor, " T"]
+    mean: Float[Tensor, " T"]
+    groups: dict[str, Float[Tensor, " T"]]
 
 
 class PCK(Metric):
@@ -135,12 +154,23 @@ class PCK(Metric):
             sample_index: Which person each row is; of several rows of one person the first counts.
 
         Raises:
-            ValueError: The arrays do not have the metric's number of joints.
+            ValueError: The arrays do not have the metric's number of joints, or not one row for
+                each person.
         """
         if predicted.shape != target.shape or predicted.shape[1:] != (self.joint_count, 2):
             raise ValueError(
                 f"{self.name} of {self.joint_count} joints: predicted has shape "
                 f"{tuple(predicted.shape)}, target {tuple(target.shape)}"
+            )
+        rows = len(predicted)
+        if not (
+            labelled.shape == predicted.shape[:2]
+            and reference_length.shape == sample_index.shape == (rows,)
+        ):
+            raise ValueError(
+                f"{self.name} of {rows} persons: labelled has shape {tuple(labelled.shape)}, "
+                f"reference_length {tuple(reference_length.shape)}, "
+                f"sample_index {tuple(sample_index.shape)}"
             )
         # Double precision keeps errors that lie on a threshold there; Apple's GPUs have none.
         exact = torch.float32 if predicted.device.type == "mps" else torch.float64
@@ -153,18 +183,61 @@ class PCK(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Scores in percent."""
-        if len(self.sample_index) == 0:
-            error = torch.full((1, self.joint_count), torch.nan, device=self.device)
-        else:
-            first = first_rows(dim_zero_cat(self.sample_index))
-            error = dim_zero_cat(self.relative_error)[first]
-        counted = (~error.isnan()).sum(0).float()
         scores = {}
+        error = self._errors()
         for threshold in self.thresholds:
-            right = (error <= threshold).sum(0).float()
             label = f"{self.name}@{threshold:g}"
-            scores[label] = 100 * right[self.mean_rows].sum() / counted[self.mean_rows].sum()
-            rates = 100 * right / counted
-            for group, rows in self.group_rows.items():
-                scores[f"{label}/{group}"] = rates[rows].nanmean()
+            scores[label], rates = self._rates(error, threshold)
+            scores |= {f"{label}/{group}": rate for group, rate in rates.items()}
         return scores
+
+    def curve(
+        self, thresholds: Sequence[float] | Float[Tensor | np.ndarray, " T"] = CURVE_THRESHOLDS
+    ) -> PCKCurve:
+        """The scores over many thresholds, for a plot; call it before `reset`.
+
+        Like `compute` it gathers what all processes have seen, so that each has to call it.
+
+        Args:
+            thresholds: Shares of the reference length, not negative.
+
+        Raises:
+            ValueError: A threshold is negative or nan.
+        """
+        values = torch.as_tensor(thresholds, dtype=torch.float64).flatten().tolist()
+        if not all(threshold >= 0 for threshold in values):
+            raise ValueError(f"{self.name}: a curve's thresholds must not be negative: {values}")
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+            error = self._errors()
+        mean, rates = [], {group: [] for group in self.group_rows}
+        for threshold in values:
+            overall, by_group = self._rates(error, threshold)
+            mean.append(overall)
+            for group, rate in by_group.items():
+                rates[group].append(rate)
+
+        def column(scores: list[Tensor]) -> Tensor:
+            return torch.stack(scores).cpu() if scores else torch.empty(0)
+
+        return PCKCurve(
+            thresholds=torch.tensor(values),
+            mean=column(mean),
+            groups={group: column(scores) for group, scores in rates.items()},
+        )
+
+    def _errors(self) -> Float[Tensor, "N K"]:
+        """Errors of each person once, as shares of the reference length; nan does not count."""
+        if len(self.sample_index) == 0:
+            return torch.full((1, self.joint_count), torch.nan, device=self.device)
+        first = first_rows(dim_zero_cat(self.sample_index))
+        return dim_zero_cat(self.relative_error)[first]
+
+    def _rates(
+        self, error: Float[Tensor, "N K"], threshold: float
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Percentages of right joints: the mean over joints, and by group."""
+        counted = (~error.isnan()).sum(0).float()
+        right = (error <= threshold).sum(0).float()
+        mean = 100 * right[self.mean_rows].sum() / counted[self.mean_rows].sum()
+        rates = 100 * right / counted
+        return mean, {group: rates[rows].nanmean() for group, rows in self.group_rows.items()}

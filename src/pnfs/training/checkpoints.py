@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
     architecture_from_json,
@@ -43,7 +44,7 @@ class KeepConfig(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.config
-        if isinstance(pl_module, PoseModule):
+        if isinstance(pl_module, PoseModule) and isinstance(pl_module.network, PoseFabricNetwork):
             checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
 
 
@@ -133,7 +134,8 @@ def check_targets(config: Any, path: Path, targets: bool = True) -> None:
         if targets and "_target_" in config and not _is_ours(config["_target_"]):
             raise CheckpointError(
                 f"{path}: its configuration names {config['_target_']!r}, which is no class of pnfs; "
-                "a checkpoint must not run foreign code"
+                "a checkpoint must not run foreign code (`pnfs evaluate ... trust=true` builds it at "
+                "your word)"
             )
         for value in config.values():
             check_targets(value, path, targets)

@@ -1,0 +1,257 @@
+"""`pnfs evaluate`: what it prints, writes and refuses; baselines and test sets included."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig
+
+from pnfs.commands import evaluate, train
+from pnfs.commands.configuration import configuration_folder
+from pnfs.commands.scoring import log_media
+from pnfs.commands.tables import benchmark_table, described, joint_table, score_table
+from pnfs.data.export import write_coco, write_mpii
+from pnfs.data.synthetic import Synthetic
+from pnfs.evaluation import check_results
+
+MODEL = (
+    "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
+    "parts=p1", "input_size=[64,64]", "batch_size=4", "epochs=1", "trainer=cpu",
+    "workers=0", "strategy=frozen",
+)  # fmt: skip
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Skeleton -> the dataset's folder and that of a run on it."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(skeleton: str) -> tuple[Path, Path]:
+        if skeleton not in made:
+            folder = tmp_path_factory.mktemp(skeleton)
+            people = Synthetic(skeleton=skeleton, train=8, val=8, image_size=(64, 64))
+            write = {"mpii": write_mpii, "coco": write_coco}[skeleton]
+            write({split: people.persons(split) for split in ("train", "val")}, folder / "data")
+            train.run(
+                composed("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *MODEL,
+                         f"run_root={folder / 'runs'}")
+            )  # fmt: skip
+            (result,) = (folder / "runs").glob("*/*/result.json")
+            made[skeleton] = folder / "data", result.parent
+        return made[skeleton]
+
+    return make
+
+
+def evaluated(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    evaluate.run(
+        composed("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={out}",
+                 *overrides)
+    )  # fmt: skip
+    return strict_json(out / "result.json")
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{path} holds {constant}, which JSON does not have")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, capsys) -> None:
+    data, run = trained("mpii")
+    record = evaluated(run, tmp_path, "decode_method=dark", "flip_shift=0")
+    assert record["evaluated_with"] == {
+        "split": "val", "flip_test": True, "flip_shift": 0, "decode_method": "dark",
+        "boxes": "ground truth", "input_size": [64, 64],
+    }  # fmt: skip
+    assert record["persons"] == 8
+    assert record["by_joint"]["criterion"] == "PCKh@0.5"
+    for name in ("predictions", "worst", "best", "errors", "joints", "curve"):
+        assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
+    printed = capsys.readouterr().out
+    assert "flip shift: 0 · decode method: dark · boxes: ground truth" in printed
+    assert "left wrist" in printed
+    # The record's rates, from the exported predictions and the files alone.
+    located = scipy.io.loadmat(tmp_path / "pred.mat")["preds"]
+    annotations = json.loads((data / "annot/valid.json").read_text())
+    corners = scipy.io.loadmat(data / "annot/gt_valid.mat")["headboxes_src"]
+    right = total = 0
+    for n, person in enumerate(annotations):
+        head = 0.6 * np.linalg.norm(corners[1, :, n] - corners[0, :, n])
+        for row in (10, 15):  # The wrists in the files' order.
+            if person["joints_vis"][row]:
+                total += 1
+                right += np.linalg.norm(located[n, row] - person["joints"][row]) <= 0.5 * head
+    columns = record["by_joint"]["joints"]
+    wrists = [columns[f"{side}_wrist"]["all"] for side in ("left", "right")]
+    assert sum(wrist["labels"] for wrist in wrists) == total
+    found = sum(wrist["percent"] * wrist["labels"] / 100 for wrist in wrists)
+    assert found == pytest.approx(right, abs=0.01)
+
+
+def test_a_test_set_is_predicted_and_not_scored(trained, tmp_path: Path, capsys) -> None:
+    data, run = trained("mpii")
+    annotations = json.loads((data / "annot/valid.json").read_text())
+    unlabelled = [{k: p[k] for k in ("image", "center", "scale")} for p in annotations[:3]]
+    (data / "annot/test.json").write_text(json.dumps(unlabelled))
+    record = evaluated(run, tmp_path, "split=test")
+    assert record["score"] is None
+    assert set(record["scores"].values()) == {None}
+    assert "has no labels: nothing is scored" in capsys.readouterr().out
+    assert scipy.io.loadmat(tmp_path / "pred.mat")["preds"].shape == (3, 16, 2)
+    assert not (tmp_path / "worst_test.png").exists()
+
+
+@pytest.mark.slow
+def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
+    data, run = trained("coco")
+    annotations = json.loads((data / "annotations/person_keypoints_val2017.json").read_text())
+    boxes = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5}
+        for a in annotations["annotations"]
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    images = [image["id"] for image in annotations["images"]]
+    results = {}
+    for kind, options in {
+        "ground truth": [],
+        "detected": [
+            "eval.boxes=detected", f"eval.detections={tmp_path / 'boxes.json'}", "eval.name=mine",
+        ],
+    }.items():  # fmt: skip
+        # So soon after its start a network's scores are low.
+        record = evaluated(run, tmp_path / kind, "eval.joint_threshold=0", *options)
+        assert record["evaluated_with"]["boxes"] == kind
+        assert {"AP", "AP (M)", "AP/visible", "AR/occluded"} <= record["scores"].keys()
+        (path,) = (tmp_path / kind).glob("person_keypoints_val2017_*_results.json")
+        assert check_results(path, images) == []
+        results[kind] = json.loads(path.read_text()), path.name
+    assert results["detected"][1] == "person_keypoints_val2017_mine_results.json"
+    assert {r["image_id"] for r in results["detected"][0]} == set(images)
+    # The same persons; a detected box's score halves a person's.
+    best = {kind: max(r["score"] for r in found) for kind, (found, _) in results.items()}
+    assert best["detected"] < 0.75 * best["ground truth"]
+
+
+@pytest.mark.slow
+def test_each_way_to_evaluate_has_a_folder_of_its_own(trained) -> None:
+    _, run = trained("mpii")
+    for flip in ("true", "false"):
+        overrides = [f"checkpoint={run}", "trainer=cpu", "workers=0", f"flip_test={flip}"]
+        evaluate.run(composed("evaluate", *overrides))
+    records = [strict_json(path) for path in run.glob("evaluate_val_*/result.json")]
+    flips = sorted(record["evaluated_with"]["flip_test"] for record in records)
+    assert flips == [False, True]
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("eval.boxes=detected", r"eval\.boxes=detected: MPII offers no such choice"),
+        ("decode_method=best", "decode_method must be one of argmax, quarter, dark"),
+        ("flip_shift=2", "flip_shift must be one of 0, 1, not 2"),
+        ("split=dev", "no split 'dev'"),
+    ],
+)
+def test_what_cannot_be_is_refused(trained, tmp_path: Path, override: str, message: str) -> None:
+    _, run = trained("mpii")
+    with pytest.raises(ValueError, match=message):
+        evaluated(run, tmp_path / "out", override)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_foreign_classes_need_trust(trained, tmp_path: Path) -> None:
+    _, run = trained("mpii")
+    content = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    content["pnfs_config"]["schedule"] = {"_target_": "fractions.Fraction"}
+    torch.save(content, tmp_path / "mine.ckpt")
+    with pytest.raises(ValueError, match=r"mine\.ckpt: .*'fractions\.Fraction'"):
+        evaluated(tmp_path / "mine.ckpt", tmp_path / "out")
+    assert evaluated(tmp_path / "mine.ckpt", tmp_path / "out", "trust=true")["persons"] == 8
+
+
+# --- loggers and tables
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_pictures(trained, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, run = trained("mpii")
+    evaluated(run, tmp_path, "logger=tensorboard")
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    found = EventAccumulator(str(events.parent), size_guidance={"images": 0}).Reload()
+    assert {"media/worst", "media/best", "media/curve", "media/joints"} <= set(
+        found.Tags()["images"]
+    )
+    assert "val/PCKh@0.5" in found.Tags()["scalars"]
+    height, width = cv2.imread(str(tmp_path / "curve_val.png")).shape[:2]
+    image = found.Images("media/curve")[0]
+    assert (image.height, image.width) == (height, width)
+
+
+def test_wandb_gets_the_pictures(tmp_path: Path, monkeypatch) -> None:
+    logged = []
+    monkeypatch.setattr(
+        WandbLogger, "log_image", lambda self, key, images: logged.append((key, images))
+    )
+    wandb = WandbLogger.__new__(WandbLogger)
+    log_media([wandb], {"worst": tmp_path / "a.png", "architecture data": tmp_path / "a.json"})
+    assert logged == [("media/worst", [str(tmp_path / "a.png")])]
+    assert not isinstance(wandb, TensorBoardLogger)
+
+
+def cells(table: Any, column: int) -> list[str]:
+    return list(table.columns[column].cells)
+
+
+def test_fractions_and_percent_are_printed_as_their_benchmarks_do() -> None:
+    table = score_table("t", {"a": {"AP": 0.6741, "PCKh@0.5": 87.123, "AP (L)": float("nan")}})
+    assert cells(table, 2) == ["0.674", "87.1", "–"]
+
+
+def test_scores_stand_in_one_row_by_group() -> None:
+    scores = {"PCKh@0.5": 87.0, "PCKh@0.5/head": 96.0, "PCKh@0.11": 34.0}
+    table = benchmark_table("t", scores)
+    assert [cells(table, n) for n in range(3)] == [
+        ["PCKh@0.5", "PCKh@0.11"], ["87.0", "34.0"], ["96.0", ""],
+    ]  # fmt: skip
+    assert table.caption == "PCKh@0.11 is what public code prints as @0.1."
+
+
+def test_joint_table_shows_visibility_where_it_is_labelled() -> None:
+    def record(occluded: int) -> dict[str, Any]:
+        kinds = {"all": 4, "visible": 4 - occluded, "occluded": occluded}
+        columns = {
+            kind: {"percent": 50.0 if count else None, "labels": count}
+            for kind, count in kinds.items()
+        }
+        return {"criterion": "any", "missed_persons": 0, "joints": {"left_ear": columns}}
+
+    assert len(joint_table(record(0)).columns) == 3
+    table = joint_table(record(4))
+    assert [cells(table, n)[0] for n in range(7)] == [
+        "left ear", "50.0", "4", "–", "0", "50.0", "4",
+    ]  # fmt: skip
+
+
+def test_choices_in_words() -> None:
+    assert described({"flip_test": True, "nms": "oks"}) == "flip test: yes · nms: oks"

@@ -1,0 +1,113 @@
+"""Pictures of scores: every bar and curve shows the number that it stands for."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from pnfs import body
+from pnfs.data.persons import Persons
+from pnfs.data.predictions import Predictions, one_to_one
+from pnfs.evaluation.breakdown import Breakdown, Criterion
+from pnfs.viz import scores
+from pnfs.viz.scores import (
+    plot_error_curve,
+    plot_error_histogram,
+    plot_joint_rates,
+    plot_visibility_rates,
+)
+
+CRITERION = Criterion("PCK@0.5", "torso size", np.full(14, 0.5), tuple(range(14)))
+
+
+class NoImages:
+    def read(self, index: int) -> np.ndarray:
+        raise AssertionError(index)
+
+    def describe(self, index: int) -> str:
+        return f"image {index}"
+
+
+@pytest.fixture
+def breakdown() -> Breakdown:
+    """Ten persons; joint k is right in the first k + 1 % 10 of them."""
+    joints = np.full((10, 14, 2), 50, np.float32)
+    visibility = np.full((10, 14), 2, np.int8)
+    visibility[:4] = 1
+    visibility[:, 13] = 0
+    persons = Persons(
+        name="ten",
+        skeleton=body.LSP,
+        images=NoImages(),
+        ids=np.arange(10).astype(str),
+        image_index=np.arange(10),
+        joints=joints,
+        visibility=visibility,
+        center=np.full((10, 2), 50, np.float32),
+        box_size=np.full((10, 2), 90, np.float32),
+        reference_length=np.full(10, 10, np.float32),
+    )
+    wrong = np.arange(10)[:, None] >= (np.arange(14) + 1)[None]
+    located = joints + np.where(wrong, 30, 2)[..., None] * np.array([1, 0])
+    return Breakdown(
+        one_to_one(persons), Predictions(located.astype(np.float32), np.ones((10, 14), np.float32))
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Axes]:
+    """The axes of each saved figure."""
+    found: list[Axes] = []
+    save = scores._save
+
+    def kept(figure, path, title) -> None:
+        found.extend(figure.axes)
+        save(figure, path, title)
+
+    monkeypatch.setattr(scores, "_save", kept)
+    return found
+
+
+def test_bars_are_the_rates(breakdown: Breakdown, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_joint_rates(tmp_path / "new/joints.png", breakdown, CRITERION, "title")
+    widths = [bar.get_width() for bar in drawn[0].patches]
+    assert widths == pytest.approx([min(10 * (k + 1), 100) for k in range(13)] + [0])
+    texts = [text.get_text() for text in drawn[0].texts]
+    assert texts[0] == "10.0  (10)"
+    assert texts[13] == "no labels"
+    assert cv2.imread(str(tmp_path / "new/joints.png")) is not None
+
+
+def test_bars_by_visibility(breakdown: Breakdown, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_visibility_rates(tmp_path / "v.png", breakdown, CRITERION)
+    visible, occluded = drawn[0].containers
+    # The occluded persons come first, so that they are right first.
+    assert occluded[1].get_width() == pytest.approx(50)
+    assert visible[1].get_width() == pytest.approx(0)
+    assert visible[6].get_width() == pytest.approx(50)
+    labels = [text.get_text() for text in drawn[0].get_legend().get_texts()]
+    assert labels == ["visible (78 labels)", "occluded (52 labels)"]
+
+
+def test_curves_end_at_the_rates(breakdown: Breakdown, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_error_curve(tmp_path / "c.png", breakdown, CRITERION)
+    everything = drawn[0].lines[-1]
+    x, y = (np.asarray(values) for values in everything.get_data())
+    right = 100 * sum(min(k + 1, 10) for k in range(13)) / 130
+    assert (x[0], x[-1]) == (0, pytest.approx(0.5))
+    # All errors are 0.2 or 3 times the reference length.
+    assert y[x < 0.199].max() == 0
+    assert y[x > 0.201] == pytest.approx(right, abs=1e-3)
+
+
+def test_histogram_counts_the_persons(drawn: list[Axes], tmp_path: Path) -> None:
+    plot_error_histogram(tmp_path / "h.png", np.array([0.1] * 60 + [0.2] * 38 + [90.0] * 2), "x")
+    assert sum(bar.get_height() for bar in drawn[0].patches) == 100
+    assert "median 0.100" in drawn[0].get_legend().get_texts()[0].get_text()
+
+
+def test_an_empty_histogram_can_be_drawn(tmp_path: Path) -> None:
+    plot_error_histogram(tmp_path / "h.png", np.zeros(0), "x")
+    assert (tmp_path / "h.png").is_file()
