@@ -46,14 +46,16 @@ def gaussian_targets(
     if sigma <= 0 or min(per_axis) <= 0:
         raise ValueError(f"sigma and stride must be positive, not {sigma} and {stride}")
     # The coordinates of an unlabelled joint may be nan, which no later product would remove.
-    centre = torch.where(labelled[..., None], joints, 0.0) / joints.new_tensor(per_axis)
+    centre = torch.where(labelled[..., None], joints, 0.0)
+    # Number by number: a tensor of both would be copied to the device, and every step wait for it.
+    centre = torch.stack([centre[..., axis] / per_axis[axis] for axis in (0, 1)], -1)
     if quantised:
         centre = torch.trunc(centre + 0.5)
 
     height, width = heatmap_size
     radius = RADIUS * sigma
-    size = centre.new_tensor([width, height])
-    inside = ((centre - radius < size) & (centre + radius + 1 >= 0)).all(-1)
+    inside = (centre + radius + 1 >= 0).all(-1)
+    inside &= (centre[..., 0] - radius < width) & (centre[..., 1] - radius < height)
     weights = (labelled & inside).float()
 
     # A Gaussian is the product of its profiles; einsum would fall to half precision in autocast.

@@ -45,6 +45,8 @@ class Augmentation:
         for name in ("flip", "colour", "blur", "occlusion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
+        if len(self.scale) != 2:
+            raise ValueError(f"augmentation.scale must be two numbers, low, high; got {self.scale}")
         if not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise ValueError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
         if not 0 <= self.rotation < float("inf"):

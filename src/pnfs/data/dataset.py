@@ -1,17 +1,19 @@
 """Crops of persons for training and evaluation, and the order in which they come."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pnfs.data.augmentation import AffineDraw, Augmentation
-from pnfs.data.geometry import apply, crop_matrix, fit_box, flip_joints, invert
-from pnfs.data.persons import Persons, PersonSample
+from pnfs.data.geometry import apply, compose, crop_matrix, fit_box, invert
+from pnfs.data.persons import Persons, view_of
 
 
 class SampleKey(NamedTuple):
@@ -48,6 +50,8 @@ class CropDataset(Dataset):
         input_size: (height, width) of the crops.
         augmentation: None for the plain crop.
         seed: Of the augmentation's draws.
+        reduced: Read no more of an image than the crop needs, where the images can do so
+            (`Views`); False always decodes whole images.
     """
 
     def __init__(
@@ -57,11 +61,13 @@ class CropDataset(Dataset):
         input_size: tuple[int, int],
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        reduced: bool = True,
     ) -> None:
         self.persons = persons
         self.input_size = input_size
         self.augmentation = augmentation
         self.seed = seed
+        self.reduced = reduced
         self._permutation = persons.skeleton.flip_permutation
 
     def __len__(self) -> int:
@@ -69,46 +75,51 @@ class CropDataset(Dataset):
 
     def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray | np.generic]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        person = self.persons[index]
+        persons = self.persons
         if self.augmentation is None:
             draw, random = AffineDraw(), None
         else:
             random = np.random.default_rng([self.seed, epoch, index])
             draw = self.augmentation.draw(random)
-        matrix = self._matrix(person, draw)
-        height, width = self.input_size
-        crop = cv2.warpAffine(person.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        matrix = self._matrix(index, draw)
+        crop = self._crop(int(persons.image_index[index]), matrix)
         if random is not None and self.augmentation is not None:
             crop = self.augmentation.change_pixels(crop, random)
-        joints, visibility = self._crop_joints(person, matrix, draw.flip)
+        joints, visibility = self._crop_joints(index, matrix, draw.flip)
+        target = persons.joints[index]
         return {
             "image": crop,
             "joints": joints.astype(np.float32),
             "labelled": visibility > 0,
             "to_image": invert(matrix).astype(np.float32),
             # In the rows of the crop's joints, also where left and right have changed places.
-            "target": person.joints[self._permutation] if draw.flip else person.joints,
-            "reference_length": np.float32(person.reference_length),
+            "target": target[self._permutation] if draw.flip else target,
+            "reference_length": np.float32(persons.reference_length[index]),
             "sample_index": np.int64(index),
         }
 
-    def _matrix(self, person: PersonSample, draw: AffineDraw) -> np.ndarray:
+    def _matrix(self, index: int, draw: AffineDraw) -> np.ndarray:
         height, width = self.input_size
-        box = fit_box(person.box_size, width / height) * draw.scale
-        return crop_matrix(person.center, box, draw.rotation_degrees, self.input_size, draw.flip)
+        box = fit_box(self.persons.box_size[index], width / height) * draw.scale
+        return crop_matrix(
+            self.persons.center[index], box, draw.rotation_degrees, self.input_size, draw.flip
+        )
+
+    def _crop(self, image_index: int, matrix: np.ndarray) -> np.ndarray:
+        height, width = self.input_size
+        zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced else 1.0
+        image, to_image = view_of(self.persons.images, image_index, zoom)
+        matrix = compose(matrix, to_image)
+        return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
 
     def _crop_joints(
-        self, person: PersonSample, matrix: np.ndarray, flip: bool
+        self, index: int, matrix: np.ndarray, flip: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        joints = apply(matrix, person.joints)
+        joints, visibility = apply(matrix, self.persons.joints[index]), self.persons.visibility
         if not flip:
-            return joints, person.visibility
+            return joints, visibility[index]
         # The matrix has mirrored the coordinates already; what is left is the exchange of sides.
-        width = self.input_size[1]
-        unflipped = np.column_stack([width - 1 - joints[:, 0], joints[:, 1]])
-        return flip_joints(unflipped, np.ones_like(person.visibility), width, self._permutation)[
-            0
-        ], person.visibility[self._permutation]
+        return joints[self._permutation], visibility[index][self._permutation]
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -146,13 +157,16 @@ class EpochSampler(Sampler[SampleKey]):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.world_size)
 
-    def __iter__(self) -> Iterator[SampleKey]:
+    def order(self) -> Int64[np.ndarray, " n"]:
+        """The rows of this epoch for this process."""
         order = self.rows
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        order = np.resize(order, len(self) * self.world_size)
-        for index in order[self.rank :: self.world_size]:
-            yield SampleKey(self.epoch, int(index))
+        return np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for index in self.order().tolist():
+            yield SampleKey(self.epoch, index)
 
 
 def start_worker(_: int) -> None:

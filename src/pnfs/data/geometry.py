@@ -25,11 +25,13 @@ def crop_matrix(
     rotation_degrees: float,
     output_size: tuple[int, int],
     flip: bool = False,
+    unbiased: bool = False,
 ) -> Float64[np.ndarray, "2 3"]:
     """The map from pixels of the image to pixels of the crop (HRNet's `get_affine_transform`).
 
     The box's centre falls on (width / 2, height / 2) of the crop and the box's width fills the
-    crop's; its height is not used, so bring the box to the crop's shape first (`fit_box`).
+    crop's; its height is not used, so bring the box to the crop's shape first (`fit_box`, with the
+    aspect that `crop_extent` gives).
 
     Args:
         center: x, y of the box's centre.
@@ -38,11 +40,15 @@ def crop_matrix(
         output_size: (height, width) of the crop.
         flip: Mirror the crop, x' = width - 1 - x; exchanging left and right joints is
             `flip_joints`' business.
+        unbiased: Measure the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al.,
+            The Devil is in the Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles
+            of the outermost pixels, its centre on the point that mirroring leaves in place. The
+            flip test then needs no shift; `heatmap_stride` gives the stride that goes with it.
 
     Raises:
-        ValueError: The box has no width, or a number is not finite.
+        ValueError: The box has no width, a number is not finite, or the crop is too small.
     """
-    height, width = output_size
+    width, height = crop_extent(output_size, unbiased)
     box_width = float(box_size[0])
     if not (np.isfinite([*center, box_width, rotation_degrees]).all() and box_width > 0):
         raise ValueError(
@@ -58,13 +64,61 @@ def crop_matrix(
     matrix = np.column_stack([linear, translation])
     if flip:
         matrix[0] = -matrix[0]
-        matrix[0, 2] += width - 1
+        matrix[0, 2] += output_size[1] - 1
     return matrix
+
+
+def crop_extent(size: tuple[int, int], unbiased: bool = False) -> tuple[int, int]:
+    """Width and height as `crop_matrix` measures them: pixels, or the intervals between them.
+
+    Args:
+        size: (height, width) of a crop or a heatmap, in pixels.
+        unbiased: Measure in pixel intervals.
+
+    Raises:
+        ValueError: A side is shorter than one.
+    """
+    height, width = (side - unbiased for side in size)
+    if min(height, width) < 1:
+        needed = "two pixels a side in unbiased geometry" if unbiased else "a pixel a side"
+        raise ValueError(f"a crop or heatmap of {size} (height, width) is too small: give {needed}")
+    return width, height
+
+
+def heatmap_stride(
+    input_size: tuple[int, int], heatmap_size: tuple[int, int], unbiased: bool = False
+) -> tuple[float, float]:
+    """Crop pixels per heatmap pixel along x and y.
+
+    In unbiased geometry (width - 1) / (heatmap width - 1): a joint and its mirror image then lie
+    on pixels of the heatmap that mirror each other exactly. Otherwise width / heatmap width, and
+    they lie stride - 1 crop pixels off.
+
+    Args:
+        input_size: (height, width) of the crops.
+        heatmap_size: (height, width) of the score maps.
+        unbiased: As `crop_matrix` has made the crops.
+
+    Raises:
+        ValueError: A side is shorter than one.
+    """
+    width, height = crop_extent(input_size, unbiased)
+    map_width, map_height = crop_extent(heatmap_size, unbiased)
+    return width / map_width, height / map_height
 
 
 def invert(matrix: Float64[np.ndarray, "2 3"]) -> Float64[np.ndarray, "2 3"]:
     """The map that undoes `matrix`."""
     return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
+
+
+def compose(
+    outer: Float64[np.ndarray, "*N 2 3"], inner: Float64[np.ndarray, "*N 2 3"]
+) -> Float64[np.ndarray, "*N 2 3"]:
+    """The map that does `inner` first, then `outer`."""
+    product = outer[..., :2] @ inner
+    product[..., 2] += outer[..., 2]
+    return product
 
 
 def apply(

@@ -1,16 +1,23 @@
 """The data of a run as a LightningDataModule."""
 
+from pathlib import Path
 from typing import Literal, Protocol
 
 import lightning as L
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from pnfs.body import Skeleton
 from pnfs.data.augmentation import Augmentation
+from pnfs.data.cache import CachedCrops, CacheSettings, Format, with_crops
+from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.dataset import CropDataset, EpochSampler, start_worker
+from pnfs.data.device import BatchCropper
 from pnfs.data.persons import Persons
+from pnfs.data.resident import DeviceLoader, fits, load_resident
 
 Split = Literal["train", "val", "test"]
 
@@ -41,6 +48,17 @@ class PoseDataModule(L.LightningDataModule):
         augmentation: Of the training crops.
         seed: Of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
+        cache: Folder for crop caches; what is not there yet is written first. None reads images.
+        cache_format: jpeg or raw. None takes an existing cache of any format and quality, and
+            writes jpeg.
+        cache_quality: Of a JPEG cache that has to be written.
+        augment: Where training crops are cut and augmented: in the loader's processes ("loader"), or
+            whole batches on the device ("device", which needs a cache).
+        resident: With augment="device", keep all cached crops in the device's memory. "auto": on a
+            CUDA device where they fit.
+
+    Raises:
+        ValueError: A choice that there is not, or augment="device" without a cache.
     """
 
     def __init__(
@@ -54,8 +72,14 @@ class PoseDataModule(L.LightningDataModule):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         drop_last: bool = True,
+        cache: Path | str | None = None,
+        cache_format: Format | None = None,
+        cache_quality: int = 95,
+        augment: Literal["loader", "device"] = "loader",
+        resident: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
+        _require_choices(cache, augment, resident)
         self.source = source
         self.input_size = input_size
         self.batch_size = batch_size
@@ -64,17 +88,56 @@ class PoseDataModule(L.LightningDataModule):
         self.augmentation = augmentation
         self.seed = seed
         self.drop_last = drop_last
+        self.cache = cache
+        self.cache_format = cache_format
+        self.cache_quality = cache_quality
+        self.augment = augment
+        self.resident = resident
         self.weight_rows: list[int] | None = None
         self.architecture_rows: list[int] | None = None
+        self._cached: dict[tuple[str, CacheSettings], Persons] = {}
+        self._resident: dict[Path, Tensor] = {}
 
     def dataset(self, split: str, augmentation: Augmentation | None = None) -> CropDataset:
         """The crops of a split."""
         return CropDataset(
-            self.source.persons(split),
+            self.persons(split, augmentation),
             input_size=self.input_size,
             augmentation=augmentation,
             seed=self.seed,
         )
+
+    def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
+        """The persons of a split; with a cache, its crops in place of their images.
+
+        Args:
+            split: Name of the split.
+            augmentation: What the cached crops must have room for.
+
+        Raises:
+            DataError: The cache cannot be written or is damaged.
+        """
+        persons = self.source.persons(split)
+        if self.cache is None:
+            return persons
+        # Plain crops of training persons come from the cache that training needs anyway.
+        room_for = self.augmentation if augmentation is None and split == "train" else augmentation
+        written_as: Format = "jpeg" if self.cache_format is None else self.cache_format
+        needed = CacheSettings(
+            input_size=self.input_size,
+            format=written_as,
+            quality=self.cache_quality,
+        ).with_room_for(room_for)
+        if (split, needed) not in self._cached:
+            folder = ensure_cache(
+                self.cache,
+                persons,
+                needed,
+                any_format=self.cache_format is None,
+                workers=self.workers,
+            )
+            self._cached[split, needed] = with_crops(persons, folder)
+        return self._cached[split, needed]
 
     def split_train(self, share: float, seed: int) -> tuple[list[int], list[int]]:
         """Divides the training persons between weights and architecture parameters.
@@ -98,66 +161,108 @@ class PoseDataModule(L.LightningDataModule):
         self.weight_rows = sorted(shuffled[for_architecture:].tolist())
         return self.weight_rows, self.architecture_rows
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader | DeviceLoader:
         return self._train_loader(self.weight_rows, self.seed)
 
-    def architecture_dataloader(self) -> DataLoader:
+    def architecture_dataloader(self) -> DataLoader | DeviceLoader:
         """Augmented crops of the persons that `split_train` set aside."""
         if self.architecture_rows is None:
             raise RuntimeError("split_train has not divided the training persons yet")
         # Another order than the weights' loader has.
         return self._train_loader(self.architecture_rows, self.seed + 1)
 
-    def _train_loader(self, rows: list[int] | None, order_seed: int) -> DataLoader:
+    def _train_loader(self, rows: list[int] | None, order_seed: int) -> DataLoader | DeviceLoader:
+        size = len(self.source.persons("train")) if rows is None else len(rows)
+        drop_last = self.drop_last and -(-size // self._rank()[1]) >= self.batch_size
+        sampler = self._sampler(size if rows is None else rows, order_seed, shuffle=True)
+        if self.augment == "device":
+            persons = self.persons("train", self.augmentation)
+            return self._device_loader(
+                persons, self.augmentation, sampler, self.batch_size, drop_last
+            )
         dataset = self.dataset("train", self.augmentation)
-        size = len(dataset) if rows is None else len(rows)
-        return self._loader(
-            dataset,
-            self.batch_size,
-            rows=rows,
-            order_seed=order_seed,
-            shuffle=True,
-            drop_last=self.drop_last and -(-size // self._rank()[1]) >= self.batch_size,
-        )
+        return self._loader(dataset, sampler, self.batch_size, drop_last)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | DeviceLoader:
         return self.eval_dataloader("val")
 
-    def eval_dataloader(self, split: str) -> DataLoader:
+    def eval_dataloader(self, split: str) -> DataLoader | DeviceLoader:
         """Plain crops of any split, in the dataset's order."""
-        return self._loader(self.dataset(split), self.eval_batch_size)
+        dataset = self.dataset(split)
+        sampler = self._sampler(len(dataset), self.seed, shuffle=False)
+        if self.augment == "device":
+            return self._device_loader(dataset.persons, None, sampler, self.eval_batch_size, False)
+        return self._loader(dataset, sampler, self.eval_batch_size, False)
+
+    def _sampler(self, rows: int | list[int], seed: int, shuffle: bool) -> EpochSampler:
+        rank, world_size = self._rank()
+        return EpochSampler(rows, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
 
     def _loader(
-        self,
-        dataset: CropDataset,
-        batch_size: int,
-        rows: list[int] | None = None,
-        order_seed: int = 0,
-        shuffle: bool = False,
-        drop_last: bool = False,
+        self, dataset: CropDataset, sampler: EpochSampler, batch_size: int, drop_last: bool
     ) -> DataLoader:
-        rank, world_size = self._rank()
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            sampler=EpochSampler(
-                len(dataset) if rows is None else rows,
-                seed=order_seed,
-                shuffle=shuffle,
-                rank=rank,
-                world_size=world_size,
-            ),
+            sampler=sampler,
             num_workers=self.workers,
             worker_init_fn=start_worker,
             persistent_workers=self.workers > 0,
             drop_last=drop_last,
-            pin_memory=self._on_gpu(),
+            pin_memory=self._device().type == "cuda",
         )
+
+    def _device_loader(
+        self,
+        persons: Persons,
+        augmentation: Augmentation | None,
+        sampler: EpochSampler,
+        batch_size: int,
+        drop_last: bool,
+    ) -> DeviceLoader:
+        cropper = BatchCropper(
+            persons, input_size=self.input_size, augmentation=augmentation, seed=self.seed
+        )
+        return DeviceLoader(
+            cropper,
+            pixels=self._resident_pixels(cropper.crops),
+            sampler=sampler,
+            batch_size=batch_size,
+            device=self._device(),
+            drop_last=drop_last,
+            workers=self.workers,
+        )
+
+    def _resident_pixels(self, crops: CachedCrops) -> Tensor | None:
+        """The crops in the device's memory, loaded once; None where they shall stay in the file."""
+        device = self._device()
+        kept = self._resident.get(crops.folder)
+        if kept is not None and kept.device == device:
+            return kept
+        if self.resident is False or (self.resident == "auto" and not fits(crops, device)):
+            return None
+        self._resident[crops.folder] = load_resident(crops, device, max(1, self.workers))
+        return self._resident[crops.folder]
 
     def _rank(self) -> tuple[int, int]:
         return (
             (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         )
 
-    def _on_gpu(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+
+def _require_choices(cache: Path | str | None, augment: str, resident: bool | str) -> None:
+    if augment not in ("loader", "device"):
+        raise ValueError(f"data.augment is loader or device, not {augment!r}")
+    if not isinstance(resident, bool) and resident != "auto":
+        raise ValueError(f"data.resident is true, false or auto, not {resident!r}")
+    if augment == "device" and cache is None:
+        raise ValueError(
+            "data.augment=device cuts crops from a crop cache: set data.cache=<folder> too"
+        )
+    if resident is True and augment != "device":
+        raise ValueError(
+            "data.resident=true keeps crops on the device: set data.augment=device too"
+        )

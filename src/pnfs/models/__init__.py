@@ -1,7 +1,7 @@
 """Pose networks: operations, cells, fabrics, vector heads, backbones."""
 
 from pnfs.models.fabric import PAPER, REFERENCE, FabricRules, NeuralFabrics
-from pnfs.models.network import PoseFabricNetwork, normalise_images
+from pnfs.models.network import PoseFabricNetwork, PoseNetwork, normalise_images
 
 __all__ = [
     "PAPER",
@@ -9,5 +9,6 @@ __all__ = [
     "FabricRules",
     "NeuralFabrics",
     "PoseFabricNetwork",
+    "PoseNetwork",
     "normalise_images",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.cell import cell_edges
 from pnfs.models.fabric import NEIGHBOURS, CellWiring, Connection, NeuralFabrics, Transform
-from pnfs.models.network import PoseFabricNetwork
+from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 
 Table = tuple[tuple[float, ...], ...]
 """Rows of logits; each is the exact value of a float32."""
@@ -296,7 +296,7 @@ def _check_same_names(kind: str, network: Sequence[str], architecture: Sequence[
             )
 
 
-def mixing_statistics(network: PoseFabricNetwork) -> dict[str, float]:
+def mixing_statistics(network: PoseNetwork) -> dict[str, float]:
     """How far each part's mixing weights are from uniform, as scalars to log during training.
 
     Returns:
@@ -322,7 +322,7 @@ def mixing_statistics(network: PoseFabricNetwork) -> dict[str, float]:
     return found
 
 
-def snapshot(network: PoseFabricNetwork) -> dict[str, PartSnapshot]:
+def snapshot(network: PoseNetwork) -> dict[str, PartSnapshot]:
     """Mixing weights of every part as plain lists: one line of a JSON-lines file, say after each epoch.
 
     Returns:

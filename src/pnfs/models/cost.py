@@ -1,22 +1,22 @@
 """Parameters and multiply-accumulates of a network, live and total, by part of the model."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from pnfs.models.fabric import SCALES
-from pnfs.models.network import PoseFabricNetwork
+from pnfs.models.meta import meta_copy
+from pnfs.models.network import PoseNetwork
 
 
 @dataclass(frozen=True)
 class PartCost:
     """Cost of one part of the model.
 
-    Live parameters are those that get a gradient from the output.
+    Live parameters are those that the output depends on.
     """
 
     parameters: int
@@ -29,7 +29,7 @@ class Cost:
     """Cost of one forward pass at batch 1; MACs of convolutions and matrix products only."""
 
     parts: Mapping[str, PartCost]
-    """Backbone, adapters, fabrics, head."""
+    """Backbone, adapters, fabrics, head; the stages of a baseline."""
     architecture_parameters: int
     """alpha and beta, contained in the other counts."""
 
@@ -46,52 +46,80 @@ class Cost:
         return sum(part.macs for part in self.parts.values())
 
 
-def measure_cost(network: PoseFabricNetwork, input_size: tuple[int, int]) -> Cost:
+def measure_cost(
+    network: PoseNetwork,
+    input_size: tuple[int, int],
+    deconvolution: Literal["input", "output"] = "input",
+) -> Cost:
     """Counts on the meta device: nothing is computed.
 
     Args:
-        network: Left as it is.
+        network: Left as it is; may itself be on the meta device.
         input_size: (height, width) of the input.
+        deconvolution: Whether each weight of a transposed convolution counts once for each pixel of its
+            "input", which is what is multiplied, or of its "output", as the summary in HRNet's and
+            SimpleBaseline's public code counts (stride^2 times as much).
     """
-    model = copy.deepcopy(network).to("meta").eval()
-    model.requires_grad_(True)
-    images = torch.empty(1, 3, *input_size, device="meta")
-    modules: dict[str, nn.Module] = {
-        "backbone": model.backbone,
-        "adapters": model.subnetworks.adapters,
-        "fabrics": model.subnetworks.fabrics,
-        "head": model.subnetworks.head,
-    }
+    model = meta_copy(network)
+    x = torch.empty(1, 3, *input_size, device="meta")
+    macs: dict[str, int] = {}
     # Stage by stage, so that every operation is counted where it belongs.
-    subnetworks = model.subnetworks
-    form = "grouped" if subnetworks.fabrics.kept is None else "loop"
-    with _macs() as backbone:
-        pyramid = model.backbone(images)
-    with _macs() as adapters:
-        inputs = subnetworks.adapt(pyramid, form)
-    with _macs() as fabrics:
-        outputs = subnetworks.fabrics(inputs, form)
-    with _macs() as head:
-        vectors = subnetworks.head(outputs[SCALES[0]])
-    subnetworks.head.scores(vectors).sum().backward()
-    stages = {"backbone": backbone, "adapters": adapters, "fabrics": fabrics, "head": head}
+    for stage in model.stages():
+        with _counter(deconvolution) as counter:
+            x = stage.run(x)
+        # The counter takes a multiplication and an addition for two operations.
+        macs[stage.name] = counter.get_total_flops() // 2
+    live = _reached(model.scores(x))
     return Cost(
         parts={
-            name: PartCost(
-                parameters=_count(module, live=False),
-                live_parameters=_count(module, live=True),
-                # The counter takes a multiplication and an addition for two operations.
-                macs=stages[name].get_total_flops() // 2,
+            stage.name: PartCost(
+                parameters=sum(p.numel() for p in stage.module.parameters()),
+                live_parameters=sum(p.numel() for p in stage.module.parameters() if p in live),
+                macs=macs[stage.name],
             )
-            for name, module in modules.items()
+            for stage in model.stages()
         },
         architecture_parameters=sum(p.numel() for p in model.architecture_parameters().values()),
     )
 
 
-def _macs() -> FlopCounterMode:
-    return FlopCounterMode(display=False)
+def _reached(output: Tensor) -> set[Tensor]:
+    """The parameters that the output depends on: the leaves of its graph."""
+    found: set[Tensor] = set()
+    seen = set()
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found.add(leaf)
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
-def _count(module: nn.Module, live: bool) -> int:
-    return sum(p.numel() for p in module.parameters() if not live or p.grad is not None)
+def _counter(deconvolution: Literal["input", "output"]) -> FlopCounterMode:
+    if deconvolution == "input":
+        return FlopCounterMode(display=False)
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution: _flops_by_output}
+    )
+
+
+def _flops_by_output(
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    bias: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    transposed: bool,
+    *args: object,
+    out_shape: Sequence[int],
+    **kwargs: object,
+) -> int:
+    # The library takes the input's pixels where the convolution is transposed.
+    pixels = out_shape if transposed else x_shape
+    return conv_flop_count(list(pixels), list(w_shape), list(out_shape), transposed=transposed)

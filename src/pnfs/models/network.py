@@ -1,7 +1,10 @@
-"""The whole model: a backbone and P part subnetworks (Fig. 2)."""
+"""What every pose network offers, and the paper's: a backbone and P part subnetworks (Fig. 2)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -9,13 +12,13 @@ from torch import Tensor, nn
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.models.backbones import Backbone
-from pnfs.models.fabric import PAPER, FabricRules, Kept, NeuralFabrics
+from pnfs.models.fabric import PAPER, SCALES, FabricRules, Kept, NeuralFabrics
 from pnfs.models.lanes import Form
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
 from pnfs.models.subnetworks import PartSubnetworks
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise_images(
@@ -26,80 +29,75 @@ def normalise_images(
     Pixels are scaled by ImageNet's mean and standard deviation. The result is a view in channels-last
     memory.
     """
-    mean = torch.tensor(_IMAGENET_MEAN, device=images.device) * 255
-    std = torch.tensor(_IMAGENET_STD, device=images.device) * 255
+    mean, std = _pixel_statistics(images.device)
     return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
-class PoseFabricNetwork(nn.Module):
-    """Part-aware neural fabrics on a backbone.
+@cache
+def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    # Made once for each device: a copy to a GPU would make every step wait for the one before.
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return mean.to(device) * 255, std.to(device) * 255
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step on the way from images to vectors.
+
+    Attributes:
+        name: What a cost table calls it.
+        module: Holds the step's parameters.
+        run: The step: takes what the step before returned, images first.
+    """
+
+    name: str
+    module: nn.Module
+    run: Callable[[Any], Any]
+
+
+class PoseNetwork(nn.Module):
+    """What training, evaluation, cost and export need of a pose network, ours or a baseline.
 
     Args:
-        backbone: Feature pyramid.
-        skeleton: Name of the skeleton whose joints are predicted.
-        parts: Part name -> joint names (Table I).
-        layers: L of the whole fabric.
-        subnetwork_layers: n, how many last layers the subnetworks keep.
-        channels: C.
-        nodes: H.
-        operations: Candidate operations O.
-        alpha_per_cell: One alpha a cell in place of one a fabric.
-        rules: Paper or reference behaviour.
-        vector_dim: d.
-        form: How the parts run.
-        kept: In a derived network, what is left of each part's fabric; see `pnfs derive`.
+        parts: The grouping of the joints; a baseline has one part that holds all of them.
+        overlap: The map of a joint that belongs to several parts is the "sum" (paper) or the "mean" of
+            its maps.
 
     Attributes:
         stride: Input pixels for each pixel of a score map.
+        map_joints: For each of the J part-joint maps, the skeleton's joint.
     """
 
     stride = 4
-
-    def __init__(
-        self,
-        *,
-        backbone: Backbone,
-        skeleton: str,
-        parts: Mapping[str, Sequence[str]],
-        layers: int = 6,
-        subnetwork_layers: int = 3,
-        channels: int = 10,
-        nodes: int = 1,
-        operations: Mapping[str, OperationFactory] = SUBNETWORK_OPERATIONS,
-        alpha_per_cell: bool = False,
-        rules: FabricRules = PAPER,
-        vector_dim: int = 8,
-        form: Form | Literal["auto"] = "auto",
-        kept: Kept | None = None,
-    ) -> None:
-        super().__init__()
-        self.parts = PartMode(skeleton_by_name(skeleton), parts)
-        if "backbone" in self.parts.names:
-            raise ValueError("no part can be named 'backbone': that is a fabric backbone's name")
-        self.backbone = backbone
-        self.subnetworks = PartSubnetworks(
-            parts=self.parts,
-            pyramid_channels=backbone.channels,
-            layers=layers,
-            subnetwork_layers=subnetwork_layers,
-            channels=channels,
-            nodes=nodes,
-            operations=operations,
-            alpha_per_cell=alpha_per_cell,
-            rules=rules,
-            vector_dim=vector_dim,
-            form=form,
-            kept=kept,
-        )
-        # A plain index, not a parameter: which joint each part-joint map shows.
-        self.register_buffer("map_joints", torch.tensor(self.parts.joint_indices), persistent=False)
-        self.to(memory_format=torch.channels_last)
-
     map_joints: Tensor
 
+    def __init__(self, parts: PartMode, overlap: Literal["sum", "mean"] = "sum") -> None:
+        super().__init__()
+        if overlap not in ("sum", "mean"):
+            raise ValueError(f"model.overlap must be sum or mean, got {overlap!r}")
+        self.parts = parts
+        self.overlap: Literal["sum", "mean"] = overlap
+        # A plain index, not a parameter.
+        self.register_buffer("map_joints", torch.tensor(parts.joint_indices), persistent=False)
+
+    @abstractmethod
     def vectors(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J d h/4 w/4"]:
         """Raw vectors of all parts' joints, part after part, J = sum(J_p)."""
-        return self.subnetworks(self.backbone(images))
+
+    @abstractmethod
+    def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
+        """Squashed lengths of the vectors; for d = 1 the number itself."""
+
+    @abstractmethod
+    def stages(self) -> list[Stage]:
+        """The steps from images to vectors, in order; together they hold every parameter once."""
+
+    @abstractmethod
+    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
+        """Brings the mean score on a first batch to the head's initial score, before training starts.
+
+        Runs in training mode, as the first step will, and leaves the mode as it was.
+        """
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J h/4 w/4"]:
         """Score maps of all parts' joints, part after part, J = sum(J_p) >= K.
@@ -110,27 +108,20 @@ class PoseFabricNetwork(nn.Module):
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(f"input height and width must divide by 32, got {height}x{width}")
-        return self.subnetworks.head.scores(self.vectors(images))
+        return self.scores(self.vectors(images))
 
     def joint_maps(self, part_maps: Float[Tensor, "B J h w"]) -> Float[Tensor, "B K h w"]:
-        """One map a joint, in the skeleton's order; a joint in several parts gets the sum of its maps."""
+        """One map a joint, in the skeleton's order; `overlap` says what joins a joint's maps."""
         batch, _, height, width = part_maps.shape
         out = part_maps.new_zeros(batch, len(self.parts.skeleton), height, width)
-        return out.index_add(1, self.map_joints, part_maps)
-
-    @torch.no_grad()
-    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
-        """Brings the mean score on a first batch to the head's initial score, before training starts.
-
-        Runs in training mode, as the first step will, and leaves the mode as it was.
-        """
-        was_training = self.training
-        self.train()
-        self.subnetworks.calibrate(self.backbone(images))
-        self.train(was_training)
+        out = out.index_add(1, self.map_joints, part_maps)
+        if self.overlap == "mean":
+            count = torch.bincount(self.map_joints, minlength=out.shape[1])
+            out = out / count.to(out.dtype)[:, None, None]
+        return out
 
     def fabrics(self) -> dict[str, NeuralFabrics]:
-        """All fabrics of the model: the subnetworks', and the backbone's where it is a fabric."""
+        """All fabrics of the model, also a backbone's; a baseline has none."""
         return {
             name: module
             for name, module in self.named_modules()
@@ -150,3 +141,94 @@ class PoseFabricNetwork(nn.Module):
         """All parameters that are not architecture parameters."""
         architecture = {id(parameter) for parameter in self.architecture_parameters().values()}
         return [p for p in self.parameters() if id(p) not in architecture]
+
+
+class PoseFabricNetwork(PoseNetwork):
+    """Part-aware neural fabrics on a backbone.
+
+    Args:
+        backbone: Feature pyramid.
+        skeleton: Name of the skeleton whose joints are predicted.
+        parts: Part name -> joint names (Table I).
+        layers: L of the whole fabric.
+        subnetwork_layers: n, how many last layers the subnetworks keep.
+        channels: C.
+        nodes: H.
+        operations: Candidate operations O.
+        alpha_per_cell: One alpha a cell in place of one a fabric.
+        rules: Paper or reference behaviour.
+        vector_dim: d.
+        overlap: How the maps of a joint in several parts are joined; see `PoseNetwork`.
+        form: How the parts run.
+        kept: In a derived network, what is left of each part's fabric; see `pnfs derive`.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        skeleton: str,
+        parts: Mapping[str, Sequence[str]],
+        layers: int = 6,
+        subnetwork_layers: int = 3,
+        channels: int = 10,
+        nodes: int = 1,
+        operations: Mapping[str, OperationFactory] = SUBNETWORK_OPERATIONS,
+        alpha_per_cell: bool = False,
+        rules: FabricRules = PAPER,
+        vector_dim: int = 8,
+        overlap: Literal["sum", "mean"] = "sum",
+        form: Form | Literal["auto"] = "auto",
+        kept: Kept | None = None,
+    ) -> None:
+        super().__init__(PartMode(skeleton_by_name(skeleton), parts), overlap)
+        if "backbone" in self.parts.names:
+            raise ValueError("no part can be named 'backbone': that is a fabric backbone's name")
+        self.backbone = backbone
+        self.subnetworks = PartSubnetworks(
+            parts=self.parts,
+            pyramid_channels=backbone.channels,
+            layers=layers,
+            subnetwork_layers=subnetwork_layers,
+            channels=channels,
+            nodes=nodes,
+            operations=operations,
+            alpha_per_cell=alpha_per_cell,
+            rules=rules,
+            vector_dim=vector_dim,
+            form=form,
+            kept=kept,
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def vectors(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J d h/4 w/4"]:
+        """Raw vectors of all parts' joints, part after part, J = sum(J_p)."""
+        return self.subnetworks(self.backbone(images))
+
+    def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
+        """Squashed lengths of the vectors; for d = 1 the number itself."""
+        return self.subnetworks.head.scores(vectors)
+
+    def stages(self) -> list[Stage]:
+        """Backbone, adapters, fabrics, head."""
+        subnetworks = self.subnetworks
+        # Every form multiplies alike; parts of different shapes cannot be grouped.
+        form: Form = "grouped" if subnetworks.fabrics.kept is None else "loop"
+        finest = SCALES[0]
+        return [
+            Stage("backbone", self.backbone, self.backbone),
+            Stage("adapters", subnetworks.adapters, lambda maps: subnetworks.adapt(maps, form)),
+            Stage("fabrics", subnetworks.fabrics, lambda maps: subnetworks.fabrics(maps, form)),
+            Stage("head", subnetworks.head, lambda maps: subnetworks.head(maps[finest])),
+        ]
+
+    @torch.no_grad()
+    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
+        """Brings the mean score on a first batch to the head's initial score, before training starts.
+
+        Runs in training mode, as the first step will, and leaves the mode as it was.
+        """
+        was_training = self.training
+        self.train()
+        self.subnetworks.calibrate(self.backbone(images))
+        self.train(was_training)

@@ -85,7 +85,7 @@ class PartSubnetworks(nn.Module):
         self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]]
     ) -> Float[Tensor, "B J d h w"]:
         """The pyramid (1/4 first) to the vectors of all parts' joints, J = sum(J_p), at 1/4."""
-        form = self._choose_form(pyramid[0])
+        form = self.choose_form(pyramid[0])
         return self.head(self.fabrics(self.adapt(pyramid, form), form)[SCALES[0]], form)
 
     def adapt(
@@ -98,7 +98,7 @@ class PartSubnetworks(nn.Module):
 
     def calibrate(self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]]) -> None:
         """Brings the scores on this pyramid to the head's initial score; see `VectorHead.calibrate`."""
-        form = self._choose_form(pyramid[0])
+        form = self.choose_form(pyramid[0])
         self.head.calibrate(self.fabrics(self.adapt(pyramid, form), form)[SCALES[0]])
 
     def _adapt(self, scale: int, x: Float[Tensor, "B C h w"], form: Form) -> Lanes:
@@ -118,7 +118,8 @@ class PartSubnetworks(nn.Module):
             lanes[part] = lane
         return lanes
 
-    def _choose_form(self, finest: Float[Tensor, "B C h w"]) -> Form:
+    def choose_form(self, finest: Float[Tensor, "B C h w"]) -> Form:
+        """How the parts run for a pyramid with this finest map; a matter of speed alone."""
         if self.fabrics.kept is not None:
             return "loop"
         if self.form != "auto":

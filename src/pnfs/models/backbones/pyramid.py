@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,7 @@ class Backbone(nn.Module):
     """Images (B, 3, h, w) to maps at 1/4, 1/8, 1/16 and 1/32, h and w divisible by 32.
 
     Attributes:
-        channels: Channels of the four maps.
+        channels: Channels of the four maps; of the one at 1/4 where a backbone makes only that.
     """
 
     channels: tuple[int, ...]
@@ -43,39 +42,81 @@ def read_weights(
     if weights == "imagenet":
         try:
             return download()
-        except (URLError, OSError, RuntimeError) as error:
+        except Exception as error:
+            # Downloads fail in as many ways as there are libraries that download.
             raise ValueError(
                 f"the ImageNet weights of {name} could not be downloaded ({error}); pass a "
-                "state dict in torchvision's naming as backbone.weights=/path/to/weights.pth, "
+                "state dict in its public naming as backbone.weights=/path/to/weights.pth, "
                 "or train from scratch with backbone.weights=none"
             ) from error
-    path = Path(weights)
-    if not path.is_file():
+    return read_file(weights)
+
+
+def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
+    """The state dict in a file, read as plain data.
+
+    A training checkpoint that holds one as "state_dict", as the public pose code writes it, will do; the
+    prefix "module." that training on several GPUs leaves is taken off.
+
+    Args:
+        path: The file.
+        key: The configuration key that named it, for messages.
+
+    Raises:
+        ValueError: The file is missing, unreadable or something else.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ValueError(
-            f"backbone.weights: {path} is not a file; give imagenet, none, or the path of a "
-            "state dict"
+            f"{key}: {file} is not a file; give imagenet, none, or the path of a state dict"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"backbone.weights: {path} is not a readable state dict: {error}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"backbone.weights: {path} is not a state dict of tensors")
-    return state
+        raise ValueError(f"{key}: {file} is not a readable state dict: {error}") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(v, Tensor) for v in state.values())
+    ):
+        raise ValueError(f"{key}: {file} is not a state dict of tensors")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+_SHOWN = 5
+"""Mismatches that an error lists."""
 
 
 def load_part_of(
-    module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str
-):
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    unused: tuple[str, ...],
+    where: str,
+    key: str = "backbone.weights",
+) -> None:
     """Loads `state` strictly, but for the entries below the prefixes in `unused`.
 
+    Counters of batches, which old files lack and nothing here reads, may be missing.
+
     Raises:
-        ValueError: Names or shapes do not fit; names the first of them.
+        ValueError: Names or shapes do not fit; lists the first of them.
     """
     wanted = {name: value for name, value in state.items() if not name.startswith(unused)}
-    try:
-        module.load_state_dict(wanted, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"backbone.weights: {where} do not fit: {error}") from error
+    own = module.state_dict()
+    for name, value in own.items():
+        if name.endswith("num_batches_tracked"):
+            wanted.setdefault(name, value)
+    problems = [f"{name} is missing" for name in own if name not in wanted]
+    problems += [f"{name} is unknown" for name in wanted if name not in own]
+    problems += [
+        f"{name} has shape {tuple(wanted[name].shape)}, not {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in wanted and wanted[name].shape != value.shape
+    ]
+    if problems:
+        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        listed = "; ".join(problems[:_SHOWN])
+        raise ValueError(f"{key}: {where} do not fit: {listed}{more}")
+    module.load_state_dict(wanted)

@@ -1,0 +1,48 @@
+"""HRNet as a pose network: its map at 1/4 and a head (K. Sun et al., arXiv 1902.09212)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pnfs.models.backbones import HRNet
+from pnfs.models.baselines.baseline import Baseline
+from pnfs.models.baselines.public import load_public
+from pnfs.models.network import Stage
+
+# timm keeps the public code's names; ours lie below the backbone.
+_PUBLIC_NAMES = {"": "backbone.network."}
+
+
+class HRNetPose(Baseline):
+    """The whole HRNet, read at 1/4.
+
+    Args:
+        backbone: An `HRNet` with `last_stage=4` and `finest_only=True`.
+        skeleton: Name of the skeleton whose joints are predicted.
+        vector_dim: d; 1 is the ordinary scalar score map, as published.
+        weights: Path of a public pose checkpoint of HRNet; "none" for the backbone's weights alone.
+    """
+
+    def __init__(
+        self, *, backbone: HRNet, skeleton: str, vector_dim: int = 1, weights: str = "none"
+    ) -> None:
+        super().__init__(skeleton, backbone.channels[0], vector_dim)
+        if len(backbone.channels) != 1:
+            raise ValueError(
+                "model.backbone needs last_stage=4 and finest_only=true: the pose network reads "
+                "HRNet's finest map alone"
+            )
+        self.backbone = backbone
+        self.to(memory_format=torch.channels_last)
+        if weights != "none":
+            load_public(self, weights, _PUBLIC_NAMES)
+
+    def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
+        return self.backbone(images)[0]
+
+    def stages(self) -> list[Stage]:
+        """Backbone, head."""
+        return [
+            Stage("backbone", self.backbone, self.backbone),
+            Stage("head", self.head, lambda maps: self.head([maps[0]])),
+        ]

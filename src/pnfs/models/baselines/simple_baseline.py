@@ -1,0 +1,68 @@
+"""SimpleBaseline: a backbone and three transposed convolutions (B. Xiao et al., arXiv 1804.06208)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pnfs.models.backbones import Backbone, ResNet
+from pnfs.models.baselines.baseline import Baseline
+from pnfs.models.baselines.public import KEY, load_public
+from pnfs.models.network import Stage
+
+_LAYERS = 3
+_INITIAL_STD = 0.001
+# torchvision's ResNet keeps the public code's names; ours lies below `backbone`.
+_PUBLIC_NAMES = {"": "backbone.", "deconv_layers.": "upsampling."}
+
+
+class SimpleBaseline(Baseline):
+    """The backbone's map at 1/32, upsampled to 1/4 by three 4x4 transposed convolutions.
+
+    Args:
+        backbone: ResNet-50, 101 or 152 in the publication; any other will do.
+        skeleton: Name of the skeleton whose joints are predicted.
+        vector_dim: d; 1 is the ordinary scalar score map, as published.
+        filters: Channels of each transposed convolution.
+        weights: Path of a public pose checkpoint of SimpleBaseline (its own code or HRNet's), trained on
+            images in the order blue, green, red; "none" for the backbone's weights alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        skeleton: str,
+        vector_dim: int = 1,
+        filters: int = 256,
+        weights: str = "none",
+    ) -> None:
+        super().__init__(skeleton, filters, vector_dim)
+        self.backbone = backbone
+        self.upsampling = _upsampling(backbone.channels[-1], filters)
+        self.to(memory_format=torch.channels_last)
+        if weights != "none":
+            if not isinstance(backbone, ResNet):
+                raise ValueError(f"{KEY}: public SimpleBaselines have a ResNet as their backbone")
+            load_public(self, weights, _PUBLIC_NAMES, bgr=True)
+
+    def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
+        return self.upsampling(self.backbone(images)[-1])
+
+    def stages(self) -> list[Stage]:
+        """Backbone, upsampling, head."""
+        return [
+            Stage("backbone", self.backbone, self.backbone),
+            Stage("upsampling", self.upsampling, lambda maps: self.upsampling(maps[-1])),
+            Stage("head", self.head, lambda x: self.head([x])),
+        ]
+
+
+def _upsampling(channels: int, filters: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(_LAYERS):
+        deconvolution = nn.ConvTranspose2d(
+            channels if index == 0 else filters, filters, 4, stride=2, padding=1, bias=False
+        )
+        nn.init.normal_(deconvolution.weight, std=_INITIAL_STD)
+        layers += [deconvolution, nn.BatchNorm2d(filters), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

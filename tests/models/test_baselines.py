@@ -1,0 +1,384 @@
+"""Baselines: published counts, shapes, public checkpoints, and that they learn."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from pnfs.body import COCO, MPII
+from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
+from pnfs.models.backbones import FabricBackbone, HRNet, ResNet, TimmBackbone
+from pnfs.models.baselines import HRNetPose, SimpleBaseline
+from pnfs.models.cost import measure_cost
+
+GIGA = 2**30
+# The order in which the public code's MPII networks give their 16 maps.
+PUBLIC_MPII = [
+    "right_ankle", "right_knee", "right_hip", "left_hip",
+    "left_knee", "left_ankle", "pelvis", "thorax",
+    "upper_neck", "head_top", "right_wrist", "right_elbow",
+    "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+]  # fmt: skip
+
+
+def simple_baseline(depth: int = 50, skeleton: str = "mpii", **arguments) -> SimpleBaseline:
+    return SimpleBaseline(backbone=ResNet(depth, "none"), skeleton=skeleton, **arguments)
+
+
+def hrnet(width: int = 32, skeleton: str = "mpii", **arguments) -> HRNetPose:
+    backbone = HRNet(width, last_stage=4, finest_only=True, weights="none")
+    return HRNetPose(backbone=backbone, skeleton=skeleton, **arguments)
+
+
+# --- counts
+
+# Published: parameters (millions) and "GFLOPs" (multiplications over 2^30, transposed convolutions by
+# their output) at 256x192, COCO (HRNet's paper), and at 256x256, MPII (Table VI).
+PUBLISHED = [
+    (simple_baseline, {"depth": 152, "skeleton": "coco"}, (256, 192), 68.6, 15.7),
+    (hrnet, {"width": 48, "skeleton": "coco"}, (256, 192), 63.6, 14.6),
+    (simple_baseline, {"depth": 50}, (256, 256), 34.0, 12.0),
+    (simple_baseline, {"depth": 50, "vector_dim": 8}, (256, 256), 34.0, 12.1),
+    (hrnet, {"width": 32}, (256, 256), 28.5, 9.5),
+]
+
+
+@pytest.mark.parametrize(("build", "arguments", "size", "parameters", "giga"), PUBLISHED)
+def test_counts_are_the_published_ones(build, arguments, size, parameters, giga) -> None:
+    with torch.device("meta"):
+        network = build(**arguments)
+    cost = measure_cost(network, size, deconvolution="output")
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.live_parameters == cost.parameters
+    assert cost.live_parameters / 1e6 == pytest.approx(parameters, abs=0.06)
+    assert cost.macs / GIGA == pytest.approx(giga, abs=0.12)
+
+
+def test_transposed_convolutions_are_counted_by_input_or_by_output() -> None:
+    network = simple_baseline(filters=8)
+    by_input, by_output = (
+        measure_cost(network, (64, 96), deconvolution=how) for how in ("input", "output")
+    )
+    pixels = [2 * 3, 4 * 6, 8 * 12]
+    weights = [16 * 2048 * 8, 16 * 8 * 8, 16 * 8 * 8]
+    by_hand = sum(p * w for p, w in zip(pixels, weights, strict=True))
+    assert by_input.parts["upsampling"].macs == by_hand
+    assert by_output.parts["upsampling"].macs == 4 * by_hand
+    for name in ("backbone", "head"):
+        assert by_input.parts[name] == by_output.parts[name]
+
+
+# --- the interface
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[tuple[str, int], PoseNetwork]:
+    torch.manual_seed(0)
+    builders = {
+        "simple": lambda d: simple_baseline(vector_dim=d),
+        "hrnet": lambda d: hrnet(vector_dim=d),
+    }
+    return {(name, d): build(d) for name, build in builders.items() for d in (1, 8)}
+
+
+@pytest.mark.parametrize("dim", [1, 8])
+@pytest.mark.parametrize("name", ["simple", "hrnet"])
+def test_a_baseline_is_a_pose_network_of_one_part(networks, name: str, dim: int) -> None:
+    network = networks[name, dim].eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        vectors, maps = network.vectors(images), network(images)
+    assert vectors.shape == (2, 16, dim, 16, 24)
+    squared = vectors.square().sum(2)
+    torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
+    assert network.joint_maps(maps).shape == maps.shape
+    assert torch.equal(network.joint_maps(maps), maps)
+    assert network.parts.names == ("whole_body",)
+    assert network.architecture_parameters() == {}
+    assert network.fabrics() == {}
+    assert len(network.weight_parameters()) == len(list(network.parameters()))
+    with pytest.raises(ValueError, match="must divide by 32, got 65x64"):
+        network(torch.zeros(1, 3, 65, 64))
+
+
+@pytest.mark.parametrize("name", ["simple", "hrnet"])
+def test_scores_start_low(networks, name: str) -> None:
+    images = normalise_images(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
+    network = networks[name, 8].train()
+    network.calibrate(images)
+    assert network.training
+    with torch.no_grad():
+        assert 0.01 < network(images).mean().item() < 0.06
+        assert networks[name, 1].train()(images).abs().mean().item() < 0.05
+
+
+@pytest.mark.parametrize("dim", [1, 8])
+@pytest.mark.parametrize("name", ["simple", "hrnet"])
+def test_steps_along_the_gradient_lower_the_loss(networks, name: str, dim: int) -> None:
+    torch.manual_seed(1)
+    network = networks[name, dim].train()
+    images = torch.randn(2, 3, 64, 64)
+    network.calibrate(images)
+    target = torch.rand(2, 16, 16, 16) ** 8
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(4):
+        loss = F.mse_loss(network(images), target)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in network.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_stages_make_the_vectors(networks) -> None:
+    small = PoseFabricNetwork(
+        backbone=FabricBackbone(backbone_layers=3, channels=1),
+        skeleton="mpii",
+        parts={"whole": MPII.joints},
+        channels=1,
+    )
+    for network in (*networks.values(), small):
+        network.eval()
+        images = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            expected, x = network.vectors(images), images
+            for stage in network.stages():
+                x = stage.run(x)
+        torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5)
+        held = [id(p) for stage in network.stages() for p in stage.module.parameters()]
+        assert sorted(held) == sorted(id(p) for p in network.parameters())
+
+
+@pytest.mark.parametrize("overlap", ["sum", "mean"])
+def test_overlapping_maps_are_summed_or_averaged(overlap) -> None:
+    parts = {"one": MPII.joints, "two": MPII.joints[:5]}
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(backbone_layers=3, channels=1),
+        skeleton="mpii", parts=parts, channels=1, overlap=overlap,
+    )  # fmt: skip
+    maps = torch.randn(1, 21, 2, 3)
+    joints = network.joint_maps(maps)
+    both = maps[:, :5] + maps[:, 16:]
+    torch.testing.assert_close(joints[:, :5], both / 2 if overlap == "mean" else both)
+    torch.testing.assert_close(joints[:, 5:], maps[:, 5:16])
+
+
+def test_an_unknown_overlap_is_refused() -> None:
+    with pytest.raises(ValueError, match="overlap must be sum or mean, got 'max'"):
+        PoseFabricNetwork(
+            backbone=FabricBackbone(backbone_layers=3, channels=1),
+            skeleton="mpii", parts={"a": MPII.joints}, channels=1, overlap="max",  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+def test_the_pose_network_reads_hrnets_finest_map_alone() -> None:
+    with pytest.raises(ValueError, match="needs last_stage=4 and finest_only=true"):
+        HRNetPose(backbone=HRNet(32, weights="none"), skeleton="mpii")
+
+
+# --- public checkpoints
+
+
+class PublicPoseResNet(nn.Module):
+    """SimpleBaseline as its public code names it."""
+
+    def __init__(self, joints: int) -> None:
+        super().__init__()
+        whole = resnet50(weights=None)
+        for name, child in whole.named_children():
+            if name not in ("avgpool", "fc"):
+                self.add_module(name, child)
+        layers: list[nn.Module] = []
+        for channels in (2048, 256, 256):
+            layers += [
+                nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(256),
+                nn.ReLU(),
+            ]
+        self.deconv_layers = nn.Sequential(*layers)
+        self.final_layer = nn.Conv2d(256, joints, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def randomise_statistics(module: nn.Module) -> None:
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+
+
+def public_input(images: Tensor) -> Tensor:
+    """Crops as the public SimpleBaseline sees them: blue first, each channel by red-green-blue's numbers."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return ((images.flip(-1).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
+def test_a_public_simple_baseline_gives_its_maps(
+    tmp_path: Path, skeleton: str, wrapped: bool
+) -> None:
+    torch.manual_seed(0)
+    joints = {"mpii": MPII.joints, "coco": COCO.joints}[skeleton]
+    public = PublicPoseResNet(len(joints)).eval()
+    randomise_statistics(public)
+    state = {k: v for k, v in public.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if wrapped:
+        state = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
+    torch.save(state, tmp_path / "pose.pth")
+    network = simple_baseline(skeleton=skeleton, weights=str(tmp_path / "pose.pth")).eval()
+    # A border of grey, which is zero after theirs and ours nearly so, keeps padding out of it.
+    images = torch.full((1, 128, 128, 3), 115, dtype=torch.uint8)
+    images[:, 32:96, 32:96] = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        theirs = public(public_input(images))
+        ours = network(normalise_images(images))
+        # The same network fed with red first gives something else.
+        other = public(normalise_images(images))
+    names = PUBLIC_MPII if skeleton == "mpii" else list(joints)
+    order = [names.index(joint) for joint in joints]
+    scale = theirs.abs().mean()
+    assert (ours - theirs[:, order]).abs().mean() < 0.05 * scale
+    assert (other[:, order] - theirs[:, order]).abs().mean() > 0.1 * scale
+
+
+def test_the_first_convolution_is_turned_from_bgr_to_rgb_exactly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    public = PublicPoseResNet(16).eval()
+    randomise_statistics(public)
+    torch.save(public.state_dict(), tmp_path / "pose.pth")
+    backbone = simple_baseline(weights=str(tmp_path / "pose.pth")).eval().backbone
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        theirs = public.bn1(public.conv1(public_input(images)))
+        ours = backbone.bn1(backbone.conv1(normalise_images(images)))
+    # Away from the border, where zero padding means another grey.
+    torch.testing.assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
+def test_a_public_hrnet_gives_its_maps(tmp_path: Path, skeleton: str) -> None:
+    torch.manual_seed(0)
+    source = hrnet(skeleton=skeleton).eval()
+    joints = source.parts.skeleton.joints
+    names = PUBLIC_MPII if skeleton == "mpii" else list(joints)
+    prefix = "backbone.network."
+    state = {
+        k.removeprefix(prefix): v for k, v in source.state_dict().items() if k.startswith(prefix)
+    }
+    # Names of the public code, as its published files have them.
+    for name in (
+        "conv1.weight", "bn2.running_var", "layer1.0.downsample.0.weight", "transition1.0.0.weight",
+        "transition1.1.0.0.weight", "stage2.0.branches.1.3.conv2.weight",
+        "stage3.3.fuse_layers.2.0.1.0.weight", "transition3.3.0.1.bias", "stage4.2.fuse_layers.0.3.0.weight",
+    ):  # fmt: skip
+        assert name in state
+    assert not any(name.startswith("stage4.2.fuse_layers.1") for name in state)
+    state["final_layer.weight"] = torch.randn(len(joints), 32, 1, 1)
+    state["final_layer.bias"] = torch.randn(len(joints))
+    torch.save(state, tmp_path / "hrnet.pth")
+    network = hrnet(skeleton=skeleton, weights=str(tmp_path / "hrnet.pth")).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = source.features(images)
+        theirs = F.conv2d(features, state["final_layer.weight"], state["final_layer.bias"])
+        order = [names.index(joint) for joint in joints]
+        torch.testing.assert_close(network(images), theirs[:, order], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    whole = timm.create_model("hrnet_w32")
+    torch.save(whole.state_dict(), tmp_path / "hrnet.pth")
+    path = str(tmp_path / "hrnet.pth")
+    for arguments in ({}, {"last_stage": 4}, {"last_stage": 4, "finest_only": True}):
+        backbone = HRNet(32, weights=path, **arguments)
+        for name, value in backbone.network.state_dict().items():
+            assert torch.equal(value, whole.state_dict()[name]), name
+    assert [name for name, _ in HRNet(32, weights=path).network.stage4.named_parameters()] == []
+
+
+def test_misfits_are_listed(tmp_path: Path) -> None:
+    state = dict(simple_baseline(skeleton="coco").state_dict())
+    torch.save(state, tmp_path / "ours.pth")
+    with pytest.raises(ValueError, match=r"model.weights: weights .*ours.pth do not fit") as caught:
+        simple_baseline(weights=str(tmp_path / "ours.pth"))
+    assert "backbone.conv1.weight is missing" in str(caught.value)
+    assert "more" in str(caught.value)
+    public = PublicPoseResNet(17).state_dict()
+    torch.save(public, tmp_path / "coco.pth")
+    with pytest.raises(ValueError, match=r"head.weight has shape \(17, 256, 1, 1\), not \(16, 256"):
+        simple_baseline(weights=str(tmp_path / "coco.pth"))
+    with pytest.raises(ValueError, match="public pose networks have scalar heads"):
+        simple_baseline(weights=str(tmp_path / "coco.pth"), vector_dim=8)
+
+
+# --- backbones of timm
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "vgg11"])
+def test_a_timm_model_is_a_pyramid(name: str) -> None:
+    backbone = TimmBackbone(name, "none").eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(x.shape) for x in maps] == [
+        (1, channels, 64 // scale, 96 // scale)
+        for channels, scale in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_tiny_patch16_224", "does not take images of 256x256"),
+        ("efficientnet_bb", "timm has no such model; similar ones are efficientnet_b0"),
+    ],
+)
+def test_a_timm_model_that_is_no_pyramid_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TimmBackbone(name, "none")
+
+
+def test_weights_of_a_timm_model_load_strictly(tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    state = timm.create_model("resnet18").state_dict()
+    torch.save(state, tmp_path / "good.pth")
+    backbone = TimmBackbone("resnet18", str(tmp_path / "good.pth"))
+    for name, value in backbone.network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    torch.save({f"other.{k}": v for k, v in state.items()}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad.pth do not fit resnet18.*\n?.*conv1.weight"):
+        TimmBackbone("resnet18", str(tmp_path / "bad.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 18}, "width 32 and 48"),
+        ({"last_stage": 2}, "must be 3 or 4"),
+        ({"finest_only": True}, "needs backbone.last_stage=4"),
+    ],
+)
+def test_hrnets_that_do_not_exist_are_refused(arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        HRNet(weights="none", **arguments)
+
+
+def test_a_resnet_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="depth 50, 101, 152"):
+        ResNet(18, "none")  # type: ignore[arg-type]
