@@ -13,13 +13,16 @@ ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CU
 STALE := stale
 endif
 
+# What tables are made of: smoke (minutes, synthetic), lspet (photographs), paper. Every table names it.
+PROFILE ?= smoke
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean stale
+.PHONY: help setup demo test lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
-	@sed -n 's/^\([a-z][a-z]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | \
-	    while read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1 \2/p' $(MAKEFILE_LIST) | \
+	    while read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP) ## make or update .venv (PYTHON=/path/to/python chooses the interpreter)
 
@@ -28,6 +31,18 @@ demo: $(STAMP) ## train the small example on a CPU (ARGS="epochs=2 ..." changes 
 
 test: $(STAMP) ## run all tests (ARGS="-m 'not slow' ..." goes to pytest; WORKERS=n)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce-table2 ... table7, reproduce-figure5 ... figure8)
+	$(BIN)/pnfs reproduce target=all profile=$(PROFILE) $(ARGS)
+
+tables: $(STAMP) ## make all tables and figures from the runs that there are (PROFILE=paper|lspet|smoke)
+	$(BIN)/pnfs reproduce target=all profile=$(PROFILE) train=false $(ARGS)
+
+# Figures 7 and 8 are one set of pictures.
+reproduce-figure7 reproduce-figure8: reproduce-figure7_8
+
+reproduce-%: $(STAMP)
+	$(BIN)/pnfs reproduce target=$* profile=$(PROFILE) $(ARGS)
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
 from pnfs.training.loss import ScoreMapLoss
 
 CONF = configuration_folder()
-COMMANDS = ("train", "evaluate", "show", "derive", "cost")
+COMMANDS = ("train", "evaluate", "predict", "show", "derive", "cost", "doctor", "browse")
 
 
 def composed(command: str, *overrides: str) -> DictConfig:

@@ -3,11 +3,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnfs.body import MPII
+from pnfs.codec import decode, gaussian_targets, to_image
 from pnfs.data import geometry
+from pnfs.evaluation import average_with_flip, flip_maps
 
 
 def assert_matrices_agree(found: np.ndarray, recorded: np.ndarray, translation: float) -> None:
@@ -135,3 +138,114 @@ def test_the_left_wrist_of_the_mirrored_person_is_the_mirrored_right_wrist() -> 
     assert flipped[0, right].tolist() == [0, 0]
     assert flags[0, [left, right, pelvis]].tolist() == [1, 0, 2]
     np.testing.assert_array_equal(joints, before)
+
+
+# --- unbiased: sizes in pixel intervals
+
+
+@given(finite, finite, boxes, degrees, output_sizes, st.booleans())
+def test_the_unbiased_crop_takes_the_box_to_the_outermost_pixels(
+    x, y, width, rotation, output_size, flip
+) -> None:
+    height_px, width_px = output_size
+    center = np.array([x, y])
+    box = geometry.fit_box(np.array([width, 1e-3]), (width_px - 1) / (height_px - 1))
+    matrix = geometry.crop_matrix(center, box, rotation, output_size, flip, unbiased=True)
+    # The box's corners as they lie in the turned image.
+    angle = np.radians(rotation)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * box / 2 @ turn.T + center
+    right, bottom = width_px - 1, height_px - 1
+    expected = np.array([[0, 0], [right, 0], [right, bottom], [0, bottom]], float)
+    if flip:
+        expected[:, 0] = right - expected[:, 0]
+    np.testing.assert_allclose(geometry.apply(matrix, corners), expected, atol=1e-6)
+
+
+@given(finite, finite, boxes, degrees, output_sizes, st.booleans(), st.booleans())
+def test_flipping_twice_is_no_flip_and_the_inverse_undoes_it(
+    x, y, width, rotation, output_size, flip, unbiased
+) -> None:
+    matrix = geometry.crop_matrix(
+        np.array([x, y]), np.array([width, width]), rotation, output_size, flip, unbiased
+    )
+    mirror = np.array([[-1.0, 0.0, output_size[1] - 1], [0.0, 1.0, 0.0]])
+    points = np.array([[0.0, 0.0], [x, y], [300.0, -40.0]])
+    in_crop = geometry.apply(matrix, points)
+    twice = geometry.apply(mirror, geometry.apply(mirror, in_crop))
+    np.testing.assert_allclose(twice, in_crop, atol=1e-6)
+    other = geometry.crop_matrix(
+        np.array([x, y]), np.array([width, width]), rotation, output_size, not flip, unbiased
+    )
+    np.testing.assert_allclose(geometry.apply(mirror, in_crop), geometry.apply(other, points))
+    restored = geometry.apply(geometry.invert(matrix), in_crop)
+    np.testing.assert_allclose(restored, points, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([(64, 64), (64, 48), (96, 72)]))
+def test_unbiased_maps_of_a_joint_and_its_mirror_image_agree(seed: int, heatmap_size) -> None:
+    input_size = (4 * heatmap_size[0], 4 * heatmap_size[1])
+    generator = np.random.default_rng(seed)
+    in_image = generator.uniform(130, 170, (1, 1, 2))
+    maps = {}
+    for unbiased in (True, False):
+        stride = geometry.heatmap_stride(input_size, heatmap_size, unbiased)
+        for flip in (False, True):
+            matrix = geometry.crop_matrix(
+                np.array([150.0, 150.0]), np.array([130.0, 130.0]), 20, input_size, flip, unbiased
+            )
+            joints = torch.from_numpy(geometry.apply(matrix, in_image))
+            labelled = torch.ones(1, 1, dtype=torch.bool)
+            maps[unbiased, flip] = gaussian_targets(
+                joints, labelled, heatmap_size=heatmap_size, stride=stride, quantised=False
+            )[0]
+    single = np.array([0])
+    found = average_with_flip(maps[True, False], maps[True, True], single, 0)
+    # Where the 3-sigma square cuts off, rounding may put an edge pixel in or out.
+    torch.testing.assert_close(found, maps[True, False], atol=0.006, rtol=0)
+    places = [decode(m, "dark")[0] for m in (found, maps[True, False])]
+    torch.testing.assert_close(places[0], places[1], atol=2e-3, rtol=0)
+    biased = [decode(flip_maps(maps[False, f], single) if f else maps[False, f], "dark")[0]
+              for f in (False, True)]  # fmt: skip
+    # What HRNet shifts by a whole pixel to make up for.
+    assert (biased[0] - biased[1])[0, 0, 0].item() == pytest.approx(0.75, abs=0.02)
+
+
+def test_the_way_back_to_the_image_is_exact_in_unbiased_geometry() -> None:
+    input_size, heatmap_size = (256, 192), (64, 48)
+    matrix = geometry.crop_matrix(
+        np.array([310.0, 220.0]), np.array([150.0, 200.0]), -30, input_size, unbiased=True
+    )
+    stride = geometry.heatmap_stride(input_size, heatmap_size, unbiased=True)
+    assert stride == (191 / 47, 255 / 63)
+    in_image = np.array([[[300.0, 200.0], [333.3, 241.7]]])
+    maps, _ = gaussian_targets(
+        torch.from_numpy(geometry.apply(matrix, in_image)),
+        torch.ones(1, 2, dtype=torch.bool),
+        heatmap_size=heatmap_size,
+        stride=stride,
+        quantised=False,
+    )
+    back = torch.from_numpy(geometry.invert(matrix))[None]
+    found = to_image(decode(maps, "dark")[0], back, stride)
+    np.testing.assert_allclose(found.numpy(), in_image, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("size", "unbiased", "needed"), [((1, 8), True, "two pixels"), ((8, 0), False, "a pixel")]
+)
+def test_sizes_without_extent_are_refused(size, unbiased: bool, needed: str) -> None:
+    with pytest.raises(ValueError, match=needed):
+        geometry.heatmap_stride((64, 64), size, unbiased)
+    with pytest.raises(ValueError, match=needed):
+        geometry.crop_matrix(np.array([5.0, 5.0]), np.array([9.0, 9.0]), 0, size, unbiased=unbiased)
+
+
+@given(boxes, boxes, st.floats(0.2, 5))
+def test_a_fitted_box_has_the_shape_holds_the_box_and_no_more(width, height, aspect) -> None:
+    fitted = geometry.fit_box(np.array([width, height]), aspect)
+    np.testing.assert_allclose(fitted[0] / fitted[1], aspect)
+    assert (fitted >= np.array([width, height]) * (1 - 1e-12)).all()
+    assert np.isclose(fitted, [width, height]).any()
+    np.testing.assert_allclose(geometry.fit_box(fitted, aspect), fitted)

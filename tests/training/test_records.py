@@ -1,7 +1,10 @@
 """What makes a run the same run, and its one record."""
 
+import contextlib
 import copy
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,15 @@ import pytest
 
 from pnfs.training.records import (
     RESULT,
+    STATE,
+    RunBusyError,
+    cause_of,
     defining_part,
+    find_runs,
+    kept_state,
     provenance,
     read_result,
+    read_run,
     run_folder,
     run_hash,
     write_result,
@@ -167,3 +176,136 @@ def test_provenance_says_what_ran_where() -> None:
 
 def test_another_dataset_of_the_same_class_makes_another_run() -> None:
     assert run_hash(changed("dataset.root", "data/mpii_small")) != run_hash(CONFIG)
+
+
+# --- what a path stands for
+
+
+@pytest.mark.parametrize("key", ["architecture", "initial"])
+def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> None:
+    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "found.json").write_text(content)
+    hashes = [
+        run_hash(CONFIG | {key: str(tmp_path / name / "found.json")}) for name in ("a", "b", "c")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] != run_hash(CONFIG | {key: None})
+
+
+def test_run_given_by_its_folder_counts_by_its_name(tmp_path: Path) -> None:
+    for root in ("here", "there"):
+        (tmp_path / root / "1a2b").mkdir(parents=True)
+    here, there = (
+        {"strategy": {"architecture": str(tmp_path / root / "1a2b")}} for root in ("here", "there")
+    )
+    assert run_hash(here) == run_hash(there)
+    assert run_hash(here) != run_hash({"strategy": {"architecture": "runs/3c4d"}})
+
+
+def test_moved_files_of_a_dataset_are_the_same(tmp_path: Path) -> None:
+    assert run_hash({"dataset": {"detections": "/a/boxes.json"}}) == run_hash(
+        {"dataset": {"detections": "/b/boxes.json"}}
+    )
+
+
+# --- states
+
+
+def test_state_follows_a_run(tmp_path: Path) -> None:
+    assert read_run(tmp_path) is None
+    with kept_state(tmp_path, CONFIG) as earlier:
+        assert earlier == 0
+        run = read_run(tmp_path)
+        assert run is not None
+        assert (run.status, run.config) == ("running", CONFIG)
+        write_result(tmp_path, {"config": CONFIG, "score": 1.0})
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "finished"
+    assert run.record is not None
+    assert run.record["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "cause"),
+    [
+        (ValueError("bad\nimage"), "failed", "ValueError: bad image"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+        (SystemExit(1), "interrupted", "SystemExit: 1"),
+    ],
+)
+def test_state_tells_how_a_run_ended(
+    tmp_path: Path, error: BaseException, status: str, cause: str
+) -> None:
+    with pytest.raises(type(error)), kept_state(tmp_path, CONFIG):
+        raise error
+    run = read_run(tmp_path)
+    assert run is not None
+    assert (run.status, run.cause) == (status, cause)
+    # It can be started again.
+    with kept_state(tmp_path, CONFIG):
+        pass
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    with (
+        kept_state(tmp_path, CONFIG),
+        pytest.raises(RunBusyError, match="another process"),
+        kept_state(tmp_path, CONFIG),
+    ):
+        pass
+
+
+def test_killed_run_is_seen_as_interrupted(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        with kept_state(tmp_path, CONFIG):
+            os._exit(0)  # Without a chance to write anything, as SIGKILL.
+    os.waitpid(child, 0)
+    assert json.loads((tmp_path / STATE).read_text())["state"] == "running"
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "interrupted"
+
+
+def interrupted_start(folder: Path, checkpoint_after: float | None = None) -> float:
+    """A start that is interrupted; returns the seconds that it took over from earlier ones."""
+    with contextlib.suppress(KeyboardInterrupt), kept_state(folder, CONFIG) as earlier:
+        if checkpoint_after is not None:
+            checkpoint = folder / "checkpoints" / "last.ckpt"
+            checkpoint.parent.mkdir(exist_ok=True)
+            checkpoint.touch()
+            os.utime(checkpoint, (0, time.time() + checkpoint_after))
+        raise KeyboardInterrupt
+    return earlier
+
+
+def test_time_of_earlier_starts_counts_up_to_their_checkpoint(tmp_path: Path) -> None:
+    assert interrupted_start(tmp_path) == 0
+    # Without a checkpoint the run begins anew.
+    assert interrupted_start(tmp_path, checkpoint_after=100) == 0
+    assert interrupted_start(tmp_path, checkpoint_after=50) == pytest.approx(100, abs=5)
+    # This start comes to no further checkpoint, and adds nothing.
+    assert interrupted_start(tmp_path, checkpoint_after=-1000) == pytest.approx(150, abs=5)
+    assert interrupted_start(tmp_path) == pytest.approx(150, abs=5)
+
+
+def test_runs_are_found_whatever_their_state(tmp_path: Path) -> None:
+    write_result(tmp_path / "a" / "1", {"config": CONFIG})
+    with kept_state(tmp_path / "a" / "2", CONFIG):
+        pass
+    # A record of an evaluation is no run.
+    write_result(tmp_path / "a" / "1" / "val", {"score": 1.0})
+    found = find_runs(tmp_path)
+    assert [(run.folder.name, run.status) for run in found] == [
+        ("1", "finished"),
+        ("2", "interrupted"),
+    ]
+
+
+def test_cause_is_the_innermost_error_in_a_line() -> None:
+    outer = RuntimeError("hydra")
+    outer.__cause__ = OSError("disk\n full")
+    assert cause_of(outer) == "OSError: disk full"
+    assert cause_of(RunBusyError("wait")) == "wait"

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pnfs.commands.configuration import build_network, choose_parts, plain
+from pnfs.models import PoseFabricNetwork
 from pnfs.models.cost import Cost, measure_cost
 
 
@@ -14,12 +15,15 @@ def run(config: DictConfig) -> None:
     network = build_network(settings["model"])
     height, width = settings["input_size"]
     cost = measure_cost(network, (height, width))
-    Console().print(cost_table(cost, f"{len(network.parts)} parts, {height}x{width}, batch 1"))
+    what = type(network).__name__
+    if isinstance(network, PoseFabricNetwork):
+        what = f"{len(network.parts)} parts"
+    Console().print(cost_table(cost, f"{what}, {height}x{width}, batch 1"))
 
 
 def cost_table(cost: Cost, title: str) -> Table:
     """One row a part of the model."""
-    table = Table(title=title, caption="live: parameters that get a gradient from the output")
+    table = Table(title=title, caption="live: parameters that the output depends on")
     table.add_column("part")
     for column in ("parameters", "live", "MACs"):
         table.add_column(column, justify="right")

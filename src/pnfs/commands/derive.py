@@ -22,7 +22,7 @@ from pnfs.commands.evaluate import chosen_dataset
 from pnfs.commands.scoring import score
 from pnfs.commands.train import build_module
 from pnfs.data.module import PoseDataModule
-from pnfs.models import PoseFabricNetwork
+from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.architecture import (
     Architecture,
     describe_architecture,
@@ -49,11 +49,11 @@ def run(config: DictConfig) -> None:
     trained = without_downloads(checkpoint[CONFIG_KEY])
     if trained["model"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
-    source = build_network(trained["model"])
+    source = _fabric_network(trained["model"], path)
     load_network_state(source, checkpoint["state_dict"])
     architecture = derived_architecture(settings, describe_architecture(source))
     model = derived_model_settings(trained["model"], architecture)
-    derived = build_network(model)
+    derived = _fabric_network(model, path)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
     folder = Path(settings["out"]) if settings["out"] else path.parent.parent / settings["method"]
@@ -78,6 +78,16 @@ def run(config: DictConfig) -> None:
     write_result(folder, record)
     for what, file in written.items():
         console.print(f"{what}: {file}", soft_wrap=True)
+
+
+def _fabric_network(model: Mapping[str, Any], path: Path) -> PoseFabricNetwork:
+    network = build_network(model)
+    if not isinstance(network, PoseFabricNetwork):
+        raise UsageError(
+            f"{path} is a {type(network).__name__}, a baseline without architecture: there is nothing "
+            "to derive"
+        )
+    return network
 
 
 def derived_architecture(settings: Mapping[str, Any], found: Architecture) -> Architecture:
@@ -120,7 +130,7 @@ def _lists(cell: dict[str, Any]) -> dict[str, Any]:
     return {"inputs": list(cell["inputs"]), "edges": [list(edge) for edge in cell["edges"]]}
 
 
-def load_network_state(network: PoseFabricNetwork, state: Mapping[str, torch.Tensor]) -> None:
+def load_network_state(network: PoseNetwork, state: Mapping[str, torch.Tensor]) -> None:
     """Loads the network's part of a Lightning checkpoint."""
     prefix = "network."
     network.load_state_dict(

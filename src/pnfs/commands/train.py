@@ -21,10 +21,10 @@ from pnfs.commands.configuration import (
     plain,
     without_downloads,
 )
-from pnfs.commands.scoring import score, write_pictures
-from pnfs.commands.tables import score_table
+from pnfs.commands.scoring import evaluation_choices, score, write_pictures
+from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
-from pnfs.models import PoseFabricNetwork
+from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
 from pnfs.search import SearchStrategy
@@ -32,7 +32,14 @@ from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig, read_checkpoint
 from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
 from pnfs.training.monitors import ArchitectureMonitor
-from pnfs.training.records import provenance, read_result, run_folder, write_result
+from pnfs.training.records import (
+    kept_state,
+    provenance,
+    read_result,
+    run_folder,
+    write_result,
+)
+from pnfs.training.throughput import ThroughputMonitor
 
 console = Console()
 
@@ -56,13 +63,13 @@ def run(config: DictConfig) -> float:
         console.print(f"finished before: {folder} (restart=true trains it again)")
         console.print(score_table(_title(settings), {"trained": finished["scores"]}))
         return float(finished["score"])
-    folder.mkdir(parents=True, exist_ok=True)
-    console.print(f"run folder: {folder}")
-    return _train(settings, source, folder)
+    with kept_state(folder, settings) as earlier_seconds:
+        console.print(f"run folder: {folder}")
+        return _train(settings, source, folder, earlier_seconds)
 
 
-def _train(settings: dict[str, Any], source: Source, folder: Path) -> float:
-    started = time.monotonic()
+def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_seconds: float) -> float:
+    started = time.monotonic() - earlier_seconds
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
@@ -80,11 +87,13 @@ def _train(settings: dict[str, Any], source: Source, folder: Path) -> float:
     module.load_weights(best["state_dict"])
     module.flip_test = True
     scores = score(module, data, settings["trainer"], "val")
-    record = _record(settings, module, scores, untrained, time.monotonic() - started, best["epoch"])
+    choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
+    record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     pictures = write_pictures(module, data, folder, "val")
     write_result(folder, record)
     columns = {"untrained": untrained, "trained": scores} if untrained else {"trained": scores}
     console.print(score_table(_title(settings), columns))
+    console.print(described(choices))
     for what, path in pictures.items():
         console.print(f"{what}: {path}", soft_wrap=True)
     console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
@@ -104,6 +113,7 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
     else:
         first = next(iter(data.train_dataloader()))
         module.network.calibrate(normalise_images(first["image"]))
+    compile_steps(module, settings)
     loggers = build_loggers(settings, folder)
     trainer = _trainer(settings, folder, loggers)
     try:
@@ -117,6 +127,19 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
     finally:
         _finish_wandb(loggers)
         put_together(folder)
+
+
+def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
+    """Compiles the training steps if that is asked for and possible."""
+    mode = settings["acceleration"]["compile"]
+    if mode is None:
+        return
+    if settings["strategy"]["_target_"].endswith(".SecondOrder"):
+        # Its functional calls put other tensors in the place of the weights at every step.
+        console.print("second-order search is not compiled; its steps run eagerly")
+        return
+    console.print("the first steps compile the network, which takes a minute or two")
+    module.compile_training(mode)
 
 
 def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
@@ -136,7 +159,7 @@ def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
 
 
 def build_module(
-    settings: dict[str, Any], source: Source, network: PoseFabricNetwork | None = None
+    settings: dict[str, Any], source: Source, network: PoseNetwork | None = None
 ) -> PoseModule:
     """The LightningModule of a resolved configuration, with a network of its own unless one is given."""
     return PoseModule(
@@ -189,6 +212,7 @@ def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L
             strategy,
             KeepConfig(settings),
             ArchitectureMonitor(folder),
+            ThroughputMonitor(),
             keep,
             keep_last,
             progress,
@@ -213,7 +237,7 @@ def _record(
     scores: dict[str, float],
     untrained: dict[str, float],
     seconds: float,
-    epoch: int,
+    choices: dict[str, Any],
 ) -> dict[str, Any]:
     height, width = settings["input_size"]
     cost = measure_cost(module.network, (height, width))
@@ -223,24 +247,20 @@ def _record(
         "score": next(iter(scores.values())),
         "scores": scores,
         "untrained_scores": untrained,
-        "evaluated_with": {
-            "split": "val",
-            "flip_test": True,
-            "flip_shift": module.flip_shift,
-            "decode_method": module.decode_method,
-            "best_epoch": epoch,
-        },
+        "evaluated_with": choices,
         "cost": {
             "parameters": cost.parameters,
             "live_parameters": cost.live_parameters,
             "macs": cost.macs,
         },
         "seconds": round(seconds, 1),
-        **provenance(),
+        **provenance(settings["trainer"]["accelerator"]),
         "config": settings,
     }
 
 
 def _title(settings: dict[str, Any]) -> str:
     target = settings["dataset"]["_target_"].rsplit(".", 1)[-1]
-    return f"{target} val, P={len(settings['model']['parts'])}, flip test"
+    model = settings["model"]
+    what = f"P={len(model['parts'])}" if "parts" in model else model["_target_"].rsplit(".", 1)[-1]
+    return f"{target} val, {what}, flip test"

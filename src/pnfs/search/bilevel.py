@@ -79,6 +79,11 @@ class BilevelStrategy(SearchStrategy):
         return [gradient / self.loss_scale for gradient in scaled]
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        if not architecture_of(module):
+            raise ValueError(
+                f"{type(self).__name__} has nothing to search: the model has no fabrics; use "
+                "strategy=synchronous, which then only trains the weights"
+            )
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, PoseDataModule):
             raise ValueError(f"{type(self).__name__} needs a PoseDataModule to divide")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 
+from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import load_architecture
 from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture
 from pnfs.training.checkpoints import read_architecture
@@ -30,5 +31,10 @@ class Frozen(SearchStrategy):
             for parameter in architecture_of(module):
                 parameter.data.zero_()
         else:
+            if not isinstance(module.network, PoseFabricNetwork):
+                raise ValueError(
+                    f"architecture={self.architecture}: the model is a baseline without fabrics; use "
+                    "architecture=null"
+                )
             load_architecture(module.network, read_architecture(self.architecture))
         freeze_architecture(module)

@@ -15,9 +15,11 @@ from pnfs.codec.decode import DecodeMethod, decode, to_image
 from pnfs.codec.targets import gaussian_targets
 from pnfs.data.dataset import PoseBatch
 from pnfs.evaluation.flip import average_with_flip
-from pnfs.models import PoseFabricNetwork, normalise_images
+from pnfs.models import PoseNetwork, normalise_images
 from pnfs.training.loss import ScoreMapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class PoseModule(L.LightningModule):
     def __init__(
         self,
         *,
-        network: PoseFabricNetwork,
+        network: PoseNetwork,
         metric: Metric,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         schedule: Schedule | None = None,
@@ -77,6 +79,7 @@ class PoseModule(L.LightningModule):
         self.flip_test = flip_test
         self.flip_shift: Literal[0, 1] = flip_shift
         self.architecture_group: ArchitectureGroup | None = None
+        self._training_network: Callable[[Tensor], Tensor] = self.network.forward
         self._make_optimizer = optimizer
         self._schedule = StepSchedule() if schedule is None else schedule
 
@@ -86,7 +89,16 @@ class PoseModule(L.LightningModule):
 
     def training_loss(self, batch: PoseBatch) -> Float[Tensor, ""]:
         """The loss of a batch; what a strategy takes the gradient of."""
-        return self.loss_of_maps(self.network(self.normalised(batch)), batch)
+        return self.loss_of_maps(self._training_network(self.normalised(batch)), batch)
+
+    def compile_training(self, mode: CompileMode = "default") -> None:
+        """Compiles the network for training steps; validation, with its odd last batch, stays eager.
+
+        Args:
+            mode: Of `torch.compile`; "reduce-overhead" replays CUDA graphs, for small batches.
+        """
+        # The bound method, not the module: compiled modules rename the entries of their state dict.
+        self._training_network = torch.compile(self.network.forward, dynamic=False, mode=mode)
 
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -137,7 +149,7 @@ class PoseModule(L.LightningModule):
         self, maps: Float[Tensor, "B K h w"], batch: PoseBatch
     ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
         """Joints in pixels of the image, and their scores."""
-        locations, scores = decode(maps, self.decode_method)
+        locations, scores = decode(maps, self.decode_method, sigma=self.sigma)
         return to_image(locations, batch["to_image"], float(self.network.stride)), scores
 
     def loss_of_maps(
@@ -157,10 +169,11 @@ class PoseModule(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         groups: list[dict[str, Any]] = [{"params": self.network.weight_parameters()}]
         optimizer = self._make_optimizer(groups)
-        if self.architecture_group is not None:
+        architecture = list(self.network.architecture_parameters().values())
+        if self.architecture_group is not None and architecture:
             optimizer.add_param_group(
                 {
-                    "params": list(self.network.architecture_parameters().values()),
+                    "params": architecture,
                     "lr": optimizer.param_groups[0]["lr"] * self.architecture_group.lr_factor,
                     "weight_decay": self.architecture_group.weight_decay,
                 }

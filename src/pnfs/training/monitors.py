@@ -15,7 +15,8 @@ class ArchitectureMonitor(L.Callback):
     """Logs the statistics of softmax(alpha) and softmax(beta), and keeps their trajectory.
 
     Every logger gets the statistics once an epoch; `architecture.jsonl` in the run's folder gets one line an
-    epoch with all mixing weights, starting with those before training (epoch -1).
+    epoch with all mixing weights, starting with those before training (epoch -1). A baseline has nothing to
+    log.
 
     Args:
         folder: The run's folder.
@@ -26,12 +27,17 @@ class ArchitectureMonitor(L.Callback):
         self.path = folder / TRAJECTORY
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if not pl_module.network.fabrics():
+            return
         if trainer.is_global_zero and trainer.current_epoch == 0:
             self.path.unlink(missing_ok=True)
             self._write(pl_module, -1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
+        if not pl_module.network.fabrics():
+            return
         statistics = mixing_statistics(pl_module.network)
         pl_module.log_dict({f"architecture/{name}": value for name, value in statistics.items()})
         if trainer.is_global_zero:

@@ -1,0 +1,288 @@
+"""`pnfs bench`: measurements, alternatives in turns."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from pnfs.bench.data import bench_data
+from pnfs.bench.evaluation import bench_evaluation, decoding_errors
+from pnfs.bench.inference import bench_inference
+from pnfs.bench.report import Section, formatted, write_report
+from pnfs.bench.timing import Timing, ceilings
+from pnfs.bench.training import (
+    Grouping,
+    StepSettings,
+    ablation_network,
+    cost_against_parts,
+    form_settings,
+    ladder,
+    step_times,
+)
+from pnfs.body import PartMode, skeleton_by_name
+from pnfs.commands.configuration import UsageError, configuration_folder, plain
+from pnfs.models import PoseNetwork
+from pnfs.models.backbones import HRNet, ResNet
+from pnfs.models.baselines import HRNetPose, SimpleBaseline
+
+console = Console()
+
+
+def run(config: DictConfig) -> None:
+    settings = plain(config)
+    device = _device(settings["device"])
+    if settings["threads"] is not None:
+        torch.set_num_threads(settings["threads"])
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    measures: Mapping[str, Callable[[dict[str, Any], torch.device], dict[str, Section]]] = {
+        "ceilings": _ceilings,
+        "forms": _forms,
+        "ladder": _ladder,
+        "parts": _parts,
+        "inference": _inference,
+        "data": _data,
+        "evaluation": _evaluation,
+    }
+    unknown = [name for name in settings["sections"] if name not in measures]
+    if unknown:
+        raise UsageError(
+            f"sections: there is no {', '.join(unknown)}; there are {', '.join(measures)}"
+        )
+    files: dict[str, Path] = {}
+    for name in settings["sections"]:
+        console.print(f"measuring: {name}")
+        sections = measures[name](settings, device)
+        for section in sections.values():
+            console.print(section_table(section))
+        # After each, so that what was measured is not lost if the next one fails.
+        files = write_report(Path(settings["out"]), sections, machine(device))
+    for what, path in files.items():
+        console.print(f"{what}: {path}", soft_wrap=True)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers hold for."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def section_table(section: Section) -> Table:
+    """A section for the terminal."""
+    table = Table(title=section.title, caption=section.note or None)
+    for index, column in enumerate(section.rows[0]):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in section.rows:
+        table.add_row(*(formatted(value) for value in row.values()))
+    return table
+
+
+def groupings(counts: list[int]) -> dict[int, Grouping]:
+    """P -> MPII's joints by part, from the part modes' files."""
+    found: dict[int, Grouping] = {}
+    for count in counts:
+        path = configuration_folder() / "parts" / f"p{count}.yaml"
+        if not path.is_file():
+            raise UsageError(f"parts: there is no part mode with {count} parts")
+        found[count] = OmegaConf.to_container(OmegaConf.load(path))["mpii"]  # type: ignore[index,call-overload]
+    return found
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda: PyTorch sees no GPU here")
+    return torch.device(asked)
+
+
+def _step_arguments(settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    height, width = settings["input_size"]
+    return {
+        "device": device,
+        "batch_size": settings["batch_size"],
+        "input_size": (height, width),
+        "rounds": settings["rounds"],
+        "repeats": settings["repeats"],
+    }
+
+
+def _of_size(settings: Mapping[str, Any]) -> str:
+    height, width = settings["input_size"]
+    return f"batch {settings['batch_size']}, {height}x{width}"
+
+
+def _rows(times: Mapping[str, Timing], base: str, batch: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "how": name,
+            f"speed-up over {base}": times[base].median / t.median,
+            "ms": 1e3 * t.median,
+            "fastest ms": 1e3 * t.low,
+            "slowest ms": 1e3 * t.high,
+            "persons/s": batch / t.median,
+        }
+        for name, t in times.items()
+    ]
+
+
+def _forms(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    sections = {}
+    base = "loop, channels-last"
+    how = form_settings(StepSettings(bfloat16=settings["bfloat16"]))
+    for count, grouping in groupings(settings["parts"]).items():
+        times = step_times(grouping, how, **_step_arguments(settings, device))
+        sections[f"forms P={count}"] = Section(
+            title=f"Training step by form, P={count}, {_of_size(settings)}",
+            rows=_rows(times, base, settings["batch_size"]),
+            note=f"`chosen` is what form=auto takes here: {_chosen(grouping, settings, device)}.",
+            bars=("how", f"speed-up over {base}"),
+        )
+    return sections
+
+
+def _chosen(grouping: Grouping, settings: Mapping[str, Any], device: torch.device) -> str:
+    network = ablation_network(grouping).train()
+    height, width = settings["input_size"]
+    finest = torch.empty(settings["batch_size"], 24, height // 4, width // 4, device=device)
+    return network.subnetworks.choose_form(finest)
+
+
+def _ladder(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    sections = {}
+    for count, grouping in groupings(settings["parts"]).items():
+        times = step_times(grouping, ladder(device), **_step_arguments(settings, device))
+        base = next(iter(times))
+        rows = _rows(times, base, settings["batch_size"])
+        sections[f"ladder P={count}"] = Section(
+            title=f"One optimisation after the other, training step, P={count}, {_of_size(settings)}",
+            rows=rows,
+            bars=("how", f"speed-up over {base}"),
+        )
+    return sections
+
+
+def _parts(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    how = StepSettings(
+        bfloat16=settings["bfloat16"],
+        compiled=settings["compiled"],
+        fused_optimizer=device.type == "cuda",
+    )
+    modes = groupings(settings["parts"])
+    arguments = _step_arguments(settings, device)
+    times = {p: step_times(mode, {"": how}, **arguments)[""] for p, mode in modes.items()}
+    rows = [
+        {
+            "P": row["parts"],
+            "MACs": row["macs"],
+            "MACs / first": row["macs_ratio"],
+            "step time / first": row["seconds_ratio"],
+            "ms": 1e3 * row["seconds"],
+            "persons/s": settings["batch_size"] / row["seconds"],
+        }
+        for row in cost_against_parts(modes, times, arguments["input_size"])
+    ]
+    precision = "bfloat16" if settings["bfloat16"] else "float32"
+    compiled = ", compiled" if settings["compiled"] else ""
+    title = f"Cost against P, training step, {_of_size(settings)}, {precision}{compiled}"
+    return {"parts": Section(title=title, rows=rows, bars=("P", "step time / first"))}
+
+
+def _ceilings(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    reached = ceilings(device, dtype)
+    rows = [
+        {"what": f"matrix product, {dtype}", "reached": reached["product_flops"], "unit": "FLOP/s"},
+        {"what": "copy, read and written", "reached": reached["copy_bytes"], "unit": "B/s"},
+    ]
+    return {"ceilings": Section(title="What the machine reaches", rows=rows)}
+
+
+def _data(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    found = bench_data(rounds=settings["rounds"])
+    slowest_first = found["persons_per_second"]
+    naive = next(iter(slowest_first.values()))
+    rows = [
+        {"how": name, "times as fast as naive": rate / naive, "persons/s": rate}
+        for name, rate in slowest_first.items()
+    ]
+    title = "Crops of persons, one core: from 1280x720 JPEGs, from the cache"
+    ratios = ", ".join(f"{name}: {value:.2f}" for name, value in found["ratios"].items())
+    return {
+        "data": Section(title=title, rows=rows, note=ratios, bars=("how", "times as fast as naive"))
+    }
+
+
+def _evaluation(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    speed = bench_evaluation(rounds=settings["rounds"])
+    rows = [
+        {"how": "joint by joint in Python", "ratio": 1.0, "s": speed["loop_seconds"]},
+        {"how": "pnfs", "ratio": speed["ratio"], "s": speed["seconds"]},
+    ]
+    title = f"Decoding and PCKh of {speed['persons']} persons, {speed['joints']} joints, one core"
+    errors = [
+        {"decoder": method} | {f"noise {noise}": error for noise, error in by_noise.items()}
+        for method, by_noise in decoding_errors().items()
+    ]
+    return {
+        "evaluation": Section(title=title, rows=rows, bars=("how", "ratio")),
+        "decoding": Section(
+            title="Mean distance of decoded joints from the truth, in crop pixels (stride 4)",
+            rows=errors,
+            note="Gaussians of sigma 2 at places between pixels, with white noise on the maps.",
+        ),
+    }
+
+
+def _inference(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+    if device.type != "cpu":
+        raise UsageError("inference is measured on the CPU: set device=cpu for it")
+    skeleton = skeleton_by_name("mpii")
+    modes = {
+        f"P={count}": PartMode(skeleton, grouping)
+        for count, grouping in groupings(settings["parts"]).items()
+    }
+    height, width = settings["input_size"]
+    found = bench_inference(
+        modes,
+        others=_baselines() if settings["baselines"] else None,
+        input_size=(height, width),
+        rounds=settings["rounds"],
+        threads=torch.get_num_threads(),
+    )
+    sections = {}
+    for name, batches in found["models"].items():
+        for batch, forms in batches.items():
+            base = next(iter(forms))
+            rows = [
+                {
+                    "how": form,
+                    f"speed-up over {base}": values["speedup"],
+                    "ms": values["ms"],
+                    "fastest ms": values["ms_low"],
+                    "largest difference of scores": values["difference"],
+                }
+                for form, values in forms.items()
+            ]
+            sections[f"inference {name} batch {batch}"] = Section(
+                title=f"Inference, {name}, batch {batch}, {height}x{width}, float32",
+                rows=rows,
+                bars=("how", f"speed-up over {base}") if batch == 1 else None,
+            )
+    return sections
+
+
+def _baselines() -> dict[str, PoseNetwork]:
+    return {
+        "SimpleBaseline-R50": SimpleBaseline(
+            backbone=ResNet(depth=50, weights="none"), skeleton="mpii"
+        ),
+        "HRNet-W32": HRNetPose(
+            backbone=HRNet(width=32, last_stage=4, finest_only=True, weights="none"),
+            skeleton="mpii",
+        ),
+    }

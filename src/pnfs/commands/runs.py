@@ -1,0 +1,160 @@
+"""`pnfs runs`: lists runs, filters them, compares two."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from pnfs.commands.configuration import UsageError
+from pnfs.training.records import Run, defining_part, find_runs
+
+STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "bold red"}
+
+ORDERS: Mapping[str, Callable[[Run], Any]] = {
+    "path": lambda run: str(run.folder),
+    "score": lambda run: -(run.record or {}).get("score", -math.inf),
+    "seconds": lambda run: (run.record or {}).get("seconds", math.inf),
+    "macs": lambda run: (run.record or {}).get("cost", {}).get("macs", math.inf),
+}
+
+console = Console()
+
+
+def run(config: DictConfig) -> None:
+    own = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(own, dict)
+    root = Path(own["run_root"]).expanduser()
+    if not root.is_dir():
+        raise UsageError(f"{root}: there is no such folder; set run_root=<folder of runs>")
+    if own["sort"] not in ORDERS:
+        raise UsageError(f"sort={own['sort']}: choose one of {', '.join(ORDERS)}")
+    runs = find_runs(root)
+    if own["compare"] is not None:
+        console.print(comparison(*_two(runs, own["compare"])))
+        return
+    chosen = sorted(filtered(runs, own["filter"]), key=ORDERS[own["sort"]])
+    console.print(run_table(chosen, root))
+
+
+def filtered(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
+    """The runs that meet all conditions "key=value"; keys of the configuration, or state.
+
+    Raises:
+        UsageError: A condition is not of this form, or no run has its key.
+    """
+    chosen = list(runs)
+    for condition in conditions:
+        key, sign, text = condition.partition("=")
+        if not sign:
+            raise UsageError(f"filter: {condition!r} is not of the form key=value")
+        if key == "state":
+            chosen = [run for run in chosen if run.status == text]
+            continue
+        values = {run.folder: flat(run.config) for run in runs}
+        if runs and not any(key in value for value in values.values()):
+            raise UsageError(f"filter: no run has the key {key}")
+        wanted = yaml.safe_load(text)
+        chosen = [run for run in chosen if values[run.folder].get(key, _ABSENT) == wanted]
+    return chosen
+
+
+_ABSENT = object()
+
+
+def _two(runs: Sequence[Run], names: Sequence[str]) -> tuple[Run, Run]:
+    if len(names) != 2:
+        raise UsageError("compare: name two runs, compare=[1a2b3c4d,5e6f7a8b]")
+    first, second = (_named(runs, str(name)) for name in names)
+    return first, second
+
+
+def _named(runs: Sequence[Run], name: str) -> Run:
+    found = [run for run in runs if run.folder.name.startswith(name) or run.folder == Path(name)]
+    if len(found) != 1:
+        what = "no run" if not found else f"{len(found)} runs: {[str(r.folder) for r in found]}"
+        raise UsageError(f"compare: {name!r} names {what}")
+    return found[0]
+
+
+def run_table(runs: Sequence[Run], root: Path) -> Table:
+    """One row a run."""
+    table = Table(title=f"{len(runs)} runs below {root}", title_justify="left")
+    for column in ("run", "state"):
+        table.add_column(column)
+    for column in ("score", "parameters", "MACs", "duration"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("what, or why it failed")
+    for run in runs:
+        record = run.record or {}
+        cost = record.get("cost", {})
+        cells = [str(run.folder.relative_to(root)), f"[{STYLES[run.status]}]{run.status}[/]"]
+        cells += [f"{record['score']:.1f}" if "score" in record else "–"]
+        cells += [f"{cost['parameters'] / 1e6:.2f} M" if cost else "–"]
+        cells += [f"{cost['macs'] / 1e9:.3g} G" if cost else "–"]
+        cells += [duration(record["seconds"]) if "seconds" in record else "–"]
+        table.add_row(*cells, run.cause or summary(run.config))
+    return table
+
+
+def summary(config: Mapping[str, Any]) -> str:
+    """What one wants to know first about a configuration."""
+    model, dataset = config.get("model", {}), config.get("dataset", {})
+    words = [_class(dataset), _class(model), _class(model.get("backbone"))]
+    words += [f"P={len(model['parts'])}"] if model.get("parts") else []
+    words += [f"d={model['vector_dim']}"] if "vector_dim" in model else []
+    words += [_class(config.get("strategy")), f"seed {config.get('seed')}"]
+    return " ".join(word for word in words if word)
+
+
+def _class(node: Any) -> str:
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return str(target).rsplit(".", 1)[-1] if target else ""
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or seconds of a short run."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def comparison(one: Run, other: Run) -> Table:
+    """The keys whose values differ, and the scores; keys that define the run come first."""
+    table = Table(title="what differs", title_justify="left")
+    table.add_column("key")
+    for run in (one, other):
+        table.add_column(str(run.folder), overflow="fold")
+    first, second = flat(one.config), flat(other.config)
+    defining = set(flat(defining_part(one.config))) | set(flat(defining_part(other.config)))
+    differing = [
+        key
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key, _ABSENT) != second.get(key, _ABSENT)
+    ]
+    for key in sorted(differing, key=lambda key: (key not in defining, key)):
+        label = key if key in defining else f"[dim]{key} (does not define the run)[/]"
+        table.add_row(label, *(str(each.get(key, "–")) for each in (first, second)))
+    table.add_section()
+    table.add_row("state", one.status, other.status)
+    scores = [flat((run.record or {}).get("scores", {})) for run in (one, other)]
+    for name in dict.fromkeys(name for each in scores for name in each if "/" not in name):
+        values = (each.get(name) for each in scores)
+        table.add_row(name, *("–" if v is None else f"{v:.2f}" for v in values), style="bold")
+    return table
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Dotted key -> value; lists are values."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found

@@ -1,0 +1,1 @@
+"""Networks as ONNX files, and the runtimes that execute them."""

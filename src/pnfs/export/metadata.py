@@ -1,0 +1,85 @@
+"""What an exported file says about itself, so that a runtime needs nothing else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, get_args
+
+Outputs = Literal["maps", "joints"]
+"""What an exported model returns: score maps, or joints and their scores."""
+
+_PREFIX = "pnfs."
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported, or an exported file that cannot be used; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Properties of an exported model, written into the file under keys that begin with "pnfs.".
+
+    Attributes:
+        input_size: (height, width) of the images.
+        stride: Image pixels for each pixel of a score map.
+        skeleton: Name of the skeleton.
+        joints: Its joints, in the order of the outputs.
+        limbs: Pairs of joints that are drawn as a line.
+        flip_pairs: Pairs of joints that a mirrored image exchanges.
+        outputs: What the model returns.
+        decode_method: How joints are located in the maps: argmax, quarter, dark.
+        sigma: Of the Gaussians that the maps were trained on, in pixels of a map.
+        flip_shift: Pixels by which mirrored maps move to the right in a flip test.
+        padding: Factor on the sides of a person's box, as in training.
+        checkpoint: SHA-256 of the checkpoint's file; "" without one.
+    """
+
+    input_size: tuple[int, int]
+    stride: int
+    skeleton: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[str, str], ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    outputs: Outputs
+    decode_method: str = "quarter"
+    sigma: float = 2.0
+    flip_shift: int = 1
+    padding: float = 1.25
+    checkpoint: str = ""
+
+    def to_properties(self) -> dict[str, str]:
+        """Key -> JSON text."""
+        return {_PREFIX + name: json.dumps(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], where: object) -> "ModelMetadata":
+        """The inverse of `to_properties`.
+
+        Args:
+            properties: The file's properties; other keys are left aside.
+            where: The file, for messages.
+
+        Raises:
+            ExportError: Something is missing or is no JSON.
+        """
+        values = {}
+        for field in fields(cls):
+            text = properties.get(_PREFIX + field.name)
+            if text is None:
+                raise ExportError(
+                    f"{where}: its property {_PREFIX}{field.name} is missing; this is no file that "
+                    "`pnfs export` wrote"
+                )
+            try:
+                values[field.name] = _tuples(json.loads(text))
+            except json.JSONDecodeError as error:
+                raise ExportError(
+                    f"{where}: its property {_PREFIX}{field.name} is damaged: {error}"
+                ) from error
+        if values["outputs"] not in get_args(Outputs):
+            raise ExportError(f"{where}: unknown outputs {values['outputs']!r}; export it again")
+        return cls(**values)
+
+
+def _tuples(value: object) -> object:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,154 @@
+"""Exported models behind one call: images in, score maps or joints out."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pnfs.export.metadata import ExportError, ModelMetadata
+
+Maps = Float[np.ndarray, "B K h/4 w/4"]
+Joints = tuple[Float[np.ndarray, "B K 2"], Float[np.ndarray, "B K"]]
+Images = UInt8[np.ndarray, "B h w 3"]
+
+
+class Runtime(Protocol):
+    """An exported model that can be called.
+
+    Attributes:
+        metadata: What the file says about itself.
+    """
+
+    metadata: ModelMetadata
+
+    def __call__(self, images: Images) -> Maps | Joints:
+        """Crops of the model's input size, RGB, to its outputs.
+
+        Returns:
+            Score maps, or joints (x and y in pixels of the crop) and their scores; see `ModelMetadata.outputs`.
+
+        Raises:
+            ExportError: The images have another type or shape.
+        """
+        ...
+
+
+class OnnxRuntime:
+    """An exported model in ONNX Runtime, on the CPU.
+
+    Args:
+        path: File that `pnfs export` wrote.
+        threads: Threads to compute with; None for one a core.
+
+    Raises:
+        ExportError: The package is missing, or the file is not one of ours or damaged.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        library = _library("onnxruntime", extra="onnx")
+        path = _existing(path)
+        options = library.SessionOptions()
+        options.intra_op_num_threads = _checked_threads(threads)
+        try:
+            self._session = library.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ExportError(f"{path}: ONNX Runtime cannot read it: {error}") from error
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = ModelMetadata.from_properties(properties, path)
+
+    def __call__(self, images: Images) -> Maps | Joints:
+        _check_images(images, self.metadata)
+        return _returned(self._session.run(None, {"images": images}))
+
+
+class OpenVinoRuntime:
+    """An exported model in OpenVINO, on the CPU.
+
+    Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster.
+
+    Args:
+        path: File that `pnfs export` wrote.
+        threads: Threads to compute with; None for one a core.
+
+    Raises:
+        ExportError: The package is missing, or the file is not one of ours or damaged.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        library = _library("openvino", extra="openvino")
+        path = _existing(path)
+        self._core = library.Core()
+        try:
+            self._model = self._core.read_model(path)
+            properties = _openvino_properties(self._model)
+        except Exception as error:
+            raise ExportError(f"{path}: OpenVINO cannot read it: {error}") from error
+        self.metadata = ModelMetadata.from_properties(properties, path)
+        # Full precision also where the processor has a faster, coarser one.
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if _checked_threads(threads):
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+        self._requests: dict[int, Any] = {}
+
+    def __call__(self, images: Images) -> Maps | Joints:
+        _check_images(images, self.metadata)
+        request = self._requests.get(len(images))
+        if request is None:
+            request = self._requests[len(images)] = self._compile(len(images))
+        results = request.infer([images], share_inputs=True)
+        # The request's next call overwrites its own memory.
+        return _returned([np.array(results[index]) for index in range(len(results))])
+
+    def _compile(self, batch: int) -> Any:
+        model = self._model.clone()
+        model.reshape([batch, *self.metadata.input_size, 3])
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+
+
+def _openvino_properties(model: Any) -> dict[str, str]:
+    """The ONNX file's properties, which OpenVINO keeps under "framework"."""
+    if not model.has_rt_info("framework"):
+        return {}
+    properties = model.get_rt_info()["framework"]
+    # OpenVINO guesses types: a text such as "4" may come back as a number.
+    return {name: str(entry.value) for name, entry in properties.items()}
+
+
+def _library(name: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(
+            f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
+        ) from error
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ExportError(f"{path}: there is no such file; `pnfs export` writes one")
+    return path
+
+
+def _checked_threads(threads: int | None) -> int:
+    """0 stands for one a core."""
+    if threads is not None and threads < 1:
+        raise ExportError(f"threads must be at least 1, got {threads}")
+    return threads or 0
+
+
+def _check_images(images: Images, metadata: ModelMetadata) -> None:
+    wanted = (*metadata.input_size, 3)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
+        raise ExportError(
+            f"images must be uint8 (B, {wanted[0]}, {wanted[1]}, 3), got {images.dtype} {images.shape}"
+        )
+
+
+def _returned(outputs: list[np.ndarray]) -> Maps | Joints:
+    return outputs[0] if len(outputs) == 1 else (outputs[0], outputs[1])

@@ -1,0 +1,14 @@
+"""Poses in anybody's pictures: from an image and boxes to joints."""
+
+from pnfs.inference.predictor import ImageWithBoxes, PersonMaps, Prediction, Predictor
+from pnfs.inference.runtime import Runtime, TorchRuntime, choose_device
+
+__all__ = [
+    "ImageWithBoxes",
+    "PersonMaps",
+    "Prediction",
+    "Predictor",
+    "Runtime",
+    "TorchRuntime",
+    "choose_device",
+]

@@ -1,0 +1,284 @@
+"""Where the persons are: the whole picture, boxes from a COCO-format file, or a detector."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torchvision
+from jaxtyping import Float32, UInt8
+
+from pnfs.data.persons import DataError
+from pnfs.data.readers import (
+    number_column,
+    read_json,
+    require_records,
+    require_rows,
+)
+from pnfs.inference.inputs import InputFile
+
+PERSON = 1
+"""COCO's category number of persons, in annotations and in torchvision's detectors."""
+
+
+@dataclass(frozen=True)
+class FrameBoxes:
+    """The persons of one picture or frame."""
+
+    boxes: Float32[np.ndarray, "N 4"] | None
+    """x, y, width, height in pixels; None: one person fills the image."""
+    scores: Float32[np.ndarray, " N"] | None = None
+    """How sure each box is; None: 1."""
+    image_id: int | None = None
+    """The picture's number where the boxes come from, so that results can be compared."""
+
+
+class BoxSource(Protocol):
+    """Says where the persons of a picture are."""
+
+    upright: bool
+    """Whether boxes refer to the picture turned as its camera recorded, or to its stored pixels."""
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
+    ) -> FrameBoxes:
+        """The persons of a picture, or of frame `frame` (from 0) of a video.
+
+        Raises:
+            DataError: Nothing is known of this picture, or the boxes belong to another one.
+        """
+        ...
+
+
+class WholeImage:
+    """One person fills each picture."""
+
+    upright = True
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
+    ) -> FrameBoxes:
+        return FrameBoxes(None)
+
+
+@dataclass
+class _Listed:
+    """A picture of the file, and its boxes."""
+
+    id: int
+    size: tuple[int, int] | None
+    boxes: list[list[float]]
+    scores: list[float]
+
+
+class CocoBoxes:
+    """Persons from a COCO-format file: annotations, detections, or what `pnfs predict` wrote.
+
+    Pictures are found by file name: an entry fits a picture whose path ends with it. A list of
+    detections knows pictures by number alone; it fits names that are this number
+    (000000000785.jpg), or those of `names`. Frames of a video are entries with the video's name as
+    `file_name` and a `frame_id`, counted from 0. Crowds and other categories than persons are left
+    out.
+
+    Args:
+        path: The file.
+        threshold: Boxes with a lower score are left out; a box without score has 1.
+        names: COCO-format annotations that give the file names for a list of detections.
+
+    Raises:
+        DataError: A file cannot be read or holds something else.
+    """
+
+    upright = False
+
+    def __init__(
+        self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None
+    ) -> None:
+        self.path = Path(path).expanduser()
+        content = read_json(self.path)
+        if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+            records = require_records(self.path, content["annotations"], "annotations")
+            images = content["images"]
+        elif isinstance(content, list):
+            records = require_records(self.path, content, "detections")
+            images = None
+        else:
+            raise DataError(
+                f"{self.path}: neither COCO annotations (an object with images and annotations) nor "
+                "detections (a list)"
+            )
+        where = self.path
+        if images is None and names is not None:
+            where = Path(names).expanduser()
+            annotations = read_json(where)
+            images = annotations.get("images") if isinstance(annotations, dict) else None
+            if images is None:
+                raise DataError(f"{where}: holds no images, whose names were to be taken from it")
+        self._images: dict[int, _Listed] = {}
+        self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
+        # Pictures that a list of detections does not mention have no persons.
+        self._lists_all = images is not None
+        for record in require_records(where, images or [], "images"):
+            self._add_image(where, record)
+        self._add_boxes(records, threshold)
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
+    ) -> FrameBoxes:
+        listed = self._find(file, frame)
+        if listed is None:
+            return FrameBoxes(np.zeros((0, 4), np.float32))
+        height, width = image.shape[:2]
+        if listed.size not in (None, (height, width)):
+            raise DataError(
+                f"{file.path}: has {width}x{height} px, but in {self.path} it has "
+                f"{listed.size[1]}x{listed.size[0]}; the boxes belong to another picture"
+            )
+        boxes = np.array(listed.boxes, np.float32).reshape(-1, 4)
+        return FrameBoxes(boxes, np.array(listed.scores, np.float32), listed.id)
+
+    def _find(self, file: InputFile, frame: int | None) -> _Listed | None:
+        entries = self._by_name.get((file.path.name, frame), [])
+        full = f"/{file.path.as_posix()}"
+        fitting = [(name, id_) for name, id_ in entries if full.endswith(f"/{name}")]
+        # File names may carry folders that a copy has lost; then the last part must be unique.
+        fitting = fitting or entries
+        if fitting:
+            longest = max(len(name) for name, _ in fitting)
+            ids = {id_ for name, id_ in fitting if len(name) == longest}
+            if len(ids) > 1:
+                raise DataError(f"{file.path}: {self.path} names several pictures {file.path.name}")
+            return self._images[ids.pop()]
+        if self._lists_all:
+            if frame is not None:
+                return None
+            raise DataError(
+                f"{file.path}: {self.path} names no such picture, so no boxes are known"
+            )
+        if frame is not None or not file.path.stem.isdecimal():
+            raise DataError(
+                f"{file.path}: {self.path} knows pictures by number alone and this name is none; "
+                "give the annotations that hold the names (box_names=<file>)"
+            )
+        return self._images.get(int(file.path.stem))
+
+    def _add_image(self, where: Path, record: dict[str, Any]) -> None:
+        match record:
+            case {"id": int(id_), "file_name": str(name)}:
+                pass
+            case _:
+                raise DataError(
+                    f"{where}: an image needs id (a number) and file_name: {record!r:.80}"
+                )
+        height, width = record.get("height"), record.get("width")
+        size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+        self._images[id_] = _Listed(id_, size, [], [])
+        frame = record.get("frame_id")
+        last = name.replace("\\", "/").rpartition("/")[2]
+        self._by_name[last, frame].append((name.removeprefix("./"), id_))
+
+    def _add_boxes(self, records: list[dict[str, Any]], threshold: float) -> None:
+        persons = [
+            record
+            for record in records
+            if record.get("category_id", PERSON) == PERSON and not record.get("iscrowd")
+        ]
+
+        def label(row: int) -> str:
+            return f"record {persons[row].get('id', row)}"
+
+        boxes = number_column(self.path, persons, "bbox", (4,), label)
+        finite = np.asarray(np.isfinite(boxes).all(-1))
+        require_rows(self.path, finite, label, "bbox is not finite")
+        for row, (record, box) in enumerate(zip(persons, boxes.tolist(), strict=True)):
+            id_, score = record.get("image_id"), record.get("score", 1.0)
+            if not isinstance(id_, int) or not isinstance(score, (int, float)):
+                raise DataError(f"{self.path}: {label(row)}: image_id and score must be numbers")
+            if self._lists_all and id_ not in self._images:
+                raise DataError(
+                    f"{self.path}: {label(row)}: its image_id {id_} is not among the images"
+                )
+            # Some annotations hold boxes without extent, which no person can be in.
+            if score >= threshold and min(box[2:]) > 0:
+                listed = self._images.setdefault(id_, _Listed(id_, None, [], []))
+                listed.boxes.append(box)
+                listed.scores.append(float(score))
+
+
+class PersonDetector:
+    """torchvision's detectors, with weights that are on this machine.
+
+    Args:
+        name: One of `DETECTORS`.
+        weights: File with the detector's weights; None: where torchvision keeps downloads.
+        threshold: Persons with a lower score are left out.
+        device: Where it runs.
+
+    Raises:
+        DataError: There is no such detector, or its weights are not there or do not fit.
+    """
+
+    upright = True
+
+    def __init__(
+        self,
+        name: str = "fasterrcnn_resnet50_fpn_v2",
+        *,
+        weights: Path | str | None = None,
+        threshold: float = 0.5,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if name not in DETECTORS:
+            raise DataError(f"unknown detector {name!r}; there are {', '.join(DETECTORS)}")
+        path = self.default_weights(name) if weights is None else Path(weights).expanduser()
+        if not path.is_file():
+            raise DataError(
+                f"the person detector has no weights at {path}; download them from "
+                f"{_published(name).url} and name the file (detector.weights=<file>), or take "
+                "boxes=image or boxes=<COCO-format file>"
+            )
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+            model.load_state_dict(state)
+        except Exception as error:
+            raise DataError(
+                f"{path}: these are no weights of {name} ({str(error).splitlines()[0]})"
+            ) from error
+        self.threshold = threshold
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+
+    @staticmethod
+    def default_weights(name: str) -> Path:
+        """Where torchvision would have put the detector's weights."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / _published(name).url.rpartition("/")[2]
+
+    @torch.inference_mode()
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
+    ) -> FrameBoxes:
+        pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255
+        (found,) = self.model([pixels])
+        keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
+        corners, scores = found["boxes"][keep], found["scores"][keep]
+        boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], -1)
+        usable = (boxes[:, 2:] > 0).all(-1)
+        return FrameBoxes(boxes[usable].cpu().numpy(), scores[usable].cpu().numpy())
+
+
+DETECTORS = (
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "ssdlite320_mobilenet_v3_large",
+)
+
+
+def _published(name: str) -> torchvision.models.WeightsEnum:
+    (weights,) = torchvision.models.get_model_weights(name)
+    return weights

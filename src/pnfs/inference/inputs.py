@@ -1,0 +1,178 @@
+"""What a user asks predictions for: pictures and videos, in a file, a folder or a glob."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from pnfs.data.persons import DataError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_WILDCARDS = frozenset("*?[")
+_COMPLETE = 0.95
+"""Containers state how many frames they hold, some only roughly."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A picture or a video."""
+
+    path: Path
+    name: str
+    """Path below the folder that was asked for, with "/"; unique among the inputs."""
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> list[InputFile]:
+    """The files that are meant, folder by folder in natural order (2 before 10), each once.
+
+    Args:
+        asked: A file, a folder (searched with all its subfolders), a glob, or a list of these.
+        exclude: Files below this folder are left out of folders and globs: where results go.
+
+    Raises:
+        DataError: Something is not there, or there is neither a picture nor a video in it.
+    """
+    items = [asked] if isinstance(asked, (str, Path)) else list(asked)
+    if not items:
+        raise DataError("there is no input; name a file, a folder, a glob, or a list of these")
+    found: dict[Path, Path] = {}
+    for item in items:
+        folder, paths = _expanded(Path(item).expanduser())
+        # Links to files keep their own names; ".." must not lead results out of their folder.
+        root = folder.resolve()
+        below = [root / path.relative_to(folder) for path in paths]
+        kept = [path for path in below if not path.is_relative_to(exclude.resolve())]
+        found |= dict.fromkeys(below if len(below) == 1 else kept, root)
+    if not found:
+        raise DataError(f"{asked}: holds nothing but the results in {exclude}")
+    common = Path(os.path.commonpath(list(found.values())))
+    return [InputFile(path, path.relative_to(common).as_posix()) for path in found]
+
+
+def _expanded(item: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files."""
+    if item.is_file():
+        return item.parent, [item]
+    wildcards = [n for n, part in enumerate(item.parts) if _WILDCARDS & set(part)]
+    if item.is_dir():
+        folder, candidates = item, [path for path in item.rglob("*") if path.is_file()]
+    elif wildcards:
+        folder = Path(*item.parts[: wildcards[0]])
+        matches = map(Path, glob.glob(str(item), recursive=True))  # noqa: PTH207, absolute patterns
+        candidates = [path for path in matches if path.is_file()]
+    else:
+        raise DataError(f"{item}: there is no such file or folder")
+    suffixes = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+    files = [
+        path
+        for path in candidates
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
+    if not files:
+        raise DataError(
+            f"{item}: there is neither a picture nor a video in it; known are {', '.join(suffixes)}"
+        )
+    return folder, sorted(files, key=natural_key)
+
+
+def natural_key(path: Path) -> list[list[tuple[int, int, str]]]:
+    """Sorts folder by folder, and numbers in names by their value."""
+    return [
+        [
+            (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.casefold())
+            for piece in re.split(r"(\d+)", part)
+            if piece
+        ]
+        for part in path.parts
+    ]
+
+
+def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture in RGB.
+
+    Args:
+        path: The file.
+        upright: Turn it as its camera recorded (EXIF); False reads the pixels as they are stored,
+            which is what the boxes of datasets refer to.
+
+    Raises:
+        DataError: It is missing, damaged, cut off, or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            # Unlike OpenCV, which fills up with grey, Pillow refuses files that end too early.
+            picture.load()
+            turned = ImageOps.exif_transpose(picture) if upright else picture
+            if turned.mode.startswith("I"):
+                # Pillow would cut 16 bits at 255 instead of scaling them.
+                grey = (np.asarray(turned, np.float64) / 257).round().clip(0, 255)
+                turned = Image.fromarray(grey.astype(np.uint8))
+            return np.array(turned.convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such picture") from None
+    # Pillow's decoders meet damaged files with errors of many kinds.
+    except Exception as error:
+        raise DataError(f"{path}: not a readable picture ({error})") from error
+
+
+class Video:
+    """Frames of a video file, in RGB, upright.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It cannot be opened, or holds no frames.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        capture = self._opened()
+        self.fps = capture.get(cv2.CAP_PROP_FPS)
+        self.stated_frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        """As the container says; 0 where it does not."""
+        capture.release()
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            self.fps = 25.0
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """The frames from first to last.
+
+        Raises:
+            DataError: After the last readable frame, if the video ends well before its stated end.
+        """
+        capture = self._opened()
+        count = 0
+        try:
+            while True:
+                ok, frame = capture.read()
+                if not ok:
+                    break
+                count += 1
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            capture.release()
+        if count < max(1, _COMPLETE * self.stated_frames):
+            raise DataError(
+                f"{self.path}: only {count} of {self.stated_frames} frames can be read; the file is "
+                "damaged or cut off"
+            )
+
+    def _opened(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path))
+        if not self.path.is_file() or not capture.isOpened():
+            capture.release()
+            raise DataError(f"{self.path}: not a readable video")
+        return capture

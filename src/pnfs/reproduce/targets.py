@@ -1,0 +1,170 @@
+"""The tables and figures that can be reproduced, as `experiments/<name>/target.yaml` describes them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+FILE = "target.yaml"
+
+Kind = Literal["table", "trade_off", "loss_curves", "poses"]
+Number = float | tuple[float, float]
+"""A published number, with its standard deviation where the paper gives one."""
+
+COSTS = ("parameters", "macs")
+"""Published numbers that are not scores."""
+
+
+class TargetError(ValueError):
+    """A target that does not exist or whose description is wrong; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of a table, trained once for each seed."""
+
+    label: str
+    overrides: tuple[str, ...]
+    """Hydra's, over those of the profile and the target: what makes the row."""
+    seeds: tuple[int, ...] = (0,)
+    paper: Mapping[str, Number] = field(default_factory=dict)
+    """Score name (as in the records), "parameters" or "macs" -> what the paper printed."""
+    note: str = ""
+    cannot: str = ""
+    """Why there can be no run of this row in this profile."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or figure of the paper in one profile."""
+
+    name: str
+    title: str
+    tests: str
+    """One sentence: which question it answers."""
+    source: str
+    """Where the paper's numbers stand, and what they were measured on."""
+    kind: Kind
+    profile: str
+    profile_says: str
+    """One phrase: what the profile's numbers are worth."""
+    overrides: tuple[str, ...]
+    """Of all rows."""
+    rows: tuple[Row, ...]
+
+
+def target_names(root: Path) -> list[str]:
+    """Names of all targets below `experiments/`.
+
+    Raises:
+        TargetError: There are none.
+    """
+    names = sorted(path.parent.name for path in root.glob(f"*/{FILE}"))
+    if not names:
+        raise TargetError(
+            f"{root.resolve()}: no table or figure here; start in the repository's folder or set "
+            "experiments=<folder>"
+        )
+    return names
+
+
+def read_target(root: Path, name: str, profile: str) -> Target:
+    """A target as it stands in a profile.
+
+    Args:
+        root: `experiments/`.
+        name: Of the target's folder.
+        profile: Whose overrides apply.
+
+    Raises:
+        TargetError: There is no such target or profile, or a file is not as it should be.
+    """
+    if name not in target_names(root):
+        raise TargetError(f"no target {name!r}; there are {', '.join(target_names(root))}, all")
+    path = root / name / FILE
+    says = _read(root / "profiles.yaml")
+    if profile not in says:
+        raise TargetError(f"no profile {profile!r}; there are {', '.join(says)}")
+    content = _read(path)
+    known = {"title", "tests", "source", "kind", "overrides", "profiles", "rows"}
+    _require(path, "", content, needed=known - {"overrides", "profiles"}, known=known)
+    if content["kind"] not in get_args(Kind):
+        raise TargetError(f"{path}: kind is {content['kind']!r}, not one of {get_args(Kind)}")
+    here = (content.get("profiles") or {}).get(profile) or {}
+    _require(path, f"profile {profile}", here, needed=set(), known={"overrides"})
+    rows = tuple(_row(path, entry, profile) for entry in content["rows"])
+    labels = [row.label for row in rows]
+    if len(set(labels)) < len(labels):
+        raise TargetError(f"{path}: two rows have the same label")
+    return Target(
+        name=name,
+        title=content["title"],
+        tests=content["tests"],
+        source=content["source"],
+        kind=content["kind"],
+        profile=profile,
+        profile_says=says[profile],
+        overrides=(*content.get("overrides", ()), *here.get("overrides", ())),
+        rows=rows,
+    )
+
+
+def chosen_rows(target: Target, labels: Sequence[str] | None) -> tuple[Row, ...]:
+    """The rows with these labels, all if None.
+
+    Raises:
+        TargetError: There is no row with such a label.
+    """
+    if labels is None:
+        return target.rows
+    unknown = set(labels) - {row.label for row in target.rows}
+    if unknown:
+        there = ", ".join(repr(row.label) for row in target.rows)
+        raise TargetError(f"{target.name} has no row {sorted(unknown)}; there are {there}")
+    return tuple(row for row in target.rows if row.label in labels)
+
+
+def _row(path: Path, entry: Mapping[str, Any], profile: str) -> Row:
+    where = f"row {entry.get('label', '?')!r}"
+    known = {"label", "overrides", "seeds", "paper", "note", "profiles"}
+    _require(path, where, entry, needed={"label", "overrides"}, known=known)
+    here = (entry.get("profiles") or {}).get(profile) or {}
+    _require(path, where, here, needed=set(), known={"overrides", "note", "cannot", "seeds"})
+    return Row(
+        label=str(entry["label"]),
+        overrides=(*entry["overrides"], *here.get("overrides", ())),
+        seeds=tuple(here.get("seeds", entry.get("seeds", (0,)))),
+        paper={name: _number(path, value) for name, value in entry.get("paper", {}).items()},
+        note="; ".join(note for note in (entry.get("note"), here.get("note")) if note),
+        cannot=here.get("cannot", ""),
+    )
+
+
+def _number(path: Path, value: Any) -> Number:
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, list) and len(value) == 2:
+        return float(value[0]), float(value[1])
+    raise TargetError(f"{path}: {value!r} is neither a number nor [mean, standard deviation]")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise TargetError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise TargetError(f"{path}: is not a mapping")
+    return content
+
+
+def _require(
+    path: Path, where: str, content: Mapping[str, Any], needed: set[str], known: set[str]
+) -> None:
+    missing, unknown = needed - set(content), set(content) - known
+    if missing or unknown:
+        what = [f"lacks {name}" for name in sorted(missing)]
+        what += [f"has an unknown key {name}" for name in sorted(unknown)]
+        raise TargetError(f"{path}: {where} {' and '.join(what)}".replace(":  ", ": "))

@@ -1,0 +1,377 @@
+"""The crop cache: same crops and joints as without it, resumes, refuses what does not fit."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pnfs.body import LSP
+from pnfs.data.augmentation import Augmentation
+from pnfs.data.cache import (
+    CROPS,
+    CachedCrops,
+    CacheSettings,
+    cache_folder,
+    with_crops,
+)
+from pnfs.data.cache_writer import ensure_cache, estimate_bytes
+from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.geometry import apply, crop_matrix, fit_box
+from pnfs.data.persons import DataError, ImageFiles, Persons
+
+K, COUNT, SIZE = len(LSP), 6, (64, 48)
+PAPER = CacheSettings(input_size=SIZE).with_room_for(Augmentation())
+
+
+def smooth_picture(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
+    """Coarse noise in muted colours: what JPEG and interpolation twice leave nearly as it is."""
+    noise = np.random.default_rng(seed).normal(size=(height, width, 3)).astype(np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 6)
+    blurred += 2 * blurred.mean(-1, keepdims=True)
+    spread = (blurred - blurred.mean()) * (60 / blurred.std()) + 128
+    return spread.clip(0, 255).astype(np.uint8)
+
+
+def write_persons(root: Path, count: int = COUNT, suffix: str = "jpg") -> Persons:
+    names = [f"p{i}.{suffix}" for i in range(count)]
+    for number, name in enumerate(names):
+        cv2.imwrite(str(root / name), smooth_picture(number), [cv2.IMWRITE_JPEG_QUALITY, 98])
+    random = np.random.default_rng(9)
+    return Persons(
+        name="toy train",
+        skeleton=LSP,
+        images=ImageFiles(root, names),
+        ids=np.array([f"person{i}" for i in range(count)]),
+        image_index=np.arange(count),
+        joints=random.uniform(60, 200, (count, K, 2)).astype(np.float32),
+        visibility=random.integers(0, 3, (count, K)).astype(np.int8),
+        center=random.uniform((120, 90), (200, 150), (count, 2)).astype(np.float32),
+        box_size=random.uniform(50, 110, (count, 2)).astype(np.float32),
+        reference_length=random.uniform(10, 20, count).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def persons(tmp_path: Path) -> Persons:
+    (tmp_path / "images").mkdir()
+    return write_persons(tmp_path / "images")
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def cached(persons: Persons, root: Path, settings: CacheSettings = PAPER) -> Persons:
+    return with_crops(persons, ensure_cache(root, persons, settings, report=silent))
+
+
+def crops_of(persons: Persons, augmentation: Augmentation | None, **options) -> CropDataset:
+    return CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=2, **options)
+
+
+@pytest.mark.parametrize(("format_", "error"), [("raw", 1.6), ("jpeg", 2.8)])
+def test_crops_and_labels_are_those_of_the_images(
+    persons: Persons, tmp_path: Path, format_, error: float
+) -> None:
+    ours = cached(persons, tmp_path / "cache", replace(PAPER, format=format_))
+    uncached, from_cache = crops_of(persons, Augmentation()), crops_of(ours, Augmentation())
+    for epoch in range(5):
+        for index in range(COUNT):
+            expected = uncached[SampleKey(epoch, index)]
+            found = from_cache[SampleKey(epoch, index)]
+            for name in expected:
+                if name != "image":
+                    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+            difference = np.abs(found["image"].astype(int) - expected["image"].astype(int))
+            # Boxes are smaller and larger than the crop, and the picture's edge is in some crops.
+            assert difference.mean() < error, (epoch, index)
+
+
+def test_a_wrong_place_would_show(persons: Persons, tmp_path: Path) -> None:
+    """The test above, with crops half a pixel off, fails."""
+    ours = cached(persons, tmp_path / "cache", replace(PAPER, format="raw"))
+    images = ours.images
+    assert isinstance(images, CachedCrops)
+    images.to_image[:, 0, 2] += 0.5 * images.to_image[:, 0, 0] + 0.5
+    worst = max(
+        np.abs(
+            crops_of(ours, Augmentation())[SampleKey(0, i)]["image"].astype(int)
+            - crops_of(persons, Augmentation())[SampleKey(0, i)]["image"].astype(int)
+        ).mean()
+        for i in range(COUNT)
+    )
+    assert worst > 3.5
+
+
+def test_a_plain_crop_is_cut_out_without_interpolation(persons: Persons, tmp_path: Path) -> None:
+    settings = CacheSettings(input_size=SIZE, format="raw")
+    ours = crops_of(cached(persons, tmp_path / "cache", settings), None)
+    for index in range(COUNT):
+        difference = ours[index]["image"].astype(int) - crops_of(persons, None)[index]["image"]
+        assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("rotation", [0.0, 20.0, 45.0, 90.0, 180.0])
+@pytest.mark.parametrize("size", [(64, 48), (64, 64), (32, 96)])
+def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[int, int]) -> None:
+    settings = CacheSettings(input_size=size, rotation=rotation, largest_scale=1.3)
+    height, width = settings.crop_size
+    box = fit_box(np.array([70.0, 90.0]), size[1] / size[0])
+    to_cached = crop_matrix(np.array([5.0, 7.0]), box * width / size[1], 0.0, settings.crop_size)
+    corners = np.array([[x, y] for x in (0, size[1] - 1) for y in (0, size[0] - 1)], float)
+    furthest = 0.0
+    for degrees in np.linspace(-rotation, rotation, 181):
+        for flip in (False, True):
+            matrix = crop_matrix(np.array([5.0, 7.0]), box * 1.3, degrees, size, flip)
+            back = cv2.invertAffineTransform(matrix)
+            places = apply(to_cached, apply(back, corners))
+            assert (places >= 0).all()
+            assert (places <= (width - 1, height - 1)).all()
+            furthest = max(furthest, float((width - 1 - places[:, 0]).min() * -1 + 0))
+    # No more room than is needed: some corner comes within four pixels of the edge.
+    assert furthest > -5
+
+
+def test_a_crop_has_the_inputs_resolution(persons: Persons, tmp_path: Path) -> None:
+    crops = cached(persons, tmp_path / "cache").images
+    assert isinstance(crops, CachedCrops)
+    for row in range(COUNT):
+        box = fit_box(persons.box_size[row], SIZE[1] / SIZE[0])
+        # Image pixels a cached pixel covers.
+        assert crops.to_image[row, 0, 0] == pytest.approx(box[0] / SIZE[1], rel=1e-6)
+
+
+def test_a_finished_cache_is_taken_as_it_is(persons: Persons, tmp_path: Path) -> None:
+    folder = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    before = (folder / CROPS).stat().st_mtime_ns
+    # One with room for more serves those that need less, in any format if so wished.
+    plain = replace(PAPER.with_room_for(None), format="raw")
+    again = ensure_cache(tmp_path / "cache", persons, plain, any_format=True, report=silent)
+    assert again == ensure_cache(tmp_path / "cache", persons, PAPER, report=silent) == folder
+    assert (folder / CROPS).stat().st_mtime_ns == before
+    assert ensure_cache(tmp_path / "cache", persons, plain, report=silent) != folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"input_size": (96, 96)}, r"input_size is \(64, 48\), needed \(96, 96\)"),
+        ({"rotation": 60.0}, "rotation is 45.0, needed 60.0"),
+        ({"largest_scale": 1.5}, "largest_scale is 1.3, needed 1.5"),
+        ({"quality": 50}, "quality is 95, needed 50"),
+    ],
+)
+def test_other_settings_are_another_cache_and_the_message_says_why(
+    persons: Persons, tmp_path: Path, change: dict, said: str
+) -> None:
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    messages: list[str] = []
+    ensure_cache(tmp_path / "cache", persons, replace(PAPER, **change), report=messages.append)
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError("\n".join(messages))
+    assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 2
+
+
+def test_other_boxes_are_another_cache(persons: Persons, tmp_path: Path) -> None:
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    messages: list[str] = []
+    wider = replace(persons, box_size=persons.box_size * np.float32(1.1))
+    ensure_cache(tmp_path / "cache", wider, PAPER, report=messages.append)
+    assert any("the persons or their boxes are others" in message for message in messages)
+
+
+def test_changed_images_are_noticed(persons: Persons, tmp_path: Path) -> None:
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    cv2.imwrite(str(tmp_path / "images" / "p0.jpg"), smooth_picture(77))
+    with pytest.raises(DataError, match="the image of person person0 is not the one"):
+        ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    ensure_cache(tmp_path / "cache", persons, PAPER, rebuild=True, report=silent)
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+
+
+def test_the_cache_does_without_the_images(persons: Persons, tmp_path: Path) -> None:
+    before = [crops_of(cached(persons, tmp_path / "cache"), None)[i] for i in range(COUNT)]
+    original = persons.images.read(0)
+    shutil.rmtree(tmp_path / "images")
+    ours = cached(persons, tmp_path / "cache")
+    for index in range(COUNT):
+        after = crops_of(ours, None)[index]["image"]
+        np.testing.assert_array_equal(after, before[index]["image"])
+    # What the cache has of the image lies where it was.
+    rebuilt = ours[0].image
+    assert rebuilt.shape == original.shape
+    x, y = ours.center[0].astype(int)
+    part = np.s_[y - 15 : y + 15, x - 15 : x + 15]
+    assert np.abs(rebuilt[part].astype(int) - original[part]).mean() < 5
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "raw"])
+def test_a_damaged_crop_is_refused_by_name(persons: Persons, tmp_path: Path, format_) -> None:
+    settings = replace(PAPER, format=format_)
+    folder = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
+    offset = int(np.load(folder / "index.npy")["offset"][3]) + 200
+    with (folder / CROPS).open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    ours = with_crops(persons, folder)
+    assert isinstance(ours.images, CachedCrops)
+    crops_of(ours, None)[2]
+    with pytest.raises(DataError, match="the crop of person person3 is damaged"):
+        crops_of(ours, None)[3]
+    assert ours.images.damaged() == ["person3"]
+
+
+@pytest.mark.parametrize("name", ["crops.bin", "index.npy", "manifest.json"])
+def test_a_cut_off_file_is_refused(persons: Persons, tmp_path: Path, name: str) -> None:
+    folder = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    os.truncate(folder / name, (folder / name).stat().st_size - 40)
+    with pytest.raises(DataError, match=name):
+        cached(persons, tmp_path / "cache")
+
+
+def test_a_cache_of_another_version_is_refused(persons: Persons, tmp_path: Path) -> None:
+    folder = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(DataError, match="version 99"):
+        cached(persons, tmp_path / "cache")
+
+
+def test_a_full_disk_is_noticed_before_writing(
+    persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = replace(PAPER, format="raw")
+    free = estimate_bytes(persons, raw) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
+    with pytest.raises(DataError, match=r"needs about .* MB and .* MB are free"):
+        ensure_cache(tmp_path / "cache", persons, raw, report=silent)
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+
+
+def test_the_estimate_is_close(persons: Persons, tmp_path: Path) -> None:
+    for settings in (PAPER, replace(PAPER, format="raw")):
+        folder = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
+        size = (folder / CROPS).stat().st_size
+        assert estimate_bytes(persons, settings) == pytest.approx(size, rel=0.02)
+
+
+def test_an_unreadable_image_names_the_person(persons: Persons, tmp_path: Path) -> None:
+    (tmp_path / "images" / "p4.jpg").write_bytes(b"\xff\xd8nothing")
+    with pytest.raises(DataError, match=r"p4\.jpg"):
+        ensure_cache(tmp_path / "cache", persons, PAPER, report=silent, workers=1)
+
+
+def _write_slowly(persons: Persons, root: Path) -> None:
+    read = ImageFiles.view
+
+    def slow(self: ImageFiles, index: int, zoom: float):
+        time.sleep(0.01)
+        return read(self, index, zoom)
+
+    ImageFiles.view = slow  # type: ignore[method-assign]
+    ensure_cache(root, persons, PAPER, report=silent)
+
+
+def test_a_killed_start_is_continued(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    persons = write_persons(tmp_path / "images", count=70)
+    whole = ensure_cache(tmp_path / "whole", persons, PAPER, report=silent)
+    folder = cache_folder(tmp_path / "cache", persons, PAPER)
+    process = multiprocessing.get_context("fork").Process(
+        target=_write_slowly, args=(persons, tmp_path / "cache")
+    )
+    process.start()
+    while not (folder / CROPS).is_file() or (folder / CROPS).stat().st_size == 0:
+        assert process.is_alive()
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (folder / "manifest.json").exists()
+    # As if the kill had come in the middle of a write.
+    with (folder / CROPS).open("ab") as file:
+        file.write(b"half a crop")
+    messages: list[str] = []
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=messages.append)
+    assert any("of them there already" in message for message in messages)
+    for name in (CROPS, "index.npy", "manifest.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_write_the_same(persons: Persons, tmp_path: Path, workers: int) -> None:
+    alone = ensure_cache(tmp_path / "a", persons, PAPER, report=silent)
+    shared = ensure_cache(tmp_path / "b", persons, PAPER, report=silent, workers=workers)
+    assert (alone / CROPS).read_bytes() == (shared / CROPS).read_bytes()
+
+
+def test_travelling_crops_leave_the_file_behind(persons: Persons, tmp_path: Path) -> None:
+    raw = cached(persons, tmp_path / "cache", replace(PAPER, format="raw"))
+    crop = crops_of(raw, None)[1]["image"]
+    content = pickle.dumps(raw)
+    assert len(content) < 10_000
+    np.testing.assert_array_equal(crops_of(pickle.loads(content), None)[1]["image"], crop)
+
+
+@pytest.mark.parametrize("wrong", [{"format": "png"}, {"quality": 0}, {"resolution": 0.0}])
+def test_settings_that_make_no_cache_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        CacheSettings(input_size=SIZE, **wrong)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_reduced_image_lies_where_the_image_does(tmp_path: Path, factor: int, suffix) -> None:
+    """Against averages over blocks of the whole image, on sides that no factor divides."""
+    image = cv2.GaussianBlur(smooth_picture(3, 211, 333), (0, 0), 8)
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    files = ImageFiles(tmp_path, [f"a.{suffix}"])
+    reduced, to_image = files.view(0, factor + 0.3)
+    whole = files.read(0)
+    if suffix == "png":
+        np.testing.assert_array_equal(reduced, whole)
+        return
+    assert reduced.shape[:2] == (-(-211 // factor), -(-333 // factor))
+    y, x = np.mgrid[2 : reduced.shape[0] - 2, 2 : reduced.shape[1] - 2].astype(np.float64)
+    places = apply(to_image, np.stack([x, y], -1)).astype(np.float32)
+    expected = cv2.remap(whole, places[..., 0], places[..., 1], cv2.INTER_LINEAR).astype(float)
+
+    def distance(moved: float) -> float:
+        there = cv2.remap(whole, places[..., 0] + moved, places[..., 1], cv2.INTER_LINEAR)
+        return float(np.abs(there.astype(float) - reduced[2:-2, 2:-2]).mean())
+
+    assert np.abs(expected - reduced[2:-2, 2:-2]).mean() < 3
+    # Half a pixel of the image to either side fits worse, equally so.
+    assert distance(0.5) > distance(0.0) < distance(-0.5)
+    assert distance(0.5) == pytest.approx(distance(-0.5), rel=0.35)
+    assert files.view(0, factor - 0.1)[0].shape[0] > reduced.shape[0]
+
+
+def test_a_large_person_is_read_reduced_and_not_moved(tmp_path: Path) -> None:
+    """Crops of a person five times the crop, with and without reduced decoding."""
+    image = cv2.GaussianBlur(smooth_picture(4, 480, 640), (0, 0), 5)
+    cv2.imwrite(str(tmp_path / "a.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    (tmp_path / "toy").mkdir()
+    toy = write_persons(tmp_path / "toy", count=1)
+    persons = replace(
+        toy,
+        images=ImageFiles(tmp_path, ["a.jpg"]),
+        center=np.array([[320, 240]], np.float32),
+        box_size=np.array([[240, 320]], np.float32),
+    )
+    for epoch in range(6):
+        key = SampleKey(epoch, 0)
+        reduced = crops_of(persons, Augmentation())[key]["image"].astype(int)
+        whole = crops_of(persons, Augmentation(), reduced=False)[key]["image"].astype(int)
+        assert np.abs(reduced - whole).mean() < 2

@@ -1,0 +1,200 @@
+"""Exported files against PyTorch, what they say about themselves, and what is refused."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pnfs.body import MPII
+from pnfs.codec.decode import decode
+from pnfs.export import onnx_model
+from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.export.onnx_model import check_export, export_onnx
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.models import PoseFabricNetwork, normalise_images
+from pnfs.models.backbones import FabricBackbone
+
+SIZE = (64, 96)
+RUNTIMES = pytest.mark.parametrize("runtime", [OnnxRuntime, OpenVinoRuntime])
+
+
+def images(batch: int) -> np.ndarray:
+    return np.random.default_rng(batch).integers(0, 256, (batch, *SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network() -> PoseFabricNetwork:
+    torch.manual_seed(0)
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(backbone_layers=3, channels=2),
+        skeleton="mpii",
+        # Overlapping parts, so that the maps of two joints are sums.
+        parts={"upper": MPII.joints[:9], "lower": MPII.joints[7:]},
+        channels=2,
+    ).eval()
+    for parameter in network.architecture_parameters().values():
+        torch.nn.init.normal_(parameter)
+    network.calibrate(torch.randn(4, 3, *SIZE))
+    return network
+
+
+@pytest.fixture(scope="module")
+def maps_file(network: PoseFabricNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "maps.onnx"
+    report = export_onnx(
+        network, path, input_size=SIZE, checkpoint="abc", flip_shift=0, padding=1.5
+    )
+    assert set(report.differences) == {1, 3}
+    assert max(report.differences.values()) < 1e-5
+    return path
+
+
+@pytest.fixture(scope="module")
+def joints_file(network: PoseFabricNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "joints.onnx"
+    export_onnx(network, path, input_size=SIZE, outputs="joints")
+    return path
+
+
+@torch.no_grad()
+def expected_maps(network: PoseFabricNetwork, crops: np.ndarray) -> torch.Tensor:
+    return network.joint_maps(network(normalise_images(torch.from_numpy(crops))))
+
+
+@RUNTIMES
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_maps_equal_those_of_the_network(network, maps_file, runtime, batch: int) -> None:
+    crops = images(batch)
+    found = runtime(maps_file, threads=1)(crops)
+    expected = expected_maps(network, crops).numpy()
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@RUNTIMES
+def test_joints_equal_decoded_maps(network, joints_file, runtime) -> None:
+    crops = images(4)
+    joints, scores = runtime(joints_file, threads=1)(crops)
+    locations, expected_scores = decode(expected_maps(network, crops), "quarter")
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
+    # Noise has near ties, which rounding may decide either way.
+    equal = np.isclose(joints, locations.numpy() * 4, atol=1e-3).all(-1)
+    assert equal.mean() > 0.95
+
+
+@RUNTIMES
+def test_results_stay_when_the_runtime_is_called_again(maps_file, runtime) -> None:
+    run = runtime(maps_file, threads=1)
+    first = run(images(1))
+    kept = first.copy()
+    run(255 - images(1))
+    np.testing.assert_array_equal(first, kept)
+
+
+@RUNTIMES
+def test_the_file_says_all_that_a_runtime_needs(maps_file, runtime) -> None:
+    found = runtime(maps_file, threads=1).metadata
+    assert found == ModelMetadata(
+        input_size=SIZE,
+        stride=4,
+        skeleton="mpii",
+        joints=MPII.joints,
+        limbs=MPII.limbs,
+        flip_pairs=MPII.flip_pairs,
+        outputs="maps",
+        decode_method="quarter",
+        sigma=2.0,
+        flip_shift=0,
+        padding=1.5,
+        checkpoint="abc",
+    )
+
+
+def test_the_graph_has_no_batch_norm_and_no_softmax(maps_file: Path) -> None:
+    graph = onnx.load(maps_file).graph
+    assert not {node.op_type for node in graph.node} & {"BatchNormalization", "Softmax"}
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_a_file_that_differs_is_refused_and_removed(
+    network, maps_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = PoseFabricNetwork(
+        backbone=FabricBackbone(backbone_layers=3, channels=2),
+        skeleton="mpii",
+        parts=network.parts.parts,
+        channels=2,
+    ).eval()
+    with pytest.raises(ExportError, match="differ from PyTorch's by"):
+        check_export(other, maps_file)
+    monkeypatch.setattr(onnx_model, "fuse", lambda _: other)
+    with pytest.raises(ExportError, match="was not kept"):
+        export_onnx(network, tmp_path / "wrong.onnx", input_size=SIZE)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+@pytest.mark.parametrize("size", [(64, 65), (0, 64), (33, 32)])
+def test_sizes_that_do_not_fit(network, tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(ExportError, match="divide by 32"):
+        export_onnx(network, tmp_path / "m.onnx", input_size=size)
+
+
+@RUNTIMES
+def test_images_that_do_not_fit(maps_file, runtime) -> None:
+    run = runtime(maps_file, threads=1)
+    for wrong in (images(1).astype(np.float32), images(1)[0], images(1)[:, :32]):
+        with pytest.raises(ExportError, match=r"uint8 \(B, 64, 96, 3\)"):
+            run(wrong)
+
+
+@RUNTIMES
+def test_files_that_are_not_ours(maps_file, runtime, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no such file"):
+        runtime(tmp_path / "absent.onnx")
+    (tmp_path / "broken.onnx").write_bytes(maps_file.read_bytes()[:1000])
+    with pytest.raises(ExportError, match=r"broken\.onnx"):
+        runtime(tmp_path / "broken.onnx")
+    model = onnx.load(maps_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(ExportError, match=r"pnfs\.input_size is missing"):
+        runtime(tmp_path / "foreign.onnx")
+    with pytest.raises(ExportError, match="threads must be at least 1"):
+        runtime(maps_file, threads=0)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package", "extra"),
+    [(OnnxRuntime, "onnxruntime", "onnx"), (OpenVinoRuntime, "openvino", "openvino")],
+)
+def test_a_missing_package_names_the_extra(
+    maps_file, runtime, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExportError, match=rf"pip install 'pnfs\[{extra}\]'"):
+        runtime(maps_file)
+
+
+def test_importing_the_package_needs_no_extra() -> None:
+    source = Path(onnx_model.__file__).parent
+    for path in source.glob("*.py"):
+        lines = path.read_text().splitlines()
+        assert not [
+            x for x in lines if x.startswith(("import onnx", "from onnx", "import openvino"))
+        ]
+
+
+def test_damaged_metadata() -> None:
+    metadata = ModelMetadata((64, 64), 4, "mpii", ("a",), (), (), "maps")
+    properties = metadata.to_properties()
+    assert ModelMetadata.from_properties(properties, "f") == metadata
+    with pytest.raises(ExportError, match=r"f: its property pnfs\.stride is damaged"):
+        ModelMetadata.from_properties({**properties, "pnfs.stride": "{"}, "f")
+    other = replace(metadata, outputs="poses").to_properties()  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="unknown outputs 'poses'"):
+        ModelMetadata.from_properties(other, "f")

@@ -1,0 +1,164 @@
+"""Boxes of persons: which belong to which picture, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from pnfs.data.persons import DataError
+from pnfs.inference.boxes import DETECTORS, CocoBoxes, PersonDetector, WholeImage
+from pnfs.inference.inputs import InputFile
+
+IMAGE = np.zeros((100, 200, 3), np.uint8)
+
+
+def file(path: str) -> InputFile:
+    return InputFile(Path(path), Path(path).name)
+
+
+def image(id_: int, name: str, **more) -> dict:
+    return {"id": id_, "file_name": name, "width": 200, "height": 100, **more}
+
+
+def person(image_id: int, *box: float, **more) -> dict:
+    return {"image_id": image_id, "category_id": 1, "bbox": list(box), **more}
+
+
+def written(tmp_path: Path, content: object, name: str = "boxes.json") -> Path:
+    (tmp_path / name).write_text(json.dumps(content))
+    return tmp_path / name
+
+
+def boxes(source: CocoBoxes, path: str, frame: int | None = None) -> list:
+    return source(IMAGE, file(path), frame).boxes.tolist()
+
+
+def test_annotations_are_found_by_file_name(tmp_path: Path) -> None:
+    content = {
+        "images": [image(7, "x.jpg"), image(8, "y.jpg"), image(9, "alone.jpg")],
+        "annotations": [
+            person(8, 1, 2, 3, 4, score=0.9),
+            person(7, 5, 6, 7, 8),
+            person(8, 9, 9, 9, 9, score=0.2),
+            person(8, 1, 1, 5, 5, iscrowd=1),
+            person(8, 1, 1, 5, 5) | {"category_id": 3},
+            person(8, 1, 1, 0, 5),
+        ],
+    }
+    source = CocoBoxes(written(tmp_path, content), threshold=0.5)
+    assert boxes(source, "/data/x.jpg") == [[5, 6, 7, 8]]
+    assert boxes(source, "/data/y.jpg") == [[1, 2, 3, 4]]
+    assert boxes(source, "/data/alone.jpg") == []
+    found = source(IMAGE, file("/data/y.jpg"), None)
+    assert found.image_id == 8
+    assert found.scores.tolist() == pytest.approx([0.9])
+    with pytest.raises(DataError, match="names no such picture"):
+        boxes(source, "/data/z.jpg")
+
+
+def test_folders_in_names_tell_equal_names_apart(tmp_path: Path) -> None:
+    content = {
+        "images": [image(1, "a/x.jpg"), image(2, "b/x.jpg"), image(3, "c/y.jpg")],
+        "annotations": [person(1, 1, 1, 1, 1), person(2, 2, 2, 2, 2), person(3, 3, 3, 3, 3)],
+    }
+    source = CocoBoxes(written(tmp_path, content))
+    assert boxes(source, "/data/a/x.jpg") == [[1, 1, 1, 1]]
+    assert boxes(source, "/data/b/x.jpg") == [[2, 2, 2, 2]]
+    assert boxes(source, "/elsewhere/y.jpg") == [[3, 3, 3, 3]]
+    with pytest.raises(DataError, match="several pictures"):
+        boxes(source, "/elsewhere/x.jpg")
+
+
+def test_detections_are_found_by_the_number_in_the_name(tmp_path: Path) -> None:
+    detections = [person(785, 1, 2, 3, 4, score=0.9), person(785, 1, 2, 3, 5, score=0.1)]
+    path = written(tmp_path, detections)
+    source = CocoBoxes(path, threshold=0.5)
+    assert boxes(source, "/data/000000000785.jpg") == [[1, 2, 3, 4]]
+    assert boxes(source, "/data/786.jpg") == []
+    with pytest.raises(DataError, match="box_names"):
+        boxes(source, "/data/skier.jpg")
+    names = written(tmp_path, {"images": [image(785, "skier.jpg")]}, "names.json")
+    assert boxes(CocoBoxes(path, names=names), "/data/skier.jpg") == [[1, 2, 3, 4], [1, 2, 3, 5]]
+
+
+def test_frames_are_found_by_video_and_number(tmp_path: Path) -> None:
+    content = {
+        "images": [image(n + 1, "walk.mp4", frame_id=n) for n in range(3)],
+        "annotations": [person(n + 1, n, n, 10, 10) for n in range(3)],
+    }
+    source = CocoBoxes(written(tmp_path, content))
+    assert [boxes(source, "/data/walk.mp4", n) for n in range(3)] == [
+        [[n, n, 10, 10]] for n in range(3)
+    ]
+    assert boxes(source, "/data/walk.mp4", 3) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("text", "neither COCO annotations"),
+        ({"images": []}, "neither COCO annotations"),
+        ({"images": [{"id": 1}], "annotations": []}, "file_name"),
+        ({"images": [], "annotations": [person(4, 1, 1, 1, 1)]}, "image_id 4"),
+        ([person(4, 1, 1, 1)], r"record 0: bbox"),
+        ([person(4, 1, 1, 1, float("nan"))], "finite"),
+        ([person(4, 1, 1, 1, 1, score="high")], "must be numbers"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, content: object, problem: str) -> None:
+    with pytest.raises(DataError, match=problem) as error:
+        CocoBoxes(written(tmp_path, content))
+    assert "boxes.json" in str(error.value)
+
+
+def test_boxes_of_another_size_of_picture_are_refused(tmp_path: Path) -> None:
+    content = {"images": [image(1, "x.jpg") | {"width": 400}], "annotations": []}
+    with pytest.raises(DataError, match="another picture"):
+        boxes(CocoBoxes(written(tmp_path, content)), "x.jpg")
+
+
+def test_whole_image_leaves_the_box_open() -> None:
+    assert WholeImage()(IMAGE, file("x.jpg"), None).boxes is None
+
+
+def test_every_detector_has_published_weights() -> None:
+    for name in DETECTORS:
+        assert PersonDetector.default_weights(name).suffix == ".pth"
+
+
+def test_detector_without_weights_says_where_they_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"download them from https://.*detector.weights"):
+        PersonDetector(weights=tmp_path / "absent.pth")
+    with pytest.raises(DataError, match="there are fasterrcnn"):
+        PersonDetector("yolo", weights=tmp_path / "absent.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(DataError, match="no weights of ssdlite320"):
+        PersonDetector("ssdlite320_mobilenet_v3_large", weights=tmp_path / "other.pth")
+
+
+def test_detector_keeps_sure_persons_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    detector = PersonDetector(name, weights=tmp_path / "weights.pth", threshold=0.5)
+    # Untrained weights run, and are sure of nothing.
+    assert detector(IMAGE, file("x.jpg"), None).boxes.shape == (0, 4)
+
+    def answer(pixels: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        assert pixels[0].shape == (3, 100, 200)
+        assert float(pixels[0].max()) == 0
+        return [
+            {
+                "boxes": torch.tensor([[10.0, 20, 40, 80], [1, 1, 9, 9], [5, 5, 9, 9]]),
+                "labels": torch.tensor([1, 1, 3]),
+                "scores": torch.tensor([0.9, 0.4, 0.99]),
+            }
+        ]
+
+    monkeypatch.setattr(detector, "model", answer)
+    found = detector(IMAGE, file("x.jpg"), None)
+    assert found.boxes.tolist() == [[10, 20, 30, 60]]
+    assert found.scores.tolist() == pytest.approx([0.9])
