@@ -28,7 +28,9 @@ ALLOWED = {
     "export": {"body", "models", "codec"},
     "inference": _BELOW_TRAINING | {"training", "viz"},
     "bench": _BELOW_TRAINING | {"training", "search", "export"},
-    "commands": _BELOW_TRAINING | {"training", "search", "viz", "inference", "export", "bench"},
+    "reproduce": _BELOW_TRAINING | {"training", "viz"},
+    "commands": _BELOW_TRAINING
+    | {"training", "search", "viz", "inference", "export", "bench", "reproduce"},
 }
 CONFIGURATION_LIBRARIES = {"hydra", "omegaconf"}
 CONFIGURATION_FOLDER = "conf"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pnfs.codec import decode, to_image
+from pnfs.codec.decode import DecodeMethod
 from pnfs.data import geometry
 
 STRIDE = 4
@@ -26,7 +27,8 @@ def test_decoding_matches_the_reference(fixture_file: Path) -> None:
     pixels, scores = decode(maps, "argmax")
     np.testing.assert_array_equal(pixels.numpy(), case["argmax_xy"])
     np.testing.assert_array_equal(scores.numpy(), case["maxvals"][..., 0])
-    for method, recorded in (("argmax", "preds_nopost"), ("quarter", "preds_post")):
+    records: dict[DecodeMethod, str] = {"argmax": "preds_nopost", "quarter": "preds_post"}
+    for method, recorded in records.items():
         locations, _ = decode(maps, method)
         found = to_image(locations, torch.from_numpy(matrices), STRIDE)
         np.testing.assert_allclose(found.numpy(), case[recorded], atol=1e-3, rtol=0)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnfs.codec import decode, gaussian_targets
+from pnfs.codec.decode import DecodeMethod
 
 
 @pytest.mark.fixtures("target_*.npz")
@@ -111,6 +112,7 @@ def test_decoding_a_quantised_target_gives_its_pixel(x: float, y: float) -> None
 @given(x=coordinates, y=coordinates)
 def test_the_quarter_offset_halves_the_error_of_an_exact_target(x: float, y: float) -> None:
     heatmap, _ = one_target(x, y, size=(16, 16), quantised=False)
-    for method, largest in (("argmax", 0.5), ("quarter", 0.25)):
+    bounds: dict[DecodeMethod, float] = {"argmax": 0.5, "quarter": 0.25}
+    for method, largest in bounds.items():
         locations, _ = decode(heatmap[None, None], method)
         assert np.abs(locations[0, 0].numpy() - np.array([x, y]) / 4).max() <= largest + 1e-3

@@ -25,7 +25,6 @@ def job(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.slow
 def test_failures_are_told_and_stop_nothing(tmp_path: Path) -> None:
     names = ["raises", "wraps", "killed", "exits", "good"]
     started: list[str] = []
@@ -44,7 +43,6 @@ def test_failures_are_told_and_stop_nothing(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "raises.log").read_text()
 
 
-@pytest.mark.slow
 def test_fail_fast_starts_nothing_after_a_failure(tmp_path: Path) -> None:
     outcomes = run_jobs(
         job, ["raises", *("good",) * 30], log_of=lambda name: tmp_path / name, fail_fast=True
@@ -77,7 +75,6 @@ def alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script, pid_file = tmp_path / "parent.py", tmp_path / "pid"

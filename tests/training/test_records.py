@@ -46,7 +46,7 @@ CONFIG: dict[str, Any] = {
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     },
     "optimizer": {"lr": 1e-3},
-    "data": {"workers": 2, "eval_batch_size": 64, "batch_size": 24},
+    "data": {"workers": 2, "eval_batch_size": 64, "batch_size": 24, "cache": "runs/cache"},
     "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
     "logger": {},
 }
@@ -77,6 +77,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("optimizer.lr", 2e-3),
         ("trainer.precision", "bf16-mixed"),
         ("trainer.devices", 2),
+        ("data.cache", None),
         ("trainer.limit_train_batches", 3),
     ],
 )
@@ -96,6 +97,10 @@ def test_what_changes_the_result_makes_another_run(key: str, value: Any) -> None
         ("dataset.root", "/moved/mpii"),
         ("dataset.check_images", False),
         ("data.workers", 8),
+        ("data.cache", "/elsewhere/cache"),
+        ("data.resident", True),
+        ("optimizer.fused", True),
+        ("acceleration", {"compile": "default"}),
         ("data.eval_batch_size", 1),
         ("model.form", "loop"),
         ("model.backbone.weights", "/b/weights.pth"),

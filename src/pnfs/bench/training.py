@@ -171,4 +171,3 @@ def cost_against_parts(
         }
         for count in groupings
     ]
-

@@ -34,6 +34,7 @@ def run(config: DictConfig) -> None:
         "augmentation": instantiate(settings["augmentation"], _convert_="all"),
         "seed": settings["seed"],
         "epoch": settings["epoch"],
+        "unbiased": settings["codec"]["unbiased"],
     }
     codec = {key: settings["codec"][key] for key in ("sigma", "quantised")}
     folder = Path(settings["out"])

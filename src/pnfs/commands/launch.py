@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from typing import ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,20 +15,42 @@ from rich.console import Console
 from rich.markup import escape
 
 from pnfs.commands.configuration import configuration_folder
+from pnfs.commands.devices import take_gpu_if_asked
+from pnfs.commands.main import quiet_libraries
 
 
 class JobFailed(CompactHydraException):
-    """A job of a sweep failed; Hydra prints the message without a traceback."""
+    """A job of a sweep failed; Hydra prints the message without a traceback.
+
+    Hydra raises the first failure only. Launchers bring all of them back from the processes of their jobs, and an
+    exception that arrives is made anew: so each notes its job here, wherever the job ran.
+
+    Attributes:
+        jobs: Overrides of the jobs that failed, in order of arrival.
+    """
+
+    jobs: ClassVar[list[str]] = []
+
+    def __init__(self, cause: str, job: str) -> None:
+        super().__init__(cause, job)
+        self.cause = cause
+        if job not in self.jobs:
+            self.jobs.append(job)
+
+    def __str__(self) -> str:
+        return self.cause
 
 
 def start(command: str) -> None:
     """Runs a command with the command line that `sys.argv` holds."""
-    failed: list[str] = []
 
     def task(config: DictConfig) -> object:
-        # Loaded when it runs, so that a command's --help need not wait for torch.
-        run = importlib.import_module(f"pnfs.commands.{command}").run
         try:
+            take_gpu_if_asked()
+            # Loaded when it runs, so that a command's --help need not wait for torch.
+            run = importlib.import_module(f"pnfs.commands.{command}").run
+            # A launcher may run this in a process of its own; and Lightning's import sets its loggers to talk.
+            quiet_libraries()
             return run(config)
         except Exception as error:
             # Every error a user can cause is a ValueError with a message of its own.
@@ -40,15 +63,14 @@ def start(command: str) -> None:
             Console(stderr=True).print(message, soft_wrap=True, highlight=False)
             if not sweeps:
                 sys.exit(1)
-            failed.append(" ".join(HydraConfig.get().overrides.task))
             # Hydra goes on to the sweep's next job, and exits with 1 after the last.
-            raise JobFailed(_one_line(cause)) from None
+            raise JobFailed(_one_line(cause), " ".join(HydraConfig.get().overrides.task)) from None
 
     folder = str(configuration_folder())
     try:
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
     finally:
-        for job in failed:
+        for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)
 
 

@@ -48,7 +48,7 @@ def load_predictor(
             exported,  # type: ignore[arg-type]
             skeleton=skeleton_by_name(trained_as.skeleton),
             input_size=trained_as.input_size,
-            stride=trained_as.stride,
+            unbiased=trained_as.unbiased,
             padding=trained_as.padding if padding is None else padding,
             decode_method=decode_method or cast(DecodeMethod, trained_as.decode_method),
             sigma=trained_as.sigma,
@@ -65,7 +65,7 @@ def load_predictor(
         TorchRuntime(network, choose_device(device)),
         skeleton=network.parts.skeleton,
         input_size=_input_size(trained, path),
-        stride=network.stride,
+        unbiased=codec.get("unbiased", False),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING) if padding is None else padding,
         decode_method=decode_method or codec.get("decode_method", "quarter"),
         sigma=codec.get("sigma", 2.0),

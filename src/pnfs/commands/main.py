@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "costs": "the cost table: every configuration of the paper's tables beside its counts",
     "reproduce": "the paper's tables and figures, ours beside the paper's",
     "runs": "list runs with state, score and cost; compare two of them",
+    "dashboard": "one HTML page about all runs; or a workspace at Weights & Biases",
     "bench": "measure training steps, inference, data and evaluation, each beside its alternatives",
     "doctor": "check this machine and a dataset before hours are spent",
     "browse": "contact sheets of augmented crops, target maps and flips",
@@ -64,3 +65,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # What was logged before is set aside and put together again.
+    warnings.filterwarnings("ignore", message=".*is not empty. Previous log files.*")
+    # What is logged once an epoch is equal in all processes already.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.* when logging on epoch level.*")

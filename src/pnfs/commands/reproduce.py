@@ -31,7 +31,7 @@ from pnfs.reproduce.results import PlannedRun, RowResult, read_results
 from pnfs.reproduce.tables import summary, title, write_table
 from pnfs.reproduce.targets import Row, Target, chosen_rows, read_target, target_names
 from pnfs.reproduce.workers import Outcome, run_jobs
-from pnfs.training.records import cause_of, read_run, run_folder
+from pnfs.training.records import LAST_CHECKPOINT, cause_of, keep_failure, read_run, run_folder
 
 OWN_KEYS = {"target", "experiments", "rows", "seeds", "jobs", "fail_fast", "train", "profile"}
 
@@ -173,7 +173,13 @@ def train_one(job: TrainingJob) -> None:
     from pnfs.commands import main, train
 
     main.quiet_libraries()
-    train.run(OmegaConf.create(job.settings))
+    try:
+        train.run(OmegaConf.create(job.settings))
+    except Exception as error:
+        keep_failure(job.folder, job.settings, error)
+        raise
+    # Only an unfinished run resumes from it; with the optimiser's state it fills disks.
+    (job.folder / LAST_CHECKPOINT).unlink(missing_ok=True)
 
 
 def train_all(planned: Sequence[PlannedRun], *, jobs: int, fail_fast: bool) -> list[str]:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -37,30 +36,25 @@ def run(config: DictConfig) -> None:
     if own["compare"] is not None:
         console.print(comparison(*_two(runs, own["compare"])))
         return
-    chosen = sorted(filtered(runs, own["filter"]), key=ORDERS[own["sort"]])
+    chosen = sorted(filtered(runs, own["filter"] or {}), key=ORDERS[own["sort"]])
     console.print(run_table(chosen, root))
 
 
-def filtered(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
-    """The runs that meet all conditions "key=value"; keys of the configuration, or state.
+def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
+    """The runs whose configuration has all these values; "state" is the run's own.
 
     Raises:
-        UsageError: A condition is not of this form, or no run has its key.
+        UsageError: No run has such a key.
     """
-    chosen = list(runs)
-    for condition in conditions:
-        key, sign, text = condition.partition("=")
-        if not sign:
-            raise UsageError(f"filter: {condition!r} is not of the form key=value")
-        if key == "state":
-            chosen = [run for run in chosen if run.status == text]
-            continue
-        values = {run.folder: flat(run.config) for run in runs}
+    values = {run.folder: flat(run.config) | {"state": run.status} for run in runs}
+    for key in conditions:
         if runs and not any(key in value for value in values.values()):
             raise UsageError(f"filter: no run has the key {key}")
-        wanted = yaml.safe_load(text)
-        chosen = [run for run in chosen if values[run.folder].get(key, _ABSENT) == wanted]
-    return chosen
+    return [
+        run
+        for run in runs
+        if all(values[run.folder].get(key, _ABSENT) == v for key, v in conditions.items())
+    ]
 
 
 _ABSENT = object()

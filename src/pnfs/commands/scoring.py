@@ -129,7 +129,7 @@ def write_pictures(
     locations, scores = decode(maps, module.decode_method, sigma=module.sigma)
     sheet = pose_sheet(
         batch["image"].numpy(),
-        (locations * module.network.stride).cpu().numpy(),
+        (locations.cpu() * torch.tensor(module.heatmap_stride(maps))).numpy(),
         skeleton=module.network.parts.skeleton,
         scores=scores.cpu().numpy(),
         target=batch["joints"].numpy(),

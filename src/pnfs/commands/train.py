@@ -10,6 +10,7 @@ import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from pnfs.commands.configuration import (
     plain,
     without_downloads,
 )
+from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import evaluation_choices, score, write_pictures
 from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
@@ -63,9 +65,21 @@ def run(config: DictConfig) -> float:
         console.print(f"finished before: {folder} (restart=true trains it again)")
         console.print(score_table(_title(settings), {"trained": finished["scores"]}))
         return float(finished["score"])
+    processes = process_count(settings["trainer"])
     with kept_state(folder, settings) as earlier_seconds:
         console.print(f"run folder: {folder}")
-        return _train(settings, source, folder, earlier_seconds)
+        if processes == 1:
+            return _train(settings, source, folder, earlier_seconds)
+        job = {"settings": settings, "folder": str(folder), "earlier_seconds": earlier_seconds}
+        run_in_processes(__name__, job, processes)
+    record = read_result(folder)
+    assert record is not None
+    return float(record["score"])
+
+
+def run_as_rank(settings: dict[str, Any], folder: str, earlier_seconds: float) -> None:
+    """One process's share of a run in several; only the first writes."""
+    _train(settings, build_source(settings["dataset"]), Path(folder), earlier_seconds)
 
 
 def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_seconds: float) -> float:
@@ -87,6 +101,8 @@ def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_secon
     module.load_weights(best["state_dict"])
     module.flip_test = True
     scores = score(module, data, settings["trainer"], "val")
+    if getattr(rank_zero_only, "rank", 0):
+        return next(iter(scores.values()))
     choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     pictures = write_pictures(module, data, folder, "val")
@@ -107,7 +123,7 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
     if resumes:
         finished = read_checkpoint(last, check=False)["epoch"] + 1
         console.print(f"resuming after epoch {finished} of {settings['epochs']}")
-        set_aside(folder, finished)
+        rank_zero_only(set_aside)(folder, finished)
     elif settings["initial"] is not None:
         module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
     else:
@@ -126,7 +142,7 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
         raise
     finally:
         _finish_wandb(loggers)
-        put_together(folder)
+        rank_zero_only(put_together)(folder)
 
 
 def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pnfs.data.augmentation import AffineDraw, Augmentation
-from pnfs.data.geometry import apply, compose, crop_matrix, fit_box, invert
+from pnfs.data.geometry import apply, compose, crop_extent, crop_matrix, fit_box, invert
 from pnfs.data.persons import Persons, view_of
 
 
@@ -52,6 +52,7 @@ class CropDataset(Dataset):
         seed: Of the augmentation's draws.
         reduced: Read no more of an image than the crop needs, where the images can do so
             (`Views`); False always decodes whole images.
+        unbiased: Geometry of the crops; see `crop_matrix`.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class CropDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         reduced: bool = True,
+        unbiased: bool = False,
     ) -> None:
         self.persons = persons
         self.input_size = input_size
         self.augmentation = augmentation
         self.seed = seed
         self.reduced = reduced
+        self.unbiased = unbiased
         self._permutation = persons.skeleton.flip_permutation
 
     def __len__(self) -> int:
@@ -99,10 +102,15 @@ class CropDataset(Dataset):
         }
 
     def _matrix(self, index: int, draw: AffineDraw) -> np.ndarray:
-        height, width = self.input_size
+        width, height = crop_extent(self.input_size, self.unbiased)
         box = fit_box(self.persons.box_size[index], width / height) * draw.scale
         return crop_matrix(
-            self.persons.center[index], box, draw.rotation_degrees, self.input_size, draw.flip
+            self.persons.center[index],
+            box,
+            draw.rotation_degrees,
+            self.input_size,
+            draw.flip,
+            self.unbiased,
         )
 
     def _crop(self, image_index: int, matrix: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pnfs.data.augmentation import AffineDraw, Augmentation
 from pnfs.data.cache import CachedCrops
 from pnfs.data.dataset import PoseBatch
-from pnfs.data.geometry import apply, compose, crop_matrix, fit_box
+from pnfs.data.geometry import apply, compose, crop_extent, crop_matrix, fit_box
 from pnfs.data.persons import Persons
 
 Columns = dict[str, Tensor]
@@ -77,6 +77,7 @@ class BatchCropper:
         input_size: (height, width) of the crops.
         augmentation: None for the plain crop.
         seed: Of the draws.
+        unbiased: See `crop_matrix`.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class BatchCropper:
         input_size: tuple[int, int],
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        unbiased: bool = False,
     ) -> None:
         if not isinstance(persons.images, CachedCrops):
             raise ValueError(f"{persons.name}: crops are cut on the device from a crop cache only")
@@ -95,11 +97,11 @@ class BatchCropper:
         self.augmentation = augmentation
         self.seed = seed
         self._permutation = persons.skeleton.flip_permutation
-        height, width = input_size
+        width, height = crop_extent(input_size, unbiased)
         boxes = fit_box(persons.box_size, width / height)
         self._plain = np.stack(
             [
-                crop_matrix(center, box, 0.0, input_size)
+                crop_matrix(center, box, 0.0, input_size, unbiased=unbiased)
                 for center, box in zip(persons.center, boxes, strict=True)
             ]
         )

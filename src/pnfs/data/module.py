@@ -48,6 +48,7 @@ class PoseDataModule(L.LightningDataModule):
         augmentation: Of the training crops.
         seed: Of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
+        unbiased: Geometry of the crops; see `crop_matrix`.
         cache: Folder for crop caches; what is not there yet is written first. None reads images.
         cache_format: jpeg or raw. None takes an existing cache of any format and quality, and
             writes jpeg.
@@ -72,6 +73,7 @@ class PoseDataModule(L.LightningDataModule):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         drop_last: bool = True,
+        unbiased: bool = False,
         cache: Path | str | None = None,
         cache_format: Format | None = None,
         cache_quality: int = 95,
@@ -88,8 +90,9 @@ class PoseDataModule(L.LightningDataModule):
         self.augmentation = augmentation
         self.seed = seed
         self.drop_last = drop_last
+        self.unbiased = unbiased
         self.cache = cache
-        self.cache_format = cache_format
+        self.cache_format: Format | None = cache_format
         self.cache_quality = cache_quality
         self.augment = augment
         self.resident = resident
@@ -105,6 +108,7 @@ class PoseDataModule(L.LightningDataModule):
             input_size=self.input_size,
             augmentation=augmentation,
             seed=self.seed,
+            unbiased=self.unbiased,
         )
 
     def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
@@ -221,7 +225,11 @@ class PoseDataModule(L.LightningDataModule):
         drop_last: bool,
     ) -> DeviceLoader:
         cropper = BatchCropper(
-            persons, input_size=self.input_size, augmentation=augmentation, seed=self.seed
+            persons,
+            input_size=self.input_size,
+            augmentation=augmentation,
+            seed=self.seed,
+            unbiased=self.unbiased,
         )
         return DeviceLoader(
             cropper,

@@ -29,6 +29,7 @@ class ModelMetadata:
         outputs: What the model returns.
         decode_method: How joints are located in the maps: argmax, quarter, dark.
         sigma: Of the Gaussians that the maps were trained on, in pixels of a map.
+        unbiased: Whether crops and maps are measured in pixel intervals (UDP).
         flip_shift: Pixels by which mirrored maps move to the right in a flip test.
         padding: Factor on the sides of a person's box, as in training.
         checkpoint: SHA-256 of the checkpoint's file; "" without one.
@@ -43,6 +44,7 @@ class ModelMetadata:
     outputs: Outputs
     decode_method: str = "quarter"
     sigma: float = 2.0
+    unbiased: bool = False
     flip_shift: int = 1
     padding: float = 1.25
     checkpoint: str = ""

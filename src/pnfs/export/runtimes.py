@@ -115,7 +115,6 @@ def _openvino_properties(model: Any) -> dict[str, str]:
     if not model.has_rt_info("framework"):
         return {}
     properties = model.get_rt_info()["framework"]
-    # OpenVINO guesses types: a text such as "4" may come back as a number.
     return {name: str(entry.value) for name, entry in properties.items()}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pnfs.body import Skeleton
 from pnfs.codec.decode import DecodeMethod, decode, to_image
-from pnfs.data.geometry import crop_matrix, fit_box, invert
+from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, heatmap_stride, invert
 from pnfs.data.persons import DataError
 from pnfs.evaluation.flip import average_with_flip
 from pnfs.inference.runtime import Runtime, TorchRuntime
@@ -128,7 +128,7 @@ class Predictor:
         forward: Runs the network.
         skeleton: Whose joints come out.
         input_size: (height, width) of the crops that the network was trained on.
-        stride: Crop pixels per score-map pixel.
+        unbiased: The crops' geometry in training; see `crop_matrix`.
         padding: Factor on the sides of a given box, as in training; the whole image gets none.
         decode_method: From score maps to locations.
         sigma: Of the target Gaussians in score-map pixels, which the decoding "dark" needs.
@@ -142,7 +142,7 @@ class Predictor:
         *,
         skeleton: Skeleton,
         input_size: tuple[int, int],
-        stride: int = 4,
+        unbiased: bool = False,
         padding: float = 1.25,
         decode_method: DecodeMethod = "quarter",
         sigma: float = 2.0,
@@ -156,7 +156,7 @@ class Predictor:
         self.forward = forward
         self.skeleton = skeleton
         self.input_size = input_size
-        self.stride = stride
+        self.unbiased = unbiased
         self.padding = padding
         self.decode_method: DecodeMethod = decode_method
         self.sigma = sigma
@@ -228,8 +228,9 @@ class Predictor:
         padding = 1.0 if query.whole_image else self.padding
         for x, y, box_width, box_height in query.boxes.astype(np.float64):
             center = np.array([x + box_width / 2, y + box_height / 2])
-            size = fit_box(np.array([box_width, box_height]) * padding, width / height)
-            matrix = crop_matrix(center, size, 0.0, self.input_size)
+            extent = crop_extent(self.input_size, self.unbiased)
+            size = fit_box(np.array([box_width, box_height]) * padding, extent[0] / extent[1])
+            matrix = crop_matrix(center, size, 0.0, self.input_size, unbiased=self.unbiased)
             crop = cv2.warpAffine(query.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
             yield crop, invert(matrix)
 
@@ -251,7 +252,8 @@ class Predictor:
             permutation = self.skeleton.flip_permutation
             maps = average_with_flip(maps, mirrored, permutation, self.flip_shift)
         locations, scores = decode(maps, self.decode_method, sigma=self.sigma)
-        joints = to_image(locations, matrices.to(locations.device), float(self.stride))
+        stride = heatmap_stride(self.input_size, (maps.shape[-2], maps.shape[-1]), self.unbiased)
+        joints = to_image(locations, matrices.to(locations.device), stride)
         if keep.joint_maps:
             found |= {"joint_maps": maps, "crops": torch.from_numpy(images), "to_image": matrices}
         return _Persons(joints.cpu(), scores.cpu(), {n: m.cpu() for n, m in found.items()})

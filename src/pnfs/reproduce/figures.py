@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from pnfs.reproduce.results import RowResult, mean_and_deviation, score_names
@@ -16,6 +17,7 @@ from pnfs.viz.curves import read_metrics
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, which stay apart under the common kinds of colour blindness."""
+MARKERS = "osD^vP"
 
 _SHEET_WIDTH = 1600
 _CAPTION_HEIGHT = 44
@@ -33,16 +35,16 @@ def draw_trade_off(target: Target, results: Sequence[RowResult], folder: Path) -
     for number, result in enumerate(shown):
         mean, deviation = mean_and_deviation(result.values(names[0]))
         macs, parameters = result.values("macs")[0] / 1e9, result.values("live_parameters")[0] / 1e6
-        colour = COLOURS[number % len(COLOURS)]
-        axes.errorbar([macs], [mean], yerr=[deviation or 0], fmt="o", color=colour, markersize=9)
-        axes.annotate(
-            f"{result.row.label} ({parameters:.1f} M)", (macs, mean), (8, 6),
-            textcoords="offset points", fontsize=9, color=colour,
+        axes.errorbar(
+            [macs], [mean], yerr=[deviation or 0], fmt=MARKERS[number % len(MARKERS)],
+            color=COLOURS[number % len(COLOURS)], markersize=9, alpha=0.85,
+            label=f"{result.row.label} ({parameters:.1f} M)",
         )  # fmt: skip
+    axes.legend(title="network (live parameters)", fontsize=9, title_fontsize=9)
     axes.set_xlabel("multiply-accumulates of the whole network, G (the paper's GFLOPs)")
     axes.set_ylabel(names[0])
     axes.set_xlim(left=0)
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.1, y=0.15)
     axes.grid(alpha=0.3)
     axes.set_title(title(target), fontsize=10)
     path = folder / "figure.png"
@@ -69,6 +71,7 @@ def draw_loss_curves(target: Target, results: Sequence[RowResult], folder: Path)
                 for e, v in zip(epochs, losses, strict=True)
             ]
         axes.set_xlabel("epoch (from 0)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(f"{label} loss (mean squared error)")
         axes.grid(alpha=0.3, which="both")
     if not lines:

@@ -177,7 +177,7 @@ def _draw_paper(axes: Axes, results: Sequence[RowResult], name: str) -> None:
                 [value], [y], xerr=[deviation or 0], fmt="D", color=PAPER, capsize=3,
                 label="paper" if not y else None,
             )  # fmt: skip
-            axes.annotate(f"{value:g}", (value, y), (0, 7), textcoords="offset points",
+            axes.annotate(_score(name, value, None), (value, y), (0, 7), textcoords="offset points",
                           ha="center", fontsize=8, color=PAPER)  # fmt: skip
     _finish(axes, f"paper: {name}")
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import torch
-
 from pnfs.training.records import cause_of
 
 Job = TypeVar("Job")
@@ -131,6 +129,8 @@ def _start(processes: int) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        import torch  # Only here: a worker that has nothing to share out starts at once.
+
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 

@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 from pnfs.codec.decode import DecodeMethod, decode, to_image
 from pnfs.codec.targets import gaussian_targets
 from pnfs.data.dataset import PoseBatch
+from pnfs.data.geometry import heatmap_stride
 from pnfs.evaluation.flip import average_with_flip
 from pnfs.models import PoseNetwork, normalise_images
 from pnfs.training.loss import ScoreMapLoss
@@ -46,6 +47,7 @@ class PoseModule(L.LightningModule):
         loss: On score maps.
         sigma: Standard deviation of the target Gaussians, in heatmap pixels.
         quantised: Put targets on whole heatmap pixels, as HRNet does.
+        unbiased: The crops' geometry, which decides where a joint lies on the score maps; see `crop_matrix`.
         decode_method: From score maps to locations.
         flip_test: Average with the mirrored image in evaluation.
         flip_shift: Pixels by which the mirrored maps move to the right, 0 or 1.
@@ -65,6 +67,7 @@ class PoseModule(L.LightningModule):
         loss: ScoreMapLoss | None = None,
         sigma: float = 2.0,
         quantised: bool = True,
+        unbiased: bool = False,
         decode_method: DecodeMethod = "quarter",
         flip_test: bool = False,
         flip_shift: Literal[0, 1] = 1,
@@ -75,6 +78,7 @@ class PoseModule(L.LightningModule):
         self.loss: nn.Module = ScoreMapLoss() if loss is None else loss
         self.sigma = sigma
         self.quantised = quantised
+        self.unbiased = unbiased
         self.decode_method: DecodeMethod = decode_method
         self.flip_test = flip_test
         self.flip_shift: Literal[0, 1] = flip_shift
@@ -150,7 +154,13 @@ class PoseModule(L.LightningModule):
     ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
         """Joints in pixels of the image, and their scores."""
         locations, scores = decode(maps, self.decode_method, sigma=self.sigma)
-        return to_image(locations, batch["to_image"], float(self.network.stride)), scores
+        return to_image(locations, batch["to_image"], self.heatmap_stride(maps)), scores
+
+    def heatmap_stride(self, maps: Float[Tensor, "B J h w"]) -> tuple[float, float]:
+        """Crop pixels for each pixel of the score maps, along x and y."""
+        height, width = maps.shape[-2:]
+        stride = self.network.stride
+        return heatmap_stride((height * stride, width * stride), (height, width), self.unbiased)
 
     def loss_of_maps(
         self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch
@@ -160,7 +170,7 @@ class PoseModule(L.LightningModule):
             batch["joints"],
             batch["labelled"],
             heatmap_size=(part_maps.shape[-2], part_maps.shape[-1]),
-            stride=float(self.network.stride),
+            stride=self.heatmap_stride(part_maps),
             sigma=self.sigma,
             quantised=self.quantised,
         )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 RESULT = "result.json"
 STATE = "state.json"
@@ -25,10 +24,11 @@ _LOCK = "lock"
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
-# Where a run's data lie, what it prints and where it computes do not make it another run.
+# Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
 _NOT_DEFINING = (
     "run_root", "name", "logger", "workers", "eval_batch_size", "restart", "evaluate_untrained",
     "dataset.check_images", "data.workers", "data.eval_batch_size", "model.form",
+    "acceleration", "data.resident", "optimizer.fused",
 )  # fmt: skip
 _DEFINING_TRAINER_KEYS = (
     "precision", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches", "devices",
@@ -50,6 +50,9 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in dataset.items():
         if key == "root" or (isinstance(value, str) and "/" in value):
             dataset[key] = None if value is None else Path(str(value)).name
+    data = part.get("data", {})
+    if "cache" in data:
+        data["cache"] = data["cache"] is not None  # JPEG crops differ a little, wherever they lie.
     for holder, key in _held(part, "weights"):
         holder[key] = Path(str(holder[key])).name
     for name in ("architecture", "initial"):
@@ -182,6 +185,9 @@ def kept_state(folder: Path, config: Mapping[str, Any]) -> Iterator[float]:
     Raises:
         RunBusyError: Another process holds the run.
     """
+    # Here and not above: listing runs need not wait for Lightning.
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     # The other processes of a distributed run belong to the first.
     if getattr(rank_zero_only, "rank", 0):
         yield 0.0
@@ -214,6 +220,15 @@ def kept_state(folder: Path, config: Mapping[str, Any]) -> Iterator[float]:
         _write(folder / STATE, state | {"state": "finished"})
     finally:
         lock.release()
+
+
+def keep_failure(folder: Path, config: Mapping[str, Any], error: Exception) -> None:
+    """Records that a run failed before `kept_state` could, as when its data are missing."""
+    if isinstance(error, RunBusyError):
+        return  # The state is that of the process which trains it.
+    anew = {"started": time.time(), "earlier_seconds": 0.0, "pid": os.getpid()}
+    outcome = {"state": "failed", "cause": cause_of(error), "config": dict(config)}
+    _write(folder / STATE, (_read(folder / STATE) or anew) | outcome)
 
 
 def cause_of(error: BaseException) -> str:

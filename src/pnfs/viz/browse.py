@@ -11,7 +11,7 @@ from pnfs.body import PartMode
 from pnfs.codec.targets import gaussian_targets
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.dataset import CropDataset, SampleKey
-from pnfs.data.geometry import fit_box, invert
+from pnfs.data.geometry import fit_box, heatmap_stride, invert
 from pnfs.data.persons import Persons
 from pnfs.viz.poses import pose_sheet, score_map_sheet
 
@@ -32,6 +32,7 @@ def crop_sheet(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     epoch: int = 0,
+    unbiased: bool = False,
     columns: int = 6,
     height: int = 256,
 ) -> Sheet:
@@ -46,10 +47,11 @@ def crop_sheet(
         augmentation: As in training; None for the plain crops of evaluation.
         seed: Of the augmentation, as in training.
         epoch: Another epoch draws anew.
+        unbiased: Geometry of the crops; see `crop_matrix`.
         columns: Crops in a row.
         height: Of a crop on the sheet, px.
     """
-    crops = _crops(persons, rows, input_size, augmentation, seed, epoch)
+    crops = _crops(persons, rows, input_size, augmentation, seed, epoch, unbiased)
     return _poses(persons, crops, columns, _cell(input_size, height))
 
 
@@ -61,6 +63,7 @@ def flip_sheet(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     epoch: int = 0,
+    unbiased: bool = False,
     pairs: int = 3,
     height: int = 256,
 ) -> Sheet:
@@ -76,12 +79,13 @@ def flip_sheet(
         augmentation: As in training; None for plain crops.
         seed: Of the augmentation.
         epoch: Another epoch draws anew.
+        unbiased: Geometry of the crops; see `crop_matrix`.
         pairs: Pairs in a row.
         height: Of a crop on the sheet, px.
     """
     base = augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
     plain, mirrored = (
-        _crops(persons, rows, input_size, replace(base, flip=flip), seed, epoch)
+        _crops(persons, rows, input_size, replace(base, flip=flip), seed, epoch, unbiased)
         for flip in (0.0, 1.0)
     )
     crops = [crop for pair in zip(plain, mirrored, strict=True) for crop in pair]
@@ -100,6 +104,7 @@ def target_sheet(
     quantised: bool = True,
     seed: int = 0,
     epoch: int = 0,
+    unbiased: bool = False,
     height: int = 256,
 ) -> Sheet:
     """One row a person: the crop, then for each part the maxima of its joints' target maps.
@@ -117,15 +122,17 @@ def target_sheet(
         quantised: Put the Gaussians on whole score-map px, as `gaussian_targets` says.
         seed: Of the augmentation.
         epoch: Another epoch draws anew.
+        unbiased: Geometry of the crops; see `crop_matrix`.
         height: Of a crop on the sheet, px.
     """
     sheets = []
-    for crop in _crops(persons, rows, input_size, augmentation, seed, epoch):
+    size = (input_size[0] // stride, input_size[1] // stride)
+    for crop in _crops(persons, rows, input_size, augmentation, seed, epoch, unbiased):
         maps, weights = gaussian_targets(
             torch.from_numpy(np.asarray(crop["joints"]))[None],
             torch.from_numpy(np.asarray(crop["labelled"]))[None],
-            heatmap_size=(input_size[0] // stride, input_size[1] // stride),
-            stride=float(stride),
+            heatmap_size=size,
+            stride=heatmap_stride(input_size, size, unbiased),
             sigma=sigma,
             quantised=quantised,
         )
@@ -181,8 +188,11 @@ def _crops(
     augmentation: Augmentation | None,
     seed: int,
     epoch: int,
+    unbiased: bool,
 ) -> list[Mapping[str, np.ndarray | np.generic]]:
-    dataset = CropDataset(persons, input_size=input_size, augmentation=augmentation, seed=seed)
+    dataset = CropDataset(
+        persons, input_size=input_size, augmentation=augmentation, seed=seed, unbiased=unbiased
+    )
     return [dataset[SampleKey(epoch, row)] for row in rows]
 
 

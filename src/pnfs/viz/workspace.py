@@ -1,0 +1,91 @@
+"""The Weights & Biases workspace of a project, as code."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # An extra, not always installed.
+    from wandb_workspaces.workspaces import Section, Workspace
+
+
+def build_workspace(entity: str, project: str, *, name: str = "Pose fabrics") -> "Workspace":
+    """Panels for scores, losses, the trade-off, α and β, and sample predictions; saves nothing.
+
+    Args:
+        entity: User or team.
+        project: Where the runs were logged.
+        name: Of the view.
+
+    Raises:
+        ModuleNotFoundError: wandb-workspaces is not installed.
+    """
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as workspaces
+
+    x, score = "epoch", panels.SummaryMetric("final/score")
+    scores = workspaces.Section(
+        name="Scores and losses",
+        is_open=True,
+        panels=[
+            panels.LinePlot(title="validation score (%)", x=x, y=["val/score"]),
+            panels.LinePlot(title="training loss", x=x, y=["train/loss_epoch"], log_y=True),
+            panels.LinePlot(title="validation loss", x=x, y=["val/loss"], log_y=True),
+            panels.BarPlot(title="final score (%), flip test", metrics=[score]),
+        ],
+    )
+    trade_off = workspaces.Section(
+        name="Score against cost",
+        is_open=True,
+        panels=[
+            panels.ScatterPlot(
+                title=f"final score against {cost}",
+                x=panels.SummaryMetric(f"cost/{cost}"),
+                y=score,
+                log_x=True,
+            )
+            for cost in ("macs", "live_parameters")
+        ],
+    )
+    samples = workspaces.Section(
+        name="Sample predictions and architectures",
+        is_open=True,
+        panels=[
+            panels.MediaBrowser(title=what, media_keys=[f"media/{what}"], num_columns=2)
+            for what in ("predictions", "architecture")
+        ],
+    )
+    compared = workspaces.Section(
+        name="What differs", panels=[panels.RunComparer(diff_only="split")]
+    )
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[scores, trade_off, _mixing_section(), samples, compared],
+        settings=workspaces.WorkspaceSettings(x_axis=x),
+        runset_settings=workspaces.RunsetSettings(
+            groupby=[workspaces.Metric("Group")],
+            order=[workspaces.Ordering(workspaces.Summary("final/score"), ascending=False)],
+        ),
+    )
+
+
+def _mixing_section() -> "Section":
+    """How far the search has moved the mixing weights: α of operations, β of neighbours."""
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as workspaces
+
+    wanted = (
+        ("α: entropy (nats)", "alpha_entropy"),
+        ("β: entropy (nats)", "beta_entropy"),
+        ("α: largest distance from uniform", "alpha_travel"),
+        ("β: largest distance from uniform", "beta_travel"),
+        ("α: mean weight of each operation", "alpha/.*"),
+        ("β: mean weight of each neighbour", "beta/.*"),
+    )
+    return workspaces.Section(
+        name="Architecture: α and β",
+        is_open=True,
+        panels=[
+            panels.LinePlot(title=title, x="epoch", metric_regex=f"architecture/.*/{pattern}")
+            for title, pattern in wanted
+        ],
+    )

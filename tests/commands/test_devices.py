@@ -1,0 +1,78 @@
+"""Jobs side by side: each process keeps a GPU that no other has."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pnfs.commands import devices
+from pnfs.commands.configuration import UsageError
+
+TAKE_TWICE = """
+import json, os, sys
+from pnfs.commands.devices import take_gpu_if_asked
+seen = []
+for _ in range(2):
+    take_gpu_if_asked()
+    seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+print(json.dumps(seen), flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(folder: Path, gpus: int, visible: str | None) -> "subprocess.Popen[str]":
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"PNFS_GPUS": str(gpus), "TMPDIR": str(folder)}
+    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    command = [sys.executable, "-c", TAKE_TWICE]
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def seen_by(process: "subprocess.Popen[str]") -> list[str]:
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("visible", "names"), [(None, "0 1"), ("5,7,GPU-a", "5 7")])
+def test_process_keeps_a_gpu_of_its_own(tmp_path: Path, visible: str | None, names: str) -> None:
+    first, second = (holder(tmp_path, 2, visible) for _ in range(2))
+    taken = [seen_by(first), seen_by(second)]
+    # Both jobs of a process see the GPU that it took for the first.
+    assert sorted(taken) == [[name, name] for name in names.split()]
+    end(first)
+    # A third gets what the first has left, not the GPU of the second.
+    third = holder(tmp_path, 2, visible)
+    assert seen_by(third) == taken[0]
+    end(second)
+    end(third)
+
+
+def test_nothing_changes_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PNFS_GPUS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    devices.take_gpu_if_asked()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,4"
+
+
+@pytest.mark.parametrize("asked", ["-1", "0", "all"])
+def test_number_of_gpus_must_be_one(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setenv("PNFS_GPUS", asked)
+    with pytest.raises(UsageError, match=r"hydra\.launcher\.n_jobs=4"):
+        devices.take_gpu_if_asked()
+
+
+def test_more_jobs_than_visible_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNFS_GPUS", "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")
+    with pytest.raises(UsageError, match=r"names 2: hydra\.launcher\.n_jobs=2"):
+        devices.take_gpu_if_asked()

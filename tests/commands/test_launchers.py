@@ -1,0 +1,311 @@
+"""Sweeps through every launcher, and runs in several processes, as whole commands."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pnfs.commands.configuration import UsageError
+from pnfs.commands.processes import ProcessFailed, process_count, run_in_processes
+
+TINY = [
+    "dataset=synthetic",
+    "dataset.train=32",
+    "dataset.val=8",
+    "dataset.image_size=[64,64]",
+    "input_size=[64,64]",
+    "backbone=fabric",
+    "backbone.backbone_layers=3",
+    "backbone.channels=2",
+    "model.channels=2",
+    "parts=p1",
+    "epochs=1",
+    "batch_size=16",
+    "trainer=cpu",
+    "workers=0",
+    "run_root=runs",
+]
+RUN = "import sys; from pnfs.commands.main import main; main()"
+
+
+def train(folder: Path, *overrides: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", RUN, "train", *TINY, *overrides],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in folder.glob("runs/*/*/result.json")]
+
+
+def states(folder: Path) -> dict[int, str]:
+    """Channels -> state of the run."""
+    found = [json.loads(path.read_text()) for path in folder.glob("runs/*/*/state.json")]
+    return {state["config"]["model"]["channels"]: state["state"] for state in found}
+
+
+# --- launchers
+
+RAY = ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
+LAUNCHERS = {
+    "joblib_gpus": ("hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", []),
+    "ray": ("hydra_plugins.hydra_ray_launcher.ray_launcher", RAY),
+}
+
+
+def assert_sweep_went_on(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
+    """Of the jobs with 2, 0 and 3 channels, the second cannot be built."""
+    assert states(folder) == {2: "finished", 0: "failed", 3: "finished"}, done.stderr
+    assert sorted(r["config"]["model"]["channels"] for r in records(folder)) == [2, 3]
+    assert done.returncode == 1
+    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("pnfs train: failed")]
+    assert "model.channels=0" in failed
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launcher_runs_all_jobs_and_names_the_one_that_fails(tmp_path: Path, launcher: str) -> None:
+    plugin, overrides = LAUNCHERS[launcher]
+    pytest.importorskip(plugin, reason="an extra of the package, not installed")
+    choice = f"hydra/launcher={launcher}"
+    done = train(tmp_path, choice, *overrides, "model.channels=2,0,3", "--multirun")
+    assert_sweep_went_on(tmp_path, done)
+
+
+SBATCH = """#!/bin/sh
+for script in "$@"; do :; done
+cp "$script" "$CLUSTER/script.sh"
+for index in 0 1 2; do
+    SLURM_JOB_ID=7$index SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$index SLURM_PROCID=0 SLURM_LOCALID=0 \\
+    SLURM_NTASKS=1 SLURM_NODEID=0 SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=here SLURM_JOB_NAME=pnfs \\
+        sh "$script" > "$CLUSTER/$index.log" 2>&1 < /dev/null &
+done
+echo "Submitted batch job 7"
+"""
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ] || [ ! -x "$1" ]; do shift; done
+exec "$@"
+"""
+SACCT = """#!/bin/sh
+echo "JobID|State|NodeList"
+for index in 0 1 2; do echo "7_$index|RUNNING|here"; done
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """Stands in for a Slurm cluster: sbatch runs an array's jobs at once, on this machine."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.slow
+def test_slurm_gets_an_array_with_the_resources_asked_for(tmp_path: Path, cluster: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra slurm")
+    done = train(
+        tmp_path,
+        "hydra/launcher=slurm",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.cpus_per_task=2",
+        "model.channels=2,0,3",
+        "--multirun",
+        PATH=f"{cluster}:{os.environ['PATH']}",
+        CLUSTER=str(cluster),
+    )
+    assert_sweep_went_on(tmp_path, done)
+    script = (cluster / "script.sh").read_text()
+    asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", script))
+    expected = {
+        "array": "0-2%3",
+        "partition": "gpu",
+        "cpus-per-task": "2",
+        "gpus-per-node": "1",
+        "ntasks-per-node": "1",
+        "nodes": "1",
+        "mem": "32GB",
+        "time": "1440",
+    }
+    assert expected.items() <= asked.items()
+    # Each job computes with its own cores.
+    assert {record["device"] for record in records(tmp_path)} == {"CPU, 2 threads"}
+
+
+# --- Optuna
+
+
+@pytest.mark.slow
+def test_search_returns_its_best_trial(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
+    overrides = ["hydra.sweeper.n_trials=2", "model.nodes=choice(1,2)"]
+    done = train(tmp_path, "experiment=tune", *overrides, "--multirun")
+    assert done.returncode == 0, done.stderr
+    trials = records(tmp_path)
+    assert len(trials) == 2
+    factors = {record["config"]["strategy"]["lr_factor"] for record in trials}
+    assert len(factors) == 2
+    assert all(0.1 <= factor <= 100 for factor in factors)
+    best = yaml.safe_load((tmp_path / "runs" / "optimization_results.yaml").read_text())
+    assert best["best_value"] == pytest.approx(max(record["score"] for record in trials))
+    chosen = best["best_params"]
+    # The channels are given, which takes them out of the search.
+    assert set(chosen) == {"strategy.lr_factor", "model.nodes"}
+    assert chosen["strategy.lr_factor"] in factors
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_each_in_a_sweep_too(tmp_path: Path) -> None:
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "evaluate_untrained=true"]
+    done = train(tmp_path, *ddp, "model.channels=2,3", "--multirun")
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path) == {2: "finished", 3: "finished"}
+    folders = sorted(path for path in (tmp_path / "runs" / "train").iterdir())
+    for folder in folders:
+        record = json.loads((folder / "result.json").read_text())
+        assert record["config"]["trainer"]["devices"] == 2
+        last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        # 32 persons in batches of 16 are two steps for one process, one for two.
+        assert last["global_step"] == 1
+        assert record["untrained_scores"].keys() == record["scores"].keys()
+        trajectory = [json.loads(row) for row in (folder / "architecture.jsonl").open()]
+        assert [row["epoch"] for row in trajectory] == [-1, 0]
+    # One process speaks.
+    assert done.stdout.count("record: ") == 2
+    assert done.stdout.count("synthetic train: 32 persons") == 2
+    # Started again, there is nothing to do: the same configuration is the same run.
+    again = train(tmp_path, *ddp, "model.channels=3")
+    assert "finished before" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("trainer", "count"),
+    [
+        ({}, 1),
+        ({"devices": 3}, 3),
+        ({"devices": "4"}, 4),
+        ({"devices": [0, 2]}, 2),
+        ({"devices": "auto", "accelerator": "cpu"}, 1),
+    ],
+)
+def test_processes_are_counted(
+    monkeypatch: pytest.MonkeyPatch, trainer: dict[str, Any], count: int
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert process_count(trainer) == count
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_ranks_of_another_launcher_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(UsageError, match="start `pnfs train` once"):
+        process_count({"devices": 1})
+
+
+def test_several_machines_are_refused() -> None:
+    with pytest.raises(UsageError, match="num_nodes"):
+        process_count({"num_nodes": 2, "devices": 1})
+
+
+RANKS = """
+import os, signal, sys, time
+from pathlib import Path
+
+def run_as_rank(folder, does):
+    rank = int(os.environ["LOCAL_RANK"])
+    Path(folder, f"pid_{rank}").write_text(str(os.getpid()))
+    if rank == 1 and does == "raises":
+        raise ValueError("no such thing")
+    if rank == 1 and does == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if does != "ends":
+        time.sleep(300)
+    world = os.environ["WORLD_SIZE"], os.environ["NODE_RANK"]
+    Path(folder, f"world_{rank}").write_text(" ".join(world))
+"""
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module `ranks` for other processes to import, and the folder they write to."""
+    (tmp_path / "ranks.py").write_text(RANKS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_processes_know_their_ranks(ranks: Path) -> None:
+    run_in_processes("ranks", {"folder": str(ranks), "does": "ends"}, 3)
+    assert [(ranks / f"world_{rank}").read_text() for rank in range(3)] == ["3 0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [("raises", "process 1 of 2 failed: .*no such thing"), ("dies", "process 1 of 2 .* signal 9")],
+)
+def test_failure_of_one_process_ends_all(ranks: Path, does: str, message: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(ProcessFailed, match=message):
+        run_in_processes("ranks", {"folder": str(ranks), "does": does}, 2)
+    assert time.monotonic() - started < 100
+    if (ranks / "pid_0").is_file():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((ranks / "pid_0").read_text()), 0)
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # Ended, and nobody has asked for its exit code yet.
+    status = Path(f"/proc/{pid}/stat")
+    return status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "kill"])
+def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
+    arguments = {"folder": str(ranks), "does": "sleeps"}
+    script = "from pnfs.commands.processes import run_in_processes as run; "
+    command = [sys.executable, "-c", f"{script}run('ranks', {arguments!r}, 2)"]
+    parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    files = [ranks / f"pid_{rank}" for rank in range(2)]
+    wait_until(lambda: all(f.is_file() and f.read_text() for f in files), "both have started")
+    pids = [int(file.read_text()) for file in files]
+    if by == "Ctrl-C":
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.wait(60) == 130
+    else:
+        parent.kill()
+        parent.wait(60)
+    wait_until(lambda: all(is_gone(pid) for pid in pids), "both have ended")

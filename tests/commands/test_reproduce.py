@@ -1,0 +1,218 @@
+"""`pnfs reproduce` and `pnfs runs`: failures, kills, and tables that do not depend on either."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from pnfs.commands import reproduce, runs
+from pnfs.commands.configuration import UsageError, choose_parts, configuration_folder, plain
+from pnfs.reproduce.targets import read_target
+from pnfs.training.records import Run, find_runs, run_folder
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
+TARGET = """
+title: Two rows
+tests: Does it work?
+source: nothing
+kind: loss_curves
+overrides: ["input_size=[32,32]", model.channels=2]
+rows:
+  - label: good
+    overrides: [backbone=fabric, backbone.backbone_layers=3, backbone.channels=2]
+    seeds: [0, 1]
+    paper: {PCKh@0.5: 1.0}
+  - {label: bad, overrides: [backbone.weights=absent.pth]}
+"""
+
+
+@pytest.fixture
+def experiments(tmp_path: Path) -> Path:
+    folder = tmp_path / "experiments"
+    (folder / "two").mkdir(parents=True)
+    (folder / "two" / "target.yaml").write_text(TARGET)
+    (folder / "profiles.yaml").write_text("smoke: small.\n")
+    return folder
+
+
+def start(experiments: Path, root: Path, *more: str) -> subprocess.Popen[str]:
+    arguments = ["target=two", "profile=smoke", f"experiments={experiments}", f"run_root={root}"]
+    return subprocess.Popen(
+        [*COMMAND, "reproduce", *arguments, "epochs=3", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=experiments,
+    )
+
+
+def scores(experiments: Path) -> list[dict[str, str]]:
+    """The table without what depends on the time that it took."""
+    path = experiments / "two" / "results" / "smoke" / "table.csv"
+    rows = list(csv.DictReader(path.open()))
+    return [{k: v for k, v in row.items() if k != "search_device_days"} for row in rows]
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_path: Path) -> None:
+    whole = start(experiments, tmp_path / "whole")
+    output, _ = whole.communicate()
+    # One row cannot be trained: the others are, and the exit status tells.
+    assert whole.returncode == 1, output
+    assert "failed: bad, seed 0" in output
+    assert "finished: good, seed 1" in output
+    expected = scores(experiments)
+    assert [row["seeds_finished"] for row in expected] == ["2", "0"]
+    assert "failed" in expected[1]["missing"]
+    assert "absent.pth" in expected[1]["missing"]
+
+    root = tmp_path / "killed"
+    first = start(experiments, root)
+    deadline = time.monotonic() + 300
+    # The second run has a checkpoint, and is in its second or third epoch.
+    while len(list(root.glob("*/*/checkpoints/last.ckpt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    statuses = sorted(run.status for run in find_runs(root))
+    assert statuses == ["finished", "interrupted"]
+    kept = {path: path.stat().st_mtime for path in root.glob("*/*/result.json")}
+
+    output, _ = start(experiments, root).communicate()
+    assert "1 runs finished before, 2 to do" in output
+    assert {path: path.stat().st_mtime for path in kept} == kept
+    assert any("resuming after epoch" in log.read_text() for log in root.glob("*/*/train.log"))
+    assert scores(experiments) == expected
+
+    again = start(experiments, root, "train=false")
+    assert again.communicate()
+    assert again.returncode == 0
+    assert scores(experiments) == expected
+
+
+# --- what is planned, without training
+
+
+def composed_as_train_does(overrides: tuple[str, ...]) -> Path:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        config = compose("train", list(overrides))
+    skeleton = config.dataset.get("skeleton", "mpii")
+    choose_parts(config, skeleton)
+    return run_folder(plain(config))
+
+
+def test_run_is_found_by_composing_what_train_is_given() -> None:
+    target = read_target(ROOT / "experiments", "table3", "smoke")
+    planned = reproduce.plan(target, ["run_root=elsewhere"], None)
+    assert [run.row.label for run in planned] == ["P=1", "P=3", "P=5", "P=8"]
+    for run in planned[:2]:
+        assert run.folder == composed_as_train_does(run.overrides)
+    assert len({run.folder for run in planned}) == 4
+
+
+def test_tables_share_the_runs_that_are_the_same() -> None:
+    def folder(name: str, label: str) -> Path | None:
+        target = read_target(ROOT / "experiments", name, "smoke")
+        (run,) = [r for r in reproduce.plan(target, [], None) if r.row.label == label]
+        return run.folder
+
+    shared = {folder("table2", "synchronous"), folder("table3", "P=3"), folder("table6", "d=8")}
+    assert len(shared) == 1
+    assert folder("table5", "HRNet-W32") == folder("table6", "HRNet-W32")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "lspet", "paper"])
+@pytest.mark.parametrize("name", ["table2", "table4", "table5", "table6", "table7", "figure5"])
+def test_every_shipped_row_composes(name: str, profile: str) -> None:
+    target = read_target(ROOT / "experiments", name, profile)
+    problems = {run.row.label: run.problem for run in reproduce.plan(target, [], [0])}
+    assert set(problems.values()) == {""}, problems
+
+
+def test_rows_stay_different_whatever_is_passed_to_all() -> None:
+    target = read_target(ROOT / "experiments", "table3", "smoke")
+    planned = reproduce.plan(target, ["parts=p5", "epochs=7"], [3, 4])
+    by_label = {(run.row.label, run.seed): run.settings for run in planned}
+    assert len(by_label) == 8
+    assert next(iter(by_label["P=8", 3]["model"]["parts"])) == "head_shoulder"
+    assert len(by_label["P=8", 3]["model"]["parts"]) == 8
+    assert {settings["epochs"] for settings in by_label.values()} == {7}
+    assert by_label["P=1", 4]["seed"] == 4
+
+
+def test_keys_of_the_command_are_not_passed_on() -> None:
+    given = ["target=table3", "profile=smoke", "jobs=2", "epochs=3", "+trainer.fast_dev_run=true"]
+    assert reproduce.passed_on(given) == ["epochs=3", "+trainer.fast_dev_run=true"]
+    for refused in ("seed=1", "initial=x"):
+        with pytest.raises(UsageError, match=refused.split("=")[0]):
+            reproduce.passed_on([refused])
+
+
+# --- pnfs runs
+
+
+def run_of(name: str, status: Any, config: dict[str, Any], score: float | None = None) -> Run:
+    record = None if score is None else {"score": score, "scores": {"PCK": score}, "seconds": 5000}
+    return Run(Path("runs") / name, status, None, config, record)
+
+
+RUNS = [
+    run_of("1a", "finished", {"seed": 0, "model": {"d": 8}, "workers": 2}, 50.0),
+    run_of("1b", "failed", {"seed": 1, "model": {"d": 8}, "workers": 2}),
+    run_of("2c", "finished", {"seed": 0, "model": {"d": 4}, "workers": 3}, 40.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "names"),
+    [
+        ({}, ["1a", "1b", "2c"]),
+        ({"seed": 0}, ["1a", "2c"]),
+        ({"model.d": 8, "state": "finished"}, ["1a"]),
+        ({"state": "running"}, []),
+    ],
+)
+def test_filter(conditions: dict[str, Any], names: list[str]) -> None:
+    assert [run.folder.name for run in runs.filtered(RUNS, conditions)] == names
+
+
+def test_filter_by_a_key_that_no_run_has_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"model\.depth"):
+        runs.filtered(RUNS, {"model.depth": 8})
+
+
+def column(table: Any, number: int) -> list[str]:
+    return [str(cell) for cell in table.columns[number].cells]
+
+
+def test_comparison_holds_what_differs_and_the_scores() -> None:
+    table = runs.comparison(RUNS[0], RUNS[2])
+    keys = column(table, 0)
+    assert keys[0] == "model.d"
+    assert "workers (does not define the run)" in keys[1]
+    assert keys[2:] == ["state", "PCK"]
+    assert column(table, 1) == ["8", "2", "finished", "50.00"]
+    assert column(table, 2) == ["4", "3", "finished", "40.00"]
+
+
+def test_list_shows_state_score_and_duration() -> None:
+    table = runs.run_table(RUNS, Path("runs"))
+    assert column(table, 0) == ["1a", "1b", "2c"]
+    assert column(table, 2) == ["50.0", "–", "40.0"]
+    assert column(table, 5) == ["1 h 23 min", "–", "1 h 23 min"]
+
+
+def test_record_is_json(tmp_path: Path) -> None:
+    # `find_runs` reads what a crashed writer may leave behind.
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "state.json").write_text(json.dumps({"state": "run"})[:5])
+    with pytest.raises(ValueError, match=r"state\.json.*not a readable record"):
+        find_runs(tmp_path)
