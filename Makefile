@@ -17,7 +17,8 @@ endif
 PROFILE ?= smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8
+.PHONY: help setup demo test lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
+    table-costs bench dashboard
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -43,6 +44,15 @@ reproduce-figure7 reproduce-figure8: reproduce-figure7_8
 
 reproduce-%: $(STAMP)
 	$(BIN)/pnfs reproduce target=$* profile=$(PROFILE) $(ARGS)
+
+table-costs: $(STAMP) ## parameters and MACs of every configuration in the paper's tables, beside the paper's
+	$(BIN)/pnfs costs $(ARGS)
+
+bench: $(STAMP) ## measure training steps, inference, data and evaluation into experiments/bench/ (a quarter of an hour)
+	$(BIN)/pnfs bench out=experiments/bench/cpu $(ARGS)
+
+dashboard: $(STAMP) ## one HTML page about all runs: runs/dashboard.html
+	$(BIN)/pnfs dashboard $(ARGS)
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

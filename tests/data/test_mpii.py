@@ -108,6 +108,20 @@ def test_persons_share_images_and_keep_the_files_order(tmp_path: Path):
     assert blue[2] > 200 > 50 > blue[0]
 
 
+def test_training_on_all_labelled_persons(tmp_path: Path):
+    first, second = "000000001.jpg", "000000002.jpg"
+    root = write(tmp_path / "d", [record(first), record(second)], [record(second), record(first)])
+    apart, both = MPII(root), MPII(root, train_split="all").persons("train")
+    expected = [*apart.persons("train").ids.tolist(), *apart.persons("val").ids.tolist()]
+    assert both.ids.tolist() == expected
+    names = [both.images.describe(int(i)) for i in both.image_index]
+    assert names == [first, second, second, first]
+    np.testing.assert_array_equal(both.joints[2:], apart.persons("val").joints)
+    assert (both[1].image == both[2].image).all()
+    with pytest.raises(DataError, match="train_split is train or all"):
+        MPII(root, train_split="val")  # type: ignore[arg-type]
+
+
 def test_files_are_read_once(tmp_path: Path):
     source = MPII(write(tmp_path / "d", [record()], [record()]))
     persons = source.persons("train")

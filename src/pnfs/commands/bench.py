@@ -87,7 +87,7 @@ def groupings(counts: list[int]) -> dict[int, Grouping]:
     for count in counts:
         path = configuration_folder() / "parts" / f"p{count}.yaml"
         if not path.is_file():
-            raise UsageError(f"parts: there is no part mode with {count} parts")
+            raise UsageError(f"part_counts: there is no part mode with {count} parts")
         found[count] = OmegaConf.to_container(OmegaConf.load(path))["mpii"]  # type: ignore[index,call-overload]
     return found
 
@@ -134,7 +134,7 @@ def _forms(settings: dict[str, Any], device: torch.device) -> dict[str, Section]
     sections = {}
     base = "loop, channels-last"
     how = form_settings(StepSettings(bfloat16=settings["bfloat16"]))
-    for count, grouping in groupings(settings["parts"]).items():
+    for count, grouping in groupings(settings["part_counts"]).items():
         times = step_times(grouping, how, **_step_arguments(settings, device))
         sections[f"forms P={count}"] = Section(
             title=f"Training step by form, P={count}, {_of_size(settings)}",
@@ -154,7 +154,7 @@ def _chosen(grouping: Grouping, settings: Mapping[str, Any], device: torch.devic
 
 def _ladder(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
     sections = {}
-    for count, grouping in groupings(settings["parts"]).items():
+    for count, grouping in groupings(settings["part_counts"]).items():
         times = step_times(grouping, ladder(device), **_step_arguments(settings, device))
         base = next(iter(times))
         rows = _rows(times, base, settings["batch_size"])
@@ -172,7 +172,7 @@ def _parts(settings: dict[str, Any], device: torch.device) -> dict[str, Section]
         compiled=settings["compiled"],
         fused_optimizer=device.type == "cuda",
     )
-    modes = groupings(settings["parts"])
+    modes = groupings(settings["part_counts"])
     arguments = _step_arguments(settings, device)
     times = {p: step_times(mode, {"": how}, **arguments)[""] for p, mode in modes.items()}
     rows = [
@@ -244,12 +244,13 @@ def _inference(settings: dict[str, Any], device: torch.device) -> dict[str, Sect
     skeleton = skeleton_by_name("mpii")
     modes = {
         f"P={count}": PartMode(skeleton, grouping)
-        for count, grouping in groupings(settings["parts"]).items()
+        for count, grouping in groupings(settings["part_counts"]).items()
     }
     height, width = settings["input_size"]
     found = bench_inference(
         modes,
         others=_baselines() if settings["baselines"] else None,
+        batches=settings["inference_batches"],
         input_size=(height, width),
         rounds=settings["rounds"],
         threads=torch.get_num_threads(),

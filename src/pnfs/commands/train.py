@@ -8,7 +8,12 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -219,7 +224,10 @@ def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L
     keep_last = ModelCheckpoint(
         dirpath=folder / "checkpoints", filename="last", enable_version_counter=False
     )
-    progress = RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)
+    # Showing the loss makes a GPU wait, so not at every step.
+    progress = (RichProgressBar if console.is_terminal else TQDMProgressBar)(refresh_rate=20)
+    patience = settings["early_stopping"]
+    stop = [] if patience is None else [EarlyStopping("val/score", mode="max", patience=patience)]
     return instantiate(
         settings["trainer"],
         max_epochs=settings["epochs"],
@@ -231,6 +239,7 @@ def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L
             ThroughputMonitor(),
             keep,
             keep_last,
+            *stop,
             progress,
         ],
         # The sampler shares out the data itself, and numbers the epochs of its draws.

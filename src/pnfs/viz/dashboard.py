@@ -160,13 +160,17 @@ def _row(row: int, card: RunCard, colour: str, pictured: bool) -> str:
         f'<td><span class="{escape(card.state)}">{escape(card.state)}</span></td>',
         f"<td>{escape(card.name)}</td>",
         _number(card.score, "" if card.score is None else f"{card.score:.1f}", card.score_name),
-        _number(card.parameters, "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"),
+        _number(
+            card.parameters, "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"
+        ),
         _number(card.macs, "" if card.macs is None else f"{card.macs / 1e9:.3g} G"),
         _number(card.seconds, "" if card.seconds is None else duration(card.seconds)),
         f"<td>{escape(card.summary)}</td>",
         f'<td class="notes">{_notes(card)}</td>',
     ]
-    return f'<tr class="run" data-run="{row}" data-state="{escape(card.state)}">{"".join(cells)}</tr>'
+    return (
+        f'<tr class="run" data-run="{row}" data-state="{escape(card.state)}">{"".join(cells)}</tr>'
+    )
 
 
 def _number(value: float | None, text: str, note: str = "") -> str:
@@ -176,7 +180,9 @@ def _number(value: float | None, text: str, note: str = "") -> str:
 
 
 def _notes(card: RunCard) -> str:
-    notes = [f'<b class="failed">{escape(text)}</b>' for text in (card.cause, *card.problems) if text]
+    notes = [
+        f'<b class="failed">{escape(text)}</b>' for text in (card.cause, *card.problems) if text
+    ]
     notes += [
         f"<code>{escape(key)}={escape(value)}</code>" for key, value in card.differences.items()
     ]
