@@ -25,7 +25,7 @@ ALLOWED = {
     # Strategies are callbacks of training; training knows none of them.
     "search": _BELOW_TRAINING | {"training"},
     "viz": _BELOW_TRAINING,
-    "export": {"body", "models", "codec"},
+    "export": {"body", "models", "codec", "data"},
     "inference": _BELOW_TRAINING | {"training", "viz"},
     "bench": _BELOW_TRAINING | {"training", "search", "export"},
     "reproduce": _BELOW_TRAINING | {"training", "viz"},

@@ -38,6 +38,7 @@ def run(config: DictConfig) -> None:
         outputs=settings["outputs"],
         decode_method=settings["decode_method"] or codec.get("decode_method", "quarter"),
         sigma=codec.get("sigma", 2.0),
+        unbiased=codec.get("unbiased", False),
         flip_shift=codec.get("flip_shift", 1),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pnfs.codec.decode import DecodeMethod, decode
+from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.models.folding import fuse
@@ -57,17 +58,21 @@ class ImagesToJoints(nn.Module):
 
     Args:
         maps: Images to score maps.
-        stride: Image pixels for each pixel of a map.
+        stride: Image pixels for each pixel of a map, along x and y.
         method: How joints are located.
         sigma: Of the target Gaussians, pixels of a map.
     """
 
     def __init__(
-        self, maps: ImagesToMaps, stride: int, method: DecodeMethod, sigma: float = 2.0
+        self,
+        maps: ImagesToMaps,
+        stride: tuple[float, float],
+        method: DecodeMethod,
+        sigma: float = 2.0,
     ) -> None:
         super().__init__()
         self.maps = maps
-        self.stride = stride
+        self.register_buffer("stride", torch.tensor(stride), persistent=False)
         self.method: DecodeMethod = method
         self.sigma = sigma
 
@@ -101,6 +106,7 @@ def export_onnx(
     outputs: Outputs = "maps",
     decode_method: DecodeMethod = "quarter",
     sigma: float = 2.0,
+    unbiased: bool = False,
     flip_shift: int = 1,
     padding: float = 1.25,
     checkpoint: str = "",
@@ -119,6 +125,7 @@ def export_onnx(
         outputs: What the file returns.
         decode_method: How joints are located.
         sigma: Of the target Gaussians, pixels of a map; "dark" needs it.
+        unbiased: The crops' geometry in training; see `pnfs.data.geometry.crop_matrix`.
         flip_shift: Of the flip test, and
         padding: of person boxes: written into the file for those who run it.
         checkpoint: SHA-256 of the checkpoint, to be written into the file.
@@ -143,13 +150,16 @@ def export_onnx(
         outputs=outputs,
         decode_method=decode_method,
         sigma=sigma,
+        unbiased=unbiased,
         flip_shift=flip_shift,
         padding=padding,
         checkpoint=checkpoint,
     )
     model: nn.Module = ImagesToMaps(fuse(network) if fold else copy.deepcopy(network))
     if outputs == "joints":
-        model = ImagesToJoints(model, network.stride, decode_method, sigma)
+        heatmap_size = (height // network.stride, width // network.stride)
+        stride = heatmap_stride((height, width), heatmap_size, unbiased)
+        model = ImagesToJoints(model, stride, decode_method, sigma)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(model.eval(), path, metadata)
     try:
@@ -183,7 +193,10 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
         found = runtime(images)
         if isinstance(found, tuple):
             joints, scores = (torch.from_numpy(x) for x in found)
-            _check_peaks(maps, joints / runtime.metadata.stride, path)
+            stride = heatmap_stride(
+                (height, width), (maps.shape[-2], maps.shape[-1]), runtime.metadata.unbiased
+            )
+            _check_peaks(maps, joints / torch.tensor(stride), path)
             difference = scores - maps.amax((2, 3))
         else:
             difference = torch.from_numpy(found) - maps

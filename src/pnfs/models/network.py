@@ -29,15 +29,22 @@ def normalise_images(
     Pixels are scaled by ImageNet's mean and standard deviation. The result is a view in channels-last
     memory.
     """
-    mean, std = _pixel_statistics(images.device)
+    # What is made while a graph is traced belongs to that graph and must not be kept.
+    tracing = torch.compiler.is_compiling()
+    statistics = _make_pixel_statistics if tracing else _pixel_statistics
+    mean, std = statistics(images.device)
     return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
+
+
+def _make_pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return mean.to(device) * 255, std.to(device) * 255
 
 
 @cache
 def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     # Made once for each device: a copy to a GPU would make every step wait for the one before.
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return mean.to(device) * 255, std.to(device) * 255
+    return _make_pixel_statistics(device)
 
 
 @dataclass(frozen=True)
