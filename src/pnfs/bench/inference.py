@@ -3,22 +3,25 @@
 import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pnfs.bench.timing import take_turns
+from pnfs.bench.apart import Call, CallApart, take_turns_apart
 from pnfs.body import PartMode
 from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
 from pnfs.models.backbones import MobileNetV2
-from pnfs.models.folding import fold_batch_norms, fuse
+from pnfs.models.folding import FusedPoseNetwork, fold_batch_norms, fuse
 
-Call = Callable[[np.ndarray], Any]
+Maker = Callable[[], Call]
 
 BASELINE = "eager, loop over parts"
 """What ratios are taken against: parts one after another, contiguous memory."""
@@ -37,7 +40,8 @@ def bench_inference(
 ) -> dict[str, Any]:
     """Times every form of the paper's ablation model (H=1, C=10, d=8, MobileNet-V2) with random weights.
 
-    Within a model and batch size the forms take turns. All take uint8 images and return score maps of joints.
+    Within a model and batch size the forms take turns, each in a process of its own. All take uint8 images and
+    return score maps of joints.
 
     Args:
         part_modes: Name -> part mode, P = 1, 3, 5, 8.
@@ -53,28 +57,29 @@ def bench_inference(
         "threads", "input_size", and "models": name -> batch size -> form -> "ms" (median), "ms_low", "speedup"
         over the baseline by medians, "difference" of its scores from the baseline's.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    options = {"batches": batches, "input_size": input_size, "rounds": rounds, "repeats": repeats}
+    options = {
+        "batches": batches,
+        "input_size": input_size,
+        "rounds": rounds,
+        "repeats": repeats,
+        "threads": threads,
+    }
     models: dict[str, Any] = {}
-    try:
-        for name, mode in part_modes.items():
-            torch.manual_seed(0)
-            network = PoseFabricNetwork(
-                backbone=MobileNetV2("none"), skeleton=mode.skeleton.name, parts=mode.parts
-            )
-            _make_lively(network, input_size)
-            with tempfile.TemporaryDirectory() as folder:
-                forms = _forms(network.eval(), Path(folder), input_size, threads, compiled)
-                models[name] = _time_forms(forms, **options)
-        for name, network in (others or {}).items():
-            with tempfile.TemporaryDirectory() as folder:
-                forms = _other_forms(network.eval(), Path(folder), input_size, threads)
-                models[name] = _time_forms(forms, **options)
+    for name, mode in part_modes.items():
         torch.manual_seed(0)
-        models["MobileNet-V2 alone"] = _time_forms(_backbone_forms(), **options)
-    finally:
-        torch.set_num_threads(before)
+        network = PoseFabricNetwork(
+            backbone=MobileNetV2("none"), skeleton=mode.skeleton.name, parts=mode.parts
+        )
+        _make_lively(network, input_size)
+        with tempfile.TemporaryDirectory() as folder:
+            forms = _forms(network.eval(), Path(folder), input_size, threads, compiled)
+            models[name] = _time_forms(forms, **options)
+    for name, network in (others or {}).items():
+        with tempfile.TemporaryDirectory() as folder:
+            forms = _other_forms(network.eval(), Path(folder), input_size, threads)
+            models[name] = _time_forms(forms, **options)
+    torch.manual_seed(0)
+    models["MobileNet-V2 alone"] = _time_forms(_backbone_forms(), **options)
     return {"threads": threads, "input_size": list(input_size), "models": models}
 
 
@@ -98,43 +103,42 @@ def _forms(
     input_size: tuple[int, int],
     threads: int,
     compiled: bool,
-) -> dict[str, Call]:
-    forms = {
-        BASELINE: _eager(_with_form(network, "loop").to(memory_format=torch.contiguous_format)),
-        "eager, loop, channels last": _eager(_with_form(network, "loop")),
-        "eager, grouped, channels last": _eager(_with_form(network, "grouped")),
-        "folded, PyTorch": _eager(fuse(network)),
+) -> dict[str, Maker]:
+    plain = _with_form(network, "loop").to(memory_format=torch.contiguous_format)
+    forms: dict[str, Maker] = {
+        BASELINE: Eager(plain),
+        "eager, loop, channels last": Eager(_with_form(network, "loop")),
+        "eager, grouped, channels last": Eager(_with_form(network, "grouped")),
+        "folded, PyTorch": Eager(fuse(network)),
     }
     if compiled:
-        folded = fuse(network)
-        folded.compile()
-        forms["folded, torch.compile"] = _eager(folded)
+        forms["folded, torch.compile"] = Eager(fuse(network), compiled=True)
     return forms | _exported(network, folder, input_size, threads)
 
 
 def _other_forms(
     network: PoseNetwork, folder: Path, input_size: tuple[int, int], threads: int
-) -> dict[str, Call]:
+) -> dict[str, Maker]:
     plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    forms = {BASELINE: _eager(plain), "folded, PyTorch": _eager(fuse(network))}
+    forms: dict[str, Maker] = {BASELINE: Eager(plain), "folded, PyTorch": Eager(fuse(network))}
     return forms | _exported(network, folder, input_size, threads)
 
 
-def _backbone_forms() -> dict[str, Call]:
+def _backbone_forms() -> dict[str, Maker]:
     """The pyramid's finest map stands for the output."""
     backbone = MobileNetV2("none").eval()
     folded = fold_batch_norms(backbone).to(memory_format=torch.channels_last)
-    return {BASELINE: _pyramid(backbone), "folded, PyTorch": _pyramid(folded)}
+    return {BASELINE: Eager(backbone), "folded, PyTorch": Eager(folded)}
 
 
 def _exported(
     network: PoseNetwork, folder: Path, input_size: tuple[int, int], threads: int
-) -> dict[str, Call]:
+) -> dict[str, Maker]:
     path = folder / "model.onnx"
     export_onnx(network, path, input_size=input_size)
     return {
-        "exported, ONNX Runtime": OnnxRuntime(path, threads),
-        "exported, OpenVINO": OpenVinoRuntime(path, threads),
+        "exported, ONNX Runtime": partial(OnnxRuntime, path, threads),
+        "exported, OpenVINO": partial(OpenVinoRuntime, path, threads),
     }
 
 
@@ -144,20 +148,29 @@ def _with_form(network: PoseFabricNetwork, form: Any) -> PoseFabricNetwork:
     return copied
 
 
-def _eager(network: nn.Module) -> Call:
+@dataclass(frozen=True)
+class Eager:
+    """Makes the plain call of a network.
+
+    Args:
+        network: With maps of joints, or a backbone, whose finest map stands for them.
+        compiled: Under `torch.compile`.
+    """
+
+    network: nn.Module
+    compiled: bool = False
+
+    def __call__(self) -> Call:
+        if self.compiled:
+            self.network.compile()
+        return self._maps
+
     @torch.inference_mode()
-    def call(images: np.ndarray) -> Tensor:
-        return network.joint_maps(network(_laid_out(images, network)))  # type: ignore[operator]
-
-    return call
-
-
-def _pyramid(backbone: nn.Module) -> Call:
-    @torch.inference_mode()
-    def call(images: np.ndarray) -> Tensor:
-        return backbone(_laid_out(images, backbone))[0]
-
-    return call
+    def _maps(self, images: np.ndarray) -> Tensor:
+        output = self.network(_laid_out(images, self.network))
+        if isinstance(self.network, PoseNetwork | FusedPoseNetwork):
+            return self.network.joint_maps(output)
+        return output[0]
 
 
 def _laid_out(images: np.ndarray, network: nn.Module) -> Tensor:
@@ -168,34 +181,30 @@ def _laid_out(images: np.ndarray, network: nn.Module) -> Tensor:
 
 
 def _time_forms(
-    forms: Mapping[str, Call],
+    forms: Mapping[str, Maker],
     *,
     batches: Sequence[int],
     input_size: tuple[int, int],
     rounds: int,
     repeats: int,
+    threads: int,
 ) -> dict[int, dict[str, dict[str, float]]]:
     result = {}
+    calls = {name: CallApart(make, threads) for name, make in forms.items()}
     for batch in batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, *input_size, 3), np.uint8)
-        expected = np.asarray(forms[BASELINE](images))
-        differences = {
-            name: float(np.abs(np.asarray(form(images)) - expected).max())
-            for name, form in forms.items()
-        }
-        calls = {name: _bound(form, images) for name, form in forms.items()}
-        times = take_turns(calls, rounds=rounds, repeats=repeats if batch == 1 else 1)
+        outputs = {name: call.output(images) for name, call in calls.items()}
+        times = take_turns_apart(calls, rounds=rounds, repeats=repeats if batch == 1 else 1)
         result[batch] = {
             name: {
-                "ms": 1e3 * time.median,
-                "ms_low": 1e3 * time.low,
-                "speedup": times[BASELINE].median / time.median,
-                "difference": differences[name],
+                "ms": 1e3 * median(seconds),
+                "ms_low": 1e3 * min(seconds),
+                "speedup": median(times[BASELINE]) / median(seconds),
+                "difference": float(np.abs(outputs[name] - outputs[BASELINE]).max()),
+                "highest": float(outputs[name].max()),
             }
-            for name, time in times.items()
+            for name, seconds in times.items()
         }
+    for call in calls.values():
+        call.close()
     return result
-
-
-def _bound(form: Call, images: np.ndarray) -> Callable[[], Any]:
-    return lambda: form(images)

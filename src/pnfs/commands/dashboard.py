@@ -1,5 +1,6 @@
 """`pnfs dashboard`: one HTML page about all runs, or a workspace at Weights & Biases."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.
 _LONGEST_VALUE = 60
 _MOST_DIFFERENCES = 8
 _ABSENT = "absent"
+_NAMED = ("parts", "operations")
+# Their values stand in model, loss and data, or in the choices themselves.
+_REPEATED = ("parts", "backbone", "operations", "fabric", "data")
 
 
 def run(config: DictConfig) -> None:
@@ -109,19 +113,42 @@ def _curves(path: Path) -> tuple[dict[str, Curve], list[str]]:
 
 
 def _differences(runs: Sequence[Run]) -> dict[Path, dict[str, str]]:
-    """For each run, the defining values that are not the same in all runs of its experiment."""
+    """For each run, the defining values by which the runs of its experiment differ.
+
+    Where they differ in much, only those that are not the experiment's most common ones.
+    """
     found: dict[Path, dict[str, str]] = {}
     for name in dict.fromkeys(run.config.get("name") for run in runs):
         members = [run for run in runs if run.config.get("name") == name]
-        values = [
-            {key: str(value) for key, value in flat(defining_part(run.config)).items()}
-            for run in members
-        ]
+        values = [_defining_values(run.config) for run in members]
         keys = list(dict.fromkeys(key for each in values for key in each))
-        differing = [key for key in keys if len({each.get(key, _ABSENT) for each in values}) > 1]
+        counts = {key: Counter(each.get(key, _ABSENT) for each in values) for key in keys}
+        differing = {key: count for key, count in counts.items() if len(count) > 1}
+        usual: dict[str, str] = {}
+        if len(differing) > _MOST_DIFFERENCES:
+            usual = {key: count.most_common(1)[0][0] for key, count in differing.items()}
         for run, each in zip(members, values, strict=True):
-            found[run.folder] = _shortened({k: each.get(k, _ABSENT) for k in differing})
+            own = {key: each.get(key, _ABSENT) for key in differing}
+            found[run.folder] = _shortened({k: v for k, v in own.items() if usual.get(k) != v})
     return found
+
+
+def _defining_values(config: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> value, without groups that other groups repeat; parts and operations by their names."""
+    part = {key: value for key, value in defining_part(config).items() if key not in _REPEATED}
+    return {
+        key: str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else str(value)
+        for key, value in flat(_named(part)).items()
+    }
+
+
+def _named(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: (", ".join(value) if key in _NAMED else _named(value))
+        if isinstance(value, Mapping)
+        else value
+        for key, value in tree.items()
+    }
 
 
 def _shortened(values: Mapping[str, str]) -> dict[str, str]:
@@ -156,12 +183,12 @@ def save_workspace(view: "Workspace") -> None:
     Raises:
         UsageError: Not logged in, no network, or no right to write there.
     """
-    import wandb  # An extra, not always installed.
+    from wandb.errors import Error  # An extra, not always installed.
 
     try:
         view.save()
         console.print(f"workspace: {view.url}", soft_wrap=True)
-    except (wandb.errors.Error, OSError, ValueError) as error:
+    except (Error, OSError, ValueError) as error:
         raise UsageError(
             f"the workspace of {view.entity}/{view.project} cannot be saved: {error}; "
             "`wandb login`, and check that the project exists"

@@ -1,7 +1,6 @@
 """`pnfs train`: search, train, evaluate; one folder and one record a run."""
 
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
     TQDMProgressBar,
 )
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
@@ -28,7 +27,7 @@ from pnfs.commands.configuration import (
     without_downloads,
 )
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import evaluation_choices, score, write_pictures
+from pnfs.commands.scoring import evaluation_choices, log_media, score, write_pictures
 from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.models import PoseNetwork
@@ -47,6 +46,7 @@ from pnfs.training.records import (
     write_result,
 )
 from pnfs.training.throughput import ThroughputMonitor
+from pnfs.training.wandb_run import finished_wandb, log_summary, wandb_arguments
 
 console = Console()
 
@@ -88,6 +88,18 @@ def run_as_rank(settings: dict[str, Any], folder: str, earlier_seconds: float) -
 
 
 def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_seconds: float) -> float:
+    loggers = build_loggers(settings, folder)
+    with finished_wandb(loggers):
+        return _search_and_score(settings, source, folder, earlier_seconds, loggers)
+
+
+def _search_and_score(
+    settings: dict[str, Any],
+    source: Source,
+    folder: Path,
+    earlier_seconds: float,
+    loggers: list[Logger],
+) -> float:
     started = time.monotonic() - earlier_seconds
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
@@ -101,7 +113,7 @@ def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_secon
     untrained: dict[str, float] = {}
     if settings["evaluate_untrained"]:
         untrained = score(module, data, settings["trainer"], "val")
-    _fit(settings, module, data, folder)
+    _fit(settings, module, data, folder, loggers)
     best = read_checkpoint(folder, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
@@ -112,6 +124,8 @@ def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_secon
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     pictures = write_pictures(module, data, folder, "val")
     write_result(folder, record)
+    log_summary(loggers, record)
+    log_media(loggers, pictures, settings["epochs"])
     columns = {"untrained": untrained, "trained": scores} if untrained else {"trained": scores}
     console.print(score_table(_title(settings), columns))
     console.print(described(choices))
@@ -121,7 +135,13 @@ def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_secon
     return float(record["score"])
 
 
-def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, folder: Path) -> None:
+def _fit(
+    settings: dict[str, Any],
+    module: PoseModule,
+    data: PoseDataModule,
+    folder: Path,
+    loggers: list[Logger],
+) -> None:
     """Trains from the beginning, or from where an earlier start of the same run was stopped."""
     last = folder / "checkpoints" / "last.ckpt"
     resumes = last.is_file()
@@ -135,7 +155,6 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
         first = next(iter(data.train_dataloader()))
         module.network.calibrate(normalise_images(first["image"]))
     compile_steps(module, settings)
-    loggers = build_loggers(settings, folder)
     trainer = _trainer(settings, folder, loggers)
     try:
         trainer.fit(
@@ -146,7 +165,6 @@ def _fit(settings: dict[str, Any], module: PoseModule, data: PoseDataModule, fol
         console.print(f"interrupted; the same command resumes {folder}", soft_wrap=True)
         raise
     finally:
-        _finish_wandb(loggers)
         rank_zero_only(put_together)(folder)
 
 
@@ -197,15 +215,8 @@ def build_loggers(settings: dict[str, Any], folder: Path) -> list[Logger]:
     """CSV always, and what the logger group names."""
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
     for name, entry in settings["logger"].items():
-        extra = {
-            "id": folder.name,
-            "name": folder.name,
-            "group": settings["name"],
-            "resume": "allow",
-        }
-        loggers.append(
-            instantiate(entry, save_dir=str(folder), **(extra if name == "wandb" else {}))
-        )
+        extra = wandb_arguments(settings, folder) if name == "wandb" else {}
+        loggers.append(instantiate(entry, save_dir=str(folder), **extra))
     for logger in loggers[1:]:
         logger.log_hyperparams(settings)
     return loggers
@@ -246,14 +257,6 @@ def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L
         use_distributed_sampler=False,
         default_root_dir=str(folder),
     )
-
-
-def _finish_wandb(loggers: list[Logger]) -> None:
-    """Ends the run, so that the next job of a sweep does not continue it."""
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
-        import wandb  # An extra, not always installed.
-
-        wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
 
 
 def _record(

@@ -63,6 +63,8 @@ class ImagesToJoints(nn.Module):
         sigma: Of the target Gaussians, pixels of a map.
     """
 
+    stride: Tensor
+
     def __init__(
         self,
         maps: ImagesToMaps,

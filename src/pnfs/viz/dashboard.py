@@ -16,8 +16,9 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
 from pnfs.data.persons import DataError
@@ -93,7 +94,7 @@ def dashboard_page(
     shown = _best(cards, pictured)
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(subtitle)}</p>",
-        '<form><input id="filter" type="search" placeholder="filter: words that a row holds" '
+        '<form><input id="filter" type="search" placeholder="filter: LSPET, seed 1, ..." '
         f'aria-label="filter">{states}<output id="count"></output></form>',
         _table(cards, colours, set(shown)),
         *_benchmarks(cards, colours),
@@ -148,7 +149,10 @@ def _table(cards: Sequence[RunCard], colours: Sequence[str], pictured: set[int])
     rows = "\n".join(
         _row(row, card, colours[row], row in pictured) for row, card in enumerate(cards)
     )
-    return f'<table id="runs"><thead><tr>{header}</tr></thead><tbody>\n{rows}\n</tbody></table>'
+    return (
+        f'<div id="scroll"><table id="runs"><thead><tr>{header}</tr></thead>'
+        f"<tbody>\n{rows}\n</tbody></table></div>"
+    )
 
 
 def _row(row: int, card: RunCard, colour: str, pictured: bool) -> str:
@@ -216,7 +220,8 @@ def _benchmarks(cards: Sequence[RunCard], colours: Sequence[str]) -> list[str]:
             if any(metric in cards[row].curves for row in rows)
         ]
         costed = [row for row in rows if cards[row].score is not None and cards[row].macs]
-        charts += [_trade_off(cards, colours, costed)] if costed else []
+        if costed:
+            charts.insert(0, _trade_off(cards, colours, costed))
         drawn = "".join(f"<figure>{chart}</figure>" for chart in charts)
         nothing = "<p>Nothing was logged yet.</p>"
         sections.append(
@@ -241,8 +246,11 @@ def _curve_chart(
         (line,) = axes.plot(x, y, color=_rgb(colours[row]), linewidth=1.6, marker=marker, ms=3)
         line.set_gid(f"run-{row}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(-0.3, max(1.0, *(x[-1] for x, _ in curves.values())) + 0.3)
     if logarithmic and all((y > 0).all() for _, y in curves.values()):
         axes.set_yscale("log")
+    else:
+        _from_zero(axes)
     return _inline(figure, cards)
 
 
@@ -256,12 +264,15 @@ def _trade_off(cards: Sequence[RunCard], colours: Sequence[str], rows: Sequence[
     figure, axes = _axes("MACs of one image (G, log scale)", f"{names} (%)")
     axes.set_xscale("log")
     for row in rows:
-        macs = cards[row].macs
+        macs, score = cards[row].macs, cards[row].score
         assert macs is not None
-        (point,) = axes.plot(macs / 1e9, cards[row].score, "o", color=_rgb(colours[row]), ms=7)
+        assert score is not None
+        (point,) = axes.plot(macs / 1e9, score, "o", color=_rgb(colours[row]), ms=7, clip_on=False)
         point.set_gid(f"run-{row}")
     costs = [cards[row].macs or 1 for row in rows]
-    axes.set_xlim(min(costs) / 1e9 / 1.6, max(costs) / 1e9 * 1.6)
+    axes.set_xlim(min(costs) / 1e9 / 2, max(costs) / 1e9 * 2)
+    _from_zero(axes)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     return _inline(figure, cards)
@@ -278,13 +289,18 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _from_zero(axes: Axes) -> None:
+    """Scores from zero, up to one percent at least."""
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+
+
 def _rgb(colour: str) -> str | tuple[float, ...]:
     """Matplotlib knows no hsl()."""
     if not colour.startswith("hsl"):
         return colour
     hue = float(colour[4:].split()[0]) / 360
     # Of the HSL colours above: value 0.64, saturation 0.75.
-    return tuple(mpl.colors.hsv_to_rgb((hue, 0.75, 0.64)))
+    return tuple(hsv_to_rgb((hue, 0.75, 0.64)))
 
 
 def _inline(figure: Figure, cards: Sequence[RunCard]) -> str:
@@ -376,8 +392,9 @@ form { display: flex; gap: 1rem; align-items: center; flex-wrap: wrap; margin: .
 #filter { font: inherit; padding: .35rem .6rem; width: 22rem; border: 1px solid #b8c1cc;
   border-radius: 4px; }
 output { color: #6b7280; }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; border-bottom: 2px solid #d3d9e0; padding: 0; }
+#scroll { max-height: 42rem; overflow: auto; border: 1px solid #e5e9ee; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; }
+th { position: sticky; top: 0; background: #fff; text-align: left; border-bottom: 2px solid #d3d9e0; padding: 0; }
 th button { font: inherit; font-weight: 600; background: none; border: 0; padding: .35rem .5rem;
   cursor: pointer; color: inherit; white-space: nowrap; }
 th.number, td.number { text-align: right; white-space: nowrap; }
@@ -385,7 +402,7 @@ th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 td { border-bottom: 1px solid #e5e9ee; padding: .3rem .5rem; vertical-align: top; }
 td:first-child { white-space: nowrap; } small { color: #6b7280; }
-.notes { max-width: 30rem; overflow-wrap: anywhere; }
+.notes { min-width: 22rem; max-width: 34rem; overflow-wrap: anywhere; }
 code { font-size: .85em; background: #f1f4f7; padding: 0 .25em; border-radius: 3px; }
 tr.run:hover, tr.run.lit { background: #f3f7fb; }
 i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
@@ -393,7 +410,7 @@ a { color: inherit; }
 .finished { color: #1b7f4b; } .running { color: #0b6e99; } .interrupted { color: #9a6700; }
 .failed { color: #b3261e; font-weight: 600; }
 .charts, .pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-figure { margin: 0; } .charts figure { flex: 1 1 380px; max-width: 520px; }
+figure { margin: 0; } .charts figure { flex: 1 1 310px; max-width: 480px; }
 svg { width: 100%; height: auto; } svg text { font-family: system-ui, sans-serif !important; }
 .lighting svg .run:not(.lit) { opacity: .12; }
 .pictures figure { flex: 1 1 480px; max-width: 680px; }
@@ -435,11 +452,11 @@ function sort(column) {
 }
 
 function choose() {
-  const words = filter.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  const words = filter.value.toLowerCase().split(",").map(word => word.trim());
   const wanted = new Set(states.filter(each => each.checked).map(each => each.value));
   const hidden = new Set();
   for (const row of body.rows) {
-    const text = row.textContent.toLowerCase();
+    const text = [...row.cells].map(cell => cell.textContent).join(" ").toLowerCase();
     if (!wanted.has(row.dataset.state) || !words.every(word => text.includes(word)))
       hidden.add(row.dataset.run);
   }

@@ -1,0 +1,207 @@
+"""The page of runs: parsed, and opened in a real browser where there is one."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pnfs.data.persons import DataError
+from pnfs.viz.dashboard import RunCard, dashboard_page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the cells of the table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, Mapping[str, str | None]]] = []
+        self.cells: list[list[str]] = []
+        self.open_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.cells.append([])
+        if tag == "td":
+            self.cells[-1].append("")
+            self.open_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "td":
+            self.open_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self.open_cell:
+            self.cells[-1][-1] += data
+
+    def all(self, tag: str) -> list[Mapping[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def card(number: int, picture: Path | None = None, **given: object) -> RunCard:
+    epochs = np.arange(4.0)
+    known = {
+        "path": f"table6/{number:08x}",
+        "state": "finished",
+        "name": "table6",
+        "benchmark": "LSPET",
+        "summary": f"LSPET PoseFabricNetwork seed {number}",
+        "score": 50.0 + number,
+        "score_name": "PCK@0.2",
+        "parameters": 1_500_000,
+        "macs": (number + 1) * 100_000_000,
+        "seconds": 60.0 * (number + 1),
+        "curves": {"val/score": (epochs, epochs * 10), "train/loss": (epochs, 1 / (1 + epochs))},
+        "pictures": {} if picture is None else {"architecture": picture},
+    }
+    return RunCard(**(known | given))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "architecture.png"
+    Image.fromarray(np.full((900, 3000, 3), 200, np.uint8)).save(path)
+    return path
+
+
+def test_row_says_what_the_run_is(picture: Path) -> None:
+    failed = card(
+        1, state="failed", cause="out of memory", score=None, parameters=None, macs=None,
+        seconds=None, curves={}, differences={"seed": "1"},
+    )  # fmt: skip
+    page = Page(dashboard_page([card(0, picture), failed], title="runs"))
+    _, first, second = page.cells
+    assert first[:8] == [
+        "table6/00000000", "finished", "table6", "50.0 PCK@0.2", "1.50 M", "0.1 G", "60 s",
+        "LSPET PoseFabricNetwork seed 0",
+    ]  # fmt: skip
+    assert second[1] == "failed"
+    assert second[3:7] == ["–"] * 4
+    assert second[8] == "out of memory seed=1"
+    # The table sorts by numbers, not by their texts.
+    values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
+    assert values == ["50", "1500000", "100000000", "60", "", "", "", ""]
+
+
+def test_curves_and_points_carry_their_run() -> None:
+    page = Page(dashboard_page([card(0), card(1), card(2, curves={})], title="runs"))
+    drawn = [each["data-run"] for each in page.all("g") if each.get("class") == "run"]
+    # Trade-off of three; scores and losses of the two that logged any.
+    assert sorted(drawn) == ["0"] * 3 + ["1"] * 3 + ["2"]
+    assert len(page.all("svg")) == 3
+
+
+def test_benchmarks_share_no_axes() -> None:
+    other = card(1, benchmark="COCO", score_name="AP", curves={})
+    text = dashboard_page([card(0, curves={}), other], title="runs")
+    assert len(Page(text).all("svg")) == 2
+    assert "PCK@0.2 (%)" in text
+    assert "AP (%)" in text
+    assert "AP, PCK" not in text
+
+
+def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) -> None:
+    nasty = card(
+        0, picture, path=NASTY, name=NASTY, summary=NASTY, cause=NASTY, benchmark=NASTY,
+        score_name=NASTY, differences={NASTY: NASTY}, problems=[NASTY], state="failed",
+    )  # fmt: skip
+    text = dashboard_page([nasty, card(1)], title=NASTY, subtitle=NASTY)
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert "<script>alert" not in text
+    assert NASTY in page.cells[1][0]
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    names = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(names) == len(set(names))
+
+
+def test_pictures_are_the_best_runs_of_every_benchmark(picture: Path) -> None:
+    cards = [card(n, picture) for n in range(3)] + [card(3, picture, benchmark="COCO", score=1.0)]
+    page = Page(dashboard_page(cards, title="runs", pictured=2))
+    assert {each["id"] for each in page.all("details")} == {"run-2", "run-3"}
+    assert len(page.all("img")) == 2
+
+
+def test_pictures_are_scaled_down(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), dtype=np.uint8)
+    path = tmp_path / "predictions.png"
+    Image.fromarray(noise).save(path)
+    small = dashboard_page([card(0, path)], title="runs")
+    assert len(small) < path.stat().st_size / 10
+
+
+def test_damaged_picture_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "architecture.png"
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"architecture\.png"):
+        dashboard_page([card(0, path)], title="runs")
+
+
+# Sorts and filters as a reader would, and writes down what is seen then.
+PROBE = """
+<script>{
+const rows = () => [...document.querySelectorAll("#runs tbody tr")];
+const seen = what => document.body.insertAdjacentHTML("beforeend", `<p class="probe">${what}</p>`);
+const heads = document.querySelectorAll("#runs th button");
+const order = () => rows().map(row => row.dataset.run).join(" ");
+heads[3].click(); seen("score down: " + order());
+heads[3].click(); seen("score up: " + order());
+const box = document.getElementById("filter");
+box.value = "lspet, Seed 2"; box.dispatchEvent(new Event("input"));
+const left = rows().filter(row => row.getClientRects().length).map(row => row.dataset.run);
+seen("filtered: " + left.join(" "));
+const drawn = [...document.querySelectorAll("svg .run")].filter(g => g.getClientRects().length);
+seen("drawn: " + [...new Set(drawn.map(g => g.dataset.run))].join(" "));
+seen("count: " + document.getElementById("count").textContent);
+box.value = ""; box.dispatchEvent(new Event("input"));
+}</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
+def test_browser_sorts_filters_and_draws(tmp_path: Path, picture: Path) -> None:
+    cards = [card(0, picture), card(1, score=None, state="running"), card(2, score=70.0)]
+    path = tmp_path / "page.html"
+    path.write_text(dashboard_page(cards, title="runs").replace("</body>", f"{PROBE}</body>"))
+    shot = tmp_path / "page.png"
+    dom = in_browser(path, tmp_path, "--dump-dom")
+    probes = re.findall(r'<p class="probe">([^$<]*)</p>', dom)
+    assert probes == [
+        "score down: 2 0 1", "score up: 0 2 1", "filtered: 2", "drawn: 2", "count: 1 of 3 runs",
+    ]  # fmt: skip
+    in_browser(path, tmp_path, f"--screenshot={shot}")
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    # The curve of the first run is drawn in its colour.
+    blue = np.abs(pixels - (0x00, 0x72, 0xB2)).max(-1) < 24
+    assert blue.sum() > 200
+    assert (pixels.min(-1) > 240).mean() > 0.5
+
+
+def in_browser(path: Path, folder: Path, what: str) -> str:
+    assert CHROMIUM is not None
+    quiet = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    ]  # fmt: skip
+    command = [CHROMIUM, *quiet, f"--user-data-dir={folder / 'browser'}", "--window-size=1400,2000"]
+    done = subprocess.run(
+        [*command, what, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout
