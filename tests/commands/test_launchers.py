@@ -296,7 +296,9 @@ def is_gone(pid: int) -> bool:
 @pytest.mark.parametrize("by", ["Ctrl-C", "kill"])
 def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
     arguments = {"folder": str(ranks), "does": "sleeps"}
-    script = "from pnfs.commands.processes import run_in_processes as run; "
+    # What a shell starts in the background ignores Ctrl-C, these tests among it.
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script += "from pnfs.commands.processes import run_in_processes as run; "
     command = [sys.executable, "-c", f"{script}run('ranks', {arguments!r}, 2)"]
     parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     files = [ranks / f"pid_{rank}" for rank in range(2)]
