@@ -17,7 +17,7 @@ endif
 PROFILE ?= smoke
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
+.PHONY: help setup demo test test-slow lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
     table-costs bench dashboard
 
 help: ## list the targets
@@ -30,8 +30,11 @@ setup: $(STAMP) ## make or update .venv (PYTHON=/path/to/python chooses the inte
 demo: $(STAMP) ## train the small example on a CPU (ARGS="epochs=2 ..." changes its settings)
 	$(BIN)/pnfs train experiment=demo $(ARGS)
 
-test: $(STAMP) ## run all tests (ARGS="-m 'not slow' ..." goes to pytest; WORKERS=n)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test: $(STAMP) ## run the tests, but for the slow ones (ARGS goes to pytest; WORKERS=n)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests: whole trainings, kills and resumes, launchers, notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce-table2 ... table7, reproduce-figure5 ... figure8)
 	$(BIN)/pnfs reproduce target=all profile=$(PROFILE) $(ARGS)
