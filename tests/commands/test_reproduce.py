@@ -61,6 +61,12 @@ def scores(experiments: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "search_device_days"} for row in rows]
 
 
+def second_run_has_a_checkpoint(root: Path) -> bool:
+    finished = {path.parent for path in root.glob("*/*/result.json")}
+    begun = {path.parents[1] for path in root.glob("*/*/checkpoints/last.ckpt")}
+    return bool(finished) and bool(begun - finished)
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_path: Path) -> None:
     whole = start(experiments, tmp_path / "whole")
@@ -77,8 +83,8 @@ def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_
     root = tmp_path / "killed"
     first = start(experiments, root)
     deadline = time.monotonic() + 300
-    # The second run has a checkpoint, and is in its second or third epoch.
-    while len(list(root.glob("*/*/checkpoints/last.ckpt"))) < 2 and time.monotonic() < deadline:
+    # The first run is finished; the second has a checkpoint, and is in its second or third epoch.
+    while not second_run_has_a_checkpoint(root) and time.monotonic() < deadline:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
