@@ -126,10 +126,17 @@ class PartSubnetworks(nn.Module):
             return self.form
         if finest.is_cuda:
             return "dense"
-        # Measured on two CPU cores, channels-last: grouping is never behind up to three parts, and pays
-        # off for any number of them while batches are small; beyond that a loop trains faster.
-        small = self.parts <= 3 or (not self.training and len(finest) <= 2)
+        # Measured on two CPU cores, channels-last (experiments/bench/cpu): grouping pays off where maps are
+        # small, and for any number of parts at batch 1 inference; large batches train faster in a loop.
+        if self.training:
+            small = self.parts <= 3 and finest[:, 0].numel() <= _FEW_PIXELS
+        else:
+            small = self.parts <= 3 or len(finest) <= 2
         return "grouped" if small else "loop"
+
+
+_FEW_PIXELS = 2**14
+"""Pixels of a batch's finest maps up to which launching a kernel a part costs more than grouping."""
 
 
 def _conv_in_slices(adapter: nn.Module, x: Tensor, count: int) -> Lanes:
