@@ -64,6 +64,16 @@ def read(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def test_training_stops_when_the_score_has_stopped_to_rise(tmp_path: Path) -> None:
+    steps = ["epochs=8", "early_stopping=1", "optimizer.lr=1e-12", f"run_root={tmp_path}"]
+    train.run(composed("train", *MODEL, *SYNTHETIC, *steps))
+    with (only_run(tmp_path) / "metrics.csv").open() as file:
+        scores = [float(row["val/score"]) for row in csv.DictReader(file) if row["val/score"]]
+    rises = [score > max([-1.0, *scores[:epoch]]) for epoch, score in enumerate(scores)]
+    assert len(scores) < 8
+    assert rises.index(False) == len(scores) - 1
+
+
 def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 

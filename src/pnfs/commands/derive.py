@@ -22,7 +22,7 @@ from pnfs.commands.evaluate import chosen_dataset
 from pnfs.commands.scoring import score
 from pnfs.commands.train import build_module
 from pnfs.data.module import PoseDataModule
-from pnfs.models import PoseFabricNetwork, PoseNetwork
+from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
     describe_architecture,
@@ -37,6 +37,7 @@ from pnfs.training.checkpoints import (
     find_checkpoint,
     read_checkpoint,
 )
+from pnfs.training.module import load_network_state
 from pnfs.training.records import provenance, write_result
 
 console = Console()
@@ -128,14 +129,6 @@ def _kept_as_data(kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _lists(cell: dict[str, Any]) -> dict[str, Any]:
     return {"inputs": list(cell["inputs"]), "edges": [list(edge) for edge in cell["edges"]]}
-
-
-def load_network_state(network: PoseNetwork, state: Mapping[str, torch.Tensor]) -> None:
-    """Loads the network's part of a Lightning checkpoint."""
-    prefix = "network."
-    network.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
 
 
 def save_derived(

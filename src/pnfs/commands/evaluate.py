@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -35,6 +35,7 @@ from pnfs.evaluation.breakdown import Breakdown, criterion_of
 from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule
 from pnfs.training.records import provenance, write_result
+from pnfs.training.wandb_run import finished_wandb
 
 console = Console()
 
@@ -206,15 +207,12 @@ def loggers_of(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger
         extra = {"name": label, "job_type": "evaluate"} if name == "wandb" else {}
         folder.mkdir(parents=True, exist_ok=True)
         loggers.append(instantiate(entry, save_dir=str(folder), **extra))
-    try:
-        yield loggers
-    finally:
-        for logger in loggers:
-            logger.finalize("success" if sys.exc_info()[0] is None else "failed")
-        if any(isinstance(logger, WandbLogger) for logger in loggers):
-            import wandb  # An extra, not always installed.
-
-            wandb.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
+    with finished_wandb(loggers):
+        try:
+            yield loggers
+        finally:
+            for logger in loggers:
+                logger.finalize("success" if sys.exc_info()[0] is None else "failed")
 
 
 def without_nan(value: Any) -> Any:

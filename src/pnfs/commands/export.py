@@ -7,10 +7,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.commands.configuration import UsageError, build_network, plain, without_downloads
-from pnfs.commands.derive import load_network_state
 from pnfs.commands.loading import DEFAULT_PADDING
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.training.module import load_network_state
 
 _CHOICES = {"format": ("onnx",), "outputs": ("maps", "joints")}
 

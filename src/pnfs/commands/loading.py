@@ -6,11 +6,11 @@ from typing import Any, Literal, cast, get_args
 from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, build_network, without_downloads
-from pnfs.commands.derive import load_network_state
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.inference import Predictor, TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
 from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError, find_checkpoint, read_checkpoint
+from pnfs.training.module import load_network_state
 
 DEFAULT_PADDING = 1.25
 """Of person boxes in the datasets' loaders."""

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pnfs.commands.configuration import UsageError
 from pnfs.training.records import Run, defining_part, find_runs
+from pnfs.viz.dashboard import duration
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "bold red"}
 
@@ -108,14 +109,6 @@ def summary(config: Mapping[str, Any]) -> str:
 def _class(node: Any) -> str:
     target = node.get("_target_") if isinstance(node, dict) else None
     return str(target).rsplit(".", 1)[-1] if target else ""
-
-
-def duration(seconds: float) -> str:
-    """Hours and minutes, or seconds of a short run."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def comparison(one: Run, other: Run) -> Table:

@@ -307,7 +307,7 @@ class OKSAveragePrecision(Metric):
             rows: Which sample each is.
         """
         keypoints = keypoints.astype(np.float64)
-        scores = self.box_scores[rows] * _joint_score(keypoints[..., 2], self.joint_threshold)
+        scores = self.box_scores[rows] * mean_joint_score(keypoints[..., 2], self.joint_threshold)
         image_ids = self.image_ids[rows]
         by_image = np.argsort(image_ids, kind="stable")
         starts = np.flatnonzero(np.diff(image_ids[by_image])) + 1
@@ -336,8 +336,8 @@ class OKSAveragePrecision(Metric):
         return members[kept]
 
 
-def _joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Float[np.ndarray, " N"]:
-    """Mean of the scores above the threshold, 0 where there is none."""
+def mean_joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Float[np.ndarray, " N"]:
+    """Mean of a person's joint scores above the threshold, 0 where there is none (HRNet's rescoring)."""
     counts = scores > threshold
     return (scores * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
 

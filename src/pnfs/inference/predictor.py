@@ -16,6 +16,7 @@ from pnfs.codec.decode import DecodeMethod, decode, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, heatmap_stride, invert
 from pnfs.data.persons import DataError
 from pnfs.evaluation.flip import average_with_flip
+from pnfs.evaluation.oks import mean_joint_score
 from pnfs.inference.runtime import Runtime, TorchRuntime
 
 JOINT_THRESHOLD = 0.2
@@ -275,7 +276,9 @@ class Predictor:
         return Prediction(
             joints=joints,
             scores=scores,
-            person_scores=query.box_scores * person_scores(scores),
+            person_scores=(query.box_scores * mean_joint_score(scores, JOINT_THRESHOLD)).astype(
+                np.float32
+            ),
             boxes=query.boxes,
             box_scores=query.box_scores,
             skeleton=self.skeleton,
@@ -300,15 +303,6 @@ class _Kept:
 
     joint_maps: bool
     vectors: bool
-
-
-def person_scores(
-    scores: Float[np.ndarray, "N K"], threshold: float = JOINT_THRESHOLD
-) -> Float32[np.ndarray, " N"]:
-    """Mean of the joint scores above the threshold, 0 where there is none (HRNet's rescoring)."""
-    counts = scores > threshold
-    total = np.where(counts, scores, 0).sum(-1)
-    return (total / np.maximum(counts.sum(-1), 1)).astype(np.float32)
 
 
 def _checked_boxes(

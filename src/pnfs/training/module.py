@@ -198,10 +198,15 @@ class PoseModule(L.LightningModule):
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Loads a checkpoint's `state_dict` (entries of the network only)."""
-        prefix = "network."
-        self.network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        )
+        load_network_state(self.network, state)
+
+
+def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
+    """Loads the network's entries of a `PoseModule`'s `state_dict`."""
+    prefix = "network."
+    network.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
 
 
 def move_batch(batch: PoseBatch, device: torch.device) -> PoseBatch:
