@@ -138,6 +138,27 @@ def test_a_file_that_differs_is_refused_and_removed(
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(backbone_layers=3, channels=2),
+        skeleton="mpii",
+        parts={"all": MPII.joints},
+        channels=2,
+        vector_dim=1,
+    ).eval()
+    with torch.no_grad():
+        network.subnetworks.head.weight.mul_(1e9)
+    differences = export_onnx(network, tmp_path / "large.onnx", input_size=SIZE).differences
+    highest = expected_maps(network, images(1)).abs().max()
+    # Rounding alone goes beyond what is allowed to scores up to 1.
+    assert onnx_model.TOLERANCE < max(differences.values()) < 1e-5 * highest
+    with torch.no_grad():
+        network.subnetworks.head.weight.mul_(1.01)
+    with pytest.raises(ExportError, match="differ from PyTorch's by"):
+        check_export(network, tmp_path / "large.onnx")
+
+
 @pytest.mark.parametrize("size", [(64, 65), (0, 64), (33, 32)])
 def test_sizes_that_do_not_fit(network, tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ExportError, match="divide by 32"):

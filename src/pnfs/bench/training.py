@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from pnfs.bench.apart import Call, CallApart, take_turns_apart
 from pnfs.bench.timing import Timing, take_turns
 from pnfs.codec.targets import gaussian_targets
 from pnfs.models import PoseFabricNetwork, normalise_images
@@ -15,6 +17,7 @@ from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
 from pnfs.models.lanes import FORMS, Form
 from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.memory import keep_freed_memory
 
 Grouping = Mapping[str, Sequence[str]]
 """Part name -> joint names."""
@@ -30,6 +33,8 @@ class StepSettings:
         bfloat16: Mixed precision.
         compiled: `torch.compile` of the network.
         fused_optimizer: One kernel for all parameters in Adam.
+        keep_memory: `keep_freed_memory`; it holds for a process, so only steps in processes of their own
+            can differ in it.
     """
 
     form: Form | str = "auto"
@@ -37,6 +42,7 @@ class StepSettings:
     bfloat16: bool = False
     compiled: bool = False
     fused_optimizer: bool = False
+    keep_memory: bool = False
 
 
 class TrainingStep:
@@ -128,6 +134,10 @@ def ladder(device: torch.device) -> dict[str, StepSettings]:
         steps["+ bfloat16"] = half
         steps["+ fused optimiser"] = replace(half, fused_optimizer=True)
         steps["+ compiled"] = replace(half, fused_optimizer=True, compiled=True)
+    else:
+        fused = replace(steps["+ form chosen"], fused_optimizer=True)
+        steps["+ fused optimiser"] = fused
+        steps["+ memory kept"] = replace(fused, keep_memory=True)
     return steps
 
 
@@ -150,6 +160,56 @@ def step_times(
         for name, how in settings.items()
     }
     return take_turns(steps, device=device, rounds=rounds, repeats=repeats)
+
+
+@dataclass(frozen=True)
+class StepApart:
+    """Makes a training step on the CPU in a process of its own; the images given to its call are not read.
+
+    Args:
+        grouping: The parts, of MPII's joints.
+        settings: How it runs.
+        batch_size: Persons.
+        input_size: (height, width) of the crops.
+    """
+
+    grouping: Grouping
+    settings: StepSettings
+    batch_size: int
+    input_size: tuple[int, int]
+
+    def __call__(self) -> Call:
+        if self.settings.keep_memory:
+            keep_freed_memory()
+        step = TrainingStep(
+            self.grouping,
+            self.settings,
+            device=torch.device("cpu"),
+            batch_size=self.batch_size,
+            input_size=self.input_size,
+        )
+        return lambda images: step()
+
+
+def step_times_apart(
+    grouping: Grouping,
+    settings: Mapping[str, StepSettings],
+    *,
+    batch_size: int = 8,
+    input_size: tuple[int, int] = (256, 256),
+    rounds: int = 5,
+    repeats: int = 1,
+) -> dict[str, Timing]:
+    """Seconds of a training step on the CPU, each of the settings in a process of its own, in turns."""
+    threads = torch.get_num_threads()
+    calls = {
+        name: CallApart(StepApart(grouping, how, batch_size, input_size), threads)
+        for name, how in settings.items()
+    }
+    seconds = take_turns_apart(calls, rounds=rounds, repeats=repeats, warm_up=1)
+    for call in calls.values():
+        call.close()
+    return {name: Timing(median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
 def cost_against_parts(

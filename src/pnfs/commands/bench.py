@@ -1,6 +1,7 @@
 """`pnfs bench`: measurements, alternatives in turns."""
 
-from collections.abc import Callable, Mapping
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ from pnfs.bench.training import (
     form_settings,
     ladder,
     step_times,
+    step_times_apart,
 )
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
 from pnfs.models import PoseNetwork
 from pnfs.models.backbones import HRNet, ResNet
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
+from pnfs.training.memory import keep_freed_memory
 
 console = Console()
+
+_Named = tuple[str, Section]
+"""A key that stays the same from run to run, and what stands under it."""
 
 
 def run(config: DictConfig) -> None:
@@ -39,7 +45,7 @@ def run(config: DictConfig) -> None:
         torch.set_num_threads(settings["threads"])
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    measures: Mapping[str, Callable[[dict[str, Any], torch.device], dict[str, Section]]] = {
+    measures: Mapping[str, Callable[[dict[str, Any], torch.device], Iterator[_Named]]] = {
         "ceilings": _ceilings,
         "forms": _forms,
         "ladder": _ladder,
@@ -56,11 +62,10 @@ def run(config: DictConfig) -> None:
     files: dict[str, Path] = {}
     for name in settings["sections"]:
         console.print(f"measuring: {name}")
-        sections = measures[name](settings, device)
-        for section in sections.values():
+        for key, section in measures[name](settings, device):
             console.print(section_table(section))
-        # After each, so that what was measured is not lost if the next one fails.
-        files = write_report(Path(settings["out"]), sections, machine(device))
+            # After each, so that what was measured is not lost if the next one fails.
+            files = write_report(Path(settings["out"]), {key: section}, machine(device))
     for what, path in files.items():
         console.print(f"{what}: {path}", soft_wrap=True)
 
@@ -130,19 +135,21 @@ def _rows(times: Mapping[str, Timing], base: str, batch: int) -> list[dict[str, 
     ]
 
 
-def _forms(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
-    sections = {}
+def _forms(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
+    keep_freed_memory()  # As training does; for all forms alike.
     base = "loop, channels-last"
-    how = form_settings(StepSettings(bfloat16=settings["bfloat16"]))
+    how = form_settings(StepSettings(bfloat16=settings["bfloat16"], fused_optimizer=True))
     for count, grouping in groupings(settings["part_counts"]).items():
         times = step_times(grouping, how, **_step_arguments(settings, device))
-        sections[f"forms P={count}"] = Section(
-            title=f"Training step by form, P={count}, {_of_size(settings)}",
-            rows=_rows(times, base, settings["batch_size"]),
-            note=f"`chosen` is what form=auto takes here: {_chosen(grouping, settings, device)}.",
-            bars=("how", f"speed-up over {base}"),
+        yield (
+            f"forms P={count}",
+            Section(
+                title=f"Training step by form, P={count}, {_of_size(settings)}",
+                rows=_rows(times, base, settings["batch_size"]),
+                note=f"`chosen` is what form=auto takes here: {_chosen(grouping, settings, device)}.",
+                bars=("how", f"speed-up over {base}"),
+            ),
         )
-    return sections
 
 
 def _chosen(grouping: Grouping, settings: Mapping[str, Any], device: torch.device) -> str:
@@ -152,25 +159,32 @@ def _chosen(grouping: Grouping, settings: Mapping[str, Any], device: torch.devic
     return network.subnetworks.choose_form(finest)
 
 
-def _ladder(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
-    sections = {}
+def _ladder(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
     for count, grouping in groupings(settings["part_counts"]).items():
-        times = step_times(grouping, ladder(device), **_step_arguments(settings, device))
+        arguments = _step_arguments(settings, device)
+        if device.type == "cpu":
+            del arguments["device"]
+            times = step_times_apart(grouping, ladder(device), **arguments)
+        else:
+            times = step_times(grouping, ladder(device), **arguments)
         base = next(iter(times))
         rows = _rows(times, base, settings["batch_size"])
-        sections[f"ladder P={count}"] = Section(
-            title=f"One optimisation after the other, training step, P={count}, {_of_size(settings)}",
-            rows=rows,
-            bars=("how", f"speed-up over {base}"),
+        yield (
+            f"ladder P={count}",
+            Section(
+                title=f"One optimisation after the other, training step, P={count}, {_of_size(settings)}",
+                rows=rows,
+                bars=("how", f"speed-up over {base}"),
+            ),
         )
-    return sections
 
 
-def _parts(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+def _parts(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
+    keep_freed_memory()
     how = StepSettings(
         bfloat16=settings["bfloat16"],
         compiled=settings["compiled"],
-        fused_optimizer=device.type == "cuda",
+        fused_optimizer=True,
     )
     modes = groupings(settings["part_counts"])
     arguments = _step_arguments(settings, device)
@@ -189,20 +203,21 @@ def _parts(settings: dict[str, Any], device: torch.device) -> dict[str, Section]
     precision = "bfloat16" if settings["bfloat16"] else "float32"
     compiled = ", compiled" if settings["compiled"] else ""
     title = f"Cost against P, training step, {_of_size(settings)}, {precision}{compiled}"
-    return {"parts": Section(title=title, rows=rows, bars=("P", "step time / first"))}
+    yield "parts", Section(title=title, rows=rows, bars=("P", "step time / first"))
 
 
-def _ceilings(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+def _ceilings(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     reached = ceilings(device, dtype)
     rows = [
         {"what": f"matrix product, {dtype}", "reached": reached["product_flops"], "unit": "FLOP/s"},
         {"what": "copy, read and written", "reached": reached["copy_bytes"], "unit": "B/s"},
     ]
-    return {"ceilings": Section(title="What the machine reaches", rows=rows)}
+    yield "ceilings", Section(title="What the machine reaches", rows=rows)
 
 
-def _data(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+def _data(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
+    keep_freed_memory()
     found = bench_data(rounds=settings["rounds"])
     slowest_first = found["persons_per_second"]
     naive = next(iter(slowest_first.values()))
@@ -212,33 +227,37 @@ def _data(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
     ]
     title = "Crops of persons, one core: from 1280x720 JPEGs, from the cache"
     ratios = ", ".join(f"{name}: {value:.2f}" for name, value in found["ratios"].items())
-    return {
-        "data": Section(title=title, rows=rows, note=ratios, bars=("how", "times as fast as naive"))
-    }
+    bars = ("how", "times as fast as naive")
+    yield "data", Section(title=title, rows=rows, note=ratios, bars=bars)
 
 
-def _evaluation(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
-    speed = bench_evaluation(rounds=settings["rounds"])
+def _evaluation(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
+    # In a process of its own: how its memory lies does not depend on what was measured before.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        speed = pool.apply(bench_evaluation, kwds={"rounds": settings["rounds"]})
+    ratio = "time / time of pnfs"
     rows = [
-        {"how": "joint by joint in Python", "ratio": 1.0, "s": speed["loop_seconds"]},
-        {"how": "pnfs", "ratio": speed["ratio"], "s": speed["seconds"]},
+        {"how": f"loop over joints, {name}", "seconds": loop["seconds"], ratio: loop["ratio"]}
+        for name, loop in speed["loops"].items()
     ]
+    rows.append({"how": "pnfs", "seconds": speed["seconds"], ratio: 1.0})
     title = f"Decoding and PCKh of {speed['persons']} persons, {speed['joints']} joints, one core"
+    yield "evaluation", Section(title=title, rows=rows, bars=("how", ratio))
     errors = [
         {"decoder": method} | {f"noise {noise}": error for noise, error in by_noise.items()}
         for method, by_noise in decoding_errors().items()
     ]
-    return {
-        "evaluation": Section(title=title, rows=rows, bars=("how", "ratio")),
-        "decoding": Section(
+    yield (
+        "decoding",
+        Section(
             title="Mean distance of decoded joints from the truth, in crop pixels (stride 4)",
             rows=errors,
             note="Gaussians of sigma 2 at places between pixels, with white noise on the maps.",
         ),
-    }
+    )
 
 
-def _inference(settings: dict[str, Any], device: torch.device) -> dict[str, Section]:
+def _inference(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
     if device.type != "cpu":
         raise UsageError("inference is measured on the CPU: set device=cpu for it")
     skeleton = skeleton_by_name("mpii")
@@ -255,8 +274,7 @@ def _inference(settings: dict[str, Any], device: torch.device) -> dict[str, Sect
         rounds=settings["rounds"],
         threads=torch.get_num_threads(),
     )
-    sections = {}
-    for name, batches in found["models"].items():
+    for name, batches in found:
         for batch, forms in batches.items():
             base = next(iter(forms))
             rows = [
@@ -269,12 +287,14 @@ def _inference(settings: dict[str, Any], device: torch.device) -> dict[str, Sect
                 }
                 for form, values in forms.items()
             ]
-            sections[f"inference {name} batch {batch}"] = Section(
-                title=f"Inference, {name}, batch {batch}, {height}x{width}, float32",
-                rows=rows,
-                bars=("how", f"speed-up over {base}") if batch == 1 else None,
+            yield (
+                f"inference {name} batch {batch}",
+                Section(
+                    title=f"Inference, {name}, batch {batch}, {height}x{width}, float32",
+                    rows=rows,
+                    bars=("how", f"speed-up over {base}") if batch == 1 else None,
+                ),
             )
-    return sections
 
 
 def _baselines() -> dict[str, PoseNetwork]:

@@ -35,6 +35,7 @@ from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
 from pnfs.search import SearchStrategy
 from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig, read_checkpoint
+from pnfs.training.memory import keep_freed_memory
 from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
 from pnfs.training.monitors import ArchitectureMonitor
@@ -154,6 +155,8 @@ def _fit(
     else:
         first = next(iter(data.train_dataloader()))
         module.network.calibrate(normalise_images(first["image"]))
+    if settings["acceleration"]["keep_memory"]:
+        keep_freed_memory()
     compile_steps(module, settings)
     trainer = _trainer(settings, folder, loggers)
     try:

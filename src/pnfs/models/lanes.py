@@ -105,7 +105,7 @@ class PartConv2d(nn.Module):
                 _pointwise_as_matmul(x, weight, bias, parts)
                 for x, weight, bias in zip(lanes, weights, biases, strict=True)
             ]
-        if self.groups > 1 and self.dilation == 2 and self.bias is None and lanes[0].is_cuda:
+        if self.groups > 1 and self.dilation == 2 and self.bias is None and _phases_pay(lanes[0]):
             return [
                 _dilated_as_phases(x, weight, self.padding // 2)
                 for x, weight in zip(lanes, weights, strict=True)
@@ -124,14 +124,21 @@ class PartConv2d(nn.Module):
         ]
 
 
+def _phases_pay(x: Float[Tensor, "B C h w"]) -> bool:
+    """Whether a dilated depthwise convolution is slow enough to be rewritten by `_dilated_as_phases`.
+
+    cuDNN has no fast kernels for them: on an H100 its own took a quarter of the training step. On a CPU
+    the gradient of oneDNN's is the slow one, five times as slow as that of the phases.
+    """
+    if x.is_cuda:
+        return True
+    return torch.is_grad_enabled() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _dilated_as_phases(
     x: Float[Tensor, "B C h w"], weight: Float[Tensor, "C 1 k k"], padding: int
 ) -> Float[Tensor, "B C h w"]:
-    """A depthwise convolution of rate 2 as one of rate 1 on the four phases of the pixels.
-
-    cuDNN has no fast kernels for dilated depthwise convolutions: on an H100 its own took a quarter of
-    the training step.
-    """
+    """A depthwise convolution of rate 2 as one of rate 1 on the four phases of the pixels."""
     batch, channels, height, width = x.shape
     if height % 2 or width % 2:
         return F.conv2d(x, weight, padding=2 * padding, dilation=2, groups=channels)
