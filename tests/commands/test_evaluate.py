@@ -116,6 +116,12 @@ def test_a_test_set_is_predicted_and_not_scored(trained, tmp_path: Path, capsys)
     assert not (tmp_path / "worst_test.png").exists()
 
 
+def test_labels_without_head_sizes_are_not_called_missing(trained, tmp_path: Path, capsys) -> None:
+    _, run = trained("mpii")
+    assert evaluated(run, tmp_path, "split=train")["score"] is None
+    assert "no sizes to measure errors by: nothing is scored" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
     data, run = trained("coco")

@@ -102,7 +102,8 @@ def report(
     write_result(folder, without_nan(record))
     name = source.persons(split).name
     if math.isnan(record["score"]):
-        console.print(f"[bold]{name} has no labels: nothing is scored.[/] Predictions are written.")
+        lack = "no labels" if not breakdown.has_labels else "no sizes to measure errors by"
+        console.print(f"[bold]{name} has {lack}: nothing is scored.[/] Predictions are written.")
     else:
         title = f"{name}, {len(breakdown.predictions):,} persons"
         console.print(benchmark_table(title, record["scores"]))

@@ -69,6 +69,12 @@ def start(command: str) -> None:
     folder = str(configuration_folder())
     try:
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+    except CompactHydraException as error:
+        # Hydra words its errors, but not those of a command line that has --help in it.
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        causes = "" if error.__cause__ is None else f"\n{error.__cause__}"
+        sys.exit(f"pnfs {command}: {error}{causes}")
     finally:
         for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)

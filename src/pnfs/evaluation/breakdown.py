@@ -95,6 +95,11 @@ class Breakdown:
         """Joints that have an error."""
         return ~np.isnan(self.error)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any joint is labelled, scored or not."""
+        return bool((self.matches.labels.visibility > UNLABELLED).any())
+
     def rates(
         self, thresholds: float | Float[np.ndarray, " K"], visibility: int | None = None
     ) -> tuple[Float[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
