@@ -113,7 +113,7 @@ def test_a_wrong_place_would_show(persons: Persons, tmp_path: Path) -> None:
 
 
 def test_a_plain_crop_is_cut_out_without_interpolation(persons: Persons, tmp_path: Path) -> None:
-    settings = CacheSettings(input_size=SIZE, format="raw")
+    settings = CacheSettings(input_size=SIZE, format="raw").with_room_for(None)
     ours = crops_of(cached(persons, tmp_path / "cache", settings), None)
     for index in range(COUNT):
         difference = ours[index]["image"].astype(int) - crops_of(persons, None)[index]["image"]
@@ -141,13 +141,39 @@ def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[i
     assert furthest > -5
 
 
-def test_a_crop_has_the_inputs_resolution(persons: Persons, tmp_path: Path) -> None:
+def test_a_crop_has_somewhat_more_than_the_inputs_resolution(
+    persons: Persons, tmp_path: Path
+) -> None:
     crops = cached(persons, tmp_path / "cache").images
     assert isinstance(crops, CachedCrops)
     for row in range(COUNT):
         box = fit_box(persons.box_size[row], SIZE[1] / SIZE[0])
         # Image pixels a cached pixel covers.
-        assert crops.to_image[row, 0, 0] == pytest.approx(box[0] / SIZE[1], rel=1e-6)
+        covers = box[0] / SIZE[1] / PAPER.resolution
+        assert crops.to_image[row, 0, 0] == pytest.approx(covers, rel=1e-6)
+
+
+def test_augmented_crops_are_as_sharp_from_the_cache_as_from_images(
+    persons: Persons, tmp_path: Path
+) -> None:
+    root = tmp_path / "textures"
+    root.mkdir()
+    persons = write_persons(root)
+    for number in range(COUNT):
+        noise = np.random.default_rng(number).normal(128, 60, (260, 320, 3))
+        # As fine as photographs are: some detail is left between neighbouring pixels.
+        texture = cv2.GaussianBlur(noise, (0, 0), 1.0).clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(root / f"p{number}.jpg"), texture, [cv2.IMWRITE_JPEG_QUALITY, 98])
+
+    def sharpness(some: Persons) -> float:
+        crops = crops_of(some, Augmentation(rotation=30, scale=(0.75, 1.25), flip=0.5))
+        drawn = [crops[SampleKey(epoch, i)]["image"] for epoch in range(4) for i in range(COUNT)]
+        return float(np.mean([np.abs(cv2.Laplacian(x, cv2.CV_32F)).mean() for x in drawn]))
+
+    exact = sharpness(persons)
+    assert sharpness(cached(persons, tmp_path / "cache")) == pytest.approx(exact, rel=0.1)
+    coarse = cached(persons, tmp_path / "coarse", replace(PAPER, resolution=0.7))
+    assert sharpness(coarse) < 0.8 * exact
 
 
 def test_a_finished_cache_is_taken_as_it_is(persons: Persons, tmp_path: Path) -> None:

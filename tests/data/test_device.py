@@ -113,11 +113,12 @@ def test_the_same_draws_give_the_loaders_sample(
 def test_a_place_a_fraction_of_a_pixel_off_would_show(persons: Persons) -> None:
     ours, rows = cropper(persons, Augmentation()), np.arange(COUNT)
     exact = batch_of(ours, 0, rows)["image"].float()
-    ours.crops.to_image[:, 0, 2] += 0.25 * ours.crops.to_image[:, 0, 0]
+    quarter = 0.25 * ours.crops.settings.resolution * ours.crops.to_image[:, 0, 0]
+    ours.crops.to_image[:, 0, 2] += quarter
     try:
         moved = batch_of(ours, 0, rows)["image"].float()
     finally:
-        ours.crops.to_image[:, 0, 2] -= 0.25 * ours.crops.to_image[:, 0, 0]
+        ours.crops.to_image[:, 0, 2] -= quarter
     assert (exact - moved).abs().mean() > 1.2
 
 

@@ -1,7 +1,10 @@
 """Person crops kept in one file, so that an epoch decodes what it needs and no more.
 
 A cached crop shows the person's box, upright, with room around it for every rotation and scale that
-augmentation may draw; crops for training are cut from it as they would be from the image. Labels
+augmentation may draw; crops for training are cut from it as they would be from the image. Cached training
+crops have somewhat more pixels than plain ones and are read by cubic interpolation, since they are interpolated
+twice, into the cache and out of it: at equal resolution and linearly, training saw softer pictures than
+validation, which cost 4 points of PCK@0.2 on LSPET at 64 pixels. Plain crops are kept pixel by pixel. Labels
 are not in the cache: joints, boxes and metrics stay in pixels of the image.
 
 A cache is a folder:
@@ -64,7 +67,7 @@ class CacheSettings:
     input_size: tuple[int, int]
     rotation: float = 0.0
     largest_scale: float = 1.0
-    resolution: float = 1.0
+    resolution: float = 1.25
     format: Format = "jpeg"
     quality: int = 95
 
@@ -78,9 +81,9 @@ class CacheSettings:
             raise ValueError(f"the cache's resolution must be positive, got {self.resolution}")
 
     def with_room_for(self, augmentation: Augmentation | None) -> "CacheSettings":
-        """The same with room for what an augmentation may draw; None: for the plain crop."""
+        """The same with room for what an augmentation may draw; None: for the plain crop, as it is."""
         if augmentation is None:
-            return replace(self, rotation=0.0, largest_scale=1.0)
+            return replace(self, rotation=0.0, largest_scale=1.0, resolution=1.0)
         return replace(
             self, rotation=float(augmentation.rotation), largest_scale=float(augmentation.scale[1])
         )
