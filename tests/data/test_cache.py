@@ -153,7 +153,7 @@ def test_a_crop_has_somewhat_more_than_the_inputs_resolution(
         assert crops.to_image[row, 0, 0] == pytest.approx(covers, rel=1e-6)
 
 
-def test_augmented_crops_are_as_sharp_from_the_cache_as_from_images(
+def test_augmented_crops_of_textures_are_hardly_softer_from_the_cache(
     persons: Persons, tmp_path: Path
 ) -> None:
     root = tmp_path / "textures"
@@ -165,15 +165,20 @@ def test_augmented_crops_are_as_sharp_from_the_cache_as_from_images(
         texture = cv2.GaussianBlur(noise, (0, 0), 1.0).clip(0, 255).astype(np.uint8)
         cv2.imwrite(str(root / f"p{number}.jpg"), texture, [cv2.IMWRITE_JPEG_QUALITY, 98])
 
-    def sharpness(some: Persons) -> float:
+    def drawn(some: Persons) -> np.ndarray:
         crops = crops_of(some, Augmentation(rotation=30, scale=(0.75, 1.25), flip=0.5))
-        drawn = [crops[SampleKey(epoch, i)]["image"] for epoch in range(4) for i in range(COUNT)]
-        return float(np.mean([np.abs(cv2.Laplacian(x, cv2.CV_32F)).mean() for x in drawn]))
+        keys = [SampleKey(epoch, i) for epoch in range(4) for i in range(COUNT)]
+        return np.stack([crops[key]["image"].astype(np.float32) for key in keys])
 
-    exact = sharpness(persons)
-    assert sharpness(cached(persons, tmp_path / "cache")) == pytest.approx(exact, rel=0.1)
-    coarse = cached(persons, tmp_path / "coarse", replace(PAPER, resolution=0.7))
-    assert sharpness(coarse) < 0.8 * exact
+    def sharpness(crops: np.ndarray) -> float:
+        return float(np.mean([np.abs(cv2.Laplacian(x, cv2.CV_32F)).mean() for x in crops]))
+
+    exact, ours = drawn(persons), drawn(cached(persons, tmp_path / "cache"))
+    coarse = drawn(cached(persons, tmp_path / "coarse", replace(PAPER, resolution=1.0)))
+    assert 0.75 < sharpness(ours) / sharpness(exact) < 1
+    # With as many pixels as the plain crop has, what is drawn is blurred.
+    assert sharpness(coarse) < 0.7 * sharpness(exact)
+    assert np.abs(ours - exact).mean() < 0.8 * np.abs(coarse - exact).mean()
 
 
 def test_a_finished_cache_is_taken_as_it_is(persons: Persons, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pnfs.data.augmentation import AffineDraw, Augmentation
-from pnfs.data.cache import CachedCrops
 from pnfs.data.geometry import apply, compose, crop_extent, crop_matrix, fit_box, invert
 from pnfs.data.persons import Persons, view_of
 
@@ -119,10 +118,7 @@ class CropDataset(Dataset):
         zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced else 1.0
         image, to_image = view_of(self.persons.images, image_index, zoom)
         matrix = compose(matrix, to_image)
-        # A cached crop has been interpolated once; another linear interpolation would blur it.
-        cached = isinstance(self.persons.images, CachedCrops)
-        flags = cv2.INTER_CUBIC if cached else cv2.INTER_LINEAR
-        return cv2.warpAffine(image, matrix, (width, height), flags=flags)
+        return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
 
     def _crop_joints(
         self, index: int, matrix: np.ndarray, flip: bool

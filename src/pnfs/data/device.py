@@ -249,7 +249,7 @@ def sample(
     sampling: Float[Tensor, "B 2 3"],
     input_size: tuple[int, int],
 ) -> Float[Tensor, "B 3 h w"]:
-    """Crops by cubic interpolation, black outside of the cached crop, 0 to 255.
+    """Crops by bilinear interpolation, black outside of the cached crop, 0 to 255.
 
     Args:
         pixels: Cached crops.
@@ -265,14 +265,9 @@ def sample(
     place = rows[:, :, 0] * x + rows[:, :, 1] * y + rows[:, :, 2]
     sides = (pixels.shape[2] - 1, pixels.shape[1] - 1)
     grid = torch.stack([2 * place[:, axis] / sides[axis] - 1 for axis in (0, 1)], -1)
-    crops = F.grid_sample(
-        pixels.permute(0, 3, 1, 2).float(),
-        grid,
-        mode="bicubic",
-        padding_mode="zeros",
-        align_corners=True,
+    return F.grid_sample(
+        pixels.permute(0, 3, 1, 2).float(), grid, padding_mode="zeros", align_corners=True
     )
-    return crops.clamp(0, 255)
 
 
 def change_pixels(image: Float[Tensor, "B 3 h w"], columns: Columns) -> Float[Tensor, "B 3 h w"]:
