@@ -117,7 +117,7 @@ def _draw(entries: Mapping[str, Any], path: Path) -> None:
         axis.set_yticks(range(len(labels)), labels, fontsize=8)
         axis.invert_yaxis()
         axis.margins(x=0.12)
-        axis.set_title(f"{entry['title']}: {value}", fontsize=9, loc="left")
+        axis.set_title(f"{entry['title']}\n{value}", fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
