@@ -48,7 +48,7 @@ def main() -> None:
     warm.wait()
     if times:
         save("parts", parts_section(arguments, times, reached))
-        steps = ladder_rows(times, arguments.batch)
+        steps = ladder_rows(times, arguments.batch, compiled=device.type == "cuda")
         if steps:
             title = f"One optimisation after the other, training step, P=3, {size_of(arguments)}"
             save("ladder P=3", Section(title=title, rows=steps, bars=("how", "speed-up")))
@@ -150,13 +150,15 @@ def parts_section(arguments, times, reached) -> Section:
     return Section(title=title, rows=rows, bars=("P", "step time / first"))
 
 
-def ladder_rows(times: dict[int, dict[str, Timing]], batch: int) -> list[dict]:
+def ladder_rows(times: dict[int, dict[str, Timing]], batch: int, compiled: bool) -> list[dict]:
     found = times.get(3, {})
     names = [name for name in found if name != "all"]
     if not names:
         return []
     base = found[names[0]].median
-    order = {name: found[name].median for name in names} | {"+ compiled": found["all"].median}
+    order = {name: found[name].median for name in names}
+    if compiled:
+        order["+ compiled"] = found["all"].median
     return [
         {"how": name, "speed-up": base / s, "ms": 1e3 * s, "persons/s": batch / s}
         for name, s in order.items()

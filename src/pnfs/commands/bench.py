@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +234,8 @@ def _data(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
 
 def _evaluation(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
     # In a process of its own: how its memory lies does not depend on what was measured before.
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        speed = pool.apply(bench_evaluation, kwds={"rounds": settings["rounds"]})
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        speed = pool.submit(bench_evaluation, rounds=settings["rounds"]).result()
     ratio = "time / time of pnfs"
     rows = [
         {"how": f"loop over joints, {name}", "seconds": loop["seconds"], ratio: loop["ratio"]}

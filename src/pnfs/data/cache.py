@@ -4,8 +4,8 @@ A cached crop shows the person's box, upright, with room around it for every rot
 augmentation may draw; crops for training are cut from it as they would be from the image. Cached training
 crops have half as many pixels a side again as plain ones, since they are interpolated twice, into the cache and
 out of it: at equal resolution training saw softer pictures than validation, which cost 4 points of PCK@0.2 on
-LSPET at 64 pixels. Plain crops are kept pixel by pixel. Labels are not in the cache: joints, boxes and
-metrics stay in pixels of the image.
+LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache: joints,
+boxes and metrics stay in pixels of the image.
 
 A cache is a folder:
   crops.bin      JPEG files, or raw RGB pixels, one crop after the other
