@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,9 +232,17 @@ def test_description_is_read(tmp_path: Path) -> None:
     assert (row.overrides, row.seeds, row.note, row.cannot) == (("c=3", "d=4"), (4,), "n", "")
     assert row.paper == {"X": 1.0, "Y": (2.0, 0.5)}
     assert paper.rows[0].cannot == "hidden"
-    assert chosen_rows(smoke, ["one"]) == smoke.rows
-    with pytest.raises(TargetError, match=r"no row.*two.*'one'"):
-        chosen_rows(smoke, ["two"])
+
+
+def test_rows_are_chosen_from_any_of_the_targets(tmp_path: Path) -> None:
+    write_target(tmp_path, GOOD)
+    first = read_target(tmp_path, "t", "smoke")
+    second = replace(first, name="u", rows=(replace(first.rows[0], label="two"),))
+    assert chosen_rows([first, second], None) == first.rows + second.rows
+    assert chosen_rows([first, second], ["two"]) == second.rows
+    assert chosen_rows([first, second], ["two", "one"]) == first.rows + second.rows
+    with pytest.raises(TargetError, match=r"no row \['four', 'three'\] in t or u.*'one', 'two'"):
+        chosen_rows([first, second], ["one", "three", "four"])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def job(name: str) -> None:
         sys.exit(3)
     if name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("/"):
+        deadline = time.monotonic() + 60
+        while not Path(name).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def test_failures_are_told_and_stop_nothing(tmp_path: Path) -> None:
@@ -44,11 +48,36 @@ def test_failures_are_told_and_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_fail_fast_starts_nothing_after_a_failure(tmp_path: Path) -> None:
+    started: list[str] = []
     outcomes = run_jobs(
-        job, ["raises", *("good",) * 30], log_of=lambda name: tmp_path / name, fail_fast=True
+        job,
+        ["good", "raises", *("good",) * 30],
+        log_of=lambda name: tmp_path / name,
+        fail_fast=True,
+        on_start=started.append,
     )
-    # One more may have started before the failure was seen.
-    assert len(list(outcomes)) < 10
+    causes = []
+    for outcome in outcomes:
+        time.sleep(0.5)  # A reader that is slow gives the other jobs no time to start.
+        causes.append(outcome.cause)
+    assert causes == [None, "ValueError: no such thing"]
+    assert started == ["good", "raises"]
+
+
+def test_fail_fast_lets_a_job_at_work_end(tmp_path: Path) -> None:
+    signal_to_end = tmp_path / "end"
+    ended: list[str] = []
+    for outcome in run_jobs(
+        job,
+        ["raises", str(signal_to_end), *("good",) * 5],
+        log_of=lambda name: tmp_path / f"{Path(name).name}.log",
+        processes=2,
+        fail_fast=True,
+    ):
+        ended.append(outcome.job)
+        assert (outcome.cause is None) == (outcome.job != "raises")
+        signal_to_end.touch()  # Only now, after the failure, may the second job end.
+    assert ended == ["raises", str(signal_to_end)]
 
 
 def test_no_jobs_no_processes(tmp_path: Path) -> None:

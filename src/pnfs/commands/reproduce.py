@@ -104,16 +104,12 @@ def reproduce(
     plans = {target.name: plan(target, overrides, seeds) for target in chosen}
     failed = []
     if train:
-        rows = [row for target in chosen for row in _rows_to_train(target, labels)]
+        rows = [row for row in chosen_rows(chosen, labels) if not row.cannot]
         todo = [run for runs in plans.values() for run in runs if run.row in rows]
         failed = train_all(todo, jobs=jobs, fail_fast=fail_fast)
     for target in chosen:
         write(target, read_results(plans[target.name], target.rows), experiments)
     return failed
-
-
-def _rows_to_train(target: Target, labels: Sequence[str] | None) -> tuple[Row, ...]:
-    return tuple(row for row in chosen_rows(target, labels) if not row.cannot)
 
 
 def plan(target: Target, overrides: Sequence[str], seeds: Sequence[int] | None) -> list[PlannedRun]:

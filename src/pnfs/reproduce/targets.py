@@ -111,19 +111,23 @@ def read_target(root: Path, name: str, profile: str) -> Target:
     )
 
 
-def chosen_rows(target: Target, labels: Sequence[str] | None) -> tuple[Row, ...]:
-    """The rows with these labels, all if None.
+def chosen_rows(targets: Sequence[Target], labels: Sequence[str] | None) -> tuple[Row, ...]:
+    """The rows of any of the targets with these labels, all if None.
 
     Raises:
-        TargetError: There is no row with such a label.
+        TargetError: None of the targets has a row with such a label.
     """
+    rows = [row for target in targets for row in target.rows]
     if labels is None:
-        return target.rows
-    unknown = set(labels) - {row.label for row in target.rows}
+        return tuple(rows)
+    there = list(dict.fromkeys(row.label for row in rows))
+    unknown = set(labels) - set(there)
     if unknown:
-        there = ", ".join(repr(row.label) for row in target.rows)
-        raise TargetError(f"{target.name} has no row {sorted(unknown)}; there are {there}")
-    return tuple(row for row in target.rows if row.label in labels)
+        names = " or ".join(target.name for target in targets)
+        raise TargetError(
+            f"there is no row {sorted(unknown)} in {names}; there are {', '.join(map(repr, there))}"
+        )
+    return tuple(row for row in rows if row.label in labels)
 
 
 def _row(path: Path, entry: Mapping[str, Any], profile: str) -> Row:

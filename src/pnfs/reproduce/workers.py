@@ -60,7 +60,8 @@ def run_jobs(
     processes = max(1, min(processes, len(jobs)))
     threads = [
         threading.Thread(
-            target=_serve, args=(function, waiting, ended, log_of, on_start, stop, processes)
+            target=_serve,
+            args=(function, waiting, ended, log_of, on_start, stop, fail_fast, processes),
         )
         for _ in range(processes)
     ]
@@ -72,8 +73,6 @@ def run_jobs(
             if outcome is None:
                 processes -= 1
                 continue
-            if outcome.cause is not None and fail_fast:
-                stop.set()
             yield outcome
     finally:
         # Ctrl-C reaches the workers as well; each ends its epoch.
@@ -89,6 +88,7 @@ def _serve(
     log_of: Callable[[Job], Path],
     on_start: Callable[[Job], None],
     stop: threading.Event,
+    fail_fast: bool,
     processes: int,
 ) -> None:
     """Gives one worker process one job after another; a dead one is replaced."""
@@ -106,6 +106,9 @@ def _serve(
                 pool = None
             except Exception as error:
                 cause = cause_of(error)
+            if cause is not None and fail_fast:
+                # Here, not where outcomes are read: a slow reader would let others start.
+                stop.set()
             ended.put(Outcome(job, cause, time.monotonic() - started))
     if pool is not None:
         pool.shutdown()
