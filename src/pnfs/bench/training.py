@@ -141,6 +141,19 @@ def ladder(device: torch.device) -> dict[str, StepSettings]:
     return steps
 
 
+PLAIN, LOOP, CHOSEN = "plain contiguous loop", "channels-last loop", "what training runs"
+
+
+def against_loops(device: torch.device) -> dict[str, StepSettings]:
+    """What `pnfs train` runs, the same with a loop over the parts, and the loop as PyTorch's defaults run it."""
+    everything = list(ladder(device).values())[-1]
+    return {
+        PLAIN: StepSettings(form="loop", channels_last=False),
+        LOOP: replace(everything, form="loop"),
+        CHOSEN: everything,
+    }
+
+
 def step_times(
     grouping: Grouping,
     settings: Mapping[str, StepSettings],

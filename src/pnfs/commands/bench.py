@@ -17,9 +17,13 @@ from pnfs.bench.inference import bench_inference
 from pnfs.bench.report import Section, formatted, write_report
 from pnfs.bench.timing import Timing, ceilings
 from pnfs.bench.training import (
+    CHOSEN,
+    LOOP,
+    PLAIN,
     Grouping,
     StepSettings,
     ablation_network,
+    against_loops,
     cost_against_parts,
     form_settings,
     ladder,
@@ -50,6 +54,7 @@ def run(config: DictConfig) -> None:
         "ceilings": _ceilings,
         "forms": _forms,
         "ladder": _ladder,
+        "loops": _loops,
         "parts": _parts,
         "inference": _inference,
         "data": _data,
@@ -162,12 +167,7 @@ def _chosen(grouping: Grouping, settings: Mapping[str, Any], device: torch.devic
 
 def _ladder(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
     for count, grouping in groupings(settings["part_counts"]).items():
-        arguments = _step_arguments(settings, device)
-        if device.type == "cpu":
-            del arguments["device"]
-            times = step_times_apart(grouping, ladder(device), **arguments)
-        else:
-            times = step_times(grouping, ladder(device), **arguments)
+        times = _times_of_their_own(grouping, ladder(device), settings, device)
         base = next(iter(times))
         rows = _rows(times, base, settings["batch_size"])
         yield (
@@ -178,6 +178,50 @@ def _ladder(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
                 bars=("how", f"speed-up over {base}"),
             ),
         )
+
+
+def _loops(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
+    how, rows = against_loops(device), []
+    for count, grouping in groupings(settings["part_counts"]).items():
+        times = _times_of_their_own(grouping, how, settings, device)
+        plain_loop = f"times as fast as a {PLAIN}"
+        rows.append(
+            {
+                "P": count,
+                plain_loop: times[PLAIN].median / times[CHOSEN].median,
+                f"times as fast as a {LOOP}": times[LOOP].median / times[CHOSEN].median,
+                "ms": 1e3 * times[CHOSEN].median,
+                "fastest ms": 1e3 * times[CHOSEN].low,
+                "slowest ms": 1e3 * times[CHOSEN].high,
+                f"{PLAIN}, ms": 1e3 * times[PLAIN].median,
+                f"{LOOP}, ms": 1e3 * times[LOOP].median,
+            }
+        )
+        # One table of all P, complete as far as it has come.
+        yield (
+            "loops",
+            Section(
+                title=f"What training runs against loops over parts, {_of_size(settings)}",
+                rows=rows,
+                note="The plain loop is contiguous float32 with PyTorch's defaults; the channels-last loop has "
+                "every other optimisation that the chosen form has.",
+                bars=("P", plain_loop),
+            ),
+        )
+
+
+def _times_of_their_own(
+    grouping: Grouping,
+    how: Mapping[str, StepSettings],
+    settings: Mapping[str, Any],
+    device: torch.device,
+) -> dict[str, Timing]:
+    """Times of steps that may differ in what holds for a process."""
+    arguments = _step_arguments(settings, device)
+    if device.type != "cpu":
+        return step_times(grouping, how, **arguments)
+    del arguments["device"]
+    return step_times_apart(grouping, how, **arguments)
 
 
 def _parts(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.lanes import Form, Lanes, PartConv2d
-from pnfs.models.operations import OperationFactory
+from pnfs.models.lanes import Form, Lanes, PartConv2d, add_lanes, add_scaled
+from pnfs.models.operations import OperationFactory, Skip
 
 
 def cell_edges(nodes: int) -> list[tuple[int, int]]:
@@ -44,17 +44,15 @@ class MixedEdge(nn.Module):
 
     def forward(self, lanes: Lanes, mixing: Float[Tensor, "P O"], form: Form) -> Lanes | None:
         total: Lanes | None = None
+        skipped: list[Tensor] | None = None
         for column, operation in zip(self.columns, self.operations.values(), strict=True):
             weights = list(mixing[:, column].chunk(len(lanes)))
-            total = add_lanes(total, operation(lanes, weights, form))
-        return total
-
-
-def add_lanes(total: Lanes | None, more: Lanes | None) -> Lanes | None:
-    """Sum of two contributions; None stands for zero."""
-    if total is None or more is None:
-        return more if total is None else total
-    return [a + b for a, b in zip(total, more, strict=True)]
+            if isinstance(operation, Skip):
+                # Last, onto the sum of the others: one pass over the maps, not two.
+                skipped = weights
+            else:
+                total = add_lanes(total, operation(lanes, weights, form))
+        return total if skipped is None else add_scaled(total, lanes, skipped)
 
 
 class Cell(nn.Module):

@@ -10,8 +10,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.cell import Cell, add_lanes, cell_edges
-from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, double_size, per_channel
+from pnfs.models.cell import Cell, cell_edges
+from pnfs.models.lanes import (
+    Form,
+    Lanes,
+    PartBatchNorm,
+    PartConv2d,
+    add_lanes,
+    add_scaled,
+    double_size,
+)
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
 
 SCALES: tuple[int, ...] = (4, 8, 16, 32)
@@ -276,27 +284,20 @@ class GridCell(nn.Module):
             return self.transforms[connection.neighbour](lanes, weights, form)
         share = {name: beta[:, index] for index, name in enumerate(NEIGHBOURS)}
         total: Lanes | None = None
-        passed = [c for c in self.connections if c.transform == "identity"]
-        if passed:
-            # All identities read the cell's own scale: one product with the sum of their weights.
-            total = self._pass_through(
-                previous[self.wiring.scale],
-                torch.stack([share[c.neighbour] for c in passed]).sum(0),
-            )
         for connection in self.connections:
             if connection.transform != "identity":
                 lanes = previous[connection.source]
                 weights = list(share[connection.neighbour].chunk(len(lanes)))
                 transform = self.transforms[connection.neighbour]
                 total = add_lanes(total, transform(lanes, weights, form))
+        passed = [c for c in self.connections if c.transform == "identity"]
+        if passed:
+            # All identities read the cell's own scale: one product with the sum of their weights.
+            lanes = previous[self.wiring.scale]
+            weight = torch.stack([share[c.neighbour] for c in passed]).sum(0)
+            total = add_scaled(total, lanes, weight.chunk(len(lanes)))
         assert total is not None  # A cell has at least one connection.
         return total
-
-    def _pass_through(self, lanes: Lanes, weights: Float[Tensor, " P"]) -> Lanes:
-        return [
-            x * per_channel(share, self.channels).view(1, -1, 1, 1)
-            for x, share in zip(lanes, weights.chunk(len(lanes)), strict=True)
-        ]
 
 
 class NeuralFabrics(nn.Module):

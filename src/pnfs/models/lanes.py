@@ -7,7 +7,8 @@ part along the first dimension; a lane takes its share of them as a view. So the
 is a matter of speed alone and can change from call to call.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,65 @@ Lanes = list[Tensor]
 def merge_lanes(lanes: Lanes) -> Float[Tensor, "B PC h w"]:
     """All parts side by side in the channels."""
     return lanes[0] if len(lanes) == 1 else torch.cat(lanes, dim=1)
+
+
+def add_lanes(total: Lanes | None, more: Lanes | None) -> Lanes | None:
+    """Sum of two contributions; None stands for zero."""
+    if total is None or more is None:
+        return more if total is None else total
+    return [a + b for a, b in zip(total, more, strict=True)]
+
+
+def add_scaled(total: Lanes | None, lanes: Lanes, mixing: Sequence[Tensor]) -> Lanes:
+    """`total` plus the lanes times one weight a part, without the product in between.
+
+    Args:
+        total: Lanes of (B, p*C, h, w); None stands for zero.
+        lanes: Of the same shapes.
+        mixing: p weights for each lane.
+    """
+    out = []
+    for lane, (x, weights) in enumerate(zip(lanes, mixing, strict=True)):
+        scale = per_channel(weights, x.shape[1] // len(weights)).view(1, -1, 1, 1)
+        if total is None:
+            out.append(x * scale)
+        elif _dot_product_pays(x, weights):
+            out.append(_AddScaled.apply(total[lane], x, weights))
+        else:
+            out.append(torch.addcmul(total[lane], x, scale))
+    return out
+
+
+def _dot_product_pays(x: Tensor, weights: Tensor) -> bool:
+    """Whether `_AddScaled` can be taken and helps; compilers leave out the product by themselves."""
+    return (
+        len(weights) == 1
+        and x.device.type == "cpu"
+        and x.dtype == weights.dtype
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _AddScaled(torch.autograd.Function):
+    """total + x * weight for one weight, whose gradient is a dot product: g * x is never written."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, x: Tensor, weight: Float[Tensor, "1"]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.addcmul(total, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        (grad,) = grads
+        x, weight = ctx.saved_tensors
+        along = None
+        if ctx.needs_input_grad[2]:
+            if not x.is_contiguous():  # (B, C, h, w) -> (B, h, w, C), as channels-last memory is.
+                x, of = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+            else:
+                of = grad
+            along = torch.dot(of.reshape(-1), x.reshape(-1)).view(1)
+        return grad, grad * weight, along
 
 
 def per_channel(weights: Float[Tensor, " p"], channels: int) -> Float[Tensor, " pC"]:

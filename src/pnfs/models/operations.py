@@ -6,7 +6,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, per_channel
+from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, add_scaled
 
 
 class Operation(nn.Module):
@@ -40,13 +40,9 @@ class Skip(Operation):
 
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
-        self.channels = channels
 
     def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        return [
-            x * per_channel(weights, self.channels).view(1, -1, 1, 1)
-            for x, weights in zip(lanes, mixing, strict=True)
-        ]
+        return add_scaled(None, lanes, mixing)
 
 
 class SeparableConv(Operation):
