@@ -20,5 +20,6 @@ if __name__ == "__main__":
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
     )
-    state = {name: value.cpu() for name, value in module.network.state_dict().items()}
+    losses = {"training loss": trainer.callback_metrics["train/loss_epoch"].cpu()}
+    state = losses | {name: value.cpu() for name, value in module.network.state_dict().items()}
     torch.save(state, folder / f"processes{processes}_rank{trainer.global_rank}.pt")

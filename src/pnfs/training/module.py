@@ -106,7 +106,11 @@ class PoseModule(L.LightningModule):
 
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        self.log("train/loss_step", loss, prog_bar=True)
+        # Gathered from all processes once an epoch; a step's loss is the first process's.
+        self.log(
+            "train/loss_epoch", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
+        )
         return loss
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
