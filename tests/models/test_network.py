@@ -1,5 +1,6 @@
 """The whole model: maps a joint, parameters by kind, refusals."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,30 @@ def test_a_state_dict_knows_nothing_of_the_form(form) -> None:
     other.load_state_dict(model.state_dict())
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(other(images), model(images), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "count"), [("dense", 3), pytest.param("loop", 3, marks=pytest.mark.slow)]
+)
+def test_a_compiled_training_step_is_one_graph_and_the_same_step(form, count) -> None:
+    """Without the code generator, which needs a C++ compiler: what is traced is what matters here."""
+    torch.manual_seed(0)
+    model = network(count=count, form=form, subnetwork_layers=2).double().train()
+    with torch.no_grad():
+        for parameter in model.architecture_parameters().values():
+            parameter.normal_()
+    other = copy.deepcopy(model)
+    compiled = torch.compile(other.forward, backend="aot_eager", fullgraph=True, dynamic=False)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    outputs = [model(images), compiled(images)]
+    torch.testing.assert_close(outputs[1], outputs[0])
+    for output in outputs:
+        output.square().sum().backward()
+    gradients = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name].grad, parameter.grad)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(dict(other.named_buffers())[name], buffer)
 
 
 @pytest.mark.parametrize("training", [True, False])
