@@ -162,6 +162,25 @@ def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_pa
     ]
 
 
+def test_poses_of_overlapping_boxes_are_left_out(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "1.png"), picture(1))
+    box = {"image_id": 1, "category_id": 1, "score": 0.9}
+    detections = [box | {"bbox": [5, 5, 40, 60]}, box | {"bbox": [5, 5, 40, 60], "score": 0.8}]
+    (tmp_path / "boxes.json").write_text(json.dumps(detections))
+    asked = tmp_path / "in", f"boxes={tmp_path / 'boxes.json'}"
+    found = run(checkpoint, tmp_path / "out", *asked)
+    assert [person["box_score"] for person in found["annotations"]] == [0.9]
+    assert "1 more were left out" in capsys.readouterr().out
+    found = run(checkpoint, tmp_path / "all", *asked, "nms_threshold=null")
+    assert [person["box_score"] for person in found["annotations"]] == [0.9, 0.8]
+    for wrong in ("1.5", "-0.1", "much"):
+        with pytest.raises(UsageError, match=f"nms_threshold is an OKS.*not {wrong}"):
+            run(checkpoint, tmp_path / "all", *asked, f"nms_threshold={wrong}")
+
+
 def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "walk.avi", tmp_path / "out"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 8.0, (64, 96))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnfs.body import COCO
+from pnfs.body import COCO, MPII
 from pnfs.evaluation import (
     OKSAveragePrecision,
     evaluate_detections,
@@ -15,6 +15,7 @@ from pnfs.evaluation import (
     oks_nms,
     soft_oks_nms,
 )
+from pnfs.evaluation.oks import similarity_sigmas
 
 SUPPRESSIONS = {"oks_nms": oks_nms, "soft_oks_nms": soft_oks_nms}
 NAMES = ["AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75", "AR (M)", "AR (L)"]
@@ -25,6 +26,13 @@ def beside(file: Path, name: str) -> Path:
     if not path.is_file():
         pytest.skip(f"no recorded fixture {name}")
     return path
+
+
+def test_joints_that_coco_knows_are_compared_as_cocos() -> None:
+    np.testing.assert_array_equal(similarity_sigmas(COCO), COCO.oks_sigmas)
+    found = dict(zip(MPII.joints, similarity_sigmas(MPII).tolist(), strict=True))
+    assert (found["left_hip"], found["right_wrist"]) == (0.107, 0.062)
+    assert found["pelvis"] == found["head_top"] == pytest.approx(sum(COCO.oks_sigmas) / 17)
 
 
 @pytest.mark.fixtures("oks_nms_inputs*.npz")

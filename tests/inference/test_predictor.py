@@ -1,5 +1,8 @@
 """Prediction on arrays: places in the image, batches, what is refused."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +173,38 @@ def test_batches_run_across_pictures_and_results_keep_their_order(batch_size: in
         assert np.all(np.abs(prediction.joints[..., 0] - (50 + 5 * n)) < 1.5)
     full, rest = divmod(sum(counts), batch_size)
     assert predictor.forward.batches == [batch_size] * full + [rest] * (rest > 0)
+
+
+def test_of_poses_of_one_person_the_best_stays() -> None:
+    image = dots((61, 203), (300, 100))
+    # Three boxes around the first dot, one around the second.
+    boxes = np.array(
+        [[11, 150, 100, 120], [250, 40, 100, 120], [13, 152, 100, 116], [9, 148, 104, 124]]
+    )
+    found = finder().predict(image, boxes, box_scores=np.array([0.3, 0.6, 0.9, 0.5]), maps=True)
+    left = found.without_duplicates(0.9)
+    assert left.box_scores.tolist() == pytest.approx([0.6, 0.9])
+    np.testing.assert_array_equal(left.joints, found.joints[[1, 2]])
+    np.testing.assert_array_equal(left.person_scores, found.person_scores[[1, 2]])
+    np.testing.assert_array_equal(left.boxes, found.boxes[[1, 2]])
+    np.testing.assert_array_equal(left.scores, found.scores[[1, 2]])
+    assert left.maps is not None
+    assert found.maps is not None
+    np.testing.assert_array_equal(left.maps.crops, found.maps.crops[[1, 2]])
+    np.testing.assert_array_equal(left.maps.joint_maps, found.maps.joint_maps[[1, 2]])
+    assert found.without_duplicates(1.0) is found
+    none = finder().predict(image, np.zeros((0, 4)))
+    assert len(none.without_duplicates()) == 0
+
+
+def test_how_alike_poses_are_is_cocos_measure() -> None:
+    image = dots((61, 203))
+    found = finder().predict(image, [[11, 150, 100, 120], [11, 150, 100, 120]])
+    # All joints 10 px to the right: exp(-10² / (2 area (2 sigma)²)), averaged over the joints.
+    moved = replace(found, joints=found.joints + np.array([[[0, 0]], [[10, 0]]], np.float32))
+    alike = np.mean([math.exp(-100 / (2 * 100 * 120 * (2 * s) ** 2)) for s in COCO.oks_sigmas])
+    assert len(moved.without_duplicates(float(alike) - 1e-4)) == 1
+    assert len(moved.without_duplicates(float(alike) + 1e-4)) == 2
 
 
 def test_no_boxes_give_an_empty_prediction() -> None:

@@ -30,6 +30,9 @@ console = Console()
 
 def run(config: DictConfig) -> None:
     settings = plain(config)
+    threshold = settings["nms_threshold"]
+    if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
+        raise UsageError(f"nms_threshold is an OKS, from 0 to 1, or null; not {threshold}")
     out = _folder(settings)
     files = find_inputs(settings["input"], out)
     boxes = choose_boxes(settings)
@@ -82,7 +85,8 @@ def _predict(
 ) -> list[str]:
     """Writes all results; returns what could not be used."""
     problems: list[str] = []
-    pictures = persons = 0
+    pictures = persons = duplicates = 0
+    threshold = settings["nms_threshold"]
     results = ResultFolder(
         out,
         skeleton=predictor.skeleton,
@@ -102,11 +106,18 @@ def _predict(
         predicted = predict_frames(
             predictor, frames, flip_test=settings["flip_test"], maps=settings["score_maps"]
         )
-        for frame, prediction in predicted:
+        for frame, found in predicted:
+            prediction = found if threshold is None else found.without_duplicates(threshold)
+            duplicates += len(found) - len(prediction)
             results.add(frame, prediction)
             pictures, persons = pictures + 1, persons + len(prediction)
             progress.advance(task)
     console.print(f"{persons} persons in {pictures} pictures or frames", highlight=False)
+    if duplicates:
+        console.print(
+            f"{duplicates} more were left out, too similar to a better pose (nms_threshold={threshold})",
+            highlight=False,
+        )
     if settings["overlays"]:
         console.print(f"overlays: {out / 'overlays'}", soft_wrap=True)
     if settings["score_maps"]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from pnfs.body import COCO
+from pnfs.body import COCO, Skeleton
 from pnfs.evaluation.pck import first_rows
 
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
@@ -34,6 +34,17 @@ PER_VISIBILITY = {"occluded": 1, "visible": 2}
 """COCO's visibility flags of labelled joints."""
 
 _DEFAULT_SIGMAS = np.array(COCO.oks_sigmas)
+
+
+def similarity_sigmas(skeleton: Skeleton) -> Float[np.ndarray, " K"]:
+    """Per-joint standard deviations to compare poses by, where the benchmark may define none.
+
+    Joints that COCO labels have COCO's; the others the mean of COCO's.
+    """
+    if skeleton.oks_sigmas is not None:
+        return np.array(skeleton.oks_sigmas)
+    known = dict(zip(COCO.joints, _DEFAULT_SIGMAS.tolist(), strict=True))
+    return np.array([known.get(joint, _DEFAULT_SIGMAS.mean()) for joint in skeleton.joints])
 
 
 def oks(

@@ -2,13 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from pnfs.body import Skeleton
@@ -16,7 +16,7 @@ from pnfs.codec.decode import DecodeMethod, decode, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, heatmap_stride, invert
 from pnfs.data.persons import DataError
 from pnfs.evaluation.flip import average_with_flip
-from pnfs.evaluation.oks import mean_joint_score
+from pnfs.evaluation.oks import mean_joint_score, oks_nms, similarity_sigmas
 from pnfs.inference.runtime import Runtime, TorchRuntime
 
 JOINT_THRESHOLD = 0.2
@@ -82,6 +82,17 @@ class PersonMaps:
     names: tuple[str, ...]
     """Of the J part maps, "part: joint"."""
 
+    def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "PersonMaps":
+        """Those of some of the persons."""
+        return replace(
+            self,
+            crops=self.crops[rows],
+            to_image=self.to_image[rows],
+            joint_maps=self.joint_maps[rows],
+            part_maps=None if self.part_maps is None else self.part_maps[rows],
+            vectors=None if self.vectors is None else self.vectors[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -103,6 +114,38 @@ class Prediction:
     def __len__(self) -> int:
         """N."""
         return len(self.joints)
+
+    def without_duplicates(self, threshold: float = 0.9) -> "Prediction":
+        """Without the poses that are too similar to a better one, as of boxes around one person.
+
+        Args:
+            threshold: The highest OKS that two poses which stay may have. Where the skeleton's benchmark
+                defines no OKS, its joints are compared as COCO's.
+
+        Returns:
+            The others, still in the order of the boxes.
+        """
+        # Where no joint is sure all poses score 0: the surer box is the better one then, or the first.
+        order = np.lexsort((-np.arange(len(self)), self.box_scores, self.person_scores))
+        kept = oks_nms(
+            self.joints.astype(np.float64),
+            np.argsort(order),
+            self.boxes[:, 2:].astype(np.float64).prod(-1),
+            threshold,
+            similarity_sigmas(self.skeleton),
+        )
+        if len(kept) == len(self):
+            return self
+        rows = np.sort(kept)
+        return replace(
+            self,
+            joints=self.joints[rows],
+            scores=self.scores[rows],
+            person_scores=self.person_scores[rows],
+            boxes=self.boxes[rows],
+            box_scores=self.box_scores[rows],
+            maps=None if self.maps is None else self.maps.of_persons(rows),
+        )
 
 
 @dataclass(frozen=True)
