@@ -101,6 +101,31 @@ def test_page_names_profile_scale_source_notes_and_what_is_missing(
         assert part in text, part
 
 
+def test_page_and_records_say_what_was_asked_of_all_rows_and_no_places(tmp_path: Path) -> None:
+    asked = (
+        "dataset.root=/home/me/lspet",
+        "epochs=8",
+        "backbone.weights=/home/me/net.pth",
+        "~logger",
+    )
+    rows = [Row("one", ("parts=p1",), (0,), {}), Row("two", ("parts=p3",), (0, 1), {})]
+    runs = [
+        PlannedRun(
+            row, seed, ("profile=smoke", *asked, *row.overrides, f"seed={seed}"), tmp_path, {}
+        )
+        for row in rows
+        for seed in row.seeds
+    ]
+    target = target_of(*rows)
+    files = write_table(target, read_results(runs, rows), tmp_path)
+    text = files["md"].read_text()
+    given = "epochs=8 backbone.weights=…/net.pth ~logger"
+    assert f'`make reproduce-table9 PROFILE=smoke ARGS="{given} ..."`' in text
+    entries = json.loads(files["records"].read_text())
+    assert entries[2]["overrides"] == ["profile=smoke", *given.split(), "parts=p3", "seed=1"]
+    assert all("/home" not in path.read_text() for name, path in files.items() if name != "png")
+
+
 def test_csv_holds_full_precision_and_empty_cells_for_what_is_missing(
     results: list[RowResult],
 ) -> None:

@@ -55,7 +55,35 @@ def markdown(target: Target, results: Sequence[RowResult]) -> str:
         if entries:
             lines += ["", f"{heading}:", "", *entries]
     command = f"make reproduce-{target.name} PROFILE={target.profile}"
-    return "\n".join([*lines, "", f"Made by `{command}` from the records of the runs.", ""])
+    given = _given_to_all(target, results)
+    arguments = f' ARGS="{" ".join(given)} ..."' if given else ""
+    return "\n".join(
+        [*lines, "", f"Made by `{command}{arguments}` from the records of the runs.", ""]
+    )
+
+
+def _given_to_all(target: Target, results: Sequence[RowResult]) -> list[str]:
+    """What the user asked of every row, beyond the profile and the description of the target."""
+    own = {f"profile={target.profile}", *target.overrides}
+    for result in results:
+        own |= {*result.row.overrides, *(f"seed={plan.seed}" for plan in result.planned)}
+    plans = [plan.overrides for result in results for plan in result.planned]
+    first = plans[0] if plans else ()
+    common = [o for o in first if o not in own and all(o in others for others in plans)]
+    return _without_places(common)
+
+
+def _without_places(overrides: Sequence[str]) -> list[str]:
+    """Overrides as others can read them: where data, runs and weights lie differs between machines."""
+    shown = []
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if name.endswith("root"):
+            continue
+        if value.startswith(("/", "~")):
+            value = f"…/{Path(value).name}"
+        shown.append(f"{name}{equals}{value}")
+    return shown
 
 
 def grid(target: Target, results: Sequence[RowResult]) -> list[str]:
@@ -141,8 +169,7 @@ def summaries(results: Sequence[RowResult]) -> list[dict[str, Any]]:
                 "row": result.row.label,
                 "seed": plan.seed,
                 "run": f"{plan.folder.parent.name}/{plan.folder.name}" if plan.folder else None,
-                # Roots of data and runs differ between machines.
-                "overrides": [o for o in plan.overrides if "root=" not in o],
+                "overrides": _without_places(plan.overrides),
             }
             values = {name: record[name] for name in kept if name in record} if record else {}
             entries.append(entry | (values if record else {"missing": True}))
