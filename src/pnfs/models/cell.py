@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.lanes import Form, Lanes, PartConv2d, add_lanes, add_scaled
-from pnfs.models.operations import OperationFactory, Skip
+from pnfs.models.lanes import Form, Lanes, PartConv2d, add_lanes
+from pnfs.models.operations import Operation, OperationFactory
 
 
 def cell_edges(nodes: int) -> list[tuple[int, int]]:
@@ -44,15 +44,13 @@ class MixedEdge(nn.Module):
 
     def forward(self, lanes: Lanes, mixing: Float[Tensor, "P O"], form: Form) -> Lanes | None:
         total: Lanes | None = None
-        skipped: list[Tensor] | None = None
-        for column, operation in zip(self.columns, self.operations.values(), strict=True):
+        # The skip stands in front; added last, onto the sum of the others, it costs one pass over the maps.
+        candidates = [*zip(self.columns, self.operations.values(), strict=True)]
+        for column, operation in reversed(candidates):
+            assert isinstance(operation, Operation)
             weights = list(mixing[:, column].chunk(len(lanes)))
-            if isinstance(operation, Skip):
-                # Last, onto the sum of the others: one pass over the maps, not two.
-                skipped = weights
-            else:
-                total = add_lanes(total, operation(lanes, weights, form))
-        return total if skipped is None else add_scaled(total, lanes, skipped)
+            total = operation.add_to(total, lanes, weights, form)
+        return total
 
 
 class Cell(nn.Module):

@@ -81,11 +81,10 @@ class _AddScaled(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         along = None
         if ctx.needs_input_grad[2]:
+            pair = [grad, x]
             if not x.is_contiguous():  # (B, C, h, w) -> (B, h, w, C), as channels-last memory is.
-                x, of = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-            else:
-                of = grad
-            along = torch.dot(of.reshape(-1), x.reshape(-1)).view(1)
+                pair = [t.permute(0, 2, 3, 1) for t in pair]
+            along = torch.dot(*(t.reshape(-1) for t in pair)).view(1)
         return grad, grad * weight, along
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, add_scaled
+from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, add_lanes, add_scaled
 
 
 class Operation(nn.Module):
@@ -19,6 +19,12 @@ class Operation(nn.Module):
 
     def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes | None:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def add_to(
+        self, total: Lanes | None, lanes: Lanes, mixing: list[Tensor], form: Form
+    ) -> Lanes | None:
+        """`total` plus this operation's contribution; None stands for zero."""
+        return add_lanes(total, self(lanes, mixing, form))
 
 
 OperationFactory = Callable[[int, int], Operation]
@@ -43,6 +49,9 @@ class Skip(Operation):
 
     def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
         return add_scaled(None, lanes, mixing)
+
+    def add_to(self, total: Lanes | None, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
+        return add_scaled(total, lanes, mixing)
 
 
 class SeparableConv(Operation):
