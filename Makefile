@@ -51,7 +51,7 @@ reproduce-%: $(STAMP)
 table-costs: $(STAMP) ## parameters and MACs of every configuration in the paper's tables, beside the paper's
 	$(BIN)/pnfs costs $(ARGS)
 
-bench: $(STAMP) ## measure training steps, inference, data and evaluation into experiments/bench/ (about an hour)
+bench: $(STAMP) ## measure training steps, inference, data and evaluation into experiments/bench/ (an hour or more)
 	$(BIN)/pnfs bench out=experiments/bench/cpu $(ARGS)
 
 dashboard: $(STAMP) ## one HTML page about all runs: runs/dashboard.html

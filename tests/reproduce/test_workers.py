@@ -58,7 +58,7 @@ def test_fail_fast_starts_nothing_after_a_failure(tmp_path: Path) -> None:
     )
     causes = []
     for outcome in outcomes:
-        time.sleep(0.5)  # A reader that is slow gives the other jobs no time to start.
+        time.sleep(0.5)  # A slow reader: the other jobs would have the time to start.
         causes.append(outcome.cause)
     assert causes == [None, "ValueError: no such thing"]
     assert started == ["good", "raises"]
