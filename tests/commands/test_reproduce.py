@@ -29,7 +29,6 @@ rows:
   - label: good
     overrides: [backbone=fabric, backbone.backbone_layers=3, backbone.channels=2]
     seeds: [0, 1]
-    paper: {PCKh@0.5: 1.0}
   - {label: bad, overrides: [backbone.weights=absent.pth]}
 """
 
