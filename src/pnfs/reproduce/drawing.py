@@ -41,10 +41,10 @@ def draw(target: Target, results: Sequence[RowResult], path: Path) -> None:
     if printed:
         _draw_paper(panels[0], [*alone, *(r.row.paper for r in members)], printed)
     _draw_ours(panels[-1], members, len(alone), recorded, target.profile)
-    y = len(alone) - 0.5
+    y = len(alone)
     for _, part in parts:
-        for axes in panels:
-            axes.axhline(y, color="0.6", linewidth=0.8, linestyle=":")
+        for axes in panels if y else []:
+            axes.axhline(y - 0.5, color="0.6", linewidth=0.8, linestyle=":")
         y += len(part)
     if together and printed:
         panels[0].legend(fontsize=8)

@@ -76,7 +76,7 @@ def read_published(path: Path, scores: Mapping[str, str]) -> tuple[Published, ..
 
     Args:
         path: A CSV file whose first column names the method; further ones are `who`, those of `scores`
-            (and `<column>_std`) and any of `OTHERS`. Lines at its top that start with # say where the numbers stand.
+            (and `<column>_std`) and any of `OTHERS`. Lines at its top that start with # name the source.
         scores: Column -> name of the score in our records that stands beside it.
 
     Raises:
