@@ -139,30 +139,34 @@ def groups(results: Sequence[RowResult]) -> list[tuple[str, list[RowResult]]]:
     Rows without a run, of which neither is known, go with the first group.
 
     Returns:
-        (data and backbone in words, rows), in the order of the first rows.
+        (backbone, data, or both: whatever tells the groups apart; rows), in the order of the first rows.
     """
-    found: dict[str, list[RowResult]] = {}
     known = {
         result.row.label: conditions(run.settings)
         for result in results
         for run in reversed(result.planned)
         if run.settings
     }
-    first = next(iter(known.values()), "")
+    first = next(iter(known.values()), ("", ""))
+    found: dict[tuple[str, str], list[RowResult]] = {}
     for result in results:
         found.setdefault(known.get(result.row.label, first), []).append(result)
-    return list(found.items())
+    differ = [len({key[n] for key in found}) > 1 for n in (0, 1)]
+    return [
+        (", ".join(name for name, told in zip(key, differ, strict=True) if told), rows)
+        for key, rows in found.items()
+    ]
 
 
-def conditions(settings: Mapping[str, Any]) -> str:
-    """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained), MPII"."""
+def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
     backbone = (settings.get("model") or {}).get("backbone") or settings.get("backbone") or {}
     about = [f"{name} {backbone[name]}" for name in _SIZES if backbone.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
     name = _class(backbone) + (f" ({', '.join(about)})" if about else "")
     dataset = settings["dataset"]
     data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
-    return f"{name}, {data}" if name else data
+    return name, data
 
 
 def _class(description: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def summary(target: Target, results: Sequence[RowResult]) -> tuple[list[str], li
             # Scores under several backbones or datasets do not compare: each row says its own.
             rows.append([*cells, *([group] if several else []), live_cost(r), seeds(r)])
     if several:
-        header.insert(3, "backbone, data")
+        header.insert(3, "backbone or data")
     return header, rows
 
 
@@ -72,7 +72,7 @@ def to_csv(target: Target, results: Sequence[RowResult]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = score_names(results, target.published)
     others = [c for c in OTHERS if any(c in row.others for row in target.published)]
-    header = ["target", "profile", "row", "published", "backbone and data"]
+    header = ["target", "profile", "row", "published", "backbone", "data"]
     header += ["seeds_finished", "seeds_planned"]
     for name in names:
         header += [f"paper {name}", f"paper {name} sd", f"ours {name}", f"ours {name} sd"]
@@ -83,7 +83,7 @@ def to_csv(target: Target, results: Sequence[RowResult]) -> str:
         paper = result.row.paper
         run = next((run for run in result.planned if run.settings), None)
         line: list[Any] = [target.name, target.profile, result.row.label, _published_by(paper)]
-        line += [conditions(run.settings) if run else ""]
+        line += conditions(run.settings) if run else ("", "")
         line += [len(result.finished), len(result.planned)]
         for name in names:
             line += [*_paper_pair(paper, name), *_our_pair(result.values(name))]
@@ -95,7 +95,7 @@ def to_csv(target: Target, results: Sequence[RowResult]) -> str:
         missing = "; ".join([*result.missing, result.row.cannot]).strip("; ")
         writer.writerow([*line, result.devices, missing])
     for row in target.published_alone:
-        line = [target.name, target.profile, row.method, _published_by(row), "", "", ""]
+        line = [target.name, target.profile, row.method, _published_by(row), *[""] * 4]
         for name in names:
             line += [*_paper_pair(row, name), "", ""]
         writer.writerow([*line, *(row.others.get(column, "") for column in others), *[""] * 7])
