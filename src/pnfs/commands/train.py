@@ -283,6 +283,8 @@ def _record(
             "parameters": cost.parameters,
             "live_parameters": cost.live_parameters,
             "macs": cost.macs,
+            # The summary in public pose code, and so the paper, counts this way.
+            "macs_by_output": measure_cost(module.network, (height, width), "output").macs,
         },
         "seconds": round(seconds, 1),
         **provenance(settings["trainer"]["accelerator"]),
