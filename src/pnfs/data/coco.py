@@ -294,6 +294,7 @@ class COCO:
             reference_length=np.sqrt(read.area[keep]).astype(np.float32),
             left_out=left_out,
             remarks=read.remarks,
+            file=read.where,
         )
         return _Boxes(persons, read.image_ids[keep], np.ones(len(persons), np.float32))
 
@@ -324,6 +325,7 @@ class COCO:
             box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
             reference_length=np.full(count, np.nan, np.float32),
             left_out={reason: number for reason, number in left_out.items() if number},
+            file=str(path),
         )
         return _Boxes(persons, image_ids, scores.astype(np.float32))
 
