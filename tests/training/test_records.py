@@ -1,7 +1,6 @@
 """What makes a run the same run, and its one record."""
 
 import contextlib
-import copy
 import json
 import os
 import time
@@ -15,14 +14,11 @@ from pnfs.training.records import (
     STATE,
     RunBusyError,
     cause_of,
-    defining_part,
     find_runs,
     kept_state,
     provenance,
     read_result,
     read_run,
-    run_folder,
-    run_hash,
     write_result,
 )
 
@@ -50,93 +46,6 @@ CONFIG: dict[str, Any] = {
     "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
     "logger": {},
 }
-
-
-def changed(key: str, value: Any) -> dict[str, Any]:
-    config = copy.deepcopy(CONFIG)
-    *path, last = key.split(".")
-    holder = config
-    for step in path:
-        holder = holder[step]
-    holder[last] = value
-    return config
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("seed", 1),
-        ("epochs", 201),
-        ("input_size", [256, 192]),
-        ("batch_size", 32),
-        ("dataset._target_", "pnfs.data.coco.COCO"),
-        ("parts.mpii", {"body": ["head_top"]}),
-        ("model.channels", 12),
-        ("model.backbone.weights", "/a/other.pth"),
-        ("backbone.weights", "imagenet"),
-        ("optimizer.lr", 2e-3),
-        ("trainer.precision", "bf16-mixed"),
-        ("trainer.devices", 2),
-        ("data.cache", None),
-        ("trainer.limit_train_batches", 3),
-    ],
-)
-def test_what_changes_the_result_makes_another_run(key: str, value: Any) -> None:
-    assert run_hash(changed(key, value)) != run_hash(CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("run_root", "/elsewhere"),
-        ("name", "other"),
-        ("workers", 8),
-        ("eval_batch_size", 1),
-        ("restart", True),
-        ("evaluate_untrained", True),
-        ("dataset.root", "/moved/mpii"),
-        ("dataset.check_images", False),
-        ("data.workers", 8),
-        ("data.cache", "/elsewhere/cache"),
-        ("data.resident", True),
-        ("optimizer.fused", True),
-        ("acceleration", {"compile": "default"}),
-        ("data.eval_batch_size", 1),
-        ("model.form", "loop"),
-        ("model.backbone.weights", "/b/weights.pth"),
-        ("backbone.weights", "/b/weights.pth"),
-        ("trainer.accelerator", "cpu"),
-        ("trainer.log_every_n_steps", 1),
-        ("logger.wandb", {"project": "pnfs"}),
-    ],
-)
-def test_where_and_how_it_runs_does_not_make_another_run(key: str, value: Any) -> None:
-    assert run_hash(changed(key, value)) == run_hash(CONFIG)
-
-
-def test_hash_is_of_the_content_not_of_the_order_of_keys() -> None:
-    turned = dict(reversed(CONFIG.items()))
-    assert run_hash(turned) == run_hash(CONFIG)
-    assert len(run_hash(CONFIG)) == 8
-    assert int(run_hash(CONFIG), 16) >= 0
-
-
-def test_configuration_is_left_as_it_is() -> None:
-    before = copy.deepcopy(CONFIG)
-    part = defining_part(CONFIG)
-    part["optimizer"]["lr"] = 0.0
-    assert before == CONFIG
-
-
-def test_configuration_without_the_optional_keys_has_a_hash() -> None:
-    assert run_hash({"seed": 0}) != run_hash({"seed": 1})
-
-
-def test_run_folder_is_root_name_hash() -> None:
-    assert run_folder(CONFIG) == Path("runs") / "train" / run_hash(CONFIG)
-    assert run_folder(changed("run_root", "~/runs")).parts[: len(Path.home().parts)] == (
-        Path.home().parts
-    )
 
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
@@ -177,41 +86,6 @@ def test_provenance_says_what_ran_where() -> None:
     assert record["finished"].endswith("+00:00")
     revision = record["git_revision"]
     assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
-
-
-def test_another_dataset_of_the_same_class_makes_another_run() -> None:
-    assert run_hash(changed("dataset.root", "data/mpii_small")) != run_hash(CONFIG)
-
-
-# --- what a path stands for
-
-
-@pytest.mark.parametrize("key", ["architecture", "initial"])
-def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> None:
-    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "found.json").write_text(content)
-    hashes = [
-        run_hash(CONFIG | {key: str(tmp_path / name / "found.json")}) for name in ("a", "b", "c")
-    ]
-    assert hashes[0] == hashes[1] != hashes[2]
-    assert hashes[0] != run_hash(CONFIG | {key: None})
-
-
-def test_run_given_by_its_folder_counts_by_its_name(tmp_path: Path) -> None:
-    for root in ("here", "there"):
-        (tmp_path / root / "1a2b").mkdir(parents=True)
-    here, there = (
-        {"strategy": {"architecture": str(tmp_path / root / "1a2b")}} for root in ("here", "there")
-    )
-    assert run_hash(here) == run_hash(there)
-    assert run_hash(here) != run_hash({"strategy": {"architecture": "runs/3c4d"}})
-
-
-def test_moved_files_of_a_dataset_are_the_same(tmp_path: Path) -> None:
-    assert run_hash({"dataset": {"detections": "/a/boxes.json"}}) == run_hash(
-        {"dataset": {"detections": "/b/boxes.json"}}
-    )
 
 
 # --- states

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.training.plain import json_ready
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
@@ -44,6 +45,9 @@ _TRAINER_DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 _CHECKPOINTS = ("best.ckpt", "last.ckpt")
+
+_WORDS = ("imagenet", "none")
+"""Weights that are no file, even if there happens to be one of that name."""
 
 
 @runtime_checkable
@@ -102,7 +106,7 @@ def run_identity(
         config: Resolved.
         persons: What `read_digests` tells of the dataset; None where the dataset is not at hand.
     """
-    part = defining_part(config)
+    part = json_ready(defining_part(config))
     if persons is None:
         return part
     for key, value in part.get("dataset", {}).items():
@@ -162,6 +166,8 @@ def _held(tree: Any, key: str) -> Iterator[tuple[dict[str, Any], str]]:
 def _content(path: Path) -> str:
     """Digest of a file, or of a run's checkpoint; the name of what is no file ("imagenet")."""
     path = path.expanduser()
+    if str(path) in _WORDS:
+        return str(path)
     folders = (path / "checkpoints", path)
     inside = [folder / name for folder in folders for name in _CHECKPOINTS]
     for file in (path, *inside):
@@ -193,10 +199,11 @@ def run_hash(config: Mapping[str, Any], persons: Mapping[str, str] | None = None
 
 def run_folder(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> Path:
     """`<run_root>/<name>/<hash>`."""
-    return _runs_of(config) / run_hash(config, persons)
+    return runs_of(config) / run_hash(config, persons)
 
 
-def _runs_of(config: Mapping[str, Any]) -> Path:
+def runs_of(config: Mapping[str, Any]) -> Path:
+    """The folder of all runs of this name: `<run_root>/<name>`."""
     return Path(config["run_root"]).expanduser() / str(config["name"])
 
 
