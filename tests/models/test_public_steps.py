@@ -9,8 +9,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from test_reference import load_case
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pnfs.data.module import PoseDataModule
