@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -9,16 +10,23 @@ from typing import Any
 
 import pytest
 
+from pnfs.training.finite import NonFiniteLossError
+from pnfs.training.identity import PERSONS, run_folder, run_identity
 from pnfs.training.records import (
     RESULT,
     STATE,
+    OtherRunError,
     RunBusyError,
+    UnfinishedError,
     cause_of,
     find_runs,
+    find_same,
+    keep_failure,
     kept_state,
     provenance,
     read_result,
     read_run,
+    require_same,
     write_result,
 )
 
@@ -49,13 +57,16 @@ CONFIG: dict[str, Any] = {
 
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
-    record = {"score": 12.5, "scores": {"PCKh@0.5": 12.5, "PCKh@0.5/head": float("nan")}}
+    unknown = {"PCKh@0.5/head": math.nan, "PCKh@0.5/hip": -math.inf}
+    record = {"score": 12.5, "scores": {"PCKh@0.5": 12.5} | unknown, "list": [math.inf, 1]}
     folder = tmp_path / "not" / "there" / "yet"
     assert write_result(folder, record) == folder / RESULT
     back = read_result(folder)
     assert back is not None
     assert back["score"] == 12.5
-    assert str(back["scores"]["PCKh@0.5/head"]) == "nan"
+    # JSON has neither nan nor infinity.
+    assert back["scores"] == {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
+    assert back["list"] == [None, 1]
     assert [path.name for path in folder.iterdir()] == [RESULT]
 
 
@@ -112,6 +123,8 @@ def test_state_follows_a_run(tmp_path: Path) -> None:
         (ValueError("bad\nimage"), "failed", "ValueError: bad image"),
         (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
         (SystemExit(1), "interrupted", "SystemExit: 1"),
+        (UnfinishedError("2 of 3 epochs"), "interrupted", "2 of 3 epochs"),
+        (NonFiniteLossError("nan in step 7"), "failed", "nan in step 7"),
     ],
 )
 def test_state_tells_how_a_run_ended(
@@ -188,3 +201,48 @@ def test_cause_is_the_innermost_error_in_a_line() -> None:
     outer.__cause__ = OSError("disk\n full")
     assert cause_of(outer) == "OSError: disk full"
     assert cause_of(RunBusyError("wait")) == "wait"
+
+
+# --- files of another run
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 1}, ["seed"]), ({PERSONS: {"train": "a", "val": "c"}}, ["persons.val"])],
+)
+def test_file_of_another_run_is_refused_with_what_differs(
+    tmp_path: Path, change: dict[str, Any], named: list[str]
+) -> None:
+    ours = run_identity(CONFIG, {"train": "a", "val": "b"})
+    require_same(tmp_path / RESULT, json.loads(json.dumps(ours)), ours)
+    with pytest.raises(OtherRunError) as refusal:
+        require_same(tmp_path / RESULT, ours | change, ours)
+    assert str(tmp_path / RESULT) in str(refusal.value)
+    assert all(key in str(refusal.value) for key in named)
+
+
+def test_paused_run_is_not_recorded_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(UnfinishedError), kept_state(tmp_path, CONFIG):
+        raise UnfinishedError("paused")
+    keep_failure(tmp_path, CONFIG, UnfinishedError("paused"))
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "interrupted"
+    keep_failure(tmp_path, CONFIG, ValueError("no data"))
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "failed"
+
+
+def test_runs_of_a_configuration_are_found_without_their_data(tmp_path: Path) -> None:
+    config = CONFIG | {"run_root": str(tmp_path)}
+    for digest in ("a", "b"):
+        persons = {"train": digest, "val": "v"}
+        record = {"config": config, "identity": run_identity(config, persons)}
+        write_result(run_folder(config, persons), record)
+    other = config | {"seed": 1}
+    write_result(run_folder(other), {"config": other, "identity": run_identity(other, {})})
+    moved = config | {"dataset": config["dataset"] | {"root": "/elsewhere"}}
+    assert len({run.folder for run in find_same(moved)}) == 2
+    assert [run.config["seed"] for run in find_same(other)] == [1]
+    assert find_same(config | {"seed": 2}) == []
