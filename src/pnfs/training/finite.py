@@ -43,7 +43,7 @@ class LossWatch:
     def see(self, loss: SeenLoss) -> SeenLoss | None:
         """Takes in a loss; returns the first that is not finite, if it was time to look."""
         self._seen.append(loss)
-        if loss.value.device.type == "cpu" or len(self._seen) >= self.every:
+        if is_at_hand(loss.value) or len(self._seen) >= self.every:
             return self.look()
         return None
 
@@ -55,6 +55,11 @@ class LossWatch:
         # One transfer for all of them.
         finite = torch.stack([loss.value for loss in seen]).isfinite().tolist()
         return next((loss for loss, fine in zip(seen, finite, strict=True) if not fine), None)
+
+
+def is_at_hand(value: Tensor) -> bool:
+    """Whether reading a value makes nobody wait."""
+    return value.device.type == "cpu"
 
 
 def describe_loss(loss: SeenLoss, ids: list[str]) -> str:
