@@ -122,7 +122,7 @@ def run(config: DictConfig) -> float:
         if processes == 1:
             _train(source=source, **job)
         else:
-            run_in_processes(__name__, job, processes)
+            run_in_processes(run_as_rank, job, processes, folder / "ranks")
         record = read_result(folder)
         if record is None:
             raise UnfinishedError(_what_is_left(settings, folder))
