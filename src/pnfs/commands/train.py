@@ -37,12 +37,7 @@ from pnfs.data.module import PoseDataModule, Source
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    IDENTITY_KEY,
-    find_checkpoint,
-    read_checkpoint,
-)
+from pnfs.training.checkpoints import CONFIG_KEY, IDENTITY_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.identity import read_digests, run_folder, run_identity
 from pnfs.training.keeping import why_unfinished
 from pnfs.training.memory import keep_freed_memory
@@ -132,6 +127,8 @@ def _train(
 
 def _try_out(settings: dict[str, Any], source: Source) -> float:
     """One batch of everything, as `trainer.fast_dev_run` asks for; leaves nothing behind, and has no score."""
+    trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
+    settings = settings | {"trainer": trainer}
     with tempfile.TemporaryDirectory(prefix="pnfs-") as folder:
         data, module = _prepared(settings, source)
         _fit(settings, module, data, Path(folder), [], {})
@@ -221,7 +218,7 @@ def _fit(
     identity: dict[str, Any],
 ) -> None:
     """Trains from the beginning, or from where an earlier start of the same run was stopped."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST_CHECKPOINT
     resumes = last.is_file()
     if resumes:
         finished = read_checkpoint(last, check=False)["epoch"] + 1
