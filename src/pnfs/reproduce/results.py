@@ -53,7 +53,8 @@ class RowResult:
         if name in COSTS:
             costs = [record["cost"] for record in self.records]
             return [float(cost[name]) for cost in costs if name in cost]
-        return [record["scores"][name] for record in self.records if name in record["scores"]]
+        found = (record["scores"].get(name) for record in self.records)
+        return [value for value in found if value is not None]
 
     @property
     def devices(self) -> str:

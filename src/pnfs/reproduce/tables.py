@@ -19,6 +19,7 @@ from pnfs.reproduce.results import (
     score_names,
 )
 from pnfs.reproduce.targets import Target
+from pnfs.training.plain import json_ready
 
 
 def title(target: Target) -> str:
@@ -40,7 +41,9 @@ def write_table(target: Target, results: Sequence[RowResult], folder: Path) -> d
     written["csv"].write_text(to_csv(target, results))
     draw(target, results, written["png"])
     written["records"] = folder / "records.json"
-    written["records"].write_text(json.dumps(summaries(results), indent=2) + "\n")
+    written["records"].write_text(
+        json.dumps(json_ready(summaries(results)), indent=2, allow_nan=False) + "\n"
+    )
     return written
 
 
