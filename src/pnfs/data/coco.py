@@ -247,7 +247,10 @@ class COCO:
         if split == "train":
             return ""
         annotations = self._read(split).annotations
-        read: dict[str, Any] = {"annotations": annotations.records, "category": annotations.category}
+        read: dict[str, Any] = {
+            "annotations": annotations.records,
+            "category": annotations.category,
+        }
         read["images"] = sorted(self._read(split).sizes.items())
         if self.boxes == "detected":
             found = self._loaded(split, "detected")
