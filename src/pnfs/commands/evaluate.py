@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, build_source, plain, without_downloads
+from pnfs.commands.loading import data_of_run
 from pnfs.commands.scoring import (
     evaluation_choices,
     log_media,
@@ -57,11 +58,8 @@ def run(config: DictConfig) -> float:
             f"the dataset has those of {source.skeleton.name}"
         )
     module = load_module(settings, trained, checkpoint, source)
-    data = PoseDataModule(
-        source=source,
-        input_size=tuple(trained["input_size"]),
-        batch_size=settings["eval_batch_size"],
-        workers=settings["workers"],
+    data = data_of_run(
+        trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
     )
     split = settings["split"]
     console.print(f"checkpoint: {path}", soft_wrap=True)
