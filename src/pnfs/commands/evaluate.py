@@ -51,7 +51,7 @@ def run(config: DictConfig) -> float:
     dataset = with_choices(
         chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
     )
-    source = build_source(dataset)
+    source = build_source(dataset, trained["input_size"])
     if source.skeleton.name != trained["model"]["skeleton"]:
         raise UsageError(
             f"{path} predicts the joints of skeleton {trained['model']['skeleton']}, "
@@ -63,6 +63,7 @@ def run(config: DictConfig) -> float:
     )
     split = settings["split"]
     console.print(f"checkpoint: {path}", soft_wrap=True)
+    console.print(source.persons(split).described(), soft_wrap=True, highlight=False)
     scores, predictions = score_and_predict(module, data, settings["trainer"], split)
     if isinstance(source, Benchmark):
         scores |= source.breakdown(split, predictions)
@@ -74,6 +75,7 @@ def run(config: DictConfig) -> float:
         "scores": scores,
         "evaluated_with": choices,
         "persons": len(predictions),
+        "data": {split: source.persons(split).account()},
         **provenance(settings["trainer"]["accelerator"]),
         "dataset": dataset,
     }

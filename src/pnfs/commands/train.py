@@ -63,6 +63,7 @@ def run(config: DictConfig) -> float:
     settings = plain(config)
     if settings["initial"] is not None:
         settings = start_from(settings, source.skeleton.name)
+    source = build_source(settings["dataset"], settings["input_size"])
     folder = run_folder(settings)
     if settings["restart"] and folder.exists():
         shutil.rmtree(folder)
@@ -85,7 +86,8 @@ def run(config: DictConfig) -> float:
 
 def run_as_rank(settings: dict[str, Any], folder: str, earlier_seconds: float) -> None:
     """One process's share of a run in several; only the first writes."""
-    _train(settings, build_source(settings["dataset"]), Path(folder), earlier_seconds)
+    source = build_source(settings["dataset"], settings["input_size"])
+    _train(settings, source, Path(folder), earlier_seconds)
 
 
 def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_seconds: float) -> float:
@@ -105,8 +107,7 @@ def _search_and_score(
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
-        persons = source.persons(split)
-        console.print(f"{persons.name}: {len(persons):,} persons")
+        console.print(source.persons(split).described(), soft_wrap=True)
     data: PoseDataModule = instantiate(
         settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
     )
@@ -123,6 +124,7 @@ def _search_and_score(
         return next(iter(scores.values()))
     choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
+    record["data"] = {split: source.persons(split).account() for split in ("train", "val")}
     pictures = write_pictures(module, data, folder, "val")
     write_result(folder, record)
     log_summary(loggers, record)
