@@ -27,7 +27,13 @@ from pnfs.commands.configuration import (
     without_downloads,
 )
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import evaluation_choices, log_media, score, write_pictures
+from pnfs.commands.scoring import (
+    evaluation_choices,
+    log_media,
+    score,
+    score_and_predict,
+    write_pictures,
+)
 from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.models import PoseNetwork
@@ -119,13 +125,13 @@ def _search_and_score(
     best = read_checkpoint(folder, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
-    scores = score(module, data, settings["trainer"], "val")
+    scores, predictions = score_and_predict(module, data, settings["trainer"], "val")
     if getattr(rank_zero_only, "rank", 0):
         return next(iter(scores.values()))
     choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     record["data"] = {split: source.persons(split).account() for split in ("train", "val")}
-    pictures = write_pictures(module, data, folder, "val")
+    pictures = write_pictures(module, data, folder, "val", predictions)
     write_result(folder, record)
     log_summary(loggers, record)
     log_media(loggers, pictures, settings["epochs"])
