@@ -112,6 +112,15 @@ def test_persons_without_a_box_are_left_out(tmp_path: Path):
     joints[3, :, :2] = 7
     persons = LSPET(write_lspet(tmp_path / "d", joints), validation_from=5).persons("train")
     assert persons.ids.tolist() == ["im00001"]
+    assert persons.left_out == {
+        "with fewer than two labelled joints": 2,
+        "with all labelled joints on one point": 1,
+    }
+    assert "left out: 2 with fewer than two labelled joints, 1 with all" in persons.described()
+    lsp = people(4)
+    lsp[1, :, :2] = 7
+    persons = LSP(write_lsp(tmp_path / "lsp", lsp), test_from=4).persons("train")
+    assert persons.left_out == {"with all labelled joints on one point": 1}
 
 
 def test_torso_size(tmp_path: Path):

@@ -228,9 +228,13 @@ class COCO:
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
     ) -> Path:
-        """Writes the results file that COCO's server takes, duplicates left out."""
+        """Writes the results file that COCO's server takes, duplicates left out.
+
+        Category and joint order are those of the annotation file, as other tools expect.
+        """
         path = folder / results_name(TEST_SETS[split], name)
-        return write_results(path, self._results(split, predictions))
+        read = self._read(split).annotations
+        return write_results(path, read.to_file_order(self._results(split, predictions)))
 
     def image_ids(self, split: str) -> Int64[np.ndarray, " M"]:
         """COCO's ids of all images of a split."""

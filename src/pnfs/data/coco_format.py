@@ -3,6 +3,7 @@
 Ids of the category "person" and the order of its joints come from the file's `categories` by name.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ class Annotations:
     """Annotations that are no persons, by reason."""
     remarks: Mapping[str, int]
     """What was filled in or assumed, with the number of usable persons concerned."""
+    order: tuple[int, ...]
+    """For every joint of the skeleton its place in the file's keypoints."""
 
     def as_detections(self) -> list[dict[str, Any]]:
         """The labels of the usable persons in COCO's result format, score 1."""
@@ -83,6 +86,17 @@ class Annotations:
             for record, usable in zip(self.records, self.usable, strict=True)
             if usable
         ]
+
+    def to_file_order(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Detections with their joints in the file's order in place of the skeleton's.
+
+        A list of results names no joints: other tools take them in the annotation file's order.
+        """
+        return _reordered(detections, np.argsort(self.order))
+
+    def from_file_order(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Detections with their joints in the skeleton's order in place of the file's."""
+        return _reordered(detections, np.array(self.order))
 
 
 def read_annotations(
@@ -121,12 +135,22 @@ def read_annotations(
             f"{where}: is not a COCO annotation file: it lacks {' and '.join(map(repr, missing))}"
         )
     images = require_records(where, content["images"], "images")
-    category = person_category(where, content.get("categories"))
-    order = None
-    if labelled:
-        order = joint_order(where, content.get("categories"), skeleton)
+    categories = content.get("categories")
+    category = person_category(where, categories)
+    order = joint_order(where, categories, skeleton) if labelled else None
     found = content["annotations"] if labelled else []
     return _persons(where, images, found, category, order, skeleton, own, content)
+
+
+def _reordered(
+    detections: Sequence[Mapping[str, Any]], order: Int64[np.ndarray, " K"]
+) -> list[dict[str, Any]]:
+    if (order == np.arange(len(order))).all():
+        return [dict(detection) for detection in detections]
+    return [
+        {**d, "keypoints": np.reshape(d["keypoints"], (len(order), 3))[order].ravel().tolist()}
+        for d in detections
+    ]
 
 
 def without_outline(record: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +169,7 @@ def _persons(
     own: bool,
     content: Mapping[str, Any],
 ) -> Annotations:
+    order_is_stated, order = order is not None, order or list(range(len(skeleton)))
     everything = require_records(where, found, "annotations")
 
     def label_all(row: int) -> str:
@@ -160,7 +185,7 @@ def _persons(
 
     ids, image_ids = _ids(where, images, records, label)
     crowd, stated = _flags(where, records, label)
-    joints, visibility = _keypoints(where, records, order, skeleton, crowd | (stated == 0), label)
+    joints, visibility = _keypoints(where, records, order, crowd | (stated == 0), label)
     boxes = number_column(where, records, "bbox", (4,), label)
     area = number_column(where, [{"area": r.get("area") or 0} for r in records], "area", (), label)
     finite = np.isfinite(boxes).all(-1) & np.isfinite(area)
@@ -178,11 +203,10 @@ def _persons(
             "id": id_, "image_id": image_id, "category_id": category, "iscrowd": int(is_crowd),
             "num_keypoints": joint_count, "area": size,
         }  # fmt: skip
-    in_order = order is None or order == list(range(len(skeleton)))
     remarks = {
         AREA_FROM_BOX: int((from_box & usable).sum()),
-        ORDERED_BY_NAME: 0 if in_order else int(usable.sum()),
-        ORDER_ASSUMED: int(usable.sum()) if order is None else 0,
+        ORDERED_BY_NAME: 0 if order == list(range(len(skeleton))) else int(usable.sum()),
+        ORDER_ASSUMED: 0 if order_is_stated else int(usable.sum()),
         PERSON_ASSUMED: 0 if content.get("categories") else int(usable.sum()),
     }
     return Annotations(
@@ -199,13 +223,11 @@ def _persons(
         area=area,
         crowd=crowd,
         usable=usable,
-        left_out=_positive({OTHER_CATEGORY: len(everything) - len(records)}),
-        remarks=_positive(remarks),
+        # Counter's plus sign drops what does not occur.
+        left_out=dict(+Counter({OTHER_CATEGORY: len(everything) - len(records)})),
+        remarks=dict(+Counter(remarks)),
+        order=tuple(order),
     )
-
-
-def _positive(counts: Mapping[str, int]) -> dict[str, int]:
-    return {reason: count for reason, count in counts.items() if count}
 
 
 def _ids(
@@ -243,26 +265,28 @@ def _flags(
     fine = np.array([flag in (0, 1) for flag in crowd], dtype=bool)
     require_rows(where, fine, label, "iscrowd must be 0 or 1")
     stated = [-1 if r.get("num_keypoints") is None else r["num_keypoints"] for r in records]
-    fine = np.array([isinstance(n, (int, float)) and n == n // 1 for n in stated], dtype=bool)
-    require_rows(where, fine, label, "num_keypoints must be a whole number")
+    fine = np.array(
+        [isinstance(n, (int, float)) and n == n // 1 and -1 <= n < 2**31 for n in stated],
+        dtype=bool,
+    )
+    require_rows(where, fine, label, "num_keypoints must be a whole number from 0")
     return np.array(crowd, dtype=bool), np.array(stated, dtype=np.int64)
 
 
 def _keypoints(
     where: str,
     records: Sequence[dict[str, Any]],
-    order: list[int] | None,
-    skeleton: Skeleton,
+    order: list[int],
     ignored: Bool[np.ndarray, " N"],
     label: RecordLabel,
 ) -> tuple[Float32[np.ndarray, "N K 2"], Float32[np.ndarray, "N K"]]:
     """Joints and visibility flags in the skeleton's order, in which the records get them too."""
-    count = len(skeleton)
+    count = len(order)
     for record, may_lack in zip(records, ignored.tolist(), strict=True):
         if may_lack and not record.get("keypoints"):
             record["keypoints"] = [0] * (3 * count)
     table = number_column(where, records, "keypoints", (3 * count,), label).reshape(-1, count, 3)
-    if order is not None and order != list(range(count)):
+    if order != list(range(count)):
         table = table[:, order]
         for record, row in zip(records, table.reshape(-1, 3 * count).tolist(), strict=True):
             record["keypoints"] = row
