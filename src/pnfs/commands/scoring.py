@@ -145,7 +145,7 @@ def write_sheet(
     crops, persons = data.dataset(split), data.source.persons(split)
     samples = [crops[int(row)] for row in rows]
     sheet = pose_sheet(
-        np.stack([sample["image"] for sample in samples]),
+        [np.asarray(sample["image"]) for sample in samples],
         np.stack([_in_crop(s, predictions, row) for s, row in zip(samples, rows, strict=True)]),
         skeleton=persons.skeleton,
         scores=predictions.scores[rows],
