@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from pnfs.commands.scoring import (
 )
 from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.predictions import GROUND_TRUTH_BOXES, in_labelled_boxes
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
@@ -114,24 +116,30 @@ def _search_and_score(
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
         console.print(source.persons(split).described(), soft_wrap=True)
-    data: PoseDataModule = instantiate(
-        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
-    )
-    module = build_module(settings, source)
+    # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
+    watched = in_labelled_boxes(source)
+    data = build_data(settings, watched)
+    final = data if watched is source else build_data(settings, source)
+    module = build_module(settings, watched)
+    if watched is not source:
+        console.print("validation while training: ground-truth boxes; final score: detected boxes")
     untrained: dict[str, float] = {}
     if settings["evaluate_untrained"]:
-        untrained = score(module, data, settings["trainer"], "val")
+        untrained = score(module, final, settings["trainer"], "val")
     _fit(settings, module, data, folder, loggers)
+    final.trainer = data.trainer
     best = read_checkpoint(folder, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
-    scores, predictions = score_and_predict(module, data, settings["trainer"], "val")
+    scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
     if getattr(rank_zero_only, "rank", 0):
         return next(iter(scores.values()))
     choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
+    if watched is not source:
+        choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     record["data"] = {split: source.persons(split).account() for split in ("train", "val")}
-    pictures = write_pictures(module, data, folder, "val", predictions)
+    pictures = write_pictures(module, final, folder, "val", predictions)
     write_result(folder, record)
     log_summary(loggers, record)
     log_media(loggers, pictures, settings["epochs"])
@@ -142,6 +150,13 @@ def _search_and_score(
         console.print(f"{what}: {path}", soft_wrap=True)
     console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
     return float(record["score"])
+
+
+def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
+    """Loaders of a dataset as the configuration wants them."""
+    return instantiate(
+        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
+    )
 
 
 def _fit(

@@ -83,6 +83,11 @@ class Detections(Protocol):
         ...
 
 
+def in_labelled_boxes(source: "Source") -> "Source":
+    """The dataset by which training is watched: a detector's boxes are for the final score."""
+    return source.in_labelled_boxes() if isinstance(source, Detections) else source
+
+
 GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
 
