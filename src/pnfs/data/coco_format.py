@@ -33,10 +33,10 @@ NO_JOINTS = "without a labelled joint"
 STATED_ZERO = "with num_keypoints 0 beside labelled joints"
 EMPTY_BOX = "with a box that is empty inside the image"
 
-AREA_FROM_BOX = f"area is missing or 0, taken as {AREA_SHARE} of the box"
-ORDERED_BY_NAME = "joints put in order by their names"
-ORDER_ASSUMED = "no joint names in the file, COCO's order assumed"
-PERSON_ASSUMED = f"no categories in the file, category {PERSON} taken as person"
+AREA_FROM_BOX = f"without an area (or 0), taken as {AREA_SHARE} of the box"
+ORDERED_BY_NAME = "with joints put in order by name"
+ORDER_ASSUMED = "without joint names, COCO's order assumed"
+PERSON_ASSUMED = f"without a list of categories, {PERSON} taken as person"
 
 
 @dataclass(frozen=True)

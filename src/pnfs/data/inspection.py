@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pnfs.data.coco import COCO
-from pnfs.data.coco_format import CROWD, NO_JOINTS
+from pnfs.data.coco_format import CROWD, NO_JOINTS, OTHER_CATEGORY
 from pnfs.data.findings import SEVERITIES, Finding, Severity, finding_of_error, some, worst_first
 from pnfs.data.inspection_images import (
     ImageChoice,
@@ -250,8 +250,8 @@ def _keys(persons: Persons) -> list[bytes | None]:
     ]
 
 
-USUAL = (CROWD, NO_JOINTS)
-"""Reasons to leave persons out that apply to many persons of COCO's own files."""
+USUAL = {CROWD, NO_JOINTS, OTHER_CATEGORY}
+"""Reasons to leave annotations out that good files have too."""
 
 
 def check_left_out(persons: Persons) -> list[Finding]:
@@ -262,14 +262,14 @@ def check_left_out(persons: Persons) -> list[Finding]:
         (persons.remarks, "noted", "Change the annotation file if this is not what it means."),
     ):
         if counts:
-            unusual = counts.keys() - set(USUAL)
+            unusual = counts.keys() - USUAL
             findings.append(
                 Finding(
                     "warning" if unusual else "note",
                     f"annotations {what}",
-                    persons.name,
-                    f"{len(persons):,} persons are read; {what}: {listed(counts)}",
-                    advice if unusual else "Nothing: so it is done with COCO's own files.",
+                    persons.file or persons.name,
+                    f"{persons.name}: {len(persons):,} persons are read; {what}: {listed(counts)}",
+                    advice if unusual else "Nothing, unless these are to count.",
                 )
             )
     return findings

@@ -139,6 +139,7 @@ class _LeedsSports(ABC):
             box_size=np.stack([side, side], axis=-1).astype(np.float32),
             reference_length=torso.astype(np.float32),
             left_out={reason: count for reason, count in left_out.items() if count},
+            file=str(self.root / "joints.mat"),
         )
 
 

@@ -198,6 +198,7 @@ class MPII:
             box_size=box_size,
             reference_length=head_sizes.astype(np.float32),
             remarks={NO_LABEL: unlabelled} if unlabelled else {},
+            file=str(path),
         )
 
 

@@ -199,6 +199,8 @@ class Persons:
     """Annotations of the file that are not among the persons, counted by reason."""
     remarks: Mapping[str, int] = field(default_factory=dict)
     """What the loader filled in or assumed, with the number of persons concerned."""
+    file: str = ""
+    """Annotation file that these counts are of."""
 
     def __post_init__(self) -> None:
         if len(self.ids) == 0:
@@ -277,12 +279,11 @@ class Persons:
 
     def described(self) -> str:
         """One line for the screen: name, number of persons, what was left out and assumed."""
-        details = []
+        counts = [listed(self.remarks)] if self.remarks else []
         if self.left_out:
-            details.append(f"left out: {listed(self.left_out)}")
-        if self.remarks:
-            details.append(listed(self.remarks))
-        tail = f" ({'; '.join(details)})" if details else ""
+            counts.append(f"left out: {listed(self.left_out)}")
+        where = f"{Path(self.file).name}: " if self.file else ""
+        tail = f" ({where}{'; '.join(counts)})" if counts else ""
         return f"{self.name}: {len(self):,} persons{tail}"
 
     def account(self) -> dict[str, Any]:
