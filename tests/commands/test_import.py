@@ -306,6 +306,7 @@ def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", ["true", "false"])
 def test_an_exported_file_takes_rgb_images_too(
     reference_run: Path, tmp_path: Path, fold: str
