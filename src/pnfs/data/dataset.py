@@ -85,13 +85,10 @@ class CropDataset(Dataset):
             random = np.random.default_rng([self.seed, epoch, index])
             draw = self.augmentation.draw(random)
         matrix = self._matrix(index, draw)
-        crop = self._crop(int(persons.image_index[index]), matrix)
-        if random is not None and self.augmentation is not None:
-            crop = self.augmentation.change_pixels(crop, random)
         joints, visibility = self._crop_joints(index, matrix, draw.flip)
         target = persons.joints[index]
         return {
-            "image": crop,
+            **self.pixels(index, matrix, random),
             "joints": joints.astype(np.float32),
             "labelled": visibility > 0,
             "to_image": invert(matrix).astype(np.float32),
@@ -113,12 +110,24 @@ class CropDataset(Dataset):
             self.unbiased,
         )
 
-    def _crop(self, image_index: int, matrix: np.ndarray) -> np.ndarray:
+    def pixels(
+        self, index: int, matrix: np.ndarray, random: np.random.Generator | None
+    ) -> dict[str, np.ndarray]:
+        """The entry "image" of a sample.
+
+        Args:
+            index: Row of the person.
+            matrix: From pixels of the image to those of the crop.
+            random: What the geometry was drawn from; None without augmentation.
+        """
         height, width = self.input_size
         zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced else 1.0
-        image, to_image = view_of(self.persons.images, image_index, zoom)
+        image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
         matrix = compose(matrix, to_image)
-        return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        crop = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        if random is not None and self.augmentation is not None:
+            crop = self.augmentation.change_pixels(crop, random)
+        return {"image": crop}
 
     def _crop_joints(
         self, index: int, matrix: np.ndarray, flip: bool
