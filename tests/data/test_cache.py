@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from pnfs.data.cache import (
 from pnfs.data.cache_writer import cache_path, ensure_cache, estimate_bytes, partial_of
 from pnfs.data.dataset import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import DataError, ImageFiles, Persons
 
 K, COUNT, SIZE = len(LSP), 6, (64, 48)
@@ -219,6 +221,7 @@ def test_a_finished_cache_is_taken_as_it_is(persons: Persons, tmp_path: Path) ->
         ({"rotation": 60.0}, "rotation is 45.0, needed 60.0"),
         ({"largest_scale": 1.5}, "largest_scale is 1.3, needed 1.5"),
         ({"quality": 50}, "quality is 95, needed 50"),
+        ({"reduced_decoding": False}, "reduced_decoding is True, needed False"),
     ],
 )
 def test_other_settings_are_another_cache_and_the_message_says_why(
@@ -540,20 +543,54 @@ def test_a_reduced_image_lies_where_the_image_does(tmp_path: Path, factor: int, 
     assert files.view(0, factor - 0.1)[0].shape[0] > reduced.shape[0]
 
 
-def test_a_large_person_is_read_reduced_and_not_moved(tmp_path: Path) -> None:
-    """Crops of a person five times the crop, with and without reduced decoding."""
+@pytest.fixture
+def large_person(tmp_path: Path) -> Persons:
+    """A person five times as large as the crop."""
     image = cv2.GaussianBlur(smooth_picture(4, 480, 640), (0, 0), 5)
     cv2.imwrite(str(tmp_path / "a.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
     (tmp_path / "toy").mkdir()
-    toy = write_persons(tmp_path / "toy", count=1)
-    persons = replace(
-        toy,
+    return replace(
+        write_persons(tmp_path / "toy", count=1),
         images=ImageFiles(tmp_path, ["a.jpg"]),
         center=np.array([[320, 240]], np.float32),
         box_size=np.array([[240, 320]], np.float32),
     )
+
+
+def test_a_large_person_is_read_reduced_and_not_moved(large_person: Persons) -> None:
     for epoch in range(6):
         key = SampleKey(epoch, 0)
-        reduced = crops_of(persons, Augmentation())[key]["image"].astype(int)
-        whole = crops_of(persons, Augmentation(), reduced=False)[key]["image"].astype(int)
-        assert np.abs(reduced - whole).mean() < 2
+        reduced = crops_of(large_person, Augmentation())[key]["image"].astype(int)
+        whole = crops_of(large_person, Augmentation(), reduced_decoding=False)[key]["image"]
+        assert 0 < np.abs(reduced - whole).mean() < 2
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_reduced_decoding_can_be_switched_off(
+    large_person: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_cache: bool
+) -> None:
+    """OpenCV's flags say how an image is decoded; those of the cache's own JPEGs are not counted."""
+    flags: list[int] = []
+    decode = cv2.imdecode
+
+    def noted(content: np.ndarray, flag: int) -> np.ndarray | None:
+        flags.append(flag)
+        return decode(content, flag)
+
+    monkeypatch.setattr(cv2, "imdecode", noted)
+    source = SimpleNamespace(persons=lambda split: large_person, skeleton=LSP)
+    for reduced in (True, False):
+        data = PoseDataModule(
+            source=source,  # type: ignore[arg-type]
+            input_size=SIZE,
+            batch_size=1,
+            workers=0,
+            cache=tmp_path / "cache" if with_cache else None,
+            augmentation=Augmentation(rotation=0, scale=(1, 1), flip=0),
+            reduced_decoding=reduced,
+        )
+        flags.clear()
+        next(iter(data.train_dataloader()))
+        half = cv2.IMREAD_REDUCED_COLOR_2 & ~cv2.IMREAD_COLOR
+        deeper = (cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_REDUCED_COLOR_8) & ~cv2.IMREAD_COLOR
+        assert any(flag & (half | deeper) for flag in flags) == reduced

@@ -29,6 +29,7 @@ def run(config: DictConfig) -> None:
         resolution=settings["resolution"],
         format=settings["format"],
         quality=settings["quality"],
+        reduced_decoding=settings["reduced_decoding"],
     )
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:

@@ -53,6 +53,7 @@ class CacheSettings:
         resolution: Pixels of the cached crop per pixel of the plain crop of `input_size`.
         format: jpeg, or raw: about ten times the size, and nothing to decode.
         quality: JPEG quality, 1 to 100.
+        reduced_decoding: See `CropDataset`.
 
     Raises:
         ValueError: A value out of range; the message names it.
@@ -64,6 +65,7 @@ class CacheSettings:
     resolution: float = 1.5
     format: Format = "jpeg"
     quality: int = 95
+    reduced_decoding: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
@@ -106,6 +108,7 @@ class CacheSettings:
         """
         return (
             self.input_size == needed.input_size
+            and self.reduced_decoding == needed.reduced_decoding
             and self.resolution >= needed.resolution
             and self.rotation >= needed.rotation
             and self.largest_scale >= needed.largest_scale
@@ -280,7 +283,8 @@ def cut(
     """
     matrix = settings.matrix(persons, row)
     image_index = int(persons.image_index[row])
-    image, to_image = view_of(persons.images, image_index, 1 / math.hypot(*matrix[0, :2]))
+    zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
+    image, to_image = view_of(persons.images, image_index, zoom)
     height, width = settings.crop_size
     crop = cv2.warpAffine(image, compose(matrix, to_image), (width, height))
     size = tuple(round(side * to_image[0, 0]) for side in image.shape[:2])

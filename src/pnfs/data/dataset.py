@@ -50,8 +50,8 @@ class CropDataset(Dataset):
         input_size: (height, width) of the crops.
         augmentation: None for the plain crop.
         seed: Of the augmentation's draws.
-        reduced: Read no more of an image than the crop needs, where the images can do so
-            (`Views`); False always decodes whole images.
+        reduced_decoding: Decode no more of an image than the crop needs, where the images can do so
+            (`Views`); False decodes whole images. Crops differ by 1 to 3 grey levels.
         unbiased: Geometry of the crops; see `crop_matrix`.
     """
 
@@ -62,14 +62,14 @@ class CropDataset(Dataset):
         input_size: tuple[int, int],
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        reduced: bool = True,
+        reduced_decoding: bool = True,
         unbiased: bool = False,
     ) -> None:
         self.persons = persons
         self.input_size = input_size
         self.augmentation = augmentation
         self.seed = seed
-        self.reduced = reduced
+        self.reduced_decoding = reduced_decoding
         self.unbiased = unbiased
         self._permutation = persons.skeleton.flip_permutation
 
@@ -121,7 +121,7 @@ class CropDataset(Dataset):
             random: What the geometry was drawn from; None without augmentation.
         """
         height, width = self.input_size
-        zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced else 1.0
+        zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced_decoding else 1.0
         image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
         matrix = compose(matrix, to_image)
         crop = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)

@@ -55,6 +55,8 @@ class PoseDataModule(L.LightningDataModule):
         seed: Of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
         unbiased: Geometry of the crops; see `crop_matrix`.
+        reduced_decoding: Read JPEGs at a half, a quarter or an eighth where the crops need no more; see
+            `CropDataset`.
         cache: Folder for crop caches; what is not there yet is written first. None reads images.
         cache_format: jpeg or raw. None takes an existing cache of any format and quality, and
             writes jpeg.
@@ -81,6 +83,7 @@ class PoseDataModule(L.LightningDataModule):
         seed: int = 0,
         drop_last: bool = True,
         unbiased: bool = False,
+        reduced_decoding: bool = True,
         cache: Path | str | None = None,
         cache_format: Format | None = None,
         cache_quality: int = 95,
@@ -100,6 +103,7 @@ class PoseDataModule(L.LightningDataModule):
         self.seed = seed
         self.drop_last = drop_last
         self.unbiased = unbiased
+        self.reduced_decoding = reduced_decoding
         self.cache = cache
         self.cache_format: Format | None = cache_format
         self.cache_quality = cache_quality
@@ -123,6 +127,7 @@ class PoseDataModule(L.LightningDataModule):
             "augmentation": augmentation,
             "seed": self.seed,
             "unbiased": self.unbiased,
+            "reduced_decoding": self.reduced_decoding,
         }
 
     def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
@@ -145,6 +150,7 @@ class PoseDataModule(L.LightningDataModule):
             input_size=self.input_size,
             format=written_as,
             quality=self.cache_quality,
+            reduced_decoding=self.reduced_decoding,
         ).with_room_for(room_for)
         if (split, needed) not in self._cached:
             folder = ensure_cache(
