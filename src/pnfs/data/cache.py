@@ -157,7 +157,8 @@ class About:
             with closing(open_finished(path)) as connection:
                 rows = connection.execute("SELECT name, value FROM about").fetchall()
             content: dict[str, Any] = {name: json.loads(value) for name, value in rows}
-            about = cls(**content | {"settings": CacheSettings(**content["settings"])})
+            content["settings"] = CacheSettings(**content["settings"])
+            about = cls(**content)
             if about.version != FORMAT_VERSION:
                 raise ValueError(f"version {about.version}, this is {FORMAT_VERSION}")
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -228,6 +229,8 @@ class CachedCrops:
             crop = pixels.reshape(*self.settings.crop_size, 3)
         else:
             crop = cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB)
+        if crop is None:
+            raise self._damage(index, "it is no JPEG")
         return crop, np.frombuffer(to_image).reshape(2, 3)
 
     def place(self, index: int) -> Float64[np.ndarray, "2 3"]:

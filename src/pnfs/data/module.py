@@ -107,7 +107,7 @@ class PoseDataModule(L.LightningDataModule):
         self.cache = cache
         self.cache_format: Format | None = cache_format
         self.cache_quality = cache_quality
-        self.augment = augment
+        self.augment: Literal["loader", "device"] = augment
         self.resident = resident
         self.weight_rows: list[int] | None = None
         self.architecture_rows: list[int] | None = None
