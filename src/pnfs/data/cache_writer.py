@@ -260,7 +260,10 @@ def _write(
         with connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO about VALUES (?, ?)",
-                [(name, json.dumps(value)) for name, value in asdict(about).items()],
+                [
+                    (name, json.dumps(value, allow_nan=False))
+                    for name, value in asdict(about).items()
+                ],
             )
     partial.replace(path)
     report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")

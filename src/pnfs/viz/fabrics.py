@@ -132,7 +132,7 @@ def draw_fabrics(
     fabrics: Literal["subnetworks", "backbone"] = "subnetworks",
     title: str | None = None,
 ) -> Figure:
-    """Draws the P fabrics side by side, each cell in its place on the grid scale x layer (Fig. 3).
+    """Draws the P fabrics side by side, each cell in its place on the grid scale x layer (Fig. 1 and 4).
 
     An arrow is an input of a cell; its width and opacity are its weight in softmax(beta). Inputs that
     read the same map through the same kind of transform are one arrow with their summed weight: what
