@@ -36,7 +36,6 @@ from pnfs.commands.trainer import build_loggers, build_trainer, compile_steps
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
-from pnfs.models.network import normalise_images
 from pnfs.training.checkpoints import CONFIG_KEY, IDENTITY_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.identity import read_digests, run_folder, run_identity
 from pnfs.training.keeping import why_unfinished
@@ -229,7 +228,7 @@ def _fit(
     elif settings["initial"] is not None:
         module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
     else:
-        module.network.calibrate(normalise_images(data.first_batch()["image"]))
+        module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)

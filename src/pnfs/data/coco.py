@@ -246,8 +246,11 @@ class COCO:
         labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
         if split == "train":
             return ""
-        content = self._read(split).content
-        read = {key: content.get(key) for key in ("annotations", "categories")}
+        annotations = self._read(split).annotations
+        read: dict[str, Any] = {
+            "annotations": annotations.records,
+            "category": annotations.category,
+        }
         read["images"] = sorted(self._read(split).sizes.items())
         if self.boxes == "detected":
             found = self._loaded(split, "detected")

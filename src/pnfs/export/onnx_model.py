@@ -20,7 +20,7 @@ from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.models.folding import fuse
-from pnfs.models.network import IMAGENET_MEAN, IMAGENET_STD, PoseNetwork
+from pnfs.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, PoseNetwork
 
 OPSET = 20
 """ONNX operator set of exported files."""
@@ -37,11 +37,13 @@ class ImagesToMaps(nn.Module):
 
     Args:
         network: A `PoseNetwork` or one that `fuse` made.
+        channel_order: Of the network's input.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, channel_order: ChannelOrder) -> None:
         super().__init__()
         self.network = network
+        self.reverse = channel_order == "bgr"
         # Buffers, so that they are constants of the file.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255)
         self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255)
@@ -50,7 +52,10 @@ class ImagesToMaps(nn.Module):
     std: Tensor
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        pixels = images.float()
+        if self.reverse:
+            pixels = pixels.flip(-1)
+        normalised = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
         return self.network.joint_maps(self.network(normalised))  # type: ignore[operator]
 
 
@@ -158,7 +163,8 @@ def export_onnx(
         padding=padding,
         checkpoint=checkpoint,
     )
-    model: nn.Module = ImagesToMaps(fuse(network) if fold else copy.deepcopy(network))
+    folded = fuse(network) if fold else copy.deepcopy(network)
+    model: nn.Module = ImagesToMaps(folded, network.channel_order)
     if outputs == "joints":
         heatmap_size = (height // network.stride, width // network.stride)
         stride = heatmap_stride((height, width), heatmap_size, unbiased)
@@ -186,7 +192,7 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
     runtime = OnnxRuntime(path)
     height, width = runtime.metadata.input_size
     device = next(network.parameters()).device
-    reference = ImagesToMaps(network).to(device)
+    reference = ImagesToMaps(network, network.channel_order).to(device)
     was_training = network.training
     network.eval()
     differences, allowed = {}, {}
