@@ -231,7 +231,7 @@ def test_lightning_trains_on_what_the_device_cuts_and_resumes(
     for epoch, batches in loaders.batches.items():
         for expected, batch in zip(batches, whole.batches[epoch], strict=True):
             assert batch.keys() == expected.keys()
-            assert torch.equal(batch["joints"], expected["joints"])
+            assert torch.equal(batch["joints_crop"], expected["joints_crop"])
             assert torch.equal(batch["sample_index"], expected["sample_index"])
 
 

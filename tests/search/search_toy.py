@@ -105,10 +105,10 @@ class ToyPeople(Dataset):
         picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
         return {
             "image": (picture * 255).round().to(torch.uint8),
-            "joints": joints,
+            "joints_crop": joints,
             "labelled": torch.ones(3, dtype=torch.bool),
             "to_image": torch.eye(2, 3),
-            "target": joints,
+            "joints_image": joints,
             "reference_length": torch.tensor(8.0),
             "sample_index": torch.tensor(index),
         }

@@ -165,7 +165,7 @@ def _prepared(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What the training step makes of a batch before the network: its input, and target maps."""
     height, width = batch["image"].shape[1:3]
     targets, _ = gaussian_targets(
-        batch["joints"],
+        batch["joints_crop"],
         batch["labelled"],
         heatmap_size=(height // _STRIDE, width // _STRIDE),
         stride=float(_STRIDE),

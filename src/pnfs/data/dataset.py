@@ -28,14 +28,14 @@ class PoseBatch(TypedDict):
 
     image: Tensor
     """uint8 (B, h, w, 3), RGB."""
-    joints: Tensor
+    joints_crop: Tensor
     """float32 (B, K, 2), x, y in pixels of the crop."""
     labelled: Tensor
     """bool (B, K)."""
     to_image: Tensor
     """float32 (B, 2, 3), crop pixels to image pixels."""
-    target: Tensor
-    """float32 (B, K, 2), the joints in pixels of the image."""
+    joints_image: Tensor
+    """float32 (B, K, 2), x, y in pixels of the image."""
     reference_length: Tensor
     """float32 (B,)."""
     sample_index: Tensor
@@ -86,14 +86,14 @@ class CropDataset(Dataset):
             draw = self.augmentation.draw(random)
         matrix = self._matrix(index, draw)
         joints, visibility = self._crop_joints(index, matrix, draw.flip)
-        target = persons.joints[index]
+        joints_image = persons.joints[index]
         return {
             **self.pixels(index, matrix, random),
-            "joints": joints.astype(np.float32),
+            "joints_crop": joints.astype(np.float32),
             "labelled": visibility > 0,
             "to_image": invert(matrix).astype(np.float32),
             # In the rows of the crop's joints, also where left and right have changed places.
-            "target": target[self._permutation] if draw.flip else target,
+            "joints_image": joints_image[self._permutation] if draw.flip else joints_image,
             "reference_length": np.float32(persons.reference_length[index]),
             "sample_index": np.int64(index),
         }
