@@ -363,9 +363,8 @@ class COCO:
         image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
         persons = self.persons_in(split, image_ids, boxes, f"COCO {split}, detected boxes")
         counted = {reason: number for reason, number in left_out.items() if number}
-        return _Boxes(
-            replace(persons, left_out=counted, file=str(path)), image_ids, scores.astype(np.float32)
-        )
+        persons = replace(persons, left_out=counted, file=str(path))
+        return _Boxes(persons, image_ids, scores.astype(np.float32))
 
     def persons_in(
         self,
