@@ -38,6 +38,7 @@ def batches(arrays: Mapping[str, np.ndarray], first: int, count: int) -> list[di
                 "image": images,
                 "joints_crop": torch.from_numpy(arrays["joints"][step]).double(),
                 "labelled": torch.from_numpy(arrays["visible"][step]),
+                "sample_index": torch.arange(len(images)),
             }
         )
     return found
