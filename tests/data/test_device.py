@@ -127,8 +127,8 @@ def test_resident_crops_are_rows_of_the_persons_at_hand(persons: Persons) -> Non
 @pytest.mark.parametrize("name", ["colour", "blur", "occlusion"])
 def test_the_device_refuses_what_only_the_loader_does(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"augmentation\.{name}=0\.3.*data\.augment=loader"):
-        module(tmp_path, augmentation=Augmentation(**{name: 0.3}))
-    module(tmp_path, augmentation=Augmentation(**{name: 0.3}), augment="loader")
+        module(tmp_path, augmentation=Augmentation(**cast(Any, {name: 0.3})))
+    module(tmp_path, augmentation=Augmentation(**cast(Any, {name: 0.3})), augment="loader")
 
 
 class ToySource:
