@@ -19,7 +19,7 @@ from pnfs.commands import derive, export, import_checkpoint, predict, show
 from pnfs.commands.configuration import UsageError, build_network, configuration_folder
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference import TorchRuntime
-from pnfs.models.posenfs import PARTS
+from pnfs.models.posenfs_parts import PARTS
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from pnfs.training.module import load_network_state
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
@@ -187,6 +187,11 @@ def test_keys_in_place_of_the_yaml_make_the_same_network(
         ),
         (["CONFIG", "input_size=[60,64]"], "input_size"),
         (["CONFIG", "dataset=coco"], "coco"),
+        (["CONFIG", "padding=0"], "padding"),
+        (["CONFIG", "codec.sigma=-1"], r"codec\.sigma"),
+        (["CONFIG", "codec.flip_shift=2"], r"codec\.flip_shift"),
+        (["CONFIG", "codec.decode_method=best"], r"codec\.decode_method"),
+        (["CONFIG", "channel_order=gbr"], "channel_order"),
         (["CONFIG", "parts={a: [nose]}"], "dataset=mpii or dataset=coco"),
         (["CONFIG", "dataset=mpii", "parts={a: [nose]}"], "nose"),
         (["CONFIG", "operators=[Zero,Zero,Atr_Conv_3x3,Sep_Conv_3x3]"], "operators.*twice"),
