@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -197,3 +197,10 @@ def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
 def test_a_dataset_without_detector_is_watched_as_it_is() -> None:
     people = Synthetic(skeleton="coco", train=1, val=1, image_size=(64, 64))
     assert in_labelled_boxes(people) is people
+
+
+@pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])
+def test_images_are_decoded_as_in_training(chosen: dict[str, bool]) -> None:
+    trained = {"input_size": [64, 64], "data": chosen}
+    data = data_of_run(trained, cast(Any, None), batch_size=2, workers=0)
+    assert data.reduced_decoding is chosen.get("reduced_decoding", True)

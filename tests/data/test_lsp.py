@@ -151,7 +151,7 @@ def test_the_score_is_pck_of_the_torso(tmp_path: Path):
     metric = source.metric("val")
     metric.update(
         predicted=torch.from_numpy(predicted),
-        target=torch.from_numpy(persons.joints),
+        joints_image=torch.from_numpy(persons.joints),
         labelled=torch.from_numpy(persons.visibility > 0),
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(3),

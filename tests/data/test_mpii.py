@@ -153,7 +153,7 @@ def test_test_split_has_no_labels(tmp_path: Path):
     metric = source.metric("test")
     metric.update(
         predicted=torch.zeros(1, 16, 2),
-        target=torch.from_numpy(persons.joints),
+        joints_image=torch.from_numpy(persons.joints),
         labelled=torch.from_numpy(persons.visibility > 0),
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(1),
@@ -196,7 +196,7 @@ def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Pat
         metric = source.metric("val")
         metric.update(
             predicted=torch.from_numpy(predictions[f"{case}_preds"][:, to_skeleton, :2]),
-            target=torch.from_numpy(persons.joints),
+            joints_image=torch.from_numpy(persons.joints),
             labelled=torch.from_numpy(persons.visibility > 0),
             reference_length=torch.from_numpy(persons.reference_length),
             sample_index=torch.arange(len(persons)),

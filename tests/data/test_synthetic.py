@@ -335,7 +335,7 @@ def test_metric_scores_shifts_of_known_size(skeleton):
         length = torch.from_numpy(persons.reference_length)
         metric.update(
             predicted=target + shift * length[:, None, None] * torch.tensor([1.0, 0.0]),
-            target=target,
+            joints_image=target,
             labelled=torch.from_numpy(persons.visibility > UNLABELLED),
             reference_length=length,
             sample_index=torch.arange(20),

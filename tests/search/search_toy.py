@@ -17,6 +17,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
 from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.lanes import Form, Lanes, PartConv2d
+from pnfs.models.network import normalise_images
 from pnfs.models.operations import Operation, Skip, Zero
 from pnfs.search import SearchStrategy
 from pnfs.training.module import PoseModule
@@ -43,6 +44,7 @@ class ToyNetwork(nn.Module):
     """The image's colours are the target maps; one cell stands between them and the output."""
 
     stride = 4
+    normalise = staticmethod(normalise_images)
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,10 +107,10 @@ class ToyPeople(Dataset):
         picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
         return {
             "image": (picture * 255).round().to(torch.uint8),
-            "joints": joints,
+            "joints_crop": joints,
             "labelled": torch.ones(3, dtype=torch.bool),
             "to_image": torch.eye(2, 3),
-            "target": joints,
+            "joints_image": joints,
             "reference_length": torch.tensor(8.0),
             "sample_index": torch.tensor(index),
         }

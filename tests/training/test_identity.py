@@ -78,6 +78,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("trainer.precision", "bf16-mixed"),
         ("trainer.devices", 2),
         ("data.cache", None),
+        ("data.reduced_decoding", False),
         ("trainer.limit_train_batches", 3),
         ("trainer.limit_train_batches", 1),
         ("trainer.limit_val_batches", 2),

@@ -103,7 +103,7 @@ def test_targets_glow_where_the_joints_are(persons) -> None:
         for column, part in enumerate(PARTS.parts.values(), start=1):
             picture = cell(sheet, column, row).astype(int)
             for k in MPII.indices(list(part)):
-                x, y = np.round(sample["joints"][k] / 4).astype(int) * 4
+                x, y = np.round(sample["joints_crop"][k] / 4).astype(int) * 4
                 if sample["labelled"][k] and 0 <= x < 48 and 0 <= y < 64:
                     # The peak of the colour map is a pale yellow; the crop beneath is grey.
                     assert picture[y, x, 0] > 180

@@ -94,7 +94,7 @@ def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, f
     metric.update(
         predicted=torch.from_numpy(predictions.locations),
         scores=torch.from_numpy(predictions.scores),
-        target=torch.from_numpy(persons.joints),
+        joints_image=torch.from_numpy(persons.joints),
         labelled=torch.from_numpy(persons.visibility > UNLABELLED),
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(len(persons)),

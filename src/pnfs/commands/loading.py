@@ -102,6 +102,7 @@ def data_of_run(
         batch_size=batch_size,
         workers=workers,
         unbiased=trained_unbiased(trained),
+        reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
     )
 
 

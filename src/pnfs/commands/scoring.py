@@ -183,7 +183,7 @@ def write_sheet(
         np.stack([_in_crop(s, predictions, row) for s, row in zip(samples, rows, strict=True)]),
         skeleton=persons.skeleton,
         scores=predictions.scores[rows],
-        target=np.stack([sample["joints"] for sample in samples]),
+        target=np.stack([sample["joints_crop"] for sample in samples]),
         labelled=persons.visibility[rows] > UNLABELLED,
         captions=[str(persons.ids[row]) for row in rows],
         low_scored=_low_scored(predictions),

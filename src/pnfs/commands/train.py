@@ -243,8 +243,7 @@ def _fit(
     elif settings["initial"] is not None:
         module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
     else:
-        first = next(iter(data.train_dataloader()))
-        module.network.calibrate(module.network.normalise(first["image"]))
+        module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)

@@ -167,7 +167,7 @@ class PoseModule(L.LightningModule):
         self.metric.update(
             predicted=locations,
             scores=scores,
-            target=batch["target"],
+            joints_image=batch["joints_image"],
             labelled=batch["labelled"],
             reference_length=batch["reference_length"],
             sample_index=batch["sample_index"],
@@ -216,7 +216,7 @@ class PoseModule(L.LightningModule):
     ) -> Float[Tensor, ""]:
         """The loss of given score maps against the targets of a batch."""
         targets, weights = gaussian_targets(
-            batch["joints"],
+            batch["joints_crop"],
             batch["labelled"],
             heatmap_size=(part_maps.shape[-2], part_maps.shape[-1]),
             stride=self.heatmap_stride(part_maps),

@@ -129,7 +129,7 @@ def target_sheet(
     size = (input_size[0] // stride, input_size[1] // stride)
     for crop in _crops(persons, rows, input_size, augmentation, seed, epoch, unbiased):
         maps, weights = gaussian_targets(
-            torch.from_numpy(np.asarray(crop["joints"]))[None],
+            torch.from_numpy(np.asarray(crop["joints_crop"]))[None],
             torch.from_numpy(np.asarray(crop["labelled"]))[None],
             heatmap_size=size,
             stride=heatmap_stride(input_size, size, unbiased),
@@ -205,7 +205,7 @@ def _poses(
     labelled = np.stack([np.asarray(crop["labelled"]) for crop in crops])
     return pose_sheet(
         [np.asarray(crop["image"]) for crop in crops],
-        np.stack([np.asarray(crop["joints"]) for crop in crops]),
+        np.stack([np.asarray(crop["joints_crop"]) for crop in crops]),
         skeleton=persons.skeleton,
         # A joint without label has no place to be drawn at.
         scores=labelled.astype(np.float32),
