@@ -140,8 +140,8 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Dotted key -> value; lists are values."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{above}{key}.")
+        if isinstance(value, dict) and value:
+            found.update(flat(value, f"{above}{key}."))
         else:
             found[f"{above}{key}"] = value
     return found

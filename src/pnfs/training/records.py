@@ -269,9 +269,10 @@ def read_run(folder: Path) -> Run | None:
     Raises:
         ValueError: A file of it is damaged.
     """
-    record, state = read_result(folder), _read(folder / STATE)
+    record = read_result(folder)
     if record is not None and "config" in record:
         return Run(folder, "finished", None, record["config"], record)
+    state = _read(folder / STATE)
     if state is None:
         return None
     status: RunStatus = state["state"]
@@ -297,6 +298,9 @@ def find_runs(root: Path) -> list[Run]:
     Raises:
         ValueError: A file of a run is damaged.
     """
-    folders = {path.parent for name in (STATE, RESULT) for path in root.rglob(name)}
-    runs = (read_run(folder) for folder in sorted(folders))
-    return [run for run in runs if run is not None]
+    runs = []
+    for folder, below, files in os.walk(root):
+        if (RESULT in files or STATE in files) and (run := read_run(Path(folder))) is not None:
+            runs.append(run)
+            below.clear()  # A run holds no runs, but perhaps thousands of other files.
+    return sorted(runs, key=lambda run: run.folder.parts)
