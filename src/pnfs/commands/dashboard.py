@@ -12,8 +12,9 @@ from rich.markup import escape
 
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.commands.runs import filtered, flat, summary
+from pnfs.training.identity import defining_part
 from pnfs.training.metrics_file import METRICS
-from pnfs.training.records import Run, defining_part, find_runs
+from pnfs.training.records import Run, find_runs
 from pnfs.viz.dashboard import RunCard, dashboard_page
 from pnfs.viz.workspace import build_workspace
 

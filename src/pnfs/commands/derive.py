@@ -19,7 +19,7 @@ from pnfs.commands.configuration import (
     without_downloads,
 )
 from pnfs.commands.evaluate import chosen_dataset
-from pnfs.commands.scoring import score
+from pnfs.commands.scoring import require_whole_split, score
 from pnfs.commands.train import build_module
 from pnfs.data.module import PoseDataModule
 from pnfs.models import PoseFabricNetwork
@@ -45,6 +45,7 @@ console = Console()
 
 def run(config: DictConfig) -> None:
     settings = plain(config)
+    require_whole_split(settings["trainer"])
     path = find_checkpoint(settings["checkpoint"])
     checkpoint = read_checkpoint(path)
     trained = without_downloads(checkpoint[CONFIG_KEY])

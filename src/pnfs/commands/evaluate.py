@@ -22,7 +22,9 @@ from pnfs.commands.scoring import (
     evaluation_choices,
     log_media,
     matches_of,
+    require_whole_split,
     score_and_predict,
+    warn_of_last,
     write_pictures,
     write_predictions,
     write_score_pictures,
@@ -34,7 +36,7 @@ from pnfs.data.predictions import Benchmark, Predictions
 from pnfs.evaluation.breakdown import Breakdown, criterion_of
 from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule
-from pnfs.training.records import provenance, write_result
+from pnfs.training.records import LAST_CHECKPOINT, provenance, write_result
 from pnfs.training.wandb_run import finished_wandb
 
 console = Console()
@@ -65,10 +67,16 @@ def run(config: DictConfig) -> float:
     )
     split = settings["split"]
     console.print(f"checkpoint: {path}", soft_wrap=True)
+    # A file that was named is what was asked for; of a folder the best is expected.
+    fell_back = path.name == LAST_CHECKPOINT.name and Path(settings["checkpoint"]).name != path.name
+    if fell_back:
+        warn_of_last(path)
     scores, predictions = score_and_predict(module, data, settings["trainer"], split)
     if isinstance(source, Benchmark):
         scores |= source.breakdown(split, predictions)
     choices = evaluation_choices(module, source, split) | {"input_size": trained["input_size"]}
+    if fell_back:
+        choices["weights"] = "last"
     folder = result_folder(settings["out"], path, split, {"choices": choices, "dataset": dataset})
     record = {
         "checkpoint": str(path),
@@ -99,7 +107,7 @@ def report(
     if is_scored and criterion is not None:
         record["by_joint"] = breakdown.record(criterion)
     # Scores are safe before anything else is written that may fail.
-    write_result(folder, without_nan(record))
+    write_result(folder, record)
     name = source.persons(split).name
     if math.isnan(record["score"]):
         lack = "no labels" if not breakdown.has_labels else "no sizes to measure errors by"
@@ -136,11 +144,12 @@ def write_named_predictions(
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses what no decoder and no flip test knows, before anything is loaded.
+    """Refuses a part of a split, and what no decoder and no flip test knows, before anything is loaded.
 
     Raises:
         UsageError: Names the key and its choices.
     """
+    require_whole_split(settings["trainer"])
     allowed = {"decode_method": get_args(DecodeMethod), "flip_shift": (0, 1)}
     for key, choices in allowed.items():
         if settings[key] is not None and settings[key] not in choices:
@@ -214,12 +223,3 @@ def loggers_of(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger
         finally:
             for logger in loggers:
                 logger.finalize("success" if sys.exc_info()[0] is None else "failed")
-
-
-def without_nan(value: Any) -> Any:
-    """The record with None for nan, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,5 +1,6 @@
 """`pnfs reproduce`: trains the rows of the paper's tables and figures, and makes them from the records."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from pnfs.reproduce.results import PlannedRun, RowResult, read_results
 from pnfs.reproduce.tables import summary, title, write_table
 from pnfs.reproduce.targets import Row, Target, chosen_rows, read_target, target_names
 from pnfs.reproduce.workers import Outcome, run_jobs
-from pnfs.training.records import LAST_CHECKPOINT, cause_of, keep_failure, read_run, run_folder
+from pnfs.training.identity import read_digests, run_folder
+from pnfs.training.records import LAST_CHECKPOINT, cause_of, find_same, keep_failure, read_run
 
 OWN_KEYS = {"target", "experiments", "rows", "seeds", "jobs", "fail_fast", "train", "profile"}
 
@@ -118,21 +120,57 @@ def plan(target: Target, overrides: Sequence[str], seeds: Sequence[int] | None) 
     What makes a row has the last word, so that overrides for all rows leave them different.
     """
     common = [f"profile={target.profile}", *target.overrides, *overrides]
+    folders = RunFolders()
     return [
-        _planned(row, seed, [*common, *row.overrides])
+        _planned(row, seed, [*common, *row.overrides], folders)
         for row in target.rows
         if not row.cannot
         for seed in (row.seeds if seeds is None else seeds)
     ]
 
 
-def _planned(row: Row, seed: int, overrides: list[str]) -> PlannedRun:
+def _planned(row: Row, seed: int, overrides: list[str], folders: "RunFolders") -> PlannedRun:
     given = (*overrides, f"seed={seed}")
     try:
         settings = plain(configuration_of(given))
+        folder = folders.of(settings)
     except (HydraException, OmegaConfBaseException, ValueError, ImportError) as error:
         return PlannedRun(row, seed, given, None, {}, problem=cause_of(error))
-    return PlannedRun(row, seed, given, run_folder(settings), settings)
+    return PlannedRun(row, seed, given, folder, settings)
+
+
+class RunFolders:
+    """Where runs are or will be. Reads each dataset once; tables can be made without it."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, dict[str, str] | None] = {}
+
+    def of(self, settings: dict[str, Any]) -> Path:
+        """The folder of a run.
+
+        Raises:
+            UsageError: The dataset is not at hand, and several runs of this configuration differ in theirs.
+        """
+        persons = self._persons(settings["dataset"])
+        if persons is not None:
+            return run_folder(settings, persons)
+        found = [run.folder for run in find_same(settings)]
+        if len(found) > 1:
+            raise UsageError(
+                f"{', '.join(map(str, found))} are runs of one configuration on different data, and the dataset "
+                "that would tell which is meant is not there: set dataset.root"
+            )
+        return found[0] if found else run_folder(settings)
+
+    def _persons(self, dataset: dict[str, Any]) -> dict[str, str] | None:
+        key = json.dumps(dataset, sort_keys=True)
+        if key not in self._digests:
+            try:
+                self._digests[key] = read_digests(build_source(dataset))
+            except (HydraException, ValueError, OSError):
+                # Training says what is wrong with the data, in the run that needs them.
+                self._digests[key] = None
+        return self._digests[key]
 
 
 def configuration_of(overrides: Sequence[str]) -> DictConfig:

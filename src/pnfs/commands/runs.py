@@ -10,19 +10,25 @@ from rich.console import Console
 from rich.table import Table
 
 from pnfs.commands.configuration import UsageError
-from pnfs.training.records import Run, defining_part, find_runs
+from pnfs.training.identity import defining_part
+from pnfs.training.records import Run, find_runs
 from pnfs.viz.dashboard import duration
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "bold red"}
 
 ORDERS: Mapping[str, Callable[[Run], Any]] = {
     "path": lambda run: str(run.folder),
-    "score": lambda run: -(run.record or {}).get("score", -math.inf),
+    "score": lambda run: math.inf if (score := score_of(run)) is None else -score,
     "seconds": lambda run: (run.record or {}).get("seconds", math.inf),
     "macs": lambda run: (run.record or {}).get("cost", {}).get("macs", math.inf),
 }
 
 console = Console()
+
+
+def score_of(run: Run) -> float | None:
+    """None before the end, and where the dataset could not be scored."""
+    return (run.record or {}).get("score")
 
 
 def run(config: DictConfig) -> None:
@@ -88,7 +94,7 @@ def run_table(runs: Sequence[Run], root: Path) -> Table:
         record = run.record or {}
         cost = record.get("cost", {})
         cells = [str(run.folder.relative_to(root)), f"[{STYLES[run.status]}]{run.status}[/]"]
-        cells += [f"{record['score']:.1f}" if "score" in record else "–"]
+        cells += ["–" if (score := score_of(run)) is None else f"{score:.1f}"]
         cells += [f"{cost['parameters'] / 1e6:.2f} M" if cost else "–"]
         cells += [f"{cost['macs'] / 1e9:.3g} G" if cost else "–"]
         cells += [duration(record["seconds"]) if "seconds" in record else "–"]
@@ -117,8 +123,10 @@ def comparison(one: Run, other: Run) -> Table:
     table.add_column("key")
     for run in (one, other):
         table.add_column(str(run.folder), overflow="fold")
-    first, second = flat(one.config), flat(other.config)
+    persons = [flat({"persons": (run.identity or {}).get("persons", {})}) for run in (one, other)]
+    first, second = flat(one.config) | persons[0], flat(other.config) | persons[1]
     defining = set(flat(defining_part(one.config))) | set(flat(defining_part(other.config)))
+    defining |= {*persons[0], *persons[1]}
     differing = [
         key
         for key in dict.fromkeys([*first, *second])

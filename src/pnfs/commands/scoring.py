@@ -15,6 +15,7 @@ from rich.console import Console
 from torchmetrics import MetricCollection
 
 from pnfs.codec.decode import decode
+from pnfs.commands.configuration import UsageError
 from pnfs.data.dataset import CropDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule, Source
@@ -32,6 +33,7 @@ from pnfs.evaluation.collector import PredictionCollector
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
+from pnfs.training.records import LAST_CHECKPOINT
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.poses import pose_sheet, save_image
@@ -43,6 +45,12 @@ from pnfs.viz.scores import (
 )
 
 console = Console()
+
+# Keys of the trainer that say where and how a score is computed.
+_COMPUTING = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "benchmark", "deterministic",
+    "inference_mode", "sync_batchnorm", "plugins", "enable_model_summary", "enable_progress_bar",
+)  # fmt: skip
 
 SHEET_SIZE = 32
 """Persons on a contact sheet."""
@@ -60,10 +68,11 @@ def score_and_predict(
 ) -> tuple[dict[str, float], Predictions]:
     """Scores of a split, name -> value, the one that counts first, and what was predicted.
 
-    A split without labels has scores that are nan.
+    A split without labels has scores that are nan. What limits the trainer's training, or its validation while
+    it trains, does not limit this: a score is of the whole split.
     """
     tester: L.Trainer = instantiate(
-        trainer,
+        {key: value for key, value in trainer.items() if key in _COMPUTING},
         logger=False,
         enable_checkpointing=False,
         callbacks=[RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)],
@@ -86,6 +95,31 @@ def score_and_predict(
         if name.removeprefix(prefix) not in left_out
     }
     return scores, collector.predictions
+
+
+def require_whole_split(trainer: Mapping[str, Any]) -> None:
+    """Refuses keys that would score a part of the split, and could not be told from a score of all.
+
+    Raises:
+        UsageError: Names the key.
+    """
+    for key, value in trainer.items():
+        limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
+        if limits and value is not None:
+            raise UsageError(
+                f"trainer.{key}={value}: a score is of the whole split; leave this key out"
+            )
+
+
+def warn_of_last(weights: Path) -> None:
+    """Says so where a run's last weights stand in for its best, of which there are none."""
+    if weights.name == LAST_CHECKPOINT.name:
+        console.print(
+            f"[bold yellow]{weights.parent} holds no best.ckpt: the weights of the last epoch (last.ckpt) are "
+            "used in its place[/]",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def evaluation_choices(module: PoseModule, source: Source, split: str) -> dict[str, Any]:

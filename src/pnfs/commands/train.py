@@ -1,18 +1,15 @@
 """`pnfs train`: search, train, evaluate; one folder and one record a run."""
 
+import math
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    ModelCheckpoint,
-    RichProgressBar,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -27,23 +24,43 @@ from pnfs.commands.configuration import (
     without_downloads,
 )
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import evaluation_choices, log_media, score, write_pictures
+from pnfs.commands.scoring import (
+    evaluation_choices,
+    log_media,
+    matches_of,
+    score,
+    warn_of_last,
+    write_pictures,
+)
 from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.persons import UNLABELLED
+from pnfs.data.predictions import no_predictions
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
 from pnfs.search import SearchStrategy
-from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig, read_checkpoint
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    IDENTITY_KEY,
+    KeepConfig,
+    find_checkpoint,
+    read_checkpoint,
+)
+from pnfs.training.identity import read_digests, run_folder, run_identity
+from pnfs.training.keeping import KeepBest, KeepLast, StopEarly, why_unfinished
 from pnfs.training.memory import keep_freed_memory
 from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
 from pnfs.training.monitors import ArchitectureMonitor
 from pnfs.training.records import (
+    LAST_CHECKPOINT,
+    RESULT,
+    UnfinishedError,
     kept_state,
     provenance,
     read_result,
-    run_folder,
+    require_same,
     write_result,
 )
 from pnfs.training.throughput import ThroughputMonitor
@@ -52,56 +69,143 @@ from pnfs.training.wandb_run import finished_wandb, log_summary, wandb_arguments
 console = Console()
 
 
+# Keys of the trainer that `pnfs train` sets itself, and what to use in their place.
+_OWN_TRAINER_KEYS = {
+    "max_epochs": "epochs",
+    "logger": "the group logger",
+    "callbacks": "early_stopping, strategy",
+    "default_root_dir": "run_root, name",
+    "use_distributed_sampler": "nothing: persons are shared out among the processes in any case",
+    "enable_checkpointing": "nothing: the best and the last epoch are always kept",
+}
+
+
 def run(config: DictConfig) -> float:
     """Runs one configuration; returns its score, which a sweeper may maximise."""
     if "_target_" not in config.dataset:
         raise UsageError(
             "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
         )
+    require_free_keys(config.trainer)
     source = build_source(plain(config.dataset))
     choose_parts(config, source.skeleton.name)
     settings = plain(config)
     if settings["initial"] is not None:
         settings = start_from(settings, source.skeleton.name)
-    folder = run_folder(settings)
+    require_labels(source)
+    if settings["trainer"].get("fast_dev_run"):
+        return _try_out(settings, source)
+    persons = read_digests(source)
+    identity = run_identity(settings, persons)
+    folder = run_folder(settings, persons)
     if settings["restart"] and folder.exists():
         shutil.rmtree(folder)
     finished = read_result(folder)
     if finished is not None:
+        require_same(folder / RESULT, finished.get("identity"), identity)
         console.print(f"finished before: {folder} (restart=true trains it again)")
         console.print(score_table(_title(settings), {"trained": finished["scores"]}))
-        return float(finished["score"])
+        return _number(finished["score"])
     processes = process_count(settings["trainer"])
-    with kept_state(folder, settings) as earlier_seconds:
+    with kept_state(folder, settings, identity) as earlier_seconds:
         console.print(f"run folder: {folder}")
+        last = folder / LAST_CHECKPOINT
+        if last.is_file():
+            stored = read_checkpoint(last, check=False).get(IDENTITY_KEY)
+            require_same(last, stored, identity)
+        job = {
+            "settings": settings,
+            "folder": str(folder),
+            "earlier_seconds": earlier_seconds,
+            "identity": identity,
+        }
         if processes == 1:
-            return _train(settings, source, folder, earlier_seconds)
-        job = {"settings": settings, "folder": str(folder), "earlier_seconds": earlier_seconds}
-        run_in_processes(__name__, job, processes)
-    record = read_result(folder)
-    assert record is not None
-    return float(record["score"])
+            _train(source=source, **job)
+        else:
+            run_in_processes(__name__, job, processes)
+        record = read_result(folder)
+        if record is None:
+            raise UnfinishedError(_what_is_left(settings, folder))
+    return _number(record["score"])
 
 
-def run_as_rank(settings: dict[str, Any], folder: str, earlier_seconds: float) -> None:
+def run_as_rank(**job: Any) -> None:
     """One process's share of a run in several; only the first writes."""
-    _train(settings, build_source(settings["dataset"]), Path(folder), earlier_seconds)
+    _train(source=build_source(job["settings"]["dataset"]), **job)
 
 
-def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_seconds: float) -> float:
-    loggers = build_loggers(settings, folder)
-    with finished_wandb(loggers):
-        return _search_and_score(settings, source, folder, earlier_seconds, loggers)
-
-
-def _search_and_score(
-    settings: dict[str, Any],
+def _train(
+    *,
     source: Source,
-    folder: Path,
+    settings: dict[str, Any],
+    folder: str,
     earlier_seconds: float,
-    loggers: list[Logger],
-) -> float:
-    started = time.monotonic() - earlier_seconds
+    identity: dict[str, Any],
+) -> None:
+    loggers = build_loggers(settings, Path(folder))
+    with finished_wandb(loggers):
+        _search_and_score(settings, source, Path(folder), earlier_seconds, loggers, identity)
+
+
+def _try_out(settings: dict[str, Any], source: Source) -> float:
+    """One batch of everything, as `trainer.fast_dev_run` asks for; leaves nothing behind, and has no score."""
+    with tempfile.TemporaryDirectory(prefix="pnfs-") as folder:
+        data, module = _prepared(settings, source)
+        _fit(settings, module, data, Path(folder), [], {})
+    console.print("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
+    return math.nan
+
+
+def _what_is_left(settings: dict[str, Any], folder: Path) -> str:
+    """What a run that was stopped has trained, and how to go on."""
+    last, epochs = folder / LAST_CHECKPOINT, settings["epochs"]
+    done = read_checkpoint(last, check=False)["epoch"] + 1 if last.is_file() else 0
+    steps = settings["trainer"].get("max_steps", -1)
+    advice = (
+        "the same command resumes it"
+        if steps in (None, -1)
+        else f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
+    )
+    return f"{folder}: not finished, {done} of {epochs} epochs are trained and nothing is scored; {advice}"
+
+
+def require_free_keys(trainer: Any) -> None:
+    """Refuses keys of the trainer that this command sets itself.
+
+    Raises:
+        UsageError: Names the key, and what to use.
+    """
+    for key, instead in _OWN_TRAINER_KEYS.items():
+        if key in trainer:
+            raise UsageError(f"trainer.{key} is set by `pnfs train` itself; use {instead}")
+
+
+def require_labels(source: Source) -> None:
+    """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it.
+
+    Raises:
+        UsageError: Names the dataset and the split.
+    """
+    for split in ("train", "val"):
+        persons = source.persons(split)
+        visibility = persons.visibility
+        if split == "val":
+            # Of detected boxes the labels lie elsewhere.
+            visibility = matches_of(source, split, no_predictions(persons)).labels.visibility
+        if not (visibility > UNLABELLED).any():
+            raise UsageError(
+                f"{persons.name}: no person of split {split!r} has a labelled joint, so that nothing could be "
+                "trained or scored; choose a dataset with labels in both of train and val"
+            )
+
+
+def _number(score: float | None) -> float:
+    """A score of a record; nan where that has none."""
+    return math.nan if score is None else float(score)
+
+
+def _prepared(settings: dict[str, Any], source: Source) -> tuple[PoseDataModule, PoseModule]:
+    """Data and network of a run, both as its seed makes them."""
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
@@ -110,30 +214,49 @@ def _search_and_score(
     data: PoseDataModule = instantiate(
         settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
     )
-    module = build_module(settings, source)
+    return data, build_module(settings, source)
+
+
+def _search_and_score(
+    settings: dict[str, Any],
+    source: Source,
+    folder: Path,
+    earlier_seconds: float,
+    loggers: list[Logger],
+    identity: dict[str, Any],
+) -> None:
+    """Trains, scores and writes the record; no record where the training did not come to its end."""
+    started = time.monotonic() - earlier_seconds
+    data, module = _prepared(settings, source)
     untrained: dict[str, float] = {}
     if settings["evaluate_untrained"]:
         untrained = score(module, data, settings["trainer"], "val")
-    _fit(settings, module, data, folder, loggers)
-    best = read_checkpoint(folder, check=False)
+    _fit(settings, module, data, folder, loggers, identity)
+    stopped = why_unfinished(module.trainer, settings["epochs"])
+    if stopped is not None:
+        console.print(f"not finished: {stopped}", soft_wrap=True)
+        return
+    weights = find_checkpoint(folder)
+    best = read_checkpoint(weights, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
     scores = score(module, data, settings["trainer"], "val")
     if getattr(rank_zero_only, "rank", 0):
-        return next(iter(scores.values()))
-    choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
+        return
+    choices = evaluation_choices(module, source, "val")
+    choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     pictures = write_pictures(module, data, folder, "val")
-    write_result(folder, record)
+    write_result(folder, record | {"identity": identity})
     log_summary(loggers, record)
     log_media(loggers, pictures, settings["epochs"])
     columns = {"untrained": untrained, "trained": scores} if untrained else {"trained": scores}
     console.print(score_table(_title(settings), columns))
     console.print(described(choices))
+    warn_of_last(weights)
     for what, path in pictures.items():
         console.print(f"{what}: {path}", soft_wrap=True)
     console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
-    return float(record["score"])
 
 
 def _fit(
@@ -142,6 +265,7 @@ def _fit(
     data: PoseDataModule,
     folder: Path,
     loggers: list[Logger],
+    identity: dict[str, Any],
 ) -> None:
     """Trains from the beginning, or from where an earlier start of the same run was stopped."""
     last = folder / "checkpoints" / "last.ckpt"
@@ -158,7 +282,7 @@ def _fit(
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)
-    trainer = _trainer(settings, folder, loggers)
+    trainer = _trainer(settings, folder, loggers, identity)
     try:
         trainer.fit(
             module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
@@ -225,35 +349,25 @@ def build_loggers(settings: dict[str, Any], folder: Path) -> list[Logger]:
     return loggers
 
 
-def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L.Trainer:
+def _trainer(
+    settings: dict[str, Any], folder: Path, loggers: list[Logger], identity: dict[str, Any]
+) -> L.Trainer:
     strategy: SearchStrategy = instantiate(settings["strategy"], _convert_="all")
-    keep = ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor="val/score",
-        mode="max",
-        enable_version_counter=False,
-    )
-    # Lightning's save_last skips epochs that are no better, which a resumed run would then repeat.
-    keep_last = ModelCheckpoint(
-        dirpath=folder / "checkpoints", filename="last", enable_version_counter=False
-    )
     # Showing the loss makes a GPU wait, so not at every step.
     progress = (RichProgressBar if console.is_terminal else TQDMProgressBar)(refresh_rate=20)
     patience = settings["early_stopping"]
-    stop = [] if patience is None else [EarlyStopping("val/score", mode="max", patience=patience)]
     return instantiate(
         settings["trainer"],
         max_epochs=settings["epochs"],
         logger=loggers,
         callbacks=[
             strategy,
-            KeepConfig(settings),
+            KeepConfig(settings, identity),
             ArchitectureMonitor(folder),
             ThroughputMonitor(),
-            keep,
-            keep_last,
-            *stop,
+            KeepBest(folder / "checkpoints"),
+            KeepLast(folder / "checkpoints"),
+            *([] if patience is None else [StopEarly(patience)]),
             progress,
         ],
         # The sampler shares out the data itself, and numbers the epochs of its draws.

@@ -261,7 +261,7 @@ def _finish(folder: Path, index: Path, persons: Persons, settings: CacheSettings
         "index_sha256": hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
     }
     temporary = folder / (MANIFEST + _PARTIAL)
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(folder / MANIFEST)
     index.unlink()
 

@@ -1,5 +1,7 @@
 """COCO keypoints 2017 (Lin et al., ECCV 2014): persons in ground-truth or in detected boxes."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +222,20 @@ class COCO:
     def image_ids(self, split: str) -> Int64[np.ndarray, " M"]:
         """COCO's ids of all images of a split."""
         return np.array(list(self._read(split).file_names), dtype=np.int64)
+
+    def labels_digest(self, split: str) -> str:
+        """A digest of what `metric` reads beside the persons: crowds, areas, images without persons, and all
+        labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
+        if split == "train":
+            return ""
+        content = self._read(split).content
+        read = {key: content.get(key) for key in ("annotations", "categories")}
+        read["images"] = sorted(self._read(split).sizes.items())
+        if self.boxes == "detected":
+            found = self._loaded(split, "detected")
+            columns = (found.image_ids, found.persons.center, found.persons.box_size, found.scores)
+            read["detections"] = [column.tolist() for column in columns]
+        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
     def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
         keypoints = np.dstack([predictions.locations, predictions.scores])

@@ -160,7 +160,7 @@ def _write_images(
 
 
 def _write_json(content: Any, path: Path) -> None:
-    _write_bytes(json.dumps(content).encode(), path)
+    _write_bytes(json.dumps(content, allow_nan=False).encode(), path)
 
 
 def _write_bytes(content: bytes, path: Path) -> None:

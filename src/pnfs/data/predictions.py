@@ -76,6 +76,12 @@ def one_to_one(persons: Persons) -> Matches:
     return Matches(persons, np.arange(len(persons)))
 
 
+def no_predictions(persons: Persons) -> Predictions:
+    """Where only the labels are wanted."""
+    joints = len(persons.skeleton)
+    return Predictions(np.zeros((0, joints, 2), np.float32), np.zeros((0, joints), np.float32))
+
+
 def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
     """Writes ids, images, and x, y (0-based px), score of every joint as JSON."""
     rounded = np.round(np.dstack([predictions.locations, predictions.scores]).astype(float), 4)
@@ -94,5 +100,5 @@ def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
         "persons": records,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     return path

@@ -50,7 +50,9 @@ def write_results(path: Path, detections: Sequence[Record]) -> Path:
         for detection in detections
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(records, separators=(",", ":")) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(records, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8"
+    )
     return path
 
 

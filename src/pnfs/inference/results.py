@@ -110,7 +110,7 @@ class CocoKeypoints:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content))
+        partial.write_text(json.dumps(content, allow_nan=False))
         partial.replace(path)
 
 

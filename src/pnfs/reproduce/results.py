@@ -48,7 +48,8 @@ class RowResult:
             return [record["seconds"] * devices(record) / SECONDS_A_DAY for record in self.records]
         if name in (*COSTS, "live_parameters"):
             return [float(record["cost"][name]) for record in self.records]
-        return [record["scores"][name] for record in self.records if name in record["scores"]]
+        found = (record["scores"].get(name) for record in self.records)
+        return [value for value in found if value is not None]
 
     @property
     def devices(self) -> str:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pnfs.reproduce.results import RowResult, mean_and_deviation, scale, score_names
 from pnfs.reproduce.targets import Number, Target
+from pnfs.training.plain import json_ready
 
 MISSING = "missing"
 OURS = "#d55e00"
@@ -38,7 +39,9 @@ def write_table(target: Target, results: Sequence[RowResult], folder: Path) -> d
     written["csv"].write_text(to_csv(target, results))
     draw(target, results, written["png"])
     written["records"] = folder / "records.json"
-    written["records"].write_text(json.dumps(summaries(results), indent=2) + "\n")
+    written["records"].write_text(
+        json.dumps(json_ready(summaries(results)), indent=2, allow_nan=False) + "\n"
+    )
     return written
 
 

@@ -135,6 +135,7 @@ class BilevelStrategy(SearchStrategy):
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
+        module.watch_loss("architecture", loss, search_batch, batch_idx)
         gradients = average_over_processes(gradients)
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
             self._step(parameters, gradients)

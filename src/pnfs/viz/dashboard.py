@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
