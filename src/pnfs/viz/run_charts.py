@@ -70,7 +70,7 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    return _inline(figure, rows)
+    return _inline(figure, rows, "trade-off")
 
 
 def _curve_chart(rows: Sequence["Row"], metric: str, label: str) -> Markup:
@@ -100,7 +100,7 @@ def _curve_chart(rows: Sequence["Row"], metric: str, label: str) -> Markup:
         axes.set_yscale("log")
     else:
         axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
-    return _inline(figure, rows)
+    return _inline(figure, rows, metric)
 
 
 def _together(
@@ -121,13 +121,13 @@ def _named(row: "Row", artists: Sequence[Artist]) -> None:
         artist.set_gid(f"row-{row.number}")
 
 
-def _inline(figure: Figure, rows: Sequence["Row"]) -> Markup:
+def _inline(figure: Figure, rows: Sequence["Row"], name: str) -> Markup:
     labels: Mapping[int, str] = {row.number: row.label for row in rows}
 
     def replaced(match: re.Match[str]) -> str:
         number = int(match[1])
         return f'<g class="row" data-row="{number}"><title>{escape(labels[number])}</title>'
 
-    svg = re.sub(r'<g id="row-(\d+)">', replaced, figure_as_svg(figure))
+    svg = re.sub(r'<g id="row-(\d+)">', replaced, figure_as_svg(figure, f"{rows[0].number} {name}"))
     # Other charts of the page have the same names.
     return Markup(re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg))

@@ -36,7 +36,7 @@ DPI = 150
 FIGURE_SUFFIXES = (".png", ".svg")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_RC: Mapping[str, Any] = {
+_RC: dict[str, Any] = {
     "font.size": LABEL,
     # Text of an SVG stays text, and the same picture gives the same file.
     "svg.fonttype": "none",
@@ -80,15 +80,15 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     """
     path = _checked(path, FIGURE_SUFFIXES)
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    with mpl.rc_context(dict(_RC)):
+    with mpl.rc_context(_RC):
         _write(path, lambda: figure.savefig(path, metadata=metadata))
 
 
-def figure_as_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element, to stand inside a page."""
+def figure_as_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element, to stand inside a page; `name` keeps its ids apart from others'."""
     file = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with mpl.rc_context(dict(_RC)):
+    with mpl.rc_context(_RC | {"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata=nothing)
     text = file.getvalue()
     return text[text.index("<svg") :]
