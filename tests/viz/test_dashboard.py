@@ -231,6 +231,9 @@ seen("filtered: " + left.join(" "));
 const drawn = [...document.querySelectorAll("svg .row")].filter(g => g.getClientRects().length);
 seen("drawn: " + [...new Set(drawn.map(g => g.dataset.row))].join(" "));
 seen("count: " + document.getElementById("count").textContent);
+const page = document.documentElement, runs_table = document.querySelector(".scroll");
+seen("wider than the window: " + (page.scrollWidth > window.innerWidth));
+seen("wider than its box: " + (runs_table.scrollWidth > runs_table.clientWidth));
 box.value = ""; box.dispatchEvent(new Event("input"));
 }</script>
 """
@@ -246,26 +249,32 @@ def test_browser_sorts_filters_and_draws(tmp_path: Path, picture: Path, metrics:
     path = tmp_path / "page.html"
     path.write_text(page_of(cards).replace("</body>", f"{PROBE}</body>"))
     shot = tmp_path / "page.png"
-    dom = in_browser(path, tmp_path, "--dump-dom")
-    probes = re.findall(r'<p class="probe">([^$<]*)</p>', dom)
-    assert probes == [
-        "score down: 2 0 1", "score up: 0 2 1", "filtered: 2", "drawn: 2", "count: 1 of 3 runs",
-    ]  # fmt: skip
+    for width in (700, 1400):
+        dom = in_browser(path, tmp_path, "--dump-dom", width)
+        assert re.findall(r'<p class="probe">([^$<]*)</p>', dom) == [
+            "score down: 2 0 1", "score up: 0 2 1", "filtered: 2", "drawn: 2", "count: 1 of 3 runs",
+            "wider than the window: false", "wider than its box: false",
+        ]  # fmt: skip
     in_browser(path, tmp_path, f"--screenshot={shot}")
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    # The curve of the first run is drawn in its colour.
-    blue = np.abs(pixels - (0x00, 0x72, 0xB2)).max(-1) < 24
-    assert blue.sum() > 200
+    # The curve of the second best row is drawn in the second colour.
+    orange = np.abs(pixels - (0xD5, 0x5E, 0x00)).max(-1) < 24
+    assert orange.sum() > 200
     assert (pixels.min(-1) > 240).mean() > 0.5
 
 
-def in_browser(path: Path, folder: Path, what: str) -> str:
+def in_browser(path: Path, folder: Path, what: str, width: int = 1400) -> str:
     assert CHROMIUM is not None
     quiet = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
     ]  # fmt: skip
-    command = [CHROMIUM, *quiet, f"--user-data-dir={folder / 'browser'}", "--window-size=1400,2000"]
+    command = [
+        CHROMIUM,
+        *quiet,
+        f"--user-data-dir={folder / 'browser'}",
+        f"--window-size={width},2000",
+    ]
     done = subprocess.run(
         [*command, what, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
