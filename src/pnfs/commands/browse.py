@@ -10,7 +10,7 @@ from rich.console import Console
 from pnfs.body import PartMode
 from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.viz.browse import chosen_persons, crop_sheet, flip_sheet, target_sheet
-from pnfs.viz.poses import save_image
+from pnfs.viz.style import save_image
 
 console = Console()
 

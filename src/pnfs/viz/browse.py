@@ -13,7 +13,7 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.dataset import CropDataset, SampleKey
 from pnfs.data.geometry import fit_box, heatmap_stride, invert
 from pnfs.data.persons import Persons
-from pnfs.viz.poses import pose_sheet, score_map_sheet
+from pnfs.viz.sheets import pose_sheet, score_map_sheet
 
 Sheet = UInt8[np.ndarray, "H W 3"]
 
