@@ -1,6 +1,7 @@
 """How all drawings look: colours, sizes of type, figures, and how they are saved."""
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,17 @@ SIDE_COLOURS: Mapping[Side, tuple[int, int, int]] = {
 }
 """RGB colours of the person's sides; they stay apart for the colour-blind too."""
 
+_OPERATION_COLOURS = {
+    "zero": "#c8c8c8",
+    "skip": "#e69f00",
+    "sep_conv_3x3": "#0072b2",
+    "dil_conv_3x3": "#56b4e9",
+    "avg_pool_3x3": "#009e73",
+    "max_pool_3x3": "#cc79a7",
+}
+_FURTHER_COLOURS = ("#d55e00", "#f0e442", "#000000", "#7f5f3f", "#8a6fdf")
+NEIGHBOUR_COLOURS = {"finer": "#d55e00", "same": "#4d4d4d", "coarser": "#7b3294"}
+
 TITLE, LABEL, SMALL = 10, 9, 7
 """Sizes of type in points."""
 DPI = 150
@@ -42,6 +54,12 @@ _RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pnfs",
 }
+
+
+def operation_colours(operations: Iterable[str]) -> dict[str, str]:
+    """Candidate operation -> colour; the paper's have one of their own."""
+    further = itertools.cycle(_FURTHER_COLOURS)
+    return {name: _OPERATION_COLOURS.get(name) or next(further) for name in operations}
 
 
 def side_hex(side: Side) -> str:
