@@ -270,6 +270,55 @@ def test_errors(tmp_path):
         draw_fabrics(describe_architecture(network))
 
 
+def set_logits(network: PoseFabricNetwork, name: str, rows: list[list[float]]) -> None:
+    network.architecture_parameters()[name].data.copy_(torch.tensor(rows))
+
+
+def test_what_a_derived_architecture_does_without_is_dashed():
+    """Layers 4 to 6: the last cell reads 1/4 alone, layer 5's cell at 1/4 reads 1/4 and 1/8."""
+    off = -math.inf
+    network = build(nodes=2)
+    free = [0.0, 0.0, 0.0]
+    # Rows: layer 4 at 1/4, 1/8, 1/16; layer 5 at 1/4, 1/8; layer 6 at 1/4.
+    set_logits(network, "head/beta", [free, [off, 0, off], free, free, free, [0, 0, off]])
+    # Nothing but zero arrives at node 1, so that 1→2 carries nothing; 0→2 has lost an operation.
+    set_logits(network, "head/alpha", [[0, off, off, off], [0, 0, off, 0], [0, 0, 0, 0]])
+    figure = draw_fabrics(describe_architecture(network))
+    gids = {gid for axes in figure.axes for a in axes.findobj() if (gid := a.get_gid())}
+    assert {gid for gid in gids if gid.startswith("dead/")} == {
+        "dead/layer4_scale16", "dead/layer5_scale8", "dead/input16", "dead/input32",
+        "dead/head/all/0-1", "dead/head/all/1-2",
+    }  # fmt: skip
+    assert {gid for gid in gids if gid.startswith("pruned/")} == {
+        "pruned/head/all/0-1", "pruned/head/all/0-2",
+    }  # fmt: skip
+    found = arrows_of(figure, "head")
+    dashed = {name for name, arrow in found.items() if arrow.get_linestyle() not in ("-", "solid")}
+    assert dashed == {
+        "layer4_scale8/4/down", "layer4_scale8/16/up", "layer4_scale16/8/down",
+        "layer4_scale16/16/identity", "layer4_scale16/32/up", "layer5_scale8/4/down",
+        "layer5_scale8/8/identity", "layer5_scale8/16/up", "layer6_scale4/8/up",
+    }  # fmt: skip
+    assert "not used" in [text.get_text() for text in figure.legends[0].get_texts()]
+    whole = draw_fabrics(describe_architecture(build()))
+    assert "not used" not in [text.get_text() for text in whole.legends[0].get_texts()]
+
+
+def test_backbone_is_dead_where_no_subnetwork_reads_it():
+    network = build(FabricBackbone(backbone_layers=3, channels=2))
+    off = -math.inf
+    for part in PARTS:
+        beta = network.architecture_parameters()[f"{part}/beta"]
+        beta.data.fill_(off)
+        beta.data[:, 1] = 0.0  # The same scale alone: only the map at 1/4 is read.
+    figure = draw_fabrics(describe_architecture(network), fabrics="backbone")
+    gids = {gid for axes in figure.axes for a in axes.findobj() if (gid := a.get_gid())}
+    dead = {gid for gid in gids if gid.startswith("dead/")}
+    # Of the last layer the cell at 1/4 alone is read, which reads 1/4 and 1/8, and those 1/16.
+    assert dead == {"dead/layer3_scale8", "dead/layer3_scale16", "dead/layer3_scale32",
+                    "dead/layer2_scale16"}  # fmt: skip
+
+
 def history_of(network: PoseFabricNetwork, length: int) -> list[dict]:
     found = []
     for _ in range(length):
