@@ -6,14 +6,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from pnfs.commands import reproduce
-from pnfs.commands.configuration import UsageError, choose_parts, configuration_folder, plain
+from pnfs.commands.configuration import (
+    UsageError,
+    build_source,
+    choose_parts,
+    configuration_folder,
+    plain,
+)
+from pnfs.data.export import write_mpii
+from pnfs.data.synthetic import Synthetic
 from pnfs.reproduce.targets import read_target
-from pnfs.training.records import find_runs, run_folder
+from pnfs.training.identity import read_digests, run_folder, run_identity
+from pnfs.training.records import find_runs, write_result
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
@@ -110,7 +120,8 @@ def composed_as_train_does(overrides: tuple[str, ...]) -> Path:
         config = compose("train", list(overrides))
     skeleton = config.dataset.get("skeleton", "mpii")
     choose_parts(config, skeleton)
-    return run_folder(plain(config))
+    settings = plain(config)
+    return run_folder(settings, read_digests(build_source(settings["dataset"])))
 
 
 def test_run_is_found_by_composing_what_train_is_given() -> None:
@@ -139,6 +150,45 @@ def test_every_shipped_row_composes(name: str, profile: str) -> None:
     target = read_target(ROOT / "experiments", name, profile)
     problems = {run.row.label: run.problem for run in reproduce.plan(target, [], [0])}
     assert set(problems.values()) == {""}, problems
+
+
+@pytest.fixture
+def mpii_rows(experiments: Path, tmp_path: Path) -> list[str]:
+    """What `plan` is given to have rows on a small MPII."""
+    people = Synthetic(train=4, val=4, image_size=(48, 48))
+    write_mpii({s: people.persons(s) for s in ("train", "val")}, tmp_path / "mpii")
+    return ["dataset=mpii", f"dataset.root={tmp_path / 'mpii'}", f"run_root={tmp_path / 'runs'}"]
+
+
+def planned_good(experiments: Path, overrides: list[str]) -> Any:
+    target = read_target(experiments, "two", "smoke")
+    # Sizes of the drawn people, which this profile sets, are no keys of MPII.
+    drawn = ["~dataset.train", "~dataset.val", "~dataset.image_size"]
+    return reproduce.plan(target, [*overrides, *drawn], [0])[0]
+
+
+def test_tables_find_their_runs_without_the_dataset(
+    experiments: Path, tmp_path: Path, mpii_rows: list[str]
+) -> None:
+    before = planned_good(experiments, mpii_rows)
+    assert before.problem == ""
+    persons = read_digests(build_source(before.settings["dataset"]))
+    identity = run_identity(before.settings, persons)
+    write_result(before.folder, {"config": before.settings, "identity": identity})
+    (tmp_path / "mpii").rename(tmp_path / "gone")
+    assert planned_good(experiments, mpii_rows).folder == before.folder
+    # Moved data are the same data.
+    there = [mpii_rows[0], f"dataset.root={tmp_path / 'gone'}", mpii_rows[2]]
+    assert planned_good(experiments, there).folder == before.folder
+    # Two runs that only the data tell apart: none of them is taken for the one that is meant.
+    other = run_identity(before.settings, persons | {"val": "another"})
+    write_result(
+        before.folder.with_name("0a0b0c0d"), {"config": before.settings, "identity": other}
+    )
+    ambiguous = planned_good(experiments, mpii_rows)
+    assert ambiguous.folder is None
+    assert "0a0b0c0d" in ambiguous.problem
+    assert "dataset.root" in ambiguous.problem
 
 
 def test_rows_stay_different_whatever_is_passed_to_all() -> None:

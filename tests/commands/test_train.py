@@ -21,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from train_server import TrainServer, assert_same_training
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
@@ -231,6 +232,19 @@ def test_resuming_from_a_damaged_checkpoint_is_one_clear_error(
     os.truncate(folder / "checkpoints" / "last.ckpt", 1000)
     with pytest.raises(ValueError, match=r"last\.ckpt"):
         train.run(composed("train", *RUN, f"run_root={tmp_path}"))
+
+
+def test_training_with_loader_processes_that_is_killed_ends_like_the_uninterrupted(
+    tmp_path: Path,
+) -> None:
+    # Every strategy, and more kills: test_kills.py.
+    overrides = [*RUN, "workers=2", "augmentation=paper", "dataset.train=16", "dataset.val=8"]
+    overrides, log = [*overrides, "epochs=6"], tmp_path / "log.txt"
+    server = TrainServer()
+    server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
+    killed = server.train_with_kills(overrides, tmp_path / "killed", log, kills=2, seed=3)
+    server.close()
+    assert_same_training(only_run(tmp_path / "whole"), killed)
 
 
 # --- evaluate

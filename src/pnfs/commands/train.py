@@ -9,12 +9,12 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.commands.checks import require_free_keys, require_labels
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
@@ -27,32 +27,22 @@ from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import (
     evaluation_choices,
     log_media,
-    matches_of,
     score,
     warn_of_last,
     write_pictures,
 )
 from pnfs.commands.tables import described, score_table
+from pnfs.commands.trainer import build_loggers, build_trainer, compile_steps
 from pnfs.data.module import PoseDataModule, Source
-from pnfs.data.persons import UNLABELLED
-from pnfs.data.predictions import no_predictions
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import normalise_images
-from pnfs.search import SearchStrategy
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    IDENTITY_KEY,
-    KeepConfig,
-    find_checkpoint,
-    read_checkpoint,
-)
+from pnfs.training.checkpoints import CONFIG_KEY, IDENTITY_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.identity import read_digests, run_folder, run_identity
-from pnfs.training.keeping import KeepBest, KeepLast, StopEarly, why_unfinished
+from pnfs.training.keeping import why_unfinished
 from pnfs.training.memory import keep_freed_memory
 from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
-from pnfs.training.monitors import ArchitectureMonitor
 from pnfs.training.records import (
     LAST_CHECKPOINT,
     RESULT,
@@ -63,21 +53,9 @@ from pnfs.training.records import (
     require_same,
     write_result,
 )
-from pnfs.training.throughput import ThroughputMonitor
-from pnfs.training.wandb_run import finished_wandb, log_summary, wandb_arguments
+from pnfs.training.wandb_run import finished_wandb, log_summary
 
 console = Console()
-
-
-# Keys of the trainer that `pnfs train` sets itself, and what to use in their place.
-_OWN_TRAINER_KEYS = {
-    "max_epochs": "epochs",
-    "logger": "the group logger",
-    "callbacks": "early_stopping, strategy",
-    "default_root_dir": "run_root, name",
-    "use_distributed_sampler": "nothing: persons are shared out among the processes in any case",
-    "enable_checkpointing": "nothing: the best and the last epoch are always kept",
-}
 
 
 def run(config: DictConfig) -> float:
@@ -122,7 +100,7 @@ def run(config: DictConfig) -> float:
         if processes == 1:
             _train(source=source, **job)
         else:
-            run_in_processes(__name__, job, processes)
+            run_in_processes(run_as_rank, job, processes, folder / "ranks")
         record = read_result(folder)
         if record is None:
             raise UnfinishedError(_what_is_left(settings, folder))
@@ -149,6 +127,8 @@ def _train(
 
 def _try_out(settings: dict[str, Any], source: Source) -> float:
     """One batch of everything, as `trainer.fast_dev_run` asks for; leaves nothing behind, and has no score."""
+    trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
+    settings = settings | {"trainer": trainer}
     with tempfile.TemporaryDirectory(prefix="pnfs-") as folder:
         data, module = _prepared(settings, source)
         _fit(settings, module, data, Path(folder), [], {})
@@ -167,36 +147,6 @@ def _what_is_left(settings: dict[str, Any], folder: Path) -> str:
         else f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
     )
     return f"{folder}: not finished, {done} of {epochs} epochs are trained and nothing is scored; {advice}"
-
-
-def require_free_keys(trainer: Any) -> None:
-    """Refuses keys of the trainer that this command sets itself.
-
-    Raises:
-        UsageError: Names the key, and what to use.
-    """
-    for key, instead in _OWN_TRAINER_KEYS.items():
-        if key in trainer:
-            raise UsageError(f"trainer.{key} is set by `pnfs train` itself; use {instead}")
-
-
-def require_labels(source: Source) -> None:
-    """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it.
-
-    Raises:
-        UsageError: Names the dataset and the split.
-    """
-    for split in ("train", "val"):
-        persons = source.persons(split)
-        visibility = persons.visibility
-        if split == "val":
-            # Of detected boxes the labels lie elsewhere.
-            visibility = matches_of(source, split, no_predictions(persons)).labels.visibility
-        if not (visibility > UNLABELLED).any():
-            raise UsageError(
-                f"{persons.name}: no person of split {split!r} has a labelled joint, so that nothing could be "
-                "trained or scored; choose a dataset with labels in both of train and val"
-            )
 
 
 def _number(score: float | None) -> float:
@@ -268,7 +218,7 @@ def _fit(
     identity: dict[str, Any],
 ) -> None:
     """Trains from the beginning, or from where an earlier start of the same run was stopped."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST_CHECKPOINT
     resumes = last.is_file()
     if resumes:
         finished = read_checkpoint(last, check=False)["epoch"] + 1
@@ -282,7 +232,7 @@ def _fit(
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)
-    trainer = _trainer(settings, folder, loggers, identity)
+    trainer = build_trainer(settings, folder, loggers, identity)
     try:
         trainer.fit(
             module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
@@ -293,19 +243,6 @@ def _fit(
         raise
     finally:
         rank_zero_only(put_together)(folder)
-
-
-def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
-    """Compiles the training steps if that is asked for and possible."""
-    mode = settings["acceleration"]["compile"]
-    if mode is None:
-        return
-    if settings["strategy"]["_target_"].endswith(".SecondOrder"):
-        # Its functional calls put other tensors in the place of the weights at every step.
-        console.print("second-order search is not compiled; its steps run eagerly")
-        return
-    console.print("the first steps compile the network, which takes a minute or two")
-    module.compile_training(mode)
 
 
 def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
@@ -335,44 +272,6 @@ def build_module(
         schedule=instantiate(settings["schedule"], _convert_="all"),
         loss=instantiate(settings["loss"]),
         **settings["codec"],
-    )
-
-
-def build_loggers(settings: dict[str, Any], folder: Path) -> list[Logger]:
-    """CSV always, and what the logger group names."""
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    for name, entry in settings["logger"].items():
-        extra = wandb_arguments(settings, folder) if name == "wandb" else {}
-        loggers.append(instantiate(entry, save_dir=str(folder), **extra))
-    for logger in loggers[1:]:
-        logger.log_hyperparams(settings)
-    return loggers
-
-
-def _trainer(
-    settings: dict[str, Any], folder: Path, loggers: list[Logger], identity: dict[str, Any]
-) -> L.Trainer:
-    strategy: SearchStrategy = instantiate(settings["strategy"], _convert_="all")
-    # Showing the loss makes a GPU wait, so not at every step.
-    progress = (RichProgressBar if console.is_terminal else TQDMProgressBar)(refresh_rate=20)
-    patience = settings["early_stopping"]
-    return instantiate(
-        settings["trainer"],
-        max_epochs=settings["epochs"],
-        logger=loggers,
-        callbacks=[
-            strategy,
-            KeepConfig(settings, identity),
-            ArchitectureMonitor(folder),
-            ThroughputMonitor(),
-            KeepBest(folder / "checkpoints"),
-            KeepLast(folder / "checkpoints"),
-            *([] if patience is None else [StopEarly(patience)]),
-            progress,
-        ],
-        # The sampler shares out the data itself, and numbers the epochs of its draws.
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
     )
 
 
