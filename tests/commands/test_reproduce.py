@@ -37,7 +37,6 @@ rows:
   - label: good
     overrides: [backbone=fabric, backbone.backbone_layers=3, backbone.channels=2]
     seeds: [0, 1]
-    paper: {PCKh@0.5: 1.0}
   - {label: bad, overrides: [backbone.weights=absent.pth]}
 """
 
@@ -87,6 +86,10 @@ def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_
     assert [row["seeds_finished"] for row in expected] == ["2", "0"]
     assert "failed" in expected[1]["missing"]
     assert "absent.pth" in expected[1]["missing"]
+    # Without transposed convolutions both ways of counting agree.
+    assert float(expected[0]["macs_as_published"]) == pytest.approx(
+        float(expected[0]["macs"]) / 2**30 * 1e9, abs=1
+    )
 
     root = tmp_path / "killed"
     first = start(experiments, root)
@@ -142,6 +145,19 @@ def test_tables_share_the_runs_that_are_the_same() -> None:
     shared = {folder("table2", "synchronous"), folder("table3", "P=3"), folder("table6", "d=8")}
     assert len(shared) == 1
     assert folder("table5", "HRNet-W32") == folder("table6", "HRNet-W32")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "lspet", "paper"])
+def test_figures_share_the_runs_of_tables(profile: str) -> None:
+    def folders(name: str) -> list[Path | None]:
+        target = read_target(ROOT / "experiments", name, profile)
+        return [run.folder for run in reproduce.plan(target, [], [0])]
+
+    # Figure 6 shows the losses of d=1, d=8 and of the baselines of Table VI, Figure 7 Table IV's model.
+    d1, _, d8, _, *baselines = folders("table6")
+    assert folders("figure6") == [d1, d8, *baselines]
+    assert None not in folders("figure6")
+    assert folders("figure7_8")[0] == folders("table4")[0]
 
 
 @pytest.mark.parametrize("profile", ["smoke", "lspet", "paper"])

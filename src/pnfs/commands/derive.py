@@ -161,7 +161,7 @@ def save_derived(
 def _score(
     settings: Mapping[str, Any], trained: Mapping[str, Any], network: PoseFabricNetwork
 ) -> dict[str, float]:
-    source = build_source(trained["dataset"])
+    source = build_source(trained["dataset"], trained["input_size"])
     module = build_module(dict(trained), source, network)
     module.flip_test = settings["flip_test"]
     data = PoseDataModule(

@@ -52,7 +52,7 @@ def run(config: DictConfig) -> float:
     dataset = with_choices(
         chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
     )
-    source = build_source(dataset)
+    source = build_source(dataset, trained["input_size"])
     if source.skeleton.name != trained["model"]["skeleton"]:
         raise UsageError(
             f"{path} predicts the joints of skeleton {trained['model']['skeleton']}, "
@@ -67,6 +67,7 @@ def run(config: DictConfig) -> float:
     )
     split = settings["split"]
     console.print(f"checkpoint: {path}", soft_wrap=True)
+    console.print(source.persons(split).described(), soft_wrap=True, highlight=False)
     # A file that was named is what was asked for; of a folder the best is expected.
     fell_back = path.name == LAST_CHECKPOINT.name and Path(settings["checkpoint"]).name != path.name
     if fell_back:
@@ -84,6 +85,7 @@ def run(config: DictConfig) -> float:
         "scores": scores,
         "evaluated_with": choices,
         "persons": len(predictions),
+        "data": {split: source.persons(split).account()},
         **provenance(settings["trainer"]["accelerator"]),
         "dataset": dataset,
     }

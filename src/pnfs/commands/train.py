@@ -70,6 +70,7 @@ def run(config: DictConfig) -> float:
     settings = plain(config)
     if settings["initial"] is not None:
         settings = start_from(settings, source.skeleton.name)
+    source = build_source(settings["dataset"], settings["input_size"])
     require_labels(source)
     if settings["trainer"].get("fast_dev_run"):
         return _try_out(settings, source)
@@ -109,7 +110,8 @@ def run(config: DictConfig) -> float:
 
 def run_as_rank(**job: Any) -> None:
     """One process's share of a run in several; only the first writes."""
-    _train(source=build_source(job["settings"]["dataset"]), **job)
+    settings = job["settings"]
+    _train(source=build_source(settings["dataset"], settings["input_size"]), **job)
 
 
 def _train(
@@ -159,8 +161,7 @@ def _prepared(settings: dict[str, Any], source: Source) -> tuple[PoseDataModule,
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
-        persons = source.persons(split)
-        console.print(f"{persons.name}: {len(persons):,} persons")
+        console.print(source.persons(split).described(), soft_wrap=True)
     data: PoseDataModule = instantiate(
         settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
     )
@@ -196,6 +197,7 @@ def _search_and_score(
     choices = evaluation_choices(module, source, "val")
     choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
+    record["data"] = {split: source.persons(split).account() for split in ("train", "val")}
     pictures = write_pictures(module, data, folder, "val")
     write_result(folder, record | {"identity": identity})
     log_summary(loggers, record)
@@ -296,6 +298,8 @@ def _record(
             "parameters": cost.parameters,
             "live_parameters": cost.live_parameters,
             "macs": cost.macs,
+            # The summary in public pose code, and so the paper, counts this way.
+            "macs_by_output": measure_cost(module.network, (height, width), "output").macs,
         },
         "seconds": round(seconds, 1),
         **provenance(settings["trainer"]["accelerator"]),

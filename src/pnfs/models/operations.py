@@ -1,4 +1,4 @@
-"""Candidate operations of a cell's edges (paper section III-A)."""
+"""Candidate operations of a cell's edges (section III-B)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
