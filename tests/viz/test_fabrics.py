@@ -364,7 +364,7 @@ def test_trajectory_errors():
     for entries, options, message in (
         ([], {}, "no snapshots"),
         (history, {"epochs": [1]}, "1 epochs for 2 snapshots"),
-        (history + other, {}, "snapshot 2 has other parts"),
+        (history + other, {}, "snapshot 2, part 'head' has other"),
         ([*history, broken], {}, "snapshot 2, part 'head'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,8 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,63 +10,36 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from scipy.special import entr
 
-from pnfs.models.architecture import Architecture, FabricArchitecture, PartArchitecture
+from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.cell import cell_edges
 from pnfs.models.fabric import CellWiring
-from pnfs.viz.style import FAINT, INK, SMALL, TITLE, new_figure, operation_colours, save_figure
+from pnfs.viz.fabric_bars import draw_alpha, draw_alpha_in_cell
+from pnfs.viz.fabric_panels import Panel, read_panels
+from pnfs.viz.style import (
+    DASHES,
+    DEAD,
+    FAINT,
+    INK,
+    SMALL,
+    TITLE,
+    new_figure,
+    operation_colours,
+    save_figure,
+)
 
 _WIDEST = 24.0
 """Inches; so many panels stand in a row as fit, at most four."""
 _PANELS_A_ROW = 4
-_DEAD = "#b0b0b0"
-_DASHES = (0, (2, 1.5))
 # A cell in units of the grid, whose columns (layers) and rows (scales) are one unit apart.
 _HALF_WIDTH = {False: 0.3, True: 0.36}
 _HALF_HEIGHT = {False: 0.25, True: 0.36}
 _LANES = {"down": 0.12, "identity": 0.0, "up": -0.12}
 """Three places on a cell's side, so that arrows neither start nor end on one another."""
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One part of a fabric with what of it is live.
-
-    Attributes:
-        fabric: The fabric.
-        part: The part.
-        live: Names of cells that reach an output that is read.
-    """
-
-    fabric: FabricArchitecture
-    part: PartArchitecture
-    live: frozenset[str]
-
-    @property
-    def edges(self) -> list[tuple[int, int]]:
-        return cell_edges(self.fabric.nodes)
-
-    @property
-    def rows(self) -> dict[int, int]:
-        """Scale -> y in the grid."""
-        return {scale: -row for row, scale in enumerate(self.fabric.scales)}
-
-    def column(self, layer: int) -> int:
-        """x in the grid; the input is in column 0."""
-        return layer - self.fabric.first_layer + 1
-
-    @property
-    def any_dead(self) -> bool:
-        return (
-            len(self.live) < len(self.fabric.cells)
-            or bool((self.part.alpha_weights == 0).any())
-            or bool((self.part.beta_weights == 0).any())
-        )
 
 
 def draw_fabrics(
@@ -99,13 +71,12 @@ def draw_fabrics(
         ValueError: The backbone is asked for and is no fabric, a softmax is undefined, or the
             suffix is neither .png nor .svg.
     """
-    fabric = _choose_fabric(architecture, fabrics)
-    outputs = _output_scales(architecture, fabrics)
-    panels = [_Panel(fabric, part, live_cells(fabric, part, outputs)) for part in fabric.parts]
+    panels = read_panels(architecture, fabrics)
+    fabric = panels[0].fabric
     width, grid_height, bar_height = _panel_size(fabric)
     columns = max(1, min(_PANELS_A_ROW, len(panels), int(_WIDEST / width)))
     rows = math.ceil(len(panels) / columns)
-    subtitles = [_wrapped(", ".join(part.joints), width) for part in fabric.parts]
+    subtitles = [_wrapped(", ".join(panel.joints), width) for panel in panels]
     lines = max(map(len, subtitles))
     height = 0.75 + 0.14 * lines + grid_height + bar_height
     total_width = max(columns * width, 5.0)
@@ -128,62 +99,6 @@ def draw_fabrics(
     if out_path is not None:
         save_figure(figure, out_path)
     return figure
-
-
-def _choose_fabric(architecture: Architecture, fabrics: str) -> FabricArchitecture:
-    if fabrics not in ("subnetworks", "backbone"):
-        raise ValueError(f"fabrics={fabrics!r}: there are subnetworks and backbone")
-    fabric = architecture.subnetworks if fabrics == "subnetworks" else architecture.backbone
-    if fabric is None:
-        raise ValueError("the backbone is not a fabric: there is nothing to draw")
-    for part in fabric.parts:
-        for name, weights in (("alpha", part.alpha_weights), ("beta", part.beta_weights)):
-            if not np.isfinite(weights).all():
-                raise ValueError(
-                    f"{part.name}/{name} has a row without finite mixing weights "
-                    "(a logit of +inf, or none above -inf)"
-                )
-    return fabric
-
-
-def live_cells(
-    fabric: FabricArchitecture, part: PartArchitecture, outputs: Sequence[int]
-) -> frozenset[str]:
-    """Names of the cells that reach one of the output scales through inputs that have a weight."""
-    reached, live = {(fabric.last_layer, scale) for scale in outputs}, set()
-    for cell, weights in zip(reversed(fabric.cells), reversed(part.beta_weights), strict=True):
-        if (cell.layer, cell.scale) in reached:
-            live.add(cell.name)
-            reached |= {
-                (cell.layer - 1, connection.source)
-                for connection, weight in zip(cell.connections, weights, strict=True)
-                if weight > 0
-            }
-    return frozenset(live)
-
-
-def read_scales(fabric: FabricArchitecture, part: PartArchitecture, live: Set[str]) -> set[int]:
-    """Scales of the input that live cells of the first layer read."""
-    return {
-        connection.source
-        for cell, weights in zip(fabric.cells, part.beta_weights, strict=True)
-        if cell.layer == fabric.first_layer and cell.name in live
-        for connection, weight in zip(cell.connections, weights, strict=True)
-        if weight > 0
-    }
-
-
-def _output_scales(architecture: Architecture, fabrics: str) -> list[int]:
-    """Scales of the last layer that are read: of subnetworks the finest, of a backbone what those read."""
-    subnetworks = architecture.subnetworks
-    finest = [min(subnetworks.scales)]
-    if fabrics == "subnetworks":
-        return finest
-    read = [
-        read_scales(subnetworks, part, live_cells(subnetworks, part, finest))
-        for part in subnetworks.parts
-    ]
-    return sorted(set().union(*read))
 
 
 def _panel_size(fabric: FabricArchitecture) -> tuple[float, float, float]:
@@ -209,9 +124,7 @@ def _handles(operations: Sequence[str], any_dead: bool) -> list[Artist]:
         style = {"lw": _arrow_width(weight), "alpha": _opacity(weight), "solid_capstyle": "butt"}
         handles.append(Line2D([], [], color=INK, label=f"input of weight {label}", **style))
     if any_dead:
-        handles.append(
-            Patch(facecolor="none", edgecolor=_DEAD, linestyle=_DASHES, label="not used")
-        )
+        handles.append(Patch(facecolor="none", edgecolor=DEAD, linestyle=DASHES, label="not used"))
     return handles
 
 
@@ -219,25 +132,29 @@ def _handles(operations: Sequence[str], any_dead: bool) -> list[Artist]:
 
 
 def _draw_panel(
-    place: SubFigure, panel: _Panel, subtitle: str, source: str, heights: tuple[float, float]
+    place: SubFigure, panel: Panel, subtitle: str, source: str, heights: tuple[float, float]
 ) -> None:
-    place.suptitle(panel.part.name, x=0.03, ha="left", fontsize=TITLE, weight="bold", color=INK)
+    place.suptitle(panel.name, x=0.03, ha="left", fontsize=TITLE, weight="bold", color=INK)
     grid, bars = place.subplots(2, 1, height_ratios=heights)
     grid.set_title(subtitle, loc="left", fontsize=SMALL, color=FAINT)
     _draw_grid(grid, panel, source)
-    for cell, weights in zip(panel.fabric.cells, panel.part.beta_weights, strict=True):
+    for cell, weights in zip(panel.fabric.cells, panel.beta, strict=True):
         _draw_inputs(grid, panel, cell, weights)
-    _draw_alpha(grid, bars, panel)
+    bars.spines[:].set_visible(False)
+    bars.set_xticks([])
+    bars.set_yticks([])
+    if not panel.fabric.alpha_per_cell:
+        draw_alpha(bars, panel)
     means = [
         f"{symbol} {entr(weights).sum(-1).mean():.2f} of {math.log(weights.shape[-1]):.2f}"
-        for symbol, weights in (("α", panel.part.alpha_weights), ("β", panel.part.beta_weights))
+        for symbol, weights in (("α", panel.alpha), ("β", panel.beta))
     ]
     bars.set_xlabel(
         f"mean entropy  {', '.join(means)} nats", fontsize=SMALL, color=FAINT, loc="left"
     )
 
 
-def _draw_grid(axes: Axes, panel: _Panel, source: str) -> None:
+def _draw_grid(axes: Axes, panel: Panel, source: str) -> None:
     fabric, wide = panel.fabric, panel.fabric.alpha_per_cell
     layers = range(fabric.first_layer, fabric.last_layer + 1)
     axes.set_xticks(range(len(layers) + 1), [source, *(f"layer {layer}" for layer in layers)])
@@ -248,30 +165,33 @@ def _draw_grid(axes: Axes, panel: _Panel, source: str) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xlim(-0.5, len(layers) + 0.5)
     axes.set_ylim(-len(panel.rows) + 0.5, 0.5)
-    read = read_scales(fabric, panel.part, panel.live)
+    read = panel.read
     first = [cell for cell in fabric.cells if cell.layer == fabric.first_layer]
-    dead = {"edgecolor": _DEAD, "linestyle": _DASHES}
+    dead = {"edgecolor": DEAD, "linestyle": DASHES}
     for scale in {connection.source for cell in first for connection in cell.connections}:
         style = {"facecolor": "#eceff4"} if scale in read else dead | {"gid": f"dead/input{scale}"}
         _draw_box(axes, 0, panel.rows[scale], wide, **style)
-    for cell in fabric.cells:
+    for index, cell in enumerate(fabric.cells):
         live, x, y = cell.name in panel.live, panel.column(cell.layer), panel.rows[cell.scale]
-        _draw_box(axes, x, y, wide, **({} if live else dead | {"gid": f"dead/{cell.name}"}))
-        if not wide:
+        box = _draw_box(axes, x, y, wide, **({} if live else dead | {"gid": f"dead/{cell.name}"}))
+        if wide:
+            draw_alpha_in_cell(axes, panel, index, box.get_bbox().bounds)
+        else:
             axes.text(
                 x, y, str(fabric.channels * cell.scale), fontsize=SMALL,
-                color=INK if live else _DEAD, ha="center", va="center", zorder=4,
+                color=INK if live else DEAD, ha="center", va="center", zorder=4,
             )  # fmt: skip
 
 
-def _draw_box(axes: Axes, x: float, y: float, wide: bool, **style) -> None:
+def _draw_box(axes: Axes, x: float, y: float, wide: bool, **style) -> Rectangle:
     half = (_HALF_WIDTH[wide], _HALF_HEIGHT[wide])
     look = {"facecolor": "white", "edgecolor": INK, "linewidth": 0.9, "zorder": 3} | style
-    axes.add_patch(Rectangle((x - half[0], y - half[1]), 2 * half[0], 2 * half[1], **look))
+    corner, size = (x - half[0], y - half[1]), (2 * half[0], 2 * half[1])
+    return axes.add_patch(Rectangle(corner, *size, **look))
 
 
 def _draw_inputs(
-    axes: Axes, panel: _Panel, cell: CellWiring, weights: Float[np.ndarray, " 3"]
+    axes: Axes, panel: Panel, cell: CellWiring, weights: Float[np.ndarray, " 3"]
 ) -> None:
     """Arrows of a cell's inputs; those that read the same map alike are one with their summed weight."""
     merged: dict[tuple[int, str], float] = {}
@@ -286,10 +206,10 @@ def _draw_inputs(
         width = 0.7 if dead else _arrow_width(weight)
         look = {"alpha": _opacity(weight), "color": INK, "zorder": 2}
         if dead:
-            look = {"color": _DEAD, "linestyle": _DASHES, "zorder": 1}
+            look = {"color": DEAD, "linestyle": DASHES, "zorder": 1}
         arrow = FancyArrowPatch(
             start, end, arrowstyle="-|>", lw=width, mutation_scale=5 + width, shrinkA=0, shrinkB=0,
-            gid=f"beta/{panel.part.name}/{cell.name}/{source}/{transform}", capstyle="butt",
+            gid=f"beta/{panel.name}/{cell.name}/{source}/{transform}", capstyle="butt",
             joinstyle="miter", **look,
         )  # fmt: skip
         axes.add_patch(arrow)
@@ -320,106 +240,3 @@ def _arrow_width(weight: float) -> float:
 
 def _opacity(weight: float) -> float:
     return 0.15 + 0.85 * weight
-
-
-# --- bars ----------------------------------------------------------------------------------------
-
-
-def _draw_alpha(grid: Axes, bars: Axes, panel: _Panel) -> None:
-    part, edges, count = panel.part, panel.edges, len(panel.fabric.operations)
-    bars.spines[:].set_visible(False)
-    bars.tick_params(labelsize=SMALL, length=0)
-    bars.set_yticks([])
-    bars.set_xticks([])
-    if panel.fabric.alpha_per_cell:
-        for cell, table in zip(panel.fabric.cells, part.alpha_weights, strict=True):
-            x, y = panel.column(cell.layer), panel.rows[cell.scale]
-            step = 2 * _HALF_HEIGHT[True] / len(edges)
-            tops = [y + _HALF_HEIGHT[True] - (n + 0.5) * step for n in range(len(edges))]
-            span = (x - _HALF_WIDTH[True] + 0.13, x + _HALF_WIDTH[True] - 0.15)
-            alive = cell.name in panel.live
-            _draw_bars(
-                grid, panel, table, span, tops, 0.62 * step, f"{part.name}/{cell.name}", alive
-            )
-        return
-    tops = [-float(n) for n in range(len(edges))]
-    pruned = int((part.alpha_weights[0] == 0).sum(-1).max())
-    bars.set_xlim(0, 1.1 + 0.035 * pruned)
-    bars.set_ylim(min(tops[-1] - 0.6, -1.2), 0.6)
-    bars.set_title("operations on each edge, %; entropy", loc="left", fontsize=SMALL, color=FAINT)
-    bars.set_xticks(np.arange(1, count) / count, [])
-    bars.tick_params(axis="x", top=True, bottom=True, direction="in", length=4, color=INK)
-    _draw_bars(bars, panel, part.alpha_weights[0], (0.0, 1.0), tops, 0.62, f"{part.name}/all", True)
-
-
-def _draw_bars(
-    axes: Axes,
-    panel: _Panel,
-    table: Float[np.ndarray, "E O"],
-    span: tuple[float, float],
-    tops: Sequence[float],
-    height: float,
-    owner: str,
-    alive: bool,
-) -> None:
-    """A stacked bar for each edge: its name, softmax(alpha) by operation, what is pruned, the entropy."""
-    operations, small = panel.fabric.operations, panel.fabric.alpha_per_cell
-    colours = operation_colours(operations)
-    carries = _edges_that_carry(panel.edges, table, operations)
-    left, length = span[0], span[1] - span[0]
-    pad = 0.02 if small else 0.015
-    style = {"va": "center_baseline", "zorder": 5, "fontsize": 4.5 if small else SMALL}
-    for (i, j), weights, y in zip(panel.edges, table, tops, strict=True):
-        used = alive and (i, j) in carries
-        axes.text(left - pad, y, f"{i}→{j}", color=INK if used else _DEAD, ha="right", **style)
-        entropy = f"{entr(weights).sum():.2f}"
-        pruned = [name for name, weight in zip(operations, weights, strict=True) if weight == 0]
-        starts = left + length * np.concatenate([[0.0], np.cumsum(weights)])
-        for name, start, weight in zip(operations, starts[:-1], weights, strict=True):
-            segment = Rectangle(
-                (start, y - height / 2), weight * length, height, facecolor=colours[name],
-                edgecolor="white", linewidth=0.3 if small else 0.6, zorder=4,
-                alpha=None if used else 0.3, gid=f"alpha/{owner}/{i}-{j}/{name}",
-            )  # fmt: skip
-            axes.add_patch(segment)
-            if not small and weight >= 0.08:
-                axes.text(
-                    start + weight * length / 2, y, f"{100 * weight:.0f}", ha="center",
-                    color=_readable_on(colours[name]) if used else INK, va="center_baseline",
-                    fontsize=SMALL - 1, zorder=5,
-                )  # fmt: skip
-        if not used:
-            axes.add_patch(
-                Rectangle((left, y - height / 2), length, height, fill=False, edgecolor=_DEAD,
-                          linestyle=_DASHES, linewidth=0.9, zorder=6, gid=f"dead/{owner}/{i}-{j}")
-            )  # fmt: skip
-        axes.text(left + length + pad, y, entropy, color=FAINT, **style)
-        if pruned and not small:
-            _draw_pruned(axes, y, [colours[name] for name in pruned], f"pruned/{owner}/{i}-{j}")
-
-
-def _draw_pruned(axes: Axes, y: float, colours: Sequence[str], gid: str) -> None:
-    """Hollow squares in the colours of the operations that an edge does without, after its entropy."""
-    for n, colour in enumerate(colours):
-        axes.plot(
-            [1.12 + 0.035 * n], [y], "s", ms=4, markerfacecolor="none", markeredgecolor=colour,
-            markeredgewidth=0.9, gid=gid,
-        )  # fmt: skip
-
-
-def _edges_that_carry(
-    edges: Sequence[tuple[int, int]], table: Float[np.ndarray, "E O"], operations: Sequence[str]
-) -> set[tuple[int, int]]:
-    """Edges with an operation other than zero, from a node that anything reaches."""
-    acts = (table[:, [name != "zero" for name in operations]] > 0).any(-1)
-    reached, carry = {0}, set()
-    for (i, j), act in zip(edges, acts, strict=True):
-        if act and i in reached:
-            reached.add(j)
-            carry.add((i, j))
-    return carry
-
-
-def _readable_on(colour: str) -> str:
-    red, green, blue = to_rgb(colour)
-    return INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"

@@ -23,6 +23,8 @@ MARKERS = "osD^vPX"
 INK = "#2e3440"
 FAINT = "#6b7280"
 GRID = "#e2e2e2"
+DEAD, DASHES = "#b0b0b0", (0, (2, 1.5))
+"""Colour and dashes of what a derived architecture does without."""
 
 SIDE_COLOURS: Mapping[Side, tuple[int, int, int]] = {
     "left": (86, 180, 233),

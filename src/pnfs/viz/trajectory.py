@@ -16,13 +16,19 @@ from pnfs.models.fabric import NEIGHBOURS
 from pnfs.viz.style import (
     FAINT,
     INK,
+    LABEL,
     NEIGHBOUR_COLOURS,
+    SMALL,
     new_figure,
     operation_colours,
     save_figure,
 )
 
 _PANELS_A_ROW = 4
+_SYMBOLS = {"alpha": "α", "beta": "β"}
+
+Moves = dict[str, Float[np.ndarray, "epochs rows candidates"]]
+"""Candidate names and weights of "alpha" and "beta"."""
 
 
 def plot_trajectory(
@@ -46,103 +52,93 @@ def plot_trajectory(
         ValueError: The history is empty, its snapshots do not have the same parts and shapes,
             `epochs` has another length, or the suffix is neither .png nor .svg.
     """
-    _check_history(history, epochs)
+    if not history or not history[0]:
+        raise ValueError("there are no snapshots to plot")
+    if epochs is not None and len(epochs) != len(history):
+        raise ValueError(f"{len(epochs)} epochs for {len(history)} snapshots")
+    names, moves = _read(history)
     positions = range(len(history)) if epochs is None else epochs
-    parts = list(history[0])
-    names = dict.fromkeys(name for part in parts for name in history[0][part]["operations"])
-    colours = {"alpha": operation_colours(names), "beta": NEIGHBOUR_COLOURS}
-    columns = min(_PANELS_A_ROW, len(parts))
-    rows = math.ceil(len(parts) / columns)
+    everyone = dict.fromkeys(name for operations in names.values() for name in operations)
+    colours = {"alpha": operation_colours(everyone), "beta": NEIGHBOUR_COLOURS}
+    columns = min(_PANELS_A_ROW, len(moves))
+    rows = math.ceil(len(moves) / columns)
     figure = new_figure(2.5 * columns + 2.1, 3.5 * rows + 0.3)
     grid = figure.add_gridspec(2 * rows, columns)
     shared: dict[str, Axes] = {}
-    for index, part in enumerate(parts):
+    for index, (part, tables) in enumerate(moves.items()):
         row, column = divmod(index, columns)
-        candidates = {"alpha": history[0][part]["operations"], "beta": list(NEIGHBOURS)}
-        for offset, (table, names_here) in enumerate(candidates.items()):
+        for offset, (table, weights) in enumerate(tables.items()):
             first = shared.get(table)
             axes = figure.add_subplot(grid[2 * row + offset, column], sharex=first, sharey=first)
             shared.setdefault(table, axes)
-            weights = np.asarray([entry[part][table] for entry in history])
-            chosen = {name: colours[table][name] for name in names_here}
+            candidates = names[part] if table == "alpha" else NEIGHBOURS
+            chosen = {name: colours[table][name] for name in candidates}
             _plot_weights(axes, positions, weights, chosen, f"{part}/{table}")
             if column == 0:
-                axes.set_ylabel("α weight" if table == "alpha" else "β weight", fontsize=8)
-        figure.axes[-2].set_title(part, fontsize=9, weight="bold", color=INK)
-        figure.axes[-1].set_xlabel("epoch", fontsize=8)
-    handles = _curve_handles(colours)
-    figure.legend(handles=handles, loc="outside right upper", fontsize=7.5, frameon=False)
+                axes.set_ylabel(f"{_SYMBOLS[table]} weight", fontsize=LABEL)
+        figure.axes[-2].set_title(part, fontsize=LABEL, weight="bold", color=INK)
+        figure.axes[-1].set_xlabel("epoch", fontsize=LABEL)
+    handles = _handles(colours)
+    figure.legend(handles=handles, loc="outside right upper", fontsize=SMALL, frameon=False)
     if out_path is not None:
         save_figure(figure, out_path)
     return figure
 
 
-def _check_history(
-    history: Sequence[Mapping[str, PartSnapshot]], epochs: Sequence[float] | None
-) -> None:
-    if not history or not history[0]:
-        raise ValueError("there are no snapshots to plot")
-    if epochs is not None and len(epochs) != len(history):
-        raise ValueError(f"{len(epochs)} epochs for {len(history)} snapshots")
-    first = _snapshot_shape(history[0], 0)
+def _read(
+    history: Sequence[Mapping[str, PartSnapshot]],
+) -> tuple[dict[str, list[str]], dict[str, Moves]]:
+    """Part -> names of its operations, and part -> its weights over the epochs."""
+    names = {part: list(one["operations"]) for part, one in history[0].items()}
+    collected: dict[str, dict[str, list[np.ndarray]]] = {
+        part: {"alpha": [], "beta": []} for part in names
+    }
     for index, entry in enumerate(history):
-        if _snapshot_shape(entry, index) != first:
-            raise ValueError(
-                f"snapshot {index} has other parts, operations or shapes than the first one"
-            )
-
-
-def _snapshot_shape(entry: Mapping[str, PartSnapshot], index: int) -> dict[str, tuple]:
-    shape = {}
-    for part, one in entry.items():
-        try:
-            names = list(one["operations"])
-            alpha, beta = np.asarray(one["alpha"], float), np.asarray(one["beta"], float)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"snapshot {index}, part {part!r} is no snapshot: {error!r}") from None
-        if (
-            alpha.ndim != 3
-            or beta.ndim != 2
-            or (alpha.shape[-1], beta.shape[-1])
-            != (
-                len(names),
-                len(NEIGHBOURS),
-            )
-        ):
-            raise ValueError(
-                f"snapshot {index}, part {part!r}: alpha {alpha.shape} and beta {beta.shape} do not "
-                f"fit {len(names)} operations and {len(NEIGHBOURS)} neighbours"
-            )
-        shape[part] = (names, alpha.shape, beta.shape)
-    return shape
+        if list(entry) != list(names):
+            raise ValueError(f"snapshot {index} has other parts than the first one")
+        for part, operations in names.items():
+            where = f"snapshot {index}, part {part!r}"
+            for table, candidates in (("alpha", operations), ("beta", NEIGHBOURS)):
+                try:
+                    weights = np.asarray(entry[part][table], float).reshape(-1, len(candidates))
+                    same = list(entry[part]["operations"]) == operations
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(f"{where} is no snapshot: {error!r}") from None
+                earlier = collected[part][table]
+                if not same or (earlier and earlier[0].shape != weights.shape):
+                    raise ValueError(f"{where} has other operations or shapes than the first one")
+                earlier.append(weights)
+    return names, {
+        part: {table: np.stack(weights) for table, weights in tables.items()}
+        for part, tables in collected.items()
+    }
 
 
 def _plot_weights(
     axes: Axes,
     positions: Sequence[float],
-    weights: Float[np.ndarray, "epochs *rows candidates"],
+    weights: Float[np.ndarray, "epochs rows candidates"],
     colours: Mapping[str, str],
     owner: str,
 ) -> None:
-    rows = weights.reshape(len(weights), -1, len(colours))
     uniform = 1 / len(colours)
     # Weights that hardly move must not fill the axis.
     axes.update_datalim([(positions[0], uniform - 0.02), (positions[-1], uniform + 0.02)])
     for column, (name, colour) in enumerate(colours.items()):
-        if rows.shape[1] > 1:
-            axes.plot(positions, rows[:, :, column], color=colour, lw=0.6, alpha=0.55)
-        mean = rows[:, :, column].mean(1)
-        axes.plot(positions, mean, color=colour, lw=1.8, gid=f"{owner}/{name}")
+        each = weights[:, :, column]
+        if each.shape[1] > 1:
+            axes.plot(positions, each, color=colour, lw=0.6, alpha=0.55)
+        axes.plot(positions, each.mean(1), color=colour, lw=1.8, gid=f"{owner}/{name}")
     axes.axhline(uniform, color=INK, lw=0.8, ls=":")
-    axes.tick_params(labelsize=7, color=FAINT)
+    axes.tick_params(labelsize=SMALL, color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)
 
 
-def _curve_handles(colours: Mapping[str, Mapping[str, str]]) -> list[Artist]:
+def _handles(colours: Mapping[str, Mapping[str, str]]) -> list[Artist]:
     handles: list[Artist] = [
-        Line2D([], [], color=colour, lw=1.8, label=f"{symbol} {name}")
-        for symbol, table in (("α", "alpha"), ("β", "beta"))
-        for name, colour in colours[table].items()
+        Line2D([], [], color=colour, lw=1.8, label=f"{_SYMBOLS[table]} {name}")
+        for table, chosen in colours.items()
+        for name, colour in chosen.items()
     ]
     return [*handles, Line2D([], [], color=INK, lw=0.8, ls=":", label="uniform")]
