@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -49,13 +49,29 @@ def read_metrics(csv_path: Path | str, *, against: Progress = "epoch") -> dict[s
             f"{path}: there is no column {' and no column '.join(missing)}; a metrics.csv of "
             "Lightning's CSVLogger is expected"
         )
-    columns = {name: _logged(path, records, column, name) for column, name in enumerate(header)}
-    progress = _at_every_row(path, columns[against], len(records), against)
-    return {
-        name: (progress[rows], values)
-        for name, (rows, values) in columns.items()
-        if name not in ("epoch", "step") and len(rows)
-    }
+    columns = {
+        name: [(row, _number(path, row, name, record[column])) for row, record in enumerate(records)
+               if record[column].strip()]
+        for column, name in enumerate(header)
+    }  # fmt: skip
+    if records and not columns[against]:
+        raise DataError(f"{path}: the column {against} is blank in all rows")
+    known = np.array(columns[against]).reshape(-1, 2)
+    found = {}
+    for name, cells in columns.items():
+        if name not in ("epoch", "step") and cells:
+            rows, values = np.array(cells).T
+            # The next row that has an epoch; at the end the last one.
+            following = np.minimum(np.searchsorted(known[:, 0], rows), len(known) - 1)
+            found[name] = (known[following, 1], values)
+    return found
+
+
+def _number(path: Path, row: int, name: str, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise DataError(f"{path}: line {row + 2}: {name} is {cell!r}, not a number") from None
 
 
 def plot_curves(
@@ -113,36 +129,6 @@ def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
                 "remove that line"
             )
     return header, records
-
-
-def _logged(
-    path: Path, records: Sequence[Sequence[str]], column: int, name: str
-) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """The rows in which a column is not blank, and its values there."""
-    rows = [row for row, record in enumerate(records) if record[column].strip()]
-    values = np.empty(len(rows))
-    for n, row in enumerate(rows):
-        try:
-            values[n] = float(records[row][column])
-        except ValueError:
-            raise DataError(
-                f"{path}: line {row + 2}: {name} is {records[row][column]!r}, not a number"
-            ) from None
-    return np.array(rows, np.int64), values
-
-
-def _at_every_row(
-    path: Path,
-    column: tuple[Int64[np.ndarray, " N"], Float[np.ndarray, " N"]],
-    count: int,
-    name: str,
-) -> Float[np.ndarray, " R"]:
-    """The column with blanks filled from the next row that has a value, at the end the last."""
-    rows, values = column
-    if count and not len(rows):
-        raise DataError(f"{path}: the column {name} is blank in all rows")
-    following = np.searchsorted(rows, np.arange(count))
-    return values[np.minimum(following, len(rows) - 1)]
 
 
 def _chosen(

@@ -1,6 +1,7 @@
 """Skeletons over photographs, coloured by the person's side."""
 
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -10,8 +11,6 @@ from pnfs.viz.canvas import OUTLINE_COLOUR, Picture, box, dot, label, line
 from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
 
 LowScored = Literal["hollow", "omit"]
-Joints = Float[np.ndarray, "K 2"]
-Mask = Bool[np.ndarray, " K"]
 
 
 def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
@@ -54,13 +53,10 @@ def draw_pose(
         ValueError: An array of the wrong shape or type, or a shown joint that is not finite.
     """
     canvas = checked_rgb(image, "image").copy()
-    certain = certain_joints(scores, score_threshold, skeleton)
-    joints, shown = checked_joints(joints, shown, skeleton)
-    if low_scored == "omit":
-        shown = shown & certain
+    pose = Pose.of(joints, skeleton, scores, shown, score_threshold, low_scored)
     width = limb_width(canvas) if line_width is None else max(1, line_width)
-    draw_limbs(canvas, joints, shown, certain, skeleton, width)
-    draw_joints(canvas, joints, shown, certain, skeleton, width)
+    pose.draw_limbs(canvas, width)
+    pose.draw_joints(canvas, width)
     return canvas
 
 
@@ -120,7 +116,73 @@ def draw_persons(
     return canvas
 
 
-# --- what the sheets share -----------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pose:
+    """Joints as they are drawn.
+
+    Attributes:
+        joints: x, y in px of the canvas.
+        skeleton: Whose joints they are.
+        shown: Joints to draw; their places are finite.
+        certain: Joints that do not score low.
+    """
+
+    joints: Float[np.ndarray, "K 2"]
+    skeleton: Skeleton
+    shown: Bool[np.ndarray, " K"]
+    certain: Bool[np.ndarray, " K"]
+
+    @classmethod
+    def of(
+        cls,
+        joints: Float[np.ndarray, "K 2"],
+        skeleton: Skeleton,
+        scores: Float[np.ndarray, " K"] | None = None,
+        shown: Bool[np.ndarray, " K"] | None = None,
+        threshold: float = 0.0,
+        low_scored: LowScored = "hollow",
+    ) -> Self:
+        """The pose, its arrays checked; see `draw_pose`."""
+        joints = _shaped(joints, (len(skeleton), 2), skeleton, "joints").astype(np.float64)
+        everyone = np.ones(len(skeleton), bool)
+        certain = everyone
+        if scores is not None:
+            certain = _shaped(scores, (len(skeleton),), skeleton, "the scores") >= threshold
+        if shown is not None:
+            everyone = _shaped(shown, (len(skeleton),), skeleton, "the mask of joints").astype(bool)
+        if low_scored == "omit":
+            everyone = everyone & certain
+        wrong = np.flatnonzero(everyone & ~np.isfinite(joints).all(-1))
+        if len(wrong):
+            raise ValueError(
+                f"joint {skeleton.joints[wrong[0]]} is at {joints[wrong[0]].tolist()}; a joint "
+                "without a place must be masked"
+            )
+        return cls(joints, skeleton, everyone, certain)
+
+    def moved(self, scale: Float[np.ndarray, " 2"], offset: Float[np.ndarray, " 2"]) -> Self:
+        """The pose in an image that was resized and shifted."""
+        return replace(self, joints=self.joints * scale + offset)
+
+    def draw_limbs(self, canvas: Picture, width: int) -> None:
+        sides = joint_sides(self.skeleton)
+        limbs = []
+        for a, b in map(self.skeleton.indices, self.skeleton.limbs):
+            if self.shown[a] and self.shown[b]:
+                sure = self.certain[a] and self.certain[b]
+                colour = SIDE_COLOURS[_limb_side(sides[a], sides[b])]
+                limbs.append((a, b, colour, width if sure else max(1, width // 2)))
+        # All outlines come first, so that none cuts through a limb drawn earlier.
+        for a, b, _, its_width in limbs:
+            line(canvas, self.joints[a], self.joints[b], OUTLINE_COLOUR, its_width + 2)
+        for a, b, colour, its_width in limbs:
+            line(canvas, self.joints[a], self.joints[b], colour, its_width)
+
+    def draw_joints(self, canvas: Picture, width: int) -> None:
+        sides = joint_sides(self.skeleton)
+        for k in np.flatnonzero(self.shown):
+            colour, hollow = SIDE_COLOURS[sides[k]], not self.certain[k]
+            dot(canvas, self.joints[k], dot_radius(width), colour, hollow=hollow)
 
 
 def limb_width(image: Picture) -> int:
@@ -131,69 +193,18 @@ def dot_radius(line_width: int) -> float:
     return 0.6 + 0.8 * line_width
 
 
-def certain_joints(
-    scores: Float[np.ndarray, " K"] | None, threshold: float, skeleton: Skeleton
-) -> Mask:
-    """Joints that score at least the threshold; all without scores."""
-    if scores is None:
-        return np.ones(len(skeleton), bool)
-    return _one_each(scores, skeleton, "the scores") >= threshold
-
-
-def checked_joints(joints: Joints, shown: Mask | None, skeleton: Skeleton) -> tuple[Joints, Mask]:
-    """The joints and the mask of those to draw, whose places must be finite."""
-    joints = np.asarray(joints, np.float64)
-    if joints.shape != (len(skeleton), 2):
-        raise ValueError(
-            f"joints have shape {joints.shape}, skeleton {skeleton.name} needs ({len(skeleton)}, 2)"
-        )
-    if shown is None:
-        shown = np.ones(len(skeleton), bool)
-    shown = _one_each(shown, skeleton, "the mask of joints").astype(bool)
-    wrong = np.flatnonzero(shown & ~np.isfinite(joints).all(-1))
-    if len(wrong):
-        raise ValueError(
-            f"joint {skeleton.joints[wrong[0]]} is at {joints[wrong[0]].tolist()}; a joint without "
-            "a place must be masked"
-        )
-    return joints, shown
-
-
-def _one_each(values: np.ndarray, skeleton: Skeleton, what: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.shape != (len(skeleton),):
-        raise ValueError(
-            f"{what} has shape {values.shape}, skeleton {skeleton.name} needs ({len(skeleton)},)"
-        )
-    return values
-
-
-def draw_limbs(
-    canvas: Picture, joints: Joints, shown: Mask, certain: Mask, skeleton: Skeleton, width: int
-) -> None:
-    sides = joint_sides(skeleton)
-    limbs = []
-    for a, b in map(skeleton.indices, skeleton.limbs):
-        if shown[a] and shown[b]:
-            its_width = width if certain[a] and certain[b] else max(1, width // 2)
-            colour = SIDE_COLOURS[_limb_side(sides[a], sides[b])]
-            limbs.append((joints[a], joints[b], colour, its_width))
-    # All outlines come first, so that none cuts through a limb drawn earlier.
-    for start, end, _, its_width in limbs:
-        line(canvas, start, end, OUTLINE_COLOUR, its_width + 2)
-    for start, end, colour, its_width in limbs:
-        line(canvas, start, end, colour, its_width)
-
-
 def _limb_side(a: Side, b: Side) -> Side:
     if "centre" in (a, b):
         return b if a == "centre" else a
     return a if a == b else "centre"
 
 
-def draw_joints(
-    canvas: Picture, joints: Joints, shown: Mask, certain: Mask, skeleton: Skeleton, width: int
-) -> None:
-    sides = joint_sides(skeleton)
-    for k in np.flatnonzero(shown):
-        dot(canvas, joints[k], dot_radius(width), SIDE_COLOURS[sides[k]], hollow=not certain[k])
+def _shaped(
+    values: np.ndarray, shape: tuple[int, ...], skeleton: Skeleton, what: str
+) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape != shape:
+        raise ValueError(
+            f"{what}: shape {values.shape}, but skeleton {skeleton.name} needs {shape}"
+        )
+    return values

@@ -27,17 +27,7 @@ from pnfs.viz.canvas import (
     text_size,
     write,
 )
-from pnfs.viz.poses import (
-    Joints,
-    LowScored,
-    Mask,
-    certain_joints,
-    checked_joints,
-    dot_radius,
-    draw_joints,
-    draw_limbs,
-    limb_width,
-)
+from pnfs.viz.poses import LowScored, Pose, dot_radius, limb_width
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
 
 _GAP = 4
@@ -127,16 +117,14 @@ def pose_sheet(
             raise ValueError(f"{len(array)} rows of {name} for {len(crops)} crops")
     pictures = []
     for n, crop in enumerate(crops):
-        certain = certain_joints(None if scores is None else scores[n], score_threshold, skeleton)
-        shown = certain if low_scored == "omit" else None
-        joints, shown = checked_joints(predicted[n], shown, skeleton)
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
-        labels, known = None, np.zeros(len(skeleton), bool)
+        joint_scores = None if scores is None else scores[n]
+        pose = Pose.of(predicted[n], skeleton, joint_scores, None, score_threshold, low_scored)
+        labels = None
         if target is not None:
-            mask = None if labelled is None else labelled[n]
-            labels, known = checked_joints(target[n], mask, skeleton)
-            labels = labels * scale + offset
-        _draw_with_labels(picture, joints * scale + offset, shown, certain, labels, known, skeleton)
+            known = None if labelled is None else labelled[n]
+            labels = Pose.of(target[n], skeleton, shown=known).moved(scale, offset)
+        _draw_with_labels(picture, pose.moved(scale, offset), labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
     hollow = scores is not None and low_scored == "hollow"
@@ -145,25 +133,19 @@ def pose_sheet(
     return np.concatenate([sheet, legend])
 
 
-def _draw_with_labels(
-    picture: Picture,
-    joints: Joints,
-    shown: Mask,
-    certain: Mask,
-    labels: Joints | None,
-    known: Mask,
-    skeleton: Skeleton,
-) -> None:
+def _draw_with_labels(picture: Picture, pose: Pose, labels: Pose | None) -> None:
     """Error lines lie under the joints, labels on them: a label that was hit is a joint's bright core."""
     width = limb_width(picture)
-    error_width = max(1, width // 3)
-    draw_limbs(picture, joints, shown, certain, skeleton, width)
-    for k in np.flatnonzero(known & shown) if labels is not None else ():
-        for colour, its_width in ((OUTLINE_COLOUR, error_width + 2), (LABEL_COLOUR, error_width)):
-            line(picture, joints[k], labels[k], colour, its_width)
-    draw_joints(picture, joints, shown, certain, skeleton, width)
-    for place in labels[known] if labels is not None else ():
-        dot(picture, place, dot_radius(width) / 2, LABEL_COLOUR)
+    thin = max(1, width // 3)
+    pose.draw_limbs(picture, width)
+    if labels is not None:
+        for k in np.flatnonzero(labels.shown & pose.shown):
+            for colour, its_width in ((OUTLINE_COLOUR, thin + 2), (LABEL_COLOUR, thin)):
+                line(picture, pose.joints[k], labels.joints[k], colour, its_width)
+    pose.draw_joints(picture, width)
+    if labels is not None:
+        for place in labels.joints[labels.shown]:
+            dot(picture, place, dot_radius(width) / 2, LABEL_COLOUR)
 
 
 def score_map_sheet(
