@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_comparison_holds_what_differs_and_the_scores() -> None:
 
 def listed(root: Path, width: int = 80) -> list[str]:
     console = Console(width=width, file=io.StringIO())
-    lines = runs.run_lines([runs.entry(run, root) for run in RUNS], width)
+    lines = runs.run_lines([runs.card_of(run, root) for run in RUNS], width)
     console.print("\n".join(lines), soft_wrap=True, highlight=False)
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
@@ -81,8 +82,8 @@ def test_list_shows_state_score_and_duration() -> None:
 def test_list_fits_the_terminal_and_cuts_no_hash(width: int) -> None:
     long = [run_of(f"reproduce/table3/{n:08x}", "failed", {"seed": n}, None) for n in range(3)]
     cause = "CUDA out of memory [tried 2 GiB]: " + "word " * 40
-    entries = [runs.entry(run, Path("runs")) | {"cause": cause} for run in long]
-    lines = [Text.from_markup(line).plain for line in runs.run_lines(entries, width)]
+    cards = [replace(runs.card_of(run, Path("runs")), cause=cause) for run in long]
+    lines = [Text.from_markup(line).plain for line in runs.run_lines(cards, width)]
     assert max(map(len, lines)) <= width
     started = [line.split()[0] for line in lines if line.startswith("reproduce")]
     assert started == [f"reproduce/table3/{n:08x}" for n in range(3)]

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pnfs.data.persons import DataError
-from pnfs.viz.dashboard import RunCard, dashboard_page
+from pnfs.viz.cards import RunCard
+from pnfs.viz.dashboard import dashboard_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
@@ -67,12 +68,12 @@ def metrics(tmp_path: Path) -> Path:
 
 def card(number: int, picture: Path | None = None, **given: object) -> RunCard:
     known = {
-        "path": f"table6/{number:08x}",
+        "run": f"table6/{number:08x}",
         "state": "finished",
         "benchmark": "LSPET",
         "row": str(number),
         "label": f"table6: d={number}",
-        "summary": f"LSPET PoseFabricNetwork seed {number}",
+        "what": f"LSPET PoseFabricNetwork seed {number}",
         "score": 50.0 + number,
         "score_name": "PCK@0.2",
         "parameters": 1_500_000,
@@ -173,7 +174,7 @@ def test_thousands_of_runs_make_a_page_of_megabytes(metrics: Path) -> None:
 
 def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) -> None:
     nasty = card(
-        0, picture, path=NASTY, row=NASTY, label=NASTY, summary=NASTY, cause=NASTY,
+        0, picture, run=NASTY, row=NASTY, label=NASTY, what=NASTY, cause=NASTY,
         benchmark=NASTY, score_name=NASTY, differences={NASTY: NASTY}, state="failed",
     )  # fmt: skip
     text = page_of([nasty, card(1)], title=NASTY, subtitle=NASTY)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from pnfs.commands.configuration import UsageError, plain
-from pnfs.commands.runs import filtered, flat, summary
+from pnfs.commands.runs import card_of, filtered, flat
 from pnfs.training.identity import defining_part
 from pnfs.training.metrics_file import METRICS
 from pnfs.training.records import Run, find_runs
-from pnfs.viz.dashboard import RunCard, dashboard_page
+from pnfs.viz.cards import RunCard
+from pnfs.viz.dashboard import dashboard_page
 from pnfs.viz.workspace import build_workspace
 
 if TYPE_CHECKING:  # An extra, not always installed.
@@ -65,27 +67,17 @@ def cards_of(runs: Sequence[Run], root: Path) -> list[RunCard]:
 
 
 def _card(run: Run, root: Path, differing: Mapping[str, str]) -> RunCard:
-    record = run.record or {}
-    cost = record.get("cost", {})
     name = str(run.config.get("name", ""))
     row = {key: value for key, value in differing.items() if key != "seed"}
     shown = ", ".join(f"{key}={value}" for key, value in _shortened(row).items())
     metrics = run.folder / METRICS
     pictures = {what: run.folder / file for what, file in PICTURES.items()}
-    return RunCard(
-        path=str(run.folder.relative_to(root)),
-        state=run.status,
+    return replace(
+        card_of(run, root),
         benchmark=_benchmark(run.config),
         row=json.dumps([name, row]),
         label=f"{name}: {shown}" if shown else name,
-        summary=summary(run.config),
         differences=_shortened(differing),
-        cause=run.cause,
-        score=record.get("score"),
-        score_name=next(iter(record.get("scores", {})), ""),
-        parameters=cost.get("parameters"),
-        macs=cost.get("macs"),
-        seconds=record.get("seconds"),
         # An empty one is of a run that stopped before the first epoch was over.
         metrics=metrics if metrics.is_file() and metrics.stat().st_size else None,
         pictures={what: path for what, path in pictures.items() if path.is_file()},

@@ -18,7 +18,7 @@ from pnfs.commands.configuration import UsageError
 from pnfs.training.identity import defining_part
 from pnfs.training.plain import json_ready
 from pnfs.training.records import Run, find_runs
-from pnfs.viz.units import duration, giga, millions, percent
+from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "bold red"}
 
@@ -30,6 +30,8 @@ ORDERS: Mapping[str, Callable[[Run], Any]] = {
 }
 
 FORMATS = ("table", "csv", "json")
+COLUMNS = ("run", "state", "score", "score_name", "parameters", "live_parameters", "macs", "seconds",
+           "seed", "what", "cause")  # fmt: skip
 _NARROW = 30
 """Less room than this beside the numbers: what a run is stands below them."""
 
@@ -56,14 +58,14 @@ def run(config: DictConfig) -> None:
         console.print(comparison(*_two(runs, own["compare"])))
         return
     chosen = sorted(filtered(runs, own["filter"] or {}), key=ORDERS[own["sort"]])
-    entries = [entry(run, root) for run in chosen]
+    cards = [card_of(run, root) for run in chosen]
     if own["format"] == "json":
-        console.out(json.dumps(entries, indent=1, allow_nan=False), highlight=False)
+        console.out(as_json(cards), highlight=False)
     elif own["format"] == "csv":
-        console.out(as_csv(entries), highlight=False, end="")
+        console.out(as_csv(cards), highlight=False, end="")
     else:
-        lines = run_lines(entries, console.width)
-        head = f"{len(entries)} runs below {escape(str(root))}"
+        lines = run_lines(cards, console.width)
+        head = f"{len(cards)} runs below {escape(str(root))}"
         console.print("\n".join([head, *lines]), soft_wrap=True, highlight=False)
 
 
@@ -104,39 +106,42 @@ def _named(runs: Sequence[Run], name: str) -> Run:
     return found[0]
 
 
-def entry(run: Run, root: Path) -> dict[str, Any]:
-    """What the list says about a run, as plain data; None for what is not known."""
+def card_of(run: Run, root: Path) -> RunCard:
+    """What its record, or in want of one its state, says about a run."""
     record = run.record or {}
     cost = record.get("cost", {})
-    return json_ready(
-        {
-            "run": run.folder.relative_to(root).as_posix(),
-            "state": run.status,
-            "score": score_of(run),
-            "score_name": next(iter(record.get("scores", {})), None),
-            "parameters": cost.get("parameters"),
-            "live_parameters": cost.get("live_parameters"),
-            "macs": cost.get("macs"),
-            "seconds": record.get("seconds"),
-            "seed": run.config.get("seed"),
-            "what": summary(run.config),
-            "cause": run.cause,
-            "scores": record.get("scores", {}),
-        }
+    return RunCard(
+        run=run.folder.relative_to(root).as_posix(),
+        state=run.status,
+        score=score_of(run),
+        score_name=next(iter(record.get("scores", {})), ""),
+        scores=record.get("scores", {}),
+        parameters=cost.get("parameters"),
+        live_parameters=cost.get("live_parameters"),
+        macs=cost.get("macs"),
+        seconds=record.get("seconds"),
+        seed=run.config.get("seed"),
+        what=summary(run.config),
+        cause=run.cause,
     )
 
 
-def as_csv(entries: Sequence[Mapping[str, Any]]) -> str:
+def as_json(cards: Sequence[RunCard]) -> str:
+    """A list of objects with all scores; null for what is not known."""
+    entries = [{name: getattr(card, name) for name in (*COLUMNS, "scores")} for card in cards]
+    return json.dumps(json_ready(entries), indent=1, allow_nan=False)
+
+
+def as_csv(cards: Sequence[RunCard]) -> str:
     """A header and one line a run; the scores besides the main one are left to JSON."""
     file = io.StringIO()
-    columns = [name for name in entries[0] if name != "scores"] if entries else ["run"]
-    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(entries)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(json_ready([getattr(card, name) for name in COLUMNS]) for card in cards)
     return file.getvalue()
 
 
-def run_lines(entries: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+def run_lines(cards: Sequence[RunCard], width: int) -> list[str]:
     """A header and one entry a run, in rich's markup.
 
     Paths are never cut. What a run is, or why it failed, stands beside the numbers where `width` characters leave
@@ -144,9 +149,9 @@ def run_lines(entries: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """
     rows = [["run", "state", "score", "params", "MACs", "duration"]]
     rows += [
-        [each["run"], each["state"], percent(each["score"]), millions(each["parameters"]),
-         giga(each["macs"]), duration(each["seconds"])]
-        for each in entries
+        [card.run, card.state, percent(card.score), millions(card.parameters), giga(card.macs),
+         duration(card.seconds)]
+        for card in cards
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     used = sum(widths) + 2 * len(widths)
@@ -155,8 +160,8 @@ def run_lines(entries: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     for number, (run, state, *numbers) in enumerate(rows):
         style, what = "bold", "what it is, or why it failed" if indent == used else ""
         if number:
-            each = entries[number - 1]
-            style, what = STYLES[state], each["cause"] if state == "failed" else each["what"]
+            card = cards[number - 1]
+            style, what = STYLES[state], card.cause if state == "failed" else card.what
         cells = [f"{cell:>{size}}" for cell, size in zip(numbers, widths[2:], strict=True)]
         line = (
             f"{escape(f'{run:<{widths[0]}}')}  [{style}]{state:<{widths[1]}}[/]  {'  '.join(cells)}"

@@ -15,52 +15,13 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pnfs.data.persons import DataError
+from pnfs.viz.cards import RunCard, duration, giga, known, millions, percent
 from pnfs.viz.curves import Curve, read_metrics
 from pnfs.viz.run_charts import draw_charts
 from pnfs.viz.style import COLOURS
-from pnfs.viz.units import duration, giga, known, millions, percent
 
 STATES = ("finished", "running", "interrupted", "failed")
 _PICTURE_WIDTH = 1000
-
-
-@dataclass(frozen=True)
-class RunCard:
-    """What the page says about one run.
-
-    Attributes:
-        path: Its folder, as the page shows it.
-        state: finished, running, interrupted or failed.
-        benchmark: Runs of one benchmark share axes.
-        row: The same for runs that differ in nothing but the seed.
-        label: What distinguishes the row from others.
-        summary: Dataset, model, strategy in a few words.
-        differences: Keys of the configuration that differ within the experiment -> values.
-        cause: Why it failed.
-        score: In percent; None before the end.
-        score_name: Name of the metric.
-        parameters: Count.
-        macs: Multiply-accumulates of one image.
-        seconds: Duration of search, training and evaluation.
-        metrics: Its `metrics.csv`; None if there is none.
-        pictures: Title -> PNG file.
-    """
-
-    path: str
-    state: str
-    benchmark: str
-    row: str
-    label: str
-    summary: str
-    differences: Mapping[str, str] = field(default_factory=dict)
-    cause: str | None = None
-    score: float | None = None
-    score_name: str = ""
-    parameters: int | None = None
-    macs: int | None = None
-    seconds: float | None = None
-    metrics: Path | None = None
-    pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass

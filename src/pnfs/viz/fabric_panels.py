@@ -116,10 +116,10 @@ def edges_that_carry(
     edges: Sequence[Edge], table: Float[np.ndarray, "E O"], operations: Sequence[str]
 ) -> set[Edge]:
     """Edges with an operation other than zero, from a node that anything reaches."""
-    acts = (table[:, [name != "zero" for name in operations]] > 0).any(-1)
+    act = [name != "zero" for name in operations]
     reached, carry = {0}, set()
-    for (i, j), act in zip(edges, acts, strict=True):
-        if act and i in reached:
+    for (i, j), weights in zip(edges, table, strict=True):
+        if i in reached and (weights[act] > 0).any():
             reached.add(j)
             carry.add((i, j))
     return carry

@@ -187,7 +187,9 @@ def _draw_box(axes: Axes, x: float, y: float, wide: bool, **style) -> Rectangle:
     half = (_HALF_WIDTH[wide], _HALF_HEIGHT[wide])
     look = {"facecolor": "white", "edgecolor": INK, "linewidth": 0.9, "zorder": 3} | style
     corner, size = (x - half[0], y - half[1]), (2 * half[0], 2 * half[1])
-    return axes.add_patch(Rectangle(corner, *size, **look))
+    box = Rectangle(corner, *size, **look)
+    axes.add_patch(box)
+    return box
 
 
 def _draw_inputs(

@@ -1,5 +1,6 @@
 """Skeletons over photographs, coloured by the person's side."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -96,7 +97,7 @@ def draw_persons(
         raise ValueError(f"joints, scores, person_scores and boxes have {sorted(lengths)} rows")
     widest = limb_width(canvas)
     order = np.argsort(person_scores, kind="stable")
-    sizes = np.sqrt(np.maximum(1.0, boxes[:, 2] * boxes[:, 3])) if len(boxes) else np.zeros(0)
+    sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
     for n in order:
         width = int(np.clip(round(sizes[n] / 60), 1, widest))
         if draw_boxes:

@@ -28,7 +28,7 @@ from pnfs.viz.canvas import (
     write,
 )
 from pnfs.viz.poses import LowScored, Pose, dot_radius, limb_width
-from pnfs.viz.style import SIDE_COLOURS, checked_rgb
+from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
 
 _GAP = 4
 _PAGE: Colour = (255, 255, 255)
@@ -211,7 +211,7 @@ def _heat_over(
 
 def _legend(width: int, size: int, with_labels: bool, low_scored: str | None) -> Picture:
     """A strip that explains the colours; its entries take as many lines as they need."""
-    entries = [_entry(text, SIDE_COLOURS[side], size) for side, text in _SIDE_TEXTS]
+    entries = [_entry(text, SIDE_COLOURS[side], size) for side, text in _SIDE_TEXTS.items()]
     if with_labels:
         entries.append(_entry("label and error", LABEL_COLOUR, size, error=True))
     if low_scored is not None:
@@ -228,7 +228,11 @@ def _legend(width: int, size: int, with_labels: bool, low_scored: str | None) ->
     return legend
 
 
-_SIDE_TEXTS = (("left", "person's left"), ("right", "person's right"), ("centre", "centre"))
+_SIDE_TEXTS: dict[Side, str] = {
+    "left": "person's left",
+    "right": "person's right",
+    "centre": "centre",
+}
 
 
 def _entry(

@@ -50,7 +50,7 @@ DPI = 150
 FIGURE_SUFFIXES = (".png", ".svg")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_RC: dict[str, Any] = {
+_RC: dict[Any, Any] = {
     "font.size": LABEL,
     # Text of an SVG stays text, and the same picture gives the same file.
     "svg.fonttype": "none",
@@ -108,7 +108,7 @@ def figure_as_svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element, to stand inside a page; `name` keeps its ids apart from others'."""
     file = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with mpl.rc_context(_RC | {"svg.hashsalt": name}):
+    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata=nothing)
     text = file.getvalue()
     return text[text.index("<svg") :]
