@@ -125,7 +125,7 @@ def test_seeds_are_one_row_and_a_single_seed_looks_otherwise(metrics: Path) -> N
     seeds = [card(n, row="same", label="same", metrics=metrics) for n in range(3)]
     text = page_of([*seeds, card(3, metrics=metrics)])
     page = Page(text)
-    single, several = (cells for cells in page.cells if len(cells) == 4)
+    several, single = (cells for cells in page.cells if len(cells) == 4)
     assert tuple(single[1:3]) == ("1", "53.0 one seed")
     assert tuple(several[1:3]) == ("3", "51.0 ± 1.0")
     assert set(drawn_of(page)) == {"0", "1"}
@@ -142,7 +142,7 @@ def test_best_rows_have_colours_and_all_others_one_grey() -> None:
     assert set(drawn_of(page)) == {str(n) for n in range(33, 40)}
     rows = [cells for cells in page.cells if len(cells) == 4]
     assert [row[0] for row in rows] == [f"table6: d={n}" for n in range(39, 32, -1)]
-    assert "The 7 rows of 40" in text
+    assert "7 of 40 rows" in text
 
 
 def test_benchmarks_share_no_axes() -> None:

@@ -32,8 +32,8 @@ def blank(height: int, width: int, colour: Colour) -> Picture:
 
 
 def line(canvas: Picture, start: Point, end: Point, colour: Colour, width: int) -> None:
-    ends = [tuple(point) for point in _fixed(np.stack([start, end])).tolist()]
-    cv2.line(canvas, *ends, colour, width, cv2.LINE_AA, _SHIFT)
+    (x, y), (u, v) = _fixed(np.stack([start, end])).tolist()
+    cv2.line(canvas, (x, y), (u, v), colour, width, cv2.LINE_AA, _SHIFT)
 
 
 def dot(
@@ -140,6 +140,6 @@ def label(canvas: Picture, text: str, corner: Point, size: int) -> None:
     left = int(np.clip(corner[0], 0, max(0, width - plate_width)))
     top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
     room = canvas[top : top + plate_height, left : left + plate_width]
-    plate = blank(*room.shape[:2], PLATE)
+    plate = blank(len(room), room.shape[1], PLATE)
     write(plate, [(text, (2, plate_height // 2))], size, PLATE_TEXT)
     room[...] = plate

@@ -6,6 +6,7 @@ by mail, and looks the same years later. Runs that differ in nothing but the see
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,8 @@ class Row:
     @property
     def scores(self) -> list[float]:
         """Scores of the finished runs in percent."""
-        return [card.score for card in self.cards if known(card.score)]  # type: ignore[misc]
+        scores = (card.score for card in self.cards)
+        return [score for score in scores if score is not None and known(score)]
 
     @property
     def mean(self) -> float | None:
@@ -113,7 +115,7 @@ def dashboard_page(
 
 
 def _rows(cards: Sequence[RunCard]) -> dict[tuple[str, str], Row]:
-    """The rows, those with the highest scores of each benchmark with a colour."""
+    """The rows, the first of each benchmark with a colour."""
     rows: dict[tuple[str, str], Row] = {}
     for card in cards:
         key = (card.benchmark, card.row)
@@ -125,12 +127,12 @@ def _rows(cards: Sequence[RunCard]) -> dict[tuple[str, str], Row]:
 
 
 def _by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows of each benchmark, the highest mean scores first."""
+    """Rows of each benchmark, by mean score; those of one seed, which may be luck, after all others."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row.cards[0].benchmark, []).append(row)
     for members in found.values():
-        members.sort(key=lambda row: (row.mean is None, -(row.mean or 0.0)))
+        members.sort(key=lambda row: (row.deviation is None, _descending(row.mean)))
     return found
 
 
@@ -153,15 +155,20 @@ def _read_curves(row: Row) -> list[str]:
 
 def _best(cards: Sequence[RunCard], count: int) -> list[int]:
     """Runs whose pictures are shown: each benchmark's best, then each one's second, ..."""
-    ranks: dict[str, int] = {}
+    found: dict[str, list[int]] = {}
+    for n, card in enumerate(cards):
+        if card.pictures:
+            found.setdefault(card.benchmark, []).append(n)
     ranked = []
-    with_pictures = [n for n, card in enumerate(cards) if card.pictures]
-    for n in sorted(
-        with_pictures, key=lambda n: -(cards[n].score if known(cards[n].score) else -1)
-    ):  # type: ignore[operator]
-        rank = ranks[cards[n].benchmark] = ranks.get(cards[n].benchmark, 0) + 1
-        ranked.append((rank, n))
+    for members in found.values():
+        members.sort(key=lambda n: _descending(cards[n].score))
+        ranked += enumerate(members)
     return [n for _, n in sorted(ranked, key=lambda each: each[0])[:count]]
+
+
+def _descending(score: float | None) -> float:
+    """Sorts high scores first, and what has none last."""
+    return -score if score is not None and known(score) else math.inf
 
 
 def _data_url(path: Path) -> str:
