@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pnfs.commands import reproduce
+from pnfs.commands import planning, reproduce
 from pnfs.commands.configuration import (
     UsageError,
     build_source,
@@ -218,8 +218,101 @@ def test_rows_stay_different_whatever_is_passed_to_all() -> None:
     assert by_label["P=1", 4]["seed"] == 4
 
 
+# --- a folder for each dataset
+
+TWO_DATASETS = """
+title: Rows on two datasets
+tests: Which folder does a row read?
+source: nothing
+kind: table
+overrides: [backbone=fabric, "input_size=[32,32]"]
+rows:
+  - {label: people, overrides: [dataset=mpii]}
+  - {label: crowds, overrides: [dataset=coco]}
+  - {label: sports, overrides: [dataset=lspet]}
+"""
+
+
+def folders(experiments: Path, overrides: list[str], **roots: str | None) -> dict[str, str]:
+    (experiments / "two" / "target.yaml").write_text(TWO_DATASETS)
+    target = read_target(experiments, "two", "smoke")
+    planned = reproduce.plan(target, overrides, None, roots)
+    # Every run is what `pnfs train` makes of its overrides.
+    for run in planned:
+        assert run.problem == ""
+        with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+            config = compose("train", list(run.overrides))
+        assert config.dataset.root == run.settings["dataset"]["root"]
+    return {run.row.label: run.settings["dataset"]["root"] for run in planned}
+
+
+@pytest.fixture
+def photographs(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Experiments whose profile overrides no key of one dataset alone."""
+    monkeypatch.setattr(
+        "pnfs.commands.planning.common_overrides", lambda target, overrides: list(target.overrides)
+    )
+    return experiments
+
+
+def test_each_dataset_has_a_root_of_its_own(photographs: Path) -> None:
+    odd = "/data/it's a \\'folder\\' = {x}, [y]\\"
+    assert folders(photographs, [], mpii="/data/mpii", coco=odd, lspet=None) == {
+        "people": "/data/mpii",
+        "crowds": odd,
+        "sports": "data/lspet",
+    }
+
+
+def refusal(experiments: Path, tmp_path: Path, overrides: list[str], **roots: str | None) -> str:
+    (experiments / "two" / "target.yaml").write_text(TWO_DATASETS)
+    with pytest.raises(UsageError) as caught:
+        reproduce.reproduce(
+            targets="two", profile="smoke", experiments=experiments,
+            overrides=[f"run_root={tmp_path}", *overrides], roots=roots, train=False,
+        )  # fmt: skip
+    return str(caught.value)
+
+
+def test_one_root_for_several_datasets_is_refused(photographs: Path, tmp_path: Path) -> None:
+    found = refusal(photographs, tmp_path, ["dataset.root=/data"])
+    for name in ("roots.mpii", "roots.coco", "roots.lspet", "dataset.root"):
+        assert name in found
+    found = refusal(photographs, tmp_path, ["dataset.root=/data"], mpii="/other")
+    assert "dataset.root" in found
+    assert "roots.mpii" in found
+    assert "roots.lsp " in refusal(photographs, tmp_path, [], lsp="/data/lsp")
+
+
+@pytest.mark.parametrize("name", ["table7", "figure7_8"])
+def test_coco_rows_of_shipped_targets_read_cocos_folder(name: str) -> None:
+    target = read_target(ROOT / "experiments", name, "paper")
+    planned = reproduce.plan(target, [], [0], {"mpii": "/m", "coco": "/c"})
+    for run in planned:
+        coco = run.settings["dataset"]["_target_"].endswith(".COCO")
+        assert run.settings["dataset"]["root"] == ("/c" if coco else "/m")
+    assert any(run.settings["dataset"]["root"] == "/c" for run in planned)
+
+
+def test_one_root_goes_to_all_rows_of_one_dataset() -> None:
+    target = read_target(ROOT / "experiments", "table3", "lspet")
+    planned = reproduce.plan(target, ["dataset.root=/data"], [0])
+    assert {run.settings["dataset"]["root"] for run in planned} == {"/data"}
+    planning.check_roots(planned, ["dataset.root=/data"], {"mpii": None})
+    same = reproduce.plan(target, [], [0], {"lspet": "/data", "mpii": None})
+    assert [run.folder for run in same] == [run.folder for run in planned]
+
+
 def test_keys_of_the_command_are_not_passed_on() -> None:
-    given = ["target=table3", "profile=smoke", "jobs=2", "epochs=3", "+trainer.fast_dev_run=true"]
+    given = [
+        "target=table3",
+        "profile=smoke",
+        "jobs=2",
+        "roots.mpii=/m",
+        "+roots.mine=/n",
+        "epochs=3",
+        "+trainer.fast_dev_run=true",
+    ]
     assert reproduce.passed_on(given) == ["epochs=3", "+trainer.fast_dev_run=true"]
     for refused in ("seed=1", "initial=x"):
         with pytest.raises(UsageError, match=refused.split("=")[0]):

@@ -4,6 +4,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,16 @@ from pnfs.commands.scoring import (
     evaluation_choices,
     log_media,
     score,
+    score_and_predict,
     warn_of_last,
     write_pictures,
 )
 from pnfs.commands.tables import described, score_table
 from pnfs.commands.trainer import build_loggers, build_trainer, compile_steps
 from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.predictions import GROUND_TRUTH_BOXES, in_labelled_boxes
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
-from pnfs.models.network import normalise_images
 from pnfs.training.checkpoints import CONFIG_KEY, IDENTITY_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.identity import read_digests, run_folder, run_identity
 from pnfs.training.keeping import why_unfinished
@@ -162,10 +164,11 @@ def _prepared(settings: dict[str, Any], source: Source) -> tuple[PoseDataModule,
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
         console.print(source.persons(split).described(), soft_wrap=True)
-    data: PoseDataModule = instantiate(
-        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
-    )
-    return data, build_module(settings, source)
+    # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
+    watched = in_labelled_boxes(source)
+    if watched is not source:
+        console.print("validation while training: ground-truth boxes; final score: detected boxes")
+    return build_data(settings, watched), build_module(settings, watched)
 
 
 def _search_and_score(
@@ -179,26 +182,30 @@ def _search_and_score(
     """Trains, scores and writes the record; no record where the training did not come to its end."""
     started = time.monotonic() - earlier_seconds
     data, module = _prepared(settings, source)
+    final = data if data.source is source else build_data(settings, source)
     untrained: dict[str, float] = {}
     if settings["evaluate_untrained"]:
-        untrained = score(module, data, settings["trainer"], "val")
+        untrained = score(module, final, settings["trainer"], "val")
     _fit(settings, module, data, folder, loggers, identity)
     stopped = why_unfinished(module.trainer, settings["epochs"])
     if stopped is not None:
         console.print(f"not finished: {stopped}", soft_wrap=True)
         return
+    final.trainer = data.trainer
     weights = find_checkpoint(folder)
     best = read_checkpoint(weights, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
-    scores = score(module, data, settings["trainer"], "val")
+    scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
     if getattr(rank_zero_only, "rank", 0):
         return
     choices = evaluation_choices(module, source, "val")
     choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
+    if final is not data:
+        choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
     record["data"] = {split: source.persons(split).account() for split in ("train", "val")}
-    pictures = write_pictures(module, data, folder, "val")
+    pictures = write_pictures(module, final, folder, "val", predictions)
     write_result(folder, record | {"identity": identity})
     log_summary(loggers, record)
     log_media(loggers, pictures, settings["epochs"])
@@ -209,6 +216,13 @@ def _search_and_score(
     for what, path in pictures.items():
         console.print(f"{what}: {path}", soft_wrap=True)
     console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
+
+
+def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
+    """Loaders of a dataset as the configuration wants them."""
+    return instantiate(
+        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
+    )
 
 
 def _fit(
@@ -230,7 +244,7 @@ def _fit(
         module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
     else:
         first = next(iter(data.train_dataloader()))
-        module.network.calibrate(normalise_images(first["image"]))
+        module.network.calibrate(module.network.normalise(first["image"]))
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)

@@ -1,9 +1,10 @@
 """COCO keypoints 2017 (Lin et al., ECCV 2014): persons in ground-truth or in detected boxes."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -246,14 +247,47 @@ class COCO:
         labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
         if split == "train":
             return ""
-        content = self._read(split).content
-        read = {key: content.get(key) for key in ("annotations", "categories")}
+        annotations = self._read(split).annotations
+        read: dict[str, Any] = {
+            "annotations": annotations.records,
+            "category": annotations.category,
+        }
         read["images"] = sorted(self._read(split).sizes.items())
         if self.boxes == "detected":
             found = self._loaded(split, "detected")
             columns = (found.image_ids, found.persons.center, found.persons.box_size, found.scores)
             read["detections"] = [column.tolist() for column in columns]
         return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+    def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
+        """The detector's score of each person's box; None for ground-truth boxes."""
+        boxes = self._boxes_of(split)
+        return self._loaded(split, boxes).scores if boxes == "detected" else None
+
+    def in_labelled_boxes(self) -> "COCO":
+        """The dataset in ground-truth boxes, by which training is watched; what was read is shared."""
+        if self.boxes == "ground_truth":
+            return self
+        other = copy.copy(self)
+        other.boxes = "ground_truth"
+        return other
+
+    def image_names(self, split: str) -> Mapping[int, str]:
+        """COCO's image id -> file name, of all images of a split."""
+        return self._read(split).file_names
+
+    def annotations(self, split: str) -> Annotations:
+        """What a split's annotation file holds; without persons for the test set."""
+        return self._ground_truth(split)
+
+    def labelled(self, split: str) -> tuple[Persons, Int64[np.ndarray, " N"]]:
+        """The persons in ground-truth boxes, and COCO's id of each one's image.
+
+        Raises:
+            DataError: As `persons`.
+        """
+        loaded = self._loaded(split, "ground_truth")
+        return loaded.persons, loaded.image_ids
 
     def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
         keypoints = np.dstack([predictions.locations, predictions.scores])
@@ -327,10 +361,27 @@ class COCO:
             f"boxes that score less than {self.box_threshold}": int((low & ~empty).sum()),
         }
         image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
-        images, image_index = self._images(split, read, image_ids)
+        persons = self.persons_in(split, image_ids, boxes, f"COCO {split}, detected boxes")
+        counted = {reason: number for reason, number in left_out.items() if number}
+        persons = replace(persons, left_out=counted, file=str(path))
+        return _Boxes(persons, image_ids, scores.astype(np.float32))
+
+    def persons_in(
+        self,
+        split: str,
+        image_ids: Int64[np.ndarray, " N"],
+        boxes: Float[np.ndarray, "N 4"],
+        name: str,
+    ) -> Persons:
+        """Unlabelled persons in boxes (x, y, width, height) of a split's images.
+
+        Raises:
+            DataError: An image file is missing.
+        """
+        images, image_index = self._images(split, self._read(split), image_ids)
         count = len(boxes)
-        persons = Persons(
-            name=f"COCO {split}, detected boxes",
+        return Persons(
+            name=name,
             skeleton=self.skeleton,
             images=images,
             ids=_numbered(image_ids),
@@ -340,10 +391,7 @@ class COCO:
             center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
             box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
             reference_length=np.full(count, np.nan, np.float32),
-            left_out={reason: number for reason, number in left_out.items() if number},
-            file=str(path),
         )
-        return _Boxes(persons, image_ids, scores.astype(np.float32))
 
     def _images(
         self, split: str, read: _Split, image_ids: Int64[np.ndarray, " N"]

@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from pnfs.data.persons import Persons
+
+if TYPE_CHECKING:
+    from pnfs.data.module import Source
 
 UNMATCHED = -1
 """Row of a labelled person for whom nothing was predicted."""
@@ -65,6 +68,24 @@ class Benchmark(Protocol):
             name: Of the method, for benchmarks whose file names hold one.
         """
         ...
+
+
+@runtime_checkable
+class Detections(Protocol):
+    """A dataset whose persons may be a detector's."""
+
+    def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
+        """The detector's score of each person's box; None for labelled boxes."""
+        ...
+
+    def in_labelled_boxes(self) -> "Source":
+        """The dataset with the persons in their labelled boxes."""
+        ...
+
+
+def in_labelled_boxes(source: "Source") -> "Source":
+    """The dataset by which training is watched: a detector's boxes are for the final score."""
+    return source.in_labelled_boxes() if isinstance(source, Detections) else source
 
 
 GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
