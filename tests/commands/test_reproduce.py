@@ -1,7 +1,6 @@
-"""`pnfs reproduce` and `pnfs runs`: failures, kills, and tables that do not depend on either."""
+"""`pnfs reproduce`: failures, kills, and tables that do not depend on either."""
 
 import csv
-import json
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pnfs.commands import planning, reproduce, runs
+from pnfs.commands import planning, reproduce
 from pnfs.commands.configuration import (
     UsageError,
     build_source,
@@ -24,7 +23,7 @@ from pnfs.data.export import write_mpii
 from pnfs.data.synthetic import Synthetic
 from pnfs.reproduce.targets import read_target
 from pnfs.training.identity import read_digests, run_folder, run_identity
-from pnfs.training.records import Run, find_runs, write_result
+from pnfs.training.records import find_runs, write_result
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
@@ -318,65 +317,3 @@ def test_keys_of_the_command_are_not_passed_on() -> None:
     for refused in ("seed=1", "initial=x"):
         with pytest.raises(UsageError, match=refused.split("=")[0]):
             reproduce.passed_on([refused])
-
-
-# --- pnfs runs
-
-
-def run_of(name: str, status: Any, config: dict[str, Any], score: float | None = None) -> Run:
-    record = None if score is None else {"score": score, "scores": {"PCK": score}, "seconds": 5000}
-    return Run(Path("runs") / name, status, None, config, record)
-
-
-RUNS = [
-    run_of("1a", "finished", {"seed": 0, "model": {"d": 8}, "workers": 2}, 50.0),
-    run_of("1b", "failed", {"seed": 1, "model": {"d": 8}, "workers": 2}),
-    run_of("2c", "finished", {"seed": 0, "model": {"d": 4}, "workers": 3}, 40.0),
-]
-
-
-@pytest.mark.parametrize(
-    ("conditions", "names"),
-    [
-        ({}, ["1a", "1b", "2c"]),
-        ({"seed": 0}, ["1a", "2c"]),
-        ({"model.d": 8, "state": "finished"}, ["1a"]),
-        ({"state": "running"}, []),
-    ],
-)
-def test_filter(conditions: dict[str, Any], names: list[str]) -> None:
-    assert [run.folder.name for run in runs.filtered(RUNS, conditions)] == names
-
-
-def test_filter_by_a_key_that_no_run_has_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"model\.depth"):
-        runs.filtered(RUNS, {"model.depth": 8})
-
-
-def column(table: Any, number: int) -> list[str]:
-    return [str(cell) for cell in table.columns[number].cells]
-
-
-def test_comparison_holds_what_differs_and_the_scores() -> None:
-    table = runs.comparison(RUNS[0], RUNS[2])
-    keys = column(table, 0)
-    assert keys[0] == "model.d"
-    assert "workers (does not define the run)" in keys[1]
-    assert keys[2:] == ["state", "PCK"]
-    assert column(table, 1) == ["8", "2", "finished", "50.00"]
-    assert column(table, 2) == ["4", "3", "finished", "40.00"]
-
-
-def test_list_shows_state_score_and_duration() -> None:
-    table = runs.run_table(RUNS, Path("runs"))
-    assert column(table, 0) == ["1a", "1b", "2c"]
-    assert column(table, 2) == ["50.0", "–", "40.0"]
-    assert column(table, 5) == ["1 h 23 min", "–", "1 h 23 min"]
-
-
-def test_record_is_json(tmp_path: Path) -> None:
-    # `find_runs` reads what a crashed writer may leave behind.
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "state.json").write_text(json.dumps({"state": "run"})[:5])
-    with pytest.raises(ValueError, match=r"state\.json.*not a readable record"):
-        find_runs(tmp_path)

@@ -35,13 +35,15 @@ from pnfs.training.module import PoseModule
 from pnfs.training.records import LAST_CHECKPOINT
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.poses import LowScored, pose_sheet, save_image
+from pnfs.viz.poses import LowScored
 from pnfs.viz.scores import (
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
     plot_visibility_rates,
 )
+from pnfs.viz.sheets import pose_sheet
+from pnfs.viz.style import save_image
 
 console = Console()
 

@@ -14,7 +14,9 @@ from pnfs.data.coco_categories import PERSON
 from pnfs.inference.frames import Frame
 from pnfs.inference.inputs import InputFile
 from pnfs.inference.predictor import JOINT_THRESHOLD, Prediction
-from pnfs.viz.poses import draw_persons, save_image, score_map_sheet
+from pnfs.viz.poses import draw_persons
+from pnfs.viz.sheets import score_map_sheet
+from pnfs.viz.style import save_image
 
 RESULT_FILE = "keypoints.json"
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from pnfs.reproduce.page import MISSING, OUR_NAMES, PAPER_NAMES, score_text
 from pnfs.reproduce.published import Published
 from pnfs.reproduce.results import RowResult, first_scores, groups, mean_and_deviation
 from pnfs.reproduce.targets import Target
+from pnfs.viz.style import COLOURS, new_figure, plain_axes, save_figure
 
-OURS = "#d55e00"
-PAPER = "#0072b2"
+PAPER, OURS = COLOURS[:2]
 
 LEGEND = (
     "filled: mean ± standard deviation over seeds; hollow: one number, differences may be chance"
@@ -33,8 +31,7 @@ def draw(target: Target, results: Sequence[RowResult], path: Path) -> None:
     members = [result for _, part in parts for result in part]
     alone = target.published_alone
     labels = [f"{row.method} (cited)" for row in alone] + [r.row.label for r in members]
-    figure = Figure(figsize=(3.2 + 3.4 * columns, 1.9 + 0.42 * len(labels)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.2 + 3.4 * columns, 1.9 + 0.42 * len(labels))
     panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
@@ -49,7 +46,7 @@ def draw(target: Target, results: Sequence[RowResult], path: Path) -> None:
     if together and printed:
         panels[0].legend(fontsize=8)
     figure.suptitle(f"{target.heading}\n{LEGEND}", fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _draw_paper(axes: Axes, rows: Sequence[Published | None], name: str) -> None:
@@ -103,7 +100,5 @@ def _annotate(axes: Axes, y: int, value: float, text: str, color: str) -> None:
 
 
 def _finish(axes: Axes, label: str) -> None:
-    axes.set_xlabel(label)
-    axes.grid(axis="x", alpha=0.3)
+    plain_axes(axes, x_label=label, grid="x")
     axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -231,10 +231,10 @@ def read_run(folder: Path) -> Run | None:
     Raises:
         ValueError: A file of it is damaged.
     """
-    record, state = read_result(folder), _read(folder / STATE)
+    record = read_result(folder)
     if record is not None and "config" in record:
-        identity = record.get("identity")
-        return Run(folder, "finished", None, record["config"], record, identity)
+        return Run(folder, "finished", None, record["config"], record, record.get("identity"))
+    state = _read(folder / STATE)
     if state is None:
         return None
     status: RunStatus = state["state"]
@@ -260,9 +260,12 @@ def find_runs(root: Path) -> list[Run]:
     Raises:
         ValueError: A file of a run is damaged.
     """
-    folders = {path.parent for name in (STATE, RESULT) for path in root.rglob(name)}
-    runs = (read_run(folder) for folder in sorted(folders))
-    return [run for run in runs if run is not None]
+    runs = []
+    for folder, below, files in os.walk(root):
+        if (RESULT in files or STATE in files) and (run := read_run(Path(folder))) is not None:
+            runs.append(run)
+            below.clear()  # A run holds no runs, but perhaps thousands of other files.
+    return sorted(runs, key=lambda run: run.folder.parts)
 
 
 def find_same(config: Mapping[str, Any]) -> list[Run]:
