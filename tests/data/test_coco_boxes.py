@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from pnfs.data.coco import COCO
 from pnfs.data.persons import DataError
 from pnfs.data.predictions import UNMATCHED, Predictions
-from pnfs.evaluation import check_results
+from pnfs.data.results_file import check_results
 
 SIZE = 320
 # Two persons in image 7, one in image 9.
@@ -177,7 +177,7 @@ def test_visible_and_occluded_joints_are_scored_apart(root: Path) -> None:
     predictions = right(source)
     # Joints from the ninth on are labelled as occluded.
     predictions.locations[:, 9:] += 120
-    scores = source.breakdown("val", predictions)
+    scores = source.extra_scores("val", predictions)
     assert scores["AP/visible"] == pytest.approx(1)
     assert scores["AP/occluded"] == pytest.approx(0)
     assert set(scores) == {"AP/visible", "AP/occluded", "AR/visible", "AR/occluded"}

@@ -36,8 +36,9 @@ from pnfs.data.readers import (
     require_rows,
     require_split,
 )
-from pnfs.evaluation.oks import OKSAveragePrecision, evaluate_by_visibility
-from pnfs.evaluation.results_file import results_name, write_results
+from pnfs.data.results_file import results_name, write_results
+from pnfs.evaluation.average_precision import OKSAveragePrecision
+from pnfs.evaluation.coco_eval import evaluate_by_visibility
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
@@ -192,7 +193,7 @@ class COCO:
         """
         loaded = self._loaded(split, self._boxes_of(split))
         return OKSAveragePrecision(
-            ground_truth=self._ground_truth(split),
+            truth=self._ground_truth(split),
             image_ids=loaded.image_ids,
             areas=fit_box(loaded.persons.box_size, self.aspect).prod(axis=-1),
             box_scores=loaded.scores,
@@ -216,11 +217,12 @@ class COCO:
         A person none of whose boxes has an overlap of MATCHING_OVERLAP is unmatched.
         """
         if self._boxes_of(split) == "ground_truth" or split == "test":
-            return one_to_one(self.persons(split))
+            return one_to_one(self.persons(split), predictions)
         labelled = self._loaded(split, "ground_truth")
-        return Matches(labelled.persons, _overlapping(labelled, self._loaded(split, "detected")))
+        rows = _overlapping(labelled, self._loaded(split, "detected"))
+        return Matches(labelled.persons, predictions, rows)
 
-    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
         if split == "test":
             return {}

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from pnfs.data.persons import Persons
+from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.pck import relative_errors
 
 if TYPE_CHECKING:
     from pnfs.data.module import Source
@@ -25,6 +28,7 @@ class Predictions:
     locations: Float32[np.ndarray, "N K 2"]
     """x, y in pixels of the image, 0-based."""
     scores: Float32[np.ndarray, "N K"]
+    """Of the joints."""
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -36,8 +40,20 @@ class Matches:
 
     labels: Persons
     """M labelled persons."""
+    predictions: Predictions
+    """N persons."""
     rows: Int64[np.ndarray, " M"]
-    """Row of the predictions for each of them, or UNMATCHED."""
+    """Row of the predictions for each labelled person, or UNMATCHED."""
+
+    @cached_property
+    def errors(self) -> Errors:
+        """Errors of the labelled persons; inf for those without prediction."""
+        labels, found = self.labels, self.rows != UNMATCHED
+        predicted = np.full(labels.joints.shape, np.nan, np.float32)
+        predicted[found] = self.predictions.locations[self.rows[found]]
+        labelled = labels.visibility > UNLABELLED
+        relative = relative_errors(predicted, labels.joints, labelled, labels.reference_length)
+        return Errors(labels.skeleton, relative, labels.visibility, found)
 
 
 @runtime_checkable
@@ -52,7 +68,7 @@ class Benchmark(Protocol):
         """The labelled persons of a split and their predictions."""
         ...
 
-    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """Scores beside those of the metric that are too slow to compute after every epoch."""
         ...
 
@@ -92,9 +108,9 @@ GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
 
 
-def one_to_one(persons: Persons) -> Matches:
+def one_to_one(persons: Persons, predictions: Predictions) -> Matches:
     """Each person goes with the prediction of the same row."""
-    return Matches(persons, np.arange(len(persons)))
+    return Matches(persons, predictions, np.arange(len(persons)))
 
 
 def no_predictions(persons: Persons) -> Predictions:

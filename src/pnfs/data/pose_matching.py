@@ -1,32 +1,27 @@
 """Whose the predicted poses of a file are: the dataset's persons in order, by id, or by image."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from scipy.optimize import linear_sum_assignment
 
 from pnfs.data.coco import COCO
 from pnfs.data.persons import UNLABELLED, DataError, Persons
+from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions
-from pnfs.evaluation.oks import (
-    OKSAveragePrecision,
-    evaluate_by_visibility,
-    evaluate_detections,
-    similarity_sigmas,
-)
-from pnfs.evaluation.pose_files import PoseFile
-from pnfs.evaluation.results_file import write_results
+from pnfs.evaluation.average_precision import OKSAveragePrecision
+from pnfs.evaluation.coco_eval import evaluate_by_visibility, evaluate_detections
+from pnfs.evaluation.oks import labelled_oks, similarity_sigmas
 
 SIMILAR = 0.1
 """OKS from which a detected pose is a labelled person's where pictures and rates by joint need to know; the
 scores themselves compare poses as COCO does."""
 
 
-def assign(poses: PoseFile, persons: Persons) -> tuple[Predictions, Matches]:
-    """Predictions of the dataset's persons, one row each; nan where the file has none.
+def assign(poses: PoseFile, persons: Persons) -> Matches:
+    """The dataset's persons with their predictions, one row each; nan where the file has none.
 
     By image, each labelled person gets the pose most similar to its label (OKS), each pose used
     once.
@@ -53,7 +48,7 @@ def assign(poses: PoseFile, persons: Persons) -> tuple[Predictions, Matches]:
     locations = np.where(found[:, None, None], poses.joints[rows], np.nan).astype(np.float32)
     scores = np.where(found[:, None], poses.scores[rows], 0).astype(np.float32)
     matched = np.where(found, np.arange(len(persons)), UNMATCHED)
-    return Predictions(locations, scores), Matches(persons, matched)
+    return Matches(persons, Predictions(locations, scores), matched)
 
 
 def _by_id(poses: PoseFile, ids: list[str], persons: Persons) -> Int64[np.ndarray, " M"]:
@@ -92,7 +87,7 @@ def _most_similar(
         ours = np.flatnonzero(label_images == image)
         low, high = np.searchsorted(images[order], [image, image + 1])
         theirs = order[low:high]
-        similarity = similarities(
+        similarity = labelled_oks(
             labels.joints[ours].astype(np.float64),
             labels.visibility[ours] > UNLABELLED,
             areas[ours],
@@ -168,10 +163,6 @@ class PosesAsDetections:
             for i, keypoints, score in columns
         ]
 
-    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
-        """The poses are scored as they stand."""
-        return {"boxes": "as predicted", "nms": "none"}
-
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"]:
         """The file's score of each person."""
         return self.poses.person_scores.astype(np.float32)
@@ -180,10 +171,6 @@ class PosesAsDetections:
         """The dataset without the file."""
         return self.dataset
 
-    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
-        """None beside `scores`."""
-        return {}
-
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """Labelled persons with the pose most similar to each, at least `SIMILAR`."""
         labels, label_images = self.dataset.labelled(split)
@@ -191,13 +178,7 @@ class PosesAsDetections:
         rows = _most_similar(
             labels, label_images, areas, self.poses.joints, self.image_ids, SIMILAR
         )
-        return Matches(labels, rows)
-
-    def write_predictions(
-        self, split: str, predictions: Predictions, folder: Path, name: str
-    ) -> Path:
-        """Writes the poses as a COCO results file."""
-        return write_results(folder / f"{name}_results.json", self._detections())
+        return Matches(labels, predictions, rows)
 
 
 def images_of(
@@ -251,17 +232,3 @@ def joint_extents(
     low = np.where(counts[..., None], joints, np.inf).min(1)
     high = np.where(counts[..., None], joints, -np.inf).max(1)
     return np.concatenate([low, np.maximum(high - low, 1)], -1)
-
-
-def similarities(
-    joints: Float[np.ndarray, "M K 2"],
-    labelled: Bool[np.ndarray, "M K"],
-    areas: Float[np.ndarray, " M"],
-    predicted: Float[np.ndarray, "N K 2"],
-    sigmas: Float[np.ndarray, " K"],
-) -> Float[np.ndarray, "M N"]:
-    """COCO's OKS of every labelled person with every predicted one: labelled joints count."""
-    squared = ((joints[:, None] - predicted[None]) ** 2).sum(-1)
-    near = np.exp(-squared / (8 * sigmas**2 * areas[:, None, None]))
-    counts = labelled[:, None].astype(np.float64)
-    return (near * counts).sum(-1) / np.maximum(counts.sum(-1), 1)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pnfs.body import Skeleton
+from pnfs.commands.scoring import PredictionCollector
+from pnfs.data.coco_format import read_annotations
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions
-from pnfs.evaluation import PCK, OKSAveragePrecision, oks
-from pnfs.evaluation.breakdown import Breakdown, Criterion, criterion_of
-from pnfs.evaluation.collector import PredictionCollector
+from pnfs.evaluation import PCK, Criterion, OKSAveragePrecision, oks
 
 TOY = Skeleton(
     "toy", ("head", "left_hand", "right_hand"), (("left_hand", "right_hand"),), (),
@@ -28,7 +28,7 @@ class NoImages:
         return f"image {index}"
 
 
-def people(seed: int = 0) -> tuple[Matches, Predictions]:
+def people(seed: int = 0) -> Matches:
     random = np.random.default_rng(seed)
     labels = Persons(
         name="toys",
@@ -49,10 +49,11 @@ def people(seed: int = 0) -> tuple[Matches, Predictions]:
     locations = random.uniform(0, 100, (PERSONS + 5, 3, 2)).astype(np.float32)
     near = rows != UNMATCHED
     locations[rows[near]] = labels.joints[near] + random.normal(0, 4, (near.sum(), 3, 2))
-    return Matches(labels, rows), Predictions(locations, np.ones((PERSONS + 5, 3), np.float32))
+    scores = np.ones((PERSONS + 5, 3), np.float32)
+    return Matches(labels, Predictions(locations, scores), rows)
 
 
-def counted(matches: Matches, predictions: Predictions, k: int, threshold: float, flag=None):
+def counted(matches: Matches, k: int, threshold: float, flag=None):
     """Right and all labels of a joint, one person after another."""
     right = total = 0
     for n in range(PERSONS):
@@ -61,29 +62,29 @@ def counted(matches: Matches, predictions: Predictions, k: int, threshold: float
             continue
         total += 1
         if matches.rows[n] != UNMATCHED:
-            x, y = predictions.locations[matches.rows[n], k] - matches.labels.joints[n, k]
+            x, y = matches.predictions.locations[matches.rows[n], k] - matches.labels.joints[n, k]
             right += math.hypot(x, y) <= threshold * length
     return right, total
 
 
 @pytest.mark.parametrize("flag", [None, 1, 2])
 def test_rates_are_those_of_counting(flag: int | None) -> None:
-    matches, predictions = people()
+    matches = people()
     thresholds = np.array([0.2, 0.5, 0.8])
-    rates, counts = Breakdown(matches, predictions).rates(thresholds, flag)
+    rates, counts = matches.errors.rates(thresholds, flag)
     for k in range(3):
-        right, total = counted(matches, predictions, k, thresholds[k], flag)
+        right, total = counted(matches, k, thresholds[k], flag)
         assert 0 < right < total == counts[k]
         assert rates[k] == pytest.approx(100 * right / total)
 
 
 def test_the_curve_passes_through_the_counts() -> None:
-    matches, predictions = people()
+    matches = people()
     criterion = Criterion("any", "length", np.full(3, 0.6), (0, 1))
-    curve = Breakdown(matches, predictions).curve(criterion)
+    curve = matches.errors.curve(criterion)
     for point in (0, 30, 100):
         threshold = float(curve.thresholds[point])
-        pairs = [counted(matches, predictions, k, threshold) for k in range(3)]
+        pairs = [counted(matches, k, threshold) for k in range(3)]
         overall = 100 * sum(r for r, _ in pairs[:2]) / sum(t for _, t in pairs[:2])
         assert float(curve.mean[point]) == pytest.approx(overall, abs=1e-3)
         hands = 100 * sum(r / t for r, t in pairs[1:]) / 2
@@ -92,12 +93,11 @@ def test_the_curve_passes_through_the_counts() -> None:
 
 
 def test_persons_are_ordered_by_their_mean_error() -> None:
-    matches, predictions = people()
-    breakdown = Breakdown(matches, predictions)
-    rows, errors = breakdown.by_error()
+    matches = people()
+    rows, errors = matches.errors.by_error()
     assert (np.diff(errors) >= 0).all()
     for row, error in zip(rows[:5], errors[:5], strict=True):
-        labels, located = matches.labels, predictions.locations[matches.rows[row]]
+        labels, located = matches.labels, matches.predictions.locations[matches.rows[row]]
         distances = [
             math.dist(located[k], labels.joints[row, k])
             for k in range(3) if labels.visibility[row, k]
@@ -107,33 +107,33 @@ def test_persons_are_ordered_by_their_mean_error() -> None:
     left_out = set(range(PERSONS)) - set(rows.tolist())
     scorable = matches.labels.visibility.any(-1) & ~np.isnan(matches.labels.reference_length)
     assert left_out == set(np.flatnonzero(~scorable | (matches.rows == UNMATCHED)).tolist())
-    assert breakdown.missed() == (scorable & (matches.rows == UNMATCHED)).sum() > 0
+    assert matches.errors.missed() == (scorable & (matches.rows == UNMATCHED)).sum() > 0
 
 
 def test_a_prediction_that_is_no_number_is_wrong() -> None:
-    matches, predictions = people()
-    predictions.locations[:] = np.nan
-    rates, counts = Breakdown(matches, predictions).rates(1000.0)
+    matches = people()
+    matches.predictions.locations[:] = np.nan
+    rates, counts = matches.errors.rates(1000.0)
     assert (rates == 0).all()
     assert (counts > 0).all()
 
 
 def test_without_labels_nothing_is_scored() -> None:
-    matches, predictions = people()
+    matches = people()
     matches.labels.visibility[:] = 0
-    breakdown = Breakdown(matches, predictions)
-    assert not breakdown.scored.any()
-    assert np.isnan(breakdown.rates(0.5)[0]).all()
-    assert len(breakdown.by_error()[0]) == 0
+    errors = matches.errors
+    assert not errors.scored.any()
+    assert np.isnan(errors.rates(0.5)[0]).all()
+    assert len(errors.by_error()[0]) == 0
 
 
 def test_records_hold_none_where_nothing_is_labelled() -> None:
-    matches, predictions = people()
+    matches = people()
     matches.labels.visibility[:, 1] = 2
     criterion = Criterion("any", "length", np.full(3, 0.5), (0, 1, 2))
-    record = Breakdown(matches, predictions).record(criterion)
+    record = matches.errors.record(criterion)
     assert record["joints"]["left_hand"]["occluded"] == {"percent": None, "labels": 0}
-    right, total = counted(matches, predictions, 0, 0.5)
+    right, total = counted(matches, 0, 0.5)
     assert record["joints"]["head"]["all"] == {
         "percent": pytest.approx(100 * right / total, abs=1e-3),
         "labels": total,
@@ -144,8 +144,7 @@ def test_criterion_of_pck_is_its_first_threshold() -> None:
     metric = PCK(
         joints=TOY.joints, groups={}, thresholds=(0.5, 0.1), name="PCKh", mean_excludes=("head",)
     )
-    criterion = criterion_of(metric)
-    assert criterion is not None
+    criterion = metric.criterion()
     assert (criterion.label, criterion.reference) == ("PCKh@0.5", "head size")
     assert criterion.thresholds.tolist() == [0.5] * 3
     assert criterion.mean_rows == (1, 2)
@@ -154,8 +153,7 @@ def test_criterion_of_pck_is_its_first_threshold() -> None:
 def test_criterion_of_oks_is_a_similarity_of_one_half() -> None:
     truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
     columns = {"image_ids": np.array([1]), "areas": np.ones(1), "box_scores": np.ones(1)}
-    criterion = criterion_of(OKSAveragePrecision(ground_truth=truth, **columns))
-    assert criterion is not None
+    criterion = OKSAveragePrecision(truth=read_annotations(truth), **columns).criterion()
     area, origin = 900.0, np.zeros((17, 2))
     moved = origin + np.column_stack([criterion.thresholds * 30, np.zeros(17)])
     assert oks(origin, moved[None], area, np.array([area])) == pytest.approx(0.5)
@@ -166,9 +164,9 @@ def test_criterion_of_oks_is_a_similarity_of_one_half() -> None:
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_the_collector_keeps_each_sample_once_in_their_order() -> None:
-    collector = PredictionCollector()
+    collector = PredictionCollector(3)
     collector.compute()
-    assert collector.predictions is None
+    assert len(collector.predictions) == 0
     points = torch.arange(24.0).reshape(4, 3, 2)
     scores = torch.arange(12.0).reshape(4, 3)
     for rows in ([2, 0], [3, 1], [2]):
@@ -176,6 +174,5 @@ def test_the_collector_keeps_each_sample_once_in_their_order() -> None:
             predicted=points[rows], scores=scores[rows], sample_index=torch.tensor(rows)
         )
     assert collector.compute() == {}
-    assert collector.predictions is not None
     np.testing.assert_array_equal(collector.predictions.locations, points.numpy())
     np.testing.assert_array_equal(collector.predictions.scores, scores.numpy())

@@ -1,11 +1,13 @@
 """COCO's results file: what the benchmark's server takes, and a check before it is sent there."""
 
 import json
-import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pnfs.body import COCO
 from pnfs.data.coco_categories import PERSON
@@ -14,10 +16,17 @@ _NAME = re.compile(
     r"person_keypoints_(val2017|test2017|test-dev2017)_[A-Za-z0-9._-]+_results\.json"
 )
 _METHOD = re.compile(r"[A-Za-z0-9._-]+")
-_KEYS = {"image_id", "category_id", "keypoints", "score"}
-_NUMBERS = 3 * len(COCO)
 
-Record = Mapping[str, Any]
+
+class _Result(BaseModel):
+    """One detection as the server reads it: x, y and v of each joint."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    image_id: int
+    category_id: Literal[1]
+    keypoints: Annotated[list[float], Field(min_length=3 * len(COCO), max_length=3 * len(COCO))]
+    score: float
 
 
 def results_name(test_set: str, method: str) -> str:
@@ -38,7 +47,7 @@ def results_name(test_set: str, method: str) -> str:
     return f"person_keypoints_{test_set}_{method}_results.json"
 
 
-def write_results(path: Path, detections: Sequence[Record]) -> Path:
+def write_results(path: Path, detections: Sequence[Mapping[str, Any]]) -> Path:
     """Writes detections as the server reads them, coordinates to a hundredth of a pixel."""
     records = [
         {
@@ -82,44 +91,39 @@ def check_results(path: Path | str, image_ids: Collection[int] | None = None) ->
         return [*faults, f"holds {type(records).__name__} instead of a list of detections"]
     if not records:
         return [*faults, "holds no detection"]
-    return faults + _faulty_records(records, image_ids)
+    known = None if image_ids is None else set(image_ids)
+    return faults + _faulty_records(records, known)
 
 
 def _faulty_records(records: list[Any], image_ids: Collection[int] | None) -> list[str]:
-    rows = [(n, r) for n, r in enumerate(records) if isinstance(r, dict) and r.keys() >= _KEYS]
-    faults = []
-    if len(rows) < len(records):
-        first = min(set(range(len(records))) - {n for n, _ in rows})
-        what = f"lacks one of {', '.join(sorted(_KEYS))}"
-        faults.append(_counted(len(records) - len(rows), first, what))
-    known = None if image_ids is None else set(image_ids)
-    checks: list[tuple[str, Callable[[Record], bool]]] = [
-        ("image_id is not a whole number", lambda r: _whole(r["image_id"])),
-        (
-            "image_id is not an image of the test set",
-            lambda r: known is None or not _whole(r["image_id"]) or r["image_id"] in known,
-        ),
-        (f"category_id is not {PERSON} (person)", lambda r: _is_person(r["category_id"])),
-        (
-            f"keypoints is not a list of {_NUMBERS} numbers (x, y, v of {len(COCO)} joints)",
-            lambda r: _complete(r["keypoints"]),
-        ),
-        ("keypoints holds something that is not a finite number", _points),
-        ("score is not a finite number", lambda r: _finite(r["score"])),
+    first: dict[str, tuple[int, str]] = {}
+    counts: Counter[str] = Counter()
+    sound = []
+    for number, record in enumerate(records):
+        faults = {}
+        try:
+            sound.append((number, _Result.model_validate(record)))
+            if image_ids is not None and record["image_id"] not in image_ids:
+                faults["image_id"] = "is not an image of the test set"
+        except ValidationError as error:
+            for fault in error.errors(include_url=False, include_context=False):
+                faults[".".join(map(str, fault["loc"][:1]))] = fault["msg"]
+        counts.update(faults.keys())
+        for key, what in faults.items():
+            first.setdefault(key, (number, what))
+    found = [
+        _counted(counts[key], number, f"{key}: {what}" if key else what)
+        for key, (number, what) in first.items()
     ]
-    for what, is_sound in checks:
-        wrong = [n for n, record in rows if not is_sound(record)]
-        if wrong:
-            faults.append(_counted(len(wrong), wrong[0], what))
-    return faults + _repetitions(rows)
+    return found + _repetitions(sound)
 
 
-def _repetitions(rows: list[tuple[int, dict[str, Any]]]) -> list[str]:
+def _repetitions(results: list[tuple[int, _Result]]) -> list[str]:
     seen, repeated = set(), []
-    for n, record in rows:
-        key = json.dumps([record["image_id"], record["keypoints"]])
+    for number, result in results:
+        key = (result.image_id, *result.keypoints)
         if key in seen:
-            repeated.append(n)
+            repeated.append(number)
         seen.add(key)
     what = "repeats an earlier detection of the same image"
     return [_counted(len(repeated), repeated[0], what)] if repeated else []
@@ -128,24 +132,3 @@ def _repetitions(rows: list[tuple[int, dict[str, Any]]]) -> list[str]:
 def _counted(count: int, first: int, what: str) -> str:
     others = f" (and {count - 1} more)" if count > 1 else ""
     return f"detection {first}{others}: {what}"
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_person(value: Any) -> bool:
-    return _whole(value) and value == PERSON
-
-
-def _complete(keypoints: Any) -> bool:
-    return isinstance(keypoints, list) and len(keypoints) == _NUMBERS
-
-
-def _points(record: Record) -> bool:
-    keypoints = record["keypoints"]
-    return not _complete(keypoints) or all(map(_finite, keypoints))

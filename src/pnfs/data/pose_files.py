@@ -1,13 +1,11 @@
 """Predicted poses from a file: the formats that this package and the benchmarks' own tools write."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from jaxtyping import Bool, Float, Int64
 
 from pnfs import body
@@ -15,12 +13,17 @@ from pnfs.body import Skeleton
 from pnfs.data.coco_format import Annotations, read_annotations, without_outline
 from pnfs.data.mpii import FILE_JOINTS
 from pnfs.data.persons import UNLABELLED, DataError
-from pnfs.data.readers import number_column, read_json, require_records, require_rows, text_column
+from pnfs.data.readers import (
+    number_column,
+    read_json,
+    read_mat,
+    require_records,
+    require_rows,
+    text_column,
+)
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file that is read; COCO's training annotations have a quarter of this."""
-MOST_PERSONS = 1 << 20
-"""Persons that an array of predictions may hold."""
 
 RESULTS = "COCO results"
 ANNOTATIONS = "COCO annotations"
@@ -109,7 +112,8 @@ def read_pose_file(
 def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     """`preds`, (N, 16, 2): 1-based px, joints in the order of MPII's files (HRNet, and ours)."""
     _require_mpii(path, skeleton)
-    locations = _array(path, "preds", (len(FILE_JOINTS), 2)) - 1.0
+    shape = (len(FILE_JOINTS), 2)
+    locations = read_mat(path, "preds", shape).astype(np.float64) - 1.0
 
     def label(row: int) -> str:
         return f"person {row}"
@@ -117,33 +121,6 @@ def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     require_rows(path, _finite(locations), label, "preds is not a finite number")
     order = [FILE_JOINTS.index(joint) for joint in skeleton.joints]
     return _unscored(path, PRED_MAT, locations[:, order])
-
-
-def _array(path: Path, variable: str, shape: tuple[int, ...]) -> Float[np.ndarray, "N ..."]:
-    """One array (N, *shape) of a MATLAB file, whose size is known before it is unpacked."""
-    data = path.read_bytes()
-    try:
-        found = {name: (size, kind) for name, size, kind in scipy.io.whosmat(io.BytesIO(data))}
-        size, kind = found.get(variable, ((), "absent"))
-        if size[1:] == shape and 0 < size[0] <= MOST_PERSONS and kind not in ("struct", "cell"):
-            content = scipy.io.loadmat(io.BytesIO(data), variable_names=[variable])
-            array = content[variable]
-            if array.dtype.kind in "iuf":
-                return array.astype(np.float64)
-    except NotImplementedError:
-        raise DataError(
-            f"{path}: is a MATLAB 7.3 file; save it again in MATLAB with the option -v7"
-        ) from None
-    # scipy's parser meets a damaged file with whatever its byte arithmetic runs into.
-    except Exception as error:
-        raise DataError(
-            f"{path}: is truncated or not a MATLAB file ({type(error).__name__}: {error})"
-        ) from None
-    there = ", ".join(f"{name} ({kind}, {size})" for name, (size, kind) in found.items())
-    raise DataError(
-        f"{path}: predictions are the array {variable!r}, real numbers of shape "
-        f"(persons, {', '.join(map(str, shape))}); the file holds {there or 'nothing'}"
-    )
 
 
 def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) -> PoseFile:
