@@ -1,4 +1,4 @@
-"""Imports point one way: body < models, codec < data, evaluation < search, training < commands."""
+"""Imports point one way: body < models, codec < data, evaluation < training < search, runs < commands."""
 
 import ast
 import subprocess
@@ -13,6 +13,7 @@ SOURCE = Path(pnfs.__file__).parent
 
 _BELOW_DATA = {"body", "models", "codec"}
 _BELOW_TRAINING = _BELOW_DATA | {"data", "evaluation"}
+_BELOW_RUNS = _BELOW_TRAINING | {"training"}
 
 ALLOWED = {
     "body": set(),
@@ -23,14 +24,16 @@ ALLOWED = {
     "evaluation": _BELOW_DATA | {"data"},
     "training": _BELOW_TRAINING,
     # Strategies are callbacks of training; training knows none of them.
-    "search": _BELOW_TRAINING | {"training"},
+    "search": _BELOW_RUNS,
+    # What a run is; whoever trains or searches does not know it.
+    "runs": _BELOW_RUNS,
     "viz": _BELOW_TRAINING,
     "export": {"body", "models", "codec", "data"},
-    "inference": _BELOW_TRAINING | {"training", "viz"},
-    "bench": _BELOW_TRAINING | {"training", "search", "export"},
-    "reproduce": _BELOW_TRAINING | {"training", "viz"},
-    "commands": _BELOW_TRAINING
-    | {"training", "search", "viz", "inference", "export", "bench", "reproduce"},
+    "inference": _BELOW_RUNS | {"viz"},
+    "bench": _BELOW_RUNS | {"search", "export", "runs"},
+    "reproduce": _BELOW_RUNS | {"runs", "viz"},
+    "commands": _BELOW_RUNS
+    | {"search", "runs", "viz", "inference", "export", "bench", "reproduce"},
 }
 CONFIGURATION_LIBRARIES = {"hydra", "omegaconf"}
 CONFIGURATION_FOLDER = "conf"
@@ -128,14 +131,17 @@ def test_every_package_has_a_place_in_the_order() -> None:
         ("pnfs.data.mpii", "if TYPE_CHECKING:\n    import pnfs.search as s"),
         ("pnfs.training.module", "from pnfs.search import Random"),
         ("pnfs.search.random", "from pnfs.viz.curves import plot_curves"),
+        ("pnfs.training.checkpoints", "from pnfs.runs.identity import run_identity"),
+        ("pnfs.data.module", "from pnfs.runs import record"),
+        ("pnfs.runs.state", "from pnfs.commands.train import run"),
         ("pnfs.viz.curves", "from ..training import records"),
         ("pnfs.models.backbones.fabric", "from ...viz.poses import save_image"),
         ("pnfs.models.backbones.__init__", "from ... import commands"),
         ("pnfs.evaluation.pck", "importlib.import_module('pnfs.search.random')"),
         ("pnfs.training.module", "from hydra.utils import instantiate"),
         ("pnfs.search.random", "import omegaconf"),
-        ("pnfs.training.records", "folder = Path('conf') / 'train.yaml'"),
-        ("pnfs.training.records", "open('../conf/train.yaml')"),
+        ("pnfs.runs.record", "folder = Path('conf') / 'train.yaml'"),
+        ("pnfs.runs.record", "open('../conf/train.yaml')"),
         ("pnfs.newcomer.module", "import json"),
     ],
 )
@@ -148,9 +154,10 @@ def test_checker_catches(module: str, source: str) -> None:
     [
         ("pnfs.data.mpii", "from pnfs.evaluation.pck import PCK"),
         ("pnfs.search.random", "from pnfs.training.module import PoseModule"),
+        ("pnfs.runs.identity", "from pnfs.data.persons import Persons"),
         ("pnfs.models.backbones.fabric", "from ..cell import Cell\nfrom .. import lanes"),
         ("pnfs.commands.train", "import hydra\nfrom pnfs.viz.poses import pose_sheet\nx = 'conf'"),
-        ("pnfs.training.records", '"""The choices in conf/ name us."""\nimport conf_reader'),
+        ("pnfs.runs.record", '"""The choices in conf/ name us."""\nimport conf_reader'),
     ],
 )
 def test_checker_lets_pass(module: str, source: str) -> None:

@@ -30,6 +30,7 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.models.cost import Cost, measure_cost
+from pnfs.runs.record import provenance, write_result
 from pnfs.search.derivation import discretise, kept_settings, prune, transfer_weights
 from pnfs.training.checkpoints import (
     ARCHITECTURE_KEY,
@@ -38,7 +39,6 @@ from pnfs.training.checkpoints import (
     read_checkpoint,
 )
 from pnfs.training.module import load_network_state
-from pnfs.training.records import provenance, write_result
 
 console = Console()
 

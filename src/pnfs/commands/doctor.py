@@ -18,8 +18,8 @@ from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.data.findings import SEVERITIES, Finding, finding_of_error, worst_first
 from pnfs.data.inspection import inspect_dataset
 from pnfs.data.persons import DataError
+from pnfs.runs.plain import json_ready
 from pnfs.training.environment import inspect_environment
-from pnfs.training.plain import json_ready
 
 console = Console()
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}

@@ -31,9 +31,10 @@ from pnfs.commands.train import build_module
 from pnfs.data.module import Source
 from pnfs.data.predictions import Benchmark, Predictions
 from pnfs.evaluation.breakdown import Breakdown
+from pnfs.runs.record import provenance
+from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule
-from pnfs.training.records import LAST_CHECKPOINT, provenance
 
 console = Console()
 

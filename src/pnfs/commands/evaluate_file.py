@@ -22,7 +22,7 @@ from pnfs.data.predictions import UNMATCHED, Benchmark, Matches, Predictions
 from pnfs.evaluation.breakdown import Breakdown
 from pnfs.evaluation.pose_files import PoseFile, read_pose_file
 from pnfs.evaluation.pose_matching import PosesAsDetections, assign
-from pnfs.training.records import provenance
+from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
 """(height, width) of the crops in pictures, px; nothing else depends on it."""

@@ -15,8 +15,8 @@ from pnfs.commands.scoring import log_media, write_score_pictures
 from pnfs.commands.tables import benchmark_table, described, joint_table
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.breakdown import Breakdown, criterion_of
-from pnfs.training.records import write_result
-from pnfs.training.wandb_run import finished_wandb
+from pnfs.runs.record import write_result
+from pnfs.runs.wandb_run import finished_wandb
 
 console = Console()
 

@@ -20,7 +20,8 @@ from pnfs.reproduce.results import PlannedRun, RowResult, read_results
 from pnfs.reproduce.tables import summary, title, write_table
 from pnfs.reproduce.targets import Target, chosen_rows, read_target, target_names
 from pnfs.reproduce.workers import Outcome, run_jobs
-from pnfs.training.records import LAST_CHECKPOINT, keep_failure, read_run
+from pnfs.runs.finding import read_run
+from pnfs.runs.state import LAST_CHECKPOINT, keep_failure
 
 OWN_KEYS = {
     "target", "experiments", "rows", "seeds", "jobs", "fail_fast", "train", "profile", "roots",

@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.commands.configuration import UsageError, plain
+from pnfs.training.callbacks import TRAJECTORY
 from pnfs.training.checkpoints import read_architecture
-from pnfs.training.monitors import TRAJECTORY
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.trajectory import plot_trajectory
 

@@ -39,23 +39,15 @@ from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.predictions import GROUND_TRUTH_BOXES, in_labelled_boxes
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
+from pnfs.runs.identity import read_digests, require_same, run_folder, run_identity
+from pnfs.runs.metrics_file import put_together, set_aside
+from pnfs.runs.record import RESULT, provenance, read_result, write_result
+from pnfs.runs.state import LAST_CHECKPOINT, UnfinishedError, kept_state
+from pnfs.runs.wandb_run import finished_wandb, log_summary
 from pnfs.training.checkpoints import CONFIG_KEY, IDENTITY_KEY, find_checkpoint, read_checkpoint
-from pnfs.training.identity import read_digests, run_folder, run_identity
 from pnfs.training.keeping import why_unfinished
 from pnfs.training.memory import keep_freed_memory
-from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
-from pnfs.training.records import (
-    LAST_CHECKPOINT,
-    RESULT,
-    UnfinishedError,
-    kept_state,
-    provenance,
-    read_result,
-    require_same,
-    write_result,
-)
-from pnfs.training.wandb_run import finished_wandb, log_summary
 
 console = Console()
 

@@ -9,13 +9,12 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
+from pnfs.runs.wandb_run import wandb_arguments
 from pnfs.search import SearchStrategy
+from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed
 from pnfs.training.checkpoints import KeepConfig
 from pnfs.training.keeping import KeepBest, KeepLast, StopEarly
 from pnfs.training.module import PoseModule
-from pnfs.training.monitors import ArchitectureMonitor
-from pnfs.training.throughput import ThroughputMonitor
-from pnfs.training.wandb_run import wandb_arguments
 
 console = Console()
 
@@ -46,7 +45,7 @@ def build_trainer(
             strategy,
             KeepConfig(settings, identity),
             ArchitectureMonitor(folder),
-            ThroughputMonitor(),
+            TrainingSpeed(),
             KeepBest(folder / "checkpoints"),
             KeepLast(folder / "checkpoints"),
             *([] if patience is None else [StopEarly(patience)]),
