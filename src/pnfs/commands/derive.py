@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from pnfs.commands.building import build_module
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
@@ -21,7 +22,6 @@ from pnfs.commands.configuration import (
 from pnfs.commands.evaluate import chosen_dataset
 from pnfs.commands.loading import data_of_run
 from pnfs.commands.scoring import require_whole_split, score
-from pnfs.commands.train import build_module
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,

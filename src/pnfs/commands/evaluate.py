@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
+from pnfs.commands.building import build_module
 from pnfs.commands.configuration import UsageError, build_source, plain, without_downloads
 from pnfs.commands.loading import data_of_run
 from pnfs.commands.report import report
@@ -27,7 +28,6 @@ from pnfs.commands.scoring import (
     write_pictures,
     write_predictions,
 )
-from pnfs.commands.train import build_module
 from pnfs.data.module import Source
 from pnfs.data.predictions import Benchmark, Predictions
 from pnfs.evaluation.breakdown import Breakdown
