@@ -29,7 +29,7 @@ ALLOWED = {
     "runs": _BELOW_RUNS,
     "viz": _BELOW_TRAINING,
     "export": {"body", "models", "codec", "data"},
-    "inference": _BELOW_RUNS | {"viz"},
+    "inference": _BELOW_RUNS | {"viz", "export"},
     "bench": _BELOW_RUNS | {"search", "export", "runs"},
     "reproduce": _BELOW_RUNS | {"runs", "viz"},
     "commands": _BELOW_RUNS

@@ -1,4 +1,4 @@
-"""Settings, data and network of a training, from its configuration."""
+"""Settings, data and network of a run, from its configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +15,12 @@ from pnfs.commands.configuration import (
     build_source,
     choose_parts,
     plain,
-    without_downloads,
 )
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.predictions import in_labelled_boxes
+from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
-from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
+from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint, without_downloads
 from pnfs.training.module import PoseModule
 
 console = Console()
@@ -95,4 +95,29 @@ def build_module(
         schedule=instantiate(settings["schedule"], _convert_="all"),
         loss=instantiate(settings["loss"]),
         **settings["codec"],
+    )
+
+
+def data_of_run(
+    trained: Mapping[str, Any], source: Source, *, batch_size: int, workers: int
+) -> PoseDataModule:
+    """The plain crops of a dataset as a trained run saw them.
+
+    Everything that decides what a crop looks like comes from the run; nothing is augmented or
+    cached.
+
+    Args:
+        trained: The run's stored configuration.
+        source: The dataset, the run's own or another one.
+        batch_size: Persons in a batch.
+        workers: Loader processes.
+    """
+    height, width = trained["input_size"]
+    return PoseDataModule(
+        source=source,
+        input_size=(height, width),
+        batch_size=batch_size,
+        workers=workers,
+        unbiased=trained_unbiased(trained),
+        reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
     )

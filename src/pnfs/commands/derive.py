@@ -11,16 +11,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.building import build_module
+from pnfs.commands.building import build_module, data_of_run
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
     build_source,
     plain,
-    without_downloads,
 )
 from pnfs.commands.evaluate import chosen_dataset
-from pnfs.commands.loading import data_of_run
 from pnfs.commands.scoring import require_whole_split, score
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
@@ -37,6 +35,7 @@ from pnfs.training.checkpoints import (
     CONFIG_KEY,
     find_checkpoint,
     read_checkpoint,
+    without_downloads,
 )
 from pnfs.training.module import load_network_state
 

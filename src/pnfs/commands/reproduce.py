@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pnfs.commands.configuration import UsageError
 from pnfs.commands.planning import check_roots, plan
+from pnfs.commands.quiet import quiet_libraries
 from pnfs.reproduce.figures import FIGURES
 from pnfs.reproduce.results import PlannedRun, RowResult, read_results
 from pnfs.reproduce.tables import summary, title, write_table
@@ -119,9 +120,9 @@ class TrainingJob:
 def train_one(job: TrainingJob) -> None:
     """Trains a run in a worker."""
     # The worker needs Lightning, the parent does not.
-    from pnfs.commands import main, train
+    from pnfs.commands import train
 
-    main.quiet_libraries()
+    quiet_libraries()
     try:
         train.run(OmegaConf.create(job.settings))
     except Exception as error:
