@@ -1,6 +1,7 @@
 """Imports point one way: body < models, codec < data, evaluation < training < search, runs < commands."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ ALLOWED = {
     "codec": {"body"},
     # Data sources build their benchmark's metric.
     "data": _BELOW_DATA | {"evaluation"},
-    "evaluation": _BELOW_DATA | {"data"},
+    "evaluation": _BELOW_DATA,
     "training": _BELOW_TRAINING,
     # Strategies are callbacks of training; training knows none of them.
     "search": _BELOW_RUNS,
@@ -35,6 +36,8 @@ ALLOWED = {
     "commands": _BELOW_RUNS
     | {"search", "runs", "viz", "inference", "export", "bench", "reproduce"},
 }
+# What the code still does against the order; a test says when an entry can go.
+NOT_YET = {("evaluation", "data")}
 CONFIGURATION_LIBRARIES = {"hydra", "omegaconf"}
 CONFIGURATION_FOLDER = "conf"
 
@@ -90,7 +93,12 @@ def violations(source: str, module: str) -> list[str]:
         target = rest.split(".")[0]
         if top in CONFIGURATION_LIBRARIES and package != "commands":
             wrong.append(f"{module} imports {top}; only commands may")
-        elif top == "pnfs" and target in ALLOWED and target not in ALLOWED[package] | {package}:
+        elif (
+            top == "pnfs"
+            and target in ALLOWED
+            and target not in ALLOWED[package] | {package}
+            and (package, target) not in NOT_YET
+        ):
             wrong.append(f"{module} imports {imported}; {package} must not know {target}")
     if package != "commands":
         wrong += [f"{module} reads {path}" for path in paths_into_configuration(tree)]
@@ -107,6 +115,26 @@ def _module_name(path: Path) -> str:
 )
 def test_module_keeps_the_order(path: Path) -> None:
     assert violations(path.read_text(), _module_name(path)) == []
+
+
+def test_no_room_may_import_one_that_may_import_it() -> None:
+    order = graphlib.TopologicalSorter(ALLOWED)
+    assert list(order.static_order())[-1] == "commands"  # A circle is an error here.
+
+
+@pytest.mark.parametrize(("package", "target"), sorted(NOT_YET))
+def test_what_is_tolerated_is_still_there(package: str, target: str) -> None:
+    names = [
+        name
+        for path in (SOURCE / package).rglob("*.py")
+        for name in imported_modules(ast.parse(path.read_text()), f"pnfs.{package}")
+    ]
+    assert any(name.startswith(f"pnfs.{target}.") for name in names)
+
+
+def test_package_itself_knows_no_command() -> None:
+    names = imported_modules(ast.parse((SOURCE / "__init__.py").read_text()), "pnfs")
+    assert not [name for name in names if name.startswith("pnfs.commands")]
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
