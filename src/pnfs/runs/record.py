@@ -17,7 +17,7 @@ def provenance(accelerator: str = "auto") -> dict[str, Any]:
     """Versions, git revision, device and time, as they belong into a record.
 
     Args:
-        accelerator: Of the trainer; "cpu" computes there even if there is a GPU.
+        accelerator: The trainer's; "cpu" computes there even if there is a GPU.
     """
     packages = ("pnfs", "torch", "torchvision", "lightning", "hydra-core", "numpy")
     return {

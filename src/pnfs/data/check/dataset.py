@@ -67,7 +67,7 @@ def inspect_dataset(
 ) -> list[Finding]:
     """Everything that can be found wrong with a dataset before training on it.
 
-    A loader's refusal becomes a finding, and the checks go on with what is left. Give sources
+    A loader's refusal becomes a finding, and the checks continue with the rest. Give sources
     `check_images=False`, where they know it: missing images are looked for here, file by file.
 
     Args:

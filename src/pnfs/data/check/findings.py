@@ -38,7 +38,7 @@ ADVICE: Mapping[str, str] = {
     "head boxes": "PCKh would divide by another person's head size. Take train.json, valid.json and "
     "gt_valid.mat from one source, unchanged.",
 }
-"""What to do about what a check finds, unless the finding itself knows better."""
+"""What to do about what a check finds, unless a finding brings its own advice."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Finding:
     advice: str
     """What to do."""
     records: tuple[str, ...] = ()
-    """Every record or file concerned, where they can be told."""
+    """Every record or file concerned, where they are known."""
 
 
 def found(

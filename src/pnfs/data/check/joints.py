@@ -71,14 +71,14 @@ def likely_order(
     """Which joint each column really looks like.
 
     Args:
-        profile: Of the data; every entry finite.
-        reference: Of people whose joints are known, in the order that the data should have.
+        profile: The data's profile; every entry finite.
+        reference: Profile of people whose joints are known, in the order that the data should have.
         flip_permutation: The profile cannot tell a person from the mirrored one; of the two
             answers the one that changes fewer columns is given.
 
     Returns:
         Column -> joint that it looks like; then the root mean square difference of the profiles'
-        square roots with the columns as they stand, and with that order.
+        square roots with the given order of columns, and with that order.
     """
     # Square roots let small distances, as within a face, count beside large ones.
     data, truth = np.sqrt(profile / profile.mean()), np.sqrt(reference / reference.mean())
@@ -202,7 +202,7 @@ def joint_places(
 ) -> tuple[
     Float[np.ndarray, "n K 2"], Bool[np.ndarray, "n K"], Float[np.ndarray, "n 2"], list[str]
 ]:
-    """Of the persons whose image size is known: joints, labelled, (width, height), ids."""
+    """Joints, labelled, (width, height) and ids of the persons whose image size is known."""
     sizes = {row: report.size for row, report in reports.items() if report.size}
     rows = [row for row, image in enumerate(persons.image_index.tolist()) if image in sizes]
     size = [sizes[int(persons.image_index[row])][::-1] for row in rows]
