@@ -30,8 +30,8 @@ from pnfs.data.predictions import (
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.module import PoseModule
-from pnfs.training.records import LAST_CHECKPOINT
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.poses import LowScored
