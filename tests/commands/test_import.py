@@ -307,13 +307,13 @@ def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fold", ["true", "false"])
+@pytest.mark.parametrize("fuse", ["true", "false"])
 def test_an_exported_file_takes_rgb_images_too(
-    reference_run: Path, tmp_path: Path, fold: str
+    reference_run: Path, tmp_path: Path, fuse: str
 ) -> None:
     pytest.importorskip("onnxruntime")
     file = tmp_path / "model.onnx"
-    export.run(composed("export", f"checkpoint={reference_run}", f"out={file}", f"fold={fold}"))
+    export.run(composed("export", f"checkpoint={reference_run}", f"out={file}", f"fuse={fuse}"))
     maps = OnnxRuntime(file)(CROPS.numpy())
     assert isinstance(maps, np.ndarray)
     np.testing.assert_allclose(maps, score_maps(reference_run).numpy(), atol=1e-3)

@@ -46,7 +46,6 @@ CONFIG: dict[str, Any] = {
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {
         "channels": 10,
-        "form": "auto",
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     },
     "optimizer": {"lr": 1e-3},

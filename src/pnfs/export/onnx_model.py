@@ -20,8 +20,7 @@ from pnfs.codec.decode import REACHES, DecodeMethod, decode
 from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
 from pnfs.export.runtimes import OnnxRuntime
-from pnfs.models.folding import fuse
-from pnfs.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, PoseNetwork
+from pnfs.models.network import PoseNetwork
 
 OPSET = 20
 """ONNX operator set of exported files."""
@@ -37,27 +36,15 @@ class ImagesToMaps(nn.Module):
     """A network with the normalisation in front and the sum of overlapping joints behind.
 
     Args:
-        network: A `PoseNetwork` or one that `fuse` made.
-        channel_order: Of the network's input.
+        network: A `PoseNetwork`.
     """
 
-    def __init__(self, network: nn.Module, channel_order: ChannelOrder) -> None:
+    def __init__(self, network: PoseNetwork) -> None:
         super().__init__()
         self.network = network
-        self.reverse = channel_order == "bgr"
-        # Buffers, so that they are constants of the file.
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255)
-
-    mean: Tensor
-    std: Tensor
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        pixels = images.float()
-        if self.reverse:
-            pixels = pixels.flip(-1)
-        normalised = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
-        return self.network.joint_maps(self.network(normalised))  # type: ignore[operator]
+        return self.network.joint_maps(self.network(self.network.normalise(images)))
 
 
 class ImagesToJoints(nn.Module):
@@ -119,7 +106,7 @@ def export_onnx(
     flip_shift: int = 1,
     padding: float = 1.25,
     checkpoint: str = "",
-    fold: bool = True,
+    fuse: bool = True,
 ) -> ExportReport:
     """Writes an ONNX file and compares what ONNX Runtime makes of it with the network's outputs.
 
@@ -138,7 +125,7 @@ def export_onnx(
         flip_shift: Of the flip test, and
         padding: of person boxes: written into the file for those who run it.
         checkpoint: SHA-256 of the checkpoint, to be written into the file.
-        fold: Whether the network is folded (`pnfs.models.folding`).
+        fuse: Whether the network is fused first; see `PoseNetwork.fused`.
 
     Raises:
         ExportError: The size does not fit the network, a package is missing, or outputs differ by more than
@@ -164,8 +151,7 @@ def export_onnx(
         padding=padding,
         checkpoint=checkpoint,
     )
-    folded = fuse(network) if fold else copy.deepcopy(network)
-    model: nn.Module = ImagesToMaps(folded, network.channel_order)
+    model: nn.Module = ImagesToMaps(network.fused() if fuse else copy.deepcopy(network))
     if outputs == "joints":
         heatmap_size = (height // network.stride, width // network.stride)
         stride = heatmap_stride((height, width), heatmap_size, unbiased)
@@ -193,7 +179,7 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
     runtime = OnnxRuntime(path)
     height, width = runtime.metadata.input_size
     device = next(network.parameters()).device
-    reference = ImagesToMaps(network, network.channel_order).to(device)
+    reference = ImagesToMaps(network).to(device)
     was_training = network.training
     network.eval()
     differences, allowed = {}, {}

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.models.backbones.resnet import resnet_depth
-from pnfs.models.fabric import layer_scales
 from pnfs.models.posenfs_parts import PARTS
+from pnfs.models.wiring import layer_scales
 
 # What an operation leaves in the state dict, below `ops.<column>`.
 _WITHOUT_ENTRIES = ("Zero", "skip_connect")

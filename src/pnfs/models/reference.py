@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pnfs.models.fabric import NEIGHBOURS, SCALES, Neighbour
 from pnfs.models.network import PoseFabricNetwork
+from pnfs.models.wiring import NEIGHBOURS, SCALES, Neighbour
 
 # Their three candidates are parallel, above (finer), below (coarser).
 _CONNECTION: Mapping[Neighbour, int] = {"same": 0, "finer": 1, "coarser": 2}
@@ -62,7 +62,7 @@ def load_reference_state_dict(
     if set(parts) != set(part_names):
         raise ValueError(f"the network's parts are {parts}, part_names has {tuple(part_names)}")
     theirs = {"subnetworks": operation_names, "backbone": backbone_operation_names}
-    ours = {name.partition(".")[0]: f.operation_names for name, f in network.fabrics().items()}
+    ours = {_fabric(name): f.theta.operations for name, f in network.named_fabrics().items()}
     names = ReferenceNames(
         state,
         parts={part: part_names[part] for part in parts},
@@ -156,22 +156,23 @@ class ReferenceNames:
 
     def _tensor(self, name: str) -> Tensor:
         """Their tensor for an entry of ours, parts side by side."""
-        if match := re.fullmatch(r"(\w+)\.fabrics\.(alpha|beta)\.(\w+)", name):
-            fabric, kind, part = match.groups()
+        fabric = _fabric(name)
+        if match := re.fullmatch(r".*fabrics\.(alpha|beta)\.(\w+)", name):
+            kind, part = match.groups()
             # alpha is (E, O), or (cells, E, O) with one a cell.
             order = self.columns[fabric] if kind == "alpha" else _NEIGHBOURS
             return self._take(f"{self.parts[fabric][part]}.{kind}s")[..., order]
-        if match := re.fullmatch(r"(\w+)\.fabrics\.cells\.layer(\d+)_scale(\d+)\.(.+)", name):
-            fabric, layer, scale, entry = match.groups()
+        if match := re.fullmatch(r".*fabrics\.cells\.layer(\d+)_scale(\d+)\.(.+)", name):
+            layer, scale, entry = match.groups()
             cell = f"cell_{int(layer) - 1}_{SCALES.index(int(scale))}"
             prefixes = [f"{part}.{cell}" for part in self.parts[fabric].values()]
             return self._stacked(prefixes, self._in_cell(entry, fabric, prefixes[0]))
-        if match := re.fullmatch(r"subnetworks\.adapters\.(\d+)\.(\w+)", name):
+        if match := re.fullmatch(r"adapters\.(\d+)\.(\w+)", name):
             level = SCALES.index(int(match[1]))
             return self._stacked(
                 [f"reduce.{place}" for place in self.places], f"{level}.{match[2]}"
             )
-        if match := re.fullmatch(r"subnetworks\.head\.(\w+)", name):
+        if match := re.fullmatch(r"head\.(\w+)", name):
             prefixes = list(self.parts["subnetworks"].values())
             return self._stacked(prefixes, f"final_layer.1.{match[1]}")
         return self._take(_in_backbone(name))
@@ -186,7 +187,7 @@ class ReferenceNames:
             if f"{cell}.{base}.conv_1x1.weight" in self.state:
                 return f"{base}.{'conv_1x1' if layer == 'conv' else 'bn'}.{last}"
             return f"{base}.operation.{0 if layer == 'conv' else 1}.{last}"
-        match = re.fullmatch(r"cell\.edges\.(\d+)\.(?:operations\.)?(\w+)\.(.+)", entry)
+        match = re.fullmatch(r"cell\.edges\.(\d+)\.(\w+)\.(.+)", entry)
         if match is None:
             raise ValueError(f"{entry} of a cell has no counterpart in the reference's code")
         edge, operation, last = match.groups()
@@ -220,13 +221,18 @@ class ReferenceNames:
             return rest.startswith("stem.")
         # Levels of the pyramid that a short subnetwork does not read.
         reduced = re.fullmatch(r"reduce\.(\d+)\.([0-3])\.(weight|bias)", name)
-        adapters = "subnetworks.adapters."
+        adapters = "adapters."
         return (
             reduced is not None
             and int(reduced[1]) in self.places
             and any(entry.startswith(adapters) for entry in own)
             and f"{adapters}{SCALES[int(reduced[2])]}.{reduced[3]}" not in own
         )
+
+
+def _fabric(name: str) -> str:
+    """The key of the fabric that an entry of ours would belong to."""
+    return "backbone" if name.startswith("backbone.") else "subnetworks"
 
 
 def _in_backbone(name: str) -> str:

@@ -1,6 +1,6 @@
 """What a diagram shows of an architecture: mixing weights part by part, and which cells they keep alive."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,8 @@ from jaxtyping import Float
 
 from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.cell import cell_edges
+from pnfs.models.derive import kept_settings
+from pnfs.models.wiring import KeptCells, sources
 
 Edge = tuple[int, int]
 
@@ -22,7 +24,7 @@ class Panel:
         joints: Joints it predicts; none for a backbone.
         alpha: softmax(alpha); one table, or one for each cell.
         beta: softmax(beta), columns finer, same, coarser.
-        live: Names of the cells that reach an output that is read.
+        live: Cells that reach an output that is read -> what of them carries weight.
     """
 
     fabric: FabricArchitecture
@@ -30,7 +32,7 @@ class Panel:
     joints: tuple[str, ...]
     alpha: Float[np.ndarray, "tables E O"]
     beta: Float[np.ndarray, "cells 3"]
-    live: frozenset[str]
+    live: KeptCells
 
     @property
     def edges(self) -> list[Edge]:
@@ -48,7 +50,7 @@ class Panel:
     @property
     def read(self) -> set[int]:
         """Scales of the input that live cells of the first layer read."""
-        return _read_scales(self.fabric, self.beta, self.live)
+        return sources(self.fabric, self.live)
 
     @property
     def any_dead(self) -> bool:
@@ -69,47 +71,18 @@ def read_panels(architecture: Architecture, fabrics: str) -> list[Panel]:
     fabric = architecture.subnetworks if fabrics == "subnetworks" else architecture.backbone
     if fabric is None:
         raise ValueError("the backbone is not a fabric: there is nothing to draw")
-    outputs = [min(architecture.subnetworks.scales)]
-    if fabrics == "backbone":
-        subnetworks = read_panels(architecture, "subnetworks")
-        outputs = sorted(set().union(*(panel.read for panel in subnetworks)))
-    panels = []
-    for part in fabric.parts:
-        alpha, beta = np.asarray(part.alpha_weights), np.asarray(part.beta_weights)
-        for kind, weights in (("alpha", alpha), ("beta", beta)):
+    for name, part in fabric.parts.items():
+        for kind, weights in (("alpha", part.alpha_weights), ("beta", part.beta_weights)):
             if not np.isfinite(weights).all():
                 raise ValueError(
-                    f"{part.name}/{kind} has a row without finite mixing weights "
+                    f"{name}/{kind} has a row without finite mixing weights "
                     "(a logit of +inf, or none above -inf)"
                 )
-        live = _live_cells(fabric, beta, outputs)
-        panels.append(Panel(fabric, part.name, part.joints, alpha, beta, live))
-    return panels
-
-
-def _live_cells(
-    fabric: FabricArchitecture, beta: Float[np.ndarray, "cells 3"], outputs: Sequence[int]
-) -> frozenset[str]:
-    """Names of the cells that reach one of the output scales through inputs that have a weight."""
-    reached, live = {(fabric.last_layer, scale) for scale in outputs}, set()
-    for cell, weights in zip(reversed(fabric.cells), reversed(beta), strict=True):
-        if (cell.layer, cell.scale) in reached:
-            live.add(cell.name)
-            pairs = zip(cell.connections, weights, strict=True)
-            reached |= {(cell.layer - 1, c.source) for c, weight in pairs if weight > 0}
-    return frozenset(live)
-
-
-def _read_scales(
-    fabric: FabricArchitecture, beta: Float[np.ndarray, "cells 3"], live: Set[str]
-) -> set[int]:
-    return {
-        connection.source
-        for cell, weights in zip(fabric.cells, beta, strict=True)
-        if cell.layer == fabric.first_layer and cell.name in live
-        for connection, weight in zip(cell.connections, weights, strict=True)
-        if weight > 0
-    }
+    live = kept_settings(architecture)[fabrics]
+    return [
+        Panel(fabric, name, part.joints, part.alpha_weights, part.beta_weights, live[name])
+        for name, part in fabric.parts.items()
+    ]
 
 
 def edges_that_carry(

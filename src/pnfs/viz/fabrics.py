@@ -17,7 +17,7 @@ from scipy.special import entr
 
 from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.cell import cell_edges
-from pnfs.models.fabric import CellWiring
+from pnfs.models.wiring import CellWiring
 from pnfs.viz.fabric_bars import draw_alpha, draw_alpha_in_cell
 from pnfs.viz.fabric_panels import Panel, read_panels
 from pnfs.viz.style import (

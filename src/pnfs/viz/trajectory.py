@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pnfs.models.architecture import PartSnapshot
-from pnfs.models.fabric import NEIGHBOURS
+from pnfs.models.architecture import Architecture, FabricArchitecture
+from pnfs.models.wiring import NEIGHBOURS
 from pnfs.viz.style import (
     FAINT,
     INK,
@@ -32,7 +32,7 @@ Moves = dict[str, Float[np.ndarray, "epochs rows candidates"]]
 
 
 def plot_trajectory(
-    history: Sequence[Mapping[str, PartSnapshot]],
+    history: Sequence[Architecture],
     out_path: str | Path | None = None,
     *,
     epochs: Sequence[float] | None = None,
@@ -44,18 +44,18 @@ def plot_trajectory(
     for the neighbour's mean. A dotted line marks uniform weights. All parts share their axes.
 
     Args:
-        history: What `pnfs.models.architecture.snapshot` returned, in order.
+        history: A run's architectures, in order.
         out_path: File to write, .png or .svg; None to write none.
-        epochs: Where the snapshots stand on the horizontal axis; None for 0, 1, 2, ...
+        epochs: Where the architectures stand on the horizontal axis; None for 0, 1, 2, ...
 
     Raises:
-        ValueError: The history is empty, its snapshots do not have the same parts and shapes,
+        ValueError: The history is empty, its architectures do not have the same parts and shapes,
             `epochs` has another length, or the suffix is neither .png nor .svg.
     """
-    if not history or not history[0]:
-        raise ValueError("there are no snapshots to plot")
+    if not history:
+        raise ValueError("there are no architectures to plot")
     if epochs is not None and len(epochs) != len(history):
-        raise ValueError(f"{len(epochs)} epochs for {len(history)} snapshots")
+        raise ValueError(f"{len(epochs)} epochs for {len(history)} architectures")
     names, moves = _read(history)
     positions = range(len(history)) if epochs is None else epochs
     everyone = dict.fromkeys(name for operations in names.values() for name in operations)
@@ -86,32 +86,32 @@ def plot_trajectory(
 
 
 def _read(
-    history: Sequence[Mapping[str, PartSnapshot]],
-) -> tuple[dict[str, list[str]], dict[str, Moves]]:
+    history: Sequence[Architecture],
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Moves]]:
     """Part -> names of its operations, and part -> its weights over the epochs."""
-    names = {part: list(one["operations"]) for part, one in history[0].items()}
-    collected: dict[str, dict[str, list[np.ndarray]]] = {
-        part: {"alpha": [], "beta": []} for part in names
-    }
+    first = history[0].fabrics
     for index, entry in enumerate(history):
-        if list(entry) != list(names):
-            raise ValueError(f"snapshot {index} has other parts than the first one")
-        for part, operations in names.items():
-            where = f"snapshot {index}, part {part!r}"
-            for table, candidates in (("alpha", operations), ("beta", NEIGHBOURS)):
-                try:
-                    weights = np.asarray(entry[part][table], float).reshape(-1, len(candidates))
-                    same = list(entry[part]["operations"]) == operations
-                except (KeyError, TypeError, ValueError) as error:
-                    raise ValueError(f"{where} is no snapshot: {error!r}") from None
-                earlier = collected[part][table]
-                if not same or (earlier and earlier[0].shape != weights.shape):
-                    raise ValueError(f"{where} has other operations or shapes than the first one")
-                earlier.append(weights)
-    return names, {
-        part: {table: np.stack(weights) for table, weights in tables.items()}
-        for part, tables in collected.items()
-    }
+        for where, fabric in first.items():
+            found = entry.fabrics.get(where)
+            if found is None or _shape(found) != _shape(fabric):
+                raise ValueError(
+                    f"architecture {index} has other parts, operations or cells than the first one"
+                )
+    names = {part: fabric.operations for fabric in first.values() for part in fabric.parts}
+    moves: dict[str, Moves] = {}
+    for where, fabric in first.items():
+        for part in fabric.parts:
+            there = [entry.fabrics[where].parts[part] for entry in history]
+            alpha = np.stack([one.alpha_weights for one in there])
+            moves[part] = {
+                "alpha": alpha.reshape(len(history), -1, len(fabric.operations)),
+                "beta": np.stack([one.beta_weights for one in there]),
+            }
+    return names, moves
+
+
+def _shape(fabric: FabricArchitecture) -> tuple:
+    return list(fabric.parts), fabric.operations, fabric.cells, fabric.alpha_shape
 
 
 def _plot_weights(

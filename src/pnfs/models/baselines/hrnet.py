@@ -7,7 +7,7 @@ from torch import Tensor
 from pnfs.models.backbones import HRNet
 from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.baselines.public import load_public
-from pnfs.models.network import ChannelOrder, Stage
+from pnfs.models.network import ChannelOrder
 
 
 class HRNetPose(Baseline):
@@ -43,10 +43,3 @@ class HRNetPose(Baseline):
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.backbone(images)[0]
-
-    def stages(self) -> list[Stage]:
-        """Backbone, head."""
-        return [
-            Stage("backbone", self.backbone, self.backbone),
-            Stage("head", self.head, lambda maps: self.head([maps[0]])),
-        ]
