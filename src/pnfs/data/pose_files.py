@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
-from pnfs.data.coco_format import Annotations, read_annotations, without_outline
+from pnfs.data.coco_format import OTHER_CATEGORY, Annotations, read_annotations, without_outline
 from pnfs.data.mpii import FILE_JOINTS
 from pnfs.data.persons import UNLABELLED, DataError
 from pnfs.data.readers import (
@@ -21,6 +21,7 @@ from pnfs.data.readers import (
     require_rows,
     text_column,
 )
+from pnfs.data.results_file import read_results
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file that is read; COCO's training annotations have a quarter of this."""
@@ -192,39 +193,17 @@ def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | Non
             f"{path}: a list of predictions names images by COCO's image_id, and the dataset's images "
             f"have no such numbers; predictions are {_ACCEPTED}"
         )
-    rows = list(range(len(records)))
-
-    def label(row: int) -> str:
-        return f"detection {rows[row]}"
-
-    categories = number_column(path, records, "category_id", (), label)
-    rows = np.flatnonzero(categories == truth.category).tolist()
-    if not rows:
-        others = ", ".join(f"{number:g}" for number in np.unique(categories)[:5])
-        raise DataError(
-            f"{path}: no detection has category_id {truth.category}, which is person in {truth.where}; "
-            f"there are {others}"
-        )
-    persons = [records[row] for row in rows]
-    image_ids = number_column(path, persons, "image_id", (), label)
-    known = np.isin(image_ids, [image["id"] for image in truth.images])
-    require_rows(path, known, label, f"image_id is not among the images of {truth.where}")
-    size = 3 * len(truth.skeleton)
-    table = number_column(path, persons, "keypoints", (size,), label)
-    require_rows(path, _finite(table), label, "keypoints is not a finite number")
-    scores = number_column(path, persons, "score", (), label)
-    require_rows(path, np.isfinite(scores), label, "score is not a finite number")
+    fields = {"keypoints": 3 * len(truth.skeleton)}
+    if all("bbox" in record for record in records if record.get("category_id") == truth.category):
+        fields["bbox"] = 4
+    found = read_results(path, records, truth, fields)
     # A list names no joints: they stand in the order of the annotation file.
-    table = table.reshape(len(persons), -1, 3)[:, list(truth.order)]
-    boxes = None
-    if all("bbox" in person for person in persons):
-        boxes = number_column(path, persons, "bbox", (4,), label)
-        require_rows(path, _finite(boxes), label, "bbox is not a finite number")
+    table = found["keypoints"].reshape(-1, len(truth.skeleton), 3)[:, list(truth.order)]
     return PoseFile(
-        path, RESULTS, table[..., :2], table[..., 2], scores,
-        image_ids=image_ids.astype(np.int64),
-        boxes=boxes,
-        left_out=_counted({"of another category than person": len(records) - len(persons)}),
+        path, RESULTS, table[..., :2], table[..., 2], found["score"],
+        image_ids=found["image_id"],
+        boxes=found.get("bbox"),
+        left_out=_counted({OTHER_CATEGORY: len(records) - len(table)}),
     )  # fmt: skip
 
 

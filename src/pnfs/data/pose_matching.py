@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-from scipy.optimize import linear_sum_assignment
 
 from pnfs.data.coco import COCO
 from pnfs.data.persons import UNLABELLED, DataError, Persons
 from pnfs.data.pose_files import PoseFile
-from pnfs.data.predictions import UNMATCHED, Matches, Predictions
+from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import evaluate_by_visibility, evaluate_detections
 from pnfs.evaluation.oks import labelled_oks, similarity_sigmas
@@ -80,24 +79,13 @@ def _most_similar(
     threshold: float,
 ) -> Int64[np.ndarray, " M"]:
     """Row of each labelled person's pose in its image, or UNMATCHED."""
-    rows = np.full(len(labels), UNMATCHED, np.int64)
-    sigmas = similarity_sigmas(labels.skeleton)
-    order = np.argsort(images, kind="stable")
-    for image in np.intersect1d(label_images, images).tolist():
-        ours = np.flatnonzero(label_images == image)
-        low, high = np.searchsorted(images[order], [image, image + 1])
-        theirs = order[low:high]
-        similarity = labelled_oks(
-            labels.joints[ours].astype(np.float64),
-            labels.visibility[ours] > UNLABELLED,
-            areas[ours],
-            joints[theirs],
-            sigmas,
-        )
-        for person, pose in zip(*linear_sum_assignment(similarity, maximize=True), strict=True):
-            if similarity[person, pose] >= threshold:
-                rows[ours[person]] = theirs[pose]
-    return rows
+    sigmas, labelled = similarity_sigmas(labels.skeleton), labels.visibility > UNLABELLED
+
+    def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        targets = labels.joints[ours].astype(np.float64)
+        return labelled_oks(targets, labelled[ours], areas[ours], joints[theirs], sigmas)
+
+    return matched_by_image(label_images, images, similarity, threshold)
 
 
 class PosesAsDetections:

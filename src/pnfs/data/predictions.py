@@ -1,7 +1,7 @@
 """Predicted joints of a split, and what a dataset adds to its evaluation beside a metric."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from scipy.optimize import linear_sum_assignment
 
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.evaluation.errors import Errors
@@ -111,6 +112,35 @@ GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 def one_to_one(persons: Persons, predictions: Predictions) -> Matches:
     """Each person goes with the prediction of the same row."""
     return Matches(persons, predictions, np.arange(len(persons)))
+
+
+def matched_by_image(
+    label_images: Int64[np.ndarray, " M"],
+    images: Int64[np.ndarray, " N"],
+    similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    threshold: float,
+) -> Int64[np.ndarray, " M"]:
+    """Row of each labelled person's prediction in the same image, or UNMATCHED.
+
+    Each prediction is used once, so that the similarities of an image have the largest sum.
+
+    Args:
+        label_images: Image of each labelled person.
+        images: Image of each prediction.
+        similarity: From rows of m labels and of n predictions to their similarities, (m, n).
+        threshold: The lowest similarity of a pair.
+    """
+    rows = np.full(len(label_images), UNMATCHED, np.int64)
+    order = np.argsort(images, kind="stable")
+    for image in np.intersect1d(label_images, images):
+        ours = np.flatnonzero(label_images == image)
+        low, high = np.searchsorted(images[order], [image, image + 1])
+        theirs = order[low:high]
+        values = similarity(ours, theirs)
+        for person, other in zip(*linear_sum_assignment(values, maximize=True), strict=True):
+            if values[person, other] >= threshold:
+                rows[ours[person]] = theirs[other]
+    return rows
 
 
 def no_predictions(persons: Persons) -> Predictions:

@@ -1,4 +1,4 @@
-"""COCO's results file: what the benchmark's server takes, and a check before it is sent there."""
+"""COCO's results file: reading, writing for the benchmark's server, and a check before it is sent."""
 
 import json
 import re
@@ -7,10 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pnfs.body import COCO
 from pnfs.data.coco_categories import PERSON
+from pnfs.data.coco_format import Annotations
+from pnfs.data.persons import DataError
+from pnfs.data.readers import number_column, require_rows
 
 _NAME = re.compile(
     r"person_keypoints_(val2017|test2017|test-dev2017)_[A-Za-z0-9._-]+_results\.json"
@@ -64,6 +68,49 @@ def write_results(path: Path, detections: Sequence[Mapping[str, Any]]) -> Path:
         json.dumps(records, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8"
     )
     return path
+
+
+def read_results(
+    path: Path, records: list[dict[str, Any]], truth: Annotations, fields: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Columns of the N persons in a list of detections; other categories are left out.
+
+    Args:
+        path: The file, for messages.
+        records: Its content.
+        truth: Annotations that say which category is person, and which images there are.
+        fields: Further fields of each record -> how many numbers they hold.
+
+    Returns:
+        "image_id" (N,), "score" (N,), and the `fields`, (N, numbers).
+
+    Raises:
+        DataError: There is no person, or a record lacks a field, holds no finite number there, or
+            names an unknown image; the message names file, record and field.
+    """
+    rows = list(range(len(records)))
+
+    def label(row: int) -> str:
+        return f"detection {rows[row]}"
+
+    categories = number_column(path, records, "category_id", (), label)
+    rows = np.flatnonzero(categories == truth.category).tolist()
+    if not rows:
+        others = ", ".join(f"{number:g}" for number in np.unique(categories)[:5])
+        raise DataError(
+            f"{path}: no detection has category_id {truth.category}, which is person in {truth.where}; "
+            f"there are {others or 'no detections'}"
+        )
+    persons = [records[row] for row in rows]
+    columns = {}
+    shapes: dict[str, tuple[int, ...]] = {"image_id": (), "score": ()}
+    for name, shape in (shapes | {name: (size,) for name, size in fields.items()}).items():
+        columns[name] = number_column(path, persons, name, shape, label)
+        finite = np.isfinite(columns[name].reshape(len(persons), -1)).all(1)
+        require_rows(path, finite, label, f"{name} is not a finite number")
+    known = np.isin(columns["image_id"], [image["id"] for image in truth.images])
+    require_rows(path, known, label, f"image_id is not among the images of {truth.where}")
+    return columns | {"image_id": columns["image_id"].astype(np.int64)}
 
 
 def check_results(path: Path | str, image_ids: Collection[int] | None = None) -> list[str]:

@@ -138,7 +138,7 @@ class PCK(PersonMetric):
     Args:
         joints: Names of the K joints, in the order of the arrays.
         groups: Label -> names of joints, for scores beside the mean over all joints.
-        thresholds: Shares of the reference length; the first one counts.
+        thresholds: Shares of the reference length; the first gives the score that decides.
         name: "PCKh" if the reference is the head size, "PCK" if it is the torso size.
         mean_excludes: Names of joints that the mean over all joints leaves out; MPII's leaves out
             pelvis and thorax.

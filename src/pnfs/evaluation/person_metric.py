@@ -57,7 +57,7 @@ class PersonMetric(Metric):
 
     @abstractmethod
     def score(self, persons: Columns) -> Mapping[str, float]:
-        """Scores of all persons, name -> value; the first one counts.
+        """Scores of all persons, name -> value; the first one decides, the higher the better.
 
         Args:
             persons: `columns` and "sample_index", one row for each person, in the order of the
