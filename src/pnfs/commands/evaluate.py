@@ -15,8 +15,8 @@ from rich.console import Console
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
-from pnfs.commands.configuration import UsageError, build_source, plain, without_downloads
-from pnfs.commands.loading import data_of_run
+from pnfs.commands.building import build_module, data_of_run
+from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.commands.report import report
 from pnfs.commands.scoring import (
     evaluation_choices,
@@ -27,12 +27,17 @@ from pnfs.commands.scoring import (
     write_pictures,
     write_predictions,
 )
-from pnfs.commands.train import build_module
 from pnfs.data.module import Source
 from pnfs.data.predictions import Benchmark, Predictions
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.runs.record import provenance
+from pnfs.runs.state import LAST_CHECKPOINT
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
 from pnfs.training.module import PoseModule
-from pnfs.training.records import LAST_CHECKPOINT, provenance
 
 console = Console()
 

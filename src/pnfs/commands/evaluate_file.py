@@ -21,7 +21,7 @@ from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import PoseFile, read_pose_file
 from pnfs.data.pose_matching import PosesAsDetections, assign
 from pnfs.data.predictions import UNMATCHED, Benchmark, Matches, Predictions
-from pnfs.training.records import provenance
+from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
 """(height, width) of the crops in pictures, px; nothing else depends on it."""

@@ -16,8 +16,8 @@ from pnfs.commands.tables import benchmark_table, described, joint_table
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Matches
 from pnfs.evaluation.person_metric import PersonMetric
-from pnfs.training.records import write_result
-from pnfs.training.wandb_run import finished_wandb
+from pnfs.runs.record import write_result
+from pnfs.runs.wandb_run import finished_wandb
 
 console = Console()
 

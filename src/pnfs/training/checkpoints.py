@@ -134,6 +134,15 @@ def read_checkpoint(path: str | Path, *, check: bool = True) -> dict[str, Any]:
     return checkpoint
 
 
+def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a model that asks for no pretrained weights."""
+    model = dict(settings["model"])
+    model["backbone"] = model["backbone"] | {"weights": "none"}
+    if "weights" in model:
+        model["weights"] = "none"
+    return dict(settings) | {"model": model}
+
+
 def check_configuration(config: Any, path: Path) -> None:
     """Refuses a configuration that is incomplete or would do more than build our objects.
 

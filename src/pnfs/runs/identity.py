@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pnfs.data.persons import UNLABELLED, Persons
-from pnfs.training.plain import json_ready
+from pnfs.runs.plain import json_ready
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
@@ -219,3 +219,26 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
             one.get(name, absent), other.get(name, absent), f"{key}.{name}" if key else str(name)
         )
     ]
+
+
+class OtherRunError(ValueError):
+    """A file in a run's folder is of another run; the message says what differs."""
+
+
+def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
+    """Refuses a record or checkpoint whose run is not the one that is asked for.
+
+    Args:
+        file: That it comes from.
+        theirs: Identity that it holds; None for one that was written without.
+        ours: Identity of the run that is asked for.
+
+    Raises:
+        OtherRunError: Names the file and the keys that differ.
+    """
+    differing = [] if theirs is None else differences(theirs, ours)
+    if differing:
+        raise OtherRunError(
+            f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "
+            "boxes or joints). Move that folder away, or train anew with restart=true"
+        )

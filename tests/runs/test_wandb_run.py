@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pnfs.training.wandb_run import finished_wandb, run_tags, wandb_arguments
+from pnfs.runs.wandb_run import finished_wandb, run_tags, wandb_arguments
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2  # noqa: E402

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import quadratic_assignment
 
 from pnfs.body import Skeleton
-from pnfs.data.findings import Finding, Severity, some
-from pnfs.data.inspection_images import ImageReport
+from pnfs.data.check.findings import Finding, by_share, found, found_in
+from pnfs.data.check.images import ImageReport
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.synthetic import SKELETON_NAMES, Synthetic
 
@@ -71,14 +71,14 @@ def likely_order(
     """Which joint each column really looks like.
 
     Args:
-        profile: Of the data; every entry finite.
-        reference: Of people whose joints are known, in the order that the data should have.
+        profile: The data's profile; every entry finite.
+        reference: Profile of people whose joints are known, in the order that the data should have.
         flip_permutation: The profile cannot tell a person from the mirrored one; of the two
             answers the one that changes fewer columns is given.
 
     Returns:
         Column -> joint that it looks like; then the root mean square difference of the profiles'
-        square roots with the columns as they stand, and with that order.
+        square roots with the given order of columns, and with that order.
     """
     # Square roots let small distances, as within a face, count beside large ones.
     data, truth = np.sqrt(profile / profile.mean()), np.sqrt(reference / reference.mean())
@@ -108,97 +108,66 @@ def likely_order(
 
 def check_joint_order(persons: Persons) -> list[Finding]:
     """Columns that look like other joints than they are named after."""
-    labelled = persons.visibility > UNLABELLED
     if len(persons) < FEWEST:
         return []
-    reference = reference_profile(persons.skeleton)
+    skeleton, labelled = persons.skeleton, persons.visibility > UNLABELLED
+    check, reference = "joint order", reference_profile(skeleton)
     if reference is None:
-        return [
-            Finding(
-                "note",
-                "joint order",
-                persons.name,
-                f"skeleton {persons.skeleton.name} has joints that no drawn person has, so that "
-                "their order was not checked",
-                "Look at `pnfs browse`: limbs must connect neighbouring joints.",
-            )
-        ]
+        problem = (
+            f"skeleton {skeleton.name} has joints that no drawn person has, so that their order was "
+            "not checked"
+        )
+        advice = "Look at `pnfs browse`: limbs must connect neighbouring joints."
+        return found("note", check, persons.name, problem, advice)
     profile = distance_profile(persons.joints, labelled)
     profile = np.where(np.isfinite(profile), profile, reference)
-    order, as_named, as_found = likely_order(profile, reference, persons.skeleton.flip_permutation)
-    joints = persons.skeleton.joints
-    moved = [f"{joints[k]} looks like {joints[order[k]]}" for k in range(len(joints))]
-    moved = [text for k, text in enumerate(moved) if order[k] != k]
+    order, as_named, as_found = likely_order(profile, reference, skeleton.flip_permutation)
     evidence = np.median((labelled[:, :, None] & labelled[:, None]).sum(0))
     # Few persons' profile is noisy: there only a large gain means anything.
     convincing = as_found < (0.93 if evidence >= _MANY else 0.75) * as_named
-    if not moved or not convincing or evidence < FEWEST:
+    if not convincing or evidence < FEWEST:
         return []
-    return [
-        Finding(
-            "error",
-            "joint order",
-            persons.name,
-            f"limb lengths are implausible: {some(moved, 4)} (difference from the usual "
-            f"proportions {as_named:.2f}, in that order {as_found:.2f})",
-            f"The labels are probably stored in another joint order than {persons.skeleton.name}'s "
-            "files have. Use the original annotation files; look at `pnfs browse`.",
-            tuple(moved),
-        )
-    ]
+    names = skeleton.joints
+    moved = [f"{names[k]} looks like {names[j]}" for k, j in enumerate(order.tolist()) if j != k]
+    problem = (
+        f"limb lengths are implausible (difference from the usual proportions {as_named:.2f}, in another "
+        f"order {as_found:.2f})"
+    )
+    advice = (
+        f"The labels are probably stored in another joint order than {skeleton.name}'s files have. "
+        "Use the original annotation files; look at `pnfs browse`."
+    )
+    return found_in(moved, "error", check, persons.name, problem, advice, shown=4)
+
+
+def _seen(persons: Persons, *names: str) -> Float[np.ndarray, "n K 2"]:
+    """These joints of the persons who have all of them labelled; of nobody where the skeleton lacks one."""
+    if not set(names) <= set(persons.skeleton.joints):
+        return np.empty((0, len(names), 2))
+    columns = persons.skeleton.indices(names)
+    return persons.joints[(persons.visibility[:, columns] > UNLABELLED).all(-1)][:, columns]
 
 
 def check_sides(persons: Persons) -> list[Finding]:
     """Whether left and right are exchanged on everybody: more people face a camera than do not."""
-    joints, skeleton = persons.joints, persons.skeleton
-    named = [f"{side}_shoulder" for side in ("left", "right")]
-    if not set(named) <= set(skeleton.joints):
+    x = _seen(persons, "left_shoulder", "right_shoulder")[..., 0]
+    if len(x) < _MANY or (share := float((x[:, 0] > x[:, 1]).mean())) >= 0.4:
         return []
-    left, right = skeleton.indices(named)
-    seen = (persons.visibility[:, [left, right]] > UNLABELLED).all(-1)
-    if seen.sum() < _MANY:
-        return []
-    share = float((joints[seen, left, 0] > joints[seen, right, 0]).mean())
-    if share >= 0.4:
-        return []
-    return [
-        Finding(
-            "warning",
-            "left and right",
-            persons.name,
-            f"the left shoulder lies on the picture's right on only {share:.0%} of "
-            f"{seen.sum():,} persons; where most people face the camera it is 60–90 %",
-            "Left and right are probably exchanged, or the pictures mirrored: left must be the "
-            "person's own. Look at `pnfs browse`.",
-        )
-    ]
+    problem = (
+        f"the left shoulder lies on the picture's right on only {share:.0%} of {len(x):,} persons; "
+        "where most people face the camera it is 60–90 %"
+    )
+    return found("warning", "left and right", persons.name, problem)
 
 
 def check_upright(persons: Persons) -> list[Finding]:
     """Whether heads lie above ankles on most people: x and y may be exchanged, or y upwards."""
-    skeleton = persons.skeleton
-    heads = [name for name in ("head_top", "nose") if name in skeleton.joints]
-    ankles = [f"{side}_ankle" for side in ("left", "right")]
-    if not heads or not set(ankles) <= set(skeleton.joints):
+    head = "head_top" if "head_top" in persons.skeleton.joints else "nose"
+    y = _seen(persons, head, "left_ankle", "right_ankle")[..., 1]
+    if len(y) < _MANY or (share := float((y[:, 0] < y[:, 1:].mean(-1)).mean())) >= 0.5:
         return []
-    head, *feet = skeleton.indices([heads[0], *ankles])
-    seen = (persons.visibility[:, [head, *feet]] > UNLABELLED).all(-1)
-    if seen.sum() < _MANY:
-        return []
-    y = persons.joints[seen][..., 1]
-    share = float((y[:, head] < y[:, feet].mean(-1)).mean())
-    if share >= 0.5:
-        return []
-    return [
-        Finding(
-            "warning",
-            "upright persons",
-            persons.name,
-            f"the head lies above the ankles on only {share:.0%} of {seen.sum():,} persons",
-            "Unless these people stand on their hands, x and y are exchanged or y counts upwards. "
-            "Look at `pnfs browse`.",
-        )
-    ]
+    problem = f"the head lies above the ankles on only {share:.0%} of {len(y):,} persons"
+    return found("warning", "upright persons", persons.name, problem)
 
 
 def check_limb_lengths(persons: Persons) -> list[Finding]:
@@ -217,24 +186,12 @@ def check_limb_lengths(persons: Persons) -> list[Finding]:
     usual[counted] = np.nanmedian(relative[:, counted], axis=0)
     # Joints that nearly coincide, such as those of a face, have no length to speak of.
     long = known & (relative > 3 * usual) & (relative > 0.25)
-    rows = np.flatnonzero(long.any(-1))
-    if not len(rows):
-        return []
-    names = [
-        f"{persons.ids[row]} ({'–'.join(skeleton.limbs[int(long[row].argmax())])})" for row in rows
-    ]
+    rows, limb = np.flatnonzero(long.any(-1)), long.argmax(-1)
+    names = [f"{persons.ids[row]} ({'–'.join(skeleton.limbs[limb[row]])})" for row in rows]
     share = len(rows) / len(persons)
-    severity: Severity = "warning" if share > 0.1 else "note"
-    return [
-        Finding(
-            severity,
-            "limb lengths",
-            persons.name,
-            f"{len(rows):,} persons ({share:.1%}) have a limb that is implausibly long: {some(names)}",
-            "Single wrong labels; look at these persons. A few do no harm to training.",
-            tuple(names),
-        )
-    ]
+    problem = f"{len(rows):,} persons ({share:.1%}) have a limb that is implausibly long"
+    severity = by_share(share, warning=0.1, error=1)
+    return found_in(names, severity, "limb lengths", persons.name, problem)
 
 
 # --- where the joints lie
@@ -245,7 +202,7 @@ def joint_places(
 ) -> tuple[
     Float[np.ndarray, "n K 2"], Bool[np.ndarray, "n K"], Float[np.ndarray, "n 2"], list[str]
 ]:
-    """Of the persons whose image size is known: joints, labelled, (width, height), ids."""
+    """Joints, labelled, (width, height) and ids of the persons whose image size is known."""
     sizes = {row: report.size for row, report in reports.items() if report.size}
     rows = [row for row, image in enumerate(persons.image_index.tolist()) if image in sizes]
     size = [sizes[int(persons.image_index[row])][::-1] for row in rows]
@@ -263,29 +220,19 @@ def check_inside(persons: Persons, reports: Mapping[int, ImageReport]) -> list[F
     outside = labelled & ((joints < -1) | (joints > size[:, None])).any(-1)
     if not outside.any():
         return []
-    share = outside.sum() / labelled.sum()
     names = [
         f"{ids[n]} ({persons.skeleton.joints[k]} at {joints[n, k, 0]:.0f}, {joints[n, k, 1]:.0f} "
         f"of {size[n, 0]:.0f}×{size[n, 1]:.0f})"
         for n, k in np.argwhere(outside)
     ]
-    severity: Severity = "error" if share > 0.2 else "warning" if share > 0.02 else "note"
-    advice = "Labels of joints that the picture cuts off; they are learned as they stand."
-    if severity != "note":
-        advice = (
-            "Labels and images do not belong together: images were resized or cropped, or x and y "
-            "are exchanged. Use the original images and annotation files."
-        )
-    return [
-        Finding(
-            severity,
-            "joints outside images",
-            persons.name,
-            f"{outside.sum():,} labelled joints ({share:.2%}) lie outside their image: {some(names)}",
-            advice,
-            tuple(names),
-        )
-    ]
+    share = outside.sum() / labelled.sum()
+    problem = f"{len(names):,} labelled joints ({share:.2%}) lie outside their image"
+    severity, usual = (
+        by_share(share),
+        "Labels of joints that the picture cuts off; they are learnt too.",
+    )
+    advice = usual if severity == "note" else None
+    return found_in(names, severity, "joints outside images", persons.name, problem, advice)
 
 
 def check_boxes(persons: Persons) -> list[Finding]:
@@ -293,23 +240,10 @@ def check_boxes(persons: Persons) -> list[Finding]:
     labelled = persons.visibility > UNLABELLED
     offset = np.abs(persons.joints - persons.center[:, None])
     inside = labelled & (offset <= persons.box_size[:, None] / 2).all(-1)
-    rows = np.flatnonzero(labelled.any(-1) & (2 * inside.sum(-1) < labelled.sum(-1)))
-    if not len(rows):
-        return []
-    share = len(rows) / len(persons)
-    names = persons.ids[rows].tolist()
-    severity: Severity = "error" if share > 0.2 else "warning" if share > 0.02 else "note"
-    return [
-        Finding(
-            severity,
-            "person boxes",
-            persons.name,
-            f"{len(rows):,} persons ({share:.1%}) have most joints outside their box: {some(names)}",
-            "Crops would not show these persons. Boxes and joints must come from one source and "
-            "count the same pixels.",
-            tuple(names),
-        )
-    ]
+    names = persons.ids[labelled.any(-1) & (2 * inside.sum(-1) < labelled.sum(-1))].tolist()
+    share = len(names) / max(len(persons), 1)
+    problem = f"{len(names):,} persons ({share:.1%}) have most joints outside their box"
+    return found_in(names, by_share(share), "person boxes", persons.name, problem)
 
 
 def check_pixel_base(
@@ -338,22 +272,14 @@ def check_pixel_base(
         first += int(((x >= -0.5) & (x < 0.5)).sum())
         last += int(((beyond > -0.5) & (beyond <= 0.5)).sum())
         high += int(((beyond > 0.5) & (beyond <= 1)).sum())
-    findings = []
+    seen, kept = "", ""
     if low >= 3 and low > 10 * max(high, last):
+        seen = f"{low} joints lie at −1 and {last} on the last pixel"
         kept = (
             "0-based, the dataset's own are 1-based" if stored_from_one else "one pixel too small"
         )
-        findings.append((f"{low} joints lie at −1 and {last} on the last pixel", kept))
-    if high >= 3 and high > 10 * max(low, first):
+    elif high >= 3 and high > 10 * max(low, first):
+        seen = f"{high} joints lie one pixel beyond the last and {first} at 0"
         kept = "counted from 2" if stored_from_one else "1-based, the dataset's own are 0-based"
-        findings.append((f"{high} joints lie one pixel beyond the last and {first} at 0", kept))
-    return [
-        Finding(
-            "error",
-            "pixel base",
-            where,
-            f"at the images' edges {seen}: the coordinates are probably {kept}",
-            "Use the original annotation files: at small thresholds a pixel of shift costs score.",
-        )
-        for seen, kept in findings
-    ]
+    problem = f"at the images' edges {seen}: the coordinates are probably {kept}"
+    return found("error", "pixel base", where, problem) if seen else []

@@ -1,15 +1,21 @@
-"""Is a dataset fit to spend hours on? What `pnfs doctor` checks, as plain functions."""
+"""Every check of a dataset, in turn."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pnfs.data.coco import COCO
-from pnfs.data.coco_format import CROWD, NO_JOINTS, OTHER_CATEGORY
-from pnfs.data.findings import SEVERITIES, Finding, Severity, finding_of_error, some, worst_first
-from pnfs.data.inspection_images import (
+from pnfs.data.check.findings import (
+    Finding,
+    Severity,
+    finding_of_error,
+    found,
+    found_in,
+    worst_first,
+)
+from pnfs.data.check.images import (
     ImageChoice,
     ImageReport,
     check_damaged,
@@ -20,8 +26,7 @@ from pnfs.data.inspection_images import (
     chosen_rows,
     inspect_images,
 )
-from pnfs.data.inspection_mpii import check_mpii_truth
-from pnfs.data.inspection_poses import (
+from pnfs.data.check.joints import (
     check_boxes,
     check_inside,
     check_joint_order,
@@ -31,25 +36,14 @@ from pnfs.data.inspection_poses import (
     check_upright,
     joint_places,
 )
+from pnfs.data.check.mpii import check_mpii_truth
+from pnfs.data.coco import COCO
+from pnfs.data.coco_format import CROWD, NO_JOINTS, OTHER_CATEGORY
 from pnfs.data.lsp import LSP, LSPET
 from pnfs.data.module import Source
 from pnfs.data.mpii import MPII
 from pnfs.data.persons import UNLABELLED, DataError, Persons, listed
 from pnfs.data.readers import read_json
-
-__all__ = [
-    "SEVERITIES",
-    "Finding",
-    "Severity",
-    "check_counts",
-    "check_duplicates",
-    "check_left_out",
-    "check_overlap",
-    "check_reference",
-    "finding_of_error",
-    "inspect_dataset",
-    "worst_first",
-]
 
 PUBLISHED: Mapping[type, Mapping[str, int]] = {
     MPII: {"train": 22246, "val": 2958},
@@ -58,6 +52,9 @@ PUBLISHED: Mapping[type, Mapping[str, int]] = {
 }
 """Persons in each split: MPII and COCO as HRNet trains and evaluates on them, LSP's own split."""
 LSPET_PERSONS = 10000
+
+USUAL = {CROWD, NO_JOINTS, OTHER_CATEGORY}
+"""Reasons to leave annotations out that good files have too."""
 
 
 def inspect_dataset(
@@ -70,7 +67,7 @@ def inspect_dataset(
 ) -> list[Finding]:
     """Everything that can be found wrong with a dataset before training on it.
 
-    A loader's refusal becomes a finding, and the checks go on with what is left. Give sources
+    A loader's refusal becomes a finding, and the checks continue with the rest. Give sources
     `check_images=False`, where they know it: missing images are looked for here, file by file.
 
     Args:
@@ -87,37 +84,24 @@ def inspect_dataset(
     """
     findings: list[Finding] = []
     persons: dict[str, Persons] = {}
+    reports: dict[str, dict[int, ImageReport]] = {}
     for split in splits:
         try:
-            persons[split] = source.persons(split)
+            people = persons[split] = source.persons(split)
         except DataError as error:
             findings.append(finding_of_error(error, "annotation files", split))
-    reports: dict[str, dict[int, ImageReport]] = {}
-    for split, people in persons.items():
-        findings += check_missing(people)
+            continue
         rows = chosen_rows(people, images, sample)
         reports[split] = inspect_images(people, rows, workers=workers) if rows else {}
-        findings += check_damaged(people, reports[split])
-        findings += check_orientation(people, reports[split])
-        findings += check_left_out(people)
-        findings += _check_persons(people, reports[split])
+        for check in PERSON_CHECKS:
+            findings += check(people)
+        for check in IMAGE_CHECKS:
+            findings += check(people, reports[split])
         findings += check_counts(source, split, len(people))
         if split != "train":
             findings += check_reference(people)
     findings += _check_across(source, persons, reports)
     return worst_first(findings)
-
-
-def _check_persons(persons: Persons, reports: Mapping[int, ImageReport]) -> list[Finding]:
-    return [
-        *check_duplicates(persons),
-        *check_joint_order(persons),
-        *check_sides(persons),
-        *check_upright(persons),
-        *check_limb_lengths(persons),
-        *check_boxes(persons),
-        *check_inside(persons, reports),
-    ]
 
 
 def _check_across(
@@ -166,74 +150,51 @@ def _compared(where: str, persons: int, published: int) -> list[Finding]:
         return []
     # Somebody who makes a selection leaves out more than a few persons in a hundred.
     incomplete = 0.95 * published < persons
-    return [
-        Finding(
-            "warning" if incomplete else "note",
-            "number of persons",
-            where,
-            f"{persons:,} usable persons, the published number is {published:,}",
-            "Annotation files are damaged or from elsewhere: use the original ones."
-            if incomplete
-            else "A selection: scores cannot be compared with published ones.",
-        )
-    ]
+    advice = (
+        "Annotation files are damaged or from elsewhere: use the original ones."
+        if incomplete
+        else "A selection: scores cannot be compared with published ones."
+    )
+    problem = f"{persons:,} usable persons, the published number is {published:,}"
+    severity = "warning" if incomplete else "note"
+    return found(severity, "number of persons", where, problem, advice)
 
 
 def check_duplicates(persons: Persons) -> list[Finding]:
-    """Persons of one split with equal image and equal joints, or equal ids."""
-    findings = []
-    for what, keys, advice in (
-        ("id", persons.ids.tolist(), "Ids must be unique: scores are gathered by person."),
-        (
-            "image and joints",
-            _keys(persons),
-            "These count twice in training and scores; take the copies out of the annotations.",
-        ),
-    ):
-        seen: dict[object, int] = {}
-        copies = []
-        for row, key in enumerate(keys):
-            if key is not None and seen.setdefault(key, row) != row:
-                copies.append(f"{persons.ids[row]} = {persons.ids[seen[key]]}")
-        if copies:
-            findings.append(
-                Finding(
-                    "warning" if what != "id" else "error",
-                    "duplicate records",
-                    persons.name,
-                    f"{len(copies):,} persons repeat the {what} of another one: {some(copies)}",
-                    advice,
-                    tuple(copies),
-                )
-            )
-    return findings
+    """Persons of one split with equal ids, or with equal image and equal joints."""
+
+    def repeated(
+        severity: Severity, what: str, keys: Sequence[object], advice: str
+    ) -> list[Finding]:
+        first: dict[object, int] = {}
+        copies = [
+            f"{persons.ids[row]} = {persons.ids[first[key]]}"
+            for row, key in enumerate(keys)
+            if key is not None and first.setdefault(key, row) != row
+        ]
+        problem = f"{len(copies):,} persons repeat the {what} of another one"
+        return found_in(copies, severity, "duplicate records", persons.name, problem, advice)
+
+    unique = "Ids must be unique: scores are gathered by person."
+    twice = "These count twice in training and scores; take the copies out of the annotations."
+    return [
+        *repeated("error", "id", persons.ids.tolist(), unique),
+        *repeated("warning", "image and joints", _keys(persons), twice),
+    ]
 
 
 def check_overlap(persons_by_split: Mapping[str, Persons]) -> list[Finding]:
     """Persons that belong to two splits: equal image name and equal joints."""
-    findings = []
-    splits = list(persons_by_split)
-    for number, a in enumerate(splits):
-        keys_a = set(_keys(persons_by_split[a])) - {None}
-        for b in splits[number + 1 :]:
-            persons = persons_by_split[b]
-            rows = [r for r, key in enumerate(_keys(persons)) if key in keys_a]
-            # LSP has one test set under two names, and says so.
-            if not rows or {a, b} == {"val", "test"}:
-                continue
-            names = persons.ids[rows].tolist()
-            findings.append(
-                Finding(
-                    "warning",
-                    "persons in two splits",
-                    f"{a} and {b}",
-                    f"{len(rows):,} of {len(persons):,} persons of {b} are also in {a}: "
-                    f"{some(names)}",
-                    "Scores on persons that were trained on say little; take them out of one "
-                    "split, or use the set for checks of the software only.",
-                    tuple(names),
-                )
-            )
+    findings: list[Finding] = []
+    keys = {split: _keys(persons) for split, persons in persons_by_split.items()}
+    for a, b in itertools.combinations(persons_by_split, 2):
+        # LSP has one test set under two names, and says so.
+        if {a, b} == {"val", "test"}:
+            continue
+        persons, keys_a = persons_by_split[b], set(keys[a]) - {None}
+        names = [str(persons.ids[row]) for row, key in enumerate(keys[b]) if key in keys_a]
+        problem = f"{len(names):,} of {len(persons):,} persons of {b} are also in {a}"
+        findings += found_in(names, "warning", "persons in two splits", f"{a} and {b}", problem)
     return findings
 
 
@@ -250,47 +211,48 @@ def _keys(persons: Persons) -> list[bytes | None]:
     ]
 
 
-USUAL = {CROWD, NO_JOINTS, OTHER_CATEGORY}
-"""Reasons to leave annotations out that good files have too."""
-
-
 def check_left_out(persons: Persons) -> list[Finding]:
     """Annotations that are not among the persons, and what was filled in or assumed."""
-    findings = []
+    findings: list[Finding] = []
     for counts, what, advice in (
         (persons.left_out, "left out", "Repair the annotations if these persons are to count."),
         (persons.remarks, "noted", "Change the annotation file if this is not what it means."),
     ):
-        if counts:
-            unusual = counts.keys() - USUAL
-            findings.append(
-                Finding(
-                    "warning" if unusual else "note",
-                    f"annotations {what}",
-                    persons.file or persons.name,
-                    f"{persons.name}: {len(persons):,} persons are read; {what}: {listed(counts)}",
-                    advice if unusual else "Nothing, unless these are to count.",
-                )
-            )
+        if not counts:
+            continue
+        if not counts.keys() - USUAL:
+            advice = "Nothing, unless these are to count."
+        problem = f"{persons.name}: {len(persons):,} persons are read; {what}: {listed(counts)}"
+        severity = "warning" if counts.keys() - USUAL else "note"
+        where = persons.file or persons.name
+        findings += found(severity, f"annotations {what}", where, problem, advice)
     return findings
 
 
 def check_reference(persons: Persons) -> list[Finding]:
     """Persons that no score counts, because the length to divide by is unknown."""
     known = np.isfinite(persons.reference_length)
-    unknown = np.flatnonzero(~known)
     # Where no length is known at all the split is not for scoring.
-    if not len(unknown) or not known.any():
-        return []
-    names = persons.ids[unknown].tolist()
-    return [
-        Finding(
-            "note",
-            "reference length",
-            persons.name,
-            f"{len(unknown):,} of {len(persons):,} persons have no reference length and are left "
-            f"out of the score: {some(names)}",
-            "Nothing: the torso or head joints of these persons are not labelled.",
-            tuple(names),
-        )
-    ]
+    names = persons.ids[~known].tolist() if known.any() else []
+    problem = f"{len(names):,} of {len(persons):,} persons have no reference length and are left out of the score"
+    return found_in(names, "note", "reference length", persons.name, problem)
+
+
+PERSON_CHECKS: Sequence[Callable[[Persons], list[Finding]]] = (
+    check_missing,
+    check_left_out,
+    check_duplicates,
+    check_joint_order,
+    check_sides,
+    check_upright,
+    check_limb_lengths,
+    check_boxes,
+)
+"""What is looked at in the persons of every split."""
+
+IMAGE_CHECKS: Sequence[Callable[[Persons, Mapping[int, ImageReport]], list[Finding]]] = (
+    check_damaged,
+    check_orientation,
+    check_inside,
+)
+"""What is looked at in the persons of every split and their decoded images."""

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from pnfs.data.findings import Finding, some
+from pnfs.data.check.findings import Finding, found_in
 from pnfs.data.persons import DataError, ImageFiles, Persons
 from pnfs.data.pixels import to_bytes
 
@@ -140,39 +140,18 @@ def check_missing(persons: Persons) -> list[Finding]:
     """Image files that are not there, by the records that need them."""
     if not isinstance(persons.images, ImageFiles):
         return []
-    missing = persons.images.missing()
-    if not missing:
-        return []
-    total = len(np.unique(persons.images.paths))
-    return [
-        Finding(
-            "error",
-            "missing images",
-            str(persons.images.root),
-            f"{persons.name}: {len(missing):,} of {total:,} images are missing: {some(missing)}",
-            "Unpack the dataset's image archive again, or take the records out of the annotations.",
-            tuple(missing),
-        )
-    ]
+    missing, total = persons.images.missing(), len(np.unique(persons.images.paths))
+    problem = f"{persons.name}: {len(missing):,} of {total:,} images are missing"
+    return found_in(missing, "error", "missing images", persons.images.root, problem)
 
 
 def check_damaged(persons: Persons, reports: Mapping[int, ImageReport]) -> list[Finding]:
     """Images that cannot be decoded to their end."""
     damaged = [report for report in reports.values() if report.problem]
-    if not damaged:
-        return []
-    first = damaged[0]
-    more = f" (and {len(damaged) - 1:,} more images)" if len(damaged) > 1 else ""
-    return [
-        Finding(
-            "error",
-            "damaged images",
-            first.name,
-            f"{persons.name}: {first.name} {first.problem}{more}",
-            "Copy or download these files again and compare their size with the source's.",
-            tuple(f"{report.name}: {report.problem}" for report in damaged),
-        )
-    ]
+    names = [f"{report.name}: {report.problem}" for report in damaged]
+    where = damaged[0].name if damaged else ""
+    problem = f"{persons.name}: {len(names):,} images cannot be read whole"
+    return found_in(names, "error", "damaged images", where, problem, shown=1)
 
 
 def check_orientation(persons: Persons, reports: Mapping[int, ImageReport]) -> list[Finding]:
@@ -186,20 +165,8 @@ def check_orientation(persons: Persons, reports: Mapping[int, ImageReport]) -> l
         for report in reports.values()
         if report.orientation in _TURNS
     ]
-    if not turned:
-        return []
-    return [
-        Finding(
-            "warning",
-            "image orientation",
-            persons.name,
-            f"{len(turned):,} of {len(reports):,} images are stored turned or mirrored (EXIF): "
-            f"{some(turned)}",
-            "Training and scoring read pixels as they are stored. If the labels were made on the "
-            "upright picture, store the images upright, without this entry; look at `pnfs browse`.",
-            tuple(turned),
-        )
-    ]
+    problem = f"{len(turned):,} of {len(reports):,} images are stored turned or mirrored (EXIF)"
+    return found_in(turned, "warning", "image orientation", persons.name, problem)
 
 
 def check_sizes(
@@ -210,7 +177,7 @@ def check_sizes(
     Args:
         where: The annotation file.
         stated: File name -> (height, width).
-        reports: Of the images.
+        reports: One for each image.
     """
     wrong = [
         f"{name}: {report.size[1]}×{report.size[0]}, not {stated[name][1]}×{stated[name][0]}"
@@ -218,54 +185,24 @@ def check_sizes(
         if report.size and (name := Path(report.name).name) in stated
         if report.size != tuple(stated[name])
     ]
-    if not wrong:
-        return []
-    return [
-        Finding(
-            "error",
-            "image sizes",
-            str(where),
-            f"{len(wrong):,} images have another size than {where.name} says: {some(wrong)}",
-            "The images were resized or come from elsewhere: joints would lie in wrong places. "
-            "Use the original images.",
-            tuple(wrong),
-        )
-    ]
+    problem = f"{len(wrong):,} images have another size than {where.name} says"
+    return found_in(wrong, "error", "image sizes", where, problem)
 
 
-def check_same_pictures(
-    reports_by_split: Mapping[str, Iterable[ImageReport]],
-) -> list[Finding]:
+def check_same_pictures(reports_by_split: Mapping[str, Iterable[ImageReport]]) -> list[Finding]:
     """Files with equal content under several names, within a split and between splits."""
     names: dict[str, dict[str, list[str]]] = {}
     for split, reports in reports_by_split.items():
         for report in reports:
             if report.digest and not report.problem:
                 names.setdefault(report.digest, {}).setdefault(split, []).append(report.name)
-    findings = []
     within = [f"{a[0]} = {a[1]}" for by in names.values() for a in by.values() if len(a) > 1]
     between = [" = ".join(n[0] for n in by.values()) for by in names.values() if len(by) > 1]
-    if within:
-        findings.append(
-            Finding(
-                "note",
-                "duplicate images",
-                some(list(reports_by_split)),
-                f"{len(within):,} pictures lie there under more than one name: {some(within)}",
-                "Nothing, if the dataset is meant to be so; such persons count several times.",
-                tuple(within),
-            )
-        )
-    if between:
-        findings.append(
-            Finding(
-                "warning",
-                "duplicate images",
-                " and ".join(reports_by_split),
-                f"{len(between):,} pictures belong to more than one split: {some(between)}",
-                "Scores on persons that were trained on say little; take the pictures out of one "
-                "split, or use the set for checks of the software only.",
-                tuple(between),
-            )
-        )
-    return findings
+    where, check = " and ".join(reports_by_split), "duplicate images"
+    twice = f"{len(within):,} pictures lie there under more than one name"
+    meant = "Nothing, if the dataset is meant to be so; such persons count several times."
+    shared = f"{len(between):,} pictures belong to more than one split"
+    return [
+        *found_in(within, "note", check, where, twice, meant),
+        *found_in(between, "warning", check, where, shared),
+    ]

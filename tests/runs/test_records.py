@@ -10,25 +10,11 @@ from typing import Any
 
 import pytest
 
+from pnfs.runs.finding import find_runs, find_same, read_run
+from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_folder, run_identity
+from pnfs.runs.record import RESULT, provenance, read_result, write_result
+from pnfs.runs.state import STATE, RunBusyError, UnfinishedError, cause_of, keep_failure, kept_state
 from pnfs.training.finite import NonFiniteLossError
-from pnfs.training.identity import PERSONS, run_folder, run_identity
-from pnfs.training.records import (
-    RESULT,
-    STATE,
-    OtherRunError,
-    RunBusyError,
-    UnfinishedError,
-    cause_of,
-    find_runs,
-    find_same,
-    keep_failure,
-    kept_state,
-    provenance,
-    read_result,
-    read_run,
-    require_same,
-    write_result,
-)
 
 CONFIG: dict[str, Any] = {
     "run_root": "runs",

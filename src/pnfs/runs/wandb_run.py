@@ -20,7 +20,7 @@ def wandb_arguments(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]
 
     Args:
         settings: The resolved configuration.
-        folder: Of the run.
+        folder: The run's folder.
 
     Returns:
         id (kept in the folder, so that a resumed run continues its own), name, group (the experiment),
@@ -91,7 +91,7 @@ def log_summary(loggers: Sequence[Logger], record: Mapping[str, Any]) -> None:
 
     Args:
         loggers: Others than Weights & Biases are passed over.
-        record: Of the finished run, as `result.json` holds it.
+        record: Record of the finished run, as `result.json` holds it.
     """
     summary = {
         "final/score": record["score"],

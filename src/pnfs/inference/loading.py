@@ -1,45 +1,56 @@
-"""From a checkpoint to an object that predicts (`pnfs.load`, `pnfs predict`), and to a run's data."""
+"""From a checkpoint or an exported file to an object that predicts (`pnfs.load`, `pnfs predict`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
-from pnfs.commands.configuration import UsageError, build_network, without_downloads
-from pnfs.data.module import PoseDataModule, Source
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
-from pnfs.inference import Predictor, TorchRuntime, choose_device
+from pnfs.inference.predictor import Predictor
+from pnfs.inference.runtime import TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
-from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError, find_checkpoint, read_checkpoint
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    CheckpointError,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
 from pnfs.training.module import load_network_state
 
 DEFAULT_PADDING = 1.25
-"""Of person boxes in the datasets' loaders."""
+"""Factor on person boxes, as the datasets' loaders have it."""
 
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
+BuildNetwork = Callable[[Mapping[str, Any]], PoseNetwork]
 
 
 def load_predictor(
     checkpoint: str | Path,
     device: str = "auto",
     *,
+    build: BuildNetwork,
     runtime: RuntimeName | None = None,
     padding: float | None = None,
     decode_method: DecodeMethod | None = None,
     flip_shift: Literal[0, 1] | None = None,
     batch_size: int = 16,
 ) -> Predictor:
-    """See `pnfs.load`."""
+    """See `pnfs.load`.
+
+    Args:
+        build: From the model's part of a checkpoint's configuration to the network.
+    """
     path = find_checkpoint(checkpoint)
     runtime = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
     if runtime not in get_args(RuntimeName):
-        raise UsageError(
+        raise ValueError(
             f"unknown runtime {runtime!r}; there are {', '.join(get_args(RuntimeName))}"
         )
     if (runtime == "torch") == (path.suffix == ".onnx"):
-        raise UsageError(
+        raise ValueError(
             f"runtime={runtime} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
             "file that `pnfs export` wrote (.onnx)"
         )
@@ -61,7 +72,7 @@ def load_predictor(
         )
     content = read_checkpoint(path)
     trained = without_downloads(content[CONFIG_KEY])
-    network = _network(trained, content, path)
+    network = _network(build(trained["model"]), content, path)
     codec = trained.get("codec", {})
     return Predictor(
         TorchRuntime(network, choose_device(device)),
@@ -81,43 +92,17 @@ def trained_unbiased(trained: Mapping[str, Any]) -> bool:
     return bool(trained.get("codec", {}).get("unbiased", False))
 
 
-def data_of_run(
-    trained: Mapping[str, Any], source: Source, *, batch_size: int, workers: int
-) -> PoseDataModule:
-    """The plain crops of a dataset as a trained run saw them.
-
-    Everything that decides what a crop looks like comes from the run; nothing is augmented or
-    cached.
-
-    Args:
-        trained: The run's stored configuration.
-        source: The dataset, the run's own or another one.
-        batch_size: Persons in a batch.
-        workers: Loader processes.
-    """
-    height, width = trained["input_size"]
-    return PoseDataModule(
-        source=source,
-        input_size=(height, width),
-        batch_size=batch_size,
-        workers=workers,
-        unbiased=trained_unbiased(trained),
-        reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
-    )
-
-
 def _exported(path: Path, runtime: RuntimeName) -> OnnxRuntime | OpenVinoRuntime:
     exported = OnnxRuntime(path) if runtime == "onnx" else OpenVinoRuntime(path)
     if exported.metadata.outputs != "maps":
-        raise UsageError(
+        raise ValueError(
             f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
             "outputs=maps"
         )
     return exported
 
 
-def _network(trained: dict[str, Any], content: dict[str, Any], path: Path) -> PoseNetwork:
-    network = build_network(trained["model"])
+def _network(network: PoseNetwork, content: dict[str, Any], path: Path) -> PoseNetwork:
     try:
         load_network_state(network, content["state_dict"])
     except (KeyError, RuntimeError) as error:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pnfs.training import environment
-from pnfs.training.environment import (
+from pnfs.commands import machine
+from pnfs.commands.machine import (
     check_devices,
     check_disk,
     check_libraries,
@@ -19,7 +19,7 @@ GIB = 2**30
 
 def room(monkeypatch: pytest.MonkeyPatch, free: int, total: int = 100 * GIB) -> None:
     usage = SimpleNamespace(free=free, total=total)
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_compromised_release_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {finding.severity for finding in check_libraries()} == {"note"}
-    monkeypatch.setattr(environment, "_version", lambda name: "2.6.3")
+    monkeypatch.setattr(machine, "_version", lambda name: "2.6.3")
     errors = [finding for finding in check_libraries() if finding.severity == "error"]
     assert [finding.where for finding in errors] == ["lightning 2.6.3"]
 
 
 def test_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(environment.torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(environment.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine.torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
     severities = [finding.severity for finding in check_devices()]
     assert severities == ["note", "warning"]
 
@@ -66,8 +66,8 @@ def test_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wandb_key_is_found_but_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_version", lambda name: "0.19.1")
-    monkeypatch.setattr(environment, "find_spec", lambda name: object())
+    monkeypatch.setattr(machine, "_version", lambda name: "0.19.1")
+    monkeypatch.setattr(machine, "find_spec", lambda name: object())
     file = tmp_path / "netrc"
     file.write_text("machine api.wandb.ai\n  login user\n  password verysecret\n")
     file.chmod(0o600)
@@ -85,6 +85,6 @@ def test_wandb_key_is_found_but_never_shown(
 
 
 def test_wandb_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_version", lambda name: None)
+    monkeypatch.setattr(machine, "_version", lambda name: None)
     [finding] = check_wandb({})
     assert "pnfs[wandb]" in finding.advice

@@ -1,9 +1,12 @@
-"""What a run writes down about its architecture while it trains."""
+"""Callbacks that measure a training: how its architecture moves, and how fast it is."""
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
 
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
@@ -99,3 +102,44 @@ def read_trajectory(path: Path) -> dict[int, Architecture]:
 def _searched(module: L.LightningModule) -> PoseFabricNetwork | None:
     assert isinstance(module, PoseModule)
     return module.network if isinstance(module.network, PoseFabricNetwork) else None
+
+
+class TrainingSpeed(L.Callback):
+    """Logs "train/persons_per_second" once an epoch: everything between its first and last step.
+
+    Lightning's `ThroughputMonitor` answers another question: it logs every few steps to the loggers, the compiling
+    of the first step counts, and a GPU waits after each step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = 0.0
+        self._persons = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._persons = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if batch_idx == 0:
+            # The first step of a run compiles and allocates, that of an epoch fills the queues.
+            self._wait(pl_module)
+            self._started = time.perf_counter()
+        else:
+            self._persons += len(batch["sample_index"]) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._persons:
+            self._wait(pl_module)
+            seconds = time.perf_counter() - self._started
+            pl_module.log("train/persons_per_second", self._persons / seconds)
+
+    def _wait(self, module: L.LightningModule) -> None:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)

@@ -6,13 +6,21 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 
-from pnfs.data.findings import Finding, finding_of_error, some
+from pnfs.data.check.findings import (
+    ADVICE,
+    Finding,
+    by_share,
+    finding_of_error,
+    found,
+    found_in,
+)
 from pnfs.data.mpii import FILE_JOINTS
 from pnfs.data.persons import UNLABELLED, DataError, Persons
 from pnfs.data.readers import read_mat
 
-_ONE_SOURCE = "Take train.json, valid.json and gt_valid.mat from one source, unchanged."
 _CHECK = "annotation files"
+_LABELS = "annot/valid.json"
+_AS_PUBLISHED = "; train.json was probably changed in the same way."
 
 
 def check_mpii_truth(persons: Persons, path: Path) -> list[Finding]:
@@ -52,7 +60,7 @@ def _per_person(
     if array.shape != (*shape, persons):
         raise DataError(
             f"gt_valid.mat holds an array of shape {array.shape} for {persons} persons in "
-            f"valid.json, it must have {(*shape, persons)}\n{_ONE_SOURCE}"
+            f"valid.json, it must have {(*shape, persons)}\n{ADVICE[_CHECK]}"
         )
     return np.moveaxis(array, -1, 0)
 
@@ -70,35 +78,20 @@ def _compare_positions(
     shift = np.median(difference[both], axis=0)
     agree = np.abs(difference - shift).max(-1) < 1
     if agree[both].mean() < 0.9:
-        return [_disagreement(persons, path, joints, truth, both)]
+        return _disagreement(persons, path, joints, truth, both)
     if np.abs(shift).max() >= 0.5:
         zero_based = np.abs(shift + 1).max() < 0.25
         meaning = ": its pixels are 0-based, MPII's are 1-based" if zero_based else ""
-        return [
-            Finding(
-                "error",
-                "pixel base",
-                "annot/valid.json",
-                f"its joints lie ({shift[0]:+.1f}, {shift[1]:+.1f}) px beside those of "
-                f"{path.name}{meaning}",
-                "Use MPII's annotation files as they are published (add 1 to every coordinate); "
-                "train.json was probably changed in the same way.",
-            )
-        ]
-    rows, columns = np.nonzero(both & ~agree)
-    if not len(rows):
-        return []
-    names = [f"{persons.ids[n]} {FILE_JOINTS[k]}" for n, k in zip(rows, columns, strict=True)]
-    return [
-        Finding(
-            "warning",
-            _CHECK,
-            "annot/valid.json",
-            f"{len(rows):,} joints lie more than a pixel from those of {path.name}: {some(names)}",
-            _ONE_SOURCE,
-            tuple(names),
-        )
-    ]
+        problem = f"its joints lie ({shift[0]:+.1f}, {shift[1]:+.1f}) px beside those of {path.name}{meaning}"
+        advice = "Use MPII's annotation files as they are published (add 1 to every coordinate)"
+        return found("error", "pixel base", _LABELS, problem, advice + _AS_PUBLISHED)
+    names = _joint_names(persons, both & ~agree)
+    problem = f"{len(names):,} joints lie more than a pixel from those of {path.name}"
+    return found_in(names, "warning", _CHECK, _LABELS, problem)
+
+
+def _joint_names(persons: Persons, chosen: Bool[np.ndarray, "N 16"]) -> list[str]:
+    return [f"{persons.ids[n]} {FILE_JOINTS[k]}" for n, k in np.argwhere(chosen)]
 
 
 def _disagreement(
@@ -107,41 +100,32 @@ def _disagreement(
     joints: Float[np.ndarray, "N 16 2"],
     truth: Float[np.ndarray, "N 16 2"],
     both: Bool[np.ndarray, "N 16"],
-) -> Finding:
+) -> list[Finding]:
     """Another joint order, or other persons."""
     known = both.all(-1) if both.all(-1).any() else both.any(-1)
     between = np.linalg.norm(joints[known][:, :, None] - truth[known][:, None], axis=-1)
     cost = np.median(between, axis=0)
     order = linear_sum_assignment(cost)[1]
-    found = cost[np.arange(len(order)), order]
     moved = [
-        f"{FILE_JOINTS[k]} holds {FILE_JOINTS[order[k]]}"
-        for k in range(len(order))
-        if order[k] != k
+        f"{FILE_JOINTS[k]} holds {FILE_JOINTS[j]}" for k, j in enumerate(order.tolist()) if j != k
     ]
     # A pixel or two of shift do not hide another order.
-    if moved and np.median(found) < 3:
-        return Finding(
-            "error",
-            "joint order",
-            "annot/valid.json",
-            f"its joints stand in another order than those of {path.name}: {some(moved, 4)}",
+    if moved and np.median(cost[np.arange(len(order)), order]) < 3:
+        problem = f"its joints stand in another order than those of {path.name}"
+        advice = (
             "MPII's files begin with the right ankle and end with the left wrist. Use the original "
-            "annotation files; train.json was probably changed in the same way.",
-            tuple(moved),
+            "annotation files"
+        )
+        return found_in(
+            moved, "error", "joint order", _LABELS, problem, advice + _AS_PUBLISHED, shown=4
         )
     off = np.linalg.norm(joints - truth, axis=-1)
-    wrong = np.flatnonzero(np.where(both, off, 0).max(-1) > 5)
-    names = persons.ids[wrong].tolist()
-    return Finding(
-        "error",
-        _CHECK,
-        "annot/valid.json",
-        f"{len(wrong):,} of {len(persons):,} persons have their joints elsewhere than in "
-        f"{path.name}: {some(names)}; the files describe other persons, or in another order",
-        _ONE_SOURCE,
-        tuple(names),
+    names = persons.ids[np.where(both, off, 0).max(-1) > 5].tolist()
+    problem = (
+        f"the file describes other persons than {path.name}, or in another order; {len(names):,} of "
+        f"{len(persons):,} persons have their joints elsewhere"
     )
+    return found_in(names, "error", _CHECK, _LABELS, problem)
 
 
 def _compare_flags(
@@ -150,22 +134,11 @@ def _compare_flags(
     labelled: Bool[np.ndarray, "N 16"],
     known: Bool[np.ndarray, "N 16"],
 ) -> list[Finding]:
-    rows, columns = np.nonzero(labelled != known)
-    if not len(rows):
-        return []
-    share = len(rows) / labelled.size
-    names = [f"{persons.ids[n]} {FILE_JOINTS[k]}" for n, k in zip(rows, columns, strict=True)]
-    return [
-        Finding(
-            "warning" if share > 0.02 else "note",
-            _CHECK,
-            "annot/valid.json",
-            f"{len(rows):,} joints ({share:.1%}) are labelled in one of valid.json and {path.name} "
-            f"only: {some(names)}",
-            _ONE_SOURCE + " Scores of this suite count what valid.json labels.",
-            tuple(names),
-        )
-    ]
+    names = _joint_names(persons, labelled != known)
+    share = len(names) / max(labelled.size, 1)
+    problem = f"{len(names):,} joints ({share:.1%}) are labelled in one of valid.json and {path.name} only"
+    advice = f"{ADVICE[_CHECK]} Scores of this suite count what valid.json labels."
+    return found_in(names, by_share(share, error=1), _CHECK, _LABELS, problem, advice)
 
 
 def _compare_heads(
@@ -181,19 +154,7 @@ def _compare_heads(
     head, center = joints[:, ends].mean(1), boxes.mean(1)
     diagonal = np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=-1)
     away = labelled[:, ends].all(-1) & (np.linalg.norm(head - center, axis=-1) > diagonal)
-    rows = np.flatnonzero(away)
-    if not len(rows):
-        return []
-    share = len(rows) / len(persons)
-    names = persons.ids[rows].tolist()
-    return [
-        Finding(
-            "error" if share > 0.2 else "note",
-            "head boxes",
-            str(path),
-            f"{len(rows):,} persons ({share:.1%}) have their head box away from the head: "
-            f"{some(names)}",
-            "PCKh would divide by another person's head size. " + _ONE_SOURCE,
-            tuple(names),
-        )
-    ]
+    names = persons.ids[away].tolist()
+    share = len(names) / max(len(persons), 1)
+    problem = f"{len(names):,} persons ({share:.1%}) have their head box away from the head"
+    return found_in(names, by_share(share, warning=0.2), "head boxes", path, problem)

@@ -15,7 +15,7 @@ from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.mpii import MPII
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
-from pnfs.training.identity import (
+from pnfs.runs.identity import (
     PERSONS,
     defining_part,
     differences,

@@ -15,12 +15,10 @@ from PIL import Image
 from pnfs.body import COCO as COCO_SKELETON
 from pnfs.body import LSP
 from pnfs.body import MPII as MPII_SKELETON
-from pnfs.data.coco import COCO
-from pnfs.data.export import write_coco, write_mpii
-from pnfs.data.findings import Finding
-from pnfs.data.inspection import check_counts, inspect_dataset
-from pnfs.data.inspection_images import inspect_file
-from pnfs.data.inspection_poses import (
+from pnfs.data.check.dataset import check_counts, inspect_dataset
+from pnfs.data.check.findings import Finding
+from pnfs.data.check.images import inspect_file
+from pnfs.data.check.joints import (
     check_limb_lengths,
     check_pixel_base,
     check_sides,
@@ -29,6 +27,8 @@ from pnfs.data.inspection_poses import (
     likely_order,
     reference_profile,
 )
+from pnfs.data.coco import COCO
+from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.mpii import FILE_JOINTS, MPII
 from pnfs.data.persons import DataError, ImageFiles, Persons
 from pnfs.data.synthetic import Synthetic
@@ -248,7 +248,7 @@ def test_damaged_annotations_do_not_hide_the_rest(mpii: Path) -> None:
 
 def test_loader_refuses_are_findings_with_advice(tmp_path: Path) -> None:
     # The source itself refuses; the command turns that into a finding.
-    from pnfs.data.findings import finding_of_error
+    from pnfs.data.check.findings import finding_of_error
 
     with pytest.raises(DataError) as refused:
         MPII(tmp_path)
