@@ -31,23 +31,17 @@ def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_tables_of_training_steps(tmp_path: Path) -> None:
-    done = bench(tmp_path, "sections=[loops,parts,forms]")
+    done = bench(tmp_path, "sections=[parts,ladder]")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert list(report) == ["loops", "parts", "forms P=1", "forms P=3"]
-    for row, parts in zip(report["loops"]["rows"], (1, 3), strict=True):
-        assert row["P"] == parts
-        for loop in ("plain contiguous loop", "channels-last loop"):
-            assert row[f"times as fast as a {loop}"] == pytest.approx(
-                row[f"{loop}, ms"] / row["ms"]
-            )
+    assert list(report) == ["parts", "ladder P=1", "ladder P=3"]
     macs = [row["MACs"] for row in report["parts"]["rows"]]
     assert macs == [
         measure_cost(ablation_network(g), (64, 64)).macs for g in groupings([1, 3]).values()
     ]
-    forms = {row["how"]: row for row in report["forms P=3"]["rows"]}
-    assert len(forms) == 9  # Four forms in two layouts, and the chosen one.
-    for row in forms.values():
+    steps = report["ladder P=3"]["rows"]
+    assert len(steps) == 4
+    for row in steps:
         assert row["persons/s"] == pytest.approx(2e3 / row["ms"])
     text = (tmp_path / "bench.md").read_text()
     for section in report.values():
@@ -58,7 +52,7 @@ def test_tables_of_training_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("sections=[form]", "there is no form; there are ceilings, forms"),
+        ("sections=[forms]", "there is no forms; there are ceilings, ladder"),
         ("part_counts=[2]", "there is no part mode with 2 parts"),
         pytest.param(
             "device=cuda",

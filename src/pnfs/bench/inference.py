@@ -1,4 +1,4 @@
-"""Latency of inference: the plain network, its grouped and folded forms, and exported files."""
+"""Latency of inference: the plain network, the fused one, and exported files."""
 
 import copy
 import tempfile
@@ -19,12 +19,11 @@ from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
 from pnfs.models.backbones import MobileNetV2
-from pnfs.models.folding import FusedPoseNetwork, fold_batch_norms, fuse
 
 Maker = Callable[[], Call]
 
-BASELINE = "eager, loop over parts"
-"""What ratios are taken against: parts one after another, contiguous memory."""
+BASELINE = "eager"
+"""What ratios are taken against: PyTorch in contiguous memory."""
 
 
 def bench_inference(
@@ -38,23 +37,23 @@ def bench_inference(
     threads: int = 2,
     compiled: bool = False,
 ) -> Iterator[tuple[str, dict[int, dict[str, dict[str, float]]]]]:
-    """Times every form of the paper's ablation model (H=1, C=10, d=8, MobileNet-V2) with random weights.
+    """Times every way to run the paper's ablation model (H=1, C=10, d=8, MobileNet-V2) with random weights.
 
-    Within a model and batch size the forms take turns, each in a process of its own. All take uint8 images and
+    Within a model and batch size the ways take turns, each in a process of its own. All take uint8 images and
     return score maps of joints.
 
     Args:
         part_modes: Name -> part mode, P = 1, 3, 5, 8.
-        others: Name -> network to time beside them, such as baselines; batch norms are folded.
+        others: Name -> network to time beside them, such as baselines.
         batches: Batch sizes.
         input_size: (height, width).
         rounds: Rounds that count.
         repeats: Calls in a row in each round.
-        threads: Threads for every form.
-        compiled: Also time the folded network under `torch.compile`.
+        threads: Threads for each of them.
+        compiled: Also time the fused network under `torch.compile`.
 
     Yields:
-        A model's name, and batch size -> form -> "ms" (median), "ms_low", "speedup" over the baseline by
+        A model's name, and batch size -> way -> "ms" (median), "ms_low", "speedup" over the baseline by
         medians, "difference" of its scores from the baseline's (as a share of the largest where that is above
         1), "highest" score.
     """
@@ -72,19 +71,19 @@ def bench_inference(
         )
         _make_lively(network, input_size)
         with tempfile.TemporaryDirectory() as folder:
-            forms = _forms(network.eval(), Path(folder), input_size, threads, compiled)
-            yield name, _time_forms(forms, **options)
+            ways = _ways(network.eval(), Path(folder), input_size, threads, compiled)
+            yield name, _time_ways(ways, **options)
     for name, network in (others or {}).items():
         with tempfile.TemporaryDirectory() as folder:
-            forms = _other_forms(network.eval(), Path(folder), input_size, threads)
-            yield name, _time_forms(forms, **options)
-    torch.manual_seed(0)
-    yield "MobileNet-V2 alone", _time_forms(_backbone_forms(), **options)
+            ways = _ways(network.eval(), Path(folder), input_size, threads, compiled=False)
+            yield name, _time_ways(ways, **options)
+    backbone = MobileNetV2("none").eval()
+    yield "MobileNet-V2 alone", _time_ways({BASELINE: Eager(backbone)}, **options)
 
 
 @torch.no_grad()
 def _make_lively(network: PoseFabricNetwork, input_size: tuple[int, int]) -> None:
-    """Score maps with peaks and batch norms with statistics, so that differences between forms show."""
+    """Score maps with peaks and batch norms with statistics, so that differences between ways show."""
     images = torch.randint(0, 256, (4, *input_size, 3), dtype=torch.uint8)
     for parameter in network.architecture_parameters().values():
         parameter.normal_()
@@ -93,41 +92,21 @@ def _make_lively(network: PoseFabricNetwork, input_size: tuple[int, int]) -> Non
     for _ in range(20):
         network(normalise_images(images))
     # From a mean of 3 percent to scores that reach high.
-    network.subnetworks.head.weight.mul_(4)
+    network.head.weight.mul_(4)
 
 
-def _forms(
-    network: PoseFabricNetwork,
-    folder: Path,
-    input_size: tuple[int, int],
-    threads: int,
-    compiled: bool,
-) -> dict[str, Maker]:
-    plain = _with_form(network, "loop").to(memory_format=torch.contiguous_format)
-    forms: dict[str, Maker] = {
-        BASELINE: Eager(plain),
-        "eager, loop, channels last": Eager(_with_form(network, "loop")),
-        "eager, grouped, channels last": Eager(_with_form(network, "grouped")),
-        "folded, PyTorch": Eager(fuse(network)),
-    }
-    if compiled:
-        forms["folded, torch.compile"] = Eager(fuse(network), compiled=True)
-    return forms | _exported(network, folder, input_size, threads)
-
-
-def _other_forms(
-    network: PoseNetwork, folder: Path, input_size: tuple[int, int], threads: int
+def _ways(
+    network: PoseNetwork, folder: Path, input_size: tuple[int, int], threads: int, compiled: bool
 ) -> dict[str, Maker]:
     plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    forms: dict[str, Maker] = {BASELINE: Eager(plain), "folded, PyTorch": Eager(fuse(network))}
-    return forms | _exported(network, folder, input_size, threads)
-
-
-def _backbone_forms() -> dict[str, Maker]:
-    """The pyramid's finest map stands for the output."""
-    backbone = MobileNetV2("none").eval()
-    folded = fold_batch_norms(backbone).to(memory_format=torch.channels_last)
-    return {BASELINE: Eager(backbone), "folded, PyTorch": Eager(folded)}
+    ways: dict[str, Maker] = {
+        BASELINE: Eager(plain),
+        "eager, channels last": Eager(network),
+        "fused, PyTorch": Eager(network.fused()),
+    }
+    if compiled:
+        ways["fused, torch.compile"] = Eager(network.fused(), compiled=True)
+    return ways | _exported(network, folder, input_size, threads)
 
 
 def _exported(
@@ -139,12 +118,6 @@ def _exported(
         "exported, ONNX Runtime": partial(OnnxRuntime, path, threads),
         "exported, OpenVINO": partial(OpenVinoRuntime, path, threads),
     }
-
-
-def _with_form(network: PoseFabricNetwork, form: Any) -> PoseFabricNetwork:
-    copied = copy.deepcopy(network)
-    copied.subnetworks.form = form
-    return copied
 
 
 @dataclass(frozen=True)
@@ -167,7 +140,7 @@ class Eager:
     @torch.inference_mode()
     def _maps(self, images: np.ndarray) -> Tensor:
         output = self.network(_laid_out(images, self.network))
-        if isinstance(self.network, PoseNetwork | FusedPoseNetwork):
+        if isinstance(self.network, PoseNetwork):
             return self.network.joint_maps(output)
         return output[0]
 
@@ -179,8 +152,8 @@ def _laid_out(images: np.ndarray, network: nn.Module) -> Tensor:
     return normalised.contiguous() if weight.is_contiguous() else normalised
 
 
-def _time_forms(
-    forms: Mapping[str, Maker],
+def _time_ways(
+    ways: Mapping[str, Maker],
     *,
     batches: Sequence[int],
     input_size: tuple[int, int],
@@ -189,7 +162,7 @@ def _time_forms(
     threads: int,
 ) -> dict[int, dict[str, dict[str, float]]]:
     result = {}
-    calls = {name: CallApart(make, threads) for name, make in forms.items()}
+    calls = {name: CallApart(make, threads) for name, make in ways.items()}
     for batch in batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, *input_size, 3), np.uint8)
         outputs = {name: call.output(images) for name, call in calls.items()}

@@ -1,4 +1,4 @@
-"""Training steps of the paper's ablation model, in every form, and with each optimisation in turn."""
+"""Training steps of the paper's ablation model, with each optimisation in turn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +15,6 @@ from pnfs.codec.targets import gaussian_targets
 from pnfs.models import PoseFabricNetwork, normalise_images
 from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
-from pnfs.models.lanes import FORMS, Form
 from pnfs.training.loss import ScoreMapLoss
 from pnfs.training.memory import keep_freed_memory
 
@@ -28,7 +27,6 @@ class StepSettings:
     """How a training step runs; all ways compute the same thing.
 
     Args:
-        form: How the parts run; "auto" is the suite's own choice.
         channels_last: Memory layout; False is PyTorch's contiguous default.
         bfloat16: Mixed precision.
         compiled: `torch.compile` of the network.
@@ -37,7 +35,6 @@ class StepSettings:
             can differ in it.
     """
 
-    form: Form | str = "auto"
     channels_last: bool = True
     bfloat16: bool = False
     compiled: bool = False
@@ -68,7 +65,7 @@ class TrainingStep:
         torch.manual_seed(0)
         self.settings = settings
         self.device = device
-        network = ablation_network(grouping, settings.form)
+        network = ablation_network(grouping)
         if not settings.channels_last:
             network = network.to(memory_format=torch.contiguous_format)
         self.network = network.to(device).train()
@@ -102,56 +99,30 @@ class TrainingStep:
         return loss.detach()
 
 
-def ablation_network(grouping: Grouping, form: Form | str = "auto") -> PoseFabricNetwork:
+def ablation_network(grouping: Grouping) -> PoseFabricNetwork:
     """The paper's ablation model: MobileNet-V2, H=1, C=10, d=8."""
     return PoseFabricNetwork(
         backbone=MobileNetV2(weights="none"),
         skeleton="mpii",
         parts=grouping,
-        form=form,  # type: ignore[arg-type]
     )
-
-
-def form_settings(base: StepSettings) -> dict[str, StepSettings]:
-    """Every form in both memory layouts, and the suite's choice."""
-    layouts = {"channels-last": True, "contiguous": False}
-    found = {
-        f"{form}, {layout}": replace(base, form=form, channels_last=last)
-        for layout, last in layouts.items()
-        for form in FORMS
-    }
-    return {"chosen": replace(base, form="auto")} | found
 
 
 def ladder(device: torch.device) -> dict[str, StepSettings]:
     """From plain eager to everything, one optimisation more in each row."""
-    plain = StepSettings(form="loop", channels_last=False)
-    steps = {"loop over parts, contiguous, float32": plain}
-    steps["+ channels-last"] = replace(plain, channels_last=True)
-    steps["+ form chosen"] = replace(plain, channels_last=True, form="auto")
+    plain = StepSettings(channels_last=False)
+    steps = {"contiguous, float32": plain}
+    last = steps["+ channels-last"] = replace(plain, channels_last=True)
     if device.type == "cuda":
-        half = replace(steps["+ form chosen"], bfloat16=True)
+        half = replace(last, bfloat16=True)
         steps["+ bfloat16"] = half
         steps["+ fused optimiser"] = replace(half, fused_optimizer=True)
         steps["+ compiled"] = replace(half, fused_optimizer=True, compiled=True)
     else:
-        fused = replace(steps["+ form chosen"], fused_optimizer=True)
+        fused = replace(last, fused_optimizer=True)
         steps["+ fused optimiser"] = fused
         steps["+ memory kept"] = replace(fused, keep_memory=True)
     return steps
-
-
-PLAIN, LOOP, CHOSEN = "plain contiguous loop", "channels-last loop", "what training runs"
-
-
-def against_loops(device: torch.device) -> dict[str, StepSettings]:
-    """What `pnfs train` runs, the same with a loop over the parts, and the loop as PyTorch's defaults run it."""
-    everything = list(ladder(device).values())[-1]
-    return {
-        PLAIN: StepSettings(form="loop", channels_last=False),
-        LOOP: replace(everything, form="loop"),
-        CHOSEN: everything,
-    }
 
 
 def step_times(

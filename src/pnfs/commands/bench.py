@@ -17,15 +17,9 @@ from pnfs.bench.inference import bench_inference
 from pnfs.bench.report import Section, formatted, write_report
 from pnfs.bench.timing import Timing, ceilings
 from pnfs.bench.training import (
-    CHOSEN,
-    LOOP,
-    PLAIN,
     Grouping,
     StepSettings,
-    ablation_network,
-    against_loops,
     cost_against_parts,
-    form_settings,
     ladder,
     step_times,
     step_times_apart,
@@ -52,9 +46,7 @@ def run(config: DictConfig) -> None:
         torch.backends.cudnn.benchmark = True
     measures: Mapping[str, Callable[[dict[str, Any], torch.device], Iterator[_Named]]] = {
         "ceilings": _ceilings,
-        "forms": _forms,
         "ladder": _ladder,
-        "loops": _loops,
         "parts": _parts,
         "inference": _inference,
         "data": _data,
@@ -141,30 +133,6 @@ def _rows(times: Mapping[str, Timing], base: str, batch: int) -> list[dict[str, 
     ]
 
 
-def _forms(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
-    keep_freed_memory()  # As training does; for all forms alike.
-    base = "loop, channels-last"
-    how = form_settings(StepSettings(bfloat16=settings["bfloat16"], fused_optimizer=True))
-    for count, grouping in groupings(settings["part_counts"]).items():
-        times = step_times(grouping, how, **_step_arguments(settings, device))
-        yield (
-            f"forms P={count}",
-            Section(
-                title=f"Training step by form, P={count}, {_of_size(settings)}",
-                rows=_rows(times, base, settings["batch_size"]),
-                note=f"`chosen` is what form=auto takes here: {_chosen(grouping, settings, device)}.",
-                bars=("how", f"speed-up over {base}"),
-            ),
-        )
-
-
-def _chosen(grouping: Grouping, settings: Mapping[str, Any], device: torch.device) -> str:
-    network = ablation_network(grouping).train()
-    height, width = settings["input_size"]
-    finest = torch.empty(settings["batch_size"], 24, height // 4, width // 4, device=device)
-    return network.subnetworks.choose_form(finest)
-
-
 def _ladder(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
     for count, grouping in groupings(settings["part_counts"]).items():
         times = _times_of_their_own(grouping, ladder(device), settings, device)
@@ -176,36 +144,6 @@ def _ladder(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
                 title=f"One optimisation after the other, training step, P={count}, {_of_size(settings)}",
                 rows=rows,
                 bars=("how", f"speed-up over {base}"),
-            ),
-        )
-
-
-def _loops(settings: dict[str, Any], device: torch.device) -> Iterator[_Named]:
-    how, rows = against_loops(device), []
-    for count, grouping in groupings(settings["part_counts"]).items():
-        times = _times_of_their_own(grouping, how, settings, device)
-        plain_loop = f"times as fast as a {PLAIN}"
-        rows.append(
-            {
-                "P": count,
-                plain_loop: times[PLAIN].median / times[CHOSEN].median,
-                f"times as fast as a {LOOP}": times[LOOP].median / times[CHOSEN].median,
-                "ms": 1e3 * times[CHOSEN].median,
-                "fastest ms": 1e3 * times[CHOSEN].low,
-                "slowest ms": 1e3 * times[CHOSEN].high,
-                f"{PLAIN}, ms": 1e3 * times[PLAIN].median,
-                f"{LOOP}, ms": 1e3 * times[LOOP].median,
-            }
-        )
-        # One table of all P, complete as far as it has come.
-        yield (
-            "loops",
-            Section(
-                title=f"What training runs against loops over parts, {_of_size(settings)}",
-                rows=rows,
-                note="The plain loop is contiguous float32 with PyTorch's defaults; the channels-last loop has "
-                "every other optimisation that the chosen form has.",
-                bars=("P", plain_loop),
             ),
         )
 

@@ -30,7 +30,7 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.models.cost import Cost, measure_cost
-from pnfs.search.derivation import discretise, kept_settings, prune, transfer_weights
+from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.training.checkpoints import (
     ARCHITECTURE_KEY,
     CONFIG_KEY,
@@ -120,7 +120,7 @@ def derived_model_settings(model: Mapping[str, Any], architecture: Architecture)
 def _kept_as_data(kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         part: {
-            name: {"_target_": "pnfs.models.fabric.KeptCell", **_lists(asdict(cell))}
+            name: {"_target_": "pnfs.models.wiring.KeptCell", **_lists(asdict(cell))}
             for name, cell in cells.items()
         }
         for part, cells in kept.items()

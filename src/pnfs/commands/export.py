@@ -42,7 +42,7 @@ def run(config: DictConfig) -> None:
         flip_shift=codec.get("flip_shift", 1),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
-        fold=settings["fold"],
+        fuse=settings["fuse"],
     )
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
     console.print(

@@ -1,6 +1,5 @@
 """`pnfs show`: pictures of a found architecture."""
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,7 +7,7 @@ from rich.console import Console
 
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.training.checkpoints import read_architecture
-from pnfs.training.monitors import TRAJECTORY
+from pnfs.training.monitors import TRAJECTORY, read_trajectory
 from pnfs.viz.fabrics import draw_fabrics, plot_trajectory
 
 console = Console()
@@ -30,12 +29,12 @@ def run(config: DictConfig) -> None:
         draw_fabrics(architecture, pictures[1][1], fabrics="backbone")
     history = _folder_of(asked) / TRAJECTORY
     if history.is_file():
-        lines = [json.loads(line) for line in history.read_text().splitlines()]
+        trajectory = read_trajectory(history)
         pictures.append(("trajectory", folder / f"trajectory.{suffix}"))
         plot_trajectory(
-            [line["parts"] for line in lines],
+            list(trajectory.values()),
             pictures[-1][1],
-            epochs=[line["epoch"] + 1 for line in lines],
+            epochs=[epoch + 1 for epoch in trajectory],
         )
     for what, picture in pictures:
         console.print(f"{what}: {picture}", soft_wrap=True)

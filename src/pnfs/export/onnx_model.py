@@ -19,7 +19,6 @@ from pnfs.codec.decode import DecodeMethod, decode
 from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
 from pnfs.export.runtimes import OnnxRuntime
-from pnfs.models.folding import fuse
 from pnfs.models.network import IMAGENET_MEAN, IMAGENET_STD, PoseNetwork
 
 OPSET = 20
@@ -36,10 +35,10 @@ class ImagesToMaps(nn.Module):
     """A network with the normalisation in front and the sum of overlapping joints behind.
 
     Args:
-        network: A `PoseNetwork` or one that `fuse` made.
+        network: A `PoseNetwork`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: PoseNetwork) -> None:
         super().__init__()
         self.network = network
         # Buffers, so that they are constants of the file.
@@ -51,7 +50,7 @@ class ImagesToMaps(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
         normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        return self.network.joint_maps(self.network(normalised))  # type: ignore[operator]
+        return self.network.joint_maps(self.network(normalised))
 
 
 class ImagesToJoints(nn.Module):
@@ -113,7 +112,7 @@ def export_onnx(
     flip_shift: int = 1,
     padding: float = 1.25,
     checkpoint: str = "",
-    fold: bool = True,
+    fuse: bool = True,
 ) -> ExportReport:
     """Writes an ONNX file and compares what ONNX Runtime makes of it with the network's outputs.
 
@@ -132,7 +131,7 @@ def export_onnx(
         flip_shift: Of the flip test, and
         padding: of person boxes: written into the file for those who run it.
         checkpoint: SHA-256 of the checkpoint, to be written into the file.
-        fold: Whether the network is folded (`pnfs.models.folding`).
+        fuse: Whether the network is fused first; see `PoseNetwork.fused`.
 
     Raises:
         ExportError: The size does not fit the network, a package is missing, or outputs differ by more than
@@ -158,7 +157,7 @@ def export_onnx(
         padding=padding,
         checkpoint=checkpoint,
     )
-    model: nn.Module = ImagesToMaps(fuse(network) if fold else copy.deepcopy(network))
+    model: nn.Module = ImagesToMaps(network.fused() if fuse else copy.deepcopy(network))
     if outputs == "joints":
         heatmap_size = (height // network.stride, width // network.stride)
         stride = heatmap_stride((height, width), heatmap_size, unbiased)

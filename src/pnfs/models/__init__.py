@@ -1,6 +1,7 @@
 """Pose networks: operations, cells, fabrics, vector heads, backbones."""
 
-from pnfs.models.fabric import PAPER, REFERENCE, FabricRules, NeuralFabrics
+from pnfs.models.fabric import PAPER, REFERENCE, FabricRules
+from pnfs.models.fabrics import NeuralFabrics
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork, normalise_images
 
 __all__ = [

@@ -29,7 +29,7 @@ class Cost:
     """Cost of one forward pass at batch 1; MACs of convolutions and matrix products only."""
 
     parts: Mapping[str, PartCost]
-    """Backbone, adapters, fabrics, head; the stages of a baseline."""
+    """Backbone, adapters, fabrics, head; the children of a baseline."""
     architecture_parameters: int
     """alpha and beta, contained in the other counts."""
 
@@ -61,23 +61,19 @@ def measure_cost(
             SimpleBaseline's public code counts (stride^2 times as much).
     """
     model = meta_copy(network)
-    x = torch.empty(1, 3, *input_size, device="meta")
-    macs: dict[str, int] = {}
-    # Stage by stage, so that every operation is counted where it belongs.
-    for stage in model.stages():
-        with _counter(deconvolution) as counter:
-            x = stage.run(x)
-        # The counter takes a multiplication and an addition for two operations.
-        macs[stage.name] = counter.get_total_flops() // 2
-    live = _reached(model.scores(x))
+    with _counter(deconvolution) as counter:
+        output = model(torch.empty(1, 3, *input_size, device="meta"))
+    counts = counter.get_flop_counts()
+    live = _reached(output)
     return Cost(
         parts={
-            stage.name: PartCost(
-                parameters=sum(p.numel() for p in stage.module.parameters()),
-                live_parameters=sum(p.numel() for p in stage.module.parameters() if p in live),
-                macs=macs[stage.name],
+            name: PartCost(
+                parameters=sum(p.numel() for p in module.parameters()),
+                live_parameters=sum(p.numel() for p in module.parameters() if p in live),
+                # The counter takes a multiplication and an addition for two operations.
+                macs=sum(counts.get(f"{type(model).__name__}.{name}", {}).values()) // 2,
             )
-            for stage in model.stages()
+            for name, module in model.named_children()
         },
         architecture_parameters=sum(p.numel() for p in model.architecture_parameters().values()),
     )

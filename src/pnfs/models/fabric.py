@@ -1,35 +1,19 @@
-"""Cell-based neural fabrics: a grid of cells, scale x layer, and how they are wired (Eq. 2)."""
+"""A cell-based neural fabric: the grid of cells and the mixture that feeds each (Eq. 2)."""
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.cell import Cell, cell_edges
-from pnfs.models.lanes import (
-    Form,
-    Lanes,
-    PartBatchNorm,
-    PartConv2d,
-    add_lanes,
-    add_scaled,
-    double_size,
-)
-from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
-
-SCALES: tuple[int, ...] = (4, 8, 16, 32)
-"""Strides of the paper's grid: 1/4, 1/8, 1/16 and 1/32 of the input."""
-
-Neighbour = Literal["finer", "same", "coarser"]
-NEIGHBOURS: tuple[Neighbour, ...] = get_args(Neighbour)
-"""The order of beta's three columns."""
-
-Transform = Literal["down", "identity", "up"]
+from pnfs.models.cell import Cell
+from pnfs.models.fuse import SMALLEST_DIVISOR, FusedCell, absorb, scale_by
+from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, add_scaled, double_size
+from pnfs.models.operations import Operations
+from pnfs.models.wiring import NEIGHBOURS, CellWiring, KeptCell, KeptCells, Theta, live_cells
 
 
 @dataclass(frozen=True)
@@ -75,162 +59,64 @@ REFERENCE = FabricRules(
 )
 
 
-@dataclass(frozen=True)
-class Connection:
-    """One of a cell's three candidate inputs, after footnote 2 has filled in missing neighbours."""
+class Connect(nn.Module):
+    """T times its mixing weight.
 
-    neighbour: Neighbour
-    """Whose place it takes, which is whose weight in beta it gets."""
-    source: int
-    """The scale it reads in the previous layer."""
-    transform: Transform
-
-
-@dataclass(frozen=True)
-class CellWiring:
-    """A cell of the grid and what feeds it."""
-
-    layer: int
-    """1-based."""
-    scale: int
-    connections: tuple[Connection, ...]
-    """In the order of beta's columns."""
-
-    @property
-    def name(self) -> str:
-        return f"layer{self.layer}_scale{self.scale}"
-
-
-@dataclass(frozen=True)
-class KeptCell:
-    """What is left of a cell in a derived network.
+    "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
 
     Args:
-        inputs: The neighbours whose connections are left, at least one.
-        edges: For each edge of the cell the names of the operations that are left.
+        parts: P.
+        channels: Channels of one part at the cell's scale.
+        transform: "down" or "up".
+        rules: Paper or reference behaviour.
     """
 
-    inputs: Sequence[Neighbour]
-    edges: Sequence[Sequence[str]]
-
-    def __post_init__(self) -> None:
-        if not self.inputs or any(name not in NEIGHBOURS for name in self.inputs):
-            raise ValueError(
-                f"a kept cell needs inputs among {', '.join(NEIGHBOURS)}, got {list(self.inputs)}"
-            )
-
-
-Kept = Mapping[str, Mapping[str, KeptCell]]
-"""Part -> name of a cell that is left -> what is left of it."""
-
-
-def layer_scales(layer: int, layers: int, scales: Sequence[int] = SCALES) -> tuple[int, ...]:
-    """Scales that have a cell in layer `layer` (1-based) of `layers`: the fan of the paper's Fig. 3."""
-    return tuple(scales[: min(layer + 1, len(scales), layers - layer + 1)])
-
-
-def wire_fabric(
-    *,
-    layers: int,
-    first_layer: int,
-    last_layer: int,
-    input_scales: Sequence[int],
-    scales: Sequence[int] = SCALES,
-) -> list[CellWiring]:
-    """The cells of layers `first_layer`..`last_layer` and their inputs (Eq. 2, footnote 2).
-
-    A cell without a finer or coarser neighbour takes its same-scale input for it. A cell at a scale that
-    the previous layer lacks takes the finer input for all three, each with its own transform.
-
-    Args:
-        layers: L of the whole fabric, which gives the grid its shape.
-        first_layer: First layer to build, 1-based.
-        last_layer: Last layer to build, inclusive.
-        input_scales: Scales of the maps that feed the first layer.
-        scales: The grid's scales, from fine to coarse; each twice the one before.
-
-    Raises:
-        ValueError: The range is not within 1..L, scales do not double, or a cell has no input.
-    """
-    if not 1 <= first_layer <= last_layer <= layers:
-        raise ValueError(
-            f"layers {first_layer} to {last_layer} are not a range within 1 to {layers}"
-        )
-    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(scales)):
-        raise ValueError(f"each scale must be twice the one before, got {tuple(scales)}")
-    previous = tuple(input_scales)
-    wiring = []
-    for layer in range(first_layer, last_layer + 1):
-        present = layer_scales(layer, layers, scales)
-        for scale in present:
-            wiring.append(CellWiring(layer, scale, _connections(layer, scale, previous)))
-        previous = present
-    return wiring
-
-
-def _connections(layer: int, scale: int, previous: tuple[int, ...]) -> tuple[Connection, ...]:
-    finer, coarser = scale // 2, scale * 2
-    if scale not in previous:
-        if finer not in previous:
-            raise ValueError(
-                f"the cell at layer {layer}, scale 1/{scale} has no input: the layer before it "
-                f"has scales {', '.join(f'1/{s}' for s in previous)}"
-            )
-        return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)
-    same = Connection("same", scale, "identity")
-    return (
-        Connection("finer", finer, "down")
-        if finer in previous
-        else Connection("finer", scale, "identity"),
-        same,
-        Connection("coarser", coarser, "up")
-        if coarser in previous
-        else Connection("coarser", scale, "identity"),
-    )
-
-
-class Down(nn.Module):
-    """T from a finer scale: 3x3 convolution at stride 2, channels doubled, normalised."""
-
-    def __init__(self, parts: int, channels: int, rules: FabricRules) -> None:
+    def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:
         super().__init__()
-        self.conv = PartConv2d(
-            parts, channels // 2, channels, 3, stride=2, bias=rules.connection_bias
-        )
-        self.norm = PartBatchNorm(parts, channels, affine=True, relu=rules.rectify == "connection")
+        self.up = transform == "up"
+        self.rules = rules
+        inside, kernel, stride = (2 * channels, 1, 1) if self.up else (channels // 2, 3, 2)
+        bias = rules.connection_bias
+        self.conv = PartConv2d(parts, inside, channels, kernel, stride=stride, bias=bias)
+        self.norm = PartBatchNorm2d(parts, channels, affine=True)
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        return self.norm(self.conv(lanes, form), mixing)
-
-
-class Up(nn.Module):
-    """T from a coarser scale: 1x1 convolution, channels halved, bilinear x2, normalised."""
-
-    def __init__(self, parts: int, channels: int, rules: FabricRules) -> None:
-        super().__init__()
-        self.norm_first = rules.upsample == "norm_first"
-        self.align_corners = rules.align_corners
-        self.conv = PartConv2d(parts, 2 * channels, channels, 1, bias=rules.connection_bias)
-        self.norm = PartBatchNorm(parts, channels, affine=True, relu=rules.rectify == "connection")
-
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        lanes = self.conv(lanes, form)
+    def forward(self, x: Map, weight: Weight) -> Map:
         # The mixing weight may be applied before the interpolation: both are linear.
-        if self.norm_first:
-            return self._upsample(self.norm(lanes, mixing))
-        return self.norm(self._upsample(lanes), mixing)
+        x = self._double(self.conv(x), "conv_first")
+        return self._double(self._rectify(self.norm(x, weight)), "norm_first")
 
-    def _upsample(self, lanes: Lanes) -> Lanes:
-        if torch.compiler.is_compiling() and not self.align_corners:
-            return [double_size(x) for x in lanes]
-        return [
-            F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
-            for x in lanes
-        ]
+    def _double(self, x: Map, order: str) -> Map:
+        doubles = self.up and self.rules.upsample == order
+        return double_size(x, self.rules.align_corners) if doubles else x
+
+    def _rectify(self, x: Map) -> Map:
+        return F.relu_(x) if self.rules.rectify == "connection" else x
+
+    def fuse(self, weight: Weight) -> nn.Module:
+        """For inference: a module from x to weight * T(x)."""
+        # The normalisation commutes with the interpolation, whose weights sum to one.
+        layers: list[nn.Module] = [absorb(self.conv, self.norm, weight)]
+        if self.rules.rectify == "connection":
+            layers.append(nn.ReLU(inplace=True))
+        if self.up:
+            corners = self.rules.align_corners
+            double = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=corners)
+            layers.insert(1 if self.rules.upsample == "conv_first" else len(layers), double)
+        return nn.Sequential(*layers)
 
 
 class GridCell(nn.Module):
-    """A cell in its place: the mixture of its three inputs (Eq. 2), then the cell (Eq. 1)."""
+    """A cell in its place: h_0 = sum over k of softmax(beta)_k * T_k(neighbour_k)  (Eq. 2), then Eq. 1.
+
+    Args:
+        wiring: Where it stands and what feeds it.
+        parts: P.
+        channels: Channels of one part.
+        nodes: H.
+        operations: Candidate operations O.
+        rules: Paper or reference behaviour.
+        kept: What is left of the cell; None for everything.
+    """
 
     def __init__(
         self,
@@ -238,254 +124,133 @@ class GridCell(nn.Module):
         parts: int,
         channels: int,
         nodes: int,
-        operations: Mapping[str, OperationFactory],
+        operations: Operations,
         rules: FabricRules,
-        shared_input: bool,
         kept: KeptCell | None = None,
     ) -> None:
         super().__init__()
-        self.wiring = wiring
+        self.channels, self.rules = channels, rules
         self.connections = [
             c for c in wiring.connections if kept is None or c.neighbour in kept.inputs
         ]
-        self.channels = channels
-        self.rectify = rules.rectify == "sum"
-        # Three equal candidates with weights that sum to one need one transform, not three.
-        self.shared_input = shared_input
-        self.transforms = nn.ModuleDict()
-        for connection in wiring.connections[:1] if shared_input else self.connections:
-            if connection.transform == "down":
-                self.transforms[connection.neighbour] = Down(parts, channels, rules)
-            elif connection.transform == "up":
-                self.transforms[connection.neighbour] = Up(parts, channels, rules)
-        edges = None if kept is None else kept.edges
-        self.cell = Cell(parts, channels, nodes, operations, edges)
+        # Three candidates through one T are that T with the sum of their weights.
+        shared = rules.stem_connections == "shared" and wiring.layer == 1 and wiring.reads_one_map
+        self.owners = {
+            c.neighbour: NEIGHBOURS[0] if shared else c.neighbour
+            for c in self.connections
+            if c.transform != "identity"
+        }
+        transforms = {self.owners.get(c.neighbour): c.transform for c in self.connections}
+        self.transforms = nn.ModuleDict(
+            {
+                owner: Connect(parts, channels, transform, rules)
+                for owner, transform in transforms.items()
+                if owner is not None
+            }
+        )
+        self.cell = Cell(parts, channels, nodes, operations, None if kept is None else kept.edges)
+
+    def inputs(self, beta: Float[Tensor, "P 3"]) -> dict[str | None, tuple[int, Weight]]:
+        """What h_0 is the sum of: name of a T, None for the identity -> the scale it reads, its weight."""
+        found: dict[str | None, tuple[int, Weight]] = {}
+        for c in self.connections:
+            owner = self.owners.get(c.neighbour)
+            weight = beta[:, NEIGHBOURS.index(c.neighbour)]
+            found[owner] = (c.source, found[owner][1] + weight if owner in found else weight)
+        # The identity is added onto the sum of the others.
+        return dict(sorted(found.items(), key=lambda item: item[0] is None))
 
     def forward(
         self,
-        previous: Mapping[int, Lanes],
+        previous: Mapping[int, Map],
         alpha: Float[Tensor, "P E O"],
         beta: Float[Tensor, "P 3"],
-        form: Form,
-    ) -> Lanes:
-        mixed = self._mix_inputs(previous, beta, form)
-        if self.rectify:
-            mixed = [F.relu(x) for x in mixed]
-        return self.cell(mixed, alpha, form)
+    ) -> Map:
+        """Maps of the previous layer, scale -> (B, P*C*s, h/s, w/s), to the cell's output."""
+        h_0: Map | None = None
+        for owner, (source, weight) in self.inputs(beta).items():
+            if owner is None:
+                h_0 = add_scaled(h_0, previous[source], weight)
+            else:
+                term = self.transforms[owner](previous[source], weight)
+                h_0 = term if h_0 is None else h_0 + term
+        assert h_0 is not None  # A cell has at least one connection.
+        return self.cell(F.relu(h_0) if self.rules.rectify == "sum" else h_0, alpha)
 
-    def _mix_inputs(
-        self, previous: Mapping[int, Lanes], beta: Float[Tensor, "P 3"], form: Form
-    ) -> Lanes:
-        if self.shared_input:
-            connection = self.wiring.connections[0]
-            lanes = previous[connection.source]
-            columns = [NEIGHBOURS.index(c.neighbour) for c in self.connections]
-            weights = list(beta[:, columns].sum(-1).chunk(len(lanes)))
-            return self.transforms[connection.neighbour](lanes, weights, form)
-        share = {name: beta[:, index] for index, name in enumerate(NEIGHBOURS)}
-        total: Lanes | None = None
-        for connection in self.connections:
-            if connection.transform != "identity":
-                lanes = previous[connection.source]
-                weights = list(share[connection.neighbour].chunk(len(lanes)))
-                transform = self.transforms[connection.neighbour]
-                total = add_lanes(total, transform(lanes, weights, form))
-        passed = [c for c in self.connections if c.transform == "identity"]
-        if passed:
-            # All identities read the cell's own scale: one product with the sum of their weights.
-            lanes = previous[self.wiring.scale]
-            weight = torch.stack([share[c.neighbour] for c in passed]).sum(0)
-            total = add_scaled(total, lanes, weight.chunk(len(lanes)))
-        assert total is not None  # A cell has at least one connection.
-        return total
+    def fuse(
+        self, alpha: Float[Tensor, "P E O"], beta: Float[Tensor, "P 3"], live: KeptCell
+    ) -> FusedCell:
+        """For inference, with the mixing weights built in and without what carries none."""
+        self.connections = [c for c in self.connections if c.neighbour in live.inputs]
+        inputs = self.inputs(beta)
+        divisor = torch.ones_like(beta[:, 0])
+        if None in inputs and bool((inputs[None][1] >= SMALLEST_DIVISOR).all()):
+            divisor = inputs[None][1]
+        terms: list[tuple[int, nn.Module]] = []
+        for owner, (source, weight) in inputs.items():
+            if owner is None:
+                terms.append((source, scale_by(weight / divisor, self.channels)))
+            else:
+                terms.append((source, self.transforms[owner].fuse(weight / divisor)))  # type: ignore[operator]
+        nodes, outputs = self.cell.fuse(alpha, live.edges, divisor)
+        return FusedCell(terms, self.rules.rectify == "sum", nodes, outputs)
 
 
-class NeuralFabrics(nn.Module):
-    """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), or a range of layers.
-
-    A fabric backbone keeps the first layers, a fabric subnetwork the last; both are this class. Each
-    part has its own weights, alpha and beta. How the parts run is the caller's number of lanes and
-    `form`; the weights know nothing of it.
+class Grid(nn.ModuleDict):
+    """The cells of one or several parts of the same shape, by name.
 
     Args:
-        part_names: The P parts' names.
-        layers: L of the whole fabric.
-        first_layer: First layer to build, 1-based.
-        last_layer: Last layer to build; None for L.
-        input_scales: Scales of the maps that feed the first layer.
-        scales: The grid's scales.
-        channels: C; a cell at scale 1/s has C*s channels.
-        nodes: H, hidden nodes of a cell.
+        theta: The fabrics' shape.
+        parts: P.
         operations: Candidate operations O.
-        alpha_per_cell: One alpha a cell in place of one a fabric.
         rules: Paper or reference behaviour.
-        kept: In a derived network, what is left of each part; None for everything.
-
-    Attributes:
-        alpha: For each part (E, |O|), or (cells, E, |O|); E = H(H+1)/2. Zero at the start.
-        beta: For each part (cells, 3), columns finer, same, coarser. Zero at the start.
-        relaxation: Logits to mixing weights along the last dimension, in training mode; softmax unless a
-            search strategy puts another in its place. Evaluation always takes the softmax.
+        kept: What is left of each cell; None for everything.
     """
 
     def __init__(
         self,
-        *,
-        part_names: Sequence[str] = ("whole",),
-        layers: int = 6,
-        first_layer: int = 1,
-        last_layer: int | None = None,
-        input_scales: Sequence[int] = SCALES,
-        scales: Sequence[int] = SCALES,
-        channels: int = 10,
-        nodes: int = 1,
-        operations: Mapping[str, OperationFactory] = SUBNETWORK_OPERATIONS,
-        alpha_per_cell: bool = False,
-        rules: FabricRules = PAPER,
-        kept: Kept | None = None,
+        theta: Theta,
+        parts: int,
+        operations: Operations,
+        rules: FabricRules,
+        kept: KeptCells | None = None,
     ) -> None:
         super().__init__()
-        if nodes < 1 or channels < 1 or not operations:
-            raise ValueError(
-                f"a cell needs at least one node, channel and operation, got H={nodes}, "
-                f"C={channels}, {len(operations)} operations"
-            )
-        for part in part_names:
-            if hasattr(nn.ParameterDict, part):
-                raise ValueError(f"a part cannot be named {part!r}; choose another name")
-        self.part_names = tuple(part_names)
-        self.operation_names = tuple(operations)
-        self.layers = layers
-        self.channels = channels
-        self.nodes = nodes
-        self.rules = rules
-        self.alpha_per_cell = alpha_per_cell
-        self.wiring = wire_fabric(
-            layers=layers,
-            first_layer=first_layer,
-            last_layer=layers if last_layer is None else last_layer,
-            input_scales=input_scales,
-            scales=scales,
-        )
-        from_stem = first_layer == 1 and rules.stem_connections == "shared"
+        self.theta = theta
+        for cell in theta.cells:
+            if kept is None or cell.name in kept:
+                width = theta.channels * cell.scale
+                left = None if kept is None else kept[cell.name]
+                self[cell.name] = GridCell(cell, parts, width, theta.nodes, operations, rules, left)
 
-        def grid_cell(cell: CellWiring, parts: int, left: KeptCell | None) -> GridCell:
-            shared = from_stem and cell.layer == first_layer and _reads_one_input_three_times(cell)
-            width = channels * cell.scale
-            return GridCell(cell, parts, width, nodes, operations, rules, shared, left)
-
-        self.kept = kept
-        if kept is None:
-            parts = len(self.part_names)
-            self.cells = nn.ModuleDict({c.name: grid_cell(c, parts, None) for c in self.wiring})
-        else:
-            self._check_kept(kept)
-            # What is left differs from part to part: each part has cells of its own.
-            self.cells = nn.ModuleDict(
-                {
-                    part: nn.ModuleDict(
-                        {
-                            c.name: grid_cell(c, 1, kept[part][c.name])
-                            for c in self.wiring
-                            if c.name in kept[part]
-                        }
-                    )
-                    for part in self.part_names
-                }
-            )
-        table = (len(cell_edges(nodes)), len(operations))
-        alpha_shape = (len(self.wiring), *table) if alpha_per_cell else table
-        self.alpha = nn.ParameterDict(
-            {part: nn.Parameter(torch.zeros(alpha_shape)) for part in self.part_names}
-        )
-        self.beta = nn.ParameterDict(
-            {part: nn.Parameter(torch.zeros(len(self.wiring), 3)) for part in self.part_names}
-        )
-        self.relaxation: Callable[[Tensor], Tensor] = _softmax
-
-    @property
-    def output_scales(self) -> tuple[int, ...]:
-        last = self.wiring[-1].layer
-        return tuple(cell.scale for cell in self.wiring if cell.layer == last)
-
-    def mixing_weights(self) -> tuple[Float[Tensor, "P cells E O"], Float[Tensor, "P cells 3"]]:
-        """The weights of every candidate in Eq. 1 and Eq. 2, for all parts and cells."""
-        relax = self.relaxation if self.training else _softmax
-        alpha = relax(torch.stack([self.alpha[part] for part in self.part_names]))
-        beta = relax(torch.stack([self.beta[part] for part in self.part_names]))
-        if not self.alpha_per_cell:
-            alpha = alpha.unsqueeze(1).expand(-1, len(self.wiring), -1, -1)
-        if self.rules.gain == "candidates":
-            alpha, beta = alpha * alpha.shape[-1], beta * beta.shape[-1]
-        return alpha, beta
-
-    def forward(self, inputs: Mapping[int, Lanes], form: Form) -> dict[int, Lanes]:
-        """Maps of the layer before, scale -> lanes of (B, p*C*s, h/s, w/s), to those of the last."""
-        alpha, beta = self.mixing_weights()
-        if self.kept is None:
-            return self._run(self.cells, inputs, alpha, beta, form)
-        outputs: dict[int, Lanes] = {}
-        for index, part in enumerate(self.part_names):
-            own = {scale: [_part_of(x, index, len(self.part_names))] for scale, x in inputs.items()}
-            cells = self.cells[part]
-            assert isinstance(cells, nn.ModuleDict)
-            share = slice(index, index + 1)
-            for scale, lanes in self._run(cells, own, alpha[share], beta[share], "loop").items():
-                outputs.setdefault(scale, []).extend(lanes)
-        return outputs
-
-    def _run(
+    def forward(
         self,
-        cells: nn.ModuleDict,
-        inputs: Mapping[int, Lanes],
-        alpha: Float[Tensor, "p cells E O"],
-        beta: Float[Tensor, "p cells 3"],
-        form: Form,
-    ) -> dict[int, Lanes]:
-        previous: dict[int, Lanes] = dict(inputs)
-        current: dict[int, Lanes] = {}
-        for index, cell in enumerate(self.wiring):
-            if index > 0 and cell.layer != self.wiring[index - 1].layer:
-                previous, current = current, {}
-            if cell.name in cells:
-                current[cell.scale] = cells[cell.name](
-                    previous, alpha[:, index], beta[:, index], form
-                )
-        return current
+        inputs: Mapping[int, Map],
+        alpha: Float[Tensor, "P cells E O"],
+        beta: Float[Tensor, "P cells 3"],
+    ) -> dict[int, Map]:
+        """Maps of the layer before, scale -> (B, P*C*s, h/s, w/s), to those of the last layer."""
+        layers: dict[int, dict[int, Map]] = {self.theta.first_layer - 1: dict(inputs)}
+        for index, cell in enumerate(self.theta.cells):
+            outputs = layers.setdefault(cell.layer, {})
+            if cell.name in self:
+                previous = layers[cell.layer - 1]
+                outputs[cell.scale] = self[cell.name](previous, alpha[:, index], beta[:, index])
+        return layers[self.theta.last_layer]
 
-    def _check_kept(self, kept: Kept) -> None:
-        known = {cell.name for cell in self.wiring}
-        for part in self.part_names:
-            if part not in kept:
-                raise ValueError(f"kept says nothing about part {part!r}")
-            unknown = [name for name in kept[part] if name not in known]
-            if unknown:
-                raise ValueError(f"kept, part {part!r}: there is no cell {', '.join(unknown)}")
-
-    def used_inputs(self) -> dict[int, list[str]]:
-        """Scale of the maps that feed the fabrics -> parts that read them."""
-        first = self.wiring[0].layer
-        used: dict[int, list[str]] = {}
-        for part in self.part_names:
-            cells = self.cells if self.kept is None else self.cells[part]
-            assert isinstance(cells, nn.ModuleDict)
-            scales: set[int] = set()
-            for cell in cells.values():
-                assert isinstance(cell, GridCell)
-                if cell.wiring.layer == first:
-                    scales.update(connection.source for connection in cell.connections)
-            for scale in sorted(scales):
-                used.setdefault(scale, []).append(part)
-        return used
-
-
-def _reads_one_input_three_times(cell: CellWiring) -> bool:
-    return all(c.transform == "down" for c in cell.connections)
-
-
-def _part_of(lanes: Lanes, index: int, parts: int) -> Tensor:
-    return lanes[0].chunk(parts, dim=1)[index] if len(lanes) == 1 else lanes[index]
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.softmax(-1)
+    def fuse(
+        self,
+        alpha: Float[Tensor, "P cells E O"],
+        beta: Float[Tensor, "P cells 3"],
+        outputs: Sequence[int],
+    ) -> KeptCells:
+        """Puts fused cells in the cells' place and drops those that reach no output; returns what is live."""
+        live = live_cells(self.theta, alpha, beta, outputs)
+        for index, cell in enumerate(self.theta.cells):
+            if cell.name not in self:
+                continue
+            whole = self.pop(cell.name)
+            if cell.name in live:
+                mixing = (alpha[:, index], beta[:, index])
+                self[cell.name] = whole.fuse(*mixing, live[cell.name])  # type: ignore[operator]
+        return live

@@ -1,10 +1,10 @@
 """What every pose network offers, and the paper's: a backbone and P part subnetworks (Fig. 2)."""
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.models.backbones import Backbone
-from pnfs.models.fabric import PAPER, SCALES, FabricRules, Kept, NeuralFabrics
-from pnfs.models.lanes import Form
-from pnfs.models.operations import SUBNETWORK_OPERATIONS, OperationFactory
-from pnfs.models.subnetworks import PartSubnetworks
+from pnfs.models.fabric import PAPER, FabricRules
+from pnfs.models.fabrics import NeuralFabrics
+from pnfs.models.head import VectorHead
+from pnfs.models.layers import Map, PartConv2d
+from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operations
+from pnfs.models.wiring import SCALES, KeptCells
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,23 +49,10 @@ def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return _make_pixel_statistics(device)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step on the way from images to vectors.
-
-    Attributes:
-        name: What a cost table calls it.
-        module: Holds the step's parameters.
-        run: The step: takes what the step before returned, images first.
-    """
-
-    name: str
-    module: nn.Module
-    run: Callable[[Any], Any]
-
-
 class PoseNetwork(nn.Module):
     """What training, evaluation, cost and export need of a pose network, ours or a baseline.
+
+    A network is `features(images)` and a `head` that makes vectors of them.
 
     Args:
         parts: The grouping of the joints; a baseline has one part that holds all of them.
@@ -73,10 +62,12 @@ class PoseNetwork(nn.Module):
     Attributes:
         stride: Input pixels for each pixel of a score map.
         map_joints: For each of the J part-joint maps, the skeleton's joint.
+        head: Features to vectors, vectors to scores.
     """
 
     stride = 4
     map_joints: Tensor
+    head: VectorHead
 
     def __init__(self, parts: PartMode, overlap: Literal["sum", "mean"] = "sum") -> None:
         super().__init__()
@@ -88,23 +79,12 @@ class PoseNetwork(nn.Module):
         self.register_buffer("map_joints", torch.tensor(parts.joint_indices), persistent=False)
 
     @abstractmethod
+    def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B PC h/4 w/4"]:
+        """What the head reads: the features of all parts, part after part."""
+
     def vectors(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J d h/4 w/4"]:
         """Raw vectors of all parts' joints, part after part, J = sum(J_p)."""
-
-    @abstractmethod
-    def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
-        """Squashed lengths of the vectors; for d = 1 the number itself."""
-
-    @abstractmethod
-    def stages(self) -> list[Stage]:
-        """The steps from images to vectors, in order; together they hold every parameter once."""
-
-    @abstractmethod
-    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
-        """Brings the mean score on a first batch to the head's initial score, before training starts.
-
-        Runs in training mode, as the first step will, and leaves the mode as it was.
-        """
+        return self.head(self.features(images))
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J h/4 w/4"]:
         """Score maps of all parts' joints, part after part, J = sum(J_p) >= K.
@@ -115,7 +95,25 @@ class PoseNetwork(nn.Module):
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(f"input height and width must divide by 32, got {height}x{width}")
-        return self.scores(self.vectors(images))
+        return self.head.scores(self.vectors(images))
+
+    @torch.no_grad()
+    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
+        """Brings the mean score on a first batch to the head's initial score, before training starts.
+
+        Runs in training mode, as the first step will, and leaves the mode as it was.
+        """
+        was_training = self.training
+        self.train()
+        self.head.calibrate(self.features(images))
+        self.train(was_training)
+
+    def fused(self) -> Self:
+        """A copy for inference with equal outputs and fewer operations; see `pnfs.models.fuse`.
+
+        Batch norms with nothing but a convolution in front of them are left to the runtimes, which fuse them too.
+        """
+        return copy.deepcopy(self).eval().requires_grad_(False)
 
     def joint_maps(self, part_maps: Float[Tensor, "B J h w"]) -> Float[Tensor, "B K h w"]:
         """One map a joint, in the skeleton's order; `overlap` says what joins a joint's maps."""
@@ -127,8 +125,8 @@ class PoseNetwork(nn.Module):
             out = out / count.to(out.dtype)[:, None, None]
         return out
 
-    def fabrics(self) -> dict[str, NeuralFabrics]:
-        """All fabrics of the model, also a backbone's; a baseline has none."""
+    def named_fabrics(self) -> dict[str, NeuralFabrics]:
+        """All fabrics of the network by module name, also a backbone's; a baseline has none."""
         return {
             name: module
             for name, module in self.named_modules()
@@ -138,7 +136,7 @@ class PoseNetwork(nn.Module):
     def architecture_parameters(self) -> dict[str, nn.Parameter]:
         """alpha and beta of every part, such as "head/alpha"; a fabric backbone is a part of that name."""
         found = {}
-        for fabrics in self.fabrics().values():
+        for fabrics in self.named_fabrics().values():
             for part in fabrics.part_names:
                 found[f"{part}/alpha"] = fabrics.alpha[part]
                 found[f"{part}/beta"] = fabrics.beta[part]
@@ -150,8 +148,51 @@ class PoseNetwork(nn.Module):
         return [p for p in self.parameters() if id(p) not in architecture]
 
 
+class Adapters(nn.ModuleDict):
+    """The pyramid as each part sees it, through 1x1 convolutions of its own.
+
+    Args:
+        pyramid_channels: Channels of the backbone's maps at 1/4, 1/8, 1/16, 1/32.
+        channels: C.
+        readers: Scale -> the parts that read it.
+        where_needed: None at all where the pyramid has the fabrics' channels already.
+    """
+
+    def __init__(
+        self,
+        pyramid_channels: Sequence[int],
+        channels: int,
+        readers: Mapping[int, Sequence[str]],
+        where_needed: bool,
+    ) -> None:
+        super().__init__()
+        self.readers = {scale: len(parts) for scale, parts in readers.items()}
+        wanted = [channels * scale for scale in SCALES]
+        for scale, have, want in zip(SCALES, pyramid_channels, wanted, strict=True):
+            if scale in readers and not (where_needed and list(pyramid_channels) == wanted):
+                # One convolution serves all parts, since all of them read the same map.
+                self[str(scale)] = PartConv2d(1, have, self.readers[scale] * want, 1, bias=True)
+
+    def forward(self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]]) -> dict[int, Map]:
+        """The pyramid, 1/4 first, to scale -> (B, p*C*s, h/s, w/s) of the p parts that read it."""
+        return {
+            scale: self[str(scale)](x)
+            if str(scale) in self
+            else x.repeat(1, self.readers[scale], 1, 1)
+            for scale, x in zip(SCALES, pyramid, strict=True)
+            if scale in self.readers
+        }
+
+    def keep(self, scales: Container[int]) -> None:
+        """Drops the adapters of other scales."""
+        for scale in [scale for scale in self.readers if scale not in scales]:
+            del self.readers[scale]
+            if str(scale) in self:
+                del self[str(scale)]
+
+
 class PoseFabricNetwork(PoseNetwork):
-    """Part-aware neural fabrics on a backbone.
+    """Part-aware neural fabrics on a backbone: backbone, adapters, fabrics, head.
 
     Args:
         backbone: Feature pyramid.
@@ -166,7 +207,6 @@ class PoseFabricNetwork(PoseNetwork):
         rules: Paper or reference behaviour.
         vector_dim: d.
         overlap: How the maps of a joint in several parts are joined; see `PoseNetwork`.
-        form: How the parts run.
         kept: In a derived network, what is left of each part's fabric; see `pnfs derive`.
     """
 
@@ -180,62 +220,45 @@ class PoseFabricNetwork(PoseNetwork):
         subnetwork_layers: int = 3,
         channels: int = 10,
         nodes: int = 1,
-        operations: Mapping[str, OperationFactory] = SUBNETWORK_OPERATIONS,
+        operations: Operations = SUBNETWORK_OPERATIONS,
         alpha_per_cell: bool = False,
         rules: FabricRules = PAPER,
         vector_dim: int = 8,
         overlap: Literal["sum", "mean"] = "sum",
-        form: Form | Literal["auto"] = "auto",
-        kept: Kept | None = None,
+        kept: Mapping[str, KeptCells] | None = None,
     ) -> None:
         super().__init__(PartMode(skeleton_by_name(skeleton), parts), overlap)
         if "backbone" in self.parts.names:
             raise ValueError("no part can be named 'backbone': that is a fabric backbone's name")
-        self.backbone = backbone
-        self.subnetworks = PartSubnetworks(
-            parts=self.parts,
-            pyramid_channels=backbone.channels,
+        if not 1 <= subnetwork_layers <= layers:
+            raise ValueError(f"subnetwork_layers={subnetwork_layers} is not within 1 to {layers}")
+        fabrics = NeuralFabrics(
+            part_names=self.parts.names,
             layers=layers,
-            subnetwork_layers=subnetwork_layers,
+            first_layer=layers - subnetwork_layers + 1,
             channels=channels,
             nodes=nodes,
             operations=operations,
             alpha_per_cell=alpha_per_cell,
             rules=rules,
-            vector_dim=vector_dim,
-            form=form,
             kept=kept,
         )
+        where_needed = rules.adapters == "where_needed"
+        self.backbone = backbone
+        self.adapters = Adapters(backbone.channels, channels, fabrics.readers, where_needed)
+        self.fabrics = fabrics
+        self.head = VectorHead(SCALES[0] * channels, self.parts.joint_counts, vector_dim)
         self.to(memory_format=torch.channels_last)
 
-    def vectors(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J d h/4 w/4"]:
-        """Raw vectors of all parts' joints, part after part, J = sum(J_p)."""
-        return self.subnetworks(self.backbone(images))
-
-    def scores(self, vectors: Float[Tensor, "B J d h w"]) -> Float[Tensor, "B J h w"]:
-        """Squashed lengths of the vectors; for d = 1 the number itself."""
-        return self.subnetworks.head.scores(vectors)
-
-    def stages(self) -> list[Stage]:
-        """Backbone, adapters, fabrics, head."""
-        subnetworks = self.subnetworks
-        # Every form multiplies alike; parts of different shapes cannot be grouped.
-        form: Form = "grouped" if subnetworks.fabrics.kept is None else "loop"
-        finest = SCALES[0]
-        return [
-            Stage("backbone", self.backbone, self.backbone),
-            Stage("adapters", subnetworks.adapters, lambda maps: subnetworks.adapt(maps, form)),
-            Stage("fabrics", subnetworks.fabrics, lambda maps: subnetworks.fabrics(maps, form)),
-            Stage("head", subnetworks.head, lambda maps: subnetworks.head(maps[finest])),
-        ]
+    def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B PC h/4 w/4"]:
+        """The fabrics' last cells, part after part."""
+        return self.fabrics(self.adapters(self.backbone(images)))[SCALES[0]]
 
     @torch.no_grad()
-    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
-        """Brings the mean score on a first batch to the head's initial score, before training starts.
-
-        Runs in training mode, as the first step will, and leaves the mode as it was.
-        """
-        was_training = self.training
-        self.train()
-        self.subnetworks.calibrate(self.backbone(images))
-        self.train(was_training)
+    def fused(self) -> Self:
+        """A copy for inference with equal outputs and fewer operations; see `pnfs.models.fuse`."""
+        network = super().fused()
+        network.fabrics.fuse(SCALES[:1])
+        network.adapters.keep(network.fabrics.readers)
+        network.backbone.fuse(list(network.fabrics.readers))
+        return network

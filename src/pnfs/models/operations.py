@@ -1,44 +1,33 @@
-"""Candidate operations of a cell's edges (paper section III-A)."""
+"""Candidate operations of an edge (paper section III-A). A new one is a class here and a line of YAML."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from pnfs.models.lanes import Form, Lanes, PartBatchNorm, PartConv2d, add_lanes, add_scaled
+from pnfs.models.fuse import Scale, WithFixedWeight, absorb, scale_by, scaled
+from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, add_scaled
 
 
 class Operation(nn.Module):
-    """A candidate operation for P parts: same shape out as in, multiplied by its mixing weight.
+    """A candidate operation o for P parts, built from (parts, channels of one part).
 
-    `forward(lanes, mixing, form)` takes lanes of shape (B, p*C, h, w) and, for each lane, the p
-    mixing weights softmax(alpha)_o. It returns lanes of the same shapes, or None for a
-    contribution that is zero everywhere.
+    `forward(x, weight)` gives weight * o(x), of the same shape as x (B, P*C, h, w); `weight` (P,) is the mixing
+    weight softmax(alpha)_o of each part. Nothing else has to be written; `add_to` and `fuse` may be.
     """
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes | None:
+    def forward(self, x: Map, weight: Weight) -> Map:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def add_to(
-        self, total: Lanes | None, lanes: Lanes, mixing: list[Tensor], form: Form
-    ) -> Lanes | None:
-        """`total` plus this operation's contribution; None stands for zero."""
-        return add_lanes(total, self(lanes, mixing, form))
+    def add_to(self, total: Map | None, x: Map, weight: Weight) -> Map:
+        """`total` plus weight * o(x); None stands for zero."""
+        out = self(x, weight)
+        return out if total is None else total + out
 
-
-OperationFactory = Callable[[int, int], Operation]
-"""Builds an operation from (parts, channels)."""
-
-
-class Zero(Operation):
-    """No connection; takes part in the softmax and costs nothing."""
-
-    def __init__(self, parts: int, channels: int) -> None:
-        super().__init__()
-
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> None:
-        return None
+    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
+        """For inference: a module from x to weight * o(scale * x), with both constants built in."""
+        return WithFixedWeight(self, weight, scale)
 
 
 class Skip(Operation):
@@ -46,12 +35,16 @@ class Skip(Operation):
 
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
+        self.channels = channels
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        return add_scaled(None, lanes, mixing)
+    def forward(self, x: Map, weight: Weight) -> Map:
+        return add_scaled(None, x, weight)
 
-    def add_to(self, total: Lanes | None, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        return add_scaled(total, lanes, mixing)
+    def add_to(self, total: Map | None, x: Map, weight: Weight) -> Map:
+        return add_scaled(total, x, weight)
+
+    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
+        return scale_by(weight * scale, self.channels)
 
 
 class SeparableConv(Operation):
@@ -83,17 +76,27 @@ class SeparableConv(Operation):
             PartConv2d(parts, channels, channels, 1) for _ in range(repeats)
         )
         self.norm = nn.ModuleList(
-            PartBatchNorm(parts, channels, affine=False, relu=True) for _ in range(repeats)
+            PartBatchNorm2d(parts, channels, affine=False) for _ in range(repeats)
         )
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        last = len(self.norm) - 1
-        for step, (depthwise, pointwise, norm) in enumerate(
-            zip(self.depthwise, self.pointwise, self.norm, strict=True)
+    def forward(self, x: Map, weight: Weight) -> Map:
+        last = self.norm[-1]
+        for depthwise, pointwise, norm in zip(
+            self.depthwise, self.pointwise, self.norm, strict=True
         ):
-            lanes = pointwise(depthwise(lanes, form), form)
-            lanes = norm(lanes, mixing if step == last else None)
-        return lanes
+            x = F.relu_(norm(pointwise(depthwise(x)), weight if norm is last else None))
+        return x
+
+    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
+        layers: list[nn.Module] = []
+        for depthwise, pointwise, norm in zip(
+            self.depthwise, self.pointwise, self.norm, strict=True
+        ):
+            assert isinstance(depthwise, PartConv2d)
+            layers += [depthwise if layers else scaled(depthwise, scale)]
+            layers += [absorb(pointwise, norm, weight if norm is self.norm[-1] else None)]
+            layers += [nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers)
 
 
 class Pool(Operation):
@@ -109,28 +112,40 @@ class Pool(Operation):
 
     def __init__(self, parts: int, channels: int, *, maximum: bool) -> None:
         super().__init__()
-        self.maximum = maximum
-        self.norm = PartBatchNorm(parts, channels, affine=False, relu=False)
+        self.pool = (
+            nn.MaxPool2d(3, stride=1, padding=1)
+            if maximum
+            else nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+        )
+        self.norm = PartBatchNorm2d(parts, channels, affine=False)
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        if self.maximum:
-            pooled = [F.max_pool2d(x, 3, stride=1, padding=1) for x in lanes]
-        else:
-            pooled = [
-                F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False) for x in lanes
-            ]
-        return self.norm(pooled, mixing)
+    def forward(self, x: Map, weight: Weight) -> Map:
+        return self.norm(self.pool(x), weight)
+
+    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
+        # Both pools of scale * x are scale times those of x.
+        return nn.Sequential(self.pool, absorb(Scale(scale, self.norm.channels), self.norm, weight))
 
 
-SUBNETWORK_OPERATIONS: Mapping[str, OperationFactory] = {
-    "zero": Zero,
+OperationFactory = Callable[[int, int], Operation]
+"""Builds an operation from (parts, channels of one part)."""
+
+Operations = Mapping[str, OperationFactory | None]
+"""Name -> factory, in the order of alpha's columns. None is no connection: it takes part in the softmax and is
+never built."""
+
+ZERO = "zero"
+"""The paper's name of no connection."""
+
+SUBNETWORK_OPERATIONS: Operations = {
+    ZERO: None,
     "skip": Skip,
     "sep_conv_3x3": SeparableConv,
     "dil_conv_3x3": partial(SeparableConv, dilation=2, repeats=1),
 }
 """The candidates of a fabric subnetwork: the paper leaves the pools out there."""
 
-BACKBONE_OPERATIONS: Mapping[str, OperationFactory] = {
+BACKBONE_OPERATIONS: Operations = {
     **SUBNETWORK_OPERATIONS,
     "avg_pool_3x3": partial(Pool, maximum=False),
     "max_pool_3x3": partial(Pool, maximum=True),

@@ -48,7 +48,7 @@ class GumbelSoftmax(SearchStrategy):
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         module.architecture_group = self.group
-        for fabrics in module.network.fabrics().values():
+        for fabrics in module.network.named_fabrics().values():
             fabrics.relaxation = self.sample
 
     def temperature(self, epoch: int, epochs: int) -> float:

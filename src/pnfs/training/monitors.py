@@ -5,7 +5,15 @@ from pathlib import Path
 
 import lightning as L
 
-from pnfs.models.architecture import mixing_statistics, snapshot
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import (
+    Architecture,
+    architecture_from_json,
+    describe_architecture,
+    mixing_statistics,
+    to_json,
+)
+from pnfs.training.checkpoints import CheckpointError
 from pnfs.training.module import PoseModule
 
 TRAJECTORY = "architecture.jsonl"
@@ -15,7 +23,7 @@ class ArchitectureMonitor(L.Callback):
     """Logs the statistics of softmax(alpha) and softmax(beta), and keeps their trajectory.
 
     Every logger gets the statistics once an epoch; `architecture.jsonl` in the run's folder gets one line an
-    epoch with all mixing weights, starting with those before training (epoch -1). A baseline has nothing to
+    epoch with alpha and beta, starting with those before training (epoch -1). A baseline has nothing to
     log.
 
     Args:
@@ -27,25 +35,46 @@ class ArchitectureMonitor(L.Callback):
         self.path = folder / TRAJECTORY
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, PoseModule)
-        if not pl_module.network.fabrics():
-            return
-        if trainer.is_global_zero and trainer.current_epoch == 0:
+        network = _searched(pl_module)
+        if network is not None and trainer.is_global_zero and trainer.current_epoch == 0:
             self.path.unlink(missing_ok=True)
-            self._write(pl_module, -1)
+            self._write(network, -1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, PoseModule)
-        if not pl_module.network.fabrics():
+        network = _searched(pl_module)
+        if network is None:
             return
-        statistics = mixing_statistics(pl_module.network)
+        statistics = mixing_statistics(describe_architecture(network))
         pl_module.log_dict({f"architecture/{name}": value for name, value in statistics.items()})
         if trainer.is_global_zero:
-            self._write(pl_module, trainer.current_epoch)
+            self._write(network, trainer.current_epoch)
 
-    def _write(self, module: L.LightningModule, epoch: int) -> None:
-        assert isinstance(module, PoseModule)
+    def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            record = {"epoch": epoch, "parts": snapshot(module.network)}
-            file.write(json.dumps(record) + "\n")
+            line = to_json(describe_architecture(network), lines=False)
+            file.write(f'{{"epoch": {epoch}, "architecture": {line}}}\n')
+
+
+def read_trajectory(path: Path) -> dict[int, Architecture]:
+    """Epoch -> architecture, as `ArchitectureMonitor` wrote them; -1 is before training.
+
+    Raises:
+        CheckpointError: A line is something else; names the file and the line.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            text = json.dumps(record["architecture"])
+            found[int(record["epoch"])] = architecture_from_json(text)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}, line {number}: no epoch and architecture ({error}); remove the file, or train again"
+            ) from None
+    return found
+
+
+def _searched(module: L.LightningModule) -> PoseFabricNetwork | None:
+    assert isinstance(module, PoseModule)
+    return module.network if isinstance(module.network, PoseFabricNetwork) else None

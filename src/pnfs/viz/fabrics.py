@@ -24,10 +24,9 @@ from pnfs.models.architecture import (
     Architecture,
     FabricArchitecture,
     PartArchitecture,
-    PartSnapshot,
 )
 from pnfs.models.cell import cell_edges
-from pnfs.models.fabric import NEIGHBOURS, CellWiring
+from pnfs.models.wiring import NEIGHBOURS, CellWiring
 
 # Colours of Okabe and Ito, which colour-blind readers can tell apart.
 _OPERATION_COLOURS = {
@@ -155,7 +154,7 @@ def draw_fabrics(
     """
     fabric = _choose_fabric(architecture, fabrics)
     panel_columns = _panel_columns(fabric)
-    subtitles = [_subtitle(fabric, part) for part in fabric.parts]
+    subtitles = [_subtitle(fabric, part) for part in fabric.parts.values()]
     geometry = _Geometry(fabric, max(map(len, subtitles)))
     if title is None:
         title = _theta_line(architecture, fabric, fabrics)
@@ -167,11 +166,11 @@ def draw_fabrics(
         fabric.operations,
     )
     source = "stem" if fabrics == "backbone" else "pyramid"
-    for axes, part, subtitle in zip(panels, fabric.parts, subtitles, strict=True):
-        _draw_title(axes, geometry, part.name, subtitle)
+    for axes, (name, part), subtitle in zip(panels, fabric.parts.items(), subtitles, strict=True):
+        _draw_title(axes, geometry, name, subtitle)
         _draw_grid(axes, geometry, source)
-        _draw_arrows(axes, geometry, part)
-        _draw_alpha(axes, geometry, part)
+        _draw_arrows(axes, geometry, name, part)
+        _draw_alpha(axes, geometry, name, part)
         _draw_entropies(axes, part)
     _save(figure, out_path)
     return figure
@@ -183,11 +182,11 @@ def _choose_fabric(architecture: Architecture, fabrics: str) -> FabricArchitectu
     fabric = architecture.subnetworks if fabrics == "subnetworks" else architecture.backbone
     if fabric is None:
         raise ValueError("the backbone is not a fabric: there is nothing to draw")
-    for part in fabric.parts:
-        for name, weights in (("alpha", part.alpha_weights), ("beta", part.beta_weights)):
-            if not np.isfinite(weights).all():
+    for part, found in fabric.parts.items():
+        for name, weights in (("alpha", found.alpha_weights), ("beta", found.beta_weights)):
+            if not weights.isfinite().all():
                 raise ValueError(
-                    f"{part.name}/{name} has a row without finite mixing weights "
+                    f"{part}/{name} has a row without finite mixing weights "
                     "(a logit of +inf, or none above -inf)"
                 )
     return fabric
@@ -382,15 +381,15 @@ def _opacity(weight: float) -> float:
     return 0.15 + 0.85 * weight
 
 
-def _draw_arrows(axes: Axes, geometry: _Geometry, part: PartArchitecture) -> None:
-    for cell, weights in zip(geometry.fabric.cells, part.beta_weights, strict=True):
+def _draw_arrows(axes: Axes, geometry: _Geometry, name: str, part: PartArchitecture) -> None:
+    for cell, weights in zip(geometry.fabric.cells, part.beta_weights.numpy(), strict=True):
         for (source, transform), weight in _merged_inputs(cell, weights).items():
             # Three places on a cell's side, so that arrows neither start nor end on one another.
             lane = {"down": 0.11, "identity": 0.0, "up": -0.11}[transform]
             start = (geometry.sides(cell.layer - 1)[1], geometry.row(source) - lane)
             end = (geometry.sides(cell.layer)[0], geometry.row(cell.scale) + lane)
             arrow = _arrow(start, end, weight)
-            arrow.set_gid(f"beta/{part.name}/{cell.name}/{source}/{transform}")
+            arrow.set_gid(f"beta/{name}/{cell.name}/{source}/{transform}")
             axes.add_patch(arrow)
             _draw_arrow_weight(axes, start, end, transform, weight)
 
@@ -423,25 +422,25 @@ def _draw_arrow_weight(
     )  # fmt: skip
 
 
-def _draw_alpha(axes: Axes, geometry: _Geometry, part: PartArchitecture) -> None:
+def _draw_alpha(axes: Axes, geometry: _Geometry, name: str, part: PartArchitecture) -> None:
     fabric = geometry.fabric
     edges = cell_edges(fabric.nodes)
     if fabric.alpha_per_cell:
-        for cell, table in zip(fabric.cells, part.alpha_weights, strict=True):
+        for cell, table in zip(fabric.cells, part.alpha_weights.numpy(), strict=True):
             left, right = geometry.sides(cell.layer)
             top = geometry.row(cell.scale) + 0.06 * len(edges)
             for index, (edge, weights) in enumerate(zip(edges, table, strict=True)):
                 bar = _Bar(left + 0.2, top - 0.12 * index - 0.1, right - left - 0.42, 0.08)
-                _draw_edge(axes, bar, edge, weights, fabric.operations, f"{part.name}/{cell.name}")
+                _draw_edge(axes, bar, edge, weights, fabric.operations, f"{name}/{cell.name}")
         return
     top = geometry.footer - 0.2
     width = min(geometry.width - 0.66, _MAX_BAR_WIDTH)
     style = {"fontsize": 7, "color": _FAINT, "va": "center"}
     axes.text(0, top, "operations on each edge, %", **style)
     axes.text(width + 0.66, top, "entropy", ha="right", **style)
-    for index, (edge, weights) in enumerate(zip(edges, part.alpha_weights[0], strict=True)):
+    for index, (edge, weights) in enumerate(zip(edges, part.alpha_weights[0].numpy(), strict=True)):
         bar = _Bar(0.36, top - 0.26 - index * _EDGE_PITCH, width, 0.15)
-        _draw_edge(axes, bar, edge, weights, fabric.operations, f"{part.name}/all")
+        _draw_edge(axes, bar, edge, weights, fabric.operations, f"{name}/all")
 
 
 @dataclass(frozen=True)
@@ -517,7 +516,7 @@ def _draw_uniform_ticks(axes: Axes, bar: _Bar, count: int) -> None:
 def _draw_entropies(axes: Axes, part: PartArchitecture) -> None:
     means = [
         f"{symbol} {entr(weights).sum(-1).mean():.2f} of {math.log(weights.shape[-1]):.2f}"
-        for symbol, weights in (("α", part.alpha_weights), ("β", part.beta_weights))
+        for symbol, weights in (("α", part.alpha_weights.numpy()), ("β", part.beta_weights.numpy()))
     ]
     text = f"mean entropy  {', '.join(means)} nats"
     axes.text(0, 0.04, text, fontsize=7, color=_FAINT, va="center")
@@ -527,7 +526,7 @@ def _draw_entropies(axes: Axes, part: PartArchitecture) -> None:
 
 
 def plot_trajectory(
-    history: Sequence[Mapping[str, PartSnapshot]],
+    history: Sequence[Architecture],
     out_path: str | Path | None = None,
     *,
     epochs: Sequence[float] | None = None,
@@ -539,18 +538,20 @@ def plot_trajectory(
     for the neighbour's mean. A dotted line marks uniform weights. All parts share their axes.
 
     Args:
-        history: What `pnfs.models.architecture.snapshot` returned, in order.
+        history: A run's architectures, in order.
         out_path: File to write, .png or .svg; None to write none.
-        epochs: Where the snapshots stand on the horizontal axis; None for 0, 1, 2, ...
+        epochs: Where the architectures stand on the horizontal axis; None for 0, 1, 2, ...
 
     Raises:
-        ValueError: The history is empty, its snapshots do not have the same parts and shapes,
+        ValueError: The history is empty, its architectures do not have the same parts and shapes,
             `epochs` has another length, or the suffix is neither .png nor .svg.
     """
     _check_history(history, epochs)
     positions = range(len(history)) if epochs is None else epochs
-    parts = list(history[0])
-    names = dict.fromkeys(name for part in parts for name in history[0][part]["operations"])
+    owners = {n: where for where, fabric in history[0].fabrics.items() for n in fabric.parts}
+    parts = list(owners)
+    fabrics = history[0].fabrics
+    names = dict.fromkeys(name for fabric in fabrics.values() for name in fabric.operations)
     colours = {"alpha": _operation_colours(names), "beta": _NEIGHBOUR_COLOURS}
     columns = min(_PANELS_A_ROW, len(parts))
     rows = math.ceil(len(parts) / columns)
@@ -560,14 +561,18 @@ def plot_trajectory(
     shared: dict[str, Axes] = {}
     for index, part in enumerate(parts):
         row, column = divmod(index, columns)
-        candidates = {"alpha": history[0][part]["operations"], "beta": list(NEIGHBOURS)}
+        candidates = {"alpha": fabrics[owners[part]].operations, "beta": NEIGHBOURS}
+        there = [entry.fabrics[owners[part]].parts[part] for entry in history]
+        weights = {
+            "alpha": np.stack([found.alpha_weights.numpy() for found in there]),
+            "beta": np.stack([found.beta_weights.numpy() for found in there]),
+        }
         for offset, (table, names_here) in enumerate(candidates.items()):
             first = shared.get(table)
             axes = figure.add_subplot(grid[2 * row + offset, column], sharex=first, sharey=first)
             shared.setdefault(table, axes)
-            weights = np.asarray([entry[part][table] for entry in history])
             chosen = {name: colours[table][name] for name in names_here}
-            _plot_weights(axes, positions, weights, chosen, f"{part}/{table}")
+            _plot_weights(axes, positions, weights[table], chosen, f"{part}/{table}")
             if column == 0:
                 axes.set_ylabel("α weight" if table == "alpha" else "β weight", fontsize=8)
         figure.axes[-2].set_title(part, fontsize=9, weight="bold", color=_INK)
@@ -578,44 +583,24 @@ def plot_trajectory(
     return figure
 
 
-def _check_history(
-    history: Sequence[Mapping[str, PartSnapshot]], epochs: Sequence[float] | None
-) -> None:
-    if not history or not history[0]:
-        raise ValueError("there are no snapshots to plot")
+def _check_history(history: Sequence[Architecture], epochs: Sequence[float] | None) -> None:
+    if not history:
+        raise ValueError("there are no architectures to plot")
     if epochs is not None and len(epochs) != len(history):
-        raise ValueError(f"{len(epochs)} epochs for {len(history)} snapshots")
-    first = _snapshot_shape(history[0], 0)
+        raise ValueError(f"{len(epochs)} epochs for {len(history)} architectures")
     for index, entry in enumerate(history):
-        if _snapshot_shape(entry, index) != first:
+        if _shape_of(entry) != _shape_of(history[0]):
             raise ValueError(
-                f"snapshot {index} has other parts, operations or shapes than the first one"
+                f"architecture {index} has other parts, operations or cells than the first one"
             )
 
 
-def _snapshot_shape(entry: Mapping[str, PartSnapshot], index: int) -> dict[str, tuple]:
-    shape = {}
-    for part, one in entry.items():
-        try:
-            names = list(one["operations"])
-            alpha, beta = np.asarray(one["alpha"], float), np.asarray(one["beta"], float)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"snapshot {index}, part {part!r} is no snapshot: {error!r}") from None
-        if (
-            alpha.ndim != 3
-            or beta.ndim != 2
-            or (alpha.shape[-1], beta.shape[-1])
-            != (
-                len(names),
-                len(NEIGHBOURS),
-            )
-        ):
-            raise ValueError(
-                f"snapshot {index}, part {part!r}: alpha {alpha.shape} and beta {beta.shape} do not "
-                f"fit {len(names)} operations and {len(NEIGHBOURS)} neighbours"
-            )
-        shape[part] = (names, alpha.shape, beta.shape)
-    return shape
+def _shape_of(architecture: Architecture) -> dict[str, tuple]:
+    """The fabrics without their numbers."""
+    return {
+        where: (list(fabric.parts), fabric.operations, fabric.cells, fabric.alpha_shape)
+        for where, fabric in architecture.fabrics.items()
+    }
 
 
 def _plot_weights(

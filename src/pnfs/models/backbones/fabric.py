@@ -1,14 +1,16 @@
 """A fabric as the backbone: the first m layers of the grid on a small stem (Fabric-1/2/3 of Fig. 5)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.models.backbones.pyramid import Backbone
-from pnfs.models.fabric import PAPER, SCALES, FabricRules, Kept, NeuralFabrics
-from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory
+from pnfs.models.fabric import PAPER, FabricRules
+from pnfs.models.fabrics import NeuralFabrics
+from pnfs.models.operations import BACKBONE_OPERATIONS, Operations
+from pnfs.models.wiring import SCALES, KeptCells
 
 
 class Stem(nn.Module):
@@ -55,11 +57,11 @@ class FabricBackbone(Backbone):
         backbone_layers: int = 4,
         channels: int = 12,
         nodes: int = 1,
-        operations: Mapping[str, OperationFactory] = BACKBONE_OPERATIONS,
+        operations: Operations = BACKBONE_OPERATIONS,
         alpha_per_cell: bool = False,
         rules: FabricRules = PAPER,
         weights: str = "none",
-        kept: Kept | None = None,
+        kept: Mapping[str, KeptCells] | None = None,
     ) -> None:
         super().__init__()
         if weights != "none":
@@ -80,15 +82,19 @@ class FabricBackbone(Backbone):
             rules=rules,
             kept=kept,
         )
-        if self.fabrics.output_scales != SCALES:
+        found = self.fabrics.theta.output_scales
+        if found != SCALES:
             raise ValueError(
-                f"layer {backbone_layers} of {self.fabrics.layers} has only the scales "
-                f"{', '.join(f'1/{s}' for s in self.fabrics.output_scales)}; a backbone needs "
-                "1/4 to 1/32: keep at least 3 layers and leave at least 3 more in `layers`"
+                f"layer {backbone_layers} of {self.fabrics.theta.layers} has only the scales "
+                f"{', '.join(f'1/{s}' for s in found)}; a backbone needs 1/4 to 1/32: keep at least "
+                "3 layers and leave at least 3 more in `layers`"
             )
         self.channels = tuple(channels * scale for scale in SCALES)
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> list[Float[Tensor, "B C_s h_s w_s"]]:
-        outputs = self.fabrics({SCALES[0]: [self.stem(images)]}, "grouped")
+        outputs = self.fabrics({SCALES[0]: self.stem(images)})
         # A derived backbone lacks the scales that no part reads.
-        return [outputs[s][0] if s in outputs else images.new_empty(0) for s in SCALES]
+        return [outputs[s] if s in outputs else images.new_empty(0) for s in SCALES]
+
+    def fuse(self, scales: Sequence[int]) -> None:
+        self.fabrics.fuse(scales)

@@ -9,7 +9,7 @@ from timm.models.hrnet import HighResolutionModule, HighResolutionNet
 from torch import Tensor, nn
 
 from pnfs.models.backbones.pyramid import Backbone, load_part_of, read_weights
-from pnfs.models.fabric import SCALES
+from pnfs.models.wiring import SCALES
 
 _CLASSIFIER = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 _LAST_STAGE = ("stage4.",)

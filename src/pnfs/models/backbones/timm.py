@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.models.backbones.pyramid import Backbone, read_file
-from pnfs.models.fabric import SCALES
 from pnfs.models.meta import meta_copy
+from pnfs.models.wiring import SCALES
 
 _PROBE = 256
 """Side of the image on which the maps' shapes are looked up."""

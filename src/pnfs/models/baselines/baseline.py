@@ -1,14 +1,8 @@
 """What the baselines share: one part that holds all joints, one head."""
 
-from abc import abstractmethod
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from pnfs.body import PartMode, skeleton_by_name
+from pnfs.models.head import VectorHead
 from pnfs.models.network import PoseNetwork
-from pnfs.models.vectors import VectorHead
 
 WHOLE_BODY = "whole_body"
 """The one part of a baseline."""
@@ -29,23 +23,3 @@ class Baseline(PoseNetwork):
         super().__init__(PartMode(joints, {WHOLE_BODY: joints.joints}))
         # The head's ReLU changes nothing: the features have been rectified.
         self.head = VectorHead(channels, self.parts.joint_counts, vector_dim)
-
-    @abstractmethod
-    def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
-        """The rectified feature map that the head reads."""
-
-    def vectors(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B K d h/4 w/4"]:
-        """Raw vectors of all joints."""
-        return self.head([self.features(images)])
-
-    def scores(self, vectors: Float[Tensor, "B K d h w"]) -> Float[Tensor, "B K h w"]:
-        """Squashed lengths of the vectors; for d = 1 the number itself."""
-        return self.head.scores(vectors)
-
-    @torch.no_grad()
-    def calibrate(self, images: Float[Tensor, "B 3 h w"]) -> None:
-        """Brings the mean score on a first batch to the head's initial score (d > 1 only)."""
-        was_training = self.training
-        self.train()
-        self.head.calibrate([self.features(images)])
-        self.train(was_training)

@@ -7,7 +7,6 @@ from torch import Tensor
 from pnfs.models.backbones import HRNet
 from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.baselines.public import load_public
-from pnfs.models.network import Stage
 
 # timm keeps the public code's names; ours lie below the backbone.
 _PUBLIC_NAMES = {"": "backbone.network."}
@@ -39,10 +38,3 @@ class HRNetPose(Baseline):
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.backbone(images)[0]
-
-    def stages(self) -> list[Stage]:
-        """Backbone, head."""
-        return [
-            Stage("backbone", self.backbone, self.backbone),
-            Stage("head", self.head, lambda maps: self.head([maps[0]])),
-        ]

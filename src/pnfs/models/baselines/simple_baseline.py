@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from pnfs.models.backbones import Backbone, ResNet
 from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.baselines.public import KEY, load_public
-from pnfs.models.network import Stage
 
 _LAYERS = 3
 _INITIAL_STD = 0.001
@@ -47,14 +46,6 @@ class SimpleBaseline(Baseline):
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.upsampling(self.backbone(images)[-1])
-
-    def stages(self) -> list[Stage]:
-        """Backbone, upsampling, head."""
-        return [
-            Stage("backbone", self.backbone, self.backbone),
-            Stage("upsampling", self.upsampling, lambda maps: self.upsampling(maps[-1])),
-            Stage("head", self.head, lambda x: self.head([x])),
-        ]
 
 
 def _upsampling(channels: int, filters: int) -> nn.Sequential:

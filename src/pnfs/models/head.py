@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.lanes import Form, Lanes, merge_lanes
+from pnfs.models.layers import Map
 
 
 def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -91,39 +91,40 @@ class VectorHead(nn.Module):
         return math.sqrt(aim / self.vector_dim / 2)
 
     @torch.no_grad()
-    def calibrate(self, lanes: Lanes) -> None:
-        """Rescales the weights of each part such that `lanes` give scores of `initial_score`.
+    def calibrate(self, features: Map) -> None:
+        """Rescales the weights of each part such that `features` give scores of `initial_score`.
 
         A bias that keeps the vector off zero makes half of the squared length, the features the other half.
         Does nothing for d = 1.
         """
         if self.vector_dim == 1:
             return
-        sizes = [count * self.vector_dim for count in self.joint_counts]
-        features = F.relu(merge_lanes(lanes)).chunk(len(sizes), dim=1)
-        for x, weight in zip(features, self.weight.split(sizes), strict=True):
+        sizes = self._sizes
+        for x, weight in zip(
+            F.relu(features).chunk(len(sizes), dim=1), self.weight.split(sizes), strict=True
+        ):
             spread = F.conv2d(x, weight).float().square().mean().sqrt()
             weight.mul_(self._share / spread.clamp(min=1e-6))
 
-    def forward(self, lanes: Lanes, form: Form = "loop") -> Float[Tensor, "B J d h w"]:
-        """(B, p*C, h, w) in each lane to the vectors of all parts' joints, part after part."""
-        features = F.relu(merge_lanes(lanes))
-        sizes = [count * self.vector_dim for count in self.joint_counts]
-        if form == "dense":
-            maps = F.conv2d(features, _block_diagonal(self.weight, sizes), self.bias)
+    @property
+    def _sizes(self) -> list[int]:
+        """Output channels of each part."""
+        return [count * self.vector_dim for count in self.joint_counts]
+
+    def forward(self, features: Map) -> Float[Tensor, "B J d h w"]:
+        """Features of all parts (B, P*C, h, w) to the vectors of all parts' joints, part after part."""
+        features, sizes = F.relu(features), self._sizes
+        if features.is_cuda:
+            # As in `PartConv2d`: one convolution, zero between the parts.
+            blocks = torch.block_diag(*(rows.flatten(1) for rows in self.weight.split(sizes)))
+            maps = F.conv2d(features, blocks[..., None, None], self.bias)
         else:
-            maps = torch.cat(
-                [
-                    F.conv2d(x, weight, bias)
-                    for x, weight, bias in zip(
-                        features.chunk(len(sizes), dim=1),
-                        self.weight.split(sizes),
-                        self.bias.split(sizes),
-                        strict=True,
-                    )
-                ],
-                dim=1,
+            shares = (
+                features.chunk(len(sizes), dim=1),
+                self.weight.split(sizes),
+                self.bias.split(sizes),
             )
+            maps = torch.cat([F.conv2d(*share) for share in zip(*shares, strict=True)], dim=1)
         # (B, sum(J_p)*d, h, w) -> (B, sum(J_p), d, h, w): the vector index runs fastest.
         return maps.unflatten(1, (-1, self.vector_dim))
 
@@ -132,9 +133,3 @@ class VectorHead(nn.Module):
         return (
             at_least_float32(vectors[:, :, 0]) if self.vector_dim == 1 else squashed_length(vectors)
         )
-
-
-def _block_diagonal(weight: Float[Tensor, "O C 1 1"], sizes: Sequence[int]) -> Tensor:
-    """Each part's rows read its own C features of all P*C: (O, P*C, 1, 1)."""
-    blocks = torch.block_diag(*(rows.flatten(1) for rows in weight.split(list(sizes))))
-    return blocks[..., None, None]

@@ -1,0 +1,249 @@
+"""The grid of a fabric, scale x layer: what feeds each cell (Eq. 2, footnote 2), and what is live. Plain data."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+SCALES: tuple[int, ...] = (4, 8, 16, 32)
+"""Strides of the paper's grid: 1/4, 1/8, 1/16 and 1/32 of the input."""
+
+Neighbour = Literal["finer", "same", "coarser"]
+NEIGHBOURS: tuple[Neighbour, ...] = get_args(Neighbour)
+"""The order of beta's three columns."""
+
+Transform = Literal["down", "identity", "up"]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One of a cell's three candidate inputs, after footnote 2 has filled in missing neighbours."""
+
+    neighbour: Neighbour
+    """Whose place it takes, which is whose weight in beta it gets."""
+    source: int
+    """The scale it reads in the previous layer."""
+    transform: Transform
+
+
+@dataclass(frozen=True)
+class CellWiring:
+    """A cell of the grid and what feeds it."""
+
+    layer: int
+    """1-based."""
+    scale: int
+    connections: tuple[Connection, ...]
+    """In the order of beta's columns."""
+
+    @property
+    def name(self) -> str:
+        return f"layer{self.layer}_scale{self.scale}"
+
+    @property
+    def reads_one_map(self) -> bool:
+        """Whether the finer map stands in for all three neighbours."""
+        return all(connection.transform == "down" for connection in self.connections)
+
+
+@dataclass(frozen=True)
+class Theta:
+    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built.
+
+    Attributes:
+        layers: L of the whole fabric.
+        first_layer: First layer that is built, 1-based.
+        last_layer: Last layer that is built.
+        input_scales: Scales of the maps that feed the first layer.
+        channels: C; a cell at scale 1/s has C*s channels.
+        nodes: H, hidden nodes of a cell.
+        operations: Names of the candidate operations O, in the order of alpha's columns.
+        alpha_per_cell: One alpha a cell in place of one a fabric.
+
+    Raises:
+        ValueError: A cell would be empty, or an operation is named twice.
+    """
+
+    layers: int
+    first_layer: int
+    last_layer: int
+    input_scales: tuple[int, ...]
+    channels: int
+    nodes: int
+    operations: tuple[str, ...]
+    alpha_per_cell: bool
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or self.channels < 1 or not self.operations:
+            raise ValueError(
+                f"a cell needs at least one node, channel and operation, got H={self.nodes}, "
+                f"C={self.channels}, {len(self.operations)} operations"
+            )
+        if len(set(self.operations)) != len(self.operations):
+            raise ValueError(f"each operation must be named once, got {self.operations}")
+
+    @cached_property
+    def cells(self) -> tuple[CellWiring, ...]:
+        """The cells in the order of beta's rows: layer by layer, from fine to coarse."""
+        cells = wire_fabric(
+            layers=self.layers,
+            first_layer=self.first_layer,
+            last_layer=self.last_layer,
+            input_scales=self.input_scales,
+        )
+        return tuple(cells)
+
+    @property
+    def output_scales(self) -> tuple[int, ...]:
+        return tuple(cell.scale for cell in self.cells if cell.layer == self.last_layer)
+
+    @property
+    def edges(self) -> int:
+        """Edges of a cell, H(H+1)/2."""
+        return self.nodes * (self.nodes + 1) // 2
+
+    @property
+    def alpha_shape(self) -> tuple[int, ...]:
+        """Of one part: (E, |O|), or (cells, E, |O|) where each cell has its own."""
+        table = (self.edges, len(self.operations))
+        return (len(self.cells), *table) if self.alpha_per_cell else table
+
+    @property
+    def beta_shape(self) -> tuple[int, int]:
+        """Of one part: (cells, 3)."""
+        return len(self.cells), len(NEIGHBOURS)
+
+
+def layer_scales(layer: int, layers: int, scales: Sequence[int] = SCALES) -> tuple[int, ...]:
+    """Scales that have a cell in layer `layer` (1-based) of `layers`: the fan of the paper's Fig. 3."""
+    return tuple(scales[: min(layer + 1, len(scales), layers - layer + 1)])
+
+
+def wire_fabric(
+    *,
+    layers: int,
+    first_layer: int,
+    last_layer: int,
+    input_scales: Sequence[int],
+    scales: Sequence[int] = SCALES,
+) -> list[CellWiring]:
+    """The cells of layers `first_layer`..`last_layer` and their inputs.
+
+    A cell without a finer or coarser neighbour takes its same-scale input for it. A cell at a scale that
+    the previous layer lacks takes the finer input for all three, each with its own transform.
+
+    Args:
+        layers: L of the whole fabric, which gives the grid its shape.
+        first_layer: First layer to build, 1-based.
+        last_layer: Last layer to build, inclusive.
+        input_scales: Scales of the maps that feed the first layer.
+        scales: The grid's scales, from fine to coarse; each twice the one before.
+
+    Raises:
+        ValueError: The range is not within 1..L, scales do not double, or a cell has no input.
+    """
+    if not 1 <= first_layer <= last_layer <= layers:
+        raise ValueError(
+            f"layers {first_layer} to {last_layer} are not a range within 1 to {layers}"
+        )
+    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(scales)):
+        raise ValueError(f"each scale must be twice the one before, got {tuple(scales)}")
+    previous = tuple(input_scales)
+    cells = []
+    for layer in range(first_layer, last_layer + 1):
+        present = layer_scales(layer, layers, scales)
+        cells += [
+            CellWiring(layer, scale, _connections(layer, scale, previous)) for scale in present
+        ]
+        previous = present
+    return cells
+
+
+def _connections(layer: int, scale: int, previous: tuple[int, ...]) -> tuple[Connection, ...]:
+    finer, coarser = scale // 2, scale * 2
+    if scale in previous:
+        down, up = finer in previous, coarser in previous
+        return (
+            Connection("finer", finer, "down") if down else Connection("finer", scale, "identity"),
+            Connection("same", scale, "identity"),
+            Connection("coarser", coarser, "up")
+            if up
+            else Connection("coarser", scale, "identity"),
+        )
+    if finer in previous:
+        return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)
+    raise ValueError(
+        f"the cell at layer {layer}, scale 1/{scale} has no input: the layer before it has scales "
+        f"{', '.join(f'1/{s}' for s in previous)}"
+    )
+
+
+@dataclass(frozen=True)
+class KeptCell:
+    """What is left of a cell without the candidates that carry no weight.
+
+    Args:
+        inputs: The neighbours whose connections are left, at least one.
+        edges: For each edge of the cell the names of the operations that are left.
+    """
+
+    inputs: Sequence[Neighbour]
+    edges: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if not self.inputs or any(name not in NEIGHBOURS for name in self.inputs):
+            raise ValueError(
+                f"a kept cell needs inputs among {', '.join(NEIGHBOURS)}, got {list(self.inputs)}"
+            )
+
+
+KeptCells = Mapping[str, KeptCell]
+"""Cell's name -> what is left of it; cells that are missing are not built."""
+
+
+def live_cells(
+    theta: Theta,
+    alpha: Float[Tensor, "P cells E O"],
+    beta: Float[Tensor, "P cells 3"],
+    outputs: Sequence[int],
+) -> dict[str, KeptCell]:
+    """What carries weight in any of the parts and reaches an output.
+
+    Args:
+        theta: The fabrics' shape.
+        alpha: Mixing weights of Eq. 1.
+        beta: Mixing weights of Eq. 2.
+        outputs: Scales of the last layer that are read.
+    """
+    reached = {(theta.last_layer, scale) for scale in outputs}
+    operate, connect = (alpha > 0).any(0).tolist(), (beta > 0).any(0).tolist()
+    live: dict[str, KeptCell] = {}
+    for index in reversed(range(len(theta.cells))):
+        cell = theta.cells[index]
+        if (cell.layer, cell.scale) not in reached:
+            continue
+        inputs = [c for c, on in zip(cell.connections, connect[index], strict=True) if on]
+        reached |= {(cell.layer - 1, connection.source) for connection in inputs}
+        live[cell.name] = KeptCell(
+            inputs=tuple(connection.neighbour for connection in inputs),
+            edges=tuple(
+                tuple(name for name, on in zip(theta.operations, row, strict=True) if on)
+                for row in operate[index]
+            ),
+        )
+    return dict(reversed(live.items()))
+
+
+def sources(theta: Theta, kept: KeptCells) -> set[int]:
+    """Scales of the input that the first layer reads."""
+    return {
+        connection.source
+        for cell in theta.cells
+        if cell.layer == theta.first_layer and cell.name in kept
+        for connection in cell.connections
+        if connection.neighbour in kept[cell.name].inputs
+    }
