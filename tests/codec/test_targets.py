@@ -55,6 +55,22 @@ def test_targets_match_a_pixel_by_pixel_computation(x: float, y: float, quantise
     assert weight == 1
 
 
+@pytest.mark.parametrize(("x", "y"), [(21.0, 33.0), (-90.0, 200.0)])
+def test_without_a_radius_the_gaussian_has_no_end(x: float, y: float) -> None:
+    maps, weights = gaussian_targets(
+        torch.tensor([[[x, y]]], dtype=torch.float64),
+        torch.tensor([[True]]),
+        heatmap_size=(16, 12),
+        quantised=False,
+        radius=None,
+    )
+    rows, columns = np.mgrid[:16, :12]
+    expected = np.exp(-((columns - x / 4) ** 2 + (rows - y / 4) ** 2) / 8)
+    assert maps.dtype == torch.float64
+    np.testing.assert_allclose(maps[0, 0], expected, rtol=1e-13, atol=0)
+    assert weights.item() == 1
+
+
 def test_the_centre_is_truncated_towards_zero() -> None:
     # -5 / 4 + 0.5 = -0.75, which truncates to 0 where floor gives -1.
     assert one_target(-5.0, 20.0)[0][5, 0] == 1

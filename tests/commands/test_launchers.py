@@ -1,5 +1,6 @@
 """Sweeps through every launcher, and runs in several processes, as whole commands."""
 
+import importlib
 import json
 import os
 import re
@@ -244,32 +245,42 @@ def run_as_rank(folder, does):
         os.kill(os.getpid(), signal.SIGKILL)
     if does != "ends":
         time.sleep(300)
-    world = os.environ["WORLD_SIZE"], os.environ["NODE_RANK"]
+    world = os.environ["WORLD_SIZE"], os.environ["GROUP_RANK"]
     Path(folder, f"world_{rank}").write_text(" ".join(world))
 """
 
 
 @pytest.fixture
 def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module `ranks` for other processes to import, and the folder they write to."""
+    """A module `ranks` for this and other processes to import, and the folder they write to."""
     (tmp_path / "ranks.py").write_text(RANKS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ranks", raising=False)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
     return tmp_path
 
 
+def run_ranks(folder: Path, does: str, count: int) -> None:
+    function = importlib.import_module("ranks").run_as_rank
+    arguments = {"folder": str(folder), "does": does}
+    run_in_processes(function, arguments, count, folder / "logs")
+
+
 def test_processes_know_their_ranks(ranks: Path) -> None:
-    run_in_processes("ranks", {"folder": str(ranks), "does": "ends"}, 3)
+    run_ranks(ranks, "ends", 3)
     assert [(ranks / f"world_{rank}").read_text() for rank in range(3)] == ["3 0"] * 3
 
 
 @pytest.mark.parametrize(
     ("does", "message"),
-    [("raises", "process 1 of 2 failed: .*no such thing"), ("dies", "process 1 of 2 .* signal 9")],
+    [("raises", "process 1 of 2 failed: .*no such thing"), ("dies", "process 1 of 2 .*SIGKILL")],
 )
 def test_failure_of_one_process_ends_all(ranks: Path, does: str, message: str) -> None:
     started = time.monotonic()
     with pytest.raises(ProcessFailed, match=message):
-        run_in_processes("ranks", {"folder": str(ranks), "does": does}, 2)
+        run_ranks(ranks, does, 2)
     assert time.monotonic() - started < 100
     if (ranks / "pid_0").is_file():
         with pytest.raises(ProcessLookupError):
@@ -298,8 +309,10 @@ def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
     arguments = {"folder": str(ranks), "does": "sleeps"}
     # What a shell starts in the background ignores Ctrl-C, these tests among it.
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script += "from pathlib import Path; from ranks import run_as_rank; "
     script += "from pnfs.commands.processes import run_in_processes as run; "
-    command = [sys.executable, "-c", f"{script}run('ranks', {arguments!r}, 2)"]
+    script += f"run(run_as_rank, {arguments!r}, 2, Path({str(ranks / 'logs')!r}))"
+    command = [sys.executable, "-c", script]
     parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     files = [ranks / f"pid_{rank}" for rank in range(2)]
     wait_until(lambda: all(f.is_file() and f.read_text() for f in files), "both have started")

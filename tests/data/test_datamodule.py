@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -144,40 +146,62 @@ def test_a_process_with_less_than_a_batch_still_trains() -> None:
     assert len(list(loader)) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_lightning_moves_the_epoch_on(workers: int) -> None:
-    class Recorder(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-            self.epochs: list[list[dict[str, Tensor]]] = []
+class Recorder(L.LightningModule):
+    """Keeps the batches of every epoch."""
 
-        def on_train_epoch_start(self) -> None:
-            self.epochs.append([])
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.epochs: list[list[dict[str, Tensor]]] = []
 
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            self.epochs[-1].append(batch)
-            return self.weight.sum()
+    def on_train_epoch_start(self) -> None:
+        self.epochs.append([])
 
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.epochs[-1].append(batch)
+        return self.weight.sum()
 
-    module, recorder = data(workers=workers), Recorder()
-    trainer = L.Trainer(
-        max_epochs=2,
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def quiet_trainer(epochs: int, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=epochs,
         accelerator="cpu",
         limit_val_batches=0,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=bool(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=list(callbacks),
     )
-    trainer.fit(recorder, datamodule=module)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lightning_moves_the_epoch_on(workers: int) -> None:
+    module, recorder = data(workers=workers), Recorder()
+    quiet_trainer(2).fit(recorder, datamodule=module)
     first, second = recorder.epochs
     assert order(first) != order(second)
     dataset = module.dataset("train", Augmentation())
     assert_samples(first, dataset, epoch=0)
     assert_samples(second, dataset, epoch=1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_training_sees_the_crops_of_its_own_epochs(workers: int, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(dirpath=tmp_path, filename="last")
+    quiet_trainer(1, keep).fit(Recorder(), datamodule=data(workers=workers))
+    module, recorder = data(workers=workers), Recorder()
+    quiet_trainer(3).fit(
+        recorder, datamodule=module, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
+    second, third = recorder.epochs
+    dataset = module.dataset("train", Augmentation())
+    assert_samples(second, dataset, epoch=1)
+    assert_samples(third, dataset, epoch=2)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])

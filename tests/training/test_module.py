@@ -143,7 +143,7 @@ def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
                     target = torch.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * sigma**2))
                     target[((xs - x).abs() > 3 * sigma) | ((ys - y).abs() > 3 * sigma)] = 0
                     total += (maps[sample, row] - target).square().mean().item()
-                    count += 1
+                count += 1
             row += 1
     return total / count
 

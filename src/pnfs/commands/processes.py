@@ -1,32 +1,24 @@
 """A run in several processes of this machine, each with a device of its own (DDP).
 
-Each process gets the same resolved configuration, as plain data. Lightning's own launcher would start the command
-line again in each of them: under --multirun the whole sweep, in ranks that might disagree on hyperparameters.
+PyTorch's elastic launcher starts one function with the same resolved configuration in each of them. Lightning's
+own launcher would start the command line again: under --multirun the whole sweep, in ranks that might disagree on
+hyperparameters.
 """
 
-import importlib
-import json
+import multiprocessing
 import os
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
 from pnfs.commands.configuration import UsageError
-
-_PATIENCE = 30.0
-"""Seconds that processes get to end by themselves after Ctrl-C or the failure of another."""
-
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
-# What other launchers tell about ranks of their own.
-_FOREIGN = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE")
 
 
 class ProcessFailed(ValueError):
@@ -63,147 +55,63 @@ def _is_rank_of_another_launcher() -> bool:
     return any(size.isdigit() and int(size) > 1 for size in world)
 
 
-def run_in_processes(module: str, arguments: Mapping[str, Any], count: int) -> None:
-    """Calls `run_as_rank(**arguments)` of a module in `count` new processes, and waits for all.
+def run_in_processes(
+    function: Callable[..., None], arguments: Mapping[str, Any], count: int, logs: Path
+) -> None:
+    """Calls `function(**arguments)` in `count` new processes, and waits for all.
 
     Args:
-        module: Dotted name.
+        function: Defined at the top level of a module.
         arguments: Plain data.
-        count: Of the processes.
+        count: Number of processes.
+        logs: Folder for what all processes but the first print.
 
     Raises:
-        ProcessFailed: One of them did not end well; the others are stopped.
-        SystemExit: Ctrl-C.
+        ProcessFailed: One of them failed or was killed; the others are stopped.
+        SystemExit: Ctrl-C, or a signal that asks to end.
     """
-    with tempfile.TemporaryDirectory(prefix="pnfs-") as folder:
-        port = _free_port()
-        processes = [_start(rank, count, port, module) for rank in range(count)]
-        try:
-            for rank, process in enumerate(processes):
-                job = {"module": module, "arguments": dict(arguments)}
-                _send(process, job | {"failure": str(_failure(Path(folder), rank))})
-            _wait(processes, Path(folder))
-        except KeyboardInterrupt:
-            # The terminal has sent it to all; they are ending their epoch's work.
-            _end(processes)
-            sys.exit(_INTERRUPTED)
-        finally:
-            _end(processes, patience=0.0)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _start(rank: int, count: int, port: int, module: str) -> subprocess.Popen[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    environment = kept | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-        "NODE_RANK": "0",
-        "LOCAL_RANK": str(rank),
-    }
-    # The first speaks for all; of the others only the cause of a failure is heard.
-    silent = None if rank == 0 or os.environ.get("PNFS_TRACEBACK") else subprocess.DEVNULL
-    return subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=None if rank == 0 else subprocess.DEVNULL,
-        stderr=silent,
-        text=True,
+    logs.mkdir(parents=True, exist_ok=True)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        # The first process speaks for all.
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(logs), redirects=dict.fromkeys(range(1, count), Std.ALL)
+        ),
     )
-
-
-def _send(process: subprocess.Popen[str], job: Mapping[str, Any]) -> None:
-    assert process.stdin is not None
     try:
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        # It has ended already, which waiting for it finds out.
-        return
-
-
-def _wait(processes: Sequence[subprocess.Popen[str]], folder: Path) -> None:
-    while any(process.poll() is None for process in processes):
-        if any(process.poll() for process in processes):
-            break
-        time.sleep(0.1)
-    codes = [process.poll() for process in processes]
-    failed = [rank for rank, code in enumerate(codes) if code]
-    if not failed:
-        return
-    if all(codes[rank] == _INTERRUPTED for rank in failed):
-        raise KeyboardInterrupt
-    _end(processes, patience=1.0)
-    total = len(processes)
-    killed = [(rank, codes[rank]) for rank in failed if (codes[rank] or 0) < 0]
-    if killed:
-        rank, code = killed[0]
+        elastic_launch(config, _call)(function, dict(arguments))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        hint = " (often for want of memory)" if failure.exitcode == -9 else ""
         raise ProcessFailed(
-            f"process {rank} of {total} was ended by signal {-(code or 0)} (9: often for want of memory)"
-        )
-    # What one process suffers the others soon notice: the earliest is the cause.
-    paths = [_failure(folder, rank) for rank in range(total)]
-    told = [(p.stat().st_mtime_ns, rank) for rank, p in enumerate(paths) if p.is_file()]
-    rank = min(told)[1] if told else failed[0]
-    cause = paths[rank].read_text() if told else f"exit code {codes[rank]}"
-    raise ProcessFailed(f"process {rank} of {total} failed: {cause}")
+            f"process {rank} of {count} failed: {failure.message}{hint}; what the others printed is "
+            f"below {logs}"
+        ) from None
+    except SignalException as error:
+        # As shells count: 130 after Ctrl-C, 143 after SIGTERM.
+        sys.exit(128 + error.sigval)
 
 
-def _failure(folder: Path, rank: int) -> Path:
-    return folder / f"failure_{rank}.txt"
+def _call(function: Callable[..., None], arguments: Mapping[str, Any]) -> None:
+    """What each of the processes does."""
+    # Not imported above: the module of the command itself.
+    from pnfs.commands.main import quiet_libraries
 
-
-def _end(processes: Sequence[subprocess.Popen[str]], patience: float = _PATIENCE) -> None:
-    deadline = time.monotonic() + patience
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdin is not None and not process.stdin.closed:
-            process.stdin.close()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    quiet_libraries()
+    function(**arguments)
 
 
 def _end_with_the_parent() -> None:
-    """A killed command must not leave processes that train on: its end of the pipe closes."""
-    sys.stdin.read()
-    os._exit(1)
-
-
-def _work() -> int:
-    """What each of the processes does."""
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    # Not imported above: the command that starts the processes has it, and has its own output.
-    from pnfs.commands.main import quiet_libraries
-
-    try:
-        run_as_rank = importlib.import_module(job["module"]).run_as_rank
-        # After Lightning's import, which would set its loggers to talk again.
-        quiet_libraries()
-        run_as_rank(**job["arguments"])
-    except (KeyboardInterrupt, SystemExit):
-        return _INTERRUPTED
-    except Exception as error:
-        from pnfs.training.records import cause_of
-
-        Path(job["failure"]).write_text(cause_of(error))
-        if os.environ.get("PNFS_TRACEBACK"):
-            raise
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    code = _work()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The thread that waits for the parent holds standard input, which a plain exit would wait for.
-    os._exit(code)
+    """A killed command must not leave processes that train on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

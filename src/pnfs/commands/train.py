@@ -77,7 +77,7 @@ def run(config: DictConfig) -> float:
         if processes == 1:
             return _train(settings, source, folder, earlier_seconds)
         job = {"settings": settings, "folder": str(folder), "earlier_seconds": earlier_seconds}
-        run_in_processes(__name__, job, processes)
+        run_in_processes(run_as_rank, job, processes, folder / "ranks")
     record = read_result(folder)
     assert record is not None
     return float(record["score"])

@@ -159,7 +159,8 @@ class EpochSampler(Sampler[SampleKey]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Lightning calls this before each epoch, but for the first after a start: there the loader is open
+        already, and `PoseDataModule` has set the epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

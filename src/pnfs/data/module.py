@@ -98,6 +98,9 @@ class PoseDataModule(L.LightningDataModule):
         self.resident = resident
         self.weight_rows: list[int] | None = None
         self.architecture_rows: list[int] | None = None
+        # The epoch that the first training loader begins with: a trainer opens the loader, whose processes
+        # start at once, before it says which epoch it trains.
+        self.next_epoch = 0
         self._cached: dict[tuple[str, CacheSettings], Persons] = {}
         self._resident: dict[Path, Tensor] = {}
 
@@ -142,6 +145,14 @@ class PoseDataModule(L.LightningDataModule):
             )
             self._cached[split, needed] = with_crops(persons, folder)
         return self._cached[split, needed]
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: the epoch to train next."""
+        assert self.trainer is not None
+        return {"next_epoch": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.next_epoch = state_dict["next_epoch"]
 
     def split_train(self, share: float, seed: int) -> tuple[list[int], list[int]]:
         """Divides the training persons between weights and architecture parameters.
@@ -200,7 +211,10 @@ class PoseDataModule(L.LightningDataModule):
 
     def _sampler(self, rows: int | list[int], seed: int, shuffle: bool) -> EpochSampler:
         rank, world_size = self._rank()
-        return EpochSampler(rows, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
+        sampler = EpochSampler(rows, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
+        if shuffle:
+            sampler.set_epoch(self.next_epoch)
+        return sampler
 
     def _loader(
         self, dataset: CropDataset, sampler: EpochSampler, batch_size: int, drop_last: bool

@@ -34,19 +34,20 @@ def normalise_images(
     # What is made while a graph is traced belongs to that graph and must not be kept.
     tracing = torch.compiler.is_compiling()
     statistics = _make_pixel_statistics if tracing else _pixel_statistics
-    mean, std = statistics(images.device)
-    return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
+    precision = torch.promote_types(dtype, torch.float32)
+    mean, std = statistics(images.device, precision)
+    return ((images.to(precision) - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
-def _make_pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+def _make_pixel_statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor(IMAGENET_MEAN, dtype=dtype), torch.tensor(IMAGENET_STD, dtype=dtype)
     return mean.to(device) * 255, std.to(device) * 255
 
 
 @cache
-def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+def _pixel_statistics(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     # Made once for each device: a copy to a GPU would make every step wait for the one before.
-    return _make_pixel_statistics(device)
+    return _make_pixel_statistics(device, dtype)
 
 
 class PoseNetwork(nn.Module):

@@ -37,6 +37,8 @@ class BilevelStrategy(SearchStrategy):
         share: Share of the training persons that alpha and beta learn from.
         seed: Of the division of the training persons.
         warmup_epochs: First epochs in which alpha and beta stay as they are.
+        betas: Decay rates of the Adam of alpha and beta. DARTS takes (0.5, 0.999), the authors' public
+            code PyTorch's (0.9, 0.999).
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class BilevelStrategy(SearchStrategy):
         share: float = 0.5,
         seed: int = 0,
         warmup_epochs: int = 0,
+        betas: tuple[float, float] = (0.5, 0.999),
     ) -> None:
         super().__init__(warmup_epochs)
+        self.betas = betas
         self.lr = lr
         self.weight_decay = weight_decay
         self.share = share
@@ -96,7 +100,7 @@ class BilevelStrategy(SearchStrategy):
             architecture_of(pl_module),
             lr=self.lr,
             weight_decay=self.weight_decay,
-            betas=(0.5, 0.999),
+            betas=self.betas,
         )
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._restored is not None:

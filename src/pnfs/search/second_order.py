@@ -22,6 +22,7 @@ class SecondOrder(BilevelStrategy):
         share: Share of the training persons that alpha and beta learn from.
         seed: Of the division of the training persons.
         warmup_epochs: First epochs in which alpha and beta stay as they are.
+        betas: Decay rates of the Adam of alpha and beta.
     """
 
     def __init__(
@@ -32,8 +33,9 @@ class SecondOrder(BilevelStrategy):
         share: float = 0.5,
         seed: int = 0,
         warmup_epochs: int = 0,
+        betas: tuple[float, float] = (0.5, 0.999),
     ) -> None:
-        super().__init__(lr, weight_decay, share, seed, warmup_epochs)
+        super().__init__(lr, weight_decay, share, seed, warmup_epochs, betas)
         self.unrolled_lr = unrolled_lr
 
     def architecture_gradients(

@@ -10,7 +10,10 @@ from pnfs.models.vectors import at_least_float32
 
 
 class ScoreMapLoss(nn.Module):
-    """Mean squared error between score maps and targets; joints without label do not count.
+    """Squared error between score maps and targets, its mean over pixels and then over the batch.
+
+    The second mean is over all persons and joints: a joint without label adds zero to the sum and counts in
+    the denominator, as in the losses of HRNet, mmpose and the authors' public code.
 
     Args:
         maps: "parts": on each part's own map of a joint (paper). "joints": on the sum of the maps of
@@ -47,5 +50,4 @@ class ScoreMapLoss(nn.Module):
             summed = scores.new_zeros(targets.shape)
             scores = summed.index_add(1, map_joints, scores)
         error = F.mse_loss(scores, targets, reduction="none").mean((-2, -1))  # (B, J or K)
-        # A batch without any label gives zero, not nan.
-        return self.factor * (error * weights).sum() / weights.sum().clamp(min=1)
+        return self.factor * (error * weights).mean()

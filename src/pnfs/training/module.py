@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from pnfs.codec.decode import DecodeMethod, decode, to_image
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec.targets import RADIUS, gaussian_targets
 from pnfs.data.dataset import PoseBatch
 from pnfs.data.geometry import heatmap_stride
 from pnfs.evaluation.flip import average_with_flip
@@ -47,6 +47,7 @@ class PoseModule(L.LightningModule):
         loss: On score maps.
         sigma: Standard deviation of the target Gaussians, in heatmap pixels.
         quantised: Put targets on whole heatmap pixels, as HRNet does.
+        radius: Half the side of the square that holds a target Gaussian, in sigma; None for no bound.
         unbiased: The crops' geometry, which decides where a joint lies on the score maps; see `crop_matrix`.
         decode_method: From score maps to locations.
         flip_test: Average with the mirrored image in evaluation.
@@ -67,6 +68,7 @@ class PoseModule(L.LightningModule):
         loss: ScoreMapLoss | None = None,
         sigma: float = 2.0,
         quantised: bool = True,
+        radius: float | None = RADIUS,
         unbiased: bool = False,
         decode_method: DecodeMethod = "quarter",
         flip_test: bool = False,
@@ -78,6 +80,7 @@ class PoseModule(L.LightningModule):
         self.loss: nn.Module = ScoreMapLoss() if loss is None else loss
         self.sigma = sigma
         self.quantised = quantised
+        self.radius = radius
         self.unbiased = unbiased
         self.decode_method: DecodeMethod = decode_method
         self.flip_test = flip_test
@@ -177,6 +180,7 @@ class PoseModule(L.LightningModule):
             stride=self.heatmap_stride(part_maps),
             sigma=self.sigma,
             quantised=self.quantised,
+            radius=self.radius,
         )
         return self.loss(part_maps, targets, weights, self.network.map_joints)
 
