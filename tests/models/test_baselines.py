@@ -5,23 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torchvision.models import resnet50
+from torch import Tensor
 
+import public_networks
 from pnfs.body import COCO, MPII
 from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
 from pnfs.models.backbones import FabricBackbone, HRNet, ResNet, TimmBackbone
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
+from pnfs.models.baselines.public import PublicNetwork, describe_public
 from pnfs.models.cost import measure_cost
+from public_networks import PUBLIC_MPII, Weights, crops_with_border, public_input
 
 GIGA = 2**30
-# The order in which the public code's MPII networks give their 16 maps.
-PUBLIC_MPII = [
-    "right_ankle", "right_knee", "right_hip", "left_hip",
-    "left_knee", "left_ankle", "pelvis", "thorax",
-    "upper_neck", "head_top", "right_wrist", "right_elbow",
-    "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
-]  # fmt: skip
 
 
 def simple_baseline(depth: int = 50, skeleton: str = "mpii", **arguments) -> SimpleBaseline:
@@ -184,116 +179,95 @@ def test_the_pose_network_reads_hrnets_finest_map_alone() -> None:
 # --- public checkpoints
 
 
-class PublicPoseResNet(nn.Module):
-    """SimpleBaseline as its public code names it."""
-
-    def __init__(self, joints: int) -> None:
-        super().__init__()
-        whole = resnet50(weights=None)
-        for name, child in whole.named_children():
-            if name not in ("avgpool", "fc"):
-                self.add_module(name, child)
-        layers: list[nn.Module] = []
-        for channels in (2048, 256, 256):
-            layers += [
-                nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(256),
-                nn.ReLU(),
-            ]
-        self.deconv_layers = nn.Sequential(*layers)
-        self.final_layer = nn.Conv2d(256, joints, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for child in self.children():
-            x = child(x)
-        return x
+ORDERS = {"mpii": PUBLIC_MPII, "coco": list(COCO.joints)}
 
 
-def randomise_statistics(module: nn.Module) -> None:
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(std=0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
+def public_state(name: str, joints: int) -> dict[str, Tensor]:
+    """Random weights of a public network, in its own names."""
+    weights, image = Weights(), torch.zeros(1, 3, 32, 32)
+    {"simple": public_networks.simple_baseline, "hrnet": public_networks.hrnet}[name](
+        weights, image, joints
+    )
+    return weights.state
 
 
-def public_input(images: Tensor) -> Tensor:
-    """Crops as the public SimpleBaseline sees them: blue first, each channel by red-green-blue's numbers."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return ((images.flip(-1).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+def public_maps(name: str, state: dict[str, Tensor], crops: Tensor, bgr: bool) -> Tensor:
+    weights = Weights()
+    weights.state = dict(state)
+    make = {"simple": public_networks.simple_baseline, "hrnet": public_networks.hrnet}[name]
+    return make(weights, public_input(crops, bgr), len(state["final_layer.weight"]))
+
+
+def loaded(name: str, skeleton: str, path: Path) -> PoseNetwork:
+    if name == "hrnet":
+        return hrnet(skeleton=skeleton, weights=str(path)).eval()
+    return simple_baseline(skeleton=skeleton, weights=str(path), channel_order="bgr").eval()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
-def test_a_public_simple_baseline_gives_its_maps(
-    tmp_path: Path, skeleton: str, wrapped: bool
+@pytest.mark.parametrize("name", ["simple", "hrnet"])
+def test_a_public_network_gives_its_maps(
+    tmp_path: Path, name: str, skeleton: str, wrapped: bool
 ) -> None:
-    torch.manual_seed(0)
-    joints = {"mpii": MPII.joints, "coco": COCO.joints}[skeleton]
-    public = PublicPoseResNet(len(joints)).eval()
-    randomise_statistics(public)
-    state = {k: v for k, v in public.state_dict().items() if not k.endswith("num_batches_tracked")}
-    if wrapped:
-        state = {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
-    torch.save(state, tmp_path / "pose.pth")
-    network = simple_baseline(skeleton=skeleton, weights=str(tmp_path / "pose.pth")).eval()
-    # A border of grey, which is zero after theirs and ours nearly so, keeps padding out of it.
-    images = torch.full((1, 128, 128, 3), 115, dtype=torch.uint8)
-    images[:, 32:96, 32:96] = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    names = ORDERS[skeleton]
+    state = public_state(name, len(names))
+    saved = {f"module.{k}": v for k, v in state.items()} if wrapped else state
+    torch.save({"epoch": 3, "state_dict": saved} if wrapped else saved, tmp_path / "pose.pth")
+    network = loaded(name, skeleton, tmp_path / "pose.pth")
+    # Black beside the image and the zero padding of convolutions are where a shifted mean would show.
+    crops = crops_with_border()
+    order = [names.index(joint) for joint in network.parts.skeleton.joints]
     with torch.no_grad():
-        theirs = public(public_input(images))
-        ours = network(normalise_images(images))
-        # The same network fed with red first gives something else.
-        other = public(normalise_images(images))
-    names = PUBLIC_MPII if skeleton == "mpii" else list(joints)
-    order = [names.index(joint) for joint in joints]
-    scale = theirs.abs().mean()
-    assert (ours - theirs[:, order]).abs().mean() < 0.05 * scale
-    assert (other[:, order] - theirs[:, order]).abs().mean() > 0.1 * scale
+        ours = network(network.normalise(crops))
+        theirs = public_maps(name, state, crops, bgr=name == "simple")[:, order]
+        swapped = public_maps(name, state, crops, bgr=name != "simple")[:, order]
+    scale = theirs.abs().max()
+    assert (ours - theirs).abs().max() < 1e-4 * scale
+    assert (swapped - theirs).abs().max() > 0.01 * scale
 
 
-def test_the_first_convolution_is_turned_from_bgr_to_rgb_exactly(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    public = PublicPoseResNet(16).eval()
-    randomise_statistics(public)
-    torch.save(public.state_dict(), tmp_path / "pose.pth")
-    backbone = simple_baseline(weights=str(tmp_path / "pose.pth")).eval().backbone
-    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
-    with torch.no_grad():
-        theirs = public.bn1(public.conv1(public_input(images)))
-        ours = backbone.bn1(backbone.conv1(normalise_images(images)))
-    # Away from the border, where zero padding means another grey.
-    torch.testing.assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
+def test_colours_are_exchanged_before_they_are_normalised() -> None:
+    crops = crops_with_border()
+    for order, flipped in (("rgb", False), ("bgr", True)):
+        network = simple_baseline(filters=8, channel_order=order)
+        expected = public_input(crops, bgr=flipped)
+        torch.testing.assert_close(network.normalise(crops), expected, rtol=1e-5, atol=1e-5)
+    parts = {"whole": MPII.joints}
+    backbone = FabricBackbone(backbone_layers=3, channels=1)
+    fabric = PoseFabricNetwork(
+        backbone=backbone, skeleton="mpii", parts=parts, channels=1, channel_order="bgr"
+    )
+    expected = public_input(crops, bgr=True)
+    torch.testing.assert_close(fabric.normalise(crops), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"model\.channel_order.*'gbr'"):
+        simple_baseline(channel_order="gbr")
 
 
-@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
-def test_a_public_hrnet_gives_its_maps(tmp_path: Path, skeleton: str) -> None:
-    torch.manual_seed(0)
-    source = hrnet(skeleton=skeleton).eval()
-    joints = source.parts.skeleton.joints
-    names = PUBLIC_MPII if skeleton == "mpii" else list(joints)
-    prefix = "backbone.network."
-    state = {
-        k.removeprefix(prefix): v for k, v in source.state_dict().items() if k.startswith(prefix)
-    }
-    # Names of the public code, as its published files have them.
-    for name in (
-        "conv1.weight", "bn2.running_var", "layer1.0.downsample.0.weight", "transition1.0.0.weight",
-        "transition1.1.0.0.weight", "stage2.0.branches.1.3.conv2.weight",
-        "stage3.3.fuse_layers.2.0.1.0.weight", "transition3.3.0.1.bias", "stage4.2.fuse_layers.0.3.0.weight",
-    ):  # fmt: skip
-        assert name in state
-    assert not any(name.startswith("stage4.2.fuse_layers.1") for name in state)
-    state["final_layer.weight"] = torch.randn(len(joints), 32, 1, 1)
-    state["final_layer.bias"] = torch.randn(len(joints))
-    torch.save(state, tmp_path / "hrnet.pth")
-    network = hrnet(skeleton=skeleton, weights=str(tmp_path / "hrnet.pth")).eval()
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        features = source.features(images)
-        theirs = F.conv2d(features, state["final_layer.weight"], state["final_layer.bias"])
-        order = [names.index(joint) for joint in joints]
-        torch.testing.assert_close(network(images), theirs[:, order], rtol=1e-4, atol=1e-4)
+def test_public_weights_of_simple_baseline_ask_for_bgr(tmp_path: Path) -> None:
+    torch.save(public_state("simple", 16), tmp_path / "pose.pth")
+    with pytest.raises(ValueError, match=r"model\.channel_order=bgr"):
+        simple_baseline(weights=str(tmp_path / "pose.pth"))
+
+
+def test_public_networks_are_told_by_their_entries() -> None:
+    simple, large = public_state("simple", 16), public_state("hrnet", 17)
+    assert describe_public(simple) == PublicNetwork("simple_baseline", 50, 256, 16)
+    assert describe_public(large) == PublicNetwork("hrnet", 32, 32, 17)
+    assert describe_public({"fc.weight": torch.zeros(1, 1)}) is None
+    weights = Weights()
+    blocks = (3, 8, 36, 3)
+    public_networks.simple_baseline(weights, torch.zeros(1, 3, 32, 32), 16, blocks)
+    assert describe_public(weights.state) == PublicNetwork("simple_baseline", 152, 256, 16)
+    shallow = {k: v for k, v in simple.items() if "conv3" not in k}
+    with pytest.raises(ValueError, match="depths 50, 101 and 152"):
+        describe_public(shallow)
+    narrow = large | {"transition1.0.0.weight": torch.zeros(18, 256, 3, 3)}
+    with pytest.raises(ValueError, match="width 18"):
+        describe_public(narrow)
+    wide = simple | {"final_layer.weight": torch.zeros(16, 256, 3, 3)}
+    with pytest.raises(ValueError, match=r"final_layer\.weight is a 3x3"):
+        describe_public(wide)
 
 
 @pytest.mark.slow
@@ -312,18 +286,18 @@ def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
 
 
 def test_misfits_are_listed(tmp_path: Path) -> None:
+    bgr = {"channel_order": "bgr"}
     state = dict(simple_baseline(skeleton="coco").state_dict())
     torch.save(state, tmp_path / "ours.pth")
     with pytest.raises(ValueError, match=r"model.weights: weights .*ours.pth do not fit") as caught:
-        simple_baseline(weights=str(tmp_path / "ours.pth"))
+        simple_baseline(weights=str(tmp_path / "ours.pth"), **bgr)
     assert "backbone.conv1.weight is missing" in str(caught.value)
     assert "more" in str(caught.value)
-    public = PublicPoseResNet(17).state_dict()
-    torch.save(public, tmp_path / "coco.pth")
+    torch.save(public_state("simple", 17), tmp_path / "coco.pth")
     with pytest.raises(ValueError, match=r"head.weight has shape \(17, 256, 1, 1\), not \(16, 256"):
-        simple_baseline(weights=str(tmp_path / "coco.pth"))
+        simple_baseline(weights=str(tmp_path / "coco.pth"), **bgr)
     with pytest.raises(ValueError, match="public pose networks have scalar heads"):
-        simple_baseline(weights=str(tmp_path / "coco.pth"), vector_dim=8)
+        simple_baseline(weights=str(tmp_path / "coco.pth"), vector_dim=8, **bgr)
 
 
 # --- backbones of timm

@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +14,10 @@ import torch
 
 from pnfs.body import skeleton_by_name
 from pnfs.models import REFERENCE, PoseFabricNetwork
-from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2
+from pnfs.models.backbones import Backbone, FabricBackbone, HRNet, MobileNetV2, ResNet
 from pnfs.models.cost import measure_cost
-from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory
+from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory, SeparableConv
+from pnfs.models.posenfs import describe_reference
 from pnfs.models.reference import OPERATION_NAMES, load_reference_state_dict
 
 pytestmark = pytest.mark.fixtures
@@ -23,27 +27,47 @@ def arch_files(folder: Path, pattern: str) -> list[Path]:
     return sorted((folder / "arch").glob(pattern))
 
 
-def operations_of(names: list[str]) -> Mapping[str, OperationFactory]:
-    return {OPERATION_NAMES[name]: BACKBONE_OPERATIONS[OPERATION_NAMES[name]] for name in names}
+OPERATIONS: Mapping[str, OperationFactory] = {
+    **BACKBONE_OPERATIONS,
+    "sep_conv_5x5": partial(SeparableConv, kernel_size=5),
+    "dil_conv_5x5": partial(SeparableConv, kernel_size=5, dilation=2, repeats=1),
+}
+
+
+def operations_of(names: Sequence[str]) -> Mapping[str, OperationFactory]:
+    return {OPERATION_NAMES[name]: OPERATIONS[OPERATION_NAMES[name]] for name in names}
+
+
+def backbone_of(config: dict) -> Backbone:
+    name = config["backbone"]
+    if name == "mobilenet_v2":
+        return MobileNetV2(weights="none")
+    if sized := re.fullmatch(r"resnet(\d+)", name):
+        return ResNet(int(sized[1]), "none")  # type: ignore[arg-type]
+    if sized := re.fullmatch(r"hrnet_w(\d+)", name):
+        return HRNet(int(sized[1]), weights="none")  # type: ignore[arg-type]
+    fabric = config["backbone_config"]
+    return FabricBackbone(
+        layers=fabric["depth"],
+        backbone_layers=fabric["reserve_layers_num"],
+        channels=fabric["factor"],
+        nodes=fabric["hidden_states_num"],
+        operations=operations_of(fabric["operators"]),
+        alpha_per_cell=has_alpha_per_cell(config, "backbone"),
+        rules=REFERENCE,
+    )
+
+
+def has_alpha_per_cell(config: dict, prefix: str) -> bool:
+    return len(config.get("state", {}).get(f"{prefix}.alphas", ())) == 3
 
 
 def network_of(config: dict) -> PoseFabricNetwork:
-    cell = config["subnetwork_config"]["cell_config"]
-    if config["backbone"] == "mobilenet_v2":
-        backbone = MobileNetV2(weights="none")
-    else:
-        fabric = config["backbone_config"]
-        backbone = FabricBackbone(
-            layers=fabric["depth"],
-            backbone_layers=fabric["reserve_layers_num"],
-            channels=fabric["factor"],
-            nodes=fabric["hidden_states_num"],
-            operations=operations_of(fabric["operators"]),
-            rules=REFERENCE,
-        )
-    skeleton = skeleton_by_name(config["subnetwork_config"]["dataset_name"])
+    subnetworks = config.get("subnetwork_config", config)
+    cell = subnetworks["cell_config"]
+    skeleton = skeleton_by_name(subnetworks.get("dataset_name") or config["dataset"])
     return PoseFabricNetwork(
-        backbone=backbone,
+        backbone=backbone_of(config),
         skeleton=skeleton.name,
         parts={
             name: [skeleton.joints[index] for index in indices]
@@ -54,6 +78,7 @@ def network_of(config: dict) -> PoseFabricNetwork:
         channels=cell["factor"],
         nodes=cell["hidden_states_num"],
         operations=operations_of(cell["operators"]),
+        alpha_per_cell=has_alpha_per_cell(config, next(iter(config["parts"]))),
         rules=REFERENCE,
         vector_dim=cell["vector_dim"] if cell["vector_in_pixel"] else 1,
     ).eval()
@@ -220,3 +245,72 @@ def test_costs_at_the_papers_scale_agree(fixtures_dir: Path) -> None:
             macs = (cost.macs - head.macs) * pixels / math.prod(size) + weights * pixels / 16
             assert macs + backbone_macs == pytest.approx(row["conv_macs"], rel=0.01), row
             assert backbone_macs == pytest.approx(row["of_which_backbone_conv_macs"], rel=0.01), row
+
+
+# --- variants of their network
+
+
+def variant_state(config: dict, io: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The state dict of a recorded variant: what is stored, and the rest by the rule of its README."""
+    state = {}
+    for name, shape in config["state"].items():
+        if f"state.{name}" in io:
+            state[name] = torch.from_numpy(io[f"state.{name}"])
+            assert list(state[name].shape) == shape
+            continue
+        r = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+        if not name.endswith(("alphas", "betas")):
+            if len(shape) == 4:
+                r = r * math.sqrt(2 / math.prod(shape[1:]))
+            else:
+                r = 1 + 0.1 * r if name.endswith("weight") else 0.05 * r
+        state[name] = torch.from_numpy(np.asarray(r).astype(np.float32))
+    return state
+
+
+@pytest.mark.fixtures("variants/*_config.json")
+def test_a_recorded_variant_agrees(fixture_file: Path) -> None:
+    config = json.loads(fixture_file.read_text())
+    with np.load(str(fixture_file).replace("_config.json", "_io.npz")) as arrays:
+        io = dict(arrays)
+    network, state = network_of(config), variant_state(config, io)
+    load_reference_state_dict(
+        network,
+        state,
+        part_names={part: part for part in config["parts"]},
+        operation_names=config.get("subnetwork_config", config)["cell_config"]["operators"],
+        backbone_operation_names=config.get("backbone_config", {}).get("operators", ()),
+    )
+    images = torch.from_numpy(io["input"])
+    with torch.no_grad():
+        pyramid = network.backbone(images)
+        maps = network.joint_maps(network(images))
+    for level, features in enumerate(pyramid):
+        expected = io[f"feature_abs_mean_{level}"]
+        np.testing.assert_allclose(features.abs().mean(), expected, rtol=1e-4)
+    assert maps.shape[1] == config["keypoints_num"]
+    np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.fixtures("variants/*_config.json")
+def test_entries_of_a_recorded_variant_tell_its_configuration(fixture_file: Path) -> None:
+    config = json.loads(fixture_file.read_text())
+    state = {name: torch.empty(shape) for name, shape in config["state"].items()}
+    subnetworks = config.get("subnetwork_config", config)
+    told, cell = describe_reference(state), subnetworks["cell_config"]
+    joints = {part: told.skeleton.indices(list(names)) for part, names in told.parts.items()}
+    assert list(joints.items()) == list(config["parts"].items())
+    assert len(told.skeleton) == config["keypoints_num"]
+    assert len(joints) == subnetworks["parts_num"]
+    network = network_of(config)
+    assert told.skeleton.name == network.parts.skeleton.name
+    assert told.vector_dim == network.subnetworks.head.vector_dim
+    fabric = told.fabric
+    assert (fabric.first_layer, fabric.last_layer) == (cell["cut_layers_num"] + 1, cell["depth"])
+    assert (fabric.nodes, fabric.channels) == (cell["hidden_states_num"], cell["factor"])
+    assert fabric.alpha_per_cell == (not cell["one-shot-search"])
+    assert fabric.chosen(cell["operators"], "operators") == tuple(cell["operators"])
+    assert (told.backbone_fabric is None) == ("backbone_config" not in config)
+    if told.backbone != "fabric":
+        size = {"resnet": "", "hrnet": "_w"}.get(told.backbone, "") + str(told.backbone_size or "")
+        assert told.backbone + size == config["backbone"]

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from pnfs.commands.configuration import configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
-from pnfs.commands.main import quiet_libraries
+from pnfs.commands.main import MODULES, quiet_libraries
 
 
 class JobFailed(CompactHydraException):
@@ -48,7 +48,8 @@ def start(command: str) -> None:
         try:
             take_gpu_if_asked()
             # Loaded when it runs, so that a command's --help need not wait for torch.
-            run = importlib.import_module(f"pnfs.commands.{command}").run
+            module = MODULES.get(command, command)
+            run = importlib.import_module(f"pnfs.commands.{module}").run
             # A launcher may run this in a process of its own; and Lightning's import sets its loggers to talk.
             quiet_libraries()
             return run(config)

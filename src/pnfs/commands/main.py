@@ -11,6 +11,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "find the joints of persons in pictures and videos",
     "show": "draw a found architecture",
     "derive": "the equal, a pruned, or a discretised network of a found architecture",
+    "import": "make a run of a public checkpoint: PoseNFS, HRNet, SimpleBaseline",
     "export": "write a trained network as an ONNX file",
     "cache": "write person crops once, for fast training",
     "cost": "parameters and multiply-accumulates of a configuration",
@@ -22,6 +23,9 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "check this machine and a dataset before hours are spent",
     "browse": "contact sheets of augmented crops, target maps and flips",
 }
+
+MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
+"""Where a command lies that cannot be a module's name."""
 
 
 def usage() -> str:

@@ -32,7 +32,6 @@ from pnfs.commands.tables import described, score_table
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
-from pnfs.models.network import normalise_images
 from pnfs.search import SearchStrategy
 from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig, read_checkpoint
 from pnfs.training.memory import keep_freed_memory
@@ -154,7 +153,7 @@ def _fit(
         module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
     else:
         first = next(iter(data.train_dataloader()))
-        module.network.calibrate(normalise_images(first["image"]))
+        module.network.calibrate(module.network.normalise(first["image"]))
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)

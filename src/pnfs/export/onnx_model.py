@@ -19,7 +19,7 @@ from pnfs.codec.decode import DecodeMethod, decode
 from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
 from pnfs.export.runtimes import OnnxRuntime
-from pnfs.models.network import IMAGENET_MEAN, IMAGENET_STD, PoseNetwork
+from pnfs.models.network import PoseNetwork
 
 OPSET = 20
 """ONNX operator set of exported files."""
@@ -41,16 +41,9 @@ class ImagesToMaps(nn.Module):
     def __init__(self, network: PoseNetwork) -> None:
         super().__init__()
         self.network = network
-        # Buffers, so that they are constants of the file.
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN) * 255)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD) * 255)
-
-    mean: Tensor
-    std: Tensor
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        return self.network.joint_maps(self.network(normalised))
+        return self.network.joint_maps(self.network(self.network.normalise(images)))
 
 
 class ImagesToJoints(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from pnfs.models import PoseNetwork, normalise_images
+from pnfs.models import PoseNetwork
 
 
 class Runtime(Protocol):
@@ -62,7 +62,7 @@ class TorchRuntime:
 
     def _normalised(self, images: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B 3 h w"]:
         dtype = next(self.network.parameters()).dtype
-        return normalise_images(torch.as_tensor(images).to(self.device), dtype)
+        return self.network.normalise(torch.as_tensor(images).to(self.device), dtype)
 
 
 def choose_device(device: str) -> torch.device:

@@ -1,10 +1,10 @@
-"""What every pose network offers, and the paper's: a backbone and P part subnetworks (Fig. 2)."""
+"""What every pose network offers, and the paper's: a backbone and P neural fabrics (Fig. 2)."""
 
 import copy
 from abc import abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from functools import cache
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -21,6 +21,9 @@ from pnfs.models.wiring import SCALES, KeptCells
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ChannelOrder = Literal["rgb", "bgr"]
+"""The colours' order in a network's input; crops always come as RGB."""
 
 
 def normalise_images(
@@ -59,6 +62,8 @@ class PoseNetwork(nn.Module):
         parts: The grouping of the joints; a baseline has one part that holds all of them.
         overlap: The map of a joint that belongs to several parts is the "sum" (paper) or the "mean" of
             its maps.
+        channel_order: "bgr" for weights trained on images as OpenCV reads them. As in the code that trained
+            them, the first channel (then blue) is scaled by ImageNet's numbers for red.
 
     Attributes:
         stride: Input pixels for each pixel of a score map.
@@ -70,10 +75,18 @@ class PoseNetwork(nn.Module):
     map_joints: Tensor
     head: VectorHead
 
-    def __init__(self, parts: PartMode, overlap: Literal["sum", "mean"] = "sum") -> None:
+    def __init__(
+        self,
+        parts: PartMode,
+        overlap: Literal["sum", "mean"] = "sum",
+        channel_order: ChannelOrder = "rgb",
+    ) -> None:
         super().__init__()
         if overlap not in ("sum", "mean"):
             raise ValueError(f"model.overlap must be sum or mean, got {overlap!r}")
+        if channel_order not in get_args(ChannelOrder):
+            raise ValueError(f"model.channel_order must be rgb or bgr, got {channel_order!r}")
+        self.channel_order: ChannelOrder = channel_order
         self.parts = parts
         self.overlap: Literal["sum", "mean"] = overlap
         # A plain index, not a parameter.
@@ -87,11 +100,19 @@ class PoseNetwork(nn.Module):
         """Raw vectors of all parts' joints, part after part, J = sum(J_p)."""
         return self.head(self.features(images))
 
+    def normalise(
+        self, images: UInt8[Tensor, "B h w 3"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "B 3 h w"]:
+        """RGB crops to the network's input, colours in the network's order; see `normalise_images`."""
+        if self.channel_order == "bgr":
+            images = images.flip(-1)
+        return normalise_images(images, dtype)
+
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B J h/4 w/4"]:
         """Score maps of all parts' joints, part after part, J = sum(J_p) >= K.
 
         Args:
-            images: Normalised images; h and w divisible by 32.
+            images: Normalised images (`normalise`); h and w divisible by 32.
         """
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
@@ -208,6 +229,7 @@ class PoseFabricNetwork(PoseNetwork):
         rules: Paper or reference behaviour.
         vector_dim: d.
         overlap: How the maps of a joint in several parts are joined; see `PoseNetwork`.
+        channel_order: Of the input's colours; see `PoseNetwork`.
         kept: In a derived network, what is left of each part's fabric; see `pnfs derive`.
     """
 
@@ -226,9 +248,10 @@ class PoseFabricNetwork(PoseNetwork):
         rules: FabricRules = PAPER,
         vector_dim: int = 8,
         overlap: Literal["sum", "mean"] = "sum",
+        channel_order: ChannelOrder = "rgb",
         kept: Mapping[str, KeptCells] | None = None,
     ) -> None:
-        super().__init__(PartMode(skeleton_by_name(skeleton), parts), overlap)
+        super().__init__(PartMode(skeleton_by_name(skeleton), parts), overlap, channel_order)
         if "backbone" in self.parts.names:
             raise ValueError("no part can be named 'backbone': that is a fabric backbone's name")
         if not 1 <= subnetwork_layers <= layers:

@@ -1,53 +1,39 @@
 """Loading checkpoints of the authors' public code (PoseNFS) into our models.
 
 Their state dict names one module a part (`<part>.cell_<layer>_<scale>...`); ours stacks the parts. Build
-the model with `rules=REFERENCE` to get the same outputs.
+the model with `rules=REFERENCE` to get the same outputs. `pnfs.models.posenfs` reads off what to build.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual
+from torch import Tensor
 
-from pnfs.models.backbones import MobileNetV2
-from pnfs.models.cell import Cell, MixedEdge
-from pnfs.models.fabric import NEIGHBOURS, Down, GridCell, Neighbour, NeuralFabrics, Up
 from pnfs.models.network import PoseFabricNetwork
-from pnfs.models.operations import Pool, SeparableConv
+from pnfs.models.wiring import NEIGHBOURS, SCALES, Neighbour
 
 # Their three candidates are parallel, above (finer), below (coarser).
 _CONNECTION: Mapping[Neighbour, int] = {"same": 0, "finer": 1, "coarser": 2}
+_NEIGHBOURS = [_CONNECTION[name] for name in NEIGHBOURS]
 
 OPERATION_NAMES: Mapping[str, str] = {
     "Zero": "zero",
     "skip_connect": "skip",
     "Sep_Conv_3x3": "sep_conv_3x3",
     "Atr_Conv_3x3": "dil_conv_3x3",
+    "Sep_Conv_5x5": "sep_conv_5x5",
+    "Atr_Conv_5x5": "dil_conv_5x5",
     "avg_pool_3x3": "avg_pool_3x3",
     "max_pool_3x3": "max_pool_3x3",
 }
 """Their names of the candidate operations, and ours."""
 
-DEAD_PREFIXES = ("features.17.", "features.18.", "stem.")
-"""Modules they build that no output depends on."""
-
-
-class _Reader:
-    """Takes entries out of a state dict and knows which were never taken."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.state = state
-        self.taken: set[str] = set()
-
-    def take(self, name: str) -> Tensor:
-        if name not in self.state:
-            raise ValueError(f"the reference state dict has no entry {name!r}")
-        self.taken.add(name)
-        return torch.as_tensor(self.state[name])
-
-    def stacked(self, prefixes: Sequence[str], name: str) -> Tensor:
-        return torch.cat([self.take(f"{prefix}.{name}") for prefix in prefixes])
+_STEM = {"conv1": 0, "norm1": 1, "conv2": 2, "norm2": 3, "project": 5}
+# In their sequence a repeat is depthwise, pointwise, BN, ReLU.
+_SEPARABLE = {"depthwise": 0, "pointwise": 1, "norm": 2}
+_COUNTER = "num_batches_tracked"
 
 
 def load_reference_state_dict(
@@ -56,162 +42,205 @@ def load_reference_state_dict(
     part_names: Mapping[str, str],
     operation_names: Sequence[str],
     backbone_operation_names: Sequence[str] = (),
-) -> None:
+) -> list[str]:
     """Copies a state dict of the public implementation into `network`.
 
     Args:
         network: Built with the same Theta, part mode and `rules=REFERENCE`.
-        state: Name -> tensor or array in their naming.
+        state: Name -> tensor or array in their naming, without the prefix "module.".
         part_names: Our part name -> theirs, in the order of the parts in their construction.
         operation_names: Their candidate operations, in the order of their alpha's columns.
         backbone_operation_names: The same for a fabric backbone.
 
+    Returns:
+        Names of the entries that no output depends on, which were left out.
+
     Raises:
         ValueError: An entry is missing, has another shape, or is known to no module of ours.
     """
-    reader = _Reader(state)
-    ours = network.subnetworks.fabrics.part_names
-    if set(ours) != set(part_names):
-        raise ValueError(f"the network's parts are {ours}, part_names has {tuple(part_names)}")
-    prefixes = [part_names[part] for part in ours]
-    assignments = [
-        *_fabric_entries(network.subnetworks.fabrics, prefixes, operation_names, reader),
-        *_adapter_entries(network, [list(part_names).index(part) for part in ours], reader),
-    ]
-    head = network.subnetworks.head
-    assignments.append((head.weight, reader.stacked(prefixes, "final_layer.1.weight")))
-    assignments.append((head.bias, reader.stacked(prefixes, "final_layer.1.bias")))
-    backbone_fabrics = network.fabrics().get("backbone.fabrics")
-    if backbone_fabrics is not None:
-        assignments += _fabric_entries(
-            backbone_fabrics, ["backbone"], backbone_operation_names, reader
-        )
-        assignments += _stem_entries(network.backbone.get_submodule("stem"), reader)
-    else:
-        assignments += _mobilenet_entries(network.backbone, reader)
-    _refuse_unknown(reader)
-    for target, value in assignments:
-        if target.shape != value.shape:
-            raise ValueError(
-                f"a reference entry of shape {tuple(value.shape)} meets one of {tuple(target.shape)}"
-            )
-        target.data.copy_(value)
+    parts = network.parts.names
+    if set(parts) != set(part_names):
+        raise ValueError(f"the network's parts are {parts}, part_names has {tuple(part_names)}")
+    theirs = {"subnetworks": operation_names, "backbone": backbone_operation_names}
+    ours = {_fabric(name): f.theta.operations for name, f in network.named_fabrics().items()}
+    names = ReferenceNames(
+        state,
+        parts={part: part_names[part] for part in parts},
+        places=[list(part_names).index(part) for part in parts],
+        columns={fabric: _columns(ours[fabric], theirs[fabric]) for fabric in ours},
+        operations={fabric: ours_of(theirs[fabric]) for fabric in ours},
+    )
+    converted, unread = names.converted(network.state_dict())
+    network.load_state_dict(converted)
+    return unread
 
 
-def _refuse_unknown(reader: _Reader) -> None:
-    left = [
-        name
-        for name in reader.state
-        if name not in reader.taken
-        and not name.endswith("num_batches_tracked")
-        and not any(name.split(".", 1)[-1].startswith(prefix) for prefix in DEAD_PREFIXES)
-    ]
-    if left:
-        raise ValueError(
-            f"{len(left)} entries of the reference state dict fit nothing in the network, "
-            f"the first is {left[0]!r}"
-        )
+def ours_of(operation_names: Sequence[str]) -> list[str]:
+    """Our names of their operations.
 
-
-Assignments = list[tuple[Tensor, Tensor]]
-
-
-def _fabric_entries(
-    fabrics: NeuralFabrics, prefixes: list[str], operations: Sequence[str], reader: _Reader
-) -> Assignments:
-    unknown = [name for name in operations if name not in OPERATION_NAMES]
+    Raises:
+        ValueError: An operation that is not built here.
+    """
+    unknown = [name for name in operation_names if name not in OPERATION_NAMES]
     if unknown:
-        raise ValueError(f"unknown reference operations: {', '.join(unknown)}")
-    entries: Assignments = []
-    # Column k of our alpha is column columns[k] of theirs; the same for beta.
-    theirs = [OPERATION_NAMES[name] for name in operations]
-    columns = [theirs.index(name) for name in fabrics.operation_names]
-    neighbours = [_CONNECTION[name] for name in NEIGHBOURS]
-    for part, prefix in zip(fabrics.part_names, prefixes, strict=True):
-        entries.append((fabrics.alpha[part], reader.take(f"{prefix}.alphas")[:, columns]))
-        entries.append((fabrics.beta[part], reader.take(f"{prefix}.betas")[:, neighbours]))
-    scales = sorted({cell.scale for cell in fabrics.wiring})
-    for wiring in fabrics.wiring:
-        cell = fabrics.cells[wiring.name]
-        assert isinstance(cell, GridCell)
-        names = [f"{p}.cell_{wiring.layer - 1}_{scales.index(wiring.scale)}" for p in prefixes]
-        entries += _connection_entries(cell, names, reader)
-        entries += _cell_entries(cell.cell, names, theirs, reader)
-    return entries
-
-
-def _connection_entries(cell: GridCell, names: list[str], reader: _Reader) -> Assignments:
-    entries: Assignments = []
-    for neighbour in NEIGHBOURS:
-        if neighbour not in cell.transforms:
-            continue
-        transform = cell.transforms[neighbour]
-        base = [f"{name}.propress_list.{_CONNECTION[neighbour]}" for name in names]
-        if isinstance(transform, Down):
-            conv, norm = [f"{b}.operation.0" for b in base], [f"{b}.operation.1" for b in base]
-        else:
-            assert isinstance(transform, Up)
-            conv, norm = [f"{b}.conv_1x1" for b in base], [f"{b}.bn" for b in base]
-        entries += _layer_entries(transform.conv, conv, reader)
-        entries += _layer_entries(transform.norm, norm, reader)
-    return entries
-
-
-def _cell_entries(cell: Cell, names: list[str], theirs: list[str], reader: _Reader) -> Assignments:
-    entries: Assignments = []
-    for index, edge in enumerate(cell.edges):
-        assert isinstance(edge, MixedEdge)
-        for name, operation in edge.operations.items():
-            base = [f"{n}.cell_arch.{index}.ops.{theirs.index(name)}" for n in names]
-            if isinstance(operation, SeparableConv):
-                # Their sequence a repeat: depthwise, pointwise, BN, ReLU.
-                for step in range(len(operation.norm)):
-                    layers = (operation.depthwise, operation.pointwise, operation.norm)
-                    for offset, modules in enumerate(layers):
-                        place = [f"{b}.operation.{4 * step + offset}" for b in base]
-                        entries += _layer_entries(modules[step], place, reader)
-            elif isinstance(operation, Pool):
-                entries += _layer_entries(operation.norm, [f"{b}.1" for b in base], reader)
-    return entries + _layer_entries(cell.output, [f"{n}.channel_keep" for n in names], reader)
-
-
-def _layer_entries(module: nn.Module, prefixes: list[str], reader: _Reader) -> Assignments:
-    return [
-        (target, reader.stacked(prefixes, name))
-        for name, target in module.state_dict(keep_vars=True).items()
-    ]
-
-
-def _adapter_entries(
-    network: PoseFabricNetwork, part_positions: list[int], reader: _Reader
-) -> Assignments:
-    entries: Assignments = []
-    for level, adapter in enumerate(network.subnetworks.adapters.values()):
-        names = [f"reduce.{position}.{level}" for position in part_positions]
-        entries += _layer_entries(adapter, names, reader)
-    return entries
-
-
-def _mobilenet_entries(backbone: nn.Module, reader: _Reader) -> Iterator[tuple[Tensor, Tensor]]:
-    if not isinstance(backbone, MobileNetV2):
         raise ValueError(
-            f"reference checkpoints have a MobileNet-V2 or a fabric backbone, not "
-            f"{type(backbone).__name__}"
+            f"unknown reference operations: {', '.join(unknown)}; there are {', '.join(OPERATION_NAMES)}"
         )
-    for index, block in enumerate(backbone.features):
-        # torchvision nests conv-BN-ReLU triples in a block's sequence; theirs is flat.
-        nested = block.conv if isinstance(block, InvertedResidual) else block
-        inner = "conv." if isinstance(block, InvertedResidual) else ""
-        leaves = [module for module in nested.modules() if not list(module.children())]
-        for position, leaf in enumerate(leaves):
-            for name, target in leaf.state_dict(keep_vars=True).items():
-                if not name.endswith("num_batches_tracked"):
-                    yield target, reader.take(f"backbone.features.{index}.{inner}{position}.{name}")
+    return [OPERATION_NAMES[name] for name in operation_names]
 
 
-def _stem_entries(stem: nn.Module, reader: _Reader) -> Iterator[tuple[Tensor, Tensor]]:
-    places = {"conv1": 0, "norm1": 1, "conv2": 2, "norm2": 3, "project": 5}
-    for name, place in places.items():
-        for entry, target in stem.get_submodule(name).state_dict(keep_vars=True).items():
-            if not entry.endswith("num_batches_tracked"):
-                yield target, reader.take(f"backbone.stem.{place}.{entry}")
+def _columns(ours: Sequence[str], operation_names: Sequence[str]) -> list[int]:
+    """For each of our operations the column of their alpha."""
+    theirs = ours_of(operation_names)
+    if sorted(ours) != sorted(theirs):
+        raise ValueError(
+            f"the network's operations are {', '.join(ours)}, the reference's {', '.join(theirs)}"
+        )
+    return [theirs.index(name) for name in ours]
+
+
+class ReferenceNames:
+    """From names of our state dict to tensors of theirs.
+
+    Args:
+        state: Their state dict.
+        parts: Our part name -> theirs, in our order.
+        places: Where our parts stand in their construction, which numbers `reduce.<place>`.
+        operations: "subnetworks" and "backbone" -> our names of their operations, in their order.
+        columns: The same keys -> for each column of our alpha the column of theirs.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        *,
+        parts: Mapping[str, str],
+        places: Sequence[int],
+        operations: Mapping[str, Sequence[str]],
+        columns: Mapping[str, Sequence[int]],
+    ) -> None:
+        self.state = state
+        # A fabric backbone is one part of that name in both.
+        self.parts = {"subnetworks": dict(parts), "backbone": {"backbone": "backbone"}}
+        self.places = places
+        self.operations = operations
+        self.columns = columns
+        self.taken: set[str] = set()
+
+    def converted(self, own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Their tensors under the names of `own`, and the entries that no output depends on.
+
+        Args:
+            own: Our network's state dict: the names and shapes that are wanted.
+
+        Raises:
+            ValueError: An entry is missing, has another shape, or is known to no module of ours.
+        """
+        found: dict[str, Tensor] = {}
+        for name, wanted in own.items():
+            value = wanted if name.endswith(_COUNTER) else self._tensor(name)
+            if value.shape != wanted.shape:
+                raise ValueError(
+                    f"the reference's entries for {name} have shape {tuple(value.shape)}, the network "
+                    f"needs {tuple(wanted.shape)}"
+                )
+            found[name] = value
+        left = [n for n in self.state if n not in self.taken and not n.endswith(_COUNTER)]
+        unknown = [name for name in left if not self._is_dead(name, own)]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} entries of the reference state dict fit nothing in the network, "
+                f"the first is {unknown[0]!r}"
+            )
+        return found, left
+
+    def _tensor(self, name: str) -> Tensor:
+        """Their tensor for an entry of ours, parts side by side."""
+        fabric = _fabric(name)
+        if match := re.fullmatch(r".*fabrics\.(alpha|beta)\.(\w+)", name):
+            kind, part = match.groups()
+            # alpha is (E, O), or (cells, E, O) with one a cell.
+            order = self.columns[fabric] if kind == "alpha" else _NEIGHBOURS
+            return self._take(f"{self.parts[fabric][part]}.{kind}s")[..., order]
+        if match := re.fullmatch(r".*fabrics\.cells\.layer(\d+)_scale(\d+)\.(.+)", name):
+            layer, scale, entry = match.groups()
+            cell = f"cell_{int(layer) - 1}_{SCALES.index(int(scale))}"
+            prefixes = [f"{part}.{cell}" for part in self.parts[fabric].values()]
+            return self._stacked(prefixes, self._in_cell(entry, fabric, prefixes[0]))
+        if match := re.fullmatch(r"adapters\.(\d+)\.(\w+)", name):
+            level = SCALES.index(int(match[1]))
+            return self._stacked(
+                [f"reduce.{place}" for place in self.places], f"{level}.{match[2]}"
+            )
+        if match := re.fullmatch(r"head\.(\w+)", name):
+            prefixes = list(self.parts["subnetworks"].values())
+            return self._stacked(prefixes, f"final_layer.1.{match[1]}")
+        return self._take(_in_backbone(name))
+
+    def _in_cell(self, entry: str, fabric: str, cell: str) -> str:
+        """Their name of an entry of a cell, below the cell's."""
+        if match := re.fullmatch(r"cell\.output\.(\w+)", entry):
+            return f"channel_keep.{match[1]}"
+        if match := re.fullmatch(r"transforms\.(\w+)\.(conv|norm)\.(\w+)", entry):
+            neighbour, layer, last = match.groups()
+            base = f"propress_list.{_CONNECTION[cast(Neighbour, neighbour)]}"
+            if f"{cell}.{base}.conv_1x1.weight" in self.state:
+                return f"{base}.{'conv_1x1' if layer == 'conv' else 'bn'}.{last}"
+            return f"{base}.operation.{0 if layer == 'conv' else 1}.{last}"
+        match = re.fullmatch(r"cell\.edges\.(\d+)\.(\w+)\.(.+)", entry)
+        if match is None:
+            raise ValueError(f"{entry} of a cell has no counterpart in the reference's code")
+        edge, operation, last = match.groups()
+        base = f"cell_arch.{edge}.ops.{self.operations[fabric].index(operation)}"
+        if match := re.fullmatch(r"(depthwise|pointwise|norm)\.(\d+)\.(\w+)", last):
+            layer, step, last = match.groups()
+            return f"{base}.operation.{4 * int(step) + _SEPARABLE[layer]}.{last}"
+        # A pool and its norm.
+        return f"{base}.1.{last.removeprefix('norm.')}"
+
+    def _take(self, name: str) -> Tensor:
+        if name not in self.state:
+            raise ValueError(f"the reference state dict has no entry {name!r}")
+        self.taken.add(name)
+        return torch.as_tensor(self.state[name])
+
+    def _stacked(self, prefixes: Sequence[str], name: str) -> Tensor:
+        return torch.cat([self._take(f"{prefix}.{name}") for prefix in prefixes])
+
+    def _is_dead(self, name: str, own: Mapping[str, Tensor]) -> bool:
+        """Whether it belongs to a module that they build and never read."""
+        if name.startswith(("backbone.features.17.", "backbone.features.18.")):
+            return True
+        prefix, _, rest = name.partition(".")
+        if prefix in self.parts["subnetworks"].values():
+            return rest.startswith("stem.")
+        # Levels of the pyramid that a short subnetwork does not read.
+        reduced = re.fullmatch(r"reduce\.(\d+)\.([0-3])\.(weight|bias)", name)
+        adapters = "adapters."
+        return (
+            reduced is not None
+            and int(reduced[1]) in self.places
+            and any(entry.startswith(adapters) for entry in own)
+            and f"{adapters}{SCALES[int(reduced[2])]}.{reduced[3]}" not in own
+        )
+
+
+def _fabric(name: str) -> str:
+    """The key of the fabric that an entry of ours would belong to."""
+    return "backbone" if name.startswith("backbone.") else "subnetworks"
+
+
+def _in_backbone(name: str) -> str:
+    """Their name of an entry of our backbone, fabrics apart."""
+    if match := re.fullmatch(r"backbone\.stem\.(\w+)\.(\w+)", name):
+        return f"backbone.stem.{_STEM[match[1]]}.{match[2]}"
+    # torchvision nests conv-BN-ReLU triples in a block's sequence; theirs is flat.
+    if match := re.fullmatch(r"backbone\.features\.(\d+)\.conv\.(\d+)\.(\d)\.(\w+)", name):
+        block, triple, place, last = match.groups()
+        return f"backbone.features.{block}.conv.{3 * int(triple) + int(place)}.{last}"
+    if match := re.fullmatch(r"backbone\.features\.(\d+)\.conv\.(\d+)\.(\w+)", name):
+        block, place, last = match.groups()
+        triples = 1 if block == "1" else 2
+        return f"backbone.features.{block}.conv.{2 * triples + int(place)}.{last}"
+    # timm's HRNet and torchvision's ResNet have the public names, as theirs do.
+    return name.replace("backbone.network.", "backbone.", 1)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from pnfs.models.vectors import at_least_float32
+from pnfs.models.head import at_least_float32
 
 
 class ScoreMapLoss(nn.Module):

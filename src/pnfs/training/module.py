@@ -16,7 +16,7 @@ from pnfs.codec.targets import RADIUS, gaussian_targets
 from pnfs.data.dataset import PoseBatch
 from pnfs.data.geometry import heatmap_stride
 from pnfs.evaluation.flip import average_with_flip
-from pnfs.models import PoseNetwork, normalise_images
+from pnfs.models import PoseNetwork
 from pnfs.training.loss import ScoreMapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
@@ -92,7 +92,7 @@ class PoseModule(L.LightningModule):
 
     def normalised(self, batch: PoseBatch) -> Float[Tensor, "B 3 h w"]:
         """The network's input, in the precision of its weights."""
-        return normalise_images(batch["image"], next(self.network.parameters()).dtype)
+        return self.network.normalise(batch["image"], next(self.network.parameters()).dtype)
 
     def training_loss(self, batch: PoseBatch) -> Float[Tensor, ""]:
         """The loss of a batch; what a strategy takes the gradient of."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -58,15 +58,15 @@ def read_weights(
 def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     """The state dict in a file, read as plain data.
 
-    A training checkpoint that holds one as "state_dict", as the public pose code writes it, will do; the
-    prefix "module." that training on several GPUs leaves is taken off.
+    A training checkpoint will do that holds one under a key, such as "state_dict" or "model"; the prefix
+    "module." that training on several GPUs leaves is taken off.
 
     Args:
         path: The file.
         key: The configuration key that named it, for messages.
 
     Raises:
-        ValueError: The file is missing, unreadable or something else.
+        ValueError: The file is missing, unreadable or something else, or holds several state dicts.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -74,18 +74,48 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
             f"{key}: {file} is not a file; give imagenet, none, or the path of a state dict"
         )
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{key}: {file} is not a readable state dict: {error}") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(v, Tensor) for v in state.values())
-    ):
-        raise ValueError(f"{key}: {file} is not a state dict of tensors")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+        raise ValueError(
+            f"{key}: {file} is not a readable state dict: it is damaged, or holds pickled objects, which "
+            f"are never loaded; save its weights alone, as a dictionary of tensors ({error})"
+        ) from error
+    state = _state_in(content, f"{key}: {file}")
+    shared = all(str(name).startswith(_PARALLEL) for name in state)
+    return {
+        str(name).removeprefix(_PARALLEL) if shared else str(name): value
+        for name, value in state.items()
+    }
+
+
+_PARALLEL = "module."
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
+"""Where training checkpoints keep the network's weights, the usual one first."""
+
+
+def _state_in(content: Any, where: str) -> Mapping[str, Tensor]:
+    if _is_state(content):
+        return content
+    entries = content if isinstance(content, Mapping) else {}
+    held = {name: value for name, value in entries.items() if _is_state(value)}
+    for name in _STATE_KEYS:
+        if name in held:
+            return held[name]
+    if len(held) == 1:
+        return next(iter(held.values()))
+    if held:
+        raise ValueError(
+            f"{where} holds several state dicts: {', '.join(map(str, held))}; save the one you mean alone"
+        )
+    raise ValueError(f"{where} is not a state dict of tensors, nor does it hold one under a key")
+
+
+def _is_state(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
 
 
 _SHOWN = 5

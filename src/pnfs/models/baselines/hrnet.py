@@ -7,9 +7,7 @@ from torch import Tensor
 from pnfs.models.backbones import HRNet
 from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.baselines.public import load_public
-
-# timm keeps the public code's names; ours lie below the backbone.
-_PUBLIC_NAMES = {"": "backbone.network."}
+from pnfs.models.network import ChannelOrder
 
 
 class HRNetPose(Baseline):
@@ -20,12 +18,19 @@ class HRNetPose(Baseline):
         skeleton: Name of the skeleton whose joints are predicted.
         vector_dim: d; 1 is the ordinary scalar score map, as published.
         weights: Path of a public pose checkpoint of HRNet; "none" for the backbone's weights alone.
+        channel_order: Of the input's colours; public HRNets are trained on "rgb".
     """
 
     def __init__(
-        self, *, backbone: HRNet, skeleton: str, vector_dim: int = 1, weights: str = "none"
+        self,
+        *,
+        backbone: HRNet,
+        skeleton: str,
+        vector_dim: int = 1,
+        weights: str = "none",
+        channel_order: ChannelOrder = "rgb",
     ) -> None:
-        super().__init__(skeleton, backbone.channels[0], vector_dim)
+        super().__init__(skeleton, backbone.channels[0], vector_dim, channel_order)
         if len(backbone.channels) != 1:
             raise ValueError(
                 "model.backbone needs last_stage=4 and finest_only=true: the pose network reads "
@@ -34,7 +39,7 @@ class HRNetPose(Baseline):
         self.backbone = backbone
         self.to(memory_format=torch.channels_last)
         if weights != "none":
-            load_public(self, weights, _PUBLIC_NAMES)
+            load_public(self, weights, "hrnet")
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.backbone(images)[0]

@@ -1,19 +1,28 @@
 """Public weights of whole pose networks, brought to this package's names and joint order."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pnfs.body import Skeleton
 from pnfs.models.backbones.pyramid import load_part_of, read_file
+from pnfs.models.backbones.resnet import resnet_depth
 from pnfs.models.baselines.baseline import Baseline
-from pnfs.models.network import IMAGENET_MEAN, IMAGENET_STD
 
 KEY = "model.weights"
 """The configuration key that names the file."""
 
-_HEAD = "final_layer."
-_FIRST_CONVOLUTION, _FIRST_MEAN = "conv1.weight", "bn1.running_mean"
+PublicKind = Literal["hrnet", "simple_baseline"]
+
+# Beginnings of public names, and of ours: timm and torchvision keep the public names below the backbone.
+_NAMES: Mapping[PublicKind, Mapping[str, str]] = {
+    "hrnet": {"": "backbone.network.", "final_layer.": "head."},
+    "simple_baseline": {"": "backbone.", "deconv_layers.": "upsampling.", "final_layer.": "head."},
+}
+_LAST = "final_layer.weight"
 # The public code keeps the order of the dataset's files; ours for MPII is the paper's.
 _PUBLIC_JOINTS: Mapping[str, Sequence[str]] = {
     "mpii": (
@@ -24,57 +33,104 @@ _PUBLIC_JOINTS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 
 
-def load_public(network: Baseline, path: str, names: Mapping[str, str], bgr: bool = False) -> None:
-    """Loads a pose checkpoint of the public SimpleBaseline or HRNet code.
+@dataclass(frozen=True)
+class PublicNetwork:
+    """What the entries of a public pose checkpoint say about its network."""
+
+    kind: PublicKind
+    size: int
+    """Width of an HRNet, depth of a SimpleBaseline's ResNet."""
+    filters: int
+    """Channels of the map that the last layer reads."""
+    joints: int
+    """Maps that it makes."""
+
+
+def describe_public(state: Mapping[str, Tensor]) -> PublicNetwork | None:
+    """The network that a state dict of the public HRNet or SimpleBaseline code belongs to.
+
+    Returns:
+        None for another state dict.
+
+    Raises:
+        ValueError: It is one of theirs, but of a size or with a last layer that cannot be built here.
+    """
+    if _LAST not in state or state[_LAST].ndim != 4:
+        return None
+    joints, filters, *kernel = state[_LAST].shape
+    if kernel != [1, 1]:
+        raise ValueError(
+            f"{_LAST} is a {kernel[0]}x{kernel[1]} convolution; only 1x1 (FINAL_CONV_KERNEL: 1) can be built"
+        )
+    if any(name.startswith("stage4.") for name in state):
+        width = len(state["transition1.0.0.weight"]) if "transition1.0.0.weight" in state else 0
+        if width not in (32, 48):
+            raise ValueError(f"an HRNet of width {width}; there are widths 32 and 48")
+        return PublicNetwork("hrnet", width, filters, joints)
+    if any(name.startswith("deconv_layers.") for name in state):
+        return PublicNetwork("simple_baseline", resnet_depth(state), filters, joints)
+    return None
+
+
+def public_state_dict(
+    state: Mapping[str, Tensor], kind: PublicKind, skeleton: Skeleton
+) -> dict[str, Tensor]:
+    """A public state dict in this package's names and joint order.
 
     Args:
-        network: A baseline with a scalar head (d = 1), as the public ones have.
+        state: Name -> tensor as the public code has it, without the prefix "module.".
+        kind: Whose names they are.
+        skeleton: Whose joints the last layer makes, in the order of the dataset's files.
+    """
+    public = _PUBLIC_JOINTS.get(skeleton.name, skeleton.joints)
+    order = torch.tensor([public.index(joint) for joint in skeleton.joints])
+    renamed = {}
+    for name, value in state.items():
+        beginning = max((b for b in _NAMES[kind] if name.startswith(b)), key=len)
+        last = beginning == "final_layer." and len(value) == len(order)
+        ours = _NAMES[kind][beginning] + name.removeprefix(beginning)
+        renamed[ours] = value[order] if last else value
+    return renamed
+
+
+def load_public_state(
+    network: Baseline,
+    state: Mapping[str, Tensor],
+    kind: PublicKind,
+    where: str,
+    key: str = KEY,
+) -> None:
+    """Loads a state dict of the public SimpleBaseline or HRNet code, in its own names.
+
+    Args:
+        network: A baseline with a scalar head (d = 1), as the public ones have. The network's
+            `channel_order` must be that of the images which the weights were trained on.
+        state: Name -> tensor.
+        kind: Whose names they are.
+        where: Names the file in messages.
+        key: The configuration key that named it, for messages.
+
+    Raises:
+        ValueError: The state dict does not fit; lists the first mismatches.
+    """
+    if network.head.vector_dim != 1:
+        raise ValueError(
+            f"{key}: public pose networks have scalar heads; use model.vector_dim=1, or start "
+            "from ImageNet weights with backbone.weights"
+        )
+    renamed = public_state_dict(state, kind, network.parts.skeleton)
+    load_part_of(network, renamed, (), where, key)
+
+
+def load_public(network: Baseline, path: str, kind: PublicKind) -> None:
+    """Loads a pose checkpoint of the public SimpleBaseline or HRNet code from a file.
+
+    Args:
+        network: As `load_public_state` takes it.
         path: State dict, or training checkpoint with one.
-        names: Beginnings of public names -> beginnings of this network's; the longest that fits
-            is replaced.
-        bgr: The network was trained on images in the order blue, green, red.
+        kind: Whose names the file has.
 
     Raises:
         ValueError: The file is unreadable or does not fit; lists the first mismatches.
     """
-    if network.head.vector_dim != 1:
-        raise ValueError(
-            f"{KEY}: public pose networks have scalar heads; use model.vector_dim=1, or start "
-            "from ImageNet weights with backbone.weights"
-        )
-    state = dict(read_file(path, KEY))
-    if bgr and {_FIRST_CONVOLUTION, _FIRST_MEAN} <= set(state):
-        weight, mean = _to_rgb(state[_FIRST_CONVOLUTION], state[_FIRST_MEAN])
-        state |= {_FIRST_CONVOLUTION: weight, _FIRST_MEAN: mean}
-    joints = network.parts.skeleton.joints
-    public = _PUBLIC_JOINTS.get(network.parts.skeleton.name, joints)
-    order = torch.tensor([public.index(joint) for joint in joints])
-    renamed = {}
-    for name, value in state.items():
-        if name.startswith(_HEAD):
-            renamed[name.replace(_HEAD, "head.", 1)] = (
-                value[order] if len(value) == len(order) else value
-            )
-        else:
-            renamed[_renamed(name, names)] = value
-    load_part_of(network, renamed, (), f"weights {path}", KEY)
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    fitting = [beginning for beginning in names if name.startswith(beginning)]
-    longest = max(fitting, key=len)
-    return names[longest] + name.removeprefix(longest)
-
-
-def _to_rgb(weight: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """A first convolution on BGR images as one on RGB images, and the mean that follows it.
-
-    The public code scales blue by red's statistics and red by blue's. The scale goes into the weights, the
-    shift into the running mean; only in the padding at the border do the two differ, by that shift.
-    """
-    mine, my_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    theirs, their_std = mine.flip(0), my_std.flip(0)
-    shift = (mine - theirs) / their_std
-    weight = weight.flip(1)
-    bias = (weight * shift[:, None, None]).sum((1, 2, 3))
-    return weight * (my_std / their_std)[:, None, None], mean - bias
+    load_public_state(network, read_file(path, KEY), kind, f"weights {path}")

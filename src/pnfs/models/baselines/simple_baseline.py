@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from pnfs.models.backbones import Backbone, ResNet
 from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.baselines.public import KEY, load_public
+from pnfs.models.network import ChannelOrder
 
 _LAYERS = 3
 _INITIAL_STD = 0.001
-# torchvision's ResNet keeps the public code's names; ours lies below `backbone`.
-_PUBLIC_NAMES = {"": "backbone.", "deconv_layers.": "upsampling."}
 
 
 class SimpleBaseline(Baseline):
@@ -22,8 +21,9 @@ class SimpleBaseline(Baseline):
         skeleton: Name of the skeleton whose joints are predicted.
         vector_dim: d; 1 is the ordinary scalar score map, as published.
         filters: Channels of each transposed convolution.
-        weights: Path of a public pose checkpoint of SimpleBaseline (its own code or HRNet's), trained on
-            images in the order blue, green, red; "none" for the backbone's weights alone.
+        weights: Path of a public pose checkpoint of SimpleBaseline (its own code or HRNet's), which needs
+            channel_order="bgr"; "none" for the backbone's weights alone.
+        channel_order: Of the input's colours; public SimpleBaselines are trained on "bgr".
     """
 
     def __init__(
@@ -34,15 +34,21 @@ class SimpleBaseline(Baseline):
         vector_dim: int = 1,
         filters: int = 256,
         weights: str = "none",
+        channel_order: ChannelOrder = "rgb",
     ) -> None:
-        super().__init__(skeleton, filters, vector_dim)
+        super().__init__(skeleton, filters, vector_dim, channel_order)
         self.backbone = backbone
         self.upsampling = _upsampling(backbone.channels[-1], filters)
         self.to(memory_format=torch.channels_last)
         if weights != "none":
             if not isinstance(backbone, ResNet):
                 raise ValueError(f"{KEY}: public SimpleBaselines have a ResNet as their backbone")
-            load_public(self, weights, _PUBLIC_NAMES, bgr=True)
+            if channel_order != "bgr":
+                raise ValueError(
+                    f"{KEY}: public SimpleBaselines are trained on images in the order blue, green, "
+                    "red; add model.channel_order=bgr"
+                )
+            load_public(self, weights, "simple_baseline")
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.upsampling(self.backbone(images)[-1])

@@ -1,0 +1,231 @@
+"""Networks of public checkpoints, built and filled; what `pnfs import` saves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from pnfs.body import Skeleton, skeleton_by_name
+from pnfs.commands.configuration import UsageError, build_network
+from pnfs.commands.import_yaml import Experiment
+from pnfs.models import PoseFabricNetwork, PoseNetwork
+from pnfs.models.baselines.baseline import Baseline
+from pnfs.models.baselines.public import PublicNetwork, load_public_state
+from pnfs.models.network import ChannelOrder
+from pnfs.models.posenfs import ReferenceFabric, ReferenceModel, describe_reference
+from pnfs.models.reference import load_reference_state_dict, ours_of
+
+# What the public baselines' maps are of, by their number.
+_SKELETONS = {16: "mpii", 17: "coco"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint in this package's terms.
+
+    Attributes:
+        kind: Whose code it is from.
+        model: Configuration of the network.
+        network: The network with its weights.
+        flip_shift: Of that code's flip test.
+        unread: Entries that no output depends on.
+    """
+
+    kind: str
+    model: dict[str, Any]
+    network: PoseNetwork
+    flip_shift: Literal[0, 1]
+    unread: Sequence[str] = ()
+
+    @property
+    def skeleton(self) -> Skeleton:
+        return self.network.parts.skeleton
+
+
+def import_reference(
+    settings: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    skeleton: str | None,
+    experiment: Experiment,
+) -> Imported:
+    """A checkpoint of the authors' code (PoseNFS).
+
+    Args:
+        settings: Of the command.
+        state: Their state dict.
+        skeleton: Of the dataset that the user chose, or None.
+        experiment: Their YAML.
+
+    Raises:
+        ValueError: The entries, the YAML and the keys contradict each other, leave something open, or describe
+            what cannot be built here.
+    """
+    described = describe_reference(
+        state, skeleton or experiment.dataset, _parts(settings["parts"], skeleton)
+    )
+    _compare(experiment, _told_by_entries(described))
+    operators = described.fabric.chosen(*_listed(settings, "operators", experiment))
+    backbone_operators: Sequence[str] = ()
+    if described.backbone_fabric is not None:
+        chosen = _listed(settings, "backbone_operators", experiment)
+        backbone_operators = described.backbone_fabric.chosen(*chosen)
+    elif settings["backbone_operators"] is not None:
+        raise UsageError("backbone_operators: the checkpoint's backbone is no fabric")
+    model: dict[str, Any] = {
+        "_target_": "pnfs.models.PoseFabricNetwork",
+        "backbone": _backbone(settings, described, backbone_operators),
+        "skeleton": described.skeleton.name,
+        "parts": {part: list(joints) for part, joints in described.parts.items()},
+        "layers": described.fabric.last_layer,
+        "subnetwork_layers": described.fabric.last_layer - described.fabric.first_layer + 1,
+        **_fabric(settings, described.fabric, operators),
+        "vector_dim": described.vector_dim,
+        # They were trained on images as OpenCV reads them.
+        "channel_order": _channel_order(settings, experiment, "bgr"),
+    }
+    network = build_network(model)
+    assert isinstance(network, PoseFabricNetwork)
+    names = {part: part for part in described.parts}
+    unread = load_reference_state_dict(network, state, names, operators, backbone_operators)
+    return Imported("PoseNFS", model, network, 0, unread)
+
+
+def _listed(
+    settings: Mapping[str, Any], key: str, experiment: Experiment
+) -> tuple[Sequence[str] | None, str]:
+    """The operations that a user lists, else the YAML's, and where they are from."""
+    if settings[key] is not None:
+        return settings[key], key
+    names = experiment.operators if key == "operators" else experiment.backbone_operators
+    return names, key if names is None else f"config: {experiment.source}: {key}"
+
+
+def _parts(
+    parts: Mapping[str, Sequence[str]] | None, skeleton: str | None
+) -> Mapping[str, Sequence[int]] | None:
+    if parts is None:
+        return None
+    if skeleton is None:
+        raise UsageError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
+    joints = skeleton_by_name(skeleton)
+    return {str(part): joints.indices(list(names)) for part, names in parts.items()}
+
+
+def _told_by_entries(described: ReferenceModel) -> dict[str, Any]:
+    fabric, backbone = described.fabric, described.backbone_fabric
+    told: dict[str, Any] = {
+        "keypoints_num": len(described.skeleton),
+        "parts_num": len(described.parts),
+        "cell_config.depth": fabric.last_layer,
+        "cell_config.cut_layers_num": fabric.first_layer - 1,
+        "cell_config.hidden_states_num": fabric.nodes,
+        "cell_config.factor": fabric.channels,
+        "cell_config.vector_dim": described.vector_dim,
+    }
+    if backbone is not None:
+        told |= {
+            "backbone.reserve_layers_num": backbone.last_layer,
+            "backbone.hidden_states_num": backbone.nodes,
+            "backbone.factor": backbone.channels,
+        }
+    return told
+
+
+def _compare(experiment: Experiment, told: Mapping[str, Any]) -> None:
+    """Refuses a YAML that is another checkpoint's."""
+    for key, value in told.items():
+        stated = experiment.stated.get(key)
+        if stated is not None and stated != value:
+            raise UsageError(
+                f"config: {experiment.source}: {key} is {stated}, but the checkpoint's entries say {value}; "
+                "it is another experiment's"
+            )
+
+
+def _fabric(
+    settings: Mapping[str, Any], fabric: ReferenceFabric, operators: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "channels": fabric.channels,
+        "nodes": fabric.nodes,
+        # In the order of alpha's columns.
+        "operations": {name: settings["operations"][name] for name in ours_of(operators)},
+        "alpha_per_cell": fabric.alpha_per_cell,
+        "rules": settings["fabric"]["rules"],
+    }
+
+
+def _backbone(
+    settings: Mapping[str, Any], described: ReferenceModel, operators: Sequence[str]
+) -> dict[str, Any]:
+    home = "pnfs.models.backbones"
+    fabric = described.backbone_fabric
+    if fabric is not None:
+        made = {"_target_": f"{home}.FabricBackbone", "backbone_layers": fabric.last_layer}
+        # How many layers the whole fabric had makes no difference to those that are kept.
+        made |= {"layers": None, **_fabric(settings, fabric, operators)}
+    elif described.backbone == "resnet":
+        made = {"_target_": f"{home}.ResNet", "depth": described.backbone_size}
+    elif described.backbone == "hrnet":
+        made = {"_target_": f"{home}.HRNet", "width": described.backbone_size, "last_stage": 3}
+    else:
+        made = {"_target_": f"{home}.MobileNetV2"}
+    return made | {"weights": "none"}
+
+
+def _channel_order(
+    settings: Mapping[str, Any], experiment: Experiment, usual: ChannelOrder
+) -> ChannelOrder:
+    return settings["channel_order"] or experiment.channel_order or usual
+
+
+def import_public(
+    settings: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    public: PublicNetwork,
+    skeleton: str | None,
+    experiment: Experiment,
+) -> Imported:
+    """A pose checkpoint of the public HRNet or SimpleBaseline code.
+
+    Args:
+        settings: Of the command.
+        state: Its state dict.
+        public: What its entries say.
+        skeleton: Of the dataset that the user chose, or None.
+        experiment: The experiment's YAML.
+
+    Raises:
+        ValueError: The entries, the YAML and the keys contradict each other or leave something open.
+    """
+    for key in ("operators", "backbone_operators", "parts"):
+        if settings[key] is not None:
+            raise UsageError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
+    _compare(experiment, {"MODEL.NUM_JOINTS": public.joints})
+    name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
+    if name is None or len(skeleton_by_name(name)) != public.joints:
+        raise UsageError(
+            f"dataset: the checkpoint makes {public.joints} maps"
+            + (
+                ", choose the dataset of these joints"
+                if name is None
+                else f", {name} has other joints"
+            )
+        )
+    is_hrnet = public.kind == "hrnet"
+    model: dict[str, Any] = {"skeleton": name, "vector_dim": 1, "weights": "none"}
+    if is_hrnet:
+        model["_target_"] = "pnfs.models.baselines.HRNetPose"
+        backbone = {"_target_": "pnfs.models.backbones.HRNet", "width": public.size}
+        backbone |= {"last_stage": 4, "finest_only": True}
+    else:
+        _compare(experiment, {"MODEL.EXTRA.NUM_LAYERS": public.size})
+        model |= {"_target_": "pnfs.models.baselines.SimpleBaseline", "filters": public.filters}
+        backbone = {"_target_": "pnfs.models.backbones.ResNet", "depth": public.size}
+    model["backbone"] = backbone | {"weights": "none"}
+    model["channel_order"] = _channel_order(settings, experiment, "rgb" if is_hrnet else "bgr")
+    network = build_network(model)
+    assert isinstance(network, Baseline)
+    load_public_state(network, state, public.kind, "its weights", "checkpoint")
+    return Imported("HRNet" if is_hrnet else "SimpleBaseline", model, network, 1)

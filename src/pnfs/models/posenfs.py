@@ -1,0 +1,310 @@
+"""What a checkpoint of the authors' public code (PoseNFS) holds, read off its entries."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pnfs.body import Skeleton, skeleton_by_name
+from pnfs.models.backbones.resnet import resnet_depth
+from pnfs.models.wiring import layer_scales
+
+PARTS: Mapping[str, Sequence[Mapping[str, Sequence[int]]]] = {
+    "mpii": (
+        {"whole_body": range(16)},
+        {"upper_limb_part": range(3, 9), "head_part": range(3), "lower_limb_part": range(9, 16)},
+        {
+            "left_arm_part": (5, 7), "right_arm_part": (6, 8), "legs_part": range(11, 15),
+            "head_shoulder_part": range(5), "hips_part": (15, 9, 10),
+        },
+        {
+            "left_upper_arm_part": (3, 5), "right_upper_arm_part": (4, 6),
+            "left_lower_arm_part": (5, 7), "right_lower_arm_part": (6, 8),
+            "left_lower_leg_part": (11, 13), "right_lower_leg_part": (12, 14),
+            "head_shoulder_part": range(5), "upper_legs_part": (9, 15, 10, 11, 12),
+        },
+    ),
+    "coco": (
+        {"whole_body": range(17)},
+        {"upper_limb_part": range(5, 11), "head_part": range(5), "lower_limb_part": range(11, 17)},
+        {
+            "left_arm_part": (7, 9), "right_arm_part": (8, 10), "legs_part": range(13, 17),
+            "head_shoulder_part": range(7), "hips_part": (11, 12),
+        },
+        {
+            "left_upper_arm_part": (5, 7), "right_upper_arm_part": (6, 8),
+            "left_lower_arm_part": (7, 9), "right_lower_arm_part": (8, 10),
+            "left_lower_leg_part": (13, 15), "right_lower_leg_part": (14, 16),
+            "head_shoulder_part": range(7), "upper_legs_part": range(11, 15),
+        },
+    ),
+}  # fmt: skip
+"""Their part modes, P = 1, 3, 5, 8: part -> its joints, both in the order of their construction. Their joints'
+numbers are those of our skeletons."""
+
+# What an operation leaves in the state dict, below `ops.<column>`.
+_WITHOUT_ENTRIES = ("Zero", "skip_connect")
+# A backbone's last layer has all four scales, so that the grid closes after it.
+_BACKBONE_CUT = 3
+_POOLS = ("avg_pool_3x3", "max_pool_3x3")
+
+
+@dataclass(frozen=True)
+class ReferenceFabric:
+    """What the entries of one of their fabrics say.
+
+    Attributes:
+        first_layer: First layer that is built, 1-based.
+        last_layer: Last layer that is built.
+        nodes: H.
+        channels: C.
+        alpha_per_cell: Each cell has an alpha of its own.
+        operations: For each column of alpha, the operations that leave such entries.
+    """
+
+    first_layer: int
+    last_layer: int
+    nodes: int
+    channels: int
+    alpha_per_cell: bool
+    operations: tuple[tuple[str, ...], ...]
+
+    def chosen(self, names: Sequence[str] | None, key: str) -> tuple[str, ...]:
+        """The operations in the order of alpha's columns.
+
+        Args:
+            names: What a user or a configuration says; None for what the entries say alone.
+            key: The configuration key for them, for messages.
+
+        Raises:
+            ValueError: The entries leave it open, or contradict the names.
+        """
+        if names is None:
+            unclear = [options for options in self.operations if len(options) > 1]
+            if unclear:
+                raise ValueError(
+                    f"{key} is needed: the checkpoint has {len(self.operations)} operations, and its "
+                    f"entries do not tell {' from '.join(unclear[0])}; list them in the order of the "
+                    "training's `operators`, or name its YAML as config=FILE"
+                )
+            return tuple(options[0] for options in self.operations)
+        if len(names) != len(self.operations):
+            raise ValueError(
+                f"{key} lists {len(names)} operations, the checkpoint's alpha has {len(self.operations)} "
+                "columns"
+            )
+        if len(set(names)) != len(names):
+            raise ValueError(f"{key} lists an operation twice: {', '.join(names)}")
+        for column, (name, options) in enumerate(zip(names, self.operations, strict=True)):
+            if name not in options:
+                raise ValueError(
+                    f"{key}: operation {column + 1} is {name!r}, but its entries in the checkpoint are "
+                    f"those of {' or '.join(options)}"
+                )
+        return tuple(names)
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """What the entries of a checkpoint say about its network.
+
+    Attributes:
+        skeleton: Whose joints it predicts.
+        parts: Part -> joints, both in the order of their construction.
+        vector_dim: d.
+        fabric: The subnetworks, which are alike.
+        backbone: "mobilenet_v2", "resnet", "hrnet" or "fabric".
+        backbone_size: Depth of a ResNet, width of an HRNet, else None.
+        backbone_fabric: A fabric backbone's.
+    """
+
+    skeleton: Skeleton
+    parts: Mapping[str, tuple[str, ...]]
+    vector_dim: int
+    fabric: ReferenceFabric
+    backbone: str
+    backbone_size: int | None
+    backbone_fabric: ReferenceFabric | None
+
+
+def is_reference(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names of the authors' code."""
+    return any(name.endswith(".alphas") for name in state)
+
+
+def describe_reference(
+    state: Mapping[str, Tensor],
+    skeleton: str | None = None,
+    parts: Mapping[str, Sequence[int]] | None = None,
+) -> ReferenceModel:
+    """The network that a state dict of the authors' code belongs to.
+
+    Args:
+        state: Name -> tensor, without the prefix "module.".
+        skeleton: "mpii" or "coco"; None for what the entries say.
+        parts: Of a part mode of one's own: part -> numbers of its joints, both in the order of construction.
+
+    Raises:
+        ValueError: The entries contradict each other or leave something open that is not given, or what they
+            describe cannot be built here; says which key would help.
+    """
+    names = [n.removesuffix(".alphas") for n in state if re.fullmatch(r"\w+\.alphas", n)]
+    chosen, joints, dim = _parts(state, [n for n in names if n != "backbone"], skeleton, parts)
+    fabrics = {part: read_fabric(state, part) for part in joints}
+    fabric = fabrics[next(iter(joints))]
+    for part, other in fabrics.items():
+        if other != fabric:
+            raise ValueError(f"the fabrics of {next(iter(joints))} and {part} are not alike")
+    backbone, size = _backbone(state)
+    return ReferenceModel(
+        skeleton=chosen,
+        parts={part: tuple(chosen.joints[i] for i in ids) for part, ids in joints.items()},
+        vector_dim=dim,
+        fabric=fabric,
+        backbone=backbone,
+        backbone_size=size,
+        backbone_fabric=read_fabric(state, "backbone", _BACKBONE_CUT)
+        if backbone == "fabric"
+        else None,
+    )
+
+
+def _parts(
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
+    skeleton: str | None,
+    parts: Mapping[str, Sequence[int]] | None,
+) -> tuple[Skeleton, Mapping[str, Sequence[int]], int]:
+    """Skeleton, part -> joints, and d, which must make the last layers' channels."""
+    if parts is not None and skeleton is None:
+        raise ValueError("parts of your own need dataset=mpii or dataset=coco")
+    outputs = {n: len(_entry(state, f"{n}.final_layer.1.weight")) for n in names}
+    known = {name: modes for name, modes in PARTS.items() if skeleton in (None, name)}
+    if parts is not None:
+        known = {str(skeleton): (parts,)}
+    found = []
+    for name, modes in known.items():
+        for mode in modes:
+            if set(mode) == set(names):
+                dims = {outputs[part] / len(joints) for part, joints in mode.items()}
+                if len(dims) == 1 and min(dims).is_integer():
+                    found.append((skeleton_by_name(name), mode, int(min(dims))))
+    listed = ", ".join(f"{name} ({count})" for name, count in outputs.items())
+    if len(found) > 1:
+        raise ValueError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
+    if not found:
+        raise ValueError(
+            f"the checkpoint's parts and their output channels, {listed}, are no known part mode"
+            + (f" of {skeleton}" if skeleton else "")
+            + "; give dataset and parts={part: [joint numbers]} in the order of their construction"
+        )
+    return found[0]
+
+
+def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> ReferenceFabric:
+    """What the entries below a prefix say about a fabric.
+
+    Args:
+        state: Their state dict.
+        prefix: The part's name, or "backbone".
+        cut_layers: Layers that the whole fabric has behind the last one that is built.
+
+    Raises:
+        ValueError: They contradict each other, or cells have two input nodes.
+    """
+    cells = _cells(state, prefix)
+    first, last = min(layer for layer, _ in cells), max(layer for layer, _ in cells)
+    expected = {
+        (layer, place)
+        for layer in range(first, last + 1)
+        for place in range(len(layer_scales(layer + 1, last + 1 + cut_layers)))
+    }
+    if cells != expected:
+        odd = ", ".join(f"cell_{layer}_{place}" for layer, place in sorted(cells ^ expected))
+        raise ValueError(
+            f"{prefix}: its cells are not the paper's grid; too many or missing: {odd}"
+        )
+    keep = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight")
+    channels, inputs = keep.shape[:2]
+    nodes = inputs // channels
+    alpha, beta = _entry(state, f"{prefix}.alphas"), _entry(state, f"{prefix}.betas")
+    edges = alpha.shape[-2] if alpha.ndim in (2, 3) else 0
+    more = any(name.startswith(f"{prefix}.cell_") and ".propress_list.3." in name for name in state)
+    if edges == nodes * (nodes + 3) // 2 or more:
+        raise ValueError(
+            f"{prefix}: its cells have two input nodes (the paper's have one, input_nodes_num: 1); such "
+            "networks cannot be built here"
+        )
+    if edges != nodes * (nodes + 1) // 2 or channels % 4 or beta.shape != (len(cells), 3):
+        raise ValueError(
+            f"{prefix}: alphas of shape {tuple(alpha.shape)} and betas of {tuple(beta.shape)} do not fit "
+            f"{len(cells)} cells of H={nodes}"
+        )
+    if alpha.ndim == 3 and len(alpha) != len(cells):
+        raise ValueError(f"{prefix}: {len(alpha)} alphas for {len(cells)} cells")
+    ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
+    return ReferenceFabric(
+        first_layer=first + 1,
+        last_layer=last + 1,
+        nodes=nodes,
+        channels=channels // 4,
+        alpha_per_cell=alpha.ndim == 3,
+        operations=tuple(_operation(state, f"{ops}.{k}") for k in range(alpha.shape[-1])),
+    )
+
+
+def _cells(state: Mapping[str, Tensor], prefix: str) -> set[tuple[int, int]]:
+    pattern = re.compile(re.escape(prefix) + r"\.cell_(\d+)_(\d+)\.channel_keep\.weight")
+    matches = [match for match in map(pattern.fullmatch, state) if match]
+    if not matches:
+        raise ValueError(
+            f"{prefix} has alphas but no cells (cell_<layer>_<scale>.channel_keep.weight)"
+        )
+    return {(int(match[1]), int(match[2])) for match in matches}
+
+
+def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
+    """The operations that leave such entries below the prefix.
+
+    Raises:
+        ValueError: None that is built here.
+    """
+    shapes = {
+        name.removeprefix(f"{prefix}."): tuple(value.shape)
+        for name, value in state.items()
+        if name.startswith(f"{prefix}.")
+    }
+    if not shapes:
+        return _WITHOUT_ENTRIES
+    if set(shapes) <= {"1.running_mean", "1.running_var", "1.num_batches_tracked"}:
+        return _POOLS
+    depthwise = shapes.get("operation.0.weight", ())
+    if len(depthwise) == 4 and depthwise[1:] in ((1, 3, 3), (1, 5, 5)):
+        kind = "Sep" if "operation.4.weight" in shapes else "Atr"
+        return (f"{kind}_Conv_{depthwise[2]}x{depthwise[2]}",)
+    raise ValueError(
+        f"{prefix} is an operation that cannot be built here; its entries are {', '.join(shapes)}"
+    )
+
+
+def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
+    """Kind and size of the backbone."""
+    if "backbone.alphas" in state:
+        return "fabric", None
+    if any(name.startswith("backbone.features.") for name in state):
+        return "mobilenet_v2", None
+    if any(name.startswith("backbone.stage3.") for name in state):
+        return "hrnet", len(_entry(state, "backbone.transition1.0.0.weight"))
+    if any(name.startswith("backbone.layer4.") for name in state):
+        return "resnet", resnet_depth(state, "backbone.")
+    raise ValueError(
+        "the checkpoint's backbone is none of theirs: MobileNet-V2 (backbone.features), ResNet "
+        "(backbone.layer4), HRNet (backbone.stage3) or a fabric (backbone.alphas)"
+    )
+
+
+def _entry(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        raise ValueError(f"the checkpoint has no entry {name!r}")
+    return state[name]

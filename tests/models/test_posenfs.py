@@ -1,0 +1,268 @@
+"""Networks of the authors' code (PoseNFS) against a slow computation of them, and what their entries tell."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pnfs.body import COCO, MPII
+from pnfs.models import REFERENCE, PoseFabricNetwork
+from pnfs.models.backbones import FabricBackbone
+from pnfs.models.operations import BACKBONE_OPERATIONS, SeparableConv
+from pnfs.models.posenfs import PARTS, describe_reference, read_fabric
+from pnfs.models.reference import OPERATION_NAMES, load_reference_state_dict
+from posenfs_network import Fabric, PoseNFSWeights, posenfs
+
+OPERATIONS = {
+    **BACKBONE_OPERATIONS,
+    "sep_conv_5x5": lambda p, c: SeparableConv(p, c, kernel_size=5),
+    "dil_conv_5x5": lambda p, c: SeparableConv(p, c, kernel_size=5, dilation=2, repeats=1),
+}
+FOUR = ("Zero", "skip_connect", "Atr_Conv_3x3", "Sep_Conv_3x3")
+SIX = ("Zero", "skip_connect", "Sep_Conv_3x3", "Atr_Conv_3x3", "avg_pool_3x3", "max_pool_3x3")
+FIVES = ("skip_connect", "Sep_Conv_5x5", "max_pool_3x3", "Atr_Conv_5x5", "Zero")
+BACKBONE = Fabric(depth=6, first=0, last=2, hidden_states_num=1, factor=1, operators=FOUR)
+SUBNETWORK = Fabric(depth=6, first=3, last=5, hidden_states_num=1, factor=2, operators=FOUR)
+
+CASES = {
+    "three nodes": {"subnetwork": replace(SUBNETWORK, hidden_states_num=3)},
+    "three nodes, an alpha a cell": {
+        "subnetwork": replace(SUBNETWORK, hidden_states_num=3, one_alpha_a_cell=True)
+    },
+    "an alpha a cell of the backbone": {
+        "backbone": replace(BACKBONE, hidden_states_num=2, one_alpha_a_cell=True, operators=SIX)
+    },
+    "other operations": {"subnetwork": replace(SUBNETWORK, operators=FIVES)},
+    "two layers": {"subnetwork": replace(SUBNETWORK, first=4)},
+    "one layer": {"subnetwork": replace(SUBNETWORK, first=5)},
+    "no adapters": {"subnetwork": replace(SUBNETWORK, factor=1)},
+    "scalar maps, one part": {"vector_dim": 1, "mode": 0},
+    "eight parts of COCO": {"skeleton": "coco", "mode": 3, "vector_dim": 4},
+    "a deeper backbone": {"backbone": replace(BACKBONE, depth=9, last=3)},
+}
+
+
+def made(
+    backbone: Fabric = BACKBONE,
+    subnetwork: Fabric = SUBNETWORK,
+    skeleton: str = "mpii",
+    mode: int = 1,
+    vector_dim: int = 8,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """A state dict in their names, images, and the score maps that their network makes of them."""
+    weights = PoseNFSWeights()
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    parts = {part: list(joints) for part, joints in PARTS[skeleton][mode].items()}
+    with torch.no_grad():
+        maps = posenfs(
+            weights, images, backbone=backbone, subnetwork=subnetwork, parts=parts,
+            vector_dim=vector_dim,
+        )  # fmt: skip
+    return weights.state, images, maps
+
+
+def operations(names: tuple[str, ...], reverse: bool) -> dict:
+    ours = [OPERATION_NAMES[name] for name in names]
+    return {name: OPERATIONS[name] for name in (reversed(ours) if reverse else ours)}
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["their order", "our order"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
+    given = CASES[case]
+    state, images, expected = made(**given)
+    backbone, subnetwork = given.get("backbone", BACKBONE), given.get("subnetwork", SUBNETWORK)
+    told = describe_reference(state)
+    parts = dict(told.parts)
+    if reverse:
+        parts = dict(reversed(parts.items()))
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(
+            backbone_layers=backbone.last + 1,
+            channels=backbone.factor,
+            nodes=backbone.hidden_states_num,
+            operations=operations(backbone.operators, reverse),
+            alpha_per_cell=backbone.one_alpha_a_cell,
+            rules=REFERENCE,
+        ),
+        skeleton=told.skeleton.name,
+        parts=parts,
+        layers=subnetwork.depth,
+        subnetwork_layers=subnetwork.depth - subnetwork.first,
+        channels=subnetwork.factor,
+        nodes=subnetwork.hidden_states_num,
+        operations=operations(subnetwork.operators, reverse),
+        alpha_per_cell=subnetwork.one_alpha_a_cell,
+        rules=REFERENCE,
+        vector_dim=given.get("vector_dim", 8),
+    ).eval()
+    unread = load_reference_state_dict(
+        network,
+        state,
+        {part: part for part in told.parts},
+        subnetwork.operators,
+        backbone.operators,
+    )
+    with torch.no_grad():
+        maps = network.joint_maps(network(images))
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    # What is told agrees with what was made.
+    fabric, other = told.fabric, told.backbone_fabric
+    assert (fabric.first_layer, fabric.last_layer) == (subnetwork.first + 1, subnetwork.depth)
+    assert (fabric.nodes, fabric.channels) == (subnetwork.hidden_states_num, subnetwork.factor)
+    assert other is not None
+    assert other.last_layer == backbone.last + 1
+    assert (other.alpha_per_cell, other.nodes) == (
+        backbone.one_alpha_a_cell,
+        backbone.hidden_states_num,
+    )
+    stems = [name for name in unread if ".stem." in name]
+    assert stems
+    assert not any(name.startswith("backbone.") for name in stems)
+    # n layers read the pyramid up to the level below their own.
+    levels = {int(name.split(".")[2]) for name in unread if name.startswith("reduce.")}
+    adapted = backbone.factor != subnetwork.factor
+    assert levels == ({3: set(), 4: {3}, 5: {2, 3}}[subnetwork.first] if adapted else set())
+
+
+def test_an_unknown_entry_is_named() -> None:
+    state, _, _ = made()
+    for name in ("head_part.cell_3_0.extra.weight", "backbone.stem.7.weight", "reduce.3.0.weight"):
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            load(state | {name: torch.zeros(1)})
+
+
+def test_a_missing_entry_and_a_wrong_shape_are_named() -> None:
+    state, _, _ = made()
+    name = "lower_limb_part.cell_5_0.channel_keep.bias"
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        load({k: v for k, v in state.items() if k != name})
+    with pytest.raises(ValueError, match=r"backbone\.stem\.conv1\.weight.*\(64, 1, 3, 3\)"):
+        load(state | {"backbone.stem.0.weight": torch.zeros(64, 1, 3, 3)})
+
+
+def load(state: dict[str, Tensor], operators: tuple[str, ...] = FOUR) -> None:
+    told = describe_reference(state)
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(
+            backbone_layers=3, channels=1, operations=operations(FOUR, False), rules=REFERENCE
+        ),
+        skeleton="mpii", parts=told.parts, channels=2, operations=operations(FOUR, False),
+        rules=REFERENCE,
+    )  # fmt: skip
+    load_reference_state_dict(network, state, {p: p for p in told.parts}, operators, FOUR)
+
+
+def test_operations_that_are_not_the_networks_are_refused() -> None:
+    state, _, _ = made()
+    with pytest.raises(ValueError, match="conv_3x3"):
+        load(state, ("Zero", "skip_connect", "Atr_Conv_3x3", "conv_3x3"))
+    with pytest.raises(ValueError, match="max_pool_3x3"):
+        load(state, ("Zero", "max_pool_3x3", "Atr_Conv_3x3", "Sep_Conv_3x3"))
+
+
+# --- what the entries tell
+
+
+def test_two_input_nodes_are_refused_with_the_reason() -> None:
+    state, _, _ = made()
+    for hidden, edges in ((1, 2), (3, 9)):
+        changed = dict(state)
+        keep = changed["head_part.cell_3_0.channel_keep.weight"]
+        changed["head_part.cell_3_0.channel_keep.weight"] = keep.repeat(1, hidden, 1, 1)
+        changed["head_part.alphas"] = torch.zeros(edges, 4)
+        with pytest.raises(ValueError, match=r"head_part.*two input nodes"):
+            describe_reference(changed)
+    other = {"head_part.cell_4_0.propress_list.3.operation.0.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match="two input nodes"):
+        describe_reference(state | other)
+
+
+def test_operations_without_entries_must_be_listed() -> None:
+    state, _, _ = made(subnetwork=replace(SUBNETWORK, operators=SIX))
+    fabric = describe_reference(state).fabric
+    with pytest.raises(ValueError, match=r"operators is needed.*Zero from skip_connect"):
+        fabric.chosen(None, "operators")
+    assert fabric.chosen(SIX, "operators") == SIX
+    swapped = ("skip_connect", "Zero", *SIX[2:])
+    assert fabric.chosen(swapped, "operators") == swapped
+    told = read_fabric(made(subnetwork=replace(SUBNETWORK, operators=FOUR[2:]))[0], "head_part")
+    assert told.chosen(None, "operators") == FOUR[2:]
+    for names, message in (
+        (FOUR, "4 operations.*6"),
+        (("Zero", "Zero", *SIX[2:]), "twice: Zero"),
+        ((*SIX[:2], "Atr_Conv_3x3", "Sep_Conv_3x3", *SIX[4:]), "operation 3 is 'Atr_Conv_3x3'"),
+    ):
+        with pytest.raises(ValueError, match=f"operators.*{message}"):
+            fabric.chosen(names, "operators")
+
+
+def test_an_operation_that_cannot_be_built_is_named() -> None:
+    state, _, _ = made()
+    state = {k: v for k, v in state.items() if ".cell_arch.0.ops.2." not in k}
+    extra = {"head_part.cell_3_0.cell_arch.0.ops.2.weight": torch.zeros(8, 8, 3, 3)}
+    with pytest.raises(ValueError, match=r"head_part\.cell_3_0\.cell_arch\.0\.ops\.2.*weight"):
+        describe_reference(state | extra)
+
+
+def test_the_dataset_is_told_by_the_parts_channels() -> None:
+    for skeleton in (MPII, COCO):
+        for mode, parts in enumerate(PARTS[skeleton.name]):
+            state, _, _ = made(skeleton=skeleton.name, mode=mode, vector_dim=3)
+            told = describe_reference(state)
+            assert told.skeleton is skeleton
+            assert told.vector_dim == 3
+            joints = {p: tuple(skeleton.joints[i] for i in ids) for p, ids in parts.items()}
+            assert told.parts == joints
+
+
+def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
+    state, _, _ = made(mode=0, vector_dim=17)
+    with pytest.raises(ValueError, match=r"dataset is needed.*whole_body \(272\)"):
+        describe_reference(state)
+    assert describe_reference(state, "mpii").vector_dim == 17
+    assert describe_reference(state, "coco").vector_dim == 16
+    state, _, _ = made()
+    with pytest.raises(ValueError, match="no known part mode of coco"):
+        describe_reference(state, "coco")
+    own = {
+        k.replace("head_part", "top").replace("lower_limb_part", "legs"): v
+        for k, v in state.items()
+    }
+    with pytest.raises(ValueError, match=r"top \(24\).*parts="):
+        describe_reference(own)
+    parts = {"upper_limb_part": range(3, 9), "top": range(3), "legs": range(9, 16)}
+    assert tuple(describe_reference(own, "mpii", parts).parts) == ("upper_limb_part", "top", "legs")
+    with pytest.raises(ValueError, match="dataset="):
+        describe_reference(own, None, parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("head_part.betas", (5, 3), r"head_part.*betas of \(5, 3\)"),
+        ("head_part.alphas", (4, 1, 4), "head_part: 4 alphas for 6 cells"),
+        ("head_part.alphas", (1, 5), "not alike"),
+        ("head_part.cell_6_0.channel_keep.weight", (8, 8, 1, 1), "missing: cell_3_3"),
+    ],
+)
+def test_entries_that_contradict_each_other_are_refused(name, shape, message) -> None:
+    state, _, _ = made()
+    with pytest.raises(ValueError, match=message):
+        describe_reference(state | {name: torch.zeros(shape)})
+
+
+def test_a_backbone_that_is_none_of_theirs_is_refused() -> None:
+    state, _, _ = made()
+    without = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+    with pytest.raises(ValueError, match="backbone"):
+        describe_reference(without)
+    shallow = {"backbone.layer4.0.conv1.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match="depths 50, 101 and 152"):
+        describe_reference(without | shallow)
+    # A backbone whose last layer lacks a scale is no pyramid.
+    short, _, _ = made(backbone=replace(BACKBONE, last=2))
+    short = {k: v for k, v in short.items() if not k.startswith("backbone.cell_2_3")}
+    with pytest.raises(ValueError, match=r"backbone.*cell_2_3"):
+        describe_reference(short)
