@@ -142,7 +142,7 @@ def test_run_leaves_its_metrics(finished: Path) -> None:
 def test_run_leaves_its_trajectory(finished: Path) -> None:
     lines = [json.loads(line) for line in (finished / "architecture.jsonl").open()]
     assert [line["epoch"] for line in lines] == [-1, *range(EPOCHS)]
-    assert lines[0]["parts"] != lines[-1]["parts"]
+    assert lines[0]["architecture"] != lines[-1]["architecture"]
 
 
 def test_last_epoch_is_kept_though_its_score_is_no_better(tmp_path: Path) -> None:

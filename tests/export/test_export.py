@@ -132,7 +132,7 @@ def test_a_file_that_differs_is_refused_and_removed(
     ).eval()
     with pytest.raises(ExportError, match="differ from PyTorch's by"):
         check_export(other, maps_file)
-    monkeypatch.setattr(onnx_model, "fuse", lambda _: other)
+    monkeypatch.setattr(PoseFabricNetwork, "fused", lambda _: other)
     with pytest.raises(ExportError, match="was not kept"):
         export_onnx(network, tmp_path / "wrong.onnx", input_size=SIZE)
     assert not (tmp_path / "wrong.onnx").exists()
@@ -148,13 +148,13 @@ def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
         vector_dim=1,
     ).eval()
     with torch.no_grad():
-        network.subnetworks.head.weight.mul_(1e9)
+        network.head.weight.mul_(1e9)
     differences = export_onnx(network, tmp_path / "large.onnx", input_size=SIZE).differences
     highest = expected_maps(network, images(1)).abs().max()
     # Rounding alone goes beyond what is allowed to scores up to 1.
     assert onnx_model.TOLERANCE < max(differences.values()) < 1e-5 * highest
     with torch.no_grad():
-        network.subnetworks.head.weight.mul_(1.01)
+        network.head.weight.mul_(1.01)
     with pytest.raises(ExportError, match="differ from PyTorch's by"):
         check_export(network, tmp_path / "large.onnx")
 

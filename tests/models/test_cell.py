@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pnfs.models.cell import Cell, cell_edges
-from pnfs.models.lanes import FORMS, Form, Lanes
-from pnfs.models.operations import BACKBONE_OPERATIONS, Operation, Skip, Zero
+from pnfs.models.operations import BACKBONE_OPERATIONS, Operation, Skip
 
 CHANNELS = 3
 
@@ -39,8 +38,8 @@ class Tripling(Operation):
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        return [3 * weights.item() * x for x, weights in zip(lanes, mixing, strict=True)]
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return 3 * weight.item() * x
 
 
 def reads_out_all_nodes(nodes: int, operations: dict) -> Cell:
@@ -55,7 +54,7 @@ def reads_out_all_nodes(nodes: int, operations: dict) -> Cell:
 def test_a_row_of_weights_belongs_to_its_edge() -> None:
     cell = reads_out_all_nodes(3, {"skip": Skip})
     weights = torch.tensor([2.0, 3, 5, 7, 11, 13]).double().view(1, 6, 1)
-    out = cell([torch.ones(1, 1, 1, 1).double()], weights, "loop")[0]
+    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
     first = 2
     second = 3 + 5 * first
     third = 7 + 11 * first + 13 * second
@@ -63,9 +62,9 @@ def test_a_row_of_weights_belongs_to_its_edge() -> None:
 
 
 def test_a_column_of_weights_belongs_to_its_operation() -> None:
-    cell = reads_out_all_nodes(2, {"skip": Skip, "zero": Zero, "tripling": Tripling})
+    cell = reads_out_all_nodes(2, {"skip": Skip, "zero": None, "tripling": Tripling})
     weights = torch.tensor([[[1.0, 100, 2], [0, 50, 1], [4, 7, 0]]]).double()
-    out = cell([torch.ones(1, 1, 1, 1).double()], weights, "loop")[0]
+    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
     first = 1 + 3 * 2
     second = 3 * 1 + 4 * first
     assert out.item() == first + 1e3 * second
@@ -78,10 +77,10 @@ def literal_cell(cell: Cell, x: Tensor, weights: Tensor) -> Tensor:
     for node in range(1, cell.nodes + 1):
         total = torch.zeros_like(x)
         for source in range(node):
-            for column, operation in enumerate(cell.edges[edge].operations.values()):
-                out = operation([hidden[source]], [torch.ones(1, dtype=x.dtype)], "loop")
-                if out is not None:
-                    total = total + weights[edge, column] * out[0]
+            for name, operation in cell.edges[edge].items():
+                column = list(BACKBONE_OPERATIONS).index(name)
+                out = operation(hidden[source], torch.ones(1, dtype=x.dtype))
+                total = total + weights[edge, column] * out
             edge += 1
         hidden.append(total)
     return F.conv2d(torch.cat(hidden[1:], dim=1), cell.output.weight, cell.output.bias)
@@ -95,11 +94,10 @@ def single_part(cell: Cell, part: int, parts: int) -> Cell:
     return single
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("nodes", [1, 2, 3])
-def test_a_cell_is_equation_one(nodes, training, parts, form) -> None:
+def test_a_cell_is_equation_one(nodes, training, parts) -> None:
     torch.manual_seed(nodes)
     cell = Cell(parts, CHANNELS, nodes, BACKBONE_OPERATIONS).double().train(training)
     for name, buffer in cell.named_buffers():
@@ -108,9 +106,8 @@ def test_a_cell_is_equation_one(nodes, training, parts, form) -> None:
     edges = nodes * (nodes + 1) // 2
     weights = torch.randn(parts, edges, len(BACKBONE_OPERATIONS)).double().softmax(-1)
     x = torch.randn(2, parts * CHANNELS, 5, 4).double()
-    count = parts if form == "loop" else 1
 
-    out = torch.cat(cell(list(x.chunk(count, dim=1)), weights, form), dim=1)
+    out = cell(x, weights)
 
     inputs = x.split(CHANNELS, dim=1)
     expected = [literal_cell(singles[p], inputs[p], weights[p]) for p in range(parts)]
@@ -123,7 +120,7 @@ def test_a_cell_is_equation_one(nodes, training, parts, form) -> None:
 def test_gradients_reach_every_weight_and_mixing_weight() -> None:
     cell = Cell(2, CHANNELS, 2, BACKBONE_OPERATIONS)
     weights = torch.full((2, 3, 6), 1 / 6).requires_grad_()
-    cell([torch.randn(2, 2 * CHANNELS, 5, 4)], weights, "grouped")[0].square().sum().backward()
+    cell(torch.randn(2, 2 * CHANNELS, 5, 4), weights).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in cell.parameters())
     # Zero, the first operation, is the only one whose weight changes nothing.
     assert weights.grad is not None
@@ -132,9 +129,9 @@ def test_gradients_reach_every_weight_and_mixing_weight() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_cell_of_zeros_gives_its_bias(nodes: int) -> None:
-    cell = Cell(1, CHANNELS, nodes, {"zero": Zero})
+    cell = Cell(1, CHANNELS, nodes, {"zero": None})
     x = torch.full((2, CHANNELS, 3, 3), 7.0)
-    out = cell([x], torch.ones(1, nodes * (nodes + 1) // 2, 1), "loop")[0]
+    out = cell(x, torch.ones(1, nodes * (nodes + 1) // 2, 1))
     assert cell.output.bias is not None
     torch.testing.assert_close(out, cell.output.bias.view(1, -1, 1, 1).expand_as(out))
 
@@ -151,7 +148,7 @@ def test_a_cell_may_be_built_with_some_operations_only() -> None:
         for column, name in enumerate(names):
             if name not in left:
                 weights[0, edge, column] = 0
-    x = [torch.randn(2, CHANNELS, 4, 4).double()]
-    torch.testing.assert_close(part(x, weights, "loop")[0], whole(x, weights, "loop")[0])
+    x = torch.randn(2, CHANNELS, 4, 4).double()
+    torch.testing.assert_close(part(x, weights), whole(x, weights))
     with pytest.raises(ValueError, match="a cell of H=2 has 3 edges, 2 are listed"):
         Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS, kept[:2])

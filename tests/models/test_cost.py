@@ -162,8 +162,3 @@ def test_measuring_leaves_the_network_alone(training: bool) -> None:
         assert value.device.type == "cpu"
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("form", ["loop", "grouped", "batched", "dense"])
-def test_the_cost_does_not_depend_on_the_form(form) -> None:
-    assert measure_cost(network(form=form), SIZE) == measure_cost(network(), SIZE)

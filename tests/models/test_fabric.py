@@ -8,17 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnfs.models.fabric import (
-    PAPER,
-    REFERENCE,
-    SCALES,
-    FabricRules,
-    KeptCell,
-    NeuralFabrics,
-    layer_scales,
-    wire_fabric,
-)
+from pnfs.models import PAPER, REFERENCE, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells, wire_fabric
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
 # layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.
@@ -96,20 +88,20 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
 @pytest.mark.parametrize(("kept", "cells"), [(1, 1), (2, 3), (3, 6), (4, 10), (5, 13), (6, 15)])
 def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> None:
     fabrics = NeuralFabrics(layers=6, first_layer=7 - kept, channels=1)
-    assert len(fabrics.wiring) == len(fabrics.cells) == cells
-    assert fabrics.output_scales == (4,)
-    pyramid = {scale: [torch.randn(2, scale, 64 // scale, 96 // scale)] for scale in SCALES}
-    out = fabrics(pyramid, "grouped")
+    assert len(fabrics.theta.cells) == len(fabrics.cells) == cells
+    assert fabrics.theta.output_scales == (4,)
+    pyramid = {scale: torch.randn(2, scale, 64 // scale, 96 // scale) for scale in SCALES}
+    out = fabrics(pyramid)
     assert list(out) == [4]
-    assert out[4][0].shape == (2, 4, 16, 24)
+    assert out[4].shape == (2, 4, 16, 24)
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 4])
 def test_a_backbone_of_any_depth_gives_the_scales_of_its_last_layer(kept: int) -> None:
     fabrics = NeuralFabrics(layers=7, last_layer=kept, input_scales=(4,), channels=1)
-    out = fabrics({4: [torch.randn(2, 4, 8, 16)]}, "grouped")
-    assert tuple(out) == fabrics.output_scales == SCALES[: kept + 1]
-    for scale, (x,) in out.items():
+    out = fabrics({4: torch.randn(2, 4, 8, 16)})
+    assert tuple(out) == fabrics.theta.output_scales == SCALES[: kept + 1]
+    for scale, x in out.items():
         assert x.shape == (2, scale, 32 // scale, 64 // scale)
 
 
@@ -125,7 +117,7 @@ def test_a_grid_may_have_scales_of_its_own() -> None:
 @pytest.mark.parametrize("scales", [(4, 8, 12), (4, 6), (8, 4), (4, 4)])
 def test_scales_that_do_not_double_are_refused(scales: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"each scale must be twice the one before, got \(.*4"):
-        NeuralFabrics(scales=scales, input_scales=scales)
+        wire_fabric(layers=6, first_layer=1, last_layer=6, input_scales=scales, scales=scales)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 3), (4, 3), (1, 7), (7, 7), (-1, -1)])
@@ -186,10 +178,10 @@ def literal_fabric(fabrics: NeuralFabrics, table: Table, inputs: Mapping[int, Te
     for index, ((layer, scale), candidates) in enumerate(table.items()):
         cell = fabrics.cells[f"layer{layer}_scale{scale}"]
         weights = torch.exp(beta[index]) / torch.exp(beta[index]).sum()
-        mixing = torch.exp(alpha[index] if fabrics.alpha_per_cell else alpha)
+        mixing = torch.exp(alpha[index] if fabrics.theta.alpha_per_cell else alpha)
         mixing = mixing / mixing.sum(-1, keepdim=True)
         if rules.gain == "candidates":
-            weights, mixing = 3 * weights, len(fabrics.operation_names) * mixing
+            weights, mixing = 3 * weights, len(fabrics.theta.operations) * mixing
         mixture = torch.zeros(())
         for weight, place, (source, kind) in zip(
             weights, ("finer", "same", "coarser"), candidates, strict=True
@@ -204,7 +196,7 @@ def literal_fabric(fabrics: NeuralFabrics, table: Table, inputs: Mapping[int, Te
         if rules.rectify == "sum":
             mixture = F.relu(mixture)
         # Eq. 1 is tested on its own.
-        (maps[layer, scale],) = cell.cell([mixture], mixing[None], "loop")
+        maps[layer, scale] = cell.cell(mixture, mixing[None])
     return {scale: x for (layer, scale), x in maps.items() if layer == max(la for la, _ in table)}
 
 
@@ -246,9 +238,9 @@ def fabric_on_random_maps(kind: str, **arguments) -> tuple[NeuralFabrics, Table,
 
 def assert_literal(fabrics: NeuralFabrics, table: Table, inputs: dict[int, Tensor]) -> None:
     expected = literal_fabric(fabrics, table, inputs)
-    out = fabrics({scale: [x] for scale, x in inputs.items()}, "loop")
+    out = fabrics(inputs)
     assert list(out) == list(expected)
-    for scale, (x,) in out.items():
+    for scale, x in out.items():
         torch.testing.assert_close(x, expected[scale])
 
 
@@ -308,9 +300,7 @@ def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
 def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
     fabrics = NeuralFabrics(first_layer=6, channels=1).double()
     randomise(fabrics)
-    pyramid = {
-        scale: [torch.randn(1, scale, 64 // scale, 64 // scale).double()] for scale in (4, 8)
-    }
+    pyramid = {scale: torch.randn(1, scale, 64 // scale, 64 // scale).double() for scale in (4, 8)}
 
     def largest(logits: Tensor) -> Tensor:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)
@@ -320,12 +310,12 @@ def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
     fabrics.relaxation = largest
     # One skip and the same-scale input only: what is left is the cell's last convolution.
     last = fabrics.cells["layer6_scale4"].cell.output
-    expected = F.conv2d(pyramid[4][0], last.weight, last.bias)
-    torch.testing.assert_close(fabrics(pyramid, "loop")[4][0], expected)
+    expected = F.conv2d(pyramid[4], last.weight, last.bias)
+    torch.testing.assert_close(fabrics(pyramid)[4], expected)
     # Evaluation takes the softmax whatever the search does.
-    searching = fabrics.eval()(pyramid, "loop")[4][0]
+    searching = fabrics.eval()(pyramid)[4]
     fabrics.relaxation = torch.nn.Softmax(-1)
-    torch.testing.assert_close(searching, fabrics(pyramid, "loop")[4][0])
+    torch.testing.assert_close(searching, fabrics(pyramid)[4])
     assert not torch.allclose(searching, expected)
 
 
@@ -333,11 +323,11 @@ def test_scores_of_a_part_do_not_depend_on_the_other_parts_architecture() -> Non
     torch.manual_seed(0)
     fabrics = NeuralFabrics(part_names=("a", "b"), first_layer=5, channels=1).double().eval()
     randomise(fabrics)
-    pyramid = {s: [torch.randn(1, 2 * s, 64 // s, 64 // s).double()] for s in (4, 8, 16)}
-    before = fabrics(pyramid, "grouped")[4][0].chunk(2, dim=1)
+    pyramid = {s: torch.randn(1, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
+    before = fabrics(pyramid)[4].chunk(2, dim=1)
     fabrics.alpha["b"].data.add_(torch.randn(1, 4))
     fabrics.beta["b"].data.add_(torch.randn(3, 3))
-    after = fabrics(pyramid, "grouped")[4][0].chunk(2, dim=1)
+    after = fabrics(pyramid)[4].chunk(2, dim=1)
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
 
@@ -372,11 +362,12 @@ def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None
             target.copy_(state[f"cells.{rest}"].chunk(2)[part == "b"])
         else:
             target.copy_(state[name])
-    assert derived.used_inputs() == {4: ["a", "b"], 8: ["a", "b"], 16: ["b"]}
-    pyramid = {s: [torch.randn(2, 2 * s, 64 // s, 64 // s).double()] for s in (4, 8, 16)}
-    halves = {s: list(x.chunk(2, dim=1)) for s, (x,) in pyramid.items()}
-    expected = whole(pyramid, "grouped")[4][0]
-    torch.testing.assert_close(torch.cat(derived(halves, "loop")[4], dim=1), expected)
+    assert derived.readers == {4: ["a", "b"], 8: ["a", "b"], 16: ["b"]}
+    pyramid = {s: torch.randn(2, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
+    expected = whole(pyramid)[4]
+    # Only part b reads 1/16, so its channels alone stand there.
+    pyramid[16] = pyramid[16].chunk(2, dim=1)[1]
+    torch.testing.assert_close(derived(pyramid)[4], expected)
 
 
 @pytest.mark.parametrize("inputs", [("same",), ("coarser",), ("same", "coarser")])
@@ -396,10 +387,10 @@ def test_what_is_left_of_a_shared_transform_is_the_whole_ones(inputs: tuple[str,
     derived.load_state_dict(
         {name: state[name.replace("cells.whole.", "cells.")] for name in derived.state_dict()}
     )
-    stem = {4: [torch.randn(2, 4, 8, 8)]}
-    expected, found = whole(stem, "loop"), derived(stem, "loop")
+    stem = {4: torch.randn(2, 4, 8, 8)}
+    expected, found = whole(stem), derived(stem)
     for scale in (4, 8):
-        torch.testing.assert_close(found[scale][0], expected[scale][0])
+        torch.testing.assert_close(found[scale], expected[scale])
 
 
 @pytest.mark.parametrize(
@@ -418,3 +409,43 @@ def test_a_wrong_remainder_is_refused(kept: dict, message: str) -> None:
 def test_a_remainder_without_inputs_is_refused(inputs: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="a kept cell needs inputs among finer, same, coarser"):
         KeptCell(inputs, [["skip"]])
+
+
+def small(operations: tuple[str, ...] = ("zero", "skip")) -> Theta:
+    return Theta(
+        layers=6,
+        first_layer=5,
+        last_layer=6,
+        input_scales=(4, 8, 16),
+        channels=1,
+        nodes=1,
+        operations=operations,
+        alpha_per_cell=False,
+    )
+
+
+def test_what_carries_weight_in_one_part_is_live() -> None:
+    alpha = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2).expand(2, 3, 1, 2)
+    # Rows: layer 5 at 1/4 and 1/8, layer 6 at 1/4. Columns: finer (a copy of same), same, coarser.
+    top, bottom, last = [0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]
+    beta = torch.tensor([[top, bottom, last], [top, bottom, last]])
+    both = (("zero", "skip"),)
+    live = live_cells(small(), alpha.numpy(), beta.numpy(), [4])
+    assert live == {
+        "layer5_scale4": KeptCell(("finer", "same"), both),
+        "layer6_scale4": KeptCell(("same",), both),
+    }
+    # The second part reads what is coarser, which brings the cell at 1/8 to life.
+    beta[1, 2] = torch.tensor([0.0, 0.5, 0.5])
+    live = live_cells(small(), alpha.numpy(), beta.numpy(), [4])
+    assert list(live) == ["layer5_scale4", "layer5_scale8", "layer6_scale4"]
+    assert live["layer5_scale8"] == KeptCell(("coarser",), both)
+    assert live["layer6_scale4"].inputs == ("same", "coarser")
+    assert live_cells(small(), alpha[:1].numpy(), beta[:1].numpy(), [4])["layer6_scale4"].edges == (
+        ("skip",),
+    )
+
+
+def test_an_operation_that_is_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="operation must be named once"):
+        small(("skip", "skip"))

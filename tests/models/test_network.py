@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pnfs.body import MPII, skeleton_by_name
 from pnfs.models import PoseFabricNetwork, normalise_images
 from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2
-from pnfs.models.lanes import FORMS
 
 
 class TinyBackbone(Backbone):
@@ -91,7 +90,7 @@ def test_architecture_parameters_are_named_by_part() -> None:
     found = model.architecture_parameters()
     parts = ["head", "upper_limb", "lower_limb"]
     assert list(found) == [f"{part}/{kind}" for part in parts for kind in ("alpha", "beta")]
-    fabrics = model.subnetworks.fabrics
+    fabrics = model.fabrics
     for part in parts:
         assert found[f"{part}/alpha"] is fabrics.alpha[part]
         assert found[f"{part}/beta"] is fabrics.beta[part]
@@ -130,22 +129,11 @@ def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
     assert without == []
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_state_dict_knows_nothing_of_the_form(form) -> None:
-    torch.manual_seed(0)
-    model, other = network(count=5).eval(), network(count=5, form=form).eval()
-    other.load_state_dict(model.state_dict())
-    images = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(other(images), model(images), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("form", "count"), [("dense", 3), pytest.param("loop", 3, marks=pytest.mark.slow)]
-)
-def test_a_compiled_training_step_is_one_graph_and_the_same_step(form, count) -> None:
+@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_compiled_training_step_is_one_graph_and_the_same_step(count) -> None:
     """Without the code generator, which needs a C++ compiler: what is traced is what matters here."""
     torch.manual_seed(0)
-    model = network(count=count, form=form, subnetwork_layers=2).double().train()
+    model = network(count=count, subnetwork_layers=2).double().train()
     with torch.no_grad():
         for parameter in model.architecture_parameters().values():
             parameter.normal_()
@@ -173,7 +161,7 @@ def test_calibration_keeps_the_mode_and_the_architecture(training: bool) -> None
     assert model.training is training
     assert all(module.training is training for module in model.modules())
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
-    assert changed == ["subnetworks.head.weight"]
+    assert changed == ["head.weight"]
     with torch.no_grad():
         assert 0.01 < model.train()(images).mean().item() < 0.06
 
@@ -210,3 +198,9 @@ def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
             parts={name: MPII.joints},
             channels=1,
         )
+
+
+@pytest.mark.parametrize("kept", [0, 7, -1])
+def test_an_impossible_number_of_layers_is_refused(kept: int) -> None:
+    with pytest.raises(ValueError, match=f"subnetwork_layers={kept} is not within 1 to 6"):
+        network(subnetwork_layers=kept)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnfs.models.lanes import FORMS, Form, per_channel
+from pnfs.models.layers import per_channel
 from pnfs.models.operations import (
     BACKBONE_OPERATIONS,
     SUBNETWORK_OPERATIONS,
@@ -18,11 +18,11 @@ from pnfs.models.operations import (
 CHANNELS = 4
 # The kernels of conf/operations/all_5x5 are not in the two tables of the package.
 FACTORIES: dict[str, Callable[[int, int], Operation]] = {
-    **BACKBONE_OPERATIONS,
+    **{name: build for name, build in BACKBONE_OPERATIONS.items() if build is not None},
     "sep_conv_5x5": partial(SeparableConv, kernel_size=5),
     "dil_conv_5x5": partial(SeparableConv, kernel_size=5, dilation=2, repeats=1),
 }
-COMPUTING = [name for name in FACTORIES if name != "zero"]
+COMPUTING = list(FACTORIES)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -98,18 +98,6 @@ def plain_copies(name: str, operation: Operation, parts: int) -> list[nn.Sequent
     return copies
 
 
-def run(
-    operation: Operation, x: Tensor, mixing: Tensor, form: Form, layout: torch.memory_format
-) -> Tensor:
-    """All parts side by side in the channels, as `form` runs them."""
-    count = len(mixing) if form == "loop" else 1
-    lanes = [lane.contiguous(memory_format=layout) for lane in x.chunk(count, dim=1)]
-    out = operation(lanes, list(mixing.chunk(count)), form)
-    assert out is not None
-    assert len(out) == count
-    return torch.cat(out, dim=1)
-
-
 def assert_gradients_are_equal(ours: Tensor, theirs: list[Tensor]) -> None:
     assert ours.grad is not None
     grads = [tensor.grad for tensor in theirs]
@@ -118,20 +106,20 @@ def assert_gradients_are_equal(ours: Tensor, theirs: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", COMPUTING)
-def test_an_operation_is_the_papers_times_its_weight(name, training, parts, form, layout) -> None:
+def test_an_operation_is_the_papers_times_its_weight(name, training, parts, layout) -> None:
     torch.manual_seed(0)
     operation = FACTORIES[name](parts, CHANNELS).double().train(training)
     randomise_statistics(operation)
     copies = plain_copies(name, operation, parts)
-    x = torch.randn(2, parts * CHANNELS, 6, 5, dtype=torch.double).requires_grad_()
+    x = torch.randn(2, parts * CHANNELS, 6, 5, dtype=torch.double)
+    x = x.contiguous(memory_format=layout).requires_grad_()
     mixing = torch.rand(parts, dtype=torch.double).requires_grad_()
     direction = torch.randn_like(x)
 
-    out = run(operation, x, mixing, form, layout)
+    out = operation(x, mixing)
     (out * direction).sum().backward()
 
     plain_x = x.detach().clone().requires_grad_()
@@ -158,18 +146,10 @@ def test_an_operation_is_the_papers_times_its_weight(name, training, parts, form
 def test_a_training_step_moves_the_running_statistics(name: str) -> None:
     operation = FACTORIES[name](2, CHANNELS)
     before = [buffer.clone() for buffer in operation.buffers()]
-    operation([torch.randn(2, 2 * CHANNELS, 4, 4)], [torch.ones(2)], "grouped")
+    operation(torch.randn(2, 2 * CHANNELS, 4, 4), torch.ones(2))
     assert all(
         not torch.equal(old, new) for old, new in zip(before, operation.buffers(), strict=True)
     )
-
-
-@pytest.mark.parametrize("parts", [1, 2])
-def test_zero_gives_nothing_and_costs_nothing(parts: int) -> None:
-    operation = FACTORIES["zero"](parts, CHANNELS)
-    x = torch.randn(1, parts * CHANNELS, 4, 4)
-    assert operation([x], [torch.ones(parts)], "grouped") is None
-    assert list(operation.parameters()) == []
 
 
 def test_subnetworks_leave_the_pools_out() -> None:
@@ -183,11 +163,11 @@ def test_subnetworks_leave_the_pools_out() -> None:
 @pytest.mark.parametrize("parts", [1, 3])
 def test_the_scale_of_a_batch_normalisation_owns_its_memory(parts: int) -> None:
     mixing = torch.rand(parts, 4, requires_grad=True)
-    for lane in mixing.softmax(-1)[:, 2].chunk(parts):
-        scale = per_channel(lane, CHANNELS)
-        assert scale.stride() == (1,)
-        assert scale.untyped_storage().nbytes() >= scale.numel() * scale.element_size()
-        assert scale.tolist() == [lane.item()] * CHANNELS
+    weights = mixing.softmax(-1)[:, 2]
+    scale = per_channel(weights, CHANNELS)
+    assert scale.stride() == (1,)
+    assert scale.untyped_storage().nbytes() >= scale.numel() * scale.element_size()
+    assert scale.tolist() == [weight for weight in weights.tolist() for _ in range(CHANNELS)]
 
 
 @pytest.mark.parametrize("name", COMPUTING)
@@ -202,7 +182,7 @@ def test_channels_last_gradients_in_single_precision_equal_those_of_double(name:
         dtype = torch.float32 if operation is single else torch.float64
         logits = torch.tensor(alpha.tolist(), dtype=dtype, requires_grad=True)
         images = x.to(dtype).contiguous(memory_format=layout).requires_grad_()
-        out = operation([images], list(logits.softmax(-1)[:, 1].chunk(1)), "loop")[0]
+        out = operation(images, logits.softmax(-1)[:, 1])
         (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)).sum().backward()
         gradients.append([images.grad, logits.grad, *(p.grad for p in operation.parameters())])
     for ours, exact in zip(*gradients, strict=True):
@@ -214,4 +194,19 @@ def test_an_operation_without_forward_says_so() -> None:
         pass
 
     with pytest.raises(NotImplementedError, match="Unfinished defines no forward"):
-        Unfinished()([torch.zeros(1, 1, 1, 1)], [torch.ones(1)], "loop")
+        Unfinished()(torch.zeros(1, 1, 1, 1), torch.ones(1))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("name", COMPUTING)
+def test_a_fused_operation_is_the_operation_of_a_scaled_input(name: str, parts: int) -> None:
+    torch.manual_seed(0)
+    operation = FACTORIES[name](parts, CHANNELS).eval()
+    randomise_statistics(operation)
+    x = torch.randn(2, parts * CHANNELS, 6, 5)
+    weight, scale = torch.rand(2, parts) + 0.1
+    total = torch.randn_like(x)
+    with torch.no_grad():
+        expected = operation(per_channel(scale, CHANNELS).view(1, -1, 1, 1) * x, weight)
+        torch.testing.assert_close(operation.fuse(weight, scale)(x), expected)
+        torch.testing.assert_close(operation.add_to(total, x, weight) - total, operation(x, weight))

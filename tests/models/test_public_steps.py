@@ -120,7 +120,7 @@ def their_columns(network: PoseFabricNetwork, settings_file: Path) -> tuple[list
     """Our columns of alpha and beta in their order."""
     config = json.loads(settings_file.read_text())
     operations = config["subnetwork_config"]["cell_config"]["operators"]
-    ours = network.subnetworks.fabrics.operation_names
+    ours = network.fabrics.theta.operations
     return (
         [ours.index(OPERATION_NAMES[name]) for name in operations],
         [NEIGHBOURS.index(name) for name in THEIR_NEIGHBOURS],
@@ -163,7 +163,7 @@ def test_training_steps_are_those_of_the_public_code(
             architecture_losses, arrays["architecture_losses"], rtol=1e-8, atol=0
         )
     operations, neighbours = their_columns(network, case)
-    fabrics = network.subnetworks.fabrics
+    fabrics = network.fabrics
     for part in fabrics.part_names:
         alpha = fabrics.alpha[part].detach().numpy()[..., operations]
         beta = fabrics.beta[part].detach().numpy()[..., neighbours]

@@ -109,27 +109,25 @@ def test_every_recorded_architecture_agrees(fixtures_dir: Path) -> None:
     for file in files:
         config, network, io = load_case(file)
         images = torch.from_numpy(io["input"])
-        for form in ("loop", "grouped", "batched"):
-            network.subnetworks.form = form
-            with torch.no_grad():
-                pyramid = network.backbone(images)
-                part_maps = network(images)
-                maps = network.joint_maps(part_maps)
-            where = f"{file.name}, form {form}"
-            for level, features in enumerate(pyramid):
-                expected = io[f"backbone_feature_{level}"]
-                np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4, err_msg=where)
-            np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0, err_msg=where)
-            start = 0
-            for part, joints in config["parts"].items():
-                np.testing.assert_allclose(
-                    part_maps[:, start : start + len(joints)].numpy(),
-                    part_of(io[f"part_output.{part}"], joints),
-                    atol=1e-4,
-                    rtol=0,
-                    err_msg=f"{where}, {part}",
-                )
-                start += len(joints)
+        with torch.no_grad():
+            pyramid = network.backbone(images)
+            part_maps = network(images)
+            maps = network.joint_maps(part_maps)
+        where = file.name
+        for level, features in enumerate(pyramid):
+            expected = io[f"backbone_feature_{level}"]
+            np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4, err_msg=where)
+        np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0, err_msg=where)
+        start = 0
+        for part, joints in config["parts"].items():
+            np.testing.assert_allclose(
+                part_maps[:, start : start + len(joints)].numpy(),
+                part_of(io[f"part_output.{part}"], joints),
+                atol=1e-4,
+                rtol=0,
+                err_msg=f"{where}, {part}",
+            )
+            start += len(joints)
 
 
 def part_of(output: np.ndarray, joints: list[int]) -> np.ndarray:
@@ -304,7 +302,7 @@ def test_entries_of_a_recorded_variant_tell_its_configuration(fixture_file: Path
     assert len(joints) == subnetworks["parts_num"]
     network = network_of(config)
     assert told.skeleton.name == network.parts.skeleton.name
-    assert told.vector_dim == network.subnetworks.head.vector_dim
+    assert told.vector_dim == network.head.vector_dim
     fabric = told.fabric
     assert (fabric.first_layer, fabric.last_layer) == (cell["cut_layers_num"] + 1, cell["depth"])
     assert (fabric.nodes, fabric.channels) == (cell["hidden_states_num"], cell["factor"])

@@ -15,9 +15,9 @@ from pnfs.codec.targets import gaussian_targets
 from pnfs.data.dataset import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
-from pnfs.models.fabric import NeuralFabrics
-from pnfs.models.lanes import Form, Lanes, PartConv2d
-from pnfs.models.operations import Operation, Skip, Zero
+from pnfs.models import NeuralFabrics, PoseNetwork
+from pnfs.models.layers import PartConv2d
+from pnfs.models.operations import Operation, Skip
 from pnfs.search import SearchStrategy
 from pnfs.training.module import PoseModule
 from pnfs.training.schedules import StepSchedule
@@ -35,8 +35,8 @@ class Shift(Operation):
         super().__init__()
         self.conv = PartConv2d(parts, channels, channels, 3)
 
-    def forward(self, lanes: Lanes, mixing: list[Tensor], form: Form) -> Lanes:
-        return [x * w for x, w in zip(self.conv(lanes, form), mixing, strict=True)]
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.conv(x) * weight
 
 
 class ToyNetwork(nn.Module):
@@ -52,7 +52,7 @@ class ToyNetwork(nn.Module):
             layers=1,
             input_scales=(4,),
             channels=1,
-            operations={"zero": Zero, "skip": Skip, "shift": Shift},
+            operations={"zero": None, "skip": Skip, "shift": Shift},
         )
         output = self.cells.cells["layer1_scale4"].get_submodule("cell.output")
         # The cell's output is what its one hidden node holds, and stays so.
@@ -67,12 +67,15 @@ class ToyNetwork(nn.Module):
         mean = images.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
         std = images.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
         maps = F.pad(F.avg_pool2d(images * std + mean, 4), (0, 0, 0, 0, 0, 1))
-        return self.gain * self.cells({4: [maps]}, "loop")[4][0][:, :3]
+        return self.gain * self.cells({4: maps})[4][:, :3]
+
+    normalise = PoseNetwork.normalise
+    channel_order = "rgb"
 
     def joint_maps(self, part_maps: Tensor) -> Tensor:
         return part_maps
 
-    def fabrics(self) -> dict[str, NeuralFabrics]:
+    def named_fabrics(self) -> dict[str, NeuralFabrics]:
         return {"cells": self.cells}
 
     def architecture_parameters(self) -> dict[str, nn.Parameter]:

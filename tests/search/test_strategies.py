@@ -208,7 +208,7 @@ def test_bfloat16_search_keeps_finite_parameters() -> None:
 def test_the_identity_that_solves_the_task_gets_most_weight(strategy: SearchStrategy) -> None:
     module, _ = toy_fit(strategy, epochs=8)
     weights = module.network.architecture_parameters()["whole/alpha"].softmax(-1)[0]
-    names = module.network.fabrics()["cells"].operation_names
+    names = module.network.named_fabrics()["cells"].theta.operations
     assert names[int(weights.argmax())] == "skip"
     assert weights.max() > 0.5
 
@@ -230,7 +230,7 @@ def test_gumbel_samples_are_distributed_like_the_softmax() -> None:
 def test_gumbel_search_moves_them_and_evaluates_with_the_softmax() -> None:
     module, _ = toy_fit(GumbelSoftmax(), epochs=2)
     again, _ = toy_fit(GumbelSoftmax(), epochs=2)
-    fabrics = module.network.fabrics()["cells"]
+    fabrics = module.network.named_fabrics()["cells"]
     assert architecture(module)["whole/alpha"].any()
     assert torch.equal(architecture(module)["whole/alpha"], architecture(again)["whole/alpha"])
     fabrics.eval()

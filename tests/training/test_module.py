@@ -105,11 +105,11 @@ def values(pose: PoseModule) -> dict[str, Tensor]:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_without_a_strategy_alpha_and_beta_stay_as_they_are() -> None:
     pose = module()
-    before, weight = values(pose), pose.network.subnetworks.head.weight.detach().clone()
+    before, weight = values(pose), pose.network.head.weight.detach().clone()
     fit(pose)
     assert optimised(pose) == [[id(p) for p in pose.network.weight_parameters()]]
     assert all(torch.equal(before[name], value) for name, value in values(pose).items())
-    assert not torch.equal(weight, pose.network.subnetworks.head.weight)
+    assert not torch.equal(weight, pose.network.head.weight)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

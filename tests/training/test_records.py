@@ -42,7 +42,6 @@ CONFIG: dict[str, Any] = {
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {
         "channels": 10,
-        "form": "auto",
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     },
     "optimizer": {"lr": 1e-3},
@@ -102,7 +101,6 @@ def test_what_changes_the_result_makes_another_run(key: str, value: Any) -> None
         ("optimizer.fused", True),
         ("acceleration", {"compile": "default"}),
         ("data.eval_batch_size", 1),
-        ("model.form", "loop"),
         ("model.backbone.weights", "/b/weights.pth"),
         ("backbone.weights", "/b/weights.pth"),
         ("trainer.accelerator", "cpu"),

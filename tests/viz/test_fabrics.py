@@ -11,7 +11,7 @@ import torch
 from matplotlib.patches import FancyArrow, Rectangle
 
 from pnfs.models import PoseFabricNetwork
-from pnfs.models.architecture import describe_architecture, snapshot
+from pnfs.models.architecture import Architecture, describe_architecture
 from pnfs.models.backbones import FabricBackbone, MobileNetV2
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
 from pnfs.viz.fabrics import draw_fabrics, plot_trajectory
@@ -106,7 +106,7 @@ def test_arrows_of_a_backbone_merge_what_reads_the_same_map():
 def test_width_and_opacity_grow_with_beta():
     network = build()
     figure = draw_fabrics(describe_architecture(network))
-    beta = network.subnetworks.fabrics.beta["head"]
+    beta = network.fabrics.beta["head"]
     weights = numpy_softmax(beta)
     expected = {
         "layer4_scale4/4/identity": weights[0, 0] + weights[0, 1],
@@ -142,7 +142,7 @@ def test_bars_are_the_softmax_of_alpha(nodes):
     figure = draw_fabrics(describe_architecture(network))
     edges = ["0-1", "0-2", "1-2", "0-3", "1-3", "2-3"][: nodes * (nodes + 1) // 2]
     for part in PARTS:
-        weights = numpy_softmax(network.subnetworks.fabrics.alpha[part])
+        weights = numpy_softmax(network.fabrics.alpha[part])
         for edge, row in zip(edges, weights, strict=True):
             check_bar(segments_of(figure, f"{part}/all/{edge}"), row)
 
@@ -150,9 +150,9 @@ def test_bars_are_the_softmax_of_alpha(nodes):
 def test_bars_stand_inside_their_cells_where_alpha_is_per_cell():
     network = build(nodes=2, alpha_per_cell=True)
     figure = draw_fabrics(describe_architecture(network))
-    fabrics = network.subnetworks.fabrics
+    fabrics = network.fabrics
     weights = numpy_softmax(fabrics.alpha["upper_limb"])
-    for cell, table in zip(fabrics.wiring, weights, strict=True):
+    for cell, table in zip(fabrics.theta.cells, weights, strict=True):
         incoming = arrows_of(figure, "upper_limb")
         tips = [
             a.get_xy()[:, 0].max() for n, a in incoming.items() if n.startswith(cell.name + "/")
@@ -203,7 +203,7 @@ def test_svg_holds_the_names_as_text_and_is_reproducible(tmp_path):
 
 def test_entropies_are_printed():
     network = build()
-    alpha = network.subnetworks.fabrics.alpha["head"].data
+    alpha = network.fabrics.alpha["head"].data
     alpha[0] = torch.tensor([0.0, 0.0, -math.inf, -math.inf])
     figure = draw_fabrics(describe_architecture(network))
     assert "0.69" in [text.get_text() for text in figure.axes[0].texts]
@@ -267,10 +267,10 @@ def test_errors(tmp_path):
         draw_fabrics(describe_architecture(network))
 
 
-def history_of(network: PoseFabricNetwork, length: int) -> list[dict]:
+def history_of(network: PoseFabricNetwork, length: int) -> list[Architecture]:
     found = []
     for _ in range(length):
-        found.append(snapshot(network))
+        found.append(describe_architecture(network))
         for parameter in network.architecture_parameters().values():
             parameter.data *= 1.3
     return found
@@ -281,10 +281,11 @@ def test_trajectory_draws_the_mean_and_each_row(tmp_path):
     history = history_of(network, 5)
     figure = plot_trajectory(history, tmp_path / "moves.svg", epochs=[0, 2, 4, 6, 8])
     lines = {line.get_gid(): line for axes in figure.axes for line in axes.lines}
-    mean = np.mean([[row[0] for row in entry["head"]["beta"]] for entry in history], axis=1)
+    parts = [entry.subnetworks.parts for entry in history]
+    mean = np.mean([found["head"].beta_weights[:, 0] for found in parts], axis=1)
     np.testing.assert_allclose(lines["head/beta/finer"].get_ydata(), mean)
     np.testing.assert_allclose(lines["head/beta/finer"].get_xdata(), [0, 2, 4, 6, 8])
-    sep = [entry["upper_limb"]["alpha"][0] for entry in history]
+    sep = [found["upper_limb"].alpha_weights[0] for found in parts]
     np.testing.assert_allclose(
         lines["upper_limb/alpha/sep_conv_3x3"].get_ydata(), np.array(sep)[:, :, 2].mean(1)
     )
@@ -300,7 +301,7 @@ def test_trajectory_of_still_weights_keeps_a_sensible_axis():
     network = build()
     for parameter in network.architecture_parameters().values():
         parameter.data.zero_()
-    figure = plot_trajectory([snapshot(network)])
+    figure = plot_trajectory([describe_architecture(network)])
     low, high = figure.axes[0].get_ylim()
     assert low <= 0.23 < 0.27 <= high
 
@@ -308,12 +309,12 @@ def test_trajectory_of_still_weights_keeps_a_sensible_axis():
 def test_trajectory_errors():
     history = history_of(build(), 2)
     other = history_of(build(nodes=2), 1)
-    broken = {**history[0], "head": {"alpha": []}}
+    more = history_of(build(alpha_per_cell=True), 1)
     for entries, options, message in (
-        ([], {}, "no snapshots"),
-        (history, {"epochs": [1]}, "1 epochs for 2 snapshots"),
-        (history + other, {}, "snapshot 2 has other parts"),
-        ([*history, broken], {}, "snapshot 2, part 'head'"),
+        ([], {}, "no architectures"),
+        (history, {"epochs": [1]}, "1 epochs for 2 architectures"),
+        (history + other, {}, "architecture 2 has other parts"),
+        (history + more, {}, "architecture 2 has other parts"),
     ):
         with pytest.raises(ValueError, match=message):
             plot_trajectory(entries, **options)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
-from torch import Tensor
+from scipy.special import entr
 
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.fabrics import NeuralFabrics, softmax
@@ -66,14 +66,14 @@ class PartArchitecture:
     beta: Table
 
     @property
-    def alpha_weights(self) -> Float[Tensor, "tables E O"]:
+    def alpha_weights(self) -> Float[np.ndarray, "tables E O"]:
         """softmax(alpha), double precision; NaN where it is undefined."""
-        return softmax(torch.tensor(self.alpha, dtype=torch.float64))
+        return softmax(torch.tensor(self.alpha, dtype=torch.float64)).numpy()
 
     @property
-    def beta_weights(self) -> Float[Tensor, "cells 3"]:
+    def beta_weights(self) -> Float[np.ndarray, "cells 3"]:
         """softmax(beta), double precision; NaN where it is undefined."""
-        return softmax(torch.tensor(self.beta, dtype=torch.float64))
+        return softmax(torch.tensor(self.beta, dtype=torch.float64)).numpy()
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,9 @@ def mixing_statistics(architecture: Architecture) -> dict[str, float]:
                 ("alpha", part.alpha_weights, fabric.operations),
                 ("beta", part.beta_weights, NEIGHBOURS),
             ):
-                rows = weights.flatten(0, -2)
-                found[f"{name}/{table}_entropy"] = torch.special.entr(rows).sum(-1).mean().item()
-                found[f"{name}/{table}_travel"] = (rows - 1 / len(columns)).abs().max().item()
+                rows = weights.reshape(-1, len(columns))
+                found[f"{name}/{table}_entropy"] = float(entr(rows).sum(-1).mean())
+                found[f"{name}/{table}_travel"] = float(np.abs(rows - 1 / len(columns)).max())
                 for column, weight in zip(columns, rows.mean(0).tolist(), strict=True):
                     found[f"{name}/{table}/{column}"] = weight
     return found

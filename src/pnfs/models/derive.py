@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,7 +19,7 @@ from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.operations import ZERO
 from pnfs.models.wiring import SCALES, CellWiring, KeptCells, live_cells, sources
 
-Mask = Callable[[Float[Tensor, " n"]], Bool[Tensor, " n"]]
+Mask = Callable[[Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]]
 """Mixing weights of candidates to which of them stay."""
 
 
@@ -56,11 +57,11 @@ def discretise(architecture: Architecture) -> Architecture:
     """
 
     def strongest(operations: Sequence[str]) -> Mask:
-        zero = torch.tensor([name == ZERO for name in operations])
+        zero = np.array([name == ZERO for name in operations])
 
-        def mask(weights: Float[Tensor, " O"]) -> Bool[Tensor, " O"]:
-            candidates = weights if bool(zero.all()) else weights.masked_fill(zero, -1)
-            return torch.arange(len(weights)) == candidates.argmax()
+        def mask(weights: Float[np.ndarray, " O"]) -> Bool[np.ndarray, " O"]:
+            candidates = weights if zero.all() else np.where(zero, -1, weights)
+            return np.arange(len(weights)) == candidates.argmax()
 
         return mask
 
@@ -94,20 +95,22 @@ def _change(
     return replace(architecture, **fabrics)
 
 
-def _masked(row: Sequence[float], mask: Bool[Tensor, " n"]) -> tuple[float, ...]:
+def _masked(row: Sequence[float], mask: Bool[np.ndarray, " n"]) -> tuple[float, ...]:
     return tuple(
         value if keep else -math.inf for value, keep in zip(row, mask.tolist(), strict=True)
     )
 
 
-def _input_mask(cell: CellWiring, weights: Float[Tensor, "3"], keep: Mask) -> Bool[Tensor, "3"]:
+def _input_mask(
+    cell: CellWiring, weights: Float[np.ndarray, "3"], keep: Mask
+) -> Bool[np.ndarray, "3"]:
     # Identities read the same map in the same way and count together; each T counts alone.
     groups: dict[object, list[int]] = {}
     for column, connection in enumerate(cell.connections):
         identity = connection.transform == "identity"
         groups.setdefault("identity" if identity else column, []).append(column)
-    kept = keep(torch.stack([weights[group].sum() for group in groups.values()]))
-    mask = torch.zeros(len(weights), dtype=torch.bool)
+    kept = keep(np.array([weights[group].sum() for group in groups.values()]))
+    mask = np.zeros(len(weights), bool)
     for group, stays in zip(groups.values(), kept, strict=True):
         mask[group] = stays
     # A member without weight of its own must not come back.
@@ -128,7 +131,9 @@ def _kept_cells(fabric: FabricArchitecture, outputs: Sequence[int]) -> dict[str,
     return {
         name: live_cells(
             fabric,
-            part.alpha_weights.expand(len(fabric.cells), -1, -1)[None],
+            np.broadcast_to(part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:]))[
+                None
+            ],
             part.beta_weights[None],
             outputs,
         )

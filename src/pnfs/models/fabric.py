@@ -245,7 +245,7 @@ class Grid(nn.ModuleDict):
         outputs: Sequence[int],
     ) -> KeptCells:
         """Puts fused cells in the cells' place and drops those that reach no output; returns what is live."""
-        live = live_cells(self.theta, alpha, beta, outputs)
+        live = live_cells(self.theta, alpha.cpu().numpy(), beta.cpu().numpy(), outputs)
         for index, cell in enumerate(self.theta.cells):
             if cell.name not in self:
                 continue

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pnfs.models.fabric import PAPER, FabricRules, Grid
+from pnfs.models.fuse import FusedCell
 from pnfs.models.layers import Map
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operations
 from pnfs.models.wiring import (
@@ -93,7 +94,7 @@ class NeuralFabrics(nn.Module):
             self.cells: nn.ModuleDict = Grid(self.theta, len(self.part_names), operations, rules)
             # One part without weights, for `_each_part`; in a tuple, so that it is no submodule.
             with torch.device("meta"):
-                self._template = (Grid(*one),) if len(self.part_names) > 1 else ()
+                self._template: tuple[Grid, ...] = (Grid(*one),) if len(self.part_names) > 1 else ()
             whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
             self.readers = _readers(self.theta, dict.fromkeys(self.part_names, whole))
         else:
@@ -160,7 +161,7 @@ class NeuralFabrics(nn.Module):
         if self.kept is not None:
             yield from self.cells.values()
             return
-        (one,) = self._template
+        one = self._template[0]
         one.train(self.training)
         tensors = [*self.cells.named_parameters(), *self.cells.named_buffers()]
         # All tensors hold part after part along the first dimension.
@@ -176,16 +177,21 @@ class NeuralFabrics(nn.Module):
             outputs: Scales of the last layer that are read; what reaches none of them is dropped.
         """
         alpha, beta = (weights.detach() for weights in self.eval().mixing_weights())
-        if self.kept is None:
-            live = dict.fromkeys(self.part_names, self.cells.fuse(alpha, beta, outputs))  # type: ignore[operator]
+        live: dict[str, KeptCells]
+        if isinstance(self.cells, Grid):
+            live = dict.fromkeys(self.part_names, self.cells.fuse(alpha, beta, outputs))
         else:
-            live = {
-                part: grid.fuse(alpha[row : row + 1], beta[row : row + 1], outputs)  # type: ignore[operator]
-                for row, (part, grid) in enumerate(self.cells.items())
-            }
+            shares = zip(self.cells.items(), alpha.split(1), beta.split(1), strict=True)
+            live = {part: grid.fuse(a, b, outputs) for (part, grid), a, b in shares}  # type: ignore[operator]
         left = _readers(self.theta, live)
         self.readers = {scale: parts for scale, parts in self.readers.items() if scale in left}
         self._template = ()
+
+    def first_cells(self) -> list[FusedCell]:
+        """The fused cells of the first layer; none where parts differ in shape."""
+        names = {cell.name for cell in self.theta.cells if cell.layer == self.theta.first_layer}
+        found = [cell for name, cell in self.cells.items() if name in names]
+        return [cell for cell in found if isinstance(cell, FusedCell)]
 
 
 _FEW_PIXELS = 2**14

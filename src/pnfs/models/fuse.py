@@ -121,6 +121,7 @@ class FusedCell(nn.Module):
         h_0 = _sum(previous, self.sources, self.inputs)
         hidden = [F.relu(h_0) if self.rectify else h_0]
         for sources, modules in zip(self.node_sources, self.nodes, strict=True):
+            assert isinstance(modules, nn.ModuleList)
             hidden.append(_sum(hidden, sources, modules))
         return _sum(hidden, range(1, len(hidden)), self.outputs)
 
@@ -130,3 +131,68 @@ def _sum(
 ) -> Map:
     terms = [module(maps[source]) for source, module in zip(sources, modules, strict=True)]
     return reduce(operator.add, terms)
+
+
+class ThroughAdapter(nn.Module):
+    """conv(adapter(x)) for a map x that all parts share, as one convolution of x.
+
+    Args:
+        adapter: 1x1 convolution to part after part, with a bias.
+        conv: Reads what the adapter makes; 1x1, or 3x3 at stride 2.
+    """
+
+    def __init__(self, adapter: PartConv2d, conv: PartConv2d) -> None:
+        super().__init__()
+        assert adapter.bias is not None
+        assert conv.bias is not None
+        size = (conv.parts, -1)
+        outer = conv.weight.double().unflatten(0, size)  # (P, O, I, k, k)
+        inner = adapter.weight[..., 0, 0].double().unflatten(0, size)  # (P, I, M)
+        weight = torch.einsum("poikl,pim->pomkl", outer, inner).flatten(0, 1)
+        border = torch.einsum("poikl,pi->pokl", outer, adapter.bias.double().unflatten(0, size))
+        self.conv = PartConv2d(
+            1,
+            adapter.in_channels,
+            len(weight),
+            conv.kernel_size[0],
+            stride=conv.stride[0],
+            bias=True,
+        )
+        self.conv = with_weights(self.conv.to(conv.weight), weight, conv.bias)
+        # What the adapter's bias adds; less at the border, where the padding has none.
+        self.register_buffer("border", border.flatten(0, 1)[:, None].to(conv.weight))
+
+    border: Tensor
+
+    def forward(self, x: Map) -> Map:
+        inside = x.new_ones(1, 1, *x.shape[-2:])
+        bias = F.conv2d(inside, self.border, stride=self.conv.stride, padding=self.conv.padding)
+        return self.conv(x) + bias
+
+
+@torch.no_grad()
+def skip_adapters(cells: Iterable[FusedCell], adapters: Mapping[str, nn.Module]) -> set[int]:
+    """Lets convolutions read the pyramid through no adapter where that is no more arithmetic.
+
+    They then read it at the key -scale.
+
+    Args:
+        cells: Cells that read adapted maps.
+        adapters: str(scale) -> convolution.
+
+    Returns:
+        The scales that have to be adapted still.
+    """
+    needed = set()
+    for cell in cells:
+        for index, (scale, module) in enumerate(zip(cell.sources, cell.inputs, strict=True)):
+            adapter = adapters.get(str(scale))
+            if isinstance(module, nn.Sequential) and isinstance(adapter, PartConv2d):
+                conv = module[0]
+                assert isinstance(conv, PartConv2d)
+                if adapter.in_channels <= conv.in_channels // conv.parts:
+                    module[0] = ThroughAdapter(adapter, conv)
+                    cell.sources[index] = -scale
+                    continue
+            needed.add(scale)
+    return needed

@@ -14,6 +14,7 @@ from pnfs.body import PartMode, skeleton_by_name
 from pnfs.models.backbones import Backbone
 from pnfs.models.fabric import PAPER, FabricRules
 from pnfs.models.fabrics import NeuralFabrics
+from pnfs.models.fuse import FusedCell, skip_adapters
 from pnfs.models.head import VectorHead
 from pnfs.models.layers import Map, PartConv2d
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operations
@@ -188,6 +189,7 @@ class Adapters(nn.ModuleDict):
         where_needed: bool,
     ) -> None:
         super().__init__()
+        self.direct = False
         self.readers = {scale: len(parts) for scale, parts in readers.items()}
         wanted = [channels * scale for scale in SCALES]
         for scale, have, want in zip(SCALES, pyramid_channels, wanted, strict=True):
@@ -197,7 +199,8 @@ class Adapters(nn.ModuleDict):
 
     def forward(self, pyramid: Sequence[Float[Tensor, "B C_s h_s w_s"]]) -> dict[int, Map]:
         """The pyramid, 1/4 first, to scale -> (B, p*C*s, h/s, w/s) of the p parts that read it."""
-        return {
+        unchanged = zip(SCALES, pyramid, strict=True) if self.direct else ()
+        return {-scale: x for scale, x in unchanged} | {
             scale: self[str(scale)](x)
             if str(scale) in self
             else x.repeat(1, self.readers[scale], 1, 1)
@@ -205,9 +208,16 @@ class Adapters(nn.ModuleDict):
             if scale in self.readers
         }
 
-    def keep(self, scales: Container[int]) -> None:
-        """Drops the adapters of other scales."""
-        for scale in [scale for scale in self.readers if scale not in scales]:
+    def fuse(self, cells: Sequence[FusedCell], scales: Container[int]) -> None:
+        """Prepares the adapters for inference, for good; see `skip_adapters`.
+
+        Args:
+            cells: The cells that read what the adapters make; none where parts differ.
+            scales: What is read.
+        """
+        self.direct = bool(cells)
+        needed = skip_adapters(cells, dict(self.items())) if cells else scales
+        for scale in [scale for scale in self.readers if scale not in needed]:
             del self.readers[scale]
             if str(scale) in self:
                 del self[str(scale)]
@@ -282,7 +292,8 @@ class PoseFabricNetwork(PoseNetwork):
     def fused(self) -> Self:
         """A copy for inference with equal outputs and fewer operations; see `pnfs.models.fuse`."""
         network = super().fused()
-        network.fabrics.fuse(SCALES[:1])
-        network.adapters.keep(network.fabrics.readers)
-        network.backbone.fuse(list(network.fabrics.readers))
+        fabrics = network.fabrics
+        fabrics.fuse(SCALES[:1])
+        network.backbone.fuse(list(fabrics.readers))
+        network.adapters.fuse(fabrics.first_cells(), list(fabrics.readers))
         return network

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 SCALES: tuple[int, ...] = (4, 8, 16, 32)
 """Strides of the paper's grid: 1/4, 1/8, 1/16 and 1/32 of the input."""
@@ -207,8 +207,8 @@ KeptCells = Mapping[str, KeptCell]
 
 def live_cells(
     theta: Theta,
-    alpha: Float[Tensor, "P cells E O"],
-    beta: Float[Tensor, "P cells 3"],
+    alpha: Float[np.ndarray, "P cells E O"],
+    beta: Float[np.ndarray, "P cells 3"],
     outputs: Sequence[int],
 ) -> dict[str, KeptCell]:
     """What carries weight in any of the parts and reaches an output.
@@ -220,7 +220,7 @@ def live_cells(
         outputs: Scales of the last layer that are read.
     """
     reached = {(theta.last_layer, scale) for scale in outputs}
-    operate, connect = (alpha > 0).any(0).tolist(), (beta > 0).any(0).tolist()
+    operate, connect = np.any(alpha > 0, 0), np.any(beta > 0, 0)
     live: dict[str, KeptCell] = {}
     for index in reversed(range(len(theta.cells))):
         cell = theta.cells[index]

@@ -184,7 +184,7 @@ def _choose_fabric(architecture: Architecture, fabrics: str) -> FabricArchitectu
         raise ValueError("the backbone is not a fabric: there is nothing to draw")
     for part, found in fabric.parts.items():
         for name, weights in (("alpha", found.alpha_weights), ("beta", found.beta_weights)):
-            if not weights.isfinite().all():
+            if not np.isfinite(weights).all():
                 raise ValueError(
                     f"{part}/{name} has a row without finite mixing weights "
                     "(a logit of +inf, or none above -inf)"
@@ -382,7 +382,7 @@ def _opacity(weight: float) -> float:
 
 
 def _draw_arrows(axes: Axes, geometry: _Geometry, name: str, part: PartArchitecture) -> None:
-    for cell, weights in zip(geometry.fabric.cells, part.beta_weights.numpy(), strict=True):
+    for cell, weights in zip(geometry.fabric.cells, part.beta_weights, strict=True):
         for (source, transform), weight in _merged_inputs(cell, weights).items():
             # Three places on a cell's side, so that arrows neither start nor end on one another.
             lane = {"down": 0.11, "identity": 0.0, "up": -0.11}[transform]
@@ -426,7 +426,7 @@ def _draw_alpha(axes: Axes, geometry: _Geometry, name: str, part: PartArchitectu
     fabric = geometry.fabric
     edges = cell_edges(fabric.nodes)
     if fabric.alpha_per_cell:
-        for cell, table in zip(fabric.cells, part.alpha_weights.numpy(), strict=True):
+        for cell, table in zip(fabric.cells, part.alpha_weights, strict=True):
             left, right = geometry.sides(cell.layer)
             top = geometry.row(cell.scale) + 0.06 * len(edges)
             for index, (edge, weights) in enumerate(zip(edges, table, strict=True)):
@@ -438,7 +438,7 @@ def _draw_alpha(axes: Axes, geometry: _Geometry, name: str, part: PartArchitectu
     style = {"fontsize": 7, "color": _FAINT, "va": "center"}
     axes.text(0, top, "operations on each edge, %", **style)
     axes.text(width + 0.66, top, "entropy", ha="right", **style)
-    for index, (edge, weights) in enumerate(zip(edges, part.alpha_weights[0].numpy(), strict=True)):
+    for index, (edge, weights) in enumerate(zip(edges, part.alpha_weights[0], strict=True)):
         bar = _Bar(0.36, top - 0.26 - index * _EDGE_PITCH, width, 0.15)
         _draw_edge(axes, bar, edge, weights, fabric.operations, f"{name}/all")
 
@@ -516,7 +516,7 @@ def _draw_uniform_ticks(axes: Axes, bar: _Bar, count: int) -> None:
 def _draw_entropies(axes: Axes, part: PartArchitecture) -> None:
     means = [
         f"{symbol} {entr(weights).sum(-1).mean():.2f} of {math.log(weights.shape[-1]):.2f}"
-        for symbol, weights in (("α", part.alpha_weights.numpy()), ("β", part.beta_weights.numpy()))
+        for symbol, weights in (("α", part.alpha_weights), ("β", part.beta_weights))
     ]
     text = f"mean entropy  {', '.join(means)} nats"
     axes.text(0, 0.04, text, fontsize=7, color=_FAINT, va="center")
@@ -564,8 +564,8 @@ def plot_trajectory(
         candidates = {"alpha": fabrics[owners[part]].operations, "beta": NEIGHBOURS}
         there = [entry.fabrics[owners[part]].parts[part] for entry in history]
         weights = {
-            "alpha": np.stack([found.alpha_weights.numpy() for found in there]),
-            "beta": np.stack([found.beta_weights.numpy() for found in there]),
+            "alpha": np.stack([found.alpha_weights for found in there]),
+            "beta": np.stack([found.beta_weights for found in there]),
         }
         for offset, (table, names_here) in enumerate(candidates.items()):
             first = shared.get(table)

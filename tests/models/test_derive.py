@@ -15,7 +15,7 @@ from pnfs.models.architecture import (
 )
 from pnfs.models.backbones import FabricBackbone, MobileNetV2
 from pnfs.models.cost import measure_cost
-from pnfs.search.derivation import discretise, kept_settings, prune, transfer_weights
+from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 
 PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joints[9:]}
 
@@ -93,19 +93,19 @@ def test_pruning_by_nothing_changes_nothing() -> None:
 def test_pruning_leaves_out_what_is_weak_and_keeps_the_strongest() -> None:
     source = build()
     found = describe_architecture(source)
-    part = found.subnetworks.parts[0]
+    part = found.subnetworks.parts["head"]
     # softmax of log p is p.
     alpha = (((tuple(map(math.log, (0.05, 0.6, 0.3, 0.05)))),),)
     beta = tuple(tuple(map(math.log, (0.2, 0.7, 0.1))) for _ in part.beta)
-    parts = (replace(part, alpha=alpha, beta=beta), *found.subnetworks.parts[1:])
+    parts = found.subnetworks.parts | {"head": replace(part, alpha=alpha, beta=beta)}
     found = replace(found, subnetworks=replace(found.subnetworks, parts=parts))
-    pruned = prune(found, 0.1, 0.25).subnetworks.parts[0]
+    pruned = prune(found, 0.1, 0.25).subnetworks.parts["head"]
     assert [math.isinf(v) for v in pruned.alpha[0][0]] == [True, False, False, True]
     rows = dict(zip((c.name for c in found.subnetworks.cells), pruned.beta, strict=True))
     # At the top, finer copies the same input: 0.2 and 0.7 count as one input of 0.9.
     assert [math.isinf(v) for v in rows["layer5_scale4"]] == [False, False, True]
     assert [math.isinf(v) for v in rows["layer4_scale8"]] == [True, False, True]
-    all_weak = prune(found, 1.0, 1.0).subnetworks.parts[0]
+    all_weak = prune(found, 1.0, 1.0).subnetworks.parts["head"]
     assert [math.isinf(v) for v in all_weak.alpha[0][0]] == [True, False, True, True]
     with pytest.raises(ValueError, match="alpha_threshold"):
         prune(found, 1.5, 0.0)
@@ -116,13 +116,13 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
     scramble(source, 3)
     found = discretise(describe_architecture(source))
     zero = found.subnetworks.operations.index("zero")
-    for part in found.subnetworks.parts:
+    for part in found.subnetworks.parts.values():
         for row in part.alpha[0]:
             kept = [i for i, value in enumerate(row) if not math.isinf(value)]
             assert len(kept) <= 1
             assert zero not in kept
     derived = derive(source, found, nodes=2)
-    alpha, _ = derived.subnetworks.fabrics.mixing_weights()
+    alpha, _ = derived.fabrics.mixing_weights()
     assert set(alpha.unique().tolist()) == {0.0, 1.0}
     with torch.no_grad():
         assert derived(torch.randn(1, 3, 64, 64)).isfinite().all()

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pnfs.body import LSP, PartMode
-from pnfs.models.fabric import PAPER, REFERENCE, FabricRules
-from pnfs.models.lanes import FORMS, Form
-from pnfs.models.subnetworks import PartSubnetworks
-from pnfs.models.vectors import VectorHead, expected_length, squash, squashed_length
+from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
+from pnfs.models.backbones import Backbone
+from pnfs.models.head import VectorHead, expected_length, squash, squashed_length
 
 numbers = st.floats(-50, 50, width=32)
 
@@ -79,7 +78,7 @@ def test_half_precision_vectors_are_squashed_in_single(function, dtype: torch.dt
 def test_scores_are_single_precision_under_autocast(dim: int) -> None:
     head = VectorHead(6, [2, 3], dim)
     with torch.autocast("cpu", torch.bfloat16):
-        vectors = head([torch.randn(2, 12, 4, 4)])
+        vectors = head(torch.randn(2, 12, 4, 4))
         scores = head.scores(vectors)
     assert vectors.dtype == torch.bfloat16
     assert scores.dtype == torch.float32
@@ -95,14 +94,13 @@ def test_one_number_a_joint_is_a_plain_score_map() -> None:
     assert scores.flatten().tolist() == [-3.0, 0.5, 7.0]
 
 
-@pytest.mark.parametrize("lane_count", [1, 3])
 @pytest.mark.parametrize("dim", [1, 4])
-def test_the_head_is_a_relu_and_a_1x1_convolution_for_each_part(dim: int, lane_count: int) -> None:
+def test_the_head_is_a_relu_and_a_1x1_convolution_for_each_part(dim: int) -> None:
     torch.manual_seed(0)
     joint_counts, channels = [2, 1, 4], 5
     head = VectorHead(channels, joint_counts, dim).double()
     features = torch.randn(2, 3 * channels, 3, 4).double()
-    vectors = head(list(features.chunk(lane_count, dim=1)))
+    vectors = head(features)
     assert vectors.shape == (2, 7, dim, 3, 4)
     joint = 0
     for part, count in enumerate(joint_counts):
@@ -131,47 +129,54 @@ PARTS = PartMode(
 )
 
 
-def subnetworks_on_odd_features(form: Form, **arguments) -> tuple[PartSubnetworks, list[Tensor]]:
+class OddPyramid(Backbone):
     """Features whose scale is far from 1, as a backbone may give them."""
+
+    channels = (3, 4, 5, 6)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        sizes = [images.shape[-1] // scale for scale in (4, 8, 16, 32)]
+        return [
+            20 * torch.randn(len(images), channels, size, size, generator=generator).relu()
+            for channels, size in zip(self.channels, sizes, strict=True)
+        ]
+
+
+def network_on_odd_features(**arguments) -> PoseFabricNetwork:
     torch.manual_seed(0)
-    model = PartSubnetworks(
-        parts=PARTS, pyramid_channels=(3, 4, 5, 6), channels=2, form=form, **arguments
+    return PoseFabricNetwork(
+        backbone=OddPyramid(), skeleton="lsp", parts=PARTS.parts, channels=2, **arguments
     )
-    pyramid = [
-        20 * torch.randn(4, channels, 64 // scale, 64 // scale).relu()
-        for channels, scale in zip((3, 4, 5, 6), (4, 8, 16, 32), strict=True)
-    ]
-    return model, pyramid
+
+
+IMAGES = torch.zeros(4, 3, 64, 64)
 
 
 @pytest.mark.parametrize("dim", [4, 8])
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
-def test_calibrated_scores_start_at_a_few_percent(
-    rules: FabricRules, nodes: int, form: Form, dim: int
-) -> None:
-    model, pyramid = subnetworks_on_odd_features(form, rules=rules, nodes=nodes, vector_dim=dim)
+def test_calibrated_scores_start_at_a_few_percent(rules: FabricRules, nodes: int, dim: int) -> None:
+    model = network_on_odd_features(rules=rules, nodes=nodes, vector_dim=dim)
     # Whatever scale the fabric gives its features, here a hundred times the usual.
     model.head.weight.data.mul_(100)
     others = {n: p.clone() for n, p in model.named_parameters() if n != "head.weight"}
-    model.calibrate(pyramid)
-    scores = model.head.scores(model(pyramid))
-    for part in scores.split(PARTS.joint_counts, dim=1):
+    model.calibrate(IMAGES)
+    for part in model(IMAGES).split(PARTS.joint_counts, dim=1):
         assert 0.01 < part.mean().item() < 0.06
     assert all(torch.equal(others[n], p) for n, p in model.named_parameters() if n in others)
 
 
 def test_calibration_leaves_plain_score_maps_alone() -> None:
-    model, pyramid = subnetworks_on_odd_features("loop", vector_dim=1)
+    model = network_on_odd_features(vector_dim=1)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    model.calibrate(pyramid)
+    model.calibrate(IMAGES)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 def test_calibration_survives_features_that_are_zero() -> None:
     head = VectorHead(4, [2], 8)
-    head.calibrate([-torch.ones(1, 4, 3, 3)])
+    head.calibrate(-torch.ones(1, 4, 3, 3))
     assert all(parameter.isfinite().all() for parameter in head.parameters())
 
 
@@ -179,7 +184,7 @@ def test_calibration_survives_features_that_are_zero() -> None:
 def test_the_head_can_aim_at_another_score(score: float) -> None:
     torch.manual_seed(0)
     head = VectorHead(64, [16], 8, initial_score=score)
-    features = [5 * torch.randn(4, 64, 16, 16)]
+    features = 5 * torch.randn(4, 64, 16, 16)
     head.calibrate(features)
     assert head.scores(head(features)).mean().item() == pytest.approx(score, rel=0.4)
 
@@ -187,6 +192,6 @@ def test_the_head_can_aim_at_another_score(score: float) -> None:
 def test_no_component_of_a_fresh_vector_is_stuck_at_zero() -> None:
     head = VectorHead(16, [3], 8)
     assert isinstance(head.bias, nn.Parameter)
-    vectors = head([torch.zeros(1, 16, 2, 2)])
+    vectors = head(torch.zeros(1, 16, 2, 2))
     # At v = 0 the squash has no gradient.
     assert (vectors.square().sum(2) > 0).all()

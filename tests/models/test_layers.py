@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pnfs.models.lanes import (
+from pnfs.models.layers import (
+    PartBatchNorm2d,
     PartConv2d,
-    _dilated_as_phases,
     add_scaled,
     block_diagonal,
-    double_size,
+    dilated_as_phases,
+    shifted_sums,
 )
 
 
@@ -23,7 +24,7 @@ def gradients(output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 def test_doubling_is_bilinear_interpolation(size) -> None:
     x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
     expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    found = double_size(x)
+    found = shifted_sums(x)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, x), gradients(expected, x))
 
@@ -34,7 +35,7 @@ def test_phases_are_a_dilated_convolution(size, kernel) -> None:
     x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
     expected = F.conv2d(x, weight, padding=kernel - 1, dilation=2, groups=4)
-    found = _dilated_as_phases(x, weight, (kernel - 1) // 2)
+    found = dilated_as_phases(x, weight)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, x, weight), gradients(expected, x, weight))
 
@@ -45,12 +46,12 @@ def test_a_dilated_layer_computes_the_same_for_training_and_inference(size, layo
     layer = PartConv2d(2, 3, 3, 3, dilation=2, depthwise=True).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     expected = F.conv2d(x, layer.weight, padding=2, dilation=2, groups=6)
-    (found,) = layer([x], "grouped")
+    found = layer(x)
     torch.testing.assert_close(found, expected)
     inputs = (x, layer.weight)
     torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
     with torch.no_grad():
-        torch.testing.assert_close(layer([x], "grouped"), [expected])
+        torch.testing.assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -64,7 +65,7 @@ def test_a_block_diagonal_convolution_is_a_grouped_one(kernel) -> None:
 
 
 def scaled_inputs(layout: torch.memory_format, parts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A total that is contiguous, lanes in the layout, and weights."""
+    """A total that is contiguous, a map in the layout, and weights."""
     total, x = torch.randn(2, 2, 6, 4, 5, dtype=torch.float64)
     weights = torch.linspace(0.2, 1.4, parts, dtype=torch.float64)
     x = x.to(memory_format=layout)
@@ -76,10 +77,10 @@ def scaled_inputs(layout: torch.memory_format, parts: int) -> tuple[Tensor, Tens
 def test_a_scaled_summand_is_a_product_and_a_sum(layout, parts) -> None:
     total, x, weights = inputs = scaled_inputs(layout, parts)
     expected = total + x * weights.repeat_interleave(6 // parts)[None, :, None, None]
-    (found,) = add_scaled([total], [x], [weights])
+    found = add_scaled(total, x, weights)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
-    (alone,) = add_scaled(None, [x], [weights])
+    alone = add_scaled(None, x, weights)
     torch.testing.assert_close(alone, expected - total)
 
 
@@ -87,7 +88,7 @@ def test_a_scaled_summand_is_a_product_and_a_sum(layout, parts) -> None:
 def test_a_scaled_summand_has_second_derivatives(layout) -> None:
     def summand(*inputs: Tensor) -> Tensor:
         total, x, weights = inputs
-        return add_scaled([total], [x], [weights])[0]
+        return add_scaled(total, x, weights)
 
     assert torch.autograd.gradgradcheck(summand, scaled_inputs(layout, 1))
 
@@ -97,9 +98,32 @@ def test_a_scaled_summand_in_mixed_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         halves = [t.bfloat16().requires_grad_() for t in (total, x)]
         weight = weights.float().requires_grad_()
-        (found,) = add_scaled([halves[0]], [halves[1]], [weight])
+        found = add_scaled(halves[0], halves[1], weight)
     torch.testing.assert_close(found.double(), total + x * weights, atol=0.05, rtol=0.02)
     found.sum().backward()
     assert [t.grad is not None and t.grad.dtype for t in halves] == [torch.bfloat16] * 2
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad.double(), x.sum().view(1), atol=0.2, rtol=0.02)
+
+
+def test_a_batch_norm_of_parts_has_no_count_and_asks_no_state_dict_for_it() -> None:
+    norm = PartBatchNorm2d(2, 3, affine=True)
+    state = norm.state_dict()
+    assert list(state) == ["weight", "bias", "running_mean", "running_var"]
+    # A plain dictionary, as checkpoints hold it, without the versions that state dicts carry.
+    norm.load_state_dict({f"{name}": value + 1 for name, value in state.items()})
+    assert norm.running_mean is not None
+    assert norm.running_mean.tolist() == [1.0] * 6
+
+
+@pytest.mark.parametrize(("kernel", "depthwise"), [(1, False), (3, False), (3, True)])
+def test_initial_values_of_each_part_are_those_of_a_convolution_of_its_own(
+    kernel, depthwise
+) -> None:
+    torch.manual_seed(0)
+    layer = PartConv2d(3, 8, 8, kernel, depthwise=depthwise, bias=True)
+    bound = (kernel**2 * (1 if depthwise else 8)) ** -0.5
+    for tensor in (layer.weight, layer.bias):
+        assert tensor is not None
+        assert tensor.abs().max() <= bound
+        assert tensor.abs().max() > 0.8 * bound

@@ -1,6 +1,5 @@
-"""Folded networks against the networks they come from."""
+"""Fused networks against the networks they come from."""
 
-import itertools
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -8,16 +7,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 from pnfs.body import MPII
 from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
 from pnfs.models.backbones import FabricBackbone, MobileNetV2
-from pnfs.models.cost import measure_cost
-from pnfs.models.fabric import KeptCell
-from pnfs.models.folding import fold_batch_norms, fuse
-from pnfs.models.lanes import Form, Lanes
+from pnfs.models.layers import PartBatchNorm2d
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operation, SeparableConv
+from pnfs.models.wiring import KeptCell
 
 JOINTS = MPII.joints
 # The second and the third part share a joint, so that maps have to be summed.
@@ -70,14 +66,14 @@ def scramble(network: PoseFabricNetwork, seed: int) -> PoseFabricNetwork:
     return network.eval()
 
 
-def assert_equal_outputs(network: PoseFabricNetwork, folded: nn.Module) -> None:
+def assert_equal_outputs(network: PoseFabricNetwork, fused: PoseFabricNetwork) -> None:
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        expected, found = network(images), folded(images)
+        expected, found = network(images), fused(images)
         assert expected.std() > 1e-3  # Maps that are flat would prove nothing.
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            folded.joint_maps(found),  # type: ignore[operator]
+            fused.joint_maps(found),
             network.joint_maps(expected),
             rtol=1e-4,
             atol=1e-4,
@@ -87,29 +83,28 @@ def assert_equal_outputs(network: PoseFabricNetwork, folded: nn.Module) -> None:
 @pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
 @pytest.mark.parametrize("fabric_backbone", [False, True], ids=["mobilenet", "fabric"])
 @pytest.mark.parametrize(("nodes", "vector_dim"), [(1, 8), (2, 1)])
-def test_a_folded_network_is_equal(
+def test_a_fused_network_is_equal(
     rules: FabricRules, fabric_backbone: bool, nodes: int, vector_dim: int
 ) -> None:
     network = build(
         rules=rules, fabric_backbone=fabric_backbone, nodes=nodes, vector_dim=vector_dim
     )
-    for seed, layout in itertools.product((0, 1), ("grouped", "separate")):
+    for seed in (0, 1):
         scramble(network, seed)
-        assert_equal_outputs(network, fuse(network, layout))
+        assert_equal_outputs(network, network.fused())
 
 
-@pytest.mark.parametrize("layout", ["grouped", "separate"])
-def test_connections_read_a_narrower_backbone_directly(layout: str) -> None:
+def test_connections_read_a_narrower_backbone_directly() -> None:
     # C=7 is wider than MobileNet-V2's maps, and an adapter's bias meets the zero padding of a stride-2
     # convolution.
     network = scramble(build(parts=1, channels=7), seed=3)
-    assert_equal_outputs(network, fuse(network, layout))  # type: ignore[arg-type]
+    assert_equal_outputs(network, network.fused())
 
 
 def test_options_of_the_network() -> None:
     for options in ({"alpha_per_cell": True}, {"overlap": "mean"}):
         network = scramble(build(**options), seed=1)  # type: ignore[arg-type]
-        assert_equal_outputs(network, fuse(network))
+        assert_equal_outputs(network, network.fused())
 
 
 def test_weights_that_are_nearly_nothing() -> None:
@@ -117,21 +112,21 @@ def test_weights_that_are_nearly_nothing() -> None:
     for parameter in network.architecture_parameters().values():
         parameter.data = parameter.data.clamp(min=-1)
         parameter.data[..., 1] = -60.0  # Skip, and the same-scale input: e^-60 in single precision.
-    assert_equal_outputs(network, fuse(network))
+    assert_equal_outputs(network, network.fused())
 
 
 def test_every_candidate_is_the_zero_operation() -> None:
     network = scramble(build(), seed=0)
     for part in network.parts.names:
-        alpha = network.subnetworks.fabrics.alpha[part]
+        alpha = network.fabrics.alpha[part]
         alpha.data.fill_(-math.inf)
         alpha.data[..., 0] = 0
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(fuse(network)(images), network(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(network.fused()(images), network(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_derived_network_is_folded_part_by_part() -> None:
+def test_a_derived_network_is_fused_part_by_part() -> None:
     skip_only = KeptCell(inputs=("same",), edges=(("skip",),))
     both = KeptCell(inputs=("finer", "same", "coarser"), edges=(("skip", "sep_conv_3x3"),))
     kept = {
@@ -148,15 +143,15 @@ def test_a_derived_network_is_folded_part_by_part() -> None:
     for name, buffer in network.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
-    assert_equal_outputs(network.eval(), fuse(network))
+    assert_equal_outputs(network.eval(), network.fused())
 
 
 def test_the_source_is_left_as_it_is() -> None:
     network = scramble(build(), seed=0).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    folded = fuse(network)
+    fused = network.fused()
     assert network.training
-    assert not folded.training
+    assert not fused.training
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -169,90 +164,47 @@ def macs(network: nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_folding_saves_operations() -> None:
-    network = build(channels=10).eval()
-    # The sums of squares of vectors, which the network does not compute by convolutions, are included.
-    assert macs(fuse(network)) < 0.92 * measure_cost(network, (64, 64)).macs
+def test_no_batch_norm_of_a_fabric_is_left() -> None:
+    fused = scramble(build(fabric_backbone=True), seed=0).fused()
+    assert not any(isinstance(module, PartBatchNorm2d) for module in fused.modules())
+    assert not any(parameter.requires_grad for parameter in fused.parameters())
 
 
 def test_what_carries_no_weight_is_not_built() -> None:
     network = scramble(build(channels=10), seed=0)
-    whole = macs(fuse(network))
+    whole = macs(network.fused())
     for part in network.parts.names:
-        beta = network.subnetworks.fabrics.beta[part].data
+        beta = network.fabrics.beta[part].data
         beta[:, 2] = -math.inf
         beta[:, :2] = 0
-        alpha = network.subnetworks.fabrics.alpha[part].data
+        alpha = network.fabrics.alpha[part].data
         alpha[:] = torch.tensor([0.0, 0.0, -math.inf, 0.0])
-    folded = fuse(network)
-    assert_equal_outputs(network, folded)
+    fused = network.fused()
+    assert_equal_outputs(network, fused)
     # Only the three cells at 1/4 are left, with one depthwise convolution each.
-    depthwise = [
-        m
-        for m in folded.graph.children()
-        if isinstance(m, nn.Conv2d) and m.groups > 3  # type: ignore
-    ]
+    depthwise = [m for m in fused.fabrics.modules() if isinstance(m, nn.Conv2d) and m.groups > 3]
     assert len(depthwise) == 3
-    assert macs(folded) < whole / 2
+    assert macs(fused) < whole / 2
 
 
 class Doubling(Operation):
-    """Not linear in anything that folding knows of."""
+    """Not linear in anything that fusing knows of."""
 
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
         self.inner = SeparableConv(parts, channels, repeats=1)
 
-    def forward(self, lanes: Lanes, mixing: list[torch.Tensor], form: Form) -> Lanes:
-        return self.inner([x + x.square() for x in lanes], mixing, form)
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return self.inner(x + x.square(), weight)
 
 
 def test_an_operation_of_ones_own_is_kept_as_it_is() -> None:
     operations = {**SUBNETWORK_OPERATIONS, "doubling": Doubling}
     network = scramble(build(operations=operations), seed=2)
-    for layout in ("auto", "separate"):
-        assert_equal_outputs(network, fuse(network, layout))
+    assert_equal_outputs(network, network.fused())
 
 
 def test_a_kernel_of_five() -> None:
     operations = {**SUBNETWORK_OPERATIONS, "sep_conv_5x5": partial(SeparableConv, kernel_size=5)}
     network = scramble(build(operations=operations), seed=2)
-    assert_equal_outputs(network, fuse(network))
-
-
-def test_batch_norms_of_any_network() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(resnet18(), nn.Unflatten(1, (10, 10, 10)), nn.ConvTranspose2d(10, 4, 4))
-    network.append(nn.BatchNorm2d(4)).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
-    folded = fold_batch_norms(network)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    images = torch.randn(1, 3, 96, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(folded(images), network(images), rtol=1e-3, atol=1e-3)
-
-
-class ReadTwice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x)
-        return self.norm(y) + y
-
-
-def test_a_convolution_that_is_read_twice_is_refused() -> None:
-    network = ReadTwice()
-    nn.init.constant_(network.norm.running_mean, 3.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"ReadTwice.*read elsewhere"):
-        fold_batch_norms(network)
-
-
-def test_an_unknown_layout() -> None:
-    with pytest.raises(ValueError, match="unknown layout 'diagonal'"):
-        fuse(build(), "diagonal")  # type: ignore[arg-type]
+    assert_equal_outputs(network, network.fused())
