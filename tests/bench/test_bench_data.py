@@ -26,14 +26,14 @@ def test_the_naive_pipeline_does_the_same_work(tmp_path: Path) -> None:
             expected = normalise_images(torch.from_numpy(sample["image"])[None])[0]
             assert (image - expected).abs().mean() < 0.15
             target, _ = gaussian_targets(
-                torch.from_numpy(sample["joints"])[None],
+                torch.from_numpy(sample["joints_crop"])[None],
                 torch.from_numpy(sample["labelled"])[None],
                 heatmap_size=(16, 16),
                 stride=4.0,
                 sigma=2.0,
                 quantised=True,
             )
-            inside = (np.abs(sample["joints"] - 32) < 28).all(-1) & sample["labelled"]
+            inside = (np.abs(sample["joints_crop"] - 32) < 28).all(-1) & sample["labelled"]
             np.testing.assert_allclose(maps[inside], target[0][inside], atol=2e-3)
             compared += int(inside.sum())
     assert compared > 20

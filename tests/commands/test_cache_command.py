@@ -1,10 +1,12 @@
 """`pnfs cache` from the command line: writes, finds again, verifies, refuses."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
-from pnfs.data.cache import read_manifest, settings_of
+from pnfs.data.cache import About
 
 COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()", "cache"]
 DATASET = ["dataset=synthetic", "dataset.train=4", "dataset.val=2", "dataset.image_size=[64,64]"]
@@ -24,15 +26,14 @@ def test_a_cache_is_written_verified_and_found_damaged(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "about 0 MB (jpeg)" in first.stderr
     assert "all 4 crops are as they were written" in first.stdout
-    folders = sorted(path.parent for path in (tmp_path / "crops").glob("*/manifest.json"))
-    rooms = {(s := settings_of(read_manifest(f))).input_size: s.rotation for f in folders}
-    assert len(folders) == 2
-    assert set(rooms) == {(32, 32)}
-    train = next(folder for folder in folders if "train" in folder.name)
-    assert settings_of(read_manifest(train)).rotation == 45.0
-    content = bytearray((train / "crops.bin").read_bytes())
-    content[100] ^= 1
-    (train / "crops.bin").write_bytes(content)
+    paths = sorted((tmp_path / "crops").glob("*.sqlite"))
+    settings = {path.name.split("-")[0]: About.read(path).settings for path in paths}
+    assert len(paths) == 2
+    assert {some.input_size for some in settings.values()} == {(32, 32)}
+    assert settings["synthetic_train"].rotation == 45.0
+    train = paths[0]
+    with closing(sqlite3.connect(train)) as connection, connection:
+        connection.execute("UPDATE crops SET crc32 = crc32 + 1 WHERE person = 1")
     again = cache(tmp_path, "verify=true")
     assert again.returncode == 1
     assert "1 of 4 crops are damaged" in again.stderr

@@ -346,6 +346,8 @@ def part_mode(choice: str, skeleton: str) -> PartMode:
 @pytest.mark.parametrize("choice", choices_of("parts"))
 @pytest.mark.parametrize("skeleton", SKELETONS)
 def test_part_mode_covers_every_joint(choice: str, skeleton: str) -> None:
+    if "random" in choice and skeleton != "lsp":
+        pytest.skip("a control of the study, which is on LSP's joints")
     assert set(part_mode(choice, skeleton).joint_indices) == set(range(len(SKELETONS[skeleton])))
 
 

@@ -122,6 +122,28 @@ def test_folder_with_unreadable_pictures(checkpoint: Path, tmp_path: Path) -> No
     assert len(list((out / "score_maps").rglob("person_000.png"))) == 5
 
 
+def test_what_is_passed_over_stands_on_screen(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    cv2.imwrite(str(inputs / "x.png"), picture(0))
+    (inputs / "phone.heic").write_bytes(b"")
+    (inputs / "moves.gif").write_bytes(b"")
+    box = {"image_id": 1, "bbox": [5, 5, 30, 50]}
+    content = {
+        "images": [{"id": 1, "file_name": "x.png", "width": 70, "height": 90}],
+        "annotations": [box | {"category_id": 0}, box | {"category_id": 3}],
+        "categories": [{"id": 0, "name": "person"}, {"id": 3, "name": "dog"}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    found = run(checkpoint, tmp_path / "out", inputs, f"boxes={tmp_path / 'boxes.json'}")
+    assert len(found["annotations"]) == 1
+    screen = capsys.readouterr().out
+    assert ".gif 1 (moves.gif), .heic 1 (phone.heic)" in screen
+    assert "1 of another category than person" in screen
+
+
 def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()

@@ -1,7 +1,6 @@
-"""`pnfs reproduce` and `pnfs runs`: failures, kills, and tables that do not depend on either."""
+"""`pnfs reproduce`: failures, kills, and tables that do not depend on either."""
 
 import csv
-import json
 import signal
 import subprocess
 import sys
@@ -12,10 +11,19 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pnfs.commands import reproduce, runs
-from pnfs.commands.configuration import UsageError, choose_parts, configuration_folder, plain
+from pnfs.commands import planning, reproduce
+from pnfs.commands.configuration import (
+    UsageError,
+    build_source,
+    choose_parts,
+    configuration_folder,
+    plain,
+)
+from pnfs.data.export import write_mpii
+from pnfs.data.synthetic import Synthetic
 from pnfs.reproduce.targets import read_target
-from pnfs.training.records import Run, find_runs, run_folder
+from pnfs.training.identity import read_digests, run_folder, run_identity
+from pnfs.training.records import find_runs, write_result
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
@@ -29,7 +37,6 @@ rows:
   - label: good
     overrides: [backbone=fabric, backbone.backbone_layers=3, backbone.channels=2]
     seeds: [0, 1]
-    paper: {PCKh@0.5: 1.0}
   - {label: bad, overrides: [backbone.weights=absent.pth]}
 """
 
@@ -79,6 +86,10 @@ def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_
     assert [row["seeds_finished"] for row in expected] == ["2", "0"]
     assert "failed" in expected[1]["missing"]
     assert "absent.pth" in expected[1]["missing"]
+    # Without transposed convolutions both ways of counting agree.
+    assert float(expected[0]["macs_as_published"]) == pytest.approx(
+        float(expected[0]["macs"]) / 2**30 * 1e9, abs=1
+    )
 
     root = tmp_path / "killed"
     first = start(experiments, root)
@@ -112,7 +123,8 @@ def composed_as_train_does(overrides: tuple[str, ...]) -> Path:
         config = compose("train", list(overrides))
     skeleton = config.dataset.get("skeleton", "mpii")
     choose_parts(config, skeleton)
-    return run_folder(plain(config))
+    settings = plain(config)
+    return run_folder(settings, read_digests(build_source(settings["dataset"])))
 
 
 def test_run_is_found_by_composing_what_train_is_given() -> None:
@@ -136,11 +148,63 @@ def test_tables_share_the_runs_that_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("profile", ["smoke", "lspet", "paper"])
+def test_figures_share_the_runs_of_tables(profile: str) -> None:
+    def folders(name: str) -> list[Path | None]:
+        target = read_target(ROOT / "experiments", name, profile)
+        return [run.folder for run in reproduce.plan(target, [], [0])]
+
+    # Figure 6 shows the losses of d=1, d=8 and of the baselines of Table VI, Figure 7 Table IV's model.
+    d1, _, d8, _, *baselines = folders("table6")
+    assert folders("figure6") == [d1, d8, *baselines]
+    assert None not in folders("figure6")
+    assert folders("figure7_8")[0] == folders("table4")[0]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "lspet", "paper"])
 @pytest.mark.parametrize("name", ["table2", "table4", "table5", "table6", "table7", "figure5"])
 def test_every_shipped_row_composes(name: str, profile: str) -> None:
     target = read_target(ROOT / "experiments", name, profile)
     problems = {run.row.label: run.problem for run in reproduce.plan(target, [], [0])}
     assert set(problems.values()) == {""}, problems
+
+
+@pytest.fixture
+def mpii_rows(experiments: Path, tmp_path: Path) -> list[str]:
+    """What `plan` is given to have rows on a small MPII."""
+    people = Synthetic(train=4, val=4, image_size=(48, 48))
+    write_mpii({s: people.persons(s) for s in ("train", "val")}, tmp_path / "mpii")
+    return ["dataset=mpii", f"dataset.root={tmp_path / 'mpii'}", f"run_root={tmp_path / 'runs'}"]
+
+
+def planned_good(experiments: Path, overrides: list[str]) -> Any:
+    target = read_target(experiments, "two", "smoke")
+    # Sizes of the drawn people, which this profile sets, are no keys of MPII.
+    drawn = ["~dataset.train", "~dataset.val", "~dataset.image_size"]
+    return reproduce.plan(target, [*overrides, *drawn], [0])[0]
+
+
+def test_tables_find_their_runs_without_the_dataset(
+    experiments: Path, tmp_path: Path, mpii_rows: list[str]
+) -> None:
+    before = planned_good(experiments, mpii_rows)
+    assert before.problem == ""
+    persons = read_digests(build_source(before.settings["dataset"]))
+    identity = run_identity(before.settings, persons)
+    write_result(before.folder, {"config": before.settings, "identity": identity})
+    (tmp_path / "mpii").rename(tmp_path / "gone")
+    assert planned_good(experiments, mpii_rows).folder == before.folder
+    # Moved data are the same data.
+    there = [mpii_rows[0], f"dataset.root={tmp_path / 'gone'}", mpii_rows[2]]
+    assert planned_good(experiments, there).folder == before.folder
+    # Two runs that only the data tell apart: none of them is taken for the one that is meant.
+    other = run_identity(before.settings, persons | {"val": "another"})
+    write_result(
+        before.folder.with_name("0a0b0c0d"), {"config": before.settings, "identity": other}
+    )
+    ambiguous = planned_good(experiments, mpii_rows)
+    assert ambiguous.folder is None
+    assert "0a0b0c0d" in ambiguous.problem
+    assert "dataset.root" in ambiguous.problem
 
 
 def test_rows_stay_different_whatever_is_passed_to_all() -> None:
@@ -154,71 +218,102 @@ def test_rows_stay_different_whatever_is_passed_to_all() -> None:
     assert by_label["P=1", 4]["seed"] == 4
 
 
+# --- a folder for each dataset
+
+TWO_DATASETS = """
+title: Rows on two datasets
+tests: Which folder does a row read?
+source: nothing
+kind: table
+overrides: [backbone=fabric, "input_size=[32,32]"]
+rows:
+  - {label: people, overrides: [dataset=mpii]}
+  - {label: crowds, overrides: [dataset=coco]}
+  - {label: sports, overrides: [dataset=lspet]}
+"""
+
+
+def folders(experiments: Path, overrides: list[str], **roots: str | None) -> dict[str, str]:
+    (experiments / "two" / "target.yaml").write_text(TWO_DATASETS)
+    target = read_target(experiments, "two", "smoke")
+    planned = reproduce.plan(target, overrides, None, roots)
+    # Every run is what `pnfs train` makes of its overrides.
+    for run in planned:
+        assert run.problem == ""
+        with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+            config = compose("train", list(run.overrides))
+        assert config.dataset.root == run.settings["dataset"]["root"]
+    return {run.row.label: run.settings["dataset"]["root"] for run in planned}
+
+
+@pytest.fixture
+def photographs(experiments: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Experiments whose profile overrides no key of one dataset alone."""
+    monkeypatch.setattr(
+        "pnfs.commands.planning.common_overrides", lambda target, overrides: list(target.overrides)
+    )
+    return experiments
+
+
+def test_each_dataset_has_a_root_of_its_own(photographs: Path) -> None:
+    odd = "/data/it's a \\'folder\\' = {x}, [y]\\"
+    assert folders(photographs, [], mpii="/data/mpii", coco=odd, lspet=None) == {
+        "people": "/data/mpii",
+        "crowds": odd,
+        "sports": "data/lspet",
+    }
+
+
+def refusal(experiments: Path, tmp_path: Path, overrides: list[str], **roots: str | None) -> str:
+    (experiments / "two" / "target.yaml").write_text(TWO_DATASETS)
+    with pytest.raises(UsageError) as caught:
+        reproduce.reproduce(
+            targets="two", profile="smoke", experiments=experiments,
+            overrides=[f"run_root={tmp_path}", *overrides], roots=roots, train=False,
+        )  # fmt: skip
+    return str(caught.value)
+
+
+def test_one_root_for_several_datasets_is_refused(photographs: Path, tmp_path: Path) -> None:
+    found = refusal(photographs, tmp_path, ["dataset.root=/data"])
+    for name in ("roots.mpii", "roots.coco", "roots.lspet", "dataset.root"):
+        assert name in found
+    found = refusal(photographs, tmp_path, ["dataset.root=/data"], mpii="/other")
+    assert "dataset.root" in found
+    assert "roots.mpii" in found
+    assert "roots.lsp " in refusal(photographs, tmp_path, [], lsp="/data/lsp")
+
+
+@pytest.mark.parametrize("name", ["table7", "figure7_8"])
+def test_coco_rows_of_shipped_targets_read_cocos_folder(name: str) -> None:
+    target = read_target(ROOT / "experiments", name, "paper")
+    planned = reproduce.plan(target, [], [0], {"mpii": "/m", "coco": "/c"})
+    for run in planned:
+        coco = run.settings["dataset"]["_target_"].endswith(".COCO")
+        assert run.settings["dataset"]["root"] == ("/c" if coco else "/m")
+    assert any(run.settings["dataset"]["root"] == "/c" for run in planned)
+
+
+def test_one_root_goes_to_all_rows_of_one_dataset() -> None:
+    target = read_target(ROOT / "experiments", "table3", "lspet")
+    planned = reproduce.plan(target, ["dataset.root=/data"], [0])
+    assert {run.settings["dataset"]["root"] for run in planned} == {"/data"}
+    planning.check_roots(planned, ["dataset.root=/data"], {"mpii": None})
+    same = reproduce.plan(target, [], [0], {"lspet": "/data", "mpii": None})
+    assert [run.folder for run in same] == [run.folder for run in planned]
+
+
 def test_keys_of_the_command_are_not_passed_on() -> None:
-    given = ["target=table3", "profile=smoke", "jobs=2", "epochs=3", "+trainer.fast_dev_run=true"]
+    given = [
+        "target=table3",
+        "profile=smoke",
+        "jobs=2",
+        "roots.mpii=/m",
+        "+roots.mine=/n",
+        "epochs=3",
+        "+trainer.fast_dev_run=true",
+    ]
     assert reproduce.passed_on(given) == ["epochs=3", "+trainer.fast_dev_run=true"]
     for refused in ("seed=1", "initial=x"):
         with pytest.raises(UsageError, match=refused.split("=")[0]):
             reproduce.passed_on([refused])
-
-
-# --- pnfs runs
-
-
-def run_of(name: str, status: Any, config: dict[str, Any], score: float | None = None) -> Run:
-    record = None if score is None else {"score": score, "scores": {"PCK": score}, "seconds": 5000}
-    return Run(Path("runs") / name, status, None, config, record)
-
-
-RUNS = [
-    run_of("1a", "finished", {"seed": 0, "model": {"d": 8}, "workers": 2}, 50.0),
-    run_of("1b", "failed", {"seed": 1, "model": {"d": 8}, "workers": 2}),
-    run_of("2c", "finished", {"seed": 0, "model": {"d": 4}, "workers": 3}, 40.0),
-]
-
-
-@pytest.mark.parametrize(
-    ("conditions", "names"),
-    [
-        ({}, ["1a", "1b", "2c"]),
-        ({"seed": 0}, ["1a", "2c"]),
-        ({"model.d": 8, "state": "finished"}, ["1a"]),
-        ({"state": "running"}, []),
-    ],
-)
-def test_filter(conditions: dict[str, Any], names: list[str]) -> None:
-    assert [run.folder.name for run in runs.filtered(RUNS, conditions)] == names
-
-
-def test_filter_by_a_key_that_no_run_has_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"model\.depth"):
-        runs.filtered(RUNS, {"model.depth": 8})
-
-
-def column(table: Any, number: int) -> list[str]:
-    return [str(cell) for cell in table.columns[number].cells]
-
-
-def test_comparison_holds_what_differs_and_the_scores() -> None:
-    table = runs.comparison(RUNS[0], RUNS[2])
-    keys = column(table, 0)
-    assert keys[0] == "model.d"
-    assert "workers (does not define the run)" in keys[1]
-    assert keys[2:] == ["state", "PCK"]
-    assert column(table, 1) == ["8", "2", "finished", "50.00"]
-    assert column(table, 2) == ["4", "3", "finished", "40.00"]
-
-
-def test_list_shows_state_score_and_duration() -> None:
-    table = runs.run_table(RUNS, Path("runs"))
-    assert column(table, 0) == ["1a", "1b", "2c"]
-    assert column(table, 2) == ["50.0", "–", "40.0"]
-    assert column(table, 5) == ["1 h 23 min", "–", "1 h 23 min"]
-
-
-def test_record_is_json(tmp_path: Path) -> None:
-    # `find_runs` reads what a crashed writer may leave behind.
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "state.json").write_text(json.dumps({"state": "run"})[:5])
-    with pytest.raises(ValueError, match=r"state\.json.*not a readable record"):
-        find_runs(tmp_path)

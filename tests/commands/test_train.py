@@ -21,9 +21,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from train_server import TrainServer, assert_same_training
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
+from pnfs.data.coco import COCO
 from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
@@ -233,6 +235,19 @@ def test_resuming_from_a_damaged_checkpoint_is_one_clear_error(
         train.run(composed("train", *RUN, f"run_root={tmp_path}"))
 
 
+def test_training_with_loader_processes_that_is_killed_ends_like_the_uninterrupted(
+    tmp_path: Path,
+) -> None:
+    # Every strategy, and more kills: test_kills.py.
+    overrides = [*RUN, "workers=2", "augmentation=paper", "dataset.train=16", "dataset.val=8"]
+    overrides, log = [*overrides, "epochs=6"], tmp_path / "log.txt"
+    server = TrainServer()
+    server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
+    killed = server.train_with_kills(overrides, tmp_path / "killed", log, kills=2, seed=3)
+    server.close()
+    assert_same_training(only_run(tmp_path / "whole"), killed)
+
+
 # --- evaluate
 
 
@@ -357,3 +372,40 @@ def test_dataset_on_disk_can_be_trained_on(
     assert 0 <= record["score"] <= 100
     assert read(folder / "checkpoints" / "last.ckpt")["global_step"] == 2
     assert cv2.imread(str(folder / "predictions_val.png")) is not None
+
+
+def test_what_is_left_out_of_a_dataset_stands_on_screen_and_in_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = Synthetic(skeleton="coco", train=8, val=8, image_size=(64, 64))
+    root = tmp_path / "people"
+    write_coco({split: people.persons(split) for split in ("train", "val")}, root)
+    for split in ("train", "val"):
+        path = root / f"annotations/person_keypoints_{split}2017.json"
+        labels = json.loads(path.read_text())
+        labels["annotations"][0] |= {"iscrowd": 1}
+        labels["annotations"][1] |= {"area": 0}
+        labels["annotations"][2] |= {"category_id": 5}
+        path.write_text(json.dumps(labels))
+    aspects = []
+    metric = COCO.metric
+    monkeypatch.setattr(
+        COCO, "metric", lambda self, split: (aspects.append(self.aspect), metric(self, split))[1]
+    )
+    runs = ["dataset=coco", f"dataset.root={root}", "epochs=1", f"run_root={tmp_path / 'runs'}"]
+    train.run(composed("train", *MODEL, *runs))
+    folder = only_run(tmp_path / "runs")
+    account = record_of(folder)["data"]
+    assert set(account) == {"train", "val"}
+    for found in account.values():
+        assert found["persons"] == 6
+        assert sorted(found["left_out"].values()) == [1, 1]
+        assert list(found["remarks"].values()) == [1]
+    evaluate.run(composed("evaluate", f"checkpoint={folder}", f"out={tmp_path}", "trainer=cpu"))
+    assert json.loads((tmp_path / "result.json").read_text())["data"] == {"val": account["val"]}
+    screen = capsys.readouterr().out.replace("\n", " ")
+    said = "COCO val: 6 persons (person_keypoints_val2017.json: 1 without an area"
+    assert screen.count(said) == 2
+    assert screen.count("left out: 1 of another category than person, 1 crowds") == 3
+    # The crops are square, and with them the boxes whose areas OKS-NMS takes.
+    assert set(aspects) == {1.0}

@@ -1,31 +1,35 @@
 """The crop cache: same crops and joints as without it, resumes, refuses what does not fit."""
 
-import json
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import (
-    CROPS,
+    SCHEMA,
+    About,
     CachedCrops,
     CacheSettings,
-    cache_folder,
     with_crops,
 )
-from pnfs.data.cache_writer import ensure_cache, estimate_bytes
+from pnfs.data.cache_writer import cache_path, ensure_cache, estimate_bytes, partial_of
 from pnfs.data.dataset import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import DataError, ImageFiles, Persons
 
 K, COUNT, SIZE = len(LSP), 6, (64, 48)
@@ -74,6 +78,17 @@ def cached(persons: Persons, root: Path, settings: CacheSettings = PAPER) -> Per
     return with_crops(persons, ensure_cache(root, persons, settings, report=silent))
 
 
+def change(path: Path, statement: str, *values: object) -> None:
+    """Changes a cache's tables, as no one should."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement, values).rowcount == 1
+
+
+def rows_of(path: Path) -> list[tuple]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT * FROM crops ORDER BY person").fetchall()
+
+
 def crops_of(persons: Persons, augmentation: Augmentation | None, **options) -> CropDataset:
     return CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=2, **options)
 
@@ -96,12 +111,19 @@ def test_crops_and_labels_are_those_of_the_images(
             assert difference.mean() < error, (epoch, index)
 
 
-def test_a_wrong_place_would_show(persons: Persons, tmp_path: Path) -> None:
-    """The test above, with crops half a pixel off, fails."""
+def test_a_wrong_place_would_show(
+    persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first test, with crops half a pixel off, fails."""
     ours = cached(persons, tmp_path / "cache", replace(PAPER, format="raw"))
-    images = ours.images
-    assert isinstance(images, CachedCrops)
-    images.to_image[:, 0, 2] += 0.5 * images.to_image[:, 0, 0] + 0.5
+    view = CachedCrops.view
+
+    def moved(self: CachedCrops, index: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
+        crop, to_image = view(self, index, zoom)
+        shift = 0.5 * to_image[0, 0] + 0.5
+        return crop, to_image + np.array([[0, 0, shift], [0, 0, 0]])
+
+    monkeypatch.setattr(CachedCrops, "view", moved)
     worst = max(
         np.abs(
             crops_of(ours, Augmentation())[SampleKey(0, i)]["image"].astype(int)
@@ -150,7 +172,7 @@ def test_a_crop_has_somewhat_more_than_the_inputs_resolution(
         box = fit_box(persons.box_size[row], SIZE[1] / SIZE[0])
         # Image pixels a cached pixel covers.
         covers = box[0] / SIZE[1] / PAPER.resolution
-        assert crops.to_image[row, 0, 0] == pytest.approx(covers, rel=1e-6)
+        assert crops.place(row)[0, 0] == pytest.approx(covers, rel=1e-6)
 
 
 def test_augmented_crops_of_textures_are_hardly_softer_from_the_cache(
@@ -182,34 +204,35 @@ def test_augmented_crops_of_textures_are_hardly_softer_from_the_cache(
 
 
 def test_a_finished_cache_is_taken_as_it_is(persons: Persons, tmp_path: Path) -> None:
-    folder = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    before = (folder / CROPS).stat().st_mtime_ns
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    before = path.stat().st_mtime_ns
     # One with room for more serves those that need less, in any format if so wished.
     plain = replace(PAPER.with_room_for(None), format="raw")
     again = ensure_cache(tmp_path / "cache", persons, plain, any_format=True, report=silent)
-    assert again == ensure_cache(tmp_path / "cache", persons, PAPER, report=silent) == folder
-    assert (folder / CROPS).stat().st_mtime_ns == before
-    assert ensure_cache(tmp_path / "cache", persons, plain, report=silent) != folder
+    assert again == ensure_cache(tmp_path / "cache", persons, PAPER, report=silent) == path
+    assert path.stat().st_mtime_ns == before
+    assert ensure_cache(tmp_path / "cache", persons, plain, report=silent) != path
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("other", "said"),
     [
         ({"input_size": (96, 96)}, r"input_size is \(64, 48\), needed \(96, 96\)"),
         ({"rotation": 60.0}, "rotation is 45.0, needed 60.0"),
         ({"largest_scale": 1.5}, "largest_scale is 1.3, needed 1.5"),
         ({"quality": 50}, "quality is 95, needed 50"),
+        ({"reduced_decoding": False}, "reduced_decoding is True, needed False"),
     ],
 )
 def test_other_settings_are_another_cache_and_the_message_says_why(
-    persons: Persons, tmp_path: Path, change: dict, said: str
+    persons: Persons, tmp_path: Path, other: dict, said: str
 ) -> None:
     ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
     messages: list[str] = []
-    ensure_cache(tmp_path / "cache", persons, replace(PAPER, **change), report=messages.append)
+    ensure_cache(tmp_path / "cache", persons, replace(PAPER, **other), report=messages.append)
     with pytest.raises(AssertionError, match=said):
         raise AssertionError("\n".join(messages))
-    assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 2
+    assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 2
 
 
 def test_other_boxes_are_another_cache(persons: Persons, tmp_path: Path) -> None:
@@ -246,37 +269,72 @@ def test_the_cache_does_without_the_images(persons: Persons, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "raw"])
-def test_a_damaged_crop_is_refused_by_name(persons: Persons, tmp_path: Path, format_) -> None:
+@pytest.mark.parametrize("column", ["pixels", "to_image"])
+def test_a_damaged_crop_is_refused_by_name(
+    persons: Persons, tmp_path: Path, format_, column: str
+) -> None:
     settings = replace(PAPER, format=format_)
-    folder = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
-    offset = int(np.load(folder / "index.npy")["offset"][3]) + 200
-    with (folder / CROPS).open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-    ours = with_crops(persons, folder)
+    path = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
+    names = ["person", "height", "width", "to_image", "crc32", "pixels"]
+    content = bytearray(rows_of(path)[3][names.index(column)])
+    content[-9] ^= 1
+    change(path, f"UPDATE crops SET {column} = ? WHERE person = 3", bytes(content))
+    ours = with_crops(persons, path)
     assert isinstance(ours.images, CachedCrops)
     crops_of(ours, None)[2]
-    with pytest.raises(DataError, match="the crop of person person3 is damaged"):
+    with pytest.raises(DataError) as error:
         crops_of(ours, None)[3]
-    assert ours.images.damaged() == ["person3"]
+    for said in (str(path), "person3", "delete this file"):
+        assert said in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["crops.bin", "index.npy", "manifest.json"])
-def test_a_cut_off_file_is_refused(persons: Persons, tmp_path: Path, name: str) -> None:
-    folder = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    os.truncate(folder / name, (folder / name).stat().st_size - 40)
-    with pytest.raises(DataError, match=name):
+def test_a_crop_that_is_missing_is_refused_by_name(persons: Persons, tmp_path: Path) -> None:
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    change(path, "DELETE FROM crops WHERE person = 2")
+    ours = with_crops(persons, path)
+    with pytest.raises(DataError, match="person2") as error:
+        crops_of(ours, None)[2]
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0, 40, -4096])
+def test_a_cut_off_file_is_refused(persons: Persons, tmp_path: Path, kept: int) -> None:
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    os.truncate(path, kept if kept >= 0 else path.stat().st_size + kept)
+    with pytest.raises(DataError) as error:
         cached(persons, tmp_path / "cache")
+    assert str(path) in str(error.value)
+    assert "rebuild=true" in str(error.value)
+    ensure_cache(tmp_path / "cache", persons, PAPER, rebuild=True, report=silent)
+    cached(persons, tmp_path / "cache")
 
 
-def test_a_cache_of_another_version_is_refused(persons: Persons, tmp_path: Path) -> None:
-    folder = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
-    with pytest.raises(DataError, match="version 99"):
+def test_a_page_of_noise_is_refused(persons: Persons, tmp_path: Path) -> None:
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    content = bytearray(path.read_bytes())
+    # All but the first page, which has the schema.
+    content[4096:] = np.random.default_rng(0).bytes(len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        crops_of(with_crops(persons, path), None)[3]
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("version", "99"), ("settings", "{}"), ("probes", "")])
+def test_a_cache_that_says_something_else_is_refused(
+    persons: Persons, tmp_path: Path, name: str, value: str
+) -> None:
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    change(path, "UPDATE about SET value = ? WHERE name = ?", value, name)
+    with pytest.raises(DataError) as error:
         cached(persons, tmp_path / "cache")
+    assert str(path) in str(error.value)
+
+
+def test_other_files_in_the_folder_are_left_alone(persons: Persons, tmp_path: Path) -> None:
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    (tmp_path / "cache" / "other_train-01234567.sqlite").write_text("damaged, of another dataset")
+    assert ensure_cache(tmp_path / "cache", persons, PAPER, report=silent) == path
 
 
 def test_a_full_disk_is_noticed_before_writing(
@@ -292,8 +350,8 @@ def test_a_full_disk_is_noticed_before_writing(
 
 def test_the_estimate_is_close(persons: Persons, tmp_path: Path) -> None:
     for settings in (PAPER, replace(PAPER, format="raw")):
-        folder = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
-        size = (folder / CROPS).stat().st_size
+        path = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
+        size = sum(len(row[-1]) for row in rows_of(path))
         assert estimate_bytes(persons, settings) == pytest.approx(size, rel=0.02)
 
 
@@ -314,37 +372,133 @@ def _write_slowly(persons: Persons, root: Path) -> None:
     ensure_cache(root, persons, PAPER, report=silent)
 
 
+def _has_rows(path: Path) -> bool:
+    try:
+        return path.is_file() and len(rows_of(path)) > 0
+    except sqlite3.OperationalError:
+        return False  # Not begun, or locked.
+
+
 def test_a_killed_start_is_continued(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     persons = write_persons(tmp_path / "images", count=70)
     whole = ensure_cache(tmp_path / "whole", persons, PAPER, report=silent)
-    folder = cache_folder(tmp_path / "cache", persons, PAPER)
+    path = cache_path(tmp_path / "cache", persons, PAPER)
     process = multiprocessing.get_context("fork").Process(
         target=_write_slowly, args=(persons, tmp_path / "cache")
     )
     process.start()
-    while not (folder / CROPS).is_file() or (folder / CROPS).stat().st_size == 0:
+    while not _has_rows(partial_of(path)):
         assert process.is_alive()
         time.sleep(0.005)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert not (folder / "manifest.json").exists()
-    # As if the kill had come in the middle of a write.
-    with (folder / CROPS).open("ab") as file:
-        file.write(b"half a crop")
+    assert not path.exists()
     messages: list[str] = []
     ensure_cache(tmp_path / "cache", persons, PAPER, report=messages.append)
     assert any("of them there already" in message for message in messages)
-    for name in (CROPS, "index.npy", "manifest.json"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert rows_of(path) == rows_of(whole)
+    assert About.read(path) == About.read(whole)
+    assert not partial_of(path).exists()
+
+
+def test_a_kill_amid_a_transaction_costs_that_transaction(persons: Persons, tmp_path: Path) -> None:
+    whole = ensure_cache(tmp_path / "whole", persons, PAPER, report=silent)
+    path = cache_path(tmp_path / "cache", persons, PAPER)
+    path.parent.mkdir()
+    with closing(sqlite3.connect(tmp_path / "writing")) as writing:
+        writing.executescript(SCHEMA)
+        insert = "INSERT INTO crops VALUES (?, ?, ?, ?, ?, ?)"
+        with writing:
+            writing.executemany(insert, rows_of(whole)[:2])
+        # With so little memory the transaction reaches the file, and its journal says how to undo it.
+        writing.execute("PRAGMA cache_size = 1")
+        writing.executemany(insert, rows_of(whole)[2:4])
+        writing.execute("UPDATE crops SET pixels = zeroblob(9000)")
+        shutil.copy(tmp_path / "writing", partial_of(path))
+        shutil.copy(tmp_path / "writing-journal", f"{partial_of(path)}-journal")
+    messages: list[str] = []
+    ensure_cache(tmp_path / "cache", persons, PAPER, report=messages.append)
+    assert any("2 of them there already" in message for message in messages)
+    assert rows_of(path) == rows_of(whole)
+
+
+def test_a_damaged_unfinished_file_is_refused(persons: Persons, tmp_path: Path) -> None:
+    partial = partial_of(cache_path(tmp_path, persons, PAPER))
+    partial.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(DataError, match="delete") as error:
+        ensure_cache(tmp_path, persons, PAPER, report=silent)
+    assert str(partial) in str(error.value)
+
+
+def _write_and_read(persons: Persons, root: Path, results) -> None:
+    ours = with_crops(persons, ensure_cache(root, persons, PAPER, report=silent))
+    results.put([int(crops_of(ours, Augmentation())[row]["image"].sum()) for row in range(COUNT)])
+
+
+def test_two_processes_that_need_a_cache_write_it_once(persons: Persons, tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    processes = [
+        fork.Process(target=_write_and_read, args=(persons, tmp_path / "cache", results))
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert found[0] == found[1] == found[2]
+    assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_write_the_same(persons: Persons, tmp_path: Path, workers: int) -> None:
     alone = ensure_cache(tmp_path / "a", persons, PAPER, report=silent)
     shared = ensure_cache(tmp_path / "b", persons, PAPER, report=silent, workers=workers)
-    assert (alone / CROPS).read_bytes() == (shared / CROPS).read_bytes()
+    assert rows_of(alone) == rows_of(shared)
+
+
+def test_a_finished_cache_is_read_where_nothing_can_be_written(
+    persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("read-only file system")
+
+    # Permissions do not stop root, who may run these tests.
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr("pnfs.data.cache_writer.FileLock", refused)
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    crops_of(cached(persons, tmp_path / "cache"), None)[0]
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+        [path.name, path.with_suffix(".lock").name]
+    )
+    path.parent.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_written_is_named(persons: Persons, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the place of the folder")
+    with pytest.raises(DataError) as error:
+        ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
+    assert str(tmp_path / "cache") in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_processes_of_a_loader_have_connections_of_their_own(
+    persons: Persons, tmp_path: Path, method: str
+) -> None:
+    ours = crops_of(cached(persons, tmp_path / "cache"), None)
+    expected = [ours[row]["image"] for row in range(COUNT)]
+    loader = DataLoader(
+        ours, batch_size=1, num_workers=1, multiprocessing_context=method, sampler=range(COUNT)
+    )
+    for batch, image in zip(loader, expected, strict=True):
+        np.testing.assert_array_equal(batch["image"][0], image)
 
 
 def test_travelling_crops_leave_the_file_behind(persons: Persons, tmp_path: Path) -> None:
@@ -389,20 +543,54 @@ def test_a_reduced_image_lies_where_the_image_does(tmp_path: Path, factor: int, 
     assert files.view(0, factor - 0.1)[0].shape[0] > reduced.shape[0]
 
 
-def test_a_large_person_is_read_reduced_and_not_moved(tmp_path: Path) -> None:
-    """Crops of a person five times the crop, with and without reduced decoding."""
+@pytest.fixture
+def large_person(tmp_path: Path) -> Persons:
+    """A person five times as large as the crop."""
     image = cv2.GaussianBlur(smooth_picture(4, 480, 640), (0, 0), 5)
     cv2.imwrite(str(tmp_path / "a.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
     (tmp_path / "toy").mkdir()
-    toy = write_persons(tmp_path / "toy", count=1)
-    persons = replace(
-        toy,
+    return replace(
+        write_persons(tmp_path / "toy", count=1),
         images=ImageFiles(tmp_path, ["a.jpg"]),
         center=np.array([[320, 240]], np.float32),
         box_size=np.array([[240, 320]], np.float32),
     )
+
+
+def test_a_large_person_is_read_reduced_and_not_moved(large_person: Persons) -> None:
     for epoch in range(6):
         key = SampleKey(epoch, 0)
-        reduced = crops_of(persons, Augmentation())[key]["image"].astype(int)
-        whole = crops_of(persons, Augmentation(), reduced=False)[key]["image"].astype(int)
-        assert np.abs(reduced - whole).mean() < 2
+        reduced = crops_of(large_person, Augmentation())[key]["image"].astype(int)
+        whole = crops_of(large_person, Augmentation(), reduced_decoding=False)[key]["image"]
+        assert 0 < np.abs(reduced - whole).mean() < 2
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_reduced_decoding_can_be_switched_off(
+    large_person: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_cache: bool
+) -> None:
+    """OpenCV's flags say how an image is decoded; those of the cache's own JPEGs are not counted."""
+    flags: list[int] = []
+    decode = cv2.imdecode
+
+    def noted(content: np.ndarray, flag: int) -> np.ndarray | None:
+        flags.append(flag)
+        return decode(content, flag)
+
+    monkeypatch.setattr(cv2, "imdecode", noted)
+    source = SimpleNamespace(persons=lambda split: large_person, skeleton=LSP)
+    for reduced in (True, False):
+        data = PoseDataModule(
+            source=source,  # type: ignore[arg-type]
+            input_size=SIZE,
+            batch_size=1,
+            workers=0,
+            cache=tmp_path / "cache" if with_cache else None,
+            augmentation=Augmentation(rotation=0, scale=(1, 1), flip=0),
+            reduced_decoding=reduced,
+        )
+        flags.clear()
+        next(iter(data.train_dataloader()))
+        half = cv2.IMREAD_REDUCED_COLOR_2 & ~cv2.IMREAD_COLOR
+        deeper = (cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_REDUCED_COLOR_8) & ~cv2.IMREAD_COLOR
+        assert any(flag & (half | deeper) for flag in flags) == reduced

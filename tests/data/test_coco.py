@@ -82,7 +82,7 @@ def test_boxes_are_clipped_as_hrnets(bbox: list, center: list, size: list, tmp_p
         {"iscrowd": 1, "segmentation": {"counts": [3, 4], "size": [80, 100]}},
         {"num_keypoints": 0},
         {"keypoints": [0] * 51},
-        {"area": 0},
+        {"category_id": 2},
         {"bbox": [10.0, 20.0, 0.0, 30.0]},
         {"bbox": [120.0, 20.0, 30.0, 30.0]},
     ],
@@ -171,7 +171,7 @@ def test_bad_records_are_named(change: dict, message: str, tmp_path: Path):
     assert "person_keypoints_train2017.json: annotation 2" in str(caught.value)
 
 
-@pytest.mark.parametrize("field", ["id", "image_id", "keypoints", "bbox", "area"])
+@pytest.mark.parametrize("field", ["id", "image_id", "category_id", "keypoints", "bbox"])
 def test_missing_fields_are_named(field: str, tmp_path: Path):
     incomplete = annotation(2)
     del incomplete[field]
@@ -254,3 +254,39 @@ def test_shipped_configuration_states_the_defaults(tmp_path: Path):
     assert len(source.persons("train")) == 1
     for name, parameter in inspect.signature(COCO).parameters.items():
         assert name == "root" or config[name] == parameter.default
+
+
+def test_areas_for_suppression_have_the_crops_aspect(tmp_path: Path):
+    """HRNet's `_xywh2cs`: the shorter side grows to the input's width / height, then w · h."""
+    root = write(tmp_path / "d", [annotation(1), annotation(2, bbox=[10.0, 10.0, 21.0, 61.0])])
+    boxes = np.array([[50, 37.5], [25, 75]])
+    for size, aspect in ((None, 0.75), ((256, 192), 0.75), ((256, 256), 1.0), ((128, 256), 2.0)):
+        areas = COCO(root, input_size=size).metric("val").areas
+        expected = []
+        for width, height in boxes:
+            if width > aspect * height:
+                height = width / aspect
+            elif width < aspect * height:
+                width = height * aspect
+            expected.append(width * height)
+        np.testing.assert_allclose(areas, expected)
+
+
+@pytest.mark.parametrize("relative", ["data/coco", "coco"])
+def test_a_relative_root_is_located(relative: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = write(tmp_path / "here" / relative, [annotation(1)])
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(COCO(relative).persons("val")) == 1
+    (root / "images/val2017/000000000007.jpg").unlink()
+    with pytest.raises(DataError) as caught:
+        COCO(relative).persons("val")
+    assert str(root / "images/val2017") in str(caught.value)
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(DataError) as caught:
+        COCO(relative)
+    assert str(tmp_path / "there" / relative) in str(caught.value)
+    assert f"working directory {tmp_path / 'there'}" in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        COCO(tmp_path / "nowhere")
+    assert "working directory" not in str(caught.value)

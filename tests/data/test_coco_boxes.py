@@ -266,3 +266,12 @@ def test_unknown_choices(root: Path) -> None:
         COCO(root, boxes="gt")
     with pytest.raises(DataError, match="nms must be one of oks, soft, none"):
         COCO(root, nms="hard")
+
+
+def test_a_relative_file_of_detections_is_located(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        COCO(root, boxes="detected", detections="boxes/mine.json").persons("val")
+    assert str(tmp_path / "boxes/mine.json") in str(caught.value)

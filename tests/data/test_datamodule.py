@@ -73,10 +73,10 @@ def test_a_batch_has_the_agreed_shapes_and_types() -> None:
     batch = next(iter(data().train_dataloader()))
     assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
         "image": ((4, 64, 48, 3), torch.uint8),
-        "joints": ((4, K, 2), torch.float32),
+        "joints_crop": ((4, K, 2), torch.float32),
         "labelled": ((4, K), torch.bool),
         "to_image": ((4, 2, 3), torch.float32),
-        "target": ((4, K, 2), torch.float32),
+        "joints_image": ((4, K, 2), torch.float32),
         "reference_length": ((4,), torch.float32),
         "sample_index": ((4,), torch.int64),
     }

@@ -99,7 +99,7 @@ def test_joints_lie_on_their_dots(size: tuple[int, int]) -> None:
             for row, joint in enumerate(TOY.joints):
                 # In a mirrored crop the person's right hand is the left one.
                 colour = COLOURS[PARTNER[joint] if flip else joint]
-                x, y = sample["joints"][row]
+                x, y = sample["joints_crop"][row]
                 if not (12 < x < size[1] - 12 and 12 < y < size[0] - 12):
                     continue
                 centre = dot_centre(sample["image"], colour)
@@ -121,8 +121,8 @@ def test_a_mirrored_crop_is_the_plain_crop_mirrored() -> None:
         # Interpolation rounds to fractions of a pixel, in one crop to the left, in the other right.
         assert np.abs(difference).max() <= 20
         for row, joint in enumerate(TOY.joints):
-            x, y = theirs["joints"][TOY.joints.index(PARTNER[joint])]
-            np.testing.assert_allclose(ours["joints"][row], (127 - x, y), atol=1e-3)
+            x, y = theirs["joints_crop"][TOY.joints.index(PARTNER[joint])]
+            np.testing.assert_allclose(ours["joints_crop"][row], (127 - x, y), atol=1e-3)
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(), Augmentation(flip=1)])
@@ -133,7 +133,7 @@ def test_to_image_takes_crop_joints_to_the_image(augmentation: Augmentation | No
         sample = dataset[SampleKey(7, index)]
         matrix = sample["to_image"]
         for row, joint in enumerate(TOY.joints):
-            x, y = sample["joints"][row]
+            x, y = sample["joints_crop"][row]
             place = (
                 matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2],
                 matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2],
@@ -150,7 +150,7 @@ def test_rows_of_an_unflipped_crop_belong_together() -> None:
     for index in range(COUNT):
         sample = dataset[SampleKey(0, index)]
         np.testing.assert_array_equal(sample["labelled"], visibility[index] > 0)
-        np.testing.assert_array_equal(sample["target"], persons.joints[index])
+        np.testing.assert_array_equal(sample["joints_image"], persons.joints[index])
         assert sample["sample_index"] == index
         assert sample["reference_length"] == persons.reference_length[index]
 
@@ -169,8 +169,8 @@ def test_targets_of_a_mirrored_crop_are_its_joints_in_the_image() -> None:
     dataset = CropDataset(dotted_persons(), input_size=(64, 64), augmentation=Augmentation(flip=1))
     sample = dataset[0]
     matrix = sample["to_image"]
-    in_image = sample["joints"] @ matrix[:, :2].T + matrix[:, 2]
-    np.testing.assert_allclose(in_image, sample["target"], atol=1e-3)
+    in_image = sample["joints_crop"] @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(in_image, sample["joints_image"], atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (64, 128), (128, 64)])
@@ -181,7 +181,7 @@ def test_a_plain_crop_shows_the_box_in_its_middle(size: tuple[int, int]) -> None
     # The box of 130 x 150 pixels, brought to the crop's shape by its shorter side.
     zoom = min(width / 130, height / 150)
     expected = (persons.joints[2] - (92, 108)) * zoom + (width / 2, height / 2)
-    np.testing.assert_allclose(sample["joints"], expected, atol=1e-3)
+    np.testing.assert_allclose(sample["joints_crop"], expected, atol=1e-3)
     assert sample["image"].shape == (height, width, 3)
     assert sample["image"].dtype == np.uint8
 

@@ -1,8 +1,10 @@
-"""Augmentation on the device: the loader's crops and labels for the same draws, and its distribution."""
+"""Crops cut on the device: the loader's draws and labels, and its pixels but for interpolation."""
 
 import itertools
-from collections import Counter
-from dataclasses import dataclass, field, replace
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchmetrics import Metric
 
 from pnfs.body import LSP
-from pnfs.data.augmentation import AffineDraw, Augmentation
-from pnfs.data.cache import CacheSettings, with_crops
+from pnfs.data.augmentation import Augmentation
+from pnfs.data.cache import CachedCrops, CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.dataset import CropDataset, SampleKey
-from pnfs.data.device import BatchCropper, blot_out, blur, change_colours, uniform_draws
+from pnfs.data.device import UncutCrops, cut_crops, load_resident
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import DataError, Persons
-from pnfs.data.resident import DeviceLoader, load_resident
 from pnfs.evaluation.pck import PCK
 
 K, COUNT, SIZE = len(LSP), 11, (64, 48)
@@ -65,184 +67,68 @@ def persons(tmp_path_factory: pytest.TempPathFactory) -> Persons:
     return with_crops(toy_persons(), folder)
 
 
-def cropper(persons: Persons, augmentation: Augmentation | None, seed: int = 5) -> BatchCropper:
-    return BatchCropper(persons, input_size=SIZE, augmentation=augmentation, seed=seed)
+def samples(persons: Persons, augmentation: Augmentation | None, **options: Any) -> CropDataset:
+    return CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=5, **options)
 
 
-def batch_of(ours: BatchCropper, epoch: int, rows: np.ndarray) -> dict[str, Tensor]:
-    pixels = load_resident(ours.crops, torch.device("cpu"))
-    return cast(Any, ours.batch(pixels[torch.from_numpy(rows)], ours.columns(epoch, rows)))
+def uncut(persons: Persons, augmentation: Augmentation | None, **options: Any) -> UncutCrops:
+    return UncutCrops(persons, input_size=SIZE, augmentation=augmentation, seed=5, **options)
 
 
-@dataclass(frozen=True)
-class Told(Augmentation):
-    """Draws what it is told."""
-
-    told: AffineDraw = field(default_factory=AffineDraw)
-
-    def draw(self, random: np.random.Generator) -> AffineDraw:
-        return self.told
+def batch_of(ours: CropDataset, epoch: int, rows: Sequence[int]) -> dict[str, Tensor]:
+    return default_collate([ours[SampleKey(epoch, row)] for row in rows])
 
 
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("augmentation", [Augmentation(), None])
-def test_the_same_draws_give_the_loaders_sample(
-    persons: Persons, augmentation: Augmentation | None
+def test_the_device_makes_the_loaders_batch(
+    persons: Persons, augmentation: Augmentation | None, unbiased: bool, resident: bool
 ) -> None:
-    ours, rows, flips = cropper(persons, augmentation), np.arange(COUNT), Counter()
-    for epoch in range(4):
-        draws, batch = ours.draws(epoch, rows), batch_of(ours, epoch, rows)
-        for row in rows.tolist():
-            flips[draws[row].flip] += 1
-            loader = CropDataset(persons, input_size=SIZE, augmentation=Told(told=draws[row]))
-            expected = cast(Any, loader[SampleKey(epoch, row)])
-            assert expected.keys() == batch.keys()
-            for name in ("labelled", "target", "reference_length", "sample_index"):
-                np.testing.assert_array_equal(batch[name][row], expected[name], err_msg=name)
-            for name in ("joints", "to_image"):
-                # Double precision apart from the last rounding.
-                np.testing.assert_allclose(batch[name][row], expected[name], rtol=2e-7, atol=1e-5)
-            difference = batch["image"][row].numpy().astype(int) - expected["image"]
-            # OpenCV interpolates on a grid of 1/32 pixel.
-            assert np.abs(difference).mean() < 0.8
-            assert np.abs(difference).max() <= 12
-    assert augmentation is None or min(flips[True], flips[False]) > 5
-    assert batch["image"].dtype == torch.uint8
-    assert batch["image"].is_contiguous()
+    pixels = load_resident(persons, torch.device("cpu")) if resident else None
+    ours = uncut(persons, augmentation, unbiased=unbiased, resident=resident)
+    loader = samples(persons, augmentation, unbiased=unbiased)
+    mirrored = 0
+    for epoch in range(3):
+        expected = batch_of(loader, epoch, range(COUNT))
+        handed_over = batch_of(ours, epoch, range(COUNT))
+        assert ("cached_crop" in handed_over) != resident
+        batch = cast(Any, cut_crops(handed_over, SIZE, pixels))
+        assert batch.keys() == expected.keys()
+        for name, value in expected.items():
+            if name != "image":
+                assert torch.equal(batch[name], value), name
+        difference = (batch["image"].int() - expected["image"].int()).abs()
+        # OpenCV interpolates on a grid of 1/32 pixel.
+        assert difference.float().mean((1, 2, 3)).max() < 0.8
+        assert difference.max() <= 12
+        assert batch["image"].dtype == torch.uint8
+        assert batch["image"].is_contiguous()
+        mirrored += int((torch.linalg.det(expected["to_image"][..., :2]) < 0).sum())
+    assert augmentation is None or 5 < mirrored < 3 * COUNT - 5
 
 
 def test_a_place_a_fraction_of_a_pixel_off_would_show(persons: Persons) -> None:
-    ours, rows = cropper(persons, Augmentation()), np.arange(COUNT)
-    exact = batch_of(ours, 0, rows)["image"].float()
-    quarter = 0.25 * ours.crops.settings.resolution * ours.crops.to_image[:, 0, 0]
-    ours.crops.to_image[:, 0, 2] += quarter
-    try:
-        moved = batch_of(ours, 0, rows)["image"].float()
-    finally:
-        ours.crops.to_image[:, 0, 2] -= quarter
-    assert (exact - moved).abs().mean() > 1.2
+    batch = batch_of(uncut(persons, Augmentation()), 0, range(COUNT))
+    exact = cut_crops(dict(batch), SIZE)["image"].float()
+    crops = cast(CachedCrops, persons.images)
+    batch["sampling"][..., 0, 2] += 0.25 * crops.settings.resolution
+    assert (exact - cut_crops(batch, SIZE)["image"].float()).abs().mean() > 1.2
 
 
-def test_draws_are_a_function_of_seed_epoch_and_person(persons: Persons) -> None:
-    rows = np.arange(COUNT)
-
-    def rotations(seed: int, epoch: int, some: np.ndarray = rows) -> np.ndarray:
-        return cropper(persons, Augmentation(), seed).draws(epoch, some).rotation_degrees
-
-    base = rotations(1, 2)
-    np.testing.assert_array_equal(rotations(1, 2, rows[::-1]), base[::-1])
-    np.testing.assert_array_equal(rotations(1, 2, rows[3:5]), base[3:5])
-    for other in (rotations(2, 1), rotations(1, 3), rotations(3, 2)):
-        assert not np.isclose(base, other).any()
-
-
-def test_the_draws_are_even_and_independent() -> None:
-    draws = uniform_draws(7, 3, np.arange(20_000), 6)
-    assert 0 <= draws.min() < draws.max() < 1
-    for column in draws.T:
-        shares = np.histogram(column, bins=10, range=(0, 1))[0] / len(draws)
-        # Five standard deviations.
-        np.testing.assert_allclose(shares, 0.1, atol=5 * np.sqrt(0.09 / len(draws)))
-    others = [uniform_draws(7, 4, np.arange(20_000), 1), uniform_draws(8, 3, np.arange(20_000), 1)]
-    neighbours = np.roll(draws[:, :1], 1, axis=0)
-    together = np.corrcoef(np.concatenate([draws, neighbours, *others], 1).T)
-    assert np.abs(together - np.eye(len(together))).max() < 5 / np.sqrt(len(draws))
-
-
-def test_the_geometry_has_the_loaders_distribution(persons: Persons) -> None:
-    augmentation = Augmentation(rotation=30, scale=(0.5, 2.0), flip=0.25)
-    ours = cropper(persons, augmentation)
-    drawn = [ours.draws(epoch, np.arange(COUNT)) for epoch in range(300)]
-    generator = np.random.default_rng(0)
-    theirs = [augmentation.draw(generator) for _ in range(300 * COUNT)]
-    for name in ("rotation_degrees", "scale", "flip"):
-        mine = np.concatenate([getattr(d, name) for d in drawn]).astype(float)
-        other = np.array([getattr(d, name) for d in theirs], float)
-        levels = np.linspace(0, 1, 21)
-        spread = np.ptp(other)
-        # Quantiles of a yes-or-no agree where its share does.
-        if name == "flip":
-            assert mine.mean() == pytest.approx(0.25, abs=0.04)
-        else:
-            gap = np.abs(np.quantile(mine, levels) - np.quantile(other, levels)).max()
-            assert gap < 0.04 * spread
-
-
-DRAWN = 300
-STRONG = Augmentation(colour=0.6, blur=0.5, occlusion=0.5, rotation=0, scale=(1, 1), flip=0)
-
-
-def changed(augmentation: Augmentation, image: np.ndarray, count: int) -> np.ndarray:
-    """The loader's changes of one picture, by albumentations."""
-    generator = np.random.default_rng(3)
-    return np.stack([augmentation.change_pixels(image, generator) for _ in range(count)])
+def test_resident_crops_are_rows_of_the_persons_at_hand(persons: Persons) -> None:
+    some = persons.subset([7, 2])
+    pixels = load_resident(some, torch.device("cpu"))
+    batch = cut_crops(batch_of(uncut(some, None, resident=True), 0, [1, 0]), SIZE, pixels)
+    expected = batch_of(samples(persons, None), 0, [2, 7])
+    assert (batch["image"].int() - expected["image"].int()).abs().max() <= 12
 
 
 @pytest.mark.parametrize("name", ["colour", "blur", "occlusion"])
-def test_pixels_change_as_the_loader_changes_them(persons: Persons, name: str) -> None:
-    """Moments of how far pixels move, over many draws of one crop."""
-    augmentation = replace(STRONG, **{k: 0.0 for k in ("colour", "blur", "occlusion") if k != name})
-    ours = cropper(persons, augmentation)
-    plain = batch_of(cropper(persons, None), 0, np.array([2]))["image"][0].numpy()
-    pixels = load_resident(ours.crops, torch.device("cpu"))[[2]]
-    mine = np.concatenate(
-        [ours.batch(pixels, ours.columns(epoch, np.array([2])))["image"] for epoch in range(DRAWN)]
-    )
-    theirs = changed(augmentation, plain, DRAWN)
-    moments = []
-    for images in (mine, theirs):
-        moved = images.astype(float) - plain
-        untouched = (np.abs(moved) <= 1).all((1, 2, 3)).mean()
-        size = np.abs(moved).mean((1, 2, 3))
-        some = size[size > 0.5]
-        moments.append(
-            [untouched, *np.quantile(some, [0.25, 0.5, 0.75]) / some.mean(), some.mean()]
-        )
-    np.testing.assert_allclose(moments[0][0], moments[1][0], atol=0.09)
-    np.testing.assert_allclose(moments[0][1:4], moments[1][1:4], atol=0.13)
-    assert moments[0][4] == pytest.approx(moments[1][4], rel=0.12)
-
-
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
-def test_colours_are_those_of_albumentations(order: tuple[int, ...]) -> None:
-    import albumentations as A
-
-    image = SmoothImages().read(1)[:40, :40]
-    factors = [0.8, 1.25, 1.2, 0.04]
-    transform = A.ColorJitter(p=1)
-    expected = transform.apply(image, *factors, order=list(order)).astype(int)
-    found = change_colours(
-        torch.from_numpy(image).permute(2, 0, 1)[None].float(),
-        torch.tensor([factors]),
-        torch.tensor([order]),
-    )
-    difference = np.abs(found[0].permute(1, 2, 0).numpy() - expected)
-    # OpenCV's hue of 8 bits counts in steps of two degrees.
-    assert difference.mean() < 2.5
-
-
-def test_blur_is_that_of_albumentations() -> None:
-    import albumentations as A
-
-    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    kernel = np.exp(-0.5 * (np.arange(-2, 3) / 1.3) ** 2)
-    kernel = (kernel / kernel.sum()).astype(np.float32)
-    expected = A.GaussianBlur(p=1).apply(image, kernel=kernel).astype(float)
-    batch = torch.from_numpy(np.stack([image, image])).permute(0, 3, 1, 2).float()
-    untouched = np.array([0, 0, 1, 0, 0], np.float32)
-    found = blur(batch, torch.from_numpy(np.stack([kernel, untouched])))
-    np.testing.assert_allclose(found[0].permute(1, 2, 0), expected, atol=1.01)
-    np.testing.assert_array_equal(found[1], batch[1])
-
-
-def test_rectangles_are_blotted_out() -> None:
-    image = torch.full((2, 3, 10, 12), 50.0)
-    holes = torch.tensor([[[1, 2, 4, 6], [0, 0, 0, 0]], [[8, 9, 10, 12], [0, 0, 2, 1]]])
-    colours = torch.tensor([[[1, 2, 3], [9, 9, 9]], [[4, 5, 6], [7, 8, 9]]], dtype=torch.uint8)
-    expected = image.clone()
-    expected[0, :, 1:4, 2:6] = torch.tensor([1.0, 2, 3])[:, None, None]
-    expected[1, :, 8:10, 9:12] = torch.tensor([4.0, 5, 6])[:, None, None]
-    expected[1, :, 0:2, 0:1] = torch.tensor([7.0, 8, 9])[:, None, None]
-    assert torch.equal(blot_out(image, holes, colours), expected)
+def test_the_device_refuses_what_only_the_loader_does(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"augmentation\.{name}=0\.3.*data\.augment=loader"):
+        module(tmp_path, augmentation=Augmentation(**cast(Any, {name: 0.3})))
+    module(tmp_path, augmentation=Augmentation(**cast(Any, {name: 0.3})), augment="loader")
 
 
 class ToySource:
@@ -268,39 +154,18 @@ def module(cache: Path, **arguments: Any) -> PoseDataModule:
     )
 
 
-@pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 0), (False, 2)])
-def test_device_loaders_hand_over_the_croppers_batches(
-    tmp_path: Path, resident: bool, workers: int
-) -> None:
-    data = module(tmp_path, resident=resident, workers=workers, drop_last=False)
-    loader = data.train_dataloader()
-    assert isinstance(loader, DeviceLoader)
-    ours = cropper(data.persons("train", Augmentation()), Augmentation())
-    seen = []
-    for epoch in (0, 3):
-        loader.sampler.set_epoch(epoch)
-        batches = list(loader)
-        assert [len(batch["image"]) for batch in batches] == [4, 4, 3]
-        assert len(loader) == 3
-        for batch in batches:
-            expected = batch_of(ours, epoch, batch["sample_index"].numpy())
-            assert batch.keys() == expected.keys()
-            for name, value in cast(Any, batch).items():
-                assert torch.equal(value, expected[name]), name
-        seen.append(torch.cat([batch["sample_index"] for batch in batches]).tolist())
-    assert sorted(seen[0]) == sorted(seen[1]) == list(range(COUNT))
-    assert seen[0] != seen[1]
-
-
-def test_validation_on_the_device_is_plain_and_in_order(tmp_path: Path) -> None:
-    data = module(tmp_path, cache_format="raw", resident=True)
-    loader_data = module(tmp_path, cache_format="raw", augment="loader")
-    for batch, expected in zip(data.val_dataloader(), loader_data.val_dataloader(), strict=True):
+def test_only_training_crops_are_cut_on_the_device(tmp_path: Path) -> None:
+    data, plain = module(tmp_path), module(tmp_path, augment="loader")
+    for batch, expected in zip(data.val_dataloader(), plain.val_dataloader(), strict=True):
+        assert batch.keys() == expected.keys()
         for name in expected:
-            atol = 1 if name == "image" else 1e-5
-            np.testing.assert_allclose(
-                batch[name].numpy().astype(float), expected[name].numpy(), atol=atol, err_msg=name
-            )
+            assert torch.equal(batch[name], expected[name]), name
+    assert "sampling" in next(iter(data.train_dataloader()))
+
+
+def test_the_first_batch_is_the_loaders(tmp_path: Path) -> None:
+    expected = next(iter(module(tmp_path, augment="loader").train_dataloader()))
+    assert torch.equal(module(tmp_path).first_batch()["image"], expected["image"])
 
 
 def test_processes_share_an_epoch_on_the_device(tmp_path: Path) -> None:
@@ -347,28 +212,43 @@ def fitted(data: PoseDataModule, folder: Path, epochs: int, resume: bool = False
     return recorder
 
 
-def test_lightning_trains_from_a_device_loader_and_resumes_it(tmp_path: Path) -> None:
-    whole = fitted(module(tmp_path / "cache", resident=True), tmp_path / "whole", 3)
-    fitted(module(tmp_path / "cache", resident=True), tmp_path / "run", 2)
-    resumed = fitted(module(tmp_path / "cache", resident=True), tmp_path / "run", 3, resume=True)
+@pytest.mark.parametrize(("resident", "workers"), [(True, 0), (False, 1)])
+def test_lightning_trains_on_what_the_device_cuts_and_resumes(
+    tmp_path: Path, resident: bool, workers: int
+) -> None:
+    def some(**options: Any) -> PoseDataModule:
+        return module(tmp_path / "cache", workers=workers, **options)
+
+    whole = fitted(some(resident=resident), tmp_path / "whole", 3)
+    fitted(some(resident=resident), tmp_path / "run", 2)
+    resumed = fitted(some(resident=resident), tmp_path / "run", 3, resume=True)
+    loaders = fitted(some(augment="loader"), tmp_path / "loader", 3)
     assert sorted(whole.batches) == [0, 1, 2]
     assert sorted(resumed.batches) == [2]
     for expected, batch in zip(whole.batches[2], resumed.batches[2], strict=True):
         for name, value in expected.items():
             assert torch.equal(batch[name], value), name
-    first, last = whole.batches[0][0], whole.batches[2][0]
-    assert not torch.equal(first["sample_index"], last["sample_index"])
+    for epoch, batches in loaders.batches.items():
+        for expected, batch in zip(batches, whole.batches[epoch], strict=True):
+            assert batch.keys() == expected.keys()
+            assert torch.equal(batch["joints_crop"], expected["joints_crop"])
+            assert torch.equal(batch["sample_index"], expected["sample_index"])
+
+
+def test_memory_is_given_back_after_training(tmp_path: Path) -> None:
+    data = module(tmp_path / "cache", resident=True)
+    fitted(data, tmp_path, 1)
+    assert data._resident is None
 
 
 def test_a_damaged_crop_does_not_become_resident(tmp_path: Path) -> None:
-    data = module(tmp_path)
-    crops = data.persons("train", Augmentation()).images
-    path = crops.folder / "crops.bin"  # type: ignore[attr-defined]
-    content = bytearray(path.read_bytes())
-    content[-100] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="person10 is damaged"):
-        load_resident(crops, torch.device("cpu"), threads=2)  # type: ignore[arg-type]
+    persons = module(tmp_path).persons("train", Augmentation())
+    path = cast(CachedCrops, persons.images).path
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE crops SET crc32 = crc32 + 1 WHERE person = 10")
+    with pytest.raises(DataError, match="person10") as error:
+        load_resident(persons, torch.device("cpu"), threads=2)
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +267,7 @@ def test_choices_that_cannot_be_are_refused(tmp_path: Path, wrong: dict, said: s
 
 def test_the_device_needs_cached_persons() -> None:
     with pytest.raises(ValueError, match="from a crop cache only"):
-        cropper(toy_persons(), None)
+        uncut(toy_persons(), None)
 
 
 def test_crops_for_which_there_is_no_memory_are_refused(
@@ -397,5 +277,5 @@ def test_crops_for_which_there_is_no_memory_are_refused(
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(DataError, match="set resident=false"):
-        load_resident(cropper(persons, None).crops, torch.device("cpu"))
+    with pytest.raises(DataError, match=r"data\.resident=false"):
+        load_resident(persons, torch.device("cpu"))

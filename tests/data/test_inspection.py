@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 from numpy.random import Generator
+from PIL import Image
 
 from pnfs.body import COCO as COCO_SKELETON
 from pnfs.body import LSP
@@ -29,7 +30,7 @@ from pnfs.data.inspection_poses import (
     reference_profile,
 )
 from pnfs.data.mpii import FILE_JOINTS, MPII
-from pnfs.data.persons import Persons
+from pnfs.data.persons import DataError, ImageFiles, Persons
 from pnfs.data.synthetic import Synthetic
 
 SPLITS = ("train", "val")
@@ -152,6 +153,63 @@ def test_what_is_no_image_is_said(tmp_path: Path) -> None:
     assert "<!DOCTYPE" in (inspect_file(page).problem or "")
 
 
+def store_turned(path: Path, orientation: int, turn: int) -> None:
+    """Rewrites a picture as a camera does that was held askew: turned pixels, and the entry that undoes it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.rot90(np.asarray(Image.open(path)), turn)
+    Image.fromarray(pixels).save(path, quality=95, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn", "named"), [(3, 2, "180°"), (6, 1, "90°"), (8, 3, "270°")]
+)
+@pytest.mark.parametrize(("name", "kind"), [("mpii", MPII), ("coco", COCO)])
+def test_turned_images_are_reported(
+    exported: Path, tmp_path: Path, name: str, kind: type, orientation: int, turn: int, named: str
+) -> None:
+    folder = Path(shutil.copytree(exported / name, tmp_path / name))
+    paths = sorted((folder / "images").rglob("*.jpg"))
+    stored = cv2.imread(str(paths[0]), cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_COLOR_RGB)
+    store_turned(paths[0], orientation, turn)
+    source = kind(folder, check_images=False)
+    # Training reads pixels as they are stored, so that labels of the upright picture do not fit.
+    persons = source.persons("train")
+    row = [persons.images.describe(n) for n in range(len(persons.images))].index(paths[0].name)
+    difference = np.abs(persons.images.read(row).astype(int) - np.rot90(stored, turn)).mean()
+    assert difference < 8
+    [turned] = by_check(inspected(folder, kind), "image orientation")
+    assert turned.severity == "warning"
+    assert paths[0].name in turned.problem
+    assert named in turned.problem
+    assert len(turned.records) == 1
+
+
+def test_upright_images_are_not_reported(mpii: Path) -> None:
+    store_turned(sorted((mpii / "images").iterdir())[0], 1, 0)
+    assert by_check(inspected(mpii), "image orientation") == []
+
+
+def test_numbers_that_training_cannot_read_are_reported(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 48).reshape(6, 8)
+    for name, values, readable in (
+        ("float.tif", ramp.astype(np.float32), False),
+        ("wide.tif", (65535 * ramp).astype(np.int32), False),
+        ("black.png", (200 * ramp).astype(np.uint16), False),
+        ("good.tif", (65535 * ramp).astype(np.uint16), True),
+        ("good.png", (65535 * ramp).astype(np.uint16), True),
+    ):
+        Image.fromarray(values).save(tmp_path / name)
+        assert (inspect_file(tmp_path / name).problem is None) == readable, name
+        images = ImageFiles(tmp_path, [name])
+        if readable:
+            found = images.read(0)[..., 0]
+            np.testing.assert_allclose(found, 255 * ramp, atol=1.01)
+        elif name != "black.png":
+            with pytest.raises(DataError, match=name):
+                images.read(0)
+
+
 def test_sample_reads_only_some_images(mpii: Path) -> None:
     paths = sorted((mpii / "images").glob("train_*"))
     paths[1].write_bytes(b"")
@@ -191,7 +249,6 @@ def test_damaged_annotations_do_not_hide_the_rest(mpii: Path) -> None:
 def test_loader_refuses_are_findings_with_advice(tmp_path: Path) -> None:
     # The source itself refuses; the command turns that into a finding.
     from pnfs.data.findings import finding_of_error
-    from pnfs.data.persons import DataError
 
     with pytest.raises(DataError) as refused:
         MPII(tmp_path)

@@ -112,6 +112,18 @@ def test_persons_without_a_box_are_left_out(tmp_path: Path):
     joints[3, :, :2] = 7
     persons = LSPET(write_lspet(tmp_path / "d", joints), validation_from=5).persons("train")
     assert persons.ids.tolist() == ["im00001"]
+    assert persons.left_out == {
+        "with fewer than two labelled joints": 2,
+        "with all labelled joints on one point": 1,
+    }
+    assert (
+        "joints.mat: left out: 2 with fewer than two labelled joints, 1 with all"
+        in persons.described()
+    )
+    lsp = people(4)
+    lsp[1, :, :2] = 7
+    persons = LSP(write_lsp(tmp_path / "lsp", lsp), test_from=4).persons("train")
+    assert persons.left_out == {"with all labelled joints on one point": 1}
 
 
 def test_torso_size(tmp_path: Path):
@@ -139,7 +151,7 @@ def test_the_score_is_pck_of_the_torso(tmp_path: Path):
     metric = source.metric("val")
     metric.update(
         predicted=torch.from_numpy(predicted),
-        target=torch.from_numpy(persons.joints),
+        joints_image=torch.from_numpy(persons.joints),
         labelled=torch.from_numpy(persons.visibility > 0),
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(3),
@@ -251,3 +263,15 @@ def test_shipped_configuration_states_the_defaults(source: type, tmp_path: Path)
     assert len(instantiate(config, root=str(root)).persons("train")) == 2
     for name, parameter in inspect.signature(source).parameters.items():
         assert name == "root" or config[name] == parameter.default
+
+
+def test_a_relative_root_is_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_lspet(tmp_path / "here/data/lspet", people(2))
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(LSPET("data/lspet", validation_from=2).persons("train")) == 1
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(DataError) as caught:
+        LSPET("data/lspet")
+    assert str(tmp_path / "there/data/lspet") in str(caught.value)

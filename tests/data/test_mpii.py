@@ -62,6 +62,18 @@ def test_joints_come_in_the_skeletons_order_and_zero_based(tmp_path: Path):
     assert source.skeleton.joints[:2] == ("head_top", "upper_neck")
 
 
+def test_persons_without_labels_are_kept_and_counted(tmp_path: Path):
+    """HRNet's loader keeps them; they train and score nothing."""
+    nobody = record() | {"joints_vis": [0] * 16}
+    root = write(tmp_path / "d", [record(), nobody, nobody], [nobody, record()])
+    persons = MPII(root).persons("train")
+    assert len(persons) == 3
+    assert list(persons.remarks.values()) == [2]
+    assert "2 without a labelled joint" in persons.described()
+    both = MPII(root, train_split="all").persons("train")
+    assert (len(both), list(both.remarks.values())) == (5, [3])
+
+
 def test_unlabelled_joints_hold_nothing(tmp_path: Path):
     hidden = record()
     hidden["joints_vis"][FILE_ROW["left_ankle"]] = 0
@@ -141,7 +153,7 @@ def test_test_split_has_no_labels(tmp_path: Path):
     metric = source.metric("test")
     metric.update(
         predicted=torch.zeros(1, 16, 2),
-        target=torch.from_numpy(persons.joints),
+        joints_image=torch.from_numpy(persons.joints),
         labelled=torch.from_numpy(persons.visibility > 0),
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(1),
@@ -184,7 +196,7 @@ def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Pat
         metric = source.metric("val")
         metric.update(
             predicted=torch.from_numpy(predictions[f"{case}_preds"][:, to_skeleton, :2]),
-            target=torch.from_numpy(persons.joints),
+            joints_image=torch.from_numpy(persons.joints),
             labelled=torch.from_numpy(persons.visibility > 0),
             reference_length=torch.from_numpy(persons.reference_length),
             sample_index=torch.arange(len(persons)),

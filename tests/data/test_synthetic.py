@@ -328,19 +328,21 @@ def test_no_persons_no_such_split_no_such_picture():
 def test_metric_scores_shifts_of_known_size(skeleton):
     source = Synthetic(skeleton, val=20)
     persons = source.persons("val")
-    for shift, expected in ((0.09, (100, 100)), (0.4, (100, 0)), (0.6, (0, 0))):
+    shifts = {0.09: (100, 100, 100), 0.105: (100, 0, 100), 0.4: (100, 0, 0), 0.6: (0, 0, 0)}
+    for shift, expected in shifts.items():
         metric = source.metric("val")
         target = torch.from_numpy(persons.joints)
         length = torch.from_numpy(persons.reference_length)
         metric.update(
             predicted=target + shift * length[:, None, None] * torch.tensor([1.0, 0.0]),
-            target=target,
+            joints_image=target,
             labelled=torch.from_numpy(persons.visibility > UNLABELLED),
             reference_length=length,
             sample_index=torch.arange(20),
         )
         scores = metric.compute()
-        assert (float(scores["PCKh@0.5"]), float(scores["PCKh@0.1"])) == expected
+        names = ("PCKh@0.5", "PCKh@0.1", "PCKh@0.11")
+        assert tuple(float(scores[name]) for name in names) == expected
 
 
 def test_shipped_configuration_states_the_defaults():

@@ -28,7 +28,7 @@ def columns() -> dict[str, Tensor]:
     return {
         "predicted": target + offset,
         "scores": torch.rand(PERSONS, len(COCO), generator=generator),
-        "target": target,
+        "joints_image": target,
         "labelled": torch.rand(PERSONS, len(COCO), generator=generator) < 0.8,
         "reference_length": torch.full((PERSONS,), 40.0),
         "sample_index": torch.arange(PERSONS),
@@ -67,7 +67,7 @@ def results(rows: list[int]) -> dict[str, dict[str, float]]:
     """Scores and a curve after these rows, taken in by batches."""
     data = columns()
     scores = {}
-    for name, metric in metrics(data["target"]).items():
+    for name, metric in metrics(data["joints_image"]).items():
         joints = len(LSP) if name == "PCK" else len(COCO)
         for batch in torch.tensor(rows, dtype=torch.int64).split(BATCH_SIZE):
             part = {k: v[batch][:, :joints] if v.ndim > 1 else v[batch] for k, v in data.items()}

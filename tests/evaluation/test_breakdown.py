@@ -152,7 +152,7 @@ def test_criterion_of_pck_is_its_first_threshold() -> None:
 
 
 def test_criterion_of_oks_is_a_similarity_of_one_half() -> None:
-    truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}
+    truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
     columns = {"image_ids": np.array([1]), "areas": np.ones(1), "box_scores": np.ones(1)}
     criterion = criterion_of(OKSAveragePrecision(ground_truth=truth, **columns))
     assert criterion is not None

@@ -233,9 +233,9 @@ def test_unusable_annotations_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"annotations\.json.*'annotations'"):
         evaluate_detections([], file)
     truth = annotation_file(TRUTH)
-    del truth["annotations"][1]["num_keypoints"]
+    del truth["annotations"][1]["bbox"]
     file.write_text(json.dumps(truth))
-    with pytest.raises(ValueError, match=r"annotations\.json: annotation 1 lacks num_keypoints"):
+    with pytest.raises(ValueError, match=r"annotations\.json: annotation 2: bbox"):
         evaluate_detections([], file)
 
 

@@ -52,7 +52,7 @@ def test_pckh_matches_the_reference(fixture_file: Path) -> None:
         )
         metric.update(
             predicted=torch.from_numpy(predictions[f"{case}_preds"][..., :2]),
-            target=target,
+            joints_image=target,
             labelled=labelled,
             reference_length=length,
             sample_index=torch.arange(len(target)),
@@ -89,7 +89,7 @@ def batch(seed: int, count: int) -> dict[str, torch.Tensor]:
     length[generator.random(count) < 0.2] = generator.choice([np.nan, 0.0])
     arrays = {
         "predicted": target + generator.normal(0, 12, target.shape),
-        "target": np.where(labelled[..., None], target, np.nan),
+        "joints_image": np.where(labelled[..., None], target, np.nan),
         "reference_length": length,
     }
     tensors = {key: torch.from_numpy(array).float() for key, array in arrays.items()}
@@ -109,7 +109,7 @@ def slow_scores(data: dict[str, torch.Tensor], excluded: tuple[str, ...]) -> dic
                 continue
             for k, joint in enumerate(LSP.joints):
                 if data["labelled"][person, k]:
-                    offset = data["predicted"][person, k] - data["target"][person, k]
+                    offset = data["predicted"][person, k] - data["joints_image"][person, k]
                     total[joint] += 1
                     right[joint] += math.hypot(*offset.tolist()) <= threshold * length
         counted = [joint for joint in LSP.joints if joint not in excluded]
@@ -160,7 +160,7 @@ def one_person(error: float, length: float) -> dict[str, torch.Tensor]:
     predicted[..., 0] = error
     return {
         "predicted": predicted,
-        "target": target,
+        "joints_image": target,
         "labelled": torch.ones(1, len(LSP), dtype=torch.bool),
         "reference_length": torch.tensor([length]),
         "sample_index": torch.tensor([0]),

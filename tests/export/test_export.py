@@ -13,7 +13,7 @@ from pnfs.body import MPII
 from pnfs.codec.decode import decode
 from pnfs.export import onnx_model
 from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.onnx_model import check_export, export_onnx
+from pnfs.export.onnx_model import _check_peaks, check_export, export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork, normalise_images
 from pnfs.models.backbones import FabricBackbone
@@ -119,6 +119,87 @@ def test_the_graph_has_no_batch_norm_and_no_softmax(maps_file: Path) -> None:
     assert not {node.op_type for node in graph.node} & {"BatchNormalization", "Softmax"}
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+@pytest.fixture(scope="module")
+def sharp() -> PoseFabricNetwork:
+    """A network of scalar scores with high peaks; every other joint's are all below 0."""
+    torch.manual_seed(0)
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(backbone_layers=3, channels=2),
+        skeleton="mpii",
+        parts={"all": MPII.joints},
+        channels=2,
+        vector_dim=1,
+    ).eval()
+    network.calibrate(torch.randn(4, 3, *SIZE))
+    head = network.head
+    with torch.no_grad():
+        head.weight *= 10 / expected_maps(network, images(1)).abs().max()
+        head.bias.view(-1)[::2] -= 100
+    return network
+
+
+@pytest.mark.parametrize(
+    ("method", "sigma", "unbiased"),
+    [
+        ("dark", 2.0, False),
+        pytest.param("dark", 1.0, True, marks=pytest.mark.slow),
+        pytest.param("quarter", 2.0, False, marks=pytest.mark.slow),
+    ],
+)
+def test_every_decoding_of_a_sound_network_is_exported(
+    sharp, tmp_path: Path, method, sigma: float, unbiased: bool
+) -> None:
+    # However it was trained: the way to locate joints is chosen at the export.
+    path = tmp_path / "joints.onnx"
+    export_onnx(
+        sharp, path, input_size=SIZE, outputs="joints", decode_method=method, sigma=sigma,
+        unbiased=unbiased,
+    )  # fmt: skip
+    crops = images(4)
+    joints, scores = OnnxRuntime(path, threads=1)(crops)
+    locations, expected_scores = decode(expected_maps(sharp, crops), method, sigma=sigma)
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-3)
+    maps_size, size = np.array([SIZE[1] // 4, SIZE[0] // 4]), np.array([SIZE[1], SIZE[0]])
+    stride = (size - 1) / (maps_size - 1) if unbiased else size / maps_size
+    equal = np.isclose(joints, locations.numpy() * stride, atol=1e-2).all(-1)
+    assert equal.mean() > 0.95
+    below = expected_scores < 0
+    assert 0 < below.sum() < below.numel()
+    assert (joints[below.numpy()] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["argmax", "quarter", "dark"])
+def test_no_decoding_of_noise_is_taken_for_a_fault(method) -> None:
+    maps = torch.rand(8, 16, 16, 24, generator=torch.Generator().manual_seed(0))
+    locations, _ = decode(maps, method)
+    peaks, _ = decode(maps, "argmax")
+    if method == "dark":
+        # The case in question: farther than the pixels beside the peak.
+        assert ((locations - peaks).abs().amax(-1) > 1.5).any()
+    _check_peaks(maps, locations, method, Path("m.onnx"))
+    moved = locations.clone()
+    moved[3, 5] = (peaks[3, 5] + torch.tensor([12, 8])) % torch.tensor([24, 16])
+    maps[3, 5, int(peaks[3, 5, 1]), int(peaks[3, 5, 0])] += 1
+    with pytest.raises(ExportError, match=r"m\.onnx: .*no peak"):
+        _check_peaks(maps, moved, method, Path("m.onnx"))
+
+
+def test_joints_away_from_the_peaks_are_refused(
+    sharp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def displaced(maps: torch.Tensor, *args: object, **kwargs: object) -> object:
+        locations, scores = decode(maps, *args, **kwargs)  # type: ignore[arg-type]
+        return locations + 8, scores
+
+    monkeypatch.setattr(onnx_model, "decode", displaced)
+    with pytest.raises(ExportError, match=r"wrong\.onnx.*no peak"):
+        export_onnx(
+            sharp, tmp_path / "wrong.onnx", input_size=SIZE, outputs="joints",
+            decode_method="dark",
+        )  # fmt: skip
+    assert not (tmp_path / "wrong.onnx").exists()
 
 
 def test_a_file_that_differs_is_refused_and_removed(

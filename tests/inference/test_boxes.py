@@ -59,6 +59,42 @@ def test_annotations_are_found_by_file_name(tmp_path: Path) -> None:
         boxes(source, "/data/z.jpg")
 
 
+@pytest.mark.parametrize("number", [0, 1, 9])
+def test_persons_are_the_category_of_that_name(tmp_path: Path, number: int) -> None:
+    labels = [
+        person(7, 1, 2, 3, 4) | {"category_id": number},
+        person(7, 5, 6, 7, 8) | {"category_id": number + 1},
+        person(7, 5, 6, 7, 9, iscrowd=1) | {"category_id": number},
+        person(7, 5, 6, 0, 9) | {"category_id": number},
+        person(7, 5, 6, 7, 9, score=0.1) | {"category_id": number},
+    ]
+    categories = [{"id": number + 1, "name": "dog"}, {"id": number, "name": "Person"}]
+    content = {"images": [image(7, "x.jpg")], "annotations": labels, "categories": categories}
+    counted = {
+        "of another category than person": 1,
+        "crowds": 1,
+        "without extent": 1,
+        "with a score below 0.5": 1,
+    }
+    whole = CocoBoxes(written(tmp_path, content), threshold=0.5)
+    names = written(tmp_path, content | {"annotations": []}, "names.json")
+    listed = CocoBoxes(written(tmp_path, labels, "list.json"), names=names, threshold=0.5)
+    for source in (whole, listed):
+        assert boxes(source, "/data/x.jpg") == [[1, 2, 3, 4]]
+        assert source.left_out == counted
+
+
+@pytest.mark.parametrize("name", ["antelope", "people"])
+def test_a_file_without_persons_is_refused(tmp_path: Path, name: str) -> None:
+    content = {
+        "images": [image(7, "x.jpg")],
+        "annotations": [person(7, 1, 2, 3, 4)],
+        "categories": [{"id": 1, "name": name}],
+    }
+    with pytest.raises(DataError, match=rf"boxes\.json: .*{name}"):
+        CocoBoxes(written(tmp_path, content))
+
+
 def test_folders_in_names_tell_equal_names_apart(tmp_path: Path) -> None:
     content = {
         "images": [image(1, "a/x.jpg"), image(2, "b/x.jpg"), image(3, "c/y.jpg")],

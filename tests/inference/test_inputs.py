@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from pnfs.data.persons import DataError
-from pnfs.inference.inputs import Video, find_inputs, natural_key, read_picture
+from pnfs.inference.inputs import (
+    Video,
+    counted_by_suffix,
+    find_inputs,
+    natural_key,
+    passed_over,
+    read_picture,
+)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -68,6 +75,85 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=problem):
             find_inputs(asked, tmp_path / "out")
+
+
+def test_files_passed_over_are_counted_by_kind(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "in/a.jpg", "in/b.heic", "in/c.HEIC", "in/sub/d.gif", "in/notes", "in/.hidden",
+        "out/overlays/e.gif",
+    )  # fmt: skip
+    out = tmp_path / "out"
+    others = passed_over(tmp_path, out)
+    assert sorted(path.name for path in others) == ["b.heic", "c.HEIC", "d.gif", "notes"]
+    assert counted_by_suffix(others) == (
+        ".gif 1 (d.gif), .heic 2 (b.heic, c.HEIC), no suffix 1 (notes)"
+    )
+    assert [path.name for path in passed_over(f"{tmp_path}/in/*.heic", out)] == ["b.heic"]
+    both = passed_over([tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/a.jpg"], out)
+    assert len(both) == 4
+    # A file that is asked for by name is not passed over but read, or refused.
+    assert passed_over(tmp_path / "in/b.heic", out) == []
+
+
+def test_a_folder_of_unknown_pictures_names_them(tmp_path: Path) -> None:
+    touch(tmp_path, "a.heic", "b.gif")
+    with pytest.raises(DataError) as caught:
+        find_inputs(tmp_path, tmp_path / "out")
+    assert "a.heic" in str(caught.value)
+    assert "b.gif" in str(caught.value)
+
+
+def test_a_missing_relative_input_is_located(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        find_inputs("pictures", tmp_path / "out")
+    assert str(tmp_path / "pictures") in str(caught.value)
+
+
+RAMP = np.linspace(0, 1, 2400).reshape(40, 60)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "values"),
+    [
+        (".tif", RAMP.astype(np.float32)),
+        (".tif", (255 * RAMP).astype(np.float32)),
+        (".tif", (65535 * RAMP).astype(np.float32)),
+        (".tif", (65535 * RAMP).astype(np.uint16)),
+        (".png", (65535 * RAMP).astype(np.uint16)),
+        (".tif", (65535 * RAMP).astype(np.int32)),
+        (".tif", (255 * RAMP).astype(np.int32)),
+    ],
+)
+def test_numbers_of_any_kind_are_scaled(tmp_path: Path, suffix: str, values: np.ndarray) -> None:
+    Image.fromarray(values).save(tmp_path / f"x{suffix}")
+    found = read_picture(tmp_path / f"x{suffix}").astype(float)
+    np.testing.assert_allclose(found, np.repeat((255 * RAMP)[..., None], 3, -1), atol=1.01)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (RAMP - 0.5).astype(np.float32),
+        np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32),
+        np.where(RAMP > 0.5, np.inf, RAMP).astype(np.float32),
+        (1e6 * RAMP).astype(np.float32),
+        (1e6 * RAMP).astype(np.int32),
+        (200 * RAMP).astype(np.uint16),
+    ],
+)
+def test_numbers_without_a_scale_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match=r"x\.tif"):
+        read_picture(tmp_path / "x.tif")
+
+
+def test_black_stays_black(tmp_path: Path) -> None:
+    for values in (np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint16)):
+        Image.fromarray(values).save(tmp_path / "x.tif")
+        assert not read_picture(tmp_path / "x.tif").any()
 
 
 def photograph() -> np.ndarray:

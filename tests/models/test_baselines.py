@@ -93,7 +93,7 @@ def test_a_baseline_is_a_pose_network_of_one_part(networks, name: str, dim: int)
     assert torch.equal(network.joint_maps(maps), maps)
     assert network.parts.names == ("whole_body",)
     assert network.architecture_parameters() == {}
-    assert network.fabrics() == {}
+    assert network.named_fabrics() == {}
     assert len(network.weight_parameters()) == len(list(network.parameters()))
     with pytest.raises(ValueError, match="must divide by 32, got 65x64"):
         network(torch.zeros(1, 3, 65, 64))

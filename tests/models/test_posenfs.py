@@ -10,7 +10,8 @@ from pnfs.body import COCO, MPII
 from pnfs.models import REFERENCE, PoseFabricNetwork
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.operations import BACKBONE_OPERATIONS, SeparableConv
-from pnfs.models.posenfs import PARTS, describe_reference, read_fabric
+from pnfs.models.posenfs import describe_reference, read_fabric
+from pnfs.models.posenfs_parts import PARTS
 from pnfs.models.reference import OPERATION_NAMES, load_reference_state_dict
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
 
@@ -142,6 +143,13 @@ def test_a_missing_entry_and_a_wrong_shape_are_named() -> None:
         load(state | {"backbone.stem.0.weight": torch.zeros(64, 1, 3, 3)})
 
 
+def test_parts_that_do_not_stack_are_named() -> None:
+    state, _, _ = made()
+    for shape in ((), (8, 9, 1, 1)):
+        with pytest.raises(ValueError, match=r"head_part\.cell_5_0"):
+            load(state | {"head_part.cell_5_0.channel_keep.weight": torch.zeros(shape)})
+
+
 def load(state: dict[str, Tensor], operators: tuple[str, ...] = FOUR) -> None:
     told = describe_reference(state)
     network = PoseFabricNetwork(
@@ -245,6 +253,9 @@ def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
         ("head_part.alphas", (4, 1, 4), "head_part: 4 alphas for 6 cells"),
         ("head_part.alphas", (1, 5), "not alike"),
         ("head_part.cell_6_0.channel_keep.weight", (8, 8, 1, 1), "missing: cell_3_3"),
+        ("head_part.cell_999999999_0.channel_keep.weight", (8, 8, 1, 1), "cell_999999999_0"),
+        ("head_part.cell_3_0.channel_keep.weight", (), r"channel_keep\.weight has shape \(\)"),
+        ("head_part.final_layer.1.weight", (), r"final_layer\.1\.weight has shape \(\)"),
     ],
 )
 def test_entries_that_contradict_each_other_are_refused(name, shape, message) -> None:

@@ -36,8 +36,9 @@ def batches(arrays: Mapping[str, np.ndarray], first: int, count: int) -> list[di
         found.append(
             {
                 "image": images,
-                "joints": torch.from_numpy(arrays["joints"][step]).double(),
+                "joints_crop": torch.from_numpy(arrays["joints"][step]).double(),
                 "labelled": torch.from_numpy(arrays["visible"][step]),
+                "sample_index": torch.arange(len(images)),
             }
         )
     return found

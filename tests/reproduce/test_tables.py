@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_trade_off
+from pnfs.reproduce.page import grid, page
+from pnfs.reproduce.published import Printed, Published
 from pnfs.reproduce.results import PlannedRun, RowResult, read_results, scale
-from pnfs.reproduce.tables import grid, markdown, summary, to_csv, write_table
+from pnfs.reproduce.tables import summary, to_csv, write_table
 from pnfs.reproduce.targets import Row, Target, TargetError, chosen_rows, read_target
 from pnfs.training.records import write_result
 
@@ -29,8 +31,13 @@ SETTINGS: dict[str, Any] = {
 def record(score: float, *, seconds: float = 43_200.0, device: str = "H100") -> dict[str, Any]:
     return {
         "score": score,
-        "scores": {"PCKh@0.5": score, "PCKh@0.5/head": 90.0, "PCKh@0.1": 1.0},
-        "cost": {"parameters": 3_300_000, "live_parameters": 2_890_000, "macs": 1_250_000_000},
+        "scores": {"PCKh@0.5": score, "PCKh@0.5/head": 90.0, "PCKh@0.1": 1.0, "PCKh@0.11": 2.0},
+        "cost": {
+            "parameters": 3_300_000,
+            "live_parameters": 2_890_000,
+            "macs": 1_250_000_000,
+            "macs_by_output": 3 * 2**29,
+        },
         "seconds": seconds,
         "device": device,
         "config": SETTINGS,
@@ -45,12 +52,17 @@ def target_of(*rows: Row, kind: Any = "table", profile: str = "smoke") -> Target
     return Target(
         name="table9", title="Table IX: numbers", tests="Does it add up?", source="a book",
         kind=kind, profile=profile, profile_says="worth nothing.", overrides=(), rows=rows,
+        published=tuple(row.paper for row in rows if row.paper),
     )  # fmt: skip
 
 
-SEEDED = Row("seeded", (), (0, 1, 2), {"PCKh@0.5": (87.1, 0.2), "parameters": 3.3e6, "macs": 1.2e9})
-LONELY = Row("lonely", (), (0,), {"PCKh@0.5": 86.0}, note="on its own")
-HIDDEN = Row("hidden", (), (), {"PCKh@0.5": 85.0}, cannot="labels are hidden")
+def printed(text: str, deviation: str = "", name: str = "PCKh@0.5", **others: str) -> Published:
+    return Published(f"method {text}", False, {name: Printed(text, deviation)}, others)
+
+
+SEEDED = Row("seeded", (), (0, 1, 2), printed("87.1", "0.2", params="3.3", flops="1.2"))
+LONELY = Row("lonely", (), (0,), printed("86.0"), note="on its own")
+HIDDEN = Row("hidden", (), (), printed("85.0"), cannot="labels are hidden")
 TARGET = target_of(SEEDED, LONELY, HIDDEN)
 
 
@@ -75,13 +87,18 @@ def test_markdown_holds_ours_beside_the_papers(results: list[RowResult]) -> None
     assert seeded["paper: PCKh@0.5"] == "87.1 ± 0.2"
     # Mean of 10 and 14; deviation sqrt(((10-12)^2 + (14-12)^2) / (2-1)).
     assert seeded["ours (smoke): PCKh@0.5"] == "12.0 ± 2.8"
-    assert seeded["paper: parameters, MACs"] == "3.3 M, 1.2 G"
-    assert seeded["ours: parameters (live), MACs"].startswith("3.30 M (2.89 M), 1.2")
+    assert (seeded["paper: parameters (M)"], seeded["paper: MACs (G)"]) == ("3.3", "1.2")
+    assert (seeded["ours: live parameters (M)"], seeded["ours: all parameters (M)"]) == (
+        "2.89",
+        "3.30",
+    )
+    assert seeded["ours: MACs (G, 10^9)"] == "1.250"
+    assert seeded["ours: MACs (G, counted as the paper's)"] == "1.500"
     # Half a day on two devices.
-    assert seeded["search time"] == "1 GPU-days (H100)"
+    assert seeded["ours: search time"] == "1 GPU-days (H100)"
     assert seeded["seeds"] == "2 of 3"
     assert table["lonely"]["ours (smoke): PCKh@0.5"] == "missing"
-    assert table["lonely"]["search time"] == "–"
+    assert table["lonely"]["ours: search time"] == "–"
     assert table["hidden"]["ours (smoke): PCKh@0.5"] == "not possible here"
     # The paper's numbers and ours never share a column.
     assert not any(name.startswith("paper") and "smoke" in name for name in header)
@@ -90,7 +107,7 @@ def test_markdown_holds_ours_beside_the_papers(results: list[RowResult]) -> None
 def test_page_names_profile_scale_source_notes_and_what_is_missing(
     results: list[RowResult],
 ) -> None:
-    text = markdown(TARGET, results)
+    text = page(TARGET, results)
     assert text.startswith("# Table IX: numbers (profile smoke)\n")
     for part in (
         "Does it add up?", "a book", "worth nothing.", "40 persons train, 20 validate",
@@ -108,7 +125,7 @@ def test_page_and_records_say_what_was_asked_of_all_rows_and_no_places(tmp_path:
         "backbone.weights=/home/me/net.pth",
         "~logger",
     )
-    rows = [Row("one", ("parts=p1",), (0,), {}), Row("two", ("parts=p3",), (0, 1), {})]
+    rows = [Row("one", ("parts=p1",), (0,)), Row("two", ("parts=p3",), (0, 1))]
     runs = [
         PlannedRun(
             row, seed, ("profile=smoke", *asked, *row.overrides, f"seed={seed}"), tmp_path, {}
@@ -135,7 +152,8 @@ def test_csv_holds_full_precision_and_empty_cells_for_what_is_missing(
     assert float(seeded["ours PCKh@0.5 sd"]) == pytest.approx(8**0.5)
     assert float(seeded["paper PCKh@0.5 sd"]) == 0.2
     assert float(seeded["search_device_days"]) == 1.0
-    assert seeded["macs"] == "1250000000"
+    assert (seeded["macs"], seeded["macs_as_published"]) == ("1250000000", "1500000000")
+    assert (seeded["paper parameters (M)"], seeded["published"]) == ("3.3", "own")
     assert (seeded["seeds_finished"], seeded["seeds_planned"]) == ("2", "3")
     for name in ("ours PCKh@0.5", "ours PCKh@0.5 sd", "parameters", "search_device_days"):
         assert rows["lonely"][name] == ""
@@ -158,7 +176,7 @@ def test_terminal_shows_the_score_that_counts(results: list[RowResult]) -> None:
 
 
 def test_fractions_keep_three_digits(tmp_path: Path) -> None:
-    row = Row("coco", (), (0,), {"AP": 0.674})
+    row = Row("coco", (), (0,), printed("0.674", name="AP"))
     run = planned(tmp_path, row, 0)
     assert run.folder is not None
     write_result(run.folder, record(0.0) | {"scores": {"AP": 0.1234}})
@@ -233,9 +251,15 @@ NAMES = [f"table{n}" for n in range(2, 8)] + ["figure5", "figure6", "figure7_8"]
 def write_target(root: Path, text: str) -> None:
     (root / "t").mkdir(parents=True)
     (root / "t" / "target.yaml").write_text(text)
+    (root / "t" / "paper.csv").write_text(PAPER)
     (root / "profiles.yaml").write_text("smoke: x\npaper: y\n")
 
 
+PAPER = """# Source: a book.
+method,who,x,y,y_std,params,flops
+cited one,cited,0.5,,,,
+"a, b",ours,1,2.00,0.5,3.3,
+"""
 GOOD = """
 title: T
 tests: A sentence.
@@ -243,8 +267,9 @@ source: S
 kind: table
 overrides: [a=1]
 profiles: {smoke: {overrides: [b=2]}}
+scores: {y: Y, x: X}
 rows:
-  - {label: one, overrides: [c=3], seeds: [4], paper: {X: 1, Y: [2, 0.5]},
+  - {label: one, overrides: [c=3], seeds: [4], paper: "a, b",
      profiles: {smoke: {overrides: [d=4], note: n}, paper: {cannot: hidden}}}
 """
 
@@ -255,7 +280,10 @@ def test_description_is_read(tmp_path: Path) -> None:
     assert (smoke.overrides, paper.overrides) == (("a=1", "b=2"), ("a=1",))
     (row,) = smoke.rows
     assert (row.overrides, row.seeds, row.note, row.cannot) == (("c=3", "d=4"), (4,), "n", "")
-    assert row.paper == {"X": 1.0, "Y": (2.0, 0.5)}
+    assert row.paper is not None
+    assert dict(row.paper.scores) == {"Y": Printed("2.00", "0.5"), "X": Printed("1")}
+    assert (row.paper.number("params"), row.paper.number("flops")) == (3.3, None)
+    assert [other.method for other in smoke.published_alone] == ["cited one"]
     assert paper.rows[0].cannot == "hidden"
 
 
@@ -276,7 +304,8 @@ def test_rows_are_chosen_from_any_of_the_targets(tmp_path: Path) -> None:
         ("kind: table", "kind: tabel", "kind is 'tabel'"),
         ("tests: A sentence.\n", "", "lacks tests"),
         ("overrides: [c=3]", "override: [c=3]", "lacks overrides and has an unknown key override"),
-        ("X: 1", "X: one", "'one' is neither a number"),
+        ('paper: "a, b"', "paper: c", "row 'one': paper is 'c', which is no method in paper.csv"),
+        ("{y: Y, x: X}", "[y, x]", "not a mapping of columns"),
         ("note: n", "noet: n", "unknown key noet"),
         ("rows:", "rows: [", "cannot be read"),
     ],
@@ -306,19 +335,3 @@ def test_shipped_target_is_complete(name: str, profile: str) -> None:
     assert target.rows
     assert "1909.07068" in target.source
     assert target.tests.endswith("?")
-
-
-# The paper's numbers, copied a second time from its tables: PCKh@0.5 by row.
-PUBLISHED = {
-    "table2": [(87.1, 0.2), 87.1, 87.0],
-    "table3": [86.4, 87.0, 87.1, 87.3],
-    "table4": [90.2],
-    "table5": [89.6, 90.3, 89.9, 90.1],
-    "table6": [86.8, 86.9, 87.0, 86.8, 88.5, 88.7, 90.3, 90.2],
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_scores_are_the_papers(name: str) -> None:
-    rows = read_target(ROOT, name, "paper").rows
-    assert [row.paper["PCKh@0.5"] for row in rows] == PUBLISHED[name]

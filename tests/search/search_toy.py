@@ -15,8 +15,9 @@ from pnfs.codec.targets import gaussian_targets
 from pnfs.data.dataset import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
-from pnfs.models import NeuralFabrics, PoseNetwork
+from pnfs.models.fabrics import NeuralFabrics
 from pnfs.models.layers import PartConv2d
+from pnfs.models.network import normalise_images
 from pnfs.models.operations import Operation, Skip
 from pnfs.search import SearchStrategy
 from pnfs.training.module import PoseModule
@@ -43,6 +44,7 @@ class ToyNetwork(nn.Module):
     """The image's colours are the target maps; one cell stands between them and the output."""
 
     stride = 4
+    normalise = staticmethod(normalise_images)
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,9 +70,6 @@ class ToyNetwork(nn.Module):
         std = images.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
         maps = F.pad(F.avg_pool2d(images * std + mean, 4), (0, 0, 0, 0, 0, 1))
         return self.gain * self.cells({4: maps})[4][:, :3]
-
-    normalise = PoseNetwork.normalise
-    channel_order = "rgb"
 
     def joint_maps(self, part_maps: Tensor) -> Tensor:
         return part_maps
@@ -108,10 +107,10 @@ class ToyPeople(Dataset):
         picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
         return {
             "image": (picture * 255).round().to(torch.uint8),
-            "joints": joints,
+            "joints_crop": joints,
             "labelled": torch.ones(3, dtype=torch.bool),
             "to_image": torch.eye(2, 3),
-            "target": joints,
+            "joints_image": joints,
             "reference_length": torch.tensor(8.0),
             "sample_index": torch.tensor(index),
         }

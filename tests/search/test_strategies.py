@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -135,6 +136,23 @@ def test_first_order_moves_them_only_by_its_own_optimiser() -> None:
     module, before, weights = train_on_people(FirstOrder(lr=0.003), lr=0.0)
     assert not torch.equal(architecture(module)["head/alpha"], before["head/alpha"])
     assert not moved_weights(module, weights)
+
+
+class HookedData(ToyData):
+    """Counts the batches that are finished on the device."""
+
+    finished = 0
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.finished += 1
+        return super().on_after_batch_transfer(batch, dataloader_idx)
+
+
+@pytest.mark.parametrize("strategy", [FirstOrder, SecondOrder])
+def test_batches_of_both_halves_are_finished_on_the_device(strategy: Any) -> None:
+    data = HookedData()
+    toy_fit(strategy(), data=data, max_steps=2)
+    assert data.finished == 4
 
 
 def displaced(data: ToyData, rows: list[int]) -> ToyData:

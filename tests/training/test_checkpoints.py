@@ -150,7 +150,7 @@ def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
         "pnfs.training.records.write_result",
         # Packages of ours that a checkpoint has no business in.
         "pnfs.commands.main.main",
-        "pnfs.viz.poses.save_image",
+        "pnfs.viz.style.save_image",
         "pnfs.data",
         "pnfs.data.absent.Absent",
         "pnfs.dataset.Fake",

@@ -61,10 +61,10 @@ def rows(count: int) -> list[dict[str, np.ndarray]]:
         samples.append(
             {
                 "image": random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8),
-                "joints": joints,
+                "joints_crop": joints,
                 "labelled": random.random(K) < 0.8,
                 "to_image": np.array([[2, 0, 10], [0, 2, 20]], np.float32),
-                "target": joints * 2 + np.array([10, 20], np.float32),
+                "joints_image": joints * 2 + np.array([10, 20], np.float32),
                 "reference_length": np.float32(40),
                 "sample_index": np.int64(index),
             }
@@ -139,7 +139,7 @@ def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
             k = LSP.joints.index(joint)
             for sample in range(len(maps)):
                 if samples["labelled"][sample, k]:
-                    x, y = (int(v / 4 + 0.5) for v in samples["joints"][sample, k].tolist())
+                    x, y = (int(v / 4 + 0.5) for v in samples["joints_crop"][sample, k].tolist())
                     target = torch.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * sigma**2))
                     target[((xs - x).abs() > 3 * sigma) | ((ys - y).abs() > 3 * sigma)] = 0
                     total += (maps[sample, row] - target).square().mean().item()
@@ -220,7 +220,7 @@ def test_validation_logs_the_benchmarks_score() -> None:
     for sample in range(5):
         for k in range(K):
             if everything["labelled"][sample, k]:
-                error = math.dist(locations[sample, k], everything["target"][sample, k])
+                error = math.dist(locations[sample, k], everything["joints_image"][sample, k])
                 labelled += 1
                 right += error <= 0.2 * 40
     assert logged["val/PCK@0.2"] == pytest.approx(100 * right / labelled, rel=1e-5)
@@ -238,7 +238,7 @@ def test_a_perfect_network_scores_a_hundred() -> None:
         maps = torch.zeros(len(images), len(pose.network.map_joints), 16, 16)
         for row, k in enumerate(pose.network.map_joints.tolist()):
             for sample in range(len(images)):
-                x, y = (samples["joints"][sample, k] / 4).round().long().tolist()
+                x, y = (samples["joints_crop"][sample, k] / 4).round().long().tolist()
                 maps[sample, row, y, x] = 1
         return maps
 
@@ -247,7 +247,7 @@ def test_a_perfect_network_scores_a_hundred() -> None:
     locations, _ = pose.locate(maps, samples)
     # Half a heatmap pixel and the quarter offset, in each direction, are lost.
     limit = 2 * 4 * math.hypot(0.75, 0.75)
-    assert (locations - samples["target"]).norm(dim=-1).max() < limit
+    assert (locations - samples["joints_image"]).norm(dim=-1).max() < limit
 
 
 def test_a_checkpoints_network_can_be_loaded_alone() -> None:

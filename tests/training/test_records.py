@@ -1,8 +1,8 @@
 """What makes a run the same run, and its one record."""
 
 import contextlib
-import copy
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -10,19 +10,23 @@ from typing import Any
 
 import pytest
 
+from pnfs.training.finite import NonFiniteLossError
+from pnfs.training.identity import PERSONS, run_folder, run_identity
 from pnfs.training.records import (
     RESULT,
     STATE,
+    OtherRunError,
     RunBusyError,
+    UnfinishedError,
     cause_of,
-    defining_part,
     find_runs,
+    find_same,
+    keep_failure,
     kept_state,
     provenance,
     read_result,
     read_run,
-    run_folder,
-    run_hash,
+    require_same,
     write_result,
 )
 
@@ -51,100 +55,17 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def changed(key: str, value: Any) -> dict[str, Any]:
-    config = copy.deepcopy(CONFIG)
-    *path, last = key.split(".")
-    holder = config
-    for step in path:
-        holder = holder[step]
-    holder[last] = value
-    return config
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("seed", 1),
-        ("epochs", 201),
-        ("input_size", [256, 192]),
-        ("batch_size", 32),
-        ("dataset._target_", "pnfs.data.coco.COCO"),
-        ("parts.mpii", {"body": ["head_top"]}),
-        ("model.channels", 12),
-        ("model.backbone.weights", "/a/other.pth"),
-        ("backbone.weights", "imagenet"),
-        ("optimizer.lr", 2e-3),
-        ("trainer.precision", "bf16-mixed"),
-        ("trainer.devices", 2),
-        ("data.cache", None),
-        ("trainer.limit_train_batches", 3),
-    ],
-)
-def test_what_changes_the_result_makes_another_run(key: str, value: Any) -> None:
-    assert run_hash(changed(key, value)) != run_hash(CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("run_root", "/elsewhere"),
-        ("name", "other"),
-        ("workers", 8),
-        ("eval_batch_size", 1),
-        ("restart", True),
-        ("evaluate_untrained", True),
-        ("dataset.root", "/moved/mpii"),
-        ("dataset.check_images", False),
-        ("data.workers", 8),
-        ("data.cache", "/elsewhere/cache"),
-        ("data.resident", True),
-        ("optimizer.fused", True),
-        ("acceleration", {"compile": "default"}),
-        ("data.eval_batch_size", 1),
-        ("model.backbone.weights", "/b/weights.pth"),
-        ("backbone.weights", "/b/weights.pth"),
-        ("trainer.accelerator", "cpu"),
-        ("trainer.log_every_n_steps", 1),
-        ("logger.wandb", {"project": "pnfs"}),
-    ],
-)
-def test_where_and_how_it_runs_does_not_make_another_run(key: str, value: Any) -> None:
-    assert run_hash(changed(key, value)) == run_hash(CONFIG)
-
-
-def test_hash_is_of_the_content_not_of_the_order_of_keys() -> None:
-    turned = dict(reversed(CONFIG.items()))
-    assert run_hash(turned) == run_hash(CONFIG)
-    assert len(run_hash(CONFIG)) == 8
-    assert int(run_hash(CONFIG), 16) >= 0
-
-
-def test_configuration_is_left_as_it_is() -> None:
-    before = copy.deepcopy(CONFIG)
-    part = defining_part(CONFIG)
-    part["optimizer"]["lr"] = 0.0
-    assert before == CONFIG
-
-
-def test_configuration_without_the_optional_keys_has_a_hash() -> None:
-    assert run_hash({"seed": 0}) != run_hash({"seed": 1})
-
-
-def test_run_folder_is_root_name_hash() -> None:
-    assert run_folder(CONFIG) == Path("runs") / "train" / run_hash(CONFIG)
-    assert run_folder(changed("run_root", "~/runs")).parts[: len(Path.home().parts)] == (
-        Path.home().parts
-    )
-
-
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
-    record = {"score": 12.5, "scores": {"PCKh@0.5": 12.5, "PCKh@0.5/head": float("nan")}}
+    unknown = {"PCKh@0.5/head": math.nan, "PCKh@0.5/hip": -math.inf}
+    record = {"score": 12.5, "scores": {"PCKh@0.5": 12.5} | unknown, "list": [math.inf, 1]}
     folder = tmp_path / "not" / "there" / "yet"
     assert write_result(folder, record) == folder / RESULT
     back = read_result(folder)
     assert back is not None
     assert back["score"] == 12.5
-    assert str(back["scores"]["PCKh@0.5/head"]) == "nan"
+    # JSON has neither nan nor infinity.
+    assert back["scores"] == {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
+    assert back["list"] == [None, 1]
     assert [path.name for path in folder.iterdir()] == [RESULT]
 
 
@@ -177,41 +98,6 @@ def test_provenance_says_what_ran_where() -> None:
     assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
 
 
-def test_another_dataset_of_the_same_class_makes_another_run() -> None:
-    assert run_hash(changed("dataset.root", "data/mpii_small")) != run_hash(CONFIG)
-
-
-# --- what a path stands for
-
-
-@pytest.mark.parametrize("key", ["architecture", "initial"])
-def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> None:
-    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "found.json").write_text(content)
-    hashes = [
-        run_hash(CONFIG | {key: str(tmp_path / name / "found.json")}) for name in ("a", "b", "c")
-    ]
-    assert hashes[0] == hashes[1] != hashes[2]
-    assert hashes[0] != run_hash(CONFIG | {key: None})
-
-
-def test_run_given_by_its_folder_counts_by_its_name(tmp_path: Path) -> None:
-    for root in ("here", "there"):
-        (tmp_path / root / "1a2b").mkdir(parents=True)
-    here, there = (
-        {"strategy": {"architecture": str(tmp_path / root / "1a2b")}} for root in ("here", "there")
-    )
-    assert run_hash(here) == run_hash(there)
-    assert run_hash(here) != run_hash({"strategy": {"architecture": "runs/3c4d"}})
-
-
-def test_moved_files_of_a_dataset_are_the_same(tmp_path: Path) -> None:
-    assert run_hash({"dataset": {"detections": "/a/boxes.json"}}) == run_hash(
-        {"dataset": {"detections": "/b/boxes.json"}}
-    )
-
-
 # --- states
 
 
@@ -236,6 +122,8 @@ def test_state_follows_a_run(tmp_path: Path) -> None:
         (ValueError("bad\nimage"), "failed", "ValueError: bad image"),
         (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
         (SystemExit(1), "interrupted", "SystemExit: 1"),
+        (UnfinishedError("2 of 3 epochs"), "interrupted", "2 of 3 epochs"),
+        (NonFiniteLossError("nan in step 7"), "failed", "nan in step 7"),
     ],
 )
 def test_state_tells_how_a_run_ended(
@@ -312,3 +200,48 @@ def test_cause_is_the_innermost_error_in_a_line() -> None:
     outer.__cause__ = OSError("disk\n full")
     assert cause_of(outer) == "OSError: disk full"
     assert cause_of(RunBusyError("wait")) == "wait"
+
+
+# --- files of another run
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 1}, ["seed"]), ({PERSONS: {"train": "a", "val": "c"}}, ["persons.val"])],
+)
+def test_file_of_another_run_is_refused_with_what_differs(
+    tmp_path: Path, change: dict[str, Any], named: list[str]
+) -> None:
+    ours = run_identity(CONFIG, {"train": "a", "val": "b"})
+    require_same(tmp_path / RESULT, json.loads(json.dumps(ours)), ours)
+    with pytest.raises(OtherRunError) as refusal:
+        require_same(tmp_path / RESULT, ours | change, ours)
+    assert str(tmp_path / RESULT) in str(refusal.value)
+    assert all(key in str(refusal.value) for key in named)
+
+
+def test_paused_run_is_not_recorded_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(UnfinishedError), kept_state(tmp_path, CONFIG):
+        raise UnfinishedError("paused")
+    keep_failure(tmp_path, CONFIG, UnfinishedError("paused"))
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "interrupted"
+    keep_failure(tmp_path, CONFIG, ValueError("no data"))
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "failed"
+
+
+def test_runs_of_a_configuration_are_found_without_their_data(tmp_path: Path) -> None:
+    config = CONFIG | {"run_root": str(tmp_path)}
+    for digest in ("a", "b"):
+        persons = {"train": digest, "val": "v"}
+        record = {"config": config, "identity": run_identity(config, persons)}
+        write_result(run_folder(config, persons), record)
+    other = config | {"seed": 1}
+    write_result(run_folder(other), {"config": other, "identity": run_identity(other, {})})
+    moved = config | {"dataset": config["dataset"] | {"root": "/elsewhere"}}
+    assert len({run.folder for run in find_same(moved)}) == 2
+    assert [run.config["seed"] for run in find_same(other)] == [1]
+    assert find_same(config | {"seed": 2}) == []

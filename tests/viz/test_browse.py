@@ -8,6 +8,7 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.dataset import CropDataset, SampleKey
 from pnfs.data.synthetic import Synthetic
 from pnfs.viz.browse import (
+    Crops,
     chosen_persons,
     crop_sheet,
     describe_crop,
@@ -48,7 +49,7 @@ def test_crops_are_those_of_training(persons) -> None:
     """Far from the drawn joints, the sheet's pixels are the loader's, for the same seed and epoch."""
     augmentation = Augmentation()
     sheet = crop_sheet(
-        persons, [2, 7], input_size=SIZE, augmentation=augmentation, seed=4, epoch=3, height=64
+        Crops(persons, SIZE, augmentation=augmentation, seed=4, epoch=3, height=64), [2, 7]
     )
     dataset = CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=4)
     for column, row in enumerate((2, 7)):
@@ -56,11 +57,11 @@ def test_crops_are_those_of_training(persons) -> None:
         same = (cell(sheet, column) == crop).all(-1).mean()
         assert 0.5 < same < 1
     again = crop_sheet(
-        persons, [2, 7], input_size=SIZE, augmentation=augmentation, seed=4, epoch=3, height=64
+        Crops(persons, SIZE, augmentation=augmentation, seed=4, epoch=3, height=64), [2, 7]
     )
     np.testing.assert_array_equal(sheet, again)
     other = crop_sheet(
-        persons, [2, 7], input_size=SIZE, augmentation=augmentation, seed=5, epoch=3, height=64
+        Crops(persons, SIZE, augmentation=augmentation, seed=5, epoch=3, height=64), [2, 7]
     )
     assert (sheet != other).any()
 
@@ -68,7 +69,7 @@ def test_crops_are_those_of_training(persons) -> None:
 def test_twin_is_the_exact_mirror_image(persons) -> None:
     """Colour changes and rotation are drawn alike; only sides of the drawn skeleton differ."""
     sheet = flip_sheet(
-        persons, [1], input_size=SIZE, augmentation=Augmentation(colour=1.0), seed=2, height=64
+        Crops(persons, SIZE, augmentation=Augmentation(colour=1.0), seed=2, height=64), [1]
     )
     plain, twin = cell(sheet, 0).astype(int), cell(sheet, 1).astype(int)
     # warpAffine rounds the two crops' coordinates differently, by one grey level here and there.
@@ -96,14 +97,14 @@ def test_part_maxima_are_over_the_parts_joints() -> None:
 
 
 def test_targets_glow_where_the_joints_are(persons) -> None:
-    sheet = target_sheet(persons, [0, 3], parts=PARTS, input_size=SIZE, height=64)
+    sheet = target_sheet(Crops(persons, SIZE, height=64), [0, 3], parts=PARTS)
     dataset = CropDataset(persons, input_size=SIZE)
     for row, index in enumerate((0, 3)):
         sample = dataset[index]
         for column, part in enumerate(PARTS.parts.values(), start=1):
             picture = cell(sheet, column, row).astype(int)
             for k in MPII.indices(list(part)):
-                x, y = np.round(sample["joints"][k] / 4).astype(int) * 4
+                x, y = np.round(sample["joints_crop"][k] / 4).astype(int) * 4
                 if sample["labelled"][k] and 0 <= x < 48 and 0 <= y < 64:
                     # The peak of the colour map is a pale yellow; the crop beneath is grey.
                     assert picture[y, x, 0] > 180

@@ -3,16 +3,18 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pnfs.data.persons import DataError
-from pnfs.viz.dashboard import RunCard, dashboard_page
+from pnfs.viz.cards import RunCard
+from pnfs.viz.dashboard import dashboard_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
@@ -27,9 +29,11 @@ class Page(HTMLParser):
         self.cells: list[list[str]] = []
         self.open_cell = False
         self.feed(text)
+        self.cells = [[" ".join(cell.split()) for cell in row] for row in self.cells]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.open_cell = self.open_cell and tag not in ("tr", "th", "td", "table", "section")
         if tag == "tr":
             self.cells.append([])
         if tag == "td":
@@ -37,7 +41,7 @@ class Page(HTMLParser):
             self.open_cell = True
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "td":
+        if tag in ("td", "tr", "tbody", "table"):
             self.open_cell = False
 
     def handle_data(self, data: str) -> None:
@@ -48,20 +52,33 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def page_of(cards: Sequence[RunCard], **given: Any) -> str:
+    text, problems = dashboard_page(cards, **({"title": "runs"} | given))
+    assert problems == []
+    return text
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Path:
+    path = tmp_path / "metrics.csv"
+    lines = [f"{e},{e},{1 / (1 + e)},{10 * e}" for e in range(4)]
+    path.write_text("\n".join(["epoch,step,train/loss_epoch,val/score", *lines]) + "\n")
+    return path
+
+
 def card(number: int, picture: Path | None = None, **given: object) -> RunCard:
-    epochs = np.arange(4.0)
     known = {
-        "path": f"table6/{number:08x}",
+        "run": f"table6/{number:08x}",
         "state": "finished",
-        "name": "table6",
         "benchmark": "LSPET",
-        "summary": f"LSPET PoseFabricNetwork seed {number}",
+        "row": str(number),
+        "label": f"table6: d={number}",
+        "what": f"LSPET PoseFabricNetwork seed {number}",
         "score": 50.0 + number,
         "score_name": "PCK@0.2",
         "parameters": 1_500_000,
         "macs": (number + 1) * 100_000_000,
         "seconds": 60.0 * (number + 1),
-        "curves": {"val/score": (epochs, epochs * 10), "train/loss": (epochs, 1 / (1 + epochs))},
         "pictures": {} if picture is None else {"architecture": picture},
     }
     return RunCard(**(known | given))  # type: ignore[arg-type]
@@ -77,45 +94,90 @@ def picture(tmp_path: Path) -> Path:
 def test_row_says_what_the_run_is(picture: Path) -> None:
     failed = card(
         1, state="failed", cause="out of memory", score=None, parameters=None, macs=None,
-        seconds=None, curves={}, differences={"seed": "1"},
+        seconds=None, differences={"seed": "1"},
     )  # fmt: skip
-    page = Page(dashboard_page([card(0, picture), failed], title="runs"))
-    _, first, second = page.cells
-    assert first[:8] == [
-        "table6/00000000", "finished", "table6", "50.0 PCK@0.2", "1.50 M", "0.1 G", "60 s",
+    page = Page(page_of([card(0, picture), failed]))
+    first, second = (cells for cells in page.cells if len(cells) == 7)
+    assert first == [
+        "table6/00000000", "finished", "50.0 PCK@0.2", "1.50 M", "0.1 G", "60 s",
         "LSPET PoseFabricNetwork seed 0",
     ]  # fmt: skip
     assert second[1] == "failed"
-    assert second[3:7] == ["–"] * 4
-    assert second[8] == "out of memory seed=1"
+    assert second[2:6] == ["–"] * 4
+    assert second[6] == "out of memory LSPET PoseFabricNetwork seed 1 seed=1"
     # The table sorts by numbers, not by their texts.
     values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
     assert values == ["50", "1500000", "100000000", "60", "", "", "", ""]
 
 
-def test_curves_and_points_carry_their_run() -> None:
-    page = Page(dashboard_page([card(0), card(1), card(2, curves={})], title="runs"))
-    drawn = [each["data-run"] for each in page.all("g") if each.get("class") == "run"]
+def drawn_of(page: Page) -> list[str | None]:
+    return sorted(g["data-row"] for g in page.all("g") if g.get("class") == "row")  # type: ignore[type-var]
+
+
+def test_curves_and_points_carry_their_row(metrics: Path) -> None:
+    page = Page(page_of([card(0, metrics=metrics), card(1, metrics=metrics), card(2)]))
     # Trade-off of three; scores and losses of the two that logged any.
-    assert sorted(drawn) == ["0"] * 3 + ["1"] * 3 + ["2"]
+    assert drawn_of(page) == ["0"] * 3 + ["1"] * 3 + ["2"]
     assert len(page.all("svg")) == 3
 
 
+def test_seeds_are_one_row_and_a_single_seed_looks_otherwise(metrics: Path) -> None:
+    seeds = [card(n, row="same", label="same", metrics=metrics) for n in range(3)]
+    text = page_of([*seeds, card(3, metrics=metrics)])
+    page = Page(text)
+    several, single = (cells for cells in page.cells if len(cells) == 4)
+    assert tuple(single[1:3]) == ("1", "53.0 one seed")
+    assert tuple(several[1:3]) == ("3", "51.0 ± 1.0")
+    assert set(drawn_of(page)) == {"0", "1"}
+    pieces = text.split('<g class="row" data-row="')[1:]
+    drawn = [(piece[0], piece.split("</g>")[0]) for piece in pieces]
+    assert {row for row, shape in drawn if "stroke-dasharray: " in shape} == {"1"}
+    assert {row for row, shape in drawn if "fill: #ffffff" in shape} == {"1"}
+
+
+def test_best_rows_have_colours_and_all_others_one_grey() -> None:
+    text = page_of([card(n) for n in range(40)])
+    page = Page(text)
+    assert len(page.all("svg")) == 1
+    assert set(drawn_of(page)) == {str(n) for n in range(33, 40)}
+    rows = [cells for cells in page.cells if len(cells) == 4]
+    assert [row[0] for row in rows] == [f"table6: d={n}" for n in range(39, 32, -1)]
+    assert "7 of 40 rows" in text
+
+
 def test_benchmarks_share_no_axes() -> None:
-    other = card(1, benchmark="COCO", score_name="AP", curves={})
-    text = dashboard_page([card(0, curves={}), other], title="runs")
+    other = card(1, benchmark="COCO", score_name="AP")
+    text = page_of([card(0), other])
     assert len(Page(text).all("svg")) == 2
     assert "PCK@0.2 (%)" in text
     assert "AP (%)" in text
     assert "AP, PCK" not in text
 
 
+def test_unreadable_metrics_are_named(tmp_path: Path, metrics: Path) -> None:
+    bad = tmp_path / "bad" / "metrics.csv"
+    bad.parent.mkdir()
+    bad.write_text("epoch,step,val/score\n0,1,many\n")
+    text, problems = dashboard_page([card(0, metrics=bad), card(1, metrics=metrics)], title="runs")
+    assert len(problems) == 1
+    assert str(bad) in problems[0]
+    assert len(Page(text).all("svg")) == 3
+
+
+def test_thousands_of_runs_make_a_page_of_megabytes(metrics: Path) -> None:
+    cards = [
+        card(n, row=str(n // 5), metrics=metrics, differences={f"key.number{k}": "0.001" for k in range(8)})
+        for n in range(3000)
+    ]  # fmt: skip
+    assert len(page_of(cards).encode()) < 3_000_000
+
+
 def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) -> None:
     nasty = card(
-        0, picture, path=NASTY, name=NASTY, summary=NASTY, cause=NASTY, benchmark=NASTY,
-        score_name=NASTY, differences={NASTY: NASTY}, problems=[NASTY], state="failed",
+        0, picture, run=NASTY, row=NASTY, label=NASTY, what=NASTY, cause=NASTY,
+        benchmark=NASTY, score_name=NASTY, differences={NASTY: NASTY}, state="failed",
     )  # fmt: skip
-    text = dashboard_page([nasty, card(1)], title=NASTY, subtitle=NASTY)
+    text = page_of([nasty, card(1)], title=NASTY, subtitle=NASTY)
     page = Page(text)
     assert len(page.all("script")) == 1
     assert "<script>alert" not in text
@@ -123,7 +185,7 @@ def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) 
     for _, attributes in page.tags:
         for name in ("src", "href", "xlink:href"):
             value = attributes.get(name) or "#"
-            assert value.startswith(("#", "data:image/jpeg;base64,"))
+            assert value.startswith(("#", "data:image/webp;base64,"))
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
     (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
     assert policy is not None
@@ -134,17 +196,17 @@ def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) 
 
 def test_pictures_are_the_best_runs_of_every_benchmark(picture: Path) -> None:
     cards = [card(n, picture) for n in range(3)] + [card(3, picture, benchmark="COCO", score=1.0)]
-    page = Page(dashboard_page(cards, title="runs", pictured=2))
+    page = Page(page_of(cards, pictured=2))
     assert {each["id"] for each in page.all("details")} == {"run-2", "run-3"}
     assert len(page.all("img")) == 2
 
 
 def test_pictures_are_scaled_down(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 2000, 3), dtype=np.uint8)
     path = tmp_path / "predictions.png"
     Image.fromarray(noise).save(path)
-    small = dashboard_page([card(0, path)], title="runs")
-    assert len(small) < path.stat().st_size / 10
+    small = page_of([card(0, path)])
+    assert len(small) < path.stat().st_size / 5
 
 
 def test_damaged_picture_is_one_clear_error(tmp_path: Path) -> None:
@@ -160,47 +222,60 @@ PROBE = """
 const rows = () => [...document.querySelectorAll("#runs tbody tr")];
 const seen = what => document.body.insertAdjacentHTML("beforeend", `<p class="probe">${what}</p>`);
 const heads = document.querySelectorAll("#runs th button");
-const order = () => rows().map(row => row.dataset.run).join(" ");
-heads[3].click(); seen("score down: " + order());
-heads[3].click(); seen("score up: " + order());
+const order = () => rows().map(row => row.dataset.row).join(" ");
+heads[2].click(); seen("score down: " + order());
+heads[2].click(); seen("score up: " + order());
 const box = document.getElementById("filter");
 box.value = "lspet, Seed 2"; box.dispatchEvent(new Event("input"));
-const left = rows().filter(row => row.getClientRects().length).map(row => row.dataset.run);
+const left = rows().filter(row => row.getClientRects().length).map(row => row.dataset.row);
 seen("filtered: " + left.join(" "));
-const drawn = [...document.querySelectorAll("svg .run")].filter(g => g.getClientRects().length);
-seen("drawn: " + [...new Set(drawn.map(g => g.dataset.run))].join(" "));
+const drawn = [...document.querySelectorAll("svg .row")].filter(g => g.getClientRects().length);
+seen("drawn: " + [...new Set(drawn.map(g => g.dataset.row))].join(" "));
 seen("count: " + document.getElementById("count").textContent);
+const page = document.documentElement, runs_table = document.querySelector(".scroll");
+seen("wider than the window: " + (page.scrollWidth > window.innerWidth));
+seen("wider than its box: " + (runs_table.scrollWidth > runs_table.clientWidth));
 box.value = ""; box.dispatchEvent(new Event("input"));
 }</script>
 """
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
-def test_browser_sorts_filters_and_draws(tmp_path: Path, picture: Path) -> None:
-    cards = [card(0, picture), card(1, score=None, state="running"), card(2, score=70.0)]
+def test_browser_sorts_filters_and_draws(tmp_path: Path, picture: Path, metrics: Path) -> None:
+    cards = [
+        card(0, picture, metrics=metrics),
+        card(1, score=None, state="running"),
+        card(2, score=70.0),
+    ]
     path = tmp_path / "page.html"
-    path.write_text(dashboard_page(cards, title="runs").replace("</body>", f"{PROBE}</body>"))
+    path.write_text(page_of(cards).replace("</body>", f"{PROBE}</body>"))
     shot = tmp_path / "page.png"
-    dom = in_browser(path, tmp_path, "--dump-dom")
-    probes = re.findall(r'<p class="probe">([^$<]*)</p>', dom)
-    assert probes == [
-        "score down: 2 0 1", "score up: 0 2 1", "filtered: 2", "drawn: 2", "count: 1 of 3 runs",
-    ]  # fmt: skip
+    for width in (700, 1400):
+        dom = in_browser(path, tmp_path, "--dump-dom", width)
+        assert re.findall(r'<p class="probe">([^$<]*)</p>', dom) == [
+            "score down: 2 0 1", "score up: 0 2 1", "filtered: 2", "drawn: 2", "count: 1 of 3 runs",
+            "wider than the window: false", "wider than its box: false",
+        ]  # fmt: skip
     in_browser(path, tmp_path, f"--screenshot={shot}")
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    # The curve of the first run is drawn in its colour.
-    blue = np.abs(pixels - (0x00, 0x72, 0xB2)).max(-1) < 24
-    assert blue.sum() > 200
+    # The curve of the second best row is drawn in the second colour.
+    orange = np.abs(pixels - (0xD5, 0x5E, 0x00)).max(-1) < 24
+    assert orange.sum() > 200
     assert (pixels.min(-1) > 240).mean() > 0.5
 
 
-def in_browser(path: Path, folder: Path, what: str) -> str:
+def in_browser(path: Path, folder: Path, what: str, width: int = 1400) -> str:
     assert CHROMIUM is not None
     quiet = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
     ]  # fmt: skip
-    command = [CHROMIUM, *quiet, f"--user-data-dir={folder / 'browser'}", "--window-size=1400,2000"]
+    command = [
+        CHROMIUM,
+        *quiet,
+        f"--user-data-dir={folder / 'browser'}",
+        f"--window-size={width},2000",
+    ]
     done = subprocess.run(
         [*command, what, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )

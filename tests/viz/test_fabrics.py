@@ -8,13 +8,15 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 import torch
-from matplotlib.patches import FancyArrow, Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.text import Text
 
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture
 from pnfs.models.backbones import FabricBackbone, MobileNetV2
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
-from pnfs.viz.fabrics import draw_fabrics, plot_trajectory
+from pnfs.viz.fabrics import draw_fabrics
+from pnfs.viz.trajectory import plot_trajectory
 
 SIDES = ("left", "right")
 PARTS = {
@@ -38,22 +40,23 @@ def build(backbone=None, parts=PARTS, **options) -> PoseFabricNetwork:
     return network
 
 
-def arrows_of(figure, part: str) -> dict[str, FancyArrow]:
+def arrows_of(figure, part: str) -> dict[str, FancyArrowPatch]:
     """Arrows of a part by "cell/source scale/transform"."""
-    found = [p for axes in figure.axes for p in axes.patches if isinstance(p, FancyArrow)]
+    found = [p for axes in figure.axes for p in axes.patches if isinstance(p, FancyArrowPatch)]
     start = f"beta/{part}/"
     named = [(a.get_gid().removeprefix(start), a) for a in found if a.get_gid().startswith(start)]
     assert len(dict(named)) == len(named)
     return dict(named)
 
 
-def thickness(arrow: FancyArrow) -> float:
-    """Of the shaft, from the outline alone: the two corners at the tail are the farthest back."""
-    corners = np.unique(arrow.get_xy().round(9), axis=0)
-    centre = corners.mean(0)
-    distances = ((corners - centre) ** 2).sum(1)
-    first, second = corners[np.argsort(distances)[-2:]]
-    return float(np.hypot(*(first - second)))
+def thickness(arrow: FancyArrowPatch) -> float:
+    """Width of the shaft."""
+    return arrow.get_linewidth()
+
+
+def ends(arrow: FancyArrowPatch) -> np.ndarray:
+    """Where it starts and where its tip is: ((x, y), (x, y))."""
+    return np.array(arrow._posA_posB)
 
 
 def segments_of(figure, owner: str) -> dict[str, Rectangle]:
@@ -129,11 +132,9 @@ def test_width_and_opacity_grow_with_beta():
 def test_arrows_point_the_way_of_their_transform():
     found = arrows_of(draw_fabrics(describe_architecture(build())), "head")
     for name, arrow in found.items():
-        corners = arrow.get_xy()
-        rise = corners[corners[:, 0].argmax(), 1] - corners[corners[:, 0].argmin(), 1]
-        direction = {"down": -1, "identity": 0, "up": 1}[name.split("/")[-1]]
-        # The head of a level arrow is a little wide.
-        assert (np.sign(rise) if abs(rise) > 0.1 else 0) == direction, name
+        across, rise = np.diff(ends(arrow), axis=0)[0]
+        assert across > 0, name
+        assert np.sign(rise) == {"down": -1, "identity": 0, "up": 1}[name.split("/")[-1]], name
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3])
@@ -154,9 +155,7 @@ def test_bars_stand_inside_their_cells_where_alpha_is_per_cell():
     weights = numpy_softmax(fabrics.alpha["upper_limb"])
     for cell, table in zip(fabrics.theta.cells, weights, strict=True):
         incoming = arrows_of(figure, "upper_limb")
-        tips = [
-            a.get_xy()[:, 0].max() for n, a in incoming.items() if n.startswith(cell.name + "/")
-        ]
+        tips = [ends(a)[1, 0] for n, a in incoming.items() if n.startswith(cell.name + "/")]
         for edge, row in zip(("0-1", "0-2", "1-2"), table, strict=True):
             segments = segments_of(figure, f"upper_limb/{cell.name}/{edge}")
             check_bar(segments, row)
@@ -206,7 +205,7 @@ def test_entropies_are_printed():
     alpha = network.fabrics.alpha["head"].data
     alpha[0] = torch.tensor([0.0, 0.0, -math.inf, -math.inf])
     figure = draw_fabrics(describe_architecture(network))
-    assert "0.69" in [text.get_text() for text in figure.axes[0].texts]
+    assert "0.69" in [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 @pytest.mark.parametrize(
@@ -227,8 +226,12 @@ def test_texts_stay_apart_and_inside(count, options):
     figure = draw_fabrics(describe_architecture(build(parts=parts, **options)))
     renderer = figure.canvas.get_renderer()
     figure.draw(renderer)
-    texts = [t for axes in figure.axes for t in axes.texts] + list(figure.texts)
+    texts = [t for axes in figure.axes for t in axes.findobj(Text)]
+    texts += [t for place in (figure, *figure.subfigs) for t in place.texts]
     texts += [t for legend in figure.legends for t in legend.get_texts()]
+    texts = [t for t in dict.fromkeys(texts) if t.get_visible() and t.get_text().strip()]
+    # Ticks that are not drawn have texts, too.
+    texts = [t for t in texts if t.get_window_extent(renderer).width > 0]
     boxes = np.array([t.get_window_extent(renderer).extents for t in texts if t.get_text()])
     width, height = figure.canvas.get_width_height()
     assert boxes[:, :2].min() >= 0
@@ -265,6 +268,55 @@ def test_errors(tmp_path):
     network.architecture_parameters()["lower_limb/beta"].data[3] = -math.inf
     with pytest.raises(ValueError, match="lower_limb/beta has a row"):
         draw_fabrics(describe_architecture(network))
+
+
+def set_logits(network: PoseFabricNetwork, name: str, rows: list[list[float]]) -> None:
+    network.architecture_parameters()[name].data.copy_(torch.tensor(rows))
+
+
+def test_what_a_derived_architecture_does_without_is_dashed():
+    """Layers 4 to 6: the last cell reads 1/4 alone, layer 5's cell at 1/4 reads 1/4 and 1/8."""
+    off = -math.inf
+    network = build(nodes=2)
+    free = [0.0, 0.0, 0.0]
+    # Rows: layer 4 at 1/4, 1/8, 1/16; layer 5 at 1/4, 1/8; layer 6 at 1/4.
+    set_logits(network, "head/beta", [free, [off, 0, off], free, free, free, [0, 0, off]])
+    # Nothing but zero arrives at node 1, so that 1→2 carries nothing; 0→2 has lost an operation.
+    set_logits(network, "head/alpha", [[0, off, off, off], [0, 0, off, 0], [0, 0, 0, 0]])
+    figure = draw_fabrics(describe_architecture(network))
+    gids = {gid for axes in figure.axes for a in axes.findobj() if (gid := a.get_gid())}
+    assert {gid for gid in gids if gid.startswith("dead/")} == {
+        "dead/layer4_scale16", "dead/layer5_scale8", "dead/input16", "dead/input32",
+        "dead/head/all/0-1", "dead/head/all/1-2",
+    }  # fmt: skip
+    assert {gid for gid in gids if gid.startswith("pruned/")} == {
+        "pruned/head/all/0-1", "pruned/head/all/0-2",
+    }  # fmt: skip
+    found = arrows_of(figure, "head")
+    dashed = {name for name, arrow in found.items() if arrow.get_linestyle() not in ("-", "solid")}
+    assert dashed == {
+        "layer4_scale8/4/down", "layer4_scale8/16/up", "layer4_scale16/8/down",
+        "layer4_scale16/16/identity", "layer4_scale16/32/up", "layer5_scale8/4/down",
+        "layer5_scale8/8/identity", "layer5_scale8/16/up", "layer6_scale4/8/up",
+    }  # fmt: skip
+    assert "not used" in [text.get_text() for text in figure.legends[0].get_texts()]
+    whole = draw_fabrics(describe_architecture(build()))
+    assert "not used" not in [text.get_text() for text in whole.legends[0].get_texts()]
+
+
+def test_backbone_is_dead_where_no_subnetwork_reads_it():
+    network = build(FabricBackbone(backbone_layers=3, channels=2))
+    off = -math.inf
+    for part in PARTS:
+        beta = network.architecture_parameters()[f"{part}/beta"]
+        beta.data.fill_(off)
+        beta.data[:, 1] = 0.0  # The same scale alone: only the map at 1/4 is read.
+    figure = draw_fabrics(describe_architecture(network), fabrics="backbone")
+    gids = {gid for axes in figure.axes for a in axes.findobj() if (gid := a.get_gid())}
+    dead = {gid for gid in gids if gid.startswith("dead/")}
+    # Of the last layer the cell at 1/4 alone is read, which reads 1/4 and 1/8, and those 1/16.
+    assert dead == {"dead/layer3_scale8", "dead/layer3_scale16", "dead/layer3_scale32",
+                    "dead/layer2_scale16"}  # fmt: skip
 
 
 def history_of(network: PoseFabricNetwork, length: int) -> list[Architecture]:

@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 
 from pnfs.body import COCO, LSP, MPII
-from pnfs.viz.poses import (
-    LABEL_COLOUR,
-    OUTLINE_COLOUR,
-    SIDE_COLOURS,
-    contact_sheet,
-    draw_pose,
-    pose_sheet,
-    save_image,
-    score_map_sheet,
-)
+from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR
+from pnfs.viz.poses import draw_pose
+from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
+from pnfs.viz.style import SIDE_COLOURS, save_image
 
 GREY = 128
 GAP = 4
@@ -373,5 +367,5 @@ def test_saving_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"a\.gif.*\.png"):
         save_image(tmp_path / "a.gif", grey())
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file/a\.png: the image cannot be written"):
+    with pytest.raises(OSError, match=r"file/a\.png: the picture cannot be written"):
         save_image(tmp_path / "file" / "a.png", grey())

@@ -60,13 +60,13 @@ def breakdown() -> Breakdown:
 def drawn(monkeypatch) -> list[Axes]:
     """The axes of each saved figure."""
     found: list[Axes] = []
-    save = scores._save
+    save = scores.save_figure
 
-    def kept(figure, path, title) -> None:
+    def kept(figure, path) -> None:
         found.extend(figure.axes)
-        save(figure, path, title)
+        save(figure, path)
 
-    monkeypatch.setattr(scores, "_save", kept)
+    monkeypatch.setattr(scores, "save_figure", kept)
     return found
 
 

@@ -22,10 +22,9 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.dataset import CropDataset, SampleKey
-from pnfs.data.device import BatchCropper
+from pnfs.data.device import UncutCrops, cut_crops, load_resident
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.persons import ImageFiles, Persons
-from pnfs.data.resident import load_resident
 from pnfs.data.synthetic import Synthetic
 from pnfs.models.network import normalise_images
 
@@ -35,7 +34,7 @@ NAIVE, WHOLE, IMAGES, JPEG, RAW, DEVICE = (
     "images",
     "cache, jpeg",
     "cache, raw",
-    "cache in memory, augmented as a batch",
+    "cache in memory, cut as a batch",
 )
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STRIDE, _SIGMA = 4, 2.0
@@ -122,8 +121,10 @@ def _ways(
         for name in ("jpeg", "raw")
     }
     rows = np.arange(len(people))
-    cropper = BatchCropper(cached["jpeg"], input_size=input_size, augmentation=augmentation)
-    pixels = load_resident(cropper.crops, torch.device("cpu"))
+    uncut = UncutCrops(
+        cached["jpeg"], input_size=input_size, augmentation=augmentation, resident=True
+    )
+    pixels = load_resident(cached["jpeg"], torch.device("cpu"))
     epochs: dict[str, int] = dict.fromkeys((NAIVE, WHOLE, IMAGES, JPEG, RAW, DEVICE), 0)
 
     def next_epoch(name: str) -> int:
@@ -141,8 +142,9 @@ def _ways(
         return batch
 
     def from_device() -> object:
-        columns = cropper.columns(next_epoch(DEVICE), rows)
-        return cropper.batch(pixels[columns["image_index"]], columns)
+        epoch = next_epoch(DEVICE)
+        samples = [uncut[SampleKey(epoch, int(row))] for row in rows]
+        return cut_crops(default_collate(samples), input_size, pixels)
 
     def naive() -> object:
         epoch = next_epoch(NAIVE)
@@ -163,7 +165,7 @@ def _prepared(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What the training step makes of a batch before the network: its input, and target maps."""
     height, width = batch["image"].shape[1:3]
     targets, _ = gaussian_targets(
-        batch["joints"],
+        batch["joints_crop"],
         batch["labelled"],
         heatmap_size=(height // _STRIDE, width // _STRIDE),
         stride=float(_STRIDE),

@@ -164,7 +164,7 @@ class ScoreMapCase:
         metric = PCK(joints=names, groups={}, thresholds=THRESHOLDS, name="PCKh")
         metric.update(
             predicted=to_image(locations, self.to_image, STRIDE),
-            target=self.target,
+            joints_image=self.target,
             labelled=torch.ones(persons, joints, dtype=torch.bool),
             reference_length=self.reference_length,
             sample_index=torch.arange(persons),

@@ -8,6 +8,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from pnfs.training.plain import json_ready
+
 
 @dataclass(frozen=True)
 class Section:
@@ -44,7 +46,7 @@ def write_report(
     entries = _earlier(files["json"])
     for name, section in sections.items():
         entries[name] = asdict(section) | {"machine": dict(machine)}
-    files["json"].write_text(json.dumps(entries, indent=1) + "\n")
+    files["json"].write_text(json.dumps(json_ready(entries), indent=1, allow_nan=False) + "\n")
     files["md"].write_text(_markdown(entries))
     _draw(entries, files["png"])
     return files

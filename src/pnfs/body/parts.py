@@ -1,4 +1,4 @@
-"""Part modes: how the joints are grouped into the P parts that each get a fabric (Table I)."""
+"""Part modes: how the joints are grouped into the P parts that each get a fabric (section III-E, Table I)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

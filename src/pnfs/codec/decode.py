@@ -1,5 +1,6 @@
 """Score maps to joint locations: argmax, a quarter pixel's offset (HRNet), and DARK."""
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -11,6 +12,9 @@ DecodeMethod = Literal["argmax", "quarter", "dark"]
 
 _REACH = 2
 """Pixels from the highest one to the farthest that DARK's second differences touch."""
+
+REACHES: Mapping[str, float] = {"argmax": 0, "quarter": 0.25, "dark": _REACH}
+"""Method -> how far from the highest pixel it may put a joint along each axis, in heatmap pixels."""
 
 _BORDER_ROUNDS = 3
 """DARK's estimates of what a Gaussian near the border has lost; each starts from the last."""

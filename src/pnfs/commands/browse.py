@@ -9,8 +9,8 @@ from rich.console import Console
 
 from pnfs.body import PartMode
 from pnfs.commands.configuration import UsageError, build_source, plain
-from pnfs.viz.browse import chosen_persons, crop_sheet, flip_sheet, target_sheet
-from pnfs.viz.poses import save_image
+from pnfs.viz.browse import Crops, chosen_persons, crop_sheet, flip_sheet, target_sheet
+from pnfs.viz.style import save_image
 
 console = Console()
 
@@ -29,19 +29,20 @@ def run(config: DictConfig) -> None:
     parts = PartMode(persons.skeleton, settings["parts"][name])
     rows = chosen_persons(persons, settings["persons"], settings["seed"])
     few = chosen_persons(persons, settings["rows"], settings["seed"])
-    seen: dict[str, Any] = {
-        "input_size": tuple(settings["input_size"]),
-        "augmentation": instantiate(settings["augmentation"], _convert_="all"),
-        "seed": settings["seed"],
-        "epoch": settings["epoch"],
-        "unbiased": settings["codec"]["unbiased"],
-    }
+    crops = Crops(
+        persons,
+        input_size=tuple(settings["input_size"]),
+        augmentation=instantiate(settings["augmentation"], _convert_="all"),
+        seed=settings["seed"],
+        epoch=settings["epoch"],
+        unbiased=settings["codec"]["unbiased"],
+    )
     codec = {key: settings["codec"][key] for key in ("sigma", "quantised")}
     folder = Path(settings["out"])
     for what, sheet in (
-        ("crops", lambda: crop_sheet(persons, rows, **seen)),
-        ("flips", lambda: flip_sheet(persons, few, **seen)),
-        ("targets", lambda: target_sheet(persons, few, parts=parts, stride=4, **codec, **seen)),
+        ("crops", lambda: crop_sheet(crops, rows)),
+        ("flips", lambda: flip_sheet(crops, few)),
+        ("targets", lambda: target_sheet(crops, few, parts=parts, **codec)),
     ):
         path = folder / f"{what}.png"
         save_image(path, sheet())

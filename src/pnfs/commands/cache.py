@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pnfs.commands.configuration import UsageError, build_source, plain
-from pnfs.data.cache import CachedCrops, CacheSettings, read_manifest, settings_of
+from pnfs.data.cache import About, CachedCrops, CacheSettings
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.persons import DataError, Persons
 
@@ -29,14 +29,15 @@ def run(config: DictConfig) -> None:
         resolution=settings["resolution"],
         format=settings["format"],
         quality=settings["quality"],
+        reduced_decoding=settings["reduced_decoding"],
     )
-    table = Table("split", "persons", "crop px (h x w)", "MB", "s", "folder")
+    table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
         started = time.monotonic()
         persons = source.persons(split)
         # As in training: only the training persons are augmented.
         wanted = plain_crops.with_room_for(augmentation if split == "train" else None)
-        folder = ensure_cache(
+        path = ensure_cache(
             settings["out"],
             persons,
             wanted,
@@ -44,17 +45,16 @@ def run(config: DictConfig) -> None:
             rebuild=settings["rebuild"],
         )
         if settings["verify"]:
-            _verify(folder, persons)
-        height, width = settings_of(read_manifest(folder)).crop_size
-        megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+            _verify(path, persons)
+        height, width = About.read(path).settings.crop_size
         seconds = time.monotonic() - started
         table.add_row(
             split,
             f"{len(persons):,}",
             f"{height} x {width}",
-            f"{megabytes:,.1f}",
+            f"{path.stat().st_size / 1e6:,.1f}",
             f"{seconds:.1f}",
-            str(folder),
+            str(path),
         )
     console.print(table)
     console.print(
@@ -66,15 +66,18 @@ def run(config: DictConfig) -> None:
     )
 
 
-def _verify(folder: Path, persons: Persons) -> None:
-    crops = CachedCrops(
-        folder, originals=persons.images, original_index=persons.image_index, ids=persons.ids
-    )
-    damaged = crops.damaged()
+def _verify(path: Path, persons: Persons) -> None:
+    crops = CachedCrops(path, persons)
+    damaged = []
+    for row, id_ in enumerate(persons.ids.tolist()):
+        try:
+            crops.view(row, 1.0)
+        except DataError:
+            damaged.append(id_)
     if damaged:
         names = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
         raise DataError(
-            f"{folder}: {len(damaged)} of {len(crops)} crops are damaged: {names}; run the same "
+            f"{path}: {len(damaged)} of {len(crops)} crops are damaged: {names}; run the same "
             "command with rebuild=true"
         )
     console.print(f"{persons.name}: all {len(crops):,} crops are as they were written")

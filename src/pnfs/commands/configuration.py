@@ -1,10 +1,11 @@
 """Where the configuration lies, and how it becomes plain data and objects."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import pnfs
@@ -56,8 +57,18 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
-def build_source(config: Mapping[str, Any]) -> "Source":
-    """The dataset a configuration names."""
+def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> "Source":
+    """The dataset a configuration names.
+
+    Args:
+        config: The group `dataset`.
+        input_size: (height, width) of the network's crops, for datasets whose evaluation depends
+            on it (COCO) and whose configuration does not say.
+    """
+    if input_size is not None and config.get("input_size") is None:
+        offered = inspect.signature(get_class(config["_target_"])).parameters
+        if "input_size" in offered:
+            config = {**config, "input_size": list(input_size)}
     return instantiate(config, _convert_="all")
 
 

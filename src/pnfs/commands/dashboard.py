@@ -1,21 +1,23 @@
 """`pnfs dashboard`: one HTML page about all runs, or a workspace at Weights & Biases."""
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
+from rich.markup import escape
 
 from pnfs.commands.configuration import UsageError, plain
-from pnfs.commands.runs import filtered, flat, summary
-from pnfs.data.persons import DataError
+from pnfs.commands.runs import card_of, filtered, flat
+from pnfs.training.identity import defining_part
 from pnfs.training.metrics_file import METRICS
-from pnfs.training.records import Run, defining_part, find_runs
-from pnfs.viz.curves import Curve, read_metrics
-from pnfs.viz.dashboard import RunCard, dashboard_page
+from pnfs.training.records import Run, find_runs
+from pnfs.viz.cards import RunCard
+from pnfs.viz.dashboard import dashboard_page
 from pnfs.viz.workspace import build_workspace
 
 if TYPE_CHECKING:  # An extra, not always installed.
@@ -44,16 +46,14 @@ def run(config: DictConfig) -> None:
     if not runs:
         raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>, or filter")
     out = Path(settings["out"] or root / "dashboard.html").expanduser()
-    cards = cards_of(runs, root)
-    for card in cards:
-        for problem in card.problems:
-            console.print(f"[yellow]left out:[/] {problem}", soft_wrap=True)
-    page = dashboard_page(
-        cards,
+    page, problems = dashboard_page(
+        cards_of(runs, root),
         title="Pose fabrics: runs",
         subtitle=f"{len(runs)} runs below {root}",
         pictured=int(settings["pictured"]),
     )
+    for problem in problems:
+        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     size = out.stat().st_size / 1e6
@@ -62,33 +62,25 @@ def run(config: DictConfig) -> None:
 
 def cards_of(runs: Sequence[Run], root: Path) -> list[RunCard]:
     """What the page says about each run."""
-    differences = _differences(runs)
-    return [
-        _card(run, root, differences[run.folder]) for run in track(runs, "reading", transient=True)
-    ]
+    differing = _differences(runs)
+    return [_card(run, root, differing[run.folder]) for run in runs]
 
 
-def _card(run: Run, root: Path, differences: Mapping[str, str]) -> RunCard:
-    record = run.record or {}
-    cost = record.get("cost", {})
-    curves, problems = _curves(run.folder / METRICS)
-    paths = {what: run.folder / name for what, name in PICTURES.items()}
-    return RunCard(
-        path=str(run.folder.relative_to(root)),
-        state=run.status,
-        name=str(run.config.get("name", "")),
+def _card(run: Run, root: Path, differing: Mapping[str, str]) -> RunCard:
+    name = str(run.config.get("name", ""))
+    row = {key: value for key, value in differing.items() if key != "seed"}
+    shown = ", ".join(f"{key}={value}" for key, value in _shortened(row).items())
+    metrics = run.folder / METRICS
+    pictures = {what: run.folder / file for what, file in PICTURES.items()}
+    return replace(
+        card_of(run, root),
         benchmark=_benchmark(run.config),
-        summary=summary(run.config),
-        differences=differences,
-        cause=run.cause,
-        score=record.get("score"),
-        score_name=next(iter(record.get("scores", {})), ""),
-        parameters=cost.get("parameters"),
-        macs=cost.get("macs"),
-        seconds=record.get("seconds"),
-        curves=curves,
-        pictures={what: path for what, path in paths.items() if path.is_file()},
-        problems=problems,
+        row=json.dumps([name, row]),
+        label=f"{name}: {shown}" if shown else name,
+        differences=_shortened(differing),
+        # An empty one is of a run that stopped before the first epoch was over.
+        metrics=metrics if metrics.is_file() and metrics.stat().st_size else None,
+        pictures={what: path for what, path in pictures.items() if path.is_file()},
     )
 
 
@@ -100,55 +92,77 @@ def _benchmark(config: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _curves(path: Path) -> tuple[dict[str, Curve], list[str]]:
-    """Logged metrics by bare name, and what could not be read."""
-    if not path.is_file() or not path.stat().st_size:
-        return {}, []  # Stopped before the first epoch was over.
-    try:
-        logged = read_metrics(path)
-    except DataError as error:
-        return {}, [str(error)]
-    # Lightning adds the suffix where a metric is logged both per step and per epoch.
-    return {name.removesuffix("_epoch"): curve for name, curve in logged.items()}, []
-
-
 def _differences(runs: Sequence[Run]) -> dict[Path, dict[str, str]]:
     """For each run, the defining values by which the runs of its experiment differ.
 
     Where they differ in much, only those that are not the experiment's most common ones.
     """
+    experiments: dict[Any, list[Run]] = {}
+    for run in runs:
+        experiments.setdefault(run.config.get("name"), []).append(run)
     found: dict[Path, dict[str, str]] = {}
-    for name in dict.fromkeys(run.config.get("name") for run in runs):
-        members = [run for run in runs if run.config.get("name") == name]
-        values = [_defining_values(run.config) for run in members]
-        keys = list(dict.fromkeys(key for each in values for key in each))
+    for members in experiments.values():
+        values = _differing_values([run.config for run in members])
+        keys = dict.fromkeys(key for each in values for key in each)
         counts = {key: Counter(each.get(key, _ABSENT) for each in values) for key in keys}
-        differing = {key: count for key, count in counts.items() if len(count) > 1}
+        differing = [key for key in keys if len(counts[key]) > 1]
         usual: dict[str, str] = {}
         if len(differing) > _MOST_DIFFERENCES:
-            usual = {key: count.most_common(1)[0][0] for key, count in differing.items()}
+            usual = {key: counts[key].most_common(1)[0][0] for key in differing}
         for run, each in zip(members, values, strict=True):
             own = {key: each.get(key, _ABSENT) for key in differing}
-            found[run.folder] = _shortened({k: v for k, v in own.items() if usual.get(k) != v})
+            found[run.folder] = {k: v for k, v in own.items() if usual.get(k) != v}
     return found
 
 
-def _defining_values(config: Mapping[str, Any]) -> dict[str, str]:
-    """Key -> value, without groups that other groups repeat; parts and operations by their names."""
-    part = {key: value for key, value in defining_part(config).items() if key not in _REPEATED}
-    return {
-        key: str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else str(value)
-        for key, value in flat(_named(part)).items()
+def _differing_values(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """For each run, key -> value of what may differ and defines a run."""
+    everything = [flat(_told_once(config)) for config in configs]
+    first = everything[0]
+    differing = {
+        key
+        for each in everything
+        for key in first.keys() | each.keys()
+        if each.get(key, _ABSENT) != first.get(key, _ABSENT)
     }
+    # Only now, for thousands of runs: what defines a run is found out on a copy of what is left.
+    return [
+        {
+            key: _text(key, value)
+            for key, value in flat(defining_part(_nested(each, differing))).items()
+        }
+        for each in everything
+    ]
 
 
-def _named(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _text(key: str, value: Any) -> str:
+    return str(value).rsplit(".", 1)[-1] if key.endswith("_target_") else str(value)
+
+
+def _told_once(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without groups that other groups repeat; parts and operations by their names."""
+    return {key: _named(value) for key, value in config.items() if key not in _REPEATED}
+
+
+def _named(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
     return {
-        key: (", ".join(value) if key in _NAMED else _named(value))
-        if isinstance(value, Mapping)
-        else value
+        key: ", ".join(value) if key in _NAMED and isinstance(value, dict) else _named(value)
         for key, value in tree.items()
     }
+
+
+def _nested(values: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
+    """The tree of those dotted keys."""
+    tree: dict[str, Any] = {}
+    for key in values.keys() & keys:
+        *above, last = key.split(".")
+        node = tree
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = values[key]
+    return tree
 
 
 def _shortened(values: Mapping[str, str]) -> dict[str, str]:

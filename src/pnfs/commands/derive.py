@@ -19,9 +19,9 @@ from pnfs.commands.configuration import (
     without_downloads,
 )
 from pnfs.commands.evaluate import chosen_dataset
-from pnfs.commands.scoring import score
+from pnfs.commands.loading import data_of_run
+from pnfs.commands.scoring import require_whole_split, score
 from pnfs.commands.train import build_module
-from pnfs.data.module import PoseDataModule
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
@@ -45,6 +45,7 @@ console = Console()
 
 def run(config: DictConfig) -> None:
     settings = plain(config)
+    require_whole_split(settings["trainer"])
     path = find_checkpoint(settings["checkpoint"])
     checkpoint = read_checkpoint(path)
     trained = without_downloads(checkpoint[CONFIG_KEY])
@@ -160,14 +161,11 @@ def save_derived(
 def _score(
     settings: Mapping[str, Any], trained: Mapping[str, Any], network: PoseFabricNetwork
 ) -> dict[str, float]:
-    source = build_source(trained["dataset"])
+    source = build_source(trained["dataset"], trained["input_size"])
     module = build_module(dict(trained), source, network)
     module.flip_test = settings["flip_test"]
-    data = PoseDataModule(
-        source=source,
-        input_size=tuple(trained["input_size"]),
-        batch_size=settings["eval_batch_size"],
-        workers=settings["workers"],
+    data = data_of_run(
+        trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
     )
     return score(module, data, settings["trainer"], settings["split"])
 

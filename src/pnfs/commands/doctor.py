@@ -19,6 +19,7 @@ from pnfs.data.findings import SEVERITIES, Finding, finding_of_error, worst_firs
 from pnfs.data.inspection import inspect_dataset
 from pnfs.data.persons import DataError
 from pnfs.training.environment import inspect_environment
+from pnfs.training.plain import json_ready
 
 console = Console()
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -97,7 +98,9 @@ def write_findings(path: Path, findings: Mapping[str, Sequence[Finding]]) -> Non
     content = {name: [asdict(finding) for finding in found] for name, found in findings.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        path.write_text(
+            json.dumps(json_ready(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"{path}: cannot be written: {reason}; choose another out=…") from None

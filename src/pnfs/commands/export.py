@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.commands.configuration import UsageError, build_network, plain, without_downloads
-from pnfs.commands.loading import DEFAULT_PADDING
+from pnfs.commands.loading import DEFAULT_PADDING, trained_unbiased
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.module import load_network_state
@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
         outputs=settings["outputs"],
         decode_method=settings["decode_method"] or codec.get("decode_method", "quarter"),
         sigma=codec.get("sigma", 2.0),
-        unbiased=codec.get("unbiased", False),
+        unbiased=trained_unbiased(trained),
         flip_shift=codec.get("flip_shift", 1),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),

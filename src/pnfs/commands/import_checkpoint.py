@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hydra.utils import get_class
@@ -14,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from pnfs.body import Skeleton
+from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.commands.import_models import Imported, import_public, import_reference
 from pnfs.commands.import_yaml import Experiment, read_experiment
@@ -22,6 +24,7 @@ from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.models.backbones.pyramid import read_file
 from pnfs.models.baselines.public import describe_public
 from pnfs.models.cost import measure_cost
+from pnfs.models.network import ChannelOrder
 from pnfs.models.posenfs import is_reference
 from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
 from pnfs.training.records import RESULT, STATE
@@ -37,6 +40,7 @@ console = Console()
 
 def run(config: DictConfig) -> None:
     settings = plain(config)
+    _check_settings(settings)
     file = Path(settings["checkpoint"]).expanduser()
     if not file.is_file():
         raise UsageError(f"checkpoint: {file} is not a file")
@@ -74,6 +78,20 @@ def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported
         raise
     except ValueError as error:
         raise UsageError(f"checkpoint: {file}: {error}") from error
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses what no other command could use later."""
+    codec = settings["codec"]
+    choices = {"decode_method": get_args(DecodeMethod), "flip_shift": (None, 0, 1)}
+    for key, allowed in choices.items():
+        if codec[key] not in allowed:
+            raise UsageError(f"codec.{key} must be one of {allowed}, not {codec[key]!r}")
+    for key, value in (("padding", settings["padding"]), ("codec.sigma", codec["sigma"])):
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            raise UsageError(f"{key} must be a number above 0, not {value!r}")
+    if settings["channel_order"] not in (None, *get_args(ChannelOrder)):
+        raise UsageError(f"channel_order must be rgb or bgr, not {settings['channel_order']!r}")
 
 
 def _checked_state(file: Path) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
-"""From a checkpoint to an object that predicts; behind `pnfs.load` and `pnfs predict`."""
+"""From a checkpoint to an object that predicts (`pnfs.load`, `pnfs predict`), and to a run's data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, build_network, without_downloads
+from pnfs.data.module import PoseDataModule, Source
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.inference import Predictor, TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
@@ -65,12 +67,42 @@ def load_predictor(
         TorchRuntime(network, choose_device(device)),
         skeleton=network.parts.skeleton,
         input_size=_input_size(trained, path),
-        unbiased=codec.get("unbiased", False),
+        unbiased=trained_unbiased(trained),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING) if padding is None else padding,
         decode_method=decode_method or codec.get("decode_method", "quarter"),
         sigma=codec.get("sigma", 2.0),
         flip_shift=codec.get("flip_shift", 1) if flip_shift is None else flip_shift,
         batch_size=batch_size,
+    )
+
+
+def trained_unbiased(trained: Mapping[str, Any]) -> bool:
+    """Whether a run's crops and maps are measured in pixel intervals (UDP); see `crop_matrix`."""
+    return bool(trained.get("codec", {}).get("unbiased", False))
+
+
+def data_of_run(
+    trained: Mapping[str, Any], source: Source, *, batch_size: int, workers: int
+) -> PoseDataModule:
+    """The plain crops of a dataset as a trained run saw them.
+
+    Everything that decides what a crop looks like comes from the run; nothing is augmented or
+    cached.
+
+    Args:
+        trained: The run's stored configuration.
+        source: The dataset, the run's own or another one.
+        batch_size: Persons in a batch.
+        workers: Loader processes.
+    """
+    height, width = trained["input_size"]
+    return PoseDataModule(
+        source=source,
+        input_size=(height, width),
+        batch_size=batch_size,
+        workers=workers,
+        unbiased=trained_unbiased(trained),
+        reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
     )
 
 

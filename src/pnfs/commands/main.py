@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 COMMANDS: Mapping[str, str] = {
     "train": "search and train a network, then evaluate it; resumes what was interrupted",
-    "evaluate": "score a trained network on a dataset",
+    "evaluate": "score a trained network, or a file of poses, on a dataset",
     "predict": "find the joints of persons in pictures and videos",
     "show": "draw a found architecture",
     "derive": "the equal, a pruned, or a discretised network of a found architecture",

@@ -18,11 +18,11 @@ from rich.progress import (
 
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.commands.loading import load_predictor
-from pnfs.data.persons import DataError
+from pnfs.data.persons import DataError, listed
 from pnfs.inference import Predictor, choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.frames import count_frames, predict_frames, read_frames
-from pnfs.inference.inputs import InputFile, find_inputs
+from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs, passed_over
 from pnfs.inference.results import RESULT_FILE, ResultFolder
 
 console = Console()
@@ -35,7 +35,17 @@ def run(config: DictConfig) -> None:
         raise UsageError(f"nms_threshold is an OKS, from 0 to 1, or null; not {threshold}")
     out = _folder(settings)
     files = find_inputs(settings["input"], out)
+    others = passed_over(settings["input"], out)
+    if others:
+        console.print(
+            f"passed over, no known picture or video: {counted_by_suffix(others)}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     boxes = choose_boxes(settings)
+    if isinstance(boxes, CocoBoxes) and boxes.left_out:
+        console.print(f"boxes left out: {listed(boxes.left_out)}", highlight=False)
     predictor = load_predictor(
         settings["checkpoint"],
         settings["device"],

@@ -1,39 +1,30 @@
 """`pnfs reproduce`: trains the rows of the paper's tables and figures, and makes them from the records."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pnfs.body import Skeleton
-from pnfs.commands.configuration import (
-    UsageError,
-    build_source,
-    choose_parts,
-    configuration_folder,
-    plain,
-)
+from pnfs.commands.configuration import UsageError
+from pnfs.commands.planning import check_roots, plan
 from pnfs.reproduce.figures import FIGURES
 from pnfs.reproduce.results import PlannedRun, RowResult, read_results
 from pnfs.reproduce.tables import summary, title, write_table
-from pnfs.reproduce.targets import Row, Target, chosen_rows, read_target, target_names
+from pnfs.reproduce.targets import Target, chosen_rows, read_target, target_names
 from pnfs.reproduce.workers import Outcome, run_jobs
-from pnfs.training.records import LAST_CHECKPOINT, cause_of, keep_failure, read_run, run_folder
+from pnfs.training.records import LAST_CHECKPOINT, keep_failure, read_run
 
-OWN_KEYS = {"target", "experiments", "rows", "seeds", "jobs", "fail_fast", "train", "profile"}
+OWN_KEYS = {
+    "target", "experiments", "rows", "seeds", "jobs", "fail_fast", "train", "profile", "roots",
+}  # fmt: skip
 
 console = Console()
 
@@ -51,6 +42,7 @@ def run(config: DictConfig) -> None:
         profile=named[-1],
         experiments=Path(own["experiments"]).expanduser(),
         overrides=passed_on(overrides),
+        roots=own["roots"],
         labels=own["rows"],
         seeds=own["seeds"],
         jobs=own["jobs"],
@@ -72,7 +64,7 @@ def passed_on(overrides: Sequence[str]) -> list[str]:
         raise UsageError("every row has its own seeds: seeds=[0,1,2] in place of seed=")
     if "initial" in names.values():
         raise UsageError("initial= would give every row the same model; use `pnfs train` for that")
-    return [override for override, name in names.items() if name not in OWN_KEYS]
+    return [o for o, name in names.items() if name.split(".")[0] not in OWN_KEYS]
 
 
 def reproduce(
@@ -81,6 +73,7 @@ def reproduce(
     profile: str,
     experiments: Path,
     overrides: Sequence[str] = (),
+    roots: Mapping[str, str | None] | None = None,
     labels: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     jobs: int = 1,
@@ -101,7 +94,8 @@ def reproduce(
         read_target(experiments, name, profile)
         for name in ([names] if isinstance(names, str) else names)
     ]
-    plans = {target.name: plan(target, overrides, seeds) for target in chosen}
+    plans = {target.name: plan(target, overrides, seeds, roots) for target in chosen}
+    check_roots([run for runs in plans.values() for run in runs], overrides, roots or {})
     failed = []
     if train:
         rows = [row for row in chosen_rows(chosen, labels) if not row.cannot]
@@ -110,48 +104,6 @@ def reproduce(
     for target in chosen:
         write(target, read_results(plans[target.name], target.rows), experiments)
     return failed
-
-
-def plan(target: Target, overrides: Sequence[str], seeds: Sequence[int] | None) -> list[PlannedRun]:
-    """The runs that a target consists of, each found by composing its configuration.
-
-    What makes a row has the last word, so that overrides for all rows leave them different.
-    """
-    common = [f"profile={target.profile}", *target.overrides, *overrides]
-    return [
-        _planned(row, seed, [*common, *row.overrides])
-        for row in target.rows
-        if not row.cannot
-        for seed in (row.seeds if seeds is None else seeds)
-    ]
-
-
-def _planned(row: Row, seed: int, overrides: list[str]) -> PlannedRun:
-    given = (*overrides, f"seed={seed}")
-    try:
-        settings = plain(configuration_of(given))
-    except (HydraException, OmegaConfBaseException, ValueError, ImportError) as error:
-        return PlannedRun(row, seed, given, None, {}, problem=cause_of(error))
-    return PlannedRun(row, seed, given, run_folder(settings), settings)
-
-
-def configuration_of(overrides: Sequence[str]) -> DictConfig:
-    """What `pnfs train` makes of overrides, parts chosen; needs no data."""
-    if GlobalHydra.instance().is_initialized():
-        config = compose("train", list(overrides))
-    else:
-        with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-            config = compose("train", list(overrides))
-    choose_parts(config, _skeleton(config))
-    return config
-
-
-def _skeleton(config: DictConfig) -> str:
-    """Of the dataset; its class knows in most cases, which saves looking for files."""
-    known = getattr(get_object(config.dataset["_target_"]), "skeleton", None)
-    if isinstance(known, Skeleton):
-        return known.name
-    return build_source(plain(config.dataset)).skeleton.name
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -14,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 from torchmetrics import MetricCollection
 
-from pnfs.codec.decode import decode
+from pnfs.commands.configuration import UsageError
 from pnfs.data.dataset import CropDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule, Source
@@ -22,6 +21,7 @@ from pnfs.data.persons import OCCLUDED, UNLABELLED
 from pnfs.data.predictions import (
     GROUND_TRUTH_BOXES,
     Benchmark,
+    Detections,
     Matches,
     Predictions,
     one_to_one,
@@ -32,17 +32,26 @@ from pnfs.evaluation.collector import PredictionCollector
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
+from pnfs.training.records import LAST_CHECKPOINT
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.poses import pose_sheet, save_image
+from pnfs.viz.poses import LowScored
 from pnfs.viz.scores import (
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
     plot_visibility_rates,
 )
+from pnfs.viz.sheets import pose_sheet
+from pnfs.viz.style import save_image
 
 console = Console()
+
+# Keys of the trainer that say where and how a score is computed.
+_COMPUTING = (
+    "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "benchmark", "deterministic",
+    "inference_mode", "sync_batchnorm", "plugins", "enable_model_summary", "enable_progress_bar",
+)  # fmt: skip
 
 SHEET_SIZE = 32
 """Persons on a contact sheet."""
@@ -60,10 +69,11 @@ def score_and_predict(
 ) -> tuple[dict[str, float], Predictions]:
     """Scores of a split, name -> value, the one that counts first, and what was predicted.
 
-    A split without labels has scores that are nan.
+    A split without labels has scores that are nan. What limits the trainer's training, or its validation while
+    it trains, does not limit this: a score is of the whole split.
     """
     tester: L.Trainer = instantiate(
-        trainer,
+        {key: value for key, value in trainer.items() if key in _COMPUTING},
         logger=False,
         enable_checkpointing=False,
         callbacks=[RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)],
@@ -86,6 +96,31 @@ def score_and_predict(
         if name.removeprefix(prefix) not in left_out
     }
     return scores, collector.predictions
+
+
+def require_whole_split(trainer: Mapping[str, Any]) -> None:
+    """Refuses keys that would score a part of the split, and could not be told from a score of all.
+
+    Raises:
+        UsageError: Names the key.
+    """
+    for key, value in trainer.items():
+        limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
+        if limits and value is not None:
+            raise UsageError(
+                f"trainer.{key}={value}: a score is of the whole split; leave this key out"
+            )
+
+
+def warn_of_last(weights: Path) -> None:
+    """Says so where a run's last weights stand in for its best, of which there are none."""
+    if weights.name == LAST_CHECKPOINT.name:
+        console.print(
+            f"[bold yellow]{weights.parent} holds no best.ckpt: the weights of the last epoch (last.ckpt) are "
+            "used in its place[/]",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def evaluation_choices(module: PoseModule, source: Source, split: str) -> dict[str, Any]:
@@ -114,30 +149,15 @@ def write_predictions(
     return write_json(path, source.persons(split), predictions)
 
 
-@torch.no_grad()
 def write_pictures(
-    module: PoseModule, data: PoseDataModule, folder: Path, split: str
+    module: PoseModule,
+    data: PoseDataModule,
+    folder: Path,
+    split: str,
+    predictions: Predictions,
 ) -> dict[str, Path]:
     """Contact sheet of predictions, curves, diagram of the fabrics and the data behind it."""
-    module.eval()
-    dataset = data.dataset(split)
-    # Spread over the split, the same persons in every run.
-    rows = np.unique(np.linspace(0, len(dataset) - 1, SHEET_SIZE).astype(int))
-    batch = torch.utils.data.default_collate([dataset[int(row)] for row in rows])
-    on_device = {name: value.to(module.device) for name, value in batch.items()}
-    _, maps = module.score_maps(on_device)  # type: ignore[arg-type]
-    locations, scores = decode(maps, module.decode_method, sigma=module.sigma)
-    sheet = pose_sheet(
-        batch["image"].numpy(),
-        (locations.cpu() * torch.tensor(module.heatmap_stride(maps))).numpy(),
-        skeleton=module.network.parts.skeleton,
-        scores=scores.cpu().numpy(),
-        target=batch["joints"].numpy(),
-        labelled=batch["labelled"].numpy(),
-        captions=[str(data.source.persons(split).ids[row]) for row in rows],
-    )
-    written = {"predictions": folder / f"predictions_{split}.png"}
-    save_image(written["predictions"], sheet)
+    written = write_sheet(data, folder, split, predictions)
     # Baselines have no architecture that was searched.
     if isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
@@ -149,6 +169,49 @@ def write_pictures(
         written["curves"] = folder / "curves.png"
         plot_curves(folder / "metrics.csv", written["curves"])
     return written
+
+
+def write_sheet(
+    data: PoseDataModule, folder: Path, split: str, predictions: Predictions
+) -> dict[str, Path]:
+    """Contact sheet of some predicted persons, each in its crop; title -> file."""
+    rows = shown_rows(data.source, split, predictions)
+    if not len(rows):
+        return {}
+    crops, persons = data.dataset(split), data.source.persons(split)
+    samples = [crops[int(row)] for row in rows]
+    sheet = pose_sheet(
+        [np.asarray(sample["image"]) for sample in samples],
+        np.stack([_in_crop(s, predictions, row) for s, row in zip(samples, rows, strict=True)]),
+        skeleton=persons.skeleton,
+        scores=predictions.scores[rows],
+        target=np.stack([sample["joints_crop"] for sample in samples]),
+        labelled=persons.visibility[rows] > UNLABELLED,
+        captions=[str(persons.ids[row]) for row in rows],
+        low_scored=_low_scored(predictions),
+    )
+    path = folder / f"predictions_{split}.png"
+    save_image(path, sheet)
+    return {"predictions": path}
+
+
+def _in_crop(sample: Mapping[str, Any], predictions: Predictions, row: int) -> np.ndarray:
+    """The predicted joints of a person in pixels of its crop."""
+    to_crop = invert(np.asarray(sample["to_image"], np.float64))
+    return apply(to_crop, predictions.locations[row].astype(np.float64))
+
+
+def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
+    """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
+
+    Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
+    spread over the split.
+    """
+    there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
+    box_scores = source.box_scores(split) if isinstance(source, Detections) else None
+    if box_scores is not None:
+        return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
+    return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
 
 
 def write_score_pictures(
@@ -207,7 +270,13 @@ def error_sheet(
         captions=[
             f"{labels.ids[row]}  error {error:.2f}" for row, error in zip(rows, errors, strict=True)
         ],
+        low_scored=_low_scored(predictions),
     )
+
+
+def _low_scored(predictions: Predictions) -> LowScored:
+    """How uncertain joints are drawn: not at all where labels are shown, whose 0 means "none"."""
+    return "omit" if np.isin(predictions.scores, (0, 1)).all() else "hollow"
 
 
 def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:

@@ -8,7 +8,8 @@ from rich.console import Console
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.training.checkpoints import read_architecture
 from pnfs.training.monitors import TRAJECTORY, read_trajectory
-from pnfs.viz.fabrics import draw_fabrics, plot_trajectory
+from pnfs.viz.fabrics import draw_fabrics
+from pnfs.viz.trajectory import plot_trajectory
 
 console = Console()
 

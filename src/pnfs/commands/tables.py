@@ -92,7 +92,7 @@ def _notes(names: Iterable[str]) -> str | None:
     return " ".join(note for name, note in _NOTES.items() if name in set(names)) or None
 
 
-def _number(value: float, score: str) -> str:
-    if math.isnan(value):
+def _number(value: float | None, score: str) -> str:
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:.3f}" if score in STATISTICS else f"{value:.1f}"

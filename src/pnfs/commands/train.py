@@ -1,23 +1,21 @@
 """`pnfs train`: search, train, evaluate; one folder and one record a run."""
 
+import math
 import shutil
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    ModelCheckpoint,
-    RichProgressBar,
-    TQDMProgressBar,
-)
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.commands.checks import require_free_keys, require_labels
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
@@ -27,26 +25,37 @@ from pnfs.commands.configuration import (
     without_downloads,
 )
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import evaluation_choices, log_media, score, write_pictures
+from pnfs.commands.scoring import (
+    evaluation_choices,
+    log_media,
+    score,
+    score_and_predict,
+    warn_of_last,
+    write_pictures,
+)
 from pnfs.commands.tables import described, score_table
+from pnfs.commands.trainer import build_loggers, build_trainer, compile_steps
 from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.predictions import GROUND_TRUTH_BOXES, in_labelled_boxes
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
-from pnfs.search import SearchStrategy
-from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig, read_checkpoint
+from pnfs.training.checkpoints import CONFIG_KEY, IDENTITY_KEY, find_checkpoint, read_checkpoint
+from pnfs.training.identity import read_digests, run_folder, run_identity
+from pnfs.training.keeping import why_unfinished
 from pnfs.training.memory import keep_freed_memory
 from pnfs.training.metrics_file import put_together, set_aside
 from pnfs.training.module import PoseModule
-from pnfs.training.monitors import ArchitectureMonitor
 from pnfs.training.records import (
+    LAST_CHECKPOINT,
+    RESULT,
+    UnfinishedError,
     kept_state,
     provenance,
     read_result,
-    run_folder,
+    require_same,
     write_result,
 )
-from pnfs.training.throughput import ThroughputMonitor
-from pnfs.training.wandb_run import finished_wandb, log_summary, wandb_arguments
+from pnfs.training.wandb_run import finished_wandb, log_summary
 
 console = Console()
 
@@ -57,40 +66,109 @@ def run(config: DictConfig) -> float:
         raise UsageError(
             "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
         )
+    require_free_keys(config.trainer)
     source = build_source(plain(config.dataset))
     choose_parts(config, source.skeleton.name)
     settings = plain(config)
     if settings["initial"] is not None:
         settings = start_from(settings, source.skeleton.name)
-    folder = run_folder(settings)
+    source = build_source(settings["dataset"], settings["input_size"])
+    require_labels(source)
+    if settings["trainer"].get("fast_dev_run"):
+        return _try_out(settings, source)
+    persons = read_digests(source)
+    identity = run_identity(settings, persons)
+    folder = run_folder(settings, persons)
     if settings["restart"] and folder.exists():
         shutil.rmtree(folder)
     finished = read_result(folder)
     if finished is not None:
+        require_same(folder / RESULT, finished.get("identity"), identity)
         console.print(f"finished before: {folder} (restart=true trains it again)")
         console.print(score_table(_title(settings), {"trained": finished["scores"]}))
-        return float(finished["score"])
+        return _number(finished["score"])
     processes = process_count(settings["trainer"])
-    with kept_state(folder, settings) as earlier_seconds:
+    with kept_state(folder, settings, identity) as earlier_seconds:
         console.print(f"run folder: {folder}")
+        last = folder / LAST_CHECKPOINT
+        if last.is_file():
+            stored = read_checkpoint(last, check=False).get(IDENTITY_KEY)
+            require_same(last, stored, identity)
+        job = {
+            "settings": settings,
+            "folder": str(folder),
+            "earlier_seconds": earlier_seconds,
+            "identity": identity,
+        }
         if processes == 1:
-            return _train(settings, source, folder, earlier_seconds)
-        job = {"settings": settings, "folder": str(folder), "earlier_seconds": earlier_seconds}
-        run_in_processes(run_as_rank, job, processes, folder / "ranks")
-    record = read_result(folder)
-    assert record is not None
-    return float(record["score"])
+            _train(source=source, **job)
+        else:
+            run_in_processes(run_as_rank, job, processes, folder / "ranks")
+        record = read_result(folder)
+        if record is None:
+            raise UnfinishedError(_what_is_left(settings, folder))
+    return _number(record["score"])
 
 
-def run_as_rank(settings: dict[str, Any], folder: str, earlier_seconds: float) -> None:
+def run_as_rank(**job: Any) -> None:
     """One process's share of a run in several; only the first writes."""
-    _train(settings, build_source(settings["dataset"]), Path(folder), earlier_seconds)
+    settings = job["settings"]
+    _train(source=build_source(settings["dataset"], settings["input_size"]), **job)
 
 
-def _train(settings: dict[str, Any], source: Source, folder: Path, earlier_seconds: float) -> float:
-    loggers = build_loggers(settings, folder)
+def _train(
+    *,
+    source: Source,
+    settings: dict[str, Any],
+    folder: str,
+    earlier_seconds: float,
+    identity: dict[str, Any],
+) -> None:
+    loggers = build_loggers(settings, Path(folder))
     with finished_wandb(loggers):
-        return _search_and_score(settings, source, folder, earlier_seconds, loggers)
+        _search_and_score(settings, source, Path(folder), earlier_seconds, loggers, identity)
+
+
+def _try_out(settings: dict[str, Any], source: Source) -> float:
+    """One batch of everything, as `trainer.fast_dev_run` asks for; leaves nothing behind, and has no score."""
+    trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
+    settings = settings | {"trainer": trainer}
+    with tempfile.TemporaryDirectory(prefix="pnfs-") as folder:
+        data, module = _prepared(settings, source)
+        _fit(settings, module, data, Path(folder), [], {})
+    console.print("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
+    return math.nan
+
+
+def _what_is_left(settings: dict[str, Any], folder: Path) -> str:
+    """What a run that was stopped has trained, and how to go on."""
+    last, epochs = folder / LAST_CHECKPOINT, settings["epochs"]
+    done = read_checkpoint(last, check=False)["epoch"] + 1 if last.is_file() else 0
+    steps = settings["trainer"].get("max_steps", -1)
+    advice = (
+        "the same command resumes it"
+        if steps in (None, -1)
+        else f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
+    )
+    return f"{folder}: not finished, {done} of {epochs} epochs are trained and nothing is scored; {advice}"
+
+
+def _number(score: float | None) -> float:
+    """A score of a record; nan where that has none."""
+    return math.nan if score is None else float(score)
+
+
+def _prepared(settings: dict[str, Any], source: Source) -> tuple[PoseDataModule, PoseModule]:
+    """Data and network of a run, both as its seed makes them."""
+    L.seed_everything(settings["seed"], workers=True, verbose=False)
+    # Problems of the data show before anything is built.
+    for split in ("train", "val"):
+        console.print(source.persons(split).described(), soft_wrap=True)
+    # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
+    watched = in_labelled_boxes(source)
+    if watched is not source:
+        console.print("validation while training: ground-truth boxes; final score: detected boxes")
+    return build_data(settings, watched), build_module(settings, watched)
 
 
 def _search_and_score(
@@ -99,40 +177,52 @@ def _search_and_score(
     folder: Path,
     earlier_seconds: float,
     loggers: list[Logger],
-) -> float:
+    identity: dict[str, Any],
+) -> None:
+    """Trains, scores and writes the record; no record where the training did not come to its end."""
     started = time.monotonic() - earlier_seconds
-    L.seed_everything(settings["seed"], workers=True, verbose=False)
-    # Problems of the data show before anything is built.
-    for split in ("train", "val"):
-        persons = source.persons(split)
-        console.print(f"{persons.name}: {len(persons):,} persons")
-    data: PoseDataModule = instantiate(
-        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
-    )
-    module = build_module(settings, source)
+    data, module = _prepared(settings, source)
+    final = data if data.source is source else build_data(settings, source)
     untrained: dict[str, float] = {}
     if settings["evaluate_untrained"]:
-        untrained = score(module, data, settings["trainer"], "val")
-    _fit(settings, module, data, folder, loggers)
-    best = read_checkpoint(folder, check=False)
+        untrained = score(module, final, settings["trainer"], "val")
+    _fit(settings, module, data, folder, loggers, identity)
+    stopped = why_unfinished(module.trainer, settings["epochs"])
+    if stopped is not None:
+        console.print(f"not finished: {stopped}", soft_wrap=True)
+        return
+    final.trainer = data.trainer
+    weights = find_checkpoint(folder)
+    best = read_checkpoint(weights, check=False)
     module.load_weights(best["state_dict"])
     module.flip_test = True
-    scores = score(module, data, settings["trainer"], "val")
+    scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
     if getattr(rank_zero_only, "rank", 0):
-        return next(iter(scores.values()))
-    choices = evaluation_choices(module, source, "val") | {"best_epoch": best["epoch"]}
+        return
+    choices = evaluation_choices(module, source, "val")
+    choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
+    if final is not data:
+        choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
     record = _record(settings, module, scores, untrained, time.monotonic() - started, choices)
-    pictures = write_pictures(module, data, folder, "val")
-    write_result(folder, record)
+    record["data"] = {split: source.persons(split).account() for split in ("train", "val")}
+    pictures = write_pictures(module, final, folder, "val", predictions)
+    write_result(folder, record | {"identity": identity})
     log_summary(loggers, record)
     log_media(loggers, pictures, settings["epochs"])
     columns = {"untrained": untrained, "trained": scores} if untrained else {"trained": scores}
     console.print(score_table(_title(settings), columns))
     console.print(described(choices))
+    warn_of_last(weights)
     for what, path in pictures.items():
         console.print(f"{what}: {path}", soft_wrap=True)
     console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
-    return float(record["score"])
+
+
+def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
+    """Loaders of a dataset as the configuration wants them."""
+    return instantiate(
+        settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
+    )
 
 
 def _fit(
@@ -141,9 +231,10 @@ def _fit(
     data: PoseDataModule,
     folder: Path,
     loggers: list[Logger],
+    identity: dict[str, Any],
 ) -> None:
     """Trains from the beginning, or from where an earlier start of the same run was stopped."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST_CHECKPOINT
     resumes = last.is_file()
     if resumes:
         finished = read_checkpoint(last, check=False)["epoch"] + 1
@@ -152,12 +243,11 @@ def _fit(
     elif settings["initial"] is not None:
         module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
     else:
-        first = next(iter(data.train_dataloader()))
-        module.network.calibrate(module.network.normalise(first["image"]))
+        module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)
-    trainer = _trainer(settings, folder, loggers)
+    trainer = build_trainer(settings, folder, loggers, identity)
     try:
         trainer.fit(
             module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
@@ -168,19 +258,6 @@ def _fit(
         raise
     finally:
         rank_zero_only(put_together)(folder)
-
-
-def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
-    """Compiles the training steps if that is asked for and possible."""
-    mode = settings["acceleration"]["compile"]
-    if mode is None:
-        return
-    if settings["strategy"]["_target_"].endswith(".SecondOrder"):
-        # Its functional calls put other tensors in the place of the weights at every step.
-        console.print("second-order search is not compiled; its steps run eagerly")
-        return
-    console.print("the first steps compile the network, which takes a minute or two")
-    module.compile_training(mode)
 
 
 def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
@@ -213,54 +290,6 @@ def build_module(
     )
 
 
-def build_loggers(settings: dict[str, Any], folder: Path) -> list[Logger]:
-    """CSV always, and what the logger group names."""
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    for name, entry in settings["logger"].items():
-        extra = wandb_arguments(settings, folder) if name == "wandb" else {}
-        loggers.append(instantiate(entry, save_dir=str(folder), **extra))
-    for logger in loggers[1:]:
-        logger.log_hyperparams(settings)
-    return loggers
-
-
-def _trainer(settings: dict[str, Any], folder: Path, loggers: list[Logger]) -> L.Trainer:
-    strategy: SearchStrategy = instantiate(settings["strategy"], _convert_="all")
-    keep = ModelCheckpoint(
-        dirpath=folder / "checkpoints",
-        filename="best",
-        monitor="val/score",
-        mode="max",
-        enable_version_counter=False,
-    )
-    # Lightning's save_last skips epochs that are no better, which a resumed run would then repeat.
-    keep_last = ModelCheckpoint(
-        dirpath=folder / "checkpoints", filename="last", enable_version_counter=False
-    )
-    # Showing the loss makes a GPU wait, so not at every step.
-    progress = (RichProgressBar if console.is_terminal else TQDMProgressBar)(refresh_rate=20)
-    patience = settings["early_stopping"]
-    stop = [] if patience is None else [EarlyStopping("val/score", mode="max", patience=patience)]
-    return instantiate(
-        settings["trainer"],
-        max_epochs=settings["epochs"],
-        logger=loggers,
-        callbacks=[
-            strategy,
-            KeepConfig(settings),
-            ArchitectureMonitor(folder),
-            ThroughputMonitor(),
-            keep,
-            keep_last,
-            *stop,
-            progress,
-        ],
-        # The sampler shares out the data itself, and numbers the epochs of its draws.
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
-    )
-
-
 def _record(
     settings: dict[str, Any],
     module: PoseModule,
@@ -282,6 +311,8 @@ def _record(
             "parameters": cost.parameters,
             "live_parameters": cost.live_parameters,
             "macs": cost.macs,
+            # The summary in public pose code, and so the paper, counts this way.
+            "macs_by_output": measure_cost(module.network, (height, width), "output").macs,
         },
         "seconds": round(seconds, 1),
         **provenance(settings["trainer"]["accelerator"]),

@@ -1,11 +1,12 @@
-"""Writing a crop cache: several processes cut and encode, one appends; a kill costs what is unwritten."""
+"""Finding and writing a crop cache: several processes cut and encode, this one inserts."""
 
 import hashlib
 import json
-import os
 import shutil
+import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,32 +14,32 @@ import cv2
 import numpy as np
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from pnfs.data.cache import (
-    CROPS,
-    ENTRY,
+    ANEW,
     FORMAT_VERSION,
-    INDEX,
-    MANIFEST,
+    SCHEMA,
+    SUFFIX,
+    About,
     CacheSettings,
-    cache_folder,
     cut,
-    find_cache,
-    fingerprint,
-    probe_images,
 )
 from pnfs.data.dataset import start_worker
 from pnfs.data.persons import DataError, Persons
 
-_CHUNK = 32
-"""Persons between two writes."""
+_CHUNK = 64
+"""Persons in a transaction."""
+_PROBES = 4
+"""Images whose pixels are compared when a cache is opened."""
 _SAMPLES = 24
 """Crops that the size of a JPEG cache is estimated from."""
-_PARTIAL = ".partial"
 
 console = Console(stderr=True)
+
+Row = tuple[int, int, int, bytes, int, bytes]
+"""A row of the table `crops`."""
 
 
 def report_to_terminal(message: str) -> None:
@@ -56,7 +57,7 @@ def ensure_cache(
     rebuild: bool = False,
     report: Callable[[str], None] = report_to_terminal,
 ) -> Path:
-    """The folder of a cache that serves; written, or finished, if there is none.
+    """The file of a cache that serves; written, or finished, if there is none.
 
     Args:
         root: Folder that holds caches. Processes that ask for the same one wait for each other.
@@ -65,13 +66,13 @@ def ensure_cache(
         any_format: Take an existing cache of another format or quality.
         workers: Processes that cut and encode; 0: this one.
         rebuild: Delete what there is with the same settings first.
-        report: Told what is done, and why existing caches do not fit.
+        report: Called with what is done, and why existing caches do not fit.
 
     Raises:
         DataError: An image cannot be read, the disk has no room, or the cache found is damaged.
     """
     root = Path(root).expanduser()
-    exact = cache_folder(root, persons, settings)
+    exact = cache_path(root, persons, settings)
     if not rebuild:
         # A finished cache may lie where nothing can be written, not even a lock.
         found, _ = find_cache(root, persons, settings, any_format)
@@ -79,26 +80,103 @@ def ensure_cache(
             return found
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{exact.name}.lock")
-        with lock:
+        with FileLock(exact.with_suffix(".lock")):
             if rebuild:
-                shutil.rmtree(exact, ignore_errors=True)
+                for path in (exact, partial_of(exact)):
+                    path.unlink(missing_ok=True)
             found, reasons = find_cache(root, persons, settings, any_format)
             if found is not None:
                 return found
             for reason in reasons:
                 report(f"cache does not fit: {reason}")
             _write(exact, persons, settings, workers, report)
-    except OSError as error:
+    except (OSError, sqlite3.OperationalError) as error:
         raise DataError(
-            f"{exact}: cannot be written: {error.strerror or error}; what is written stays, the "
-            "same command goes on from there"
+            f"{exact}: cannot be written: {getattr(error, 'strerror', None) or error}; what is "
+            "written stays, the same command resumes"
         ) from None
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{partial_of(exact)}: is damaged ({error}); delete it") from None
     return exact
 
 
+def fingerprint(persons: Persons) -> str:
+    """A digest of what the crops depend on: who the persons are and where their boxes lie."""
+    digest = hashlib.sha256()
+    digest.update("\n".join(persons.ids.tolist()).encode())
+    for column in (persons.center, persons.box_size):
+        digest.update(np.ascontiguousarray(column, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def probe_images(persons: Persons) -> dict[str, int]:
+    """Checksums of the pixels of a few images, by person's id; images that are not there left out."""
+    found = {}
+    for row in np.unique(np.linspace(0, len(persons) - 1, _PROBES).astype(int)).tolist():
+        try:
+            image = persons.images.read(int(persons.image_index[row]))
+        except DataError:
+            continue
+        found[str(persons.ids[row])] = zlib.crc32(np.ascontiguousarray(image).data)
+    return found
+
+
+def _stem(persons: Persons) -> str:
+    return "".join(c if c.isalnum() else "_" for c in persons.name.lower())
+
+
+def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
+    """The file below `root` that a cache of these persons with these settings is."""
+    key = json.dumps([FORMAT_VERSION, fingerprint(persons), asdict(settings)], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return root / f"{_stem(persons)}-{digest}{SUFFIX}"
+
+
+def find_cache(
+    root: Path, persons: Persons, needed: CacheSettings, any_format: bool
+) -> tuple[Path | None, list[str]]:
+    """A finished cache of these persons that serves.
+
+    Args:
+        root: Folder that holds caches.
+        persons: The persons.
+        needed: What their crops must have room for.
+        any_format: Take a cache of another format or quality than `needed` names.
+
+    Returns:
+        The cache, None if there is none; and why others of the same name do not fit.
+
+    Raises:
+        DataError: A cache is damaged, or one that should serve was made from other images.
+    """
+    reasons = []
+    exact = cache_path(root, persons, needed)
+    caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
+    for path in caches:
+        about = About.read(path)
+        if about.fingerprint != fingerprint(persons):
+            reasons.append(f"{path}: the persons or their boxes are others")
+        elif about.settings.serves(needed, any_format):
+            now = probe_images(persons)
+            changed = [id_ for id_, crc in now.items() if about.probes.get(id_, crc) != crc]
+            if changed:
+                raise DataError(
+                    f"{path}: the image of person {changed[0]} is not the one that this cache was "
+                    f"made from; {ANEW}"
+                )
+            return path, reasons
+        else:
+            reasons.append(f"{path}: {about.settings.differences(needed)}")
+    return None, reasons
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a cache until it is finished."""
+    return path.with_suffix(".partial")
+
+
 def estimate_bytes(persons: Persons, settings: CacheSettings) -> int:
-    """Size of a cache: exact for raw pixels, from a few crops for JPEG."""
+    """Size of a cache's pixels: exact for raw pixels, from a few crops for JPEG."""
     height, width = settings.crop_size
     if settings.format == "raw":
         return len(persons) * height * width * 3
@@ -107,122 +185,95 @@ def estimate_bytes(persons: Persons, settings: CacheSettings) -> int:
     return total * len(persons) // len(rows)
 
 
-class _EncodedCrops(Dataset):
-    """Encoded crops and their index rows; an error as text, because workers garble exceptions."""
+class _Rows(Dataset):
+    """Rows of the table; an error as text, because workers garble exceptions."""
 
     def __init__(self, persons: Persons, settings: CacheSettings) -> None:
         self.persons = persons
         self.settings = settings
 
-    def __len__(self) -> int:
-        return len(self.persons)
-
-    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray] | str:
+    def __getitem__(self, row: int) -> Row | str:
         try:
-            crop, to_image, size = cut(self.persons, row, self.settings)
+            crop, to_image, (height, width) = cut(self.persons, row, self.settings)
         except DataError as error:
             return f"person {self.persons.ids[row]}: {error}"
-        content = _encode(crop, self.settings)
-        entry = np.zeros((), ENTRY)
-        entry["length"], entry["crc32"] = len(content), zlib.crc32(content.data)
-        entry["image_height"], entry["image_width"] = size
-        entry["to_image"] = to_image
-        return content, entry
+        place, content = to_image.tobytes(), _encode(crop, self.settings)
+        return row, height, width, place, zlib.crc32(content, zlib.crc32(place)), content
 
 
-def _encode(crop: np.ndarray, settings: CacheSettings) -> np.ndarray:
+def _encode(crop: np.ndarray, settings: CacheSettings) -> bytes:
     if settings.format == "raw":
-        return crop.reshape(-1)
+        return crop.tobytes()
     options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-    return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), options)[1].reshape(-1)
-
-
-def _join(
-    encoded: Sequence[tuple[np.ndarray, np.ndarray] | str],
-) -> tuple[np.ndarray, np.ndarray] | str:
-    errors = [item for item in encoded if isinstance(item, str)]
-    if errors:
-        return errors[0]
-    contents, entries = zip(*encoded, strict=True)
-    return np.concatenate(contents), np.stack(entries)
+    return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def _chunks(
-    persons: Persons, settings: CacheSettings, first: int, workers: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Bytes and index rows of the persons from `first` on, in order."""
+    persons: Persons, settings: CacheSettings, missing: list[int], workers: int
+) -> Iterator[list[Row]]:
     loader = DataLoader(
-        _EncodedCrops(persons, settings),
+        _Rows(persons, settings),
         batch_size=_CHUNK,
-        sampler=range(first, len(persons)),
+        sampler=missing,
         num_workers=workers,
         worker_init_fn=start_worker,
-        collate_fn=_join,
+        collate_fn=list,
     )
     try:
-        for chunk in loader:
-            if isinstance(chunk, str):
-                raise DataError(chunk)
-            yield chunk
+        for rows in loader:
+            errors = [row for row in rows if isinstance(row, str)]
+            if errors:
+                raise DataError(errors[0])
+            yield rows
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
         raise DataError(
             f"{persons.name}: a process that writes the cache was stopped (out of memory?): "
-            f"{error}; the same command goes on from what is written"
+            f"{error}; the same command resumes"
         ) from None
 
 
 def _write(
-    folder: Path,
+    path: Path,
     persons: Persons,
     settings: CacheSettings,
     workers: int,
     report: Callable[[str], None],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    crops, index = folder / CROPS, folder / (INDEX + _PARTIAL)
-    entries = _resume(crops, index)
-    written = int(entries["length"].sum())
-    _require_space(folder, persons, settings, written, len(entries), report)
-    with (
-        crops.open("ab") as crop_file,
-        index.open("ab") as index_file,
-        _progress() as progress,
-    ):
-        bar = progress.add_task("cache", total=len(persons), completed=len(entries))
-        for content, rows in _chunks(persons, settings, len(entries), workers):
-            rows["offset"] = written + np.concatenate([[0], rows["length"].cumsum()[:-1]])
-            crop_file.write(content.data)
-            # First the crops, then the rows that say they are there.
-            crop_file.flush()
-            index_file.write(rows.tobytes())
-            index_file.flush()
-            written += len(content)
-            progress.update(bar, advance=len(rows))
-        os.fsync(crop_file.fileno())
-    _finish(folder, index, persons, settings)
-    report(f"cache written: {folder} ({written / 1e6:,.1f} MB)")
-
-
-def _resume(crops: Path, index: Path) -> np.ndarray:
-    """Index rows of the crops that an interrupted start left complete; the rest is cut off."""
-    content = index.read_bytes() if index.is_file() else b""
-    entries = np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
-    size = crops.stat().st_size if crops.is_file() else 0
-    entries = entries[entries["length"].cumsum() <= size]
-    for path, end in ((crops, int(entries["length"].sum())), (index, entries.nbytes)):
-        if path.is_file():
-            os.truncate(path, end)
-    return entries
+    partial = partial_of(path)
+    with closing(sqlite3.connect(partial)) as connection:
+        if settings.format == "raw":
+            # A crop is a chain of pages; longer ones are read faster, and waste more behind a JPEG.
+            connection.execute("PRAGMA page_size = 16384")
+        connection.executescript(SCHEMA)
+        done = {person for (person,) in connection.execute("SELECT person FROM crops")}
+        missing = [row for row in range(len(persons)) if row not in done]
+        _require_space(partial, persons, settings, len(missing), report)
+        chunks = _chunks(persons, settings, missing, workers)
+        for rows in track(chunks, "cache", total=-(-len(missing) // _CHUNK), console=console):
+            with connection:
+                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?,?,?)", rows)
+        about = About(
+            FORMAT_VERSION, persons.name, fingerprint(persons), probe_images(persons), settings
+        )
+        with connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO about VALUES (?, ?)",
+                [
+                    (name, json.dumps(value, allow_nan=False))
+                    for name, value in asdict(about).items()
+                ],
+            )
+    partial.replace(path)
+    report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
 
 
 def _require_space(
-    folder: Path,
+    partial: Path,
     persons: Persons,
     settings: CacheSettings,
-    written: int,
-    done: int,
+    missing: int,
     report: Callable[[str], None],
 ) -> None:
     height, width = settings.crop_size
@@ -230,47 +281,18 @@ def _require_space(
         expected = estimate_bytes(persons, settings)
     except DataError as error:
         raise DataError(f"{persons.name}: the crop cache cannot be written: {error}") from None
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(partial.parent).free
+    done = len(persons) - missing
     resumed = f", {done:,} of them there already" if done else ""
     report(
         f"cache of {persons.name}: {len(persons):,} crops of {width}x{height}{resumed}, about "
         f"{expected / 1e6:,.0f} MB ({settings.format}); {free / 1e6:,.0f} MB are free"
     )
     # A JPEG cache may come out somewhat larger than its sample says.
-    wanted = (1.0 if settings.format == "raw" else 1.1) * expected - written
+    wanted = (1.02 if settings.format == "raw" else 1.1) * expected * missing / len(persons)
     if wanted > free:
         raise DataError(
-            f"{folder}: the cache of {persons.name} needs about {wanted / 1e6:,.0f} MB and "
+            f"{partial.parent}: the cache of {persons.name} needs about {wanted / 1e6:,.0f} MB and "
             f"{free / 1e6:,.0f} MB are free; make room, choose another folder, or a smaller cache "
             "(jpeg, lower quality, smaller input_size)"
         )
-
-
-def _finish(folder: Path, index: Path, persons: Persons, settings: CacheSettings) -> None:
-    """The manifest comes last and makes the cache a finished one."""
-    np.save(folder / INDEX, np.fromfile(index, ENTRY), allow_pickle=False)
-    manifest = {
-        "version": FORMAT_VERSION,
-        "persons": persons.name,
-        "count": len(persons),
-        "settings": asdict(settings),
-        "crop_size": settings.crop_size,
-        "bytes": (folder / CROPS).stat().st_size,
-        "fingerprint": fingerprint(persons),
-        "probes": probe_images(persons),
-        "index_sha256": hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
-    }
-    temporary = folder / (MANIFEST + _PARTIAL)
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
-    index.unlink()
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )

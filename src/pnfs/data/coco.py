@@ -1,20 +1,32 @@
 """COCO keypoints 2017 (Lin et al., ECCV 2014): persons in ground-truth or in detected boxes."""
 
+import copy
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from scipy.optimize import linear_sum_assignment
 
 from pnfs import body
+from pnfs.data.coco_format import (
+    CROWD,
+    EMPTY_BOX,
+    NO_JOINTS,
+    OTHER_CATEGORY,
+    STATED_ZERO,
+    Annotations,
+    read_annotations,
+)
 from pnfs.data.geometry import fit_box
 from pnfs.data.persons import UNLABELLED, DataError, ImageFiles, Persons
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, one_to_one
 from pnfs.data.readers import (
-    RecordLabel,
+    located,
     number_column,
     read_json,
     require_files,
@@ -24,7 +36,7 @@ from pnfs.data.readers import (
     require_rows,
     require_split,
 )
-from pnfs.evaluation.oks import PERSON, OKSAveragePrecision, evaluate_by_visibility
+from pnfs.evaluation.oks import OKSAveragePrecision, evaluate_by_visibility
 from pnfs.evaluation.results_file import results_name, write_results
 
 Boxes = Literal["ground_truth", "detected"]
@@ -34,8 +46,7 @@ TEST_SETS: Mapping[str, str] = {"train": "train2017", "val": "val2017", "test": 
 """Split -> what the benchmark calls it."""
 
 PUBLISHED_ASPECT = 0.75
-"""Width divided by height of the published crops (192×256, 288×384), which HRNet's code fits boxes
-to before it takes their area for OKS-NMS."""
+"""Width divided by height of the published crops (192×256, 288×384)."""
 
 MATCHING_OVERLAP = 0.5
 """Intersection over union from which a detected box is a labelled person's."""
@@ -67,10 +78,10 @@ Then set root to that folder."""
 
 
 @dataclass(frozen=True)
-class _Annotations:
-    """What a split's annotation file holds, without outlines."""
+class _Split:
+    """What a split's annotation file holds."""
 
-    content: dict[str, Any]
+    annotations: Annotations
     sizes: dict[int, tuple[int, int]]
     """Image id -> (width, height)."""
     file_names: dict[int, str]
@@ -90,9 +101,11 @@ class _Boxes:
 class COCO:
     """COCO keypoints with HRNet's choice of persons, in ground-truth or detected boxes.
 
-    Left out (HRNet, `lib/dataset/coco.py`): crowds, persons without labelled joints, and persons
-    whose annotated area or box, once clipped to the image, is empty; from "train" also persons
-    with fewer than `min_labelled` labelled joints. Coordinates are taken as they stand.
+    Left out, and counted in `Persons.left_out` (HRNet, `lib/dataset/coco.py`): other categories,
+    crowds, persons without labelled joints, and persons whose box, once clipped to the image, is
+    empty; from "train" also persons with fewer than `min_labelled` labelled joints. An area that is
+    missing or 0, with which HRNet leaves a person out, is taken from the box. What a file must hold:
+    `pnfs.data.coco_format.read_annotations`. Coordinates are taken as they stand.
 
     The person box has the centre of the clipped box and its (width, height) × `padding`.
     `reference_length` is the square root of the annotated (segment) area in px: the object scale s
@@ -116,6 +129,8 @@ class COCO:
         nms: What happens to several predictions of one person: "oks" drops, "soft" ranks lower
             and keeps 20 an image, "none" keeps all.
         nms_threshold: OKS above which two predictions are of one person.
+        input_size: (height, width) of the network's crops. HRNet's code fits a box to their aspect
+            ratio before it takes its area for OKS-NMS; None: 4:3, as the published crops have.
 
     Raises:
         DataError: Folders or annotation files are missing, `padding` is not positive, or `boxes`
@@ -137,6 +152,7 @@ class COCO:
         joint_threshold: float = 0.2,
         nms: Suppression = "oks",
         nms_threshold: float = 0.9,
+        input_size: Sequence[int] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
         self.padding = require_padding(padding)
@@ -150,7 +166,8 @@ class COCO:
         self.joint_threshold = joint_threshold
         self.nms: Suppression = nms
         self.nms_threshold = nms_threshold
-        self._annotations: dict[str, _Annotations] = {}
+        self.aspect = PUBLISHED_ASPECT if input_size is None else input_size[1] / input_size[0]
+        self._annotations: dict[str, _Split] = {}
         self._boxes: dict[tuple[str, str], _Boxes] = {}
         files = ["images", _ANNOTATIONS["train"], _ANNOTATIONS["val"]]
         require_files("COCO", self.root, files, _GUIDE)
@@ -177,7 +194,7 @@ class COCO:
         return OKSAveragePrecision(
             ground_truth=self._ground_truth(split),
             image_ids=loaded.image_ids,
-            areas=fit_box(loaded.persons.box_size, PUBLISHED_ASPECT).prod(axis=-1),
+            areas=fit_box(loaded.persons.box_size, self.aspect).prod(axis=-1),
             box_scores=loaded.scores,
             joint_threshold=self.joint_threshold,
             nms_threshold=None if self.nms == "none" else self.nms_threshold,
@@ -213,13 +230,64 @@ class COCO:
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
     ) -> Path:
-        """Writes the results file that COCO's server takes, duplicates left out."""
+        """Writes the results file that COCO's server takes, duplicates left out.
+
+        Category and joint order are those of the annotation file, as other tools expect.
+        """
         path = folder / results_name(TEST_SETS[split], name)
-        return write_results(path, self._results(split, predictions))
+        read = self._read(split).annotations
+        return write_results(path, read.to_file_order(self._results(split, predictions)))
 
     def image_ids(self, split: str) -> Int64[np.ndarray, " M"]:
         """COCO's ids of all images of a split."""
         return np.array(list(self._read(split).file_names), dtype=np.int64)
+
+    def labels_digest(self, split: str) -> str:
+        """A digest of what `metric` reads beside the persons: crowds, areas, images without persons, and all
+        labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
+        if split == "train":
+            return ""
+        annotations = self._read(split).annotations
+        read: dict[str, Any] = {
+            "annotations": annotations.records,
+            "category": annotations.category,
+        }
+        read["images"] = sorted(self._read(split).sizes.items())
+        if self.boxes == "detected":
+            found = self._loaded(split, "detected")
+            columns = (found.image_ids, found.persons.center, found.persons.box_size, found.scores)
+            read["detections"] = [column.tolist() for column in columns]
+        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+    def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
+        """The detector's score of each person's box; None for ground-truth boxes."""
+        boxes = self._boxes_of(split)
+        return self._loaded(split, boxes).scores if boxes == "detected" else None
+
+    def in_labelled_boxes(self) -> "COCO":
+        """The dataset in ground-truth boxes, by which training is watched; what was read is shared."""
+        if self.boxes == "ground_truth":
+            return self
+        other = copy.copy(self)
+        other.boxes = "ground_truth"
+        return other
+
+    def image_names(self, split: str) -> Mapping[int, str]:
+        """COCO's image id -> file name, of all images of a split."""
+        return self._read(split).file_names
+
+    def annotations(self, split: str) -> Annotations:
+        """What a split's annotation file holds; without persons for the test set."""
+        return self._ground_truth(split)
+
+    def labelled(self, split: str) -> tuple[Persons, Int64[np.ndarray, " N"]]:
+        """The persons in ground-truth boxes, and COCO's id of each one's image.
+
+        Raises:
+            DataError: As `persons`.
+        """
+        loaded = self._loaded(split, "ground_truth")
+        return loaded.persons, loaded.image_ids
 
     def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
         keypoints = np.dstack([predictions.locations, predictions.scores])
@@ -228,22 +296,21 @@ class COCO:
     def _boxes_of(self, split: str) -> Boxes:
         return "ground_truth" if split == "train" else self.boxes
 
-    def _ground_truth(self, split: str) -> dict[str, Any] | Path:
-        # The training set's records would fill hundreds of megabytes; it is seldom scored.
-        return self.root / _ANNOTATIONS[split] if split == "train" else self._read(split).content
+    def _ground_truth(self, split: str) -> Annotations:
+        return self._read(split).annotations
 
     def _detections_path(self, split: str) -> Path:
         return self.root / _DETECTIONS[split] if self.detections is None else self.detections
 
-    def _read(self, split: str) -> _Annotations:
+    def _read(self, split: str) -> _Split:
         require_split("COCO", split, self.splits)
         if split in self._annotations:
             return self._annotations[split]
         require_files("COCO", self.root, [_ANNOTATIONS[split]], _GUIDE)
-        annotations = _read_annotations(self.root / _ANNOTATIONS[split], labelled=split != "test")
+        read = _read_split(self.root / _ANNOTATIONS[split], labelled=split != "test")
         if split != "train":
-            self._annotations[split] = annotations
-        return annotations
+            self._annotations[split] = read
+        return read
 
     def _loaded(self, split: str, boxes: Boxes) -> _Boxes:
         require_split("COCO", split, self.splits)
@@ -258,51 +325,63 @@ class COCO:
         return self._boxes[split, boxes]
 
     def _labelled(self, split: str) -> _Boxes:
-        path, read = self.root / _ANNOTATIONS[split], self._read(split)
-        annotations = _single_persons(read.content["annotations"])
-
-        def label(row: int) -> str:
-            return f"annotation {annotations[row].get('id')}"
-
-        ids, image_ids = _ids(path, annotations, label)
-        _require_known(path, image_ids, read, label)
-        joints, visibility = _keypoints(path, annotations, label)
-        area = number_column(path, annotations, "area", (), label)
-        boxes = number_column(path, annotations, "bbox", (4,), label)
-        finite = np.isfinite(boxes).all(-1) & np.isfinite(area)
-        require_rows(path, finite, label, "bbox or area is not a finite number")
-        sizes = np.array([read.sizes[i] for i in image_ids.tolist()]).reshape(-1, 2)
-        center, size = _clip(boxes, sizes)
-
-        labelled = (visibility > UNLABELLED).sum(-1)
-        enough = labelled >= (max(1, self.min_labelled) if split == "train" else 1)
-        keep = enough & (area > 0) & (size > 0).all(-1)
-        images, image_index = self._images(split, read, image_ids[keep])
+        split_file = self._read(split)
+        read = split_file.annotations
+        sizes = np.array([split_file.sizes[i] for i in read.image_ids.tolist()]).reshape(-1, 2)
+        center, size = _clip(read.boxes, sizes)
+        keep, left_out = _reasons(read, size, self.min_labelled if split == "train" else 1)
+        images, image_index = self._images(split, split_file, read.image_ids[keep])
         persons = Persons(
             name=f"COCO {split}",
             skeleton=self.skeleton,
             images=images,
-            ids=ids[keep].astype(np.str_),
+            ids=read.ids[keep].astype(np.str_),
             image_index=image_index,
-            joints=joints[keep],
-            visibility=visibility[keep].astype(np.int8),
+            joints=read.joints[keep],
+            visibility=read.visibility[keep].astype(np.int8),
             center=center[keep].astype(np.float32),
             box_size=(size[keep] * self.padding).astype(np.float32),
-            reference_length=np.sqrt(area[keep]).astype(np.float32),
+            reference_length=np.sqrt(read.area[keep]).astype(np.float32),
+            left_out=left_out,
+            remarks=read.remarks,
+            file=read.where,
         )
-        return _Boxes(persons, image_ids[keep], np.ones(len(persons), np.float32))
+        return _Boxes(persons, read.image_ids[keep], np.ones(len(persons), np.float32))
 
     def _detected(self, split: str) -> _Boxes:
         path, read = self._detections_path(split), self._read(split)
         if not path.is_file():
-            raise DataError(f"COCO: {path} is missing.\n{_DETECTIONS_GUIDE}")
-        image_ids, boxes, scores = _read_detections(path, read)
-        keep = (boxes[:, 2:] > 0).all(-1) & (scores >= self.box_threshold)
+            raise DataError(f"COCO: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
+        image_ids, boxes, scores, others = _read_detections(path, read)
+        empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < self.box_threshold
+        keep = ~empty & ~low
+        left_out = {
+            OTHER_CATEGORY: others,
+            "boxes without extent": int(empty.sum()),
+            f"boxes that score less than {self.box_threshold}": int((low & ~empty).sum()),
+        }
         image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
-        images, image_index = self._images(split, read, image_ids)
+        persons = self.persons_in(split, image_ids, boxes, f"COCO {split}, detected boxes")
+        counted = {reason: number for reason, number in left_out.items() if number}
+        persons = replace(persons, left_out=counted, file=str(path))
+        return _Boxes(persons, image_ids, scores.astype(np.float32))
+
+    def persons_in(
+        self,
+        split: str,
+        image_ids: Int64[np.ndarray, " N"],
+        boxes: Float[np.ndarray, "N 4"],
+        name: str,
+    ) -> Persons:
+        """Unlabelled persons in boxes (x, y, width, height) of a split's images.
+
+        Raises:
+            DataError: An image file is missing.
+        """
+        images, image_index = self._images(split, self._read(split), image_ids)
         count = len(boxes)
-        persons = Persons(
-            name=f"COCO {split}, detected boxes",
+        return Persons(
+            name=name,
             skeleton=self.skeleton,
             images=images,
             ids=_numbered(image_ids),
@@ -313,10 +392,9 @@ class COCO:
             box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
             reference_length=np.full(count, np.nan, np.float32),
         )
-        return _Boxes(persons, image_ids, scores.astype(np.float32))
 
     def _images(
-        self, split: str, read: _Annotations, image_ids: Int64[np.ndarray, " N"]
+        self, split: str, read: _Split, image_ids: Int64[np.ndarray, " N"]
     ) -> tuple[ImageFiles, Int64[np.ndarray, " N"]]:
         """The image files that persons are in, and which of them each person is in."""
         used, image_index = np.unique(image_ids, return_inverse=True)
@@ -332,18 +410,11 @@ def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise DataError(f"COCO: {name} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _read_annotations(path: Path, labelled: bool) -> _Annotations:
+def _read_split(path: Path, labelled: bool) -> _Split:
     """A split's file; one of a test set has no annotations."""
-    # Outlines are most of the file; without dropping each at once they would fill gigabytes.
-    content = read_json(path, object_hook=_without_outline)
-    needed = {"images", "annotations"} if labelled else {"images"}
-    if not isinstance(content, dict) or not needed <= content.keys():
-        raise DataError(
-            f"{path}: is not a COCO annotation file: it needs {' and '.join(sorted(needed))}"
-        )
-    images = require_records(path, content["images"], "images")
+    annotations = read_annotations(path, COCO.skeleton, labelled=labelled)
     sizes, file_names = {}, {}
-    for row, image in enumerate(images):
+    for row, image in enumerate(annotations.images):
         match image:
             case {
                 "id": int(id_),
@@ -358,28 +429,32 @@ def _read_annotations(path: Path, labelled: bool) -> _Annotations:
                     f"{path}: image {image.get('id', row)}: needs id, width and height as whole "
                     "numbers and file_name as text"
                 )
-    if labelled:
-        require_records(path, content["annotations"], "annotations")
-    else:
-        content["annotations"] = []
-    return _Annotations(content, sizes, file_names)
+    return _Split(annotations, sizes, file_names)
 
 
-def _single_persons(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [a for a in annotations if not a.get("iscrowd") and a.get("num_keypoints", 1)]
-
-
-def _require_known(
-    path: Path, image_ids: Int64[np.ndarray, " N"], read: _Annotations, label: RecordLabel
-) -> None:
-    known = np.array([image_id in read.file_names for image_id in image_ids.tolist()], dtype=bool)
-    require_rows(path, known, label, "its image_id is not among the annotation file's images")
+def _reasons(
+    read: Annotations, size: Float[np.ndarray, "N 2"], fewest: int
+) -> tuple[Bool[np.ndarray, " N"], dict[str, int]]:
+    """Which persons stay, and how many do not, by the first reason that applies."""
+    labelled = (read.visibility > UNLABELLED).sum(-1)
+    keep, counts = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
+    for reason, wrong in (
+        (CROWD, read.crowd),
+        (NO_JOINTS, labelled == 0),
+        (STATED_ZERO, ~read.usable),
+        (EMPTY_BOX, ~(size > 0).all(-1)),
+        (f"with fewer than {fewest} labelled joints", labelled < fewest),
+    ):
+        if (keep & wrong).any():
+            counts[reason] = int((keep & wrong).sum())
+        keep &= ~wrong
+    return keep, counts
 
 
 def _read_detections(
-    path: Path, read: _Annotations
-) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, "N 4"], Float[np.ndarray, " N"]]:
-    """Image ids, boxes (x, y, w, h) and scores of the detected persons, in the file's order."""
+    path: Path, read: _Split
+) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, "N 4"], Float[np.ndarray, " N"], int]:
+    """Image ids, boxes (x, y, w, h), scores of the detected persons; how many are of other categories."""
     records = require_records(path, read_json(path), "the file")
 
     def label(row: int) -> str:
@@ -387,7 +462,7 @@ def _read_detections(
 
     rows = list(range(len(records)))
     categories = number_column(path, records, "category_id", (), label)
-    rows = np.flatnonzero(categories == PERSON).tolist()
+    rows = np.flatnonzero(categories == read.annotations.category).tolist()
     persons = [records[row] for row in rows]
     image_ids = number_column(path, persons, "image_id", (), label)
     boxes = number_column(path, persons, "bbox", (4,), label)
@@ -395,8 +470,9 @@ def _read_detections(
     finite = np.isfinite(boxes).all(-1) & np.isfinite(scores) & np.isfinite(image_ids)
     require_rows(path, finite, label, "image_id, bbox or score is not a finite number")
     image_ids = image_ids.astype(np.int64)
-    _require_known(path, image_ids, read, label)
-    return image_ids, boxes, scores
+    known = np.array([image_id in read.file_names for image_id in image_ids.tolist()], dtype=bool)
+    require_rows(path, known, label, "its image_id is not among the annotation file's images")
+    return image_ids, boxes, scores, len(records) - len(rows)
 
 
 def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
@@ -433,43 +509,6 @@ def _overlap(first: Persons, second: Persons) -> Float[np.ndarray, "N M"]:
     )
     both = np.maximum(high - low, 0).prod(-1)
     return both / (first.box_size.prod(-1)[:, None] + second.box_size.prod(-1)[None] - both)
-
-
-def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
-    record.pop("segmentation", None)
-    return record
-
-
-def _ids(
-    path: Path, annotations: Sequence[dict[str, Any]], label: RecordLabel
-) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """Annotation ids, checked to be unique, and image ids."""
-    ids, image_ids = (
-        number_column(path, annotations, field, (), label) for field in ("id", "image_id")
-    )
-    for column in (ids, image_ids):
-        whole = np.isfinite(column) & (column == np.round(column)) & (abs(column) < 2**53)
-        require_rows(path, whole, label, "id and image_id must be whole numbers")
-    first = np.zeros(len(ids), dtype=bool)
-    first[np.unique(ids, return_index=True)[1]] = True
-    require_rows(path, first, label, "its id occurs before")
-    return ids.astype(np.int64), image_ids.astype(np.int64)
-
-
-def _keypoints(
-    path: Path, annotations: Sequence[dict[str, Any]], label: RecordLabel
-) -> tuple[Float32[np.ndarray, "N 17 2"], Float32[np.ndarray, "N 17"]]:
-    """Joints (px, 0 where unlabelled) and visibility flags."""
-    count = len(body.COCO)
-    table = number_column(path, annotations, "keypoints", (3 * count,), label)
-    table = table.astype(np.float32).reshape(-1, count, 3)
-    joints, visibility = table[..., :2], table[..., 2]
-    flags_ok = np.all(np.isin(visibility, (0, 1, 2)), axis=-1)
-    require_rows(path, flags_ok, label, "a visibility flag of keypoints is not 0, 1 or 2")
-    labelled = visibility[..., None] > UNLABELLED
-    finite = np.all(np.isfinite(joints) | ~labelled, axis=(-2, -1))
-    require_rows(path, finite, label, "a labelled joint is not a finite number")
-    return np.where(labelled, joints, 0), visibility
 
 
 def _clip(

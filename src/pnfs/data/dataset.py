@@ -28,14 +28,14 @@ class PoseBatch(TypedDict):
 
     image: Tensor
     """uint8 (B, h, w, 3), RGB."""
-    joints: Tensor
+    joints_crop: Tensor
     """float32 (B, K, 2), x, y in pixels of the crop."""
     labelled: Tensor
     """bool (B, K)."""
     to_image: Tensor
     """float32 (B, 2, 3), crop pixels to image pixels."""
-    target: Tensor
-    """float32 (B, K, 2), the joints in pixels of the image."""
+    joints_image: Tensor
+    """float32 (B, K, 2), x, y in pixels of the image."""
     reference_length: Tensor
     """float32 (B,)."""
     sample_index: Tensor
@@ -50,8 +50,8 @@ class CropDataset(Dataset):
         input_size: (height, width) of the crops.
         augmentation: None for the plain crop.
         seed: Of the augmentation's draws.
-        reduced: Read no more of an image than the crop needs, where the images can do so
-            (`Views`); False always decodes whole images.
+        reduced_decoding: Decode no more of an image than the crop needs, where the images can do so
+            (`Views`); False decodes whole images. Crops differ by 1 to 3 grey levels.
         unbiased: Geometry of the crops; see `crop_matrix`.
     """
 
@@ -62,14 +62,14 @@ class CropDataset(Dataset):
         input_size: tuple[int, int],
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        reduced: bool = True,
+        reduced_decoding: bool = True,
         unbiased: bool = False,
     ) -> None:
         self.persons = persons
         self.input_size = input_size
         self.augmentation = augmentation
         self.seed = seed
-        self.reduced = reduced
+        self.reduced_decoding = reduced_decoding
         self.unbiased = unbiased
         self._permutation = persons.skeleton.flip_permutation
 
@@ -85,18 +85,15 @@ class CropDataset(Dataset):
             random = np.random.default_rng([self.seed, epoch, index])
             draw = self.augmentation.draw(random)
         matrix = self._matrix(index, draw)
-        crop = self._crop(int(persons.image_index[index]), matrix)
-        if random is not None and self.augmentation is not None:
-            crop = self.augmentation.change_pixels(crop, random)
         joints, visibility = self._crop_joints(index, matrix, draw.flip)
-        target = persons.joints[index]
+        joints_image = persons.joints[index]
         return {
-            "image": crop,
-            "joints": joints.astype(np.float32),
+            **self.pixels(index, matrix, random),
+            "joints_crop": joints.astype(np.float32),
             "labelled": visibility > 0,
             "to_image": invert(matrix).astype(np.float32),
             # In the rows of the crop's joints, also where left and right have changed places.
-            "target": target[self._permutation] if draw.flip else target,
+            "joints_image": joints_image[self._permutation] if draw.flip else joints_image,
             "reference_length": np.float32(persons.reference_length[index]),
             "sample_index": np.int64(index),
         }
@@ -113,12 +110,24 @@ class CropDataset(Dataset):
             self.unbiased,
         )
 
-    def _crop(self, image_index: int, matrix: np.ndarray) -> np.ndarray:
+    def pixels(
+        self, index: int, matrix: np.ndarray, random: np.random.Generator | None
+    ) -> dict[str, np.ndarray]:
+        """The entry "image" of a sample.
+
+        Args:
+            index: Row of the person.
+            matrix: From pixels of the image to those of the crop.
+            random: What the geometry was drawn from; None without augmentation.
+        """
         height, width = self.input_size
-        zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced else 1.0
-        image, to_image = view_of(self.persons.images, image_index, zoom)
+        zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced_decoding else 1.0
+        image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
         matrix = compose(matrix, to_image)
-        return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        crop = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        if random is not None and self.augmentation is not None:
+            crop = self.augmentation.change_pixels(crop, random)
+        return {"image": crop}
 
     def _crop_joints(
         self, index: int, matrix: np.ndarray, flip: bool

@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from rich.progress import track
 
 from pnfs.body import COCO, MPII, Skeleton
+from pnfs.data.coco_format import AREA_SHARE
 from pnfs.data.mpii import FILE_JOINTS, PIXELS_PER_SCALE
 from pnfs.data.persons import UNLABELLED, DataError, Persons
 from pnfs.evaluation.pck import HEAD_SIZE_FACTOR
@@ -27,8 +28,6 @@ _COCO_SPLITS = {"train": "train2017", "val": "val2017"}
 
 PADDING = 1.25
 """The loaders enlarge the boxes in the files by this factor; the writers take it off again."""
-PERSON_AREA_SHARE = 0.53
-"""Of a COCO person's box, the share that the outline covers on average."""
 
 _LONG = 200
 """Images from which on a progress bar is shown."""
@@ -160,7 +159,7 @@ def _write_images(
 
 
 def _write_json(content: Any, path: Path) -> None:
-    _write_bytes(json.dumps(content).encode(), path)
+    _write_bytes(json.dumps(content, allow_nan=False).encode(), path)
 
 
 def _write_bytes(content: bytes, path: Path) -> None:
@@ -251,7 +250,7 @@ def _coco_annotation(
         "category_id": 1,
         "iscrowd": 0,
         "bbox": [*low.tolist(), width, height],
-        "area": PERSON_AREA_SHARE * width * height,
+        "area": AREA_SHARE * width * height,
         "segmentation": [],
         "num_keypoints": int((visibility > UNLABELLED).sum()),
         "keypoints": [

@@ -7,19 +7,14 @@ from typing import Any
 import numpy as np
 
 from pnfs.data.coco import COCO
-from pnfs.data.findings import (
-    SEVERITIES,
-    Finding,
-    Severity,
-    finding_of_error,
-    some,
-    worst_first,
-)
+from pnfs.data.coco_format import CROWD, NO_JOINTS, OTHER_CATEGORY
+from pnfs.data.findings import SEVERITIES, Finding, Severity, finding_of_error, some, worst_first
 from pnfs.data.inspection_images import (
     ImageChoice,
     ImageReport,
     check_damaged,
     check_missing,
+    check_orientation,
     check_same_pictures,
     check_sizes,
     chosen_rows,
@@ -39,7 +34,7 @@ from pnfs.data.inspection_poses import (
 from pnfs.data.lsp import LSP, LSPET
 from pnfs.data.module import Source
 from pnfs.data.mpii import MPII
-from pnfs.data.persons import UNLABELLED, DataError, Persons
+from pnfs.data.persons import UNLABELLED, DataError, Persons, listed
 from pnfs.data.readers import read_json
 
 __all__ = [
@@ -48,6 +43,7 @@ __all__ = [
     "Severity",
     "check_counts",
     "check_duplicates",
+    "check_left_out",
     "check_overlap",
     "check_reference",
     "finding_of_error",
@@ -102,6 +98,8 @@ def inspect_dataset(
         rows = chosen_rows(people, images, sample)
         reports[split] = inspect_images(people, rows, workers=workers) if rows else {}
         findings += check_damaged(people, reports[split])
+        findings += check_orientation(people, reports[split])
+        findings += check_left_out(people)
         findings += _check_persons(people, reports[split])
         findings += check_counts(source, split, len(people))
         if split != "train":
@@ -250,6 +248,31 @@ def _keys(persons: Persons) -> list[bytes | None]:
         else None
         for row, name in enumerate(names)
     ]
+
+
+USUAL = {CROWD, NO_JOINTS, OTHER_CATEGORY}
+"""Reasons to leave annotations out that good files have too."""
+
+
+def check_left_out(persons: Persons) -> list[Finding]:
+    """Annotations that are not among the persons, and what was filled in or assumed."""
+    findings = []
+    for counts, what, advice in (
+        (persons.left_out, "left out", "Repair the annotations if these persons are to count."),
+        (persons.remarks, "noted", "Change the annotation file if this is not what it means."),
+    ):
+        if counts:
+            unusual = counts.keys() - USUAL
+            findings.append(
+                Finding(
+                    "warning" if unusual else "note",
+                    f"annotations {what}",
+                    persons.file or persons.name,
+                    f"{persons.name}: {len(persons):,} persons are read; {what}: {listed(counts)}",
+                    advice if unusual else "Nothing, unless these are to count.",
+                )
+            )
+    return findings
 
 
 def check_reference(persons: Persons) -> list[Finding]:

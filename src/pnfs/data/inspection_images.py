@@ -16,8 +16,14 @@ from rich.progress import track
 
 from pnfs.data.findings import Finding, some
 from pnfs.data.persons import DataError, ImageFiles, Persons
+from pnfs.data.pixels import to_bytes
 
 ImageChoice = Literal["all", "sample", "none"]
+_ORIENTATION = 0x0112
+"""EXIF's tag of the camera's orientation."""
+_TURNS = {2: "mirrored", 3: "180°", 4: "180°, mirrored", 5: "90°, mirrored", 6: "90°",
+          7: "270°, mirrored", 8: "270°"}  # fmt: skip
+"""EXIF orientation -> how a viewer turns the picture, clockwise."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class ImageReport:
     """None for a good image."""
     digest: str
     """Equal for files with equal content; "" where the image is not a file."""
+    orientation: int = 1
+    """EXIF's: how the camera was held; 1 is upright, 3 upside down, 6 and 8 on its side."""
 
 
 def inspect_file(path: Path) -> ImageReport:
@@ -50,6 +58,8 @@ def inspect_file(path: Path) -> ImageReport:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             size = image.height, image.width
+            orientation = int(image.getexif().get(_ORIENTATION, 1))
+            depth = _depth_problem(image)
     except Image.UnidentifiedImageError:
         start = content[:12]
         return ImageReport(str(path), None, f"is not an image, it begins with {start!r}", digest)
@@ -58,9 +68,22 @@ def inspect_file(path: Path) -> ImageReport:
         # Its count of bytes left over says nothing about how much is missing.
         reason = str(error).partition(" (")[0]
         return ImageReport(str(path), None, f"cannot be decoded: {reason}", digest)
+    problem = depth
     if not cv2.haveImageReader(str(path)):
-        return ImageReport(str(path), size, "is in a format that OpenCV does not read", digest)
-    return ImageReport(str(path), size, None, digest)
+        problem = "is in a format that OpenCV does not read"
+    return ImageReport(str(path), size, problem, digest, orientation)
+
+
+def _depth_problem(image: Image.Image) -> str | None:
+    """What is wrong with the numbers of an image of more than 8 bits, which training reads with OpenCV."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        return "holds floating point or 32-bit numbers, which training cannot read"
+    if image.mode.startswith("I"):
+        try:
+            to_bytes(np.asarray(image), 16)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def inspect_images(
@@ -148,6 +171,33 @@ def check_damaged(persons: Persons, reports: Mapping[int, ImageReport]) -> list[
             f"{persons.name}: {first.name} {first.problem}{more}",
             "Copy or download these files again and compare their size with the source's.",
             tuple(f"{report.name}: {report.problem}" for report in damaged),
+        )
+    ]
+
+
+def check_orientation(persons: Persons, reports: Mapping[int, ImageReport]) -> list[Finding]:
+    """Images that viewers turn or mirror by their EXIF entry, while training reads stored pixels.
+
+    A picture that stands on its head has the size that its labels state, so that nothing else
+    shows when labels refer to the turned one.
+    """
+    turned = [
+        f"{report.name} ({_TURNS[report.orientation]})"
+        for report in reports.values()
+        if report.orientation in _TURNS
+    ]
+    if not turned:
+        return []
+    return [
+        Finding(
+            "warning",
+            "image orientation",
+            persons.name,
+            f"{len(turned):,} of {len(reports):,} images are stored turned or mirrored (EXIF): "
+            f"{some(turned)}",
+            "Training and scoring read pixels as they are stored. If the labels were made on the "
+            "upright picture, store the images upright, without this entry; look at `pnfs browse`.",
+            tuple(turned),
         )
     ]
 

@@ -113,7 +113,11 @@ class _LeedsSports(ABC):
         rows = np.arange(len(joints))
         rows = rows[(rows >= self.held_out_from - 1) == held_out]
         center, side = _boxes(joints[rows], visibility[rows] > UNLABELLED)
-        usable = side > 0
+        usable, few = side > 0, (visibility[rows] > UNLABELLED).sum(-1) < 2
+        left_out = {
+            "with fewer than two labelled joints": int((~usable & few).sum()),
+            "with all labelled joints on one point": int((~usable & ~few).sum()),
+        }
         rows, center, side = rows[usable], center[usable], side[usable] * self.padding
         torso = torso_size(joints[rows], visibility[rows], self.skeleton)
         numbers = (rows + 1).tolist()
@@ -134,6 +138,8 @@ class _LeedsSports(ABC):
             center=center.astype(np.float32),
             box_size=np.stack([side, side], axis=-1).astype(np.float32),
             reference_length=torso.astype(np.float32),
+            left_out={reason: count for reason, count in left_out.items() if count},
+            file=str(self.root / "joints.mat"),
         )
 
 

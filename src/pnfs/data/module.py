@@ -1,7 +1,7 @@
 """The data of a run as a LightningDataModule."""
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import numpy as np
@@ -12,12 +12,18 @@ from torchmetrics import Metric
 
 from pnfs.body import Skeleton
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CachedCrops, CacheSettings, Format, with_crops
+from pnfs.data.cache import CacheSettings, Format, with_crops
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.dataset import CropDataset, EpochSampler, start_worker
-from pnfs.data.device import BatchCropper
+from pnfs.data.dataset import CropDataset, EpochSampler, PoseBatch, start_worker
+from pnfs.data.device import (
+    SAMPLING,
+    UncutCrops,
+    cut_crops,
+    fits,
+    load_resident,
+    require_geometry_alone,
+)
 from pnfs.data.persons import Persons
-from pnfs.data.resident import DeviceLoader, fits, load_resident
 
 Split = Literal["train", "val", "test"]
 
@@ -49,17 +55,20 @@ class PoseDataModule(L.LightningDataModule):
         seed: Of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
         unbiased: Geometry of the crops; see `crop_matrix`.
+        reduced_decoding: Read JPEGs at a half, a quarter or an eighth where the crops need no more; see
+            `CropDataset`.
         cache: Folder for crop caches; what is not there yet is written first. None reads images.
         cache_format: jpeg or raw. None takes an existing cache of any format and quality, and
             writes jpeg.
         cache_quality: Of a JPEG cache that has to be written.
-        augment: Where training crops are cut and augmented: in the loader's processes ("loader"), or
-            whole batches on the device ("device", which needs a cache).
-        resident: With augment="device", keep all cached crops in the device's memory. "auto": on a
-            CUDA device where they fit.
+        augment: Where training crops are cut: in the loader's processes ("loader"), or whole batches on
+            the device ("device", which needs a cache, and an augmentation of geometry alone). Crops for
+            evaluation are cut in the loader.
+        resident: With augment="device", keep the cached crops for training in the device's memory.
+            "auto": on a CUDA device where they fit.
 
     Raises:
-        ValueError: A choice that there is not, or augment="device" without a cache.
+        ValueError: A choice that there is not, or one that excludes another; the message names the key.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class PoseDataModule(L.LightningDataModule):
         seed: int = 0,
         drop_last: bool = True,
         unbiased: bool = False,
+        reduced_decoding: bool = True,
         cache: Path | str | None = None,
         cache_format: Format | None = None,
         cache_quality: int = 95,
@@ -82,6 +92,8 @@ class PoseDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         _require_choices(cache, augment, resident)
+        if augment == "device":
+            require_geometry_alone(augmentation)
         self.source = source
         self.input_size = input_size
         self.batch_size = batch_size
@@ -91,10 +103,11 @@ class PoseDataModule(L.LightningDataModule):
         self.seed = seed
         self.drop_last = drop_last
         self.unbiased = unbiased
+        self.reduced_decoding = reduced_decoding
         self.cache = cache
         self.cache_format: Format | None = cache_format
         self.cache_quality = cache_quality
-        self.augment = augment
+        self.augment: Literal["loader", "device"] = augment
         self.resident = resident
         self.weight_rows: list[int] | None = None
         self.architecture_rows: list[int] | None = None
@@ -102,17 +115,20 @@ class PoseDataModule(L.LightningDataModule):
         # start at once, before it says which epoch it trains.
         self.next_epoch = 0
         self._cached: dict[tuple[str, CacheSettings], Persons] = {}
-        self._resident: dict[Path, Tensor] = {}
+        self._resident: Tensor | None = None
 
     def dataset(self, split: str, augmentation: Augmentation | None = None) -> CropDataset:
         """The crops of a split."""
-        return CropDataset(
-            self.persons(split, augmentation),
-            input_size=self.input_size,
-            augmentation=augmentation,
-            seed=self.seed,
-            unbiased=self.unbiased,
-        )
+        return CropDataset(self.persons(split, augmentation), **self._crop_options(augmentation))
+
+    def _crop_options(self, augmentation: Augmentation | None) -> dict[str, Any]:
+        return {
+            "input_size": self.input_size,
+            "augmentation": augmentation,
+            "seed": self.seed,
+            "unbiased": self.unbiased,
+            "reduced_decoding": self.reduced_decoding,
+        }
 
     def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
         """The persons of a split; with a cache, its crops in place of their images.
@@ -134,6 +150,7 @@ class PoseDataModule(L.LightningDataModule):
             input_size=self.input_size,
             format=written_as,
             quality=self.cache_quality,
+            reduced_decoding=self.reduced_decoding,
         ).with_room_for(room_for)
         if (split, needed) not in self._cached:
             folder = ensure_cache(
@@ -176,37 +193,43 @@ class PoseDataModule(L.LightningDataModule):
         self.weight_rows = sorted(shuffled[for_architecture:].tolist())
         return self.weight_rows, self.architecture_rows
 
-    def train_dataloader(self) -> DataLoader | DeviceLoader:
-        return self._train_loader(self.weight_rows, self.seed)
+    def train_dataloader(self) -> DataLoader:
+        return self._train_loader(self.weight_rows, self.seed, self.augment)
 
-    def architecture_dataloader(self) -> DataLoader | DeviceLoader:
+    def first_batch(self) -> PoseBatch:
+        """The first training batch as the loader cuts it, on the CPU, with or without a trainer."""
+        return next(iter(self._train_loader(self.weight_rows, self.seed, "loader")))
+
+    def architecture_dataloader(self) -> DataLoader:
         """Augmented crops of the persons that `split_train` set aside."""
         if self.architecture_rows is None:
             raise RuntimeError("split_train has not divided the training persons yet")
         # Another order than the weights' loader has.
-        return self._train_loader(self.architecture_rows, self.seed + 1)
+        return self._train_loader(self.architecture_rows, self.seed + 1, self.augment)
 
-    def _train_loader(self, rows: list[int] | None, order_seed: int) -> DataLoader | DeviceLoader:
+    def _train_loader(
+        self, rows: list[int] | None, order_seed: int, augment: Literal["loader", "device"]
+    ) -> DataLoader:
         size = len(self.source.persons("train")) if rows is None else len(rows)
         drop_last = self.drop_last and -(-size // self._rank()[1]) >= self.batch_size
         sampler = self._sampler(size if rows is None else rows, order_seed, shuffle=True)
-        if self.augment == "device":
-            persons = self.persons("train", self.augmentation)
-            return self._device_loader(
-                persons, self.augmentation, sampler, self.batch_size, drop_last
+        if augment == "loader":
+            dataset = self.dataset("train", self.augmentation)
+        else:
+            dataset = UncutCrops(
+                self.persons("train", self.augmentation),
+                resident=self._keep_resident(),
+                **self._crop_options(self.augmentation),
             )
-        dataset = self.dataset("train", self.augmentation)
         return self._loader(dataset, sampler, self.batch_size, drop_last)
 
-    def val_dataloader(self) -> DataLoader | DeviceLoader:
+    def val_dataloader(self) -> DataLoader:
         return self.eval_dataloader("val")
 
-    def eval_dataloader(self, split: str) -> DataLoader | DeviceLoader:
+    def eval_dataloader(self, split: str) -> DataLoader:
         """Plain crops of any split, in the dataset's order."""
         dataset = self.dataset(split)
         sampler = self._sampler(len(dataset), self.seed, shuffle=False)
-        if self.augment == "device":
-            return self._device_loader(dataset.persons, None, sampler, self.eval_batch_size, False)
         return self._loader(dataset, sampler, self.eval_batch_size, False)
 
     def _sampler(self, rows: int | list[int], seed: int, shuffle: bool) -> EpochSampler:
@@ -230,41 +253,25 @@ class PoseDataModule(L.LightningDataModule):
             pin_memory=self._device().type == "cuda",
         )
 
-    def _device_loader(
-        self,
-        persons: Persons,
-        augmentation: Augmentation | None,
-        sampler: EpochSampler,
-        batch_size: int,
-        drop_last: bool,
-    ) -> DeviceLoader:
-        cropper = BatchCropper(
-            persons,
-            input_size=self.input_size,
-            augmentation=augmentation,
-            seed=self.seed,
-            unbiased=self.unbiased,
-        )
-        return DeviceLoader(
-            cropper,
-            pixels=self._resident_pixels(cropper.crops),
-            sampler=sampler,
-            batch_size=batch_size,
-            device=self._device(),
-            drop_last=drop_last,
-            workers=self.workers,
-        )
+    def _keep_resident(self) -> bool:
+        """Whether the cached crops for training lie on the trainer's device; loads them if they shall."""
+        if self.trainer is None or self.resident is False:
+            return False
+        persons, device = self.persons("train", self.augmentation), self._device()
+        if self._resident is None and (self.resident is True or fits(persons, device)):
+            self._resident = load_resident(persons, device, max(1, self.workers))
+        return self._resident is not None
 
-    def _resident_pixels(self, crops: CachedCrops) -> Tensor | None:
-        """The crops in the device's memory, loaded once; None where they shall stay in the file."""
-        device = self._device()
-        kept = self._resident.get(crops.folder)
-        if kept is not None and kept.device == device:
-            return kept
-        if self.resident is False or (self.resident == "auto" and not fits(crops, device)):
-            return None
-        self._resident[crops.folder] = load_resident(crops, device, max(1, self.workers))
-        return self._resident[crops.folder]
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> PoseBatch:
+        """Cuts the crops that the loader has left to the device (see `UncutCrops`).
+
+        Lightning calls this for each batch; who iterates a training loader by hand does so too.
+        """
+        return cut_crops(batch, self.input_size, self._resident) if SAMPLING in batch else batch
+
+    def teardown(self, stage: str) -> None:
+        """Gives the device's memory back after training."""
+        self._resident = None
 
     def _rank(self) -> tuple[int, int]:
         return (

@@ -1,5 +1,6 @@
 """MPII Human Pose (Andriluka et al., CVPR 2014), single persons, in the layout of HRNet's users."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ FILE_JOINTS = (
 
 PIXELS_PER_SCALE = 200.0
 """A person's `scale` is the person's height in units of 200 px."""
+
+NO_LABEL = "without a labelled joint, which count for nothing"
 
 TrainSplit = Literal["train", "all"]
 """What training reads: the published training persons, or these and the validation persons."""
@@ -179,6 +182,7 @@ class MPII:
         images = ImageFiles(self.root / "images", image_names.tolist())
         if self.check_images:
             require_images(f"MPII {split}", images, _GUIDE)
+        unlabelled = 0 if split == "test" else int((~labelled.any(-1)).sum())
         head_sizes = np.full(len(records), np.nan)
         if split == "val":
             head_sizes = _head_sizes(self.root / "annot/gt_valid.mat", len(records), path, label)
@@ -193,6 +197,8 @@ class MPII:
             center=center,
             box_size=box_size,
             reference_length=head_sizes.astype(np.float32),
+            remarks={NO_LABEL: unlabelled} if unlabelled else {},
+            file=str(path),
         )
 
 
@@ -208,7 +214,9 @@ def _together(train: Persons, val: Persons) -> Persons:
     paths = [*train.images.paths.tolist(), *val.images.paths.tolist()]
     columns["image_index"][len(train) :] += len(train.images)
     images = ImageFiles(train.images.root, paths)
-    return replace(train, name="MPII train and val", images=images, **columns)
+    remarks = Counter(train.remarks) + Counter(val.remarks)
+    name = "MPII train and val"
+    return replace(train, name=name, images=images, remarks=dict(remarks), **columns)
 
 
 def write_pred_mat(path: Path, predictions: Predictions) -> Path:

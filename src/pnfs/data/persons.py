@@ -1,10 +1,10 @@
 """Labelled persons: one record per person, whatever dataset it comes from."""
 
 import os.path
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -195,23 +195,30 @@ class Persons:
     center: Float32[np.ndarray, "N 2"]
     box_size: Float32[np.ndarray, "N 2"]
     reference_length: Float32[np.ndarray, " N"]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Annotations of the file that are not among the persons, counted by reason."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """What the loader filled in or assumed, with the number of persons concerned."""
+    file: str = ""
+    """Annotation file that these counts are of."""
 
     def __post_init__(self) -> None:
         if len(self.ids) == 0:
-            raise DataError(f"{self.name}: there are no usable persons in this split")
+            counted = f" (left out: {listed(self.left_out)})" if self.left_out else ""
+            raise DataError(f"{self.name}: there are no usable persons in this split{counted}")
         expected = {"joints": (len(self.skeleton), 2), "visibility": (len(self.skeleton),)}
-        for field in fields(self):
-            column = getattr(self, field.name)
+        for name in (entry.name for entry in fields(self)):
+            column = getattr(self, name)
             if not isinstance(column, np.ndarray):
                 continue
             if len(column) != len(self.ids):
                 raise DataError(
-                    f"{self.name}: {len(column)} rows of {field.name} for {len(self.ids)} persons"
+                    f"{self.name}: {len(column)} rows of {name} for {len(self.ids)} persons"
                 )
-            if field.name in expected and column.shape[1:] != expected[field.name]:
+            if name in expected and column.shape[1:] != expected[name]:
                 raise DataError(
-                    f"{self.name}: {field.name} has shape {column.shape}, skeleton "
-                    f"{self.skeleton.name} needs (N, {', '.join(map(str, expected[field.name]))})"
+                    f"{self.name}: {name} has shape {column.shape}, skeleton "
+                    f"{self.skeleton.name} needs (N, {', '.join(map(str, expected[name]))})"
                 )
         self._require_own_ids()
         self._require_images()
@@ -264,8 +271,30 @@ class Persons:
         """The persons in `rows`, in that order."""
         rows = np.asarray(rows)
         columns = {
-            field.name: getattr(self, field.name)[rows]
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), np.ndarray)
+            entry.name: getattr(self, entry.name)[rows]
+            for entry in fields(self)
+            if isinstance(getattr(self, entry.name), np.ndarray)
         }
         return replace(self, **columns)
+
+    def described(self) -> str:
+        """One line for the screen: name, number of persons, what was left out and assumed."""
+        counts = [listed(self.remarks)] if self.remarks else []
+        if self.left_out:
+            counts.append(f"left out: {listed(self.left_out)}")
+        where = f"{Path(self.file).name}: " if self.file else ""
+        tail = f" ({where}{'; '.join(counts)})" if counts else ""
+        return f"{self.name}: {len(self):,} persons{tail}"
+
+    def account(self) -> dict[str, Any]:
+        """The same for a record: numbers under "persons", "left_out" and "remarks"."""
+        return {
+            "persons": len(self),
+            "left_out": dict(self.left_out),
+            "remarks": dict(self.remarks),
+        }
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts with their reasons, for messages."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())

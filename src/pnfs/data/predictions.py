@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from pnfs.data.persons import Persons
+
+if TYPE_CHECKING:
+    from pnfs.data.module import Source
 
 UNMATCHED = -1
 """Row of a labelled person for whom nothing was predicted."""
@@ -67,6 +70,24 @@ class Benchmark(Protocol):
         ...
 
 
+@runtime_checkable
+class Detections(Protocol):
+    """A dataset whose persons may be a detector's."""
+
+    def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
+        """The detector's score of each person's box; None for labelled boxes."""
+        ...
+
+    def in_labelled_boxes(self) -> "Source":
+        """The dataset with the persons in their labelled boxes."""
+        ...
+
+
+def in_labelled_boxes(source: "Source") -> "Source":
+    """The dataset by which training is watched: a detector's boxes are for the final score."""
+    return source.in_labelled_boxes() if isinstance(source, Detections) else source
+
+
 GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
 
@@ -74,6 +95,12 @@ GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 def one_to_one(persons: Persons) -> Matches:
     """Each person goes with the prediction of the same row."""
     return Matches(persons, np.arange(len(persons)))
+
+
+def no_predictions(persons: Persons) -> Predictions:
+    """Where only the labels are wanted."""
+    joints = len(persons.skeleton)
+    return Predictions(np.zeros((0, joints, 2), np.float32), np.zeros((0, joints), np.float32))
 
 
 def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
@@ -94,5 +121,5 @@ def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
         "persons": records,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     return path

@@ -55,11 +55,24 @@ def require_files(dataset: str, root: Path, relative: Sequence[str], guide: str)
         DataError: Something is not there.
     """
     if not root.is_dir():
-        raise DataError(f"{dataset}: there is no folder {root}.\n{guide}")
+        raise DataError(f"{dataset}: there is no folder {root}{located(root)}.\n{guide}")
     missing = [str(root / name) for name in relative if not (root / name).exists()]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise DataError(f"{dataset}: {', '.join(missing)} {verb} missing.\n{guide}")
+        raise DataError(f"{dataset}: {', '.join(missing)} {verb} missing{located(root)}.\n{guide}")
+
+
+def located(path: Path) -> str:
+    """Where a relative path was looked for, for messages; "" for an absolute one.
+
+    A checkpoint keeps its dataset's root as it was given, and may be used from another folder.
+    """
+    if path.is_absolute():
+        return ""
+    return (
+        f" (looked for in {path.absolute()}: relative to the working directory {Path.cwd()}; "
+        "run there, or give an absolute path)"
+    )
 
 
 def require_images(name: str, images: ImageFiles, guide: str) -> None:
@@ -85,9 +98,9 @@ def require_images(name: str, images: ImageFiles, guide: str) -> None:
     if missing:
         examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise DataError(
-            f"{name}: {len(missing)} of {len(wanted)} images are missing from {images.root}: "
-            f"{examples}. Complete the folder; with check_images=False the run starts anyway and "
-            f"stops at the first image that it cannot read.\n{guide}"
+            f"{name}: {len(missing)} of {len(wanted)} images are missing from {images.root}"
+            f"{located(images.root)}: {examples}. Complete the folder; with check_images=False the "
+            f"run starts anyway and stops at the first image that it cannot read.\n{guide}"
         )
 
 
@@ -152,7 +165,7 @@ def read_mat(path: Path, variable: str) -> Shaped[np.ndarray, "..."]:
     return array
 
 
-def require_records(path: Path, records: object, what: str) -> list[dict[str, Any]]:
+def require_records(path: Path | str, records: object, what: str) -> list[dict[str, Any]]:
     """`records`, if it is a list of JSON objects.
 
     Raises:
@@ -181,7 +194,7 @@ def text_column(
 
 
 def number_column(
-    path: Path,
+    path: Path | str,
     records: Sequence[Mapping[str, Any]],
     field: str,
     shape: tuple[int, ...],
@@ -227,7 +240,9 @@ def number_column(
     raise DataError(f"{path}: {field} does not have shape {shape} in every record")
 
 
-def require_rows(path: Path, ok: Bool[np.ndarray, " N"], label: RecordLabel, wrong: str) -> None:
+def require_rows(
+    path: Path | str, ok: Bool[np.ndarray, " N"], label: RecordLabel, wrong: str
+) -> None:
     """Checks one condition on all records.
 
     Raises:

@@ -335,7 +335,7 @@ class Synthetic:
         return joints, visibility, center, box, head
 
     def metric(self, split: str) -> PCK:
-        """PCKh at 0.5 and 0.1 of the head size; as in MPII's mean, pelvis and thorax do not count.
+        """PCKh at 0.5, 0.1 and 0.11 of the head size, as MPII's: pelvis and thorax are not in the mean.
 
         Raises:
             DataError: There is no such split.
@@ -345,7 +345,7 @@ class Synthetic:
         return PCK(
             joints=self.skeleton.joints,
             groups=self.skeleton.groups,
-            thresholds=(0.5, 0.1),
+            thresholds=(0.5, 0.1, 0.11),
             name="PCKh",
             mean_excludes=tuple(name for name in uncounted if name in self.skeleton.joints),
         )

@@ -132,7 +132,7 @@ class Breakdown:
         )
         metric.update(
             predicted=torch.from_numpy(predicted),
-            target=torch.from_numpy(labels.joints),
+            joints_image=torch.from_numpy(labels.joints),
             labelled=torch.from_numpy(labels.visibility > UNLABELLED),
             reference_length=torch.from_numpy(labels.reference_length),
             sample_index=torch.arange(len(rows)),

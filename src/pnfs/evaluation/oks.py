@@ -2,9 +2,9 @@
 
 import contextlib
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from pnfs.body import COCO, Skeleton
+from pnfs.data.coco_categories import PERSON
+from pnfs.data.coco_format import Annotations, read_annotations
 from pnfs.evaluation.pck import first_rows
 
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
@@ -26,9 +28,6 @@ STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
 
 MAX_DETECTIONS = 20
 """Persons per image that COCO's evaluation looks at."""
-
-PERSON = 1
-"""COCO's category of persons."""
 
 PER_VISIBILITY = {"occluded": 1, "visible": 2}
 """COCO's visibility flags of labelled joints."""
@@ -136,14 +135,19 @@ def soft_oks_nms(
 
 def evaluate_detections(
     detections: Sequence[Mapping[str, Any]],
-    ground_truth: Mapping[str, Any] | Path | str,
+    ground_truth: Annotations | Mapping[str, Any] | Path | str,
     sigmas: Sequence[float] | Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
 ) -> dict[str, float]:
     """COCO's ten keypoint scores of detections, by pycocotools.
 
+    Persons alone are scored: the annotations' category "person", whatever its id. Detections of
+    other categories are left out.
+
     Args:
-        detections: In COCO's result format: image_id, category_id, keypoints (3K numbers), score.
-        ground_truth: Annotations in COCO's format, or the path of a JSON file that holds them.
+        detections: In COCO's result format: image_id, category_id, keypoints (3K numbers in the
+            order of `pnfs.body.COCO`), score.
+        ground_truth: Annotations in COCO's format, or the path of a JSON file that holds them; what
+            they must hold: `pnfs.data.coco_format.read_annotations`.
         sigmas: The skeleton's per-joint standard deviations.
 
     Returns:
@@ -154,12 +158,13 @@ def evaluate_detections(
         ValueError: Annotations or detections that are not in the format; the message names the
             file and the record.
     """
-    return _evaluate(detections, _load_ground_truth(ground_truth, len(sigmas)), sigmas)
+    truth = _read(ground_truth)
+    return _evaluate(detections, truth, _index(truth), sigmas)
 
 
 def evaluate_by_visibility(
     detections: Sequence[Mapping[str, Any]],
-    ground_truth: Mapping[str, Any] | Path | str,
+    ground_truth: Annotations | Mapping[str, Any] | Path | str,
     sigmas: Sequence[float] | Float[np.ndarray, " K"] = _DEFAULT_SIGMAS,
 ) -> dict[str, float]:
     """AP and AR over visible joints alone, and over occluded joints alone.
@@ -179,11 +184,10 @@ def evaluate_by_visibility(
     Raises:
         ValueError: See `evaluate_detections`.
     """
-    truth = _load_ground_truth(ground_truth, len(sigmas))
+    truth = _read(ground_truth)
     scores = {}
     for kind, flag in PER_VISIBILITY.items():
-        annotations = [_only(record, flag) for record in truth.dataset["annotations"]]
-        restricted = {**truth.dataset, "annotations": annotations}
+        restricted = replace(truth, records=[_only(record, flag) for record in truth.records])
         found = evaluate_detections(detections, restricted, sigmas)
         scores |= {f"{name}/{kind}": found[name] for name in ("AP", "AR")}
     return dict(sorted(scores.items()))
@@ -193,10 +197,12 @@ def _only(annotation: Mapping[str, Any], flag: int) -> dict[str, Any]:
     """The annotation with the labels of joints whose visibility is `flag`."""
     keypoints = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
     keypoints[keypoints[:, 2] != flag] = 0
+    # Some files state 0 beside labels: such persons stay ignored.
+    ignored = annotation["num_keypoints"] == 0
     return {
         **annotation,
         "keypoints": keypoints.ravel().tolist(),
-        "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+        "num_keypoints": 0 if ignored else int((keypoints[:, 2] > 0).sum()),
     }
 
 
@@ -234,7 +240,7 @@ class OKSAveragePrecision(Metric):
     def __init__(
         self,
         *,
-        ground_truth: Mapping[str, Any] | Path | str,
+        ground_truth: Annotations | Mapping[str, Any] | Path | str,
         image_ids: Integer[np.ndarray, " N"],
         areas: Float[np.ndarray, " N"],
         box_scores: Float[np.ndarray, " N"],
@@ -254,11 +260,12 @@ class OKSAveragePrecision(Metric):
                 f"{len(self.box_scores)} box scores: there must be one of each for every sample"
             )
         self.sigmas = np.asarray(sigmas, np.float64)
-        self.ground_truth = _load_ground_truth(ground_truth, len(self.sigmas))
+        self.annotations = _read(ground_truth)
+        self.ground_truth = _index(self.annotations)
         unknown = np.setdiff1d(self.image_ids, self.ground_truth.getImgIds())
         if unknown.size:
             raise ValueError(
-                f"{_described(ground_truth)} has no image {unknown[0]}, which a sample refers to"
+                f"{self.annotations.where} has no image {unknown[0]}, which a sample refers to"
             )
         self.joint_threshold = joint_threshold
         self.nms_threshold = nms_threshold
@@ -293,7 +300,7 @@ class OKSAveragePrecision(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """COCO's ten scores, fractions."""
-        statistics = _evaluate(self._detections(), self.ground_truth, self.sigmas)
+        statistics = _evaluate(self._detections(), self.annotations, self.ground_truth, self.sigmas)
         return {
             name: torch.tensor(value, dtype=torch.float32, device=self.device)
             for name, value in statistics.items()
@@ -328,7 +335,7 @@ class OKSAveragePrecision(Metric):
                 detections.append(
                     {
                         "image_id": image_ids[row].item(),
-                        "category_id": PERSON,
+                        "category_id": self.annotations.category,
                         "keypoints": keypoints[row].ravel().tolist(),
                         "score": float(scores[row]),
                     }
@@ -353,18 +360,43 @@ def mean_joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Floa
     return (scores * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
 
 
+def _read(ground_truth: Annotations | Mapping[str, Any] | Path | str) -> Annotations:
+    return ground_truth if isinstance(ground_truth, Annotations) else read_annotations(ground_truth)
+
+
+def _index(annotations: Annotations) -> CocoIndex:
+    """What pycocotools reads: persons alone, numbered from 1.
+
+    It notes the id of the annotation that a detection matches, and takes 0 for "none".
+    """
+    index = CocoIndex()
+    # COCOeval marks annotations it ignores; the caller's records are not to change.
+    copies = [
+        {**record, "id": number, "category_id": PERSON}
+        for number, record in enumerate(annotations.records, 1)
+    ]
+    index.dataset = {  # pyright: ignore
+        "images": annotations.images,
+        "annotations": copies,
+        "categories": [{"id": PERSON, "name": "person"}],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        index.createIndex()
+    return index
+
+
 def _evaluate(
     detections: Sequence[Mapping[str, Any]],
+    annotations: Annotations,
     ground_truth: CocoIndex,
     sigmas: Sequence[float] | np.ndarray,
 ) -> dict[str, float]:
     # A test set's annotations are not public.
-    if not detections or not ground_truth.anns:
+    if not detections or not annotations.records:
         return dict.fromkeys(STATISTICS, math.nan)
-    _check_detections(detections, ground_truth, len(sigmas))
     with contextlib.redirect_stdout(io.StringIO()):
         # pycocotools writes ids and areas into the records it is given.
-        copies: Any = [dict(detection) for detection in detections]
+        copies: Any = _persons_of(detections, annotations, len(sigmas))
         results = ground_truth.loadRes(copies)
         evaluation = COCOeval(ground_truth, results, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
@@ -378,10 +410,12 @@ def _evaluate(
     }
 
 
-def _check_detections(
-    detections: Sequence[Mapping[str, Any]], ground_truth: CocoIndex, joint_count: int
-) -> None:
-    images = set(ground_truth.getImgIds())
+def _persons_of(
+    detections: Sequence[Mapping[str, Any]], annotations: Annotations, joint_count: int
+) -> list[dict[str, Any]]:
+    """Copies of the detections of persons, checked."""
+    images = {image["id"] for image in annotations.images}
+    persons = []
     for record, detection in enumerate(detections):
         missing = {"image_id", "category_id", "keypoints", "score"} - detection.keys()
         if missing:
@@ -391,51 +425,17 @@ def _check_detections(
                 f"detection {record} is in image {detection['image_id']}, which the ground truth "
                 "does not list: detections and annotations are of different datasets"
             )
+        if detection["category_id"] != annotations.category:
+            continue
         if len(detection["keypoints"]) != 3 * joint_count:
             raise ValueError(
                 f"detection {record} has {len(detection['keypoints'])} numbers in keypoints; "
                 f"{joint_count} joints need {3 * joint_count}"
             )
-
-
-def _load_ground_truth(ground_truth: Mapping[str, Any] | Path | str, joint_count: int) -> CocoIndex:
-    where = _described(ground_truth)
-    if isinstance(ground_truth, Mapping):
-        annotations = dict(ground_truth)
-    else:
-        try:
-            annotations = json.loads(Path(ground_truth).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{where}: no readable annotation file: {error}") from None
-    _check_annotations(annotations, where, joint_count)
-    index = CocoIndex()
-    # COCOeval marks annotations it ignores; the caller's records are not to change.
-    copies: Any = [dict(record) for record in annotations["annotations"]]
-    index.dataset = {**annotations, "annotations": copies}  # pyright: ignore
-    with contextlib.redirect_stdout(io.StringIO()):
-        index.createIndex()
-    return index
-
-
-def _check_annotations(annotations: Any, where: str, joint_count: int) -> None:
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(annotations, Mapping) or not isinstance(annotations.get(part), list):
-            raise ValueError(f"{where}: not in COCO's format, there is no list {part!r}")
-    needed = {"id", "image_id", "category_id", "iscrowd", "area", "bbox",
-              "keypoints", "num_keypoints"}  # fmt: skip
-    for record, annotation in enumerate(annotations["annotations"]):
-        missing = needed - annotation.keys()
-        if missing:
-            raise ValueError(
-                f"{where}: annotation {record} lacks {', '.join(sorted(missing))}; keypoints "
-                "are scored with a person_keypoints file"
-            )
-        if len(annotation["keypoints"]) != 3 * joint_count:
-            raise ValueError(
-                f"{where}: annotation {record} has {len(annotation['keypoints'])} numbers in "
-                f"keypoints; {joint_count} joints need {3 * joint_count}"
-            )
-
-
-def _described(ground_truth: Mapping[str, Any] | Path | str) -> str:
-    return "ground truth" if isinstance(ground_truth, Mapping) else str(ground_truth)
+        persons.append({**detection, "category_id": PERSON})
+    if not persons:
+        raise ValueError(
+            f"none of the {len(detections)} detections has category_id {annotations.category}, which "
+            f"is person in {annotations.where}; take detections that number categories as it does"
+        )
+    return persons

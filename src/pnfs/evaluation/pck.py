@@ -138,7 +138,7 @@ class PCK(Metric):
         self,
         *,
         predicted: Float[Tensor, "B K 2"],
-        target: Float[Tensor, "B K 2"],
+        joints_image: Float[Tensor, "B K 2"],
         labelled: Bool[Tensor, "B K"],
         reference_length: Float[Tensor, " B"],
         sample_index: Int64[Tensor, " B"],
@@ -147,7 +147,7 @@ class PCK(Metric):
 
         Args:
             predicted: x, y in image pixels; a joint predicted as nan counts as wrong.
-            target: x, y in image pixels.
+            joints_image: Labelled x, y in image pixels.
             labelled: Joints that count.
             reference_length: What errors are divided by, in image pixels; persons for whom it is
                 nan or not positive are left out.
@@ -157,10 +157,10 @@ class PCK(Metric):
             ValueError: The arrays do not have the metric's number of joints, or not one row for
                 each person.
         """
-        if predicted.shape != target.shape or predicted.shape[1:] != (self.joint_count, 2):
+        if predicted.shape != joints_image.shape or predicted.shape[1:] != (self.joint_count, 2):
             raise ValueError(
                 f"{self.name} of {self.joint_count} joints: predicted has shape "
-                f"{tuple(predicted.shape)}, target {tuple(target.shape)}"
+                f"{tuple(predicted.shape)}, joints_image {tuple(joints_image.shape)}"
             )
         rows = len(predicted)
         if not (
@@ -174,7 +174,7 @@ class PCK(Metric):
             )
         # Double precision keeps errors that lie on a threshold there; Apple's GPUs have none.
         exact = torch.float32 if predicted.device.type == "mps" else torch.float64
-        distance = torch.linalg.vector_norm(predicted.to(exact) - target.to(exact), dim=-1)
+        distance = torch.linalg.vector_norm(predicted.to(exact) - joints_image.to(exact), dim=-1)
         length = reference_length.to(exact)[:, None]
         counts = labelled & (length > 0)
         error = torch.nan_to_num(distance, nan=torch.inf, posinf=torch.inf) / length

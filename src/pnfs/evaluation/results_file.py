@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pnfs.body import COCO
-from pnfs.evaluation.oks import PERSON
+from pnfs.data.coco_categories import PERSON
 
 _NAME = re.compile(
     r"person_keypoints_(val2017|test2017|test-dev2017)_[A-Za-z0-9._-]+_results\.json"
@@ -43,14 +43,17 @@ def write_results(path: Path, detections: Sequence[Record]) -> Path:
     records = [
         {
             "image_id": int(detection["image_id"]),
-            "category_id": PERSON,
+            # 1 on the server; files of one's own may number categories in another way.
+            "category_id": int(detection.get("category_id", PERSON)),
             "keypoints": [round(float(number), 2) for number in detection["keypoints"]],
             "score": round(float(detection["score"]), 6),
         }
         for detection in detections
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(records, separators=(",", ":")) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(records, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8"
+    )
     return path
 
 

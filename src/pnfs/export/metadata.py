@@ -51,7 +51,10 @@ class ModelMetadata:
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""
-        return {_PREFIX + name: json.dumps(value) for name, value in asdict(self).items()}
+        return {
+            _PREFIX + name: json.dumps(value, allow_nan=False)
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], where: object) -> "ModelMetadata":

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pnfs.codec.decode import DecodeMethod, decode
+from pnfs.codec.decode import REACHES, DecodeMethod, decode
 from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
 from pnfs.export.runtimes import OnnxRuntime
@@ -192,7 +193,8 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
             stride = heatmap_stride(
                 (height, width), (maps.shape[-2], maps.shape[-1]), runtime.metadata.unbiased
             )
-            _check_peaks(maps, joints / torch.tensor(stride), path)
+            method = runtime.metadata.decode_method
+            _check_peaks(maps, joints / torch.tensor(stride), method, path)
             difference = scores - maps.amax((2, 3))
         else:
             difference = torch.from_numpy(found) - maps
@@ -214,19 +216,23 @@ def _allowed(maps: Float[Tensor, "B K h w"]) -> float:
 
 
 def _check_peaks(
-    maps: Float[Tensor, "B K h w"], locations: Float[Tensor, "B K 2"], path: Path
+    maps: Float[Tensor, "B K h w"], locations: Float[Tensor, "B K 2"], method: str, path: Path
 ) -> None:
-    """Each location must lie within a pixel of a peak; which of equal ones is left open.
+    """Each location must lie as near to a peak as the decoding puts it; which of equal ones is left open.
 
     Raises:
         ExportError: One does not.
     """
     height, width = maps.shape[-2:]
+    reach = math.ceil(REACHES.get(method, max(REACHES.values())))
     x, y = locations.round().long().unbind(-1)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    nearby = F.max_pool2d(maps, 3, stride=1, padding=1).flatten(2).gather(2, index[..., None])
-    highest = maps.flatten(2).amax(2).clamp(min=0)
-    if not bool((nearby[..., 0] >= highest - _allowed(maps)).all() | (highest <= 0).all()):
+    around = F.max_pool2d(maps, 2 * reach + 1, stride=1, padding=reach)
+    nearby = around.flatten(2).gather(2, index[..., None])[..., 0]
+    highest = maps.flatten(2).amax(2)
+    allowed = _allowed(maps)
+    # Without a positive score there is no peak: the location is (0, 0), wherever the maximum lies.
+    if not bool(((nearby >= highest - allowed) | (highest <= allowed)).all()):
         raise ExportError(
             f"{path}: the exported model places joints where PyTorch's score maps have no peak; the "
             "file was not kept"

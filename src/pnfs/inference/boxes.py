@@ -1,6 +1,7 @@
 """Where the persons are: the whole picture, boxes from a COCO-format file, or a detector."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ import torch
 import torchvision
 from jaxtyping import Float32, UInt8
 
+from pnfs.data.coco_categories import PERSON, person_category
+from pnfs.data.coco_format import CROWD, OTHER_CATEGORY
 from pnfs.data.persons import DataError
 from pnfs.data.readers import (
     number_column,
@@ -18,9 +21,6 @@ from pnfs.data.readers import (
     require_rows,
 )
 from pnfs.inference.inputs import InputFile
-
-PERSON = 1
-"""COCO's category number of persons, in annotations and in torchvision's detectors."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ class CocoBoxes:
     Pictures are found by file name: an entry fits a picture whose path ends with it. A list of
     detections knows pictures by number alone; it fits names that are this number
     (000000000785.jpg), or those of `names`. Frames of a video are entries with the video's name as
-    `file_name` and a `frame_id`, counted from 0. Crowds and other categories than persons are left
-    out.
+    `file_name` and a `frame_id`, counted from 0. The id of the category "person" is that of the
+    file's `categories`, or of those of `names`, or 1 where there are none. Crowds, other categories
+    and boxes without extent are left out and counted in `left_out`.
 
     Args:
         path: The file.
@@ -88,10 +89,12 @@ class CocoBoxes:
         names: COCO-format annotations that give the file names for a list of detections.
 
     Raises:
-        DataError: A file cannot be read or holds something else.
+        DataError: A file cannot be read or holds something else, or its categories have no "person".
     """
 
     upright = False
+    left_out: Mapping[str, int]
+    """Boxes of the file that no picture gets, by reason."""
 
     def __init__(
         self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None
@@ -100,10 +103,10 @@ class CocoBoxes:
         content = read_json(self.path)
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
             records = require_records(self.path, content["annotations"], "annotations")
-            images = content["images"]
+            images, categories = content["images"], content.get("categories")
         elif isinstance(content, list):
             records = require_records(self.path, content, "detections")
-            images = None
+            images = categories = None
         else:
             raise DataError(
                 f"{self.path}: neither COCO annotations (an object with images and annotations) nor "
@@ -114,6 +117,7 @@ class CocoBoxes:
             where = Path(names).expanduser()
             annotations = read_json(where)
             images = annotations.get("images") if isinstance(annotations, dict) else None
+            categories = annotations.get("categories") if isinstance(annotations, dict) else None
             if images is None:
                 raise DataError(f"{where}: holds no images, whose names were to be taken from it")
         self._images: dict[int, _Listed] = {}
@@ -122,7 +126,7 @@ class CocoBoxes:
         self._lists_all = images is not None
         for record in require_records(where, images or [], "images"):
             self._add_image(where, record)
-        self._add_boxes(records, threshold)
+        self._add_boxes(records, threshold, person_category(where, categories))
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
@@ -179,12 +183,16 @@ class CocoBoxes:
         last = name.replace("\\", "/").rpartition("/")[2]
         self._by_name[last, frame].append((name.removeprefix("./"), id_))
 
-    def _add_boxes(self, records: list[dict[str, Any]], threshold: float) -> None:
-        persons = [
-            record
-            for record in records
-            if record.get("category_id", PERSON) == PERSON and not record.get("iscrowd")
-        ]
+    def _add_boxes(self, records: list[dict[str, Any]], threshold: float, category: int) -> None:
+        left_out: Counter[str] = Counter()
+        persons = []
+        for record in records:
+            if record.get("category_id", category) != category:
+                left_out[OTHER_CATEGORY] += 1
+            elif record.get("iscrowd"):
+                left_out[CROWD] += 1
+            else:
+                persons.append(record)
 
         def label(row: int) -> str:
             return f"record {persons[row].get('id', row)}"
@@ -201,10 +209,15 @@ class CocoBoxes:
                     f"{self.path}: {label(row)}: its image_id {id_} is not among the images"
                 )
             # Some annotations hold boxes without extent, which no person can be in.
-            if score >= threshold and min(box[2:]) > 0:
+            if min(box[2:]) <= 0:
+                left_out["without extent"] += 1
+            elif score < threshold:
+                left_out[f"with a score below {threshold}"] += 1
+            else:
                 listed = self._images.setdefault(id_, _Listed(id_, None, [], []))
                 listed.boxes.append(box)
                 listed.scores.append(float(score))
+        self.left_out = dict(left_out)
 
 
 class PersonDetector:

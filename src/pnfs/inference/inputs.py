@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from pnfs.data.persons import DataError
+from pnfs.data.pixels import to_bytes
+from pnfs.data.readers import located
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -49,7 +51,7 @@ def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> list
         raise DataError("there is no input; name a file, a folder, a glob, or a list of these")
     found: dict[Path, Path] = {}
     for item in items:
-        folder, paths = _expanded(Path(item).expanduser())
+        folder, paths = _readable(Path(item).expanduser())
         # Links to files keep their own names; ".." must not lead results out of their folder.
         root = folder.resolve()
         below = [root / path.relative_to(folder) for path in paths]
@@ -61,30 +63,63 @@ def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> list
     return [InputFile(path, path.relative_to(common).as_posix()) for path in found]
 
 
-def _expanded(item: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files."""
+def passed_over(asked: str | Path | Sequence[str | Path], exclude: Path) -> list[Path]:
+    """Files of folders and globs that `find_inputs` does not take: no known picture or video.
+
+    Hidden files and those below `exclude` are not listed.
+    """
+    items = [asked] if isinstance(asked, (str, Path)) else list(asked)
+    found: dict[Path, None] = {}
+    for item in map(Path, items):
+        if not item.expanduser().is_file():
+            others = [path for path in _expanded(item.expanduser())[1] if not _known(path)]
+            found |= dict.fromkeys(
+                path for path in others if not path.resolve().is_relative_to(exclude.resolve())
+            )
+    return sorted(found, key=natural_key)
+
+
+def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
+    """Files for messages: ".heic 2 (a.heic, b.heic), .gif 1 (c.gif)"."""
+    by_suffix: dict[str, list[str]] = {}
+    for path in paths:
+        by_suffix.setdefault(path.suffix.lower() or "no suffix", []).append(path.name)
+    return ", ".join(
+        f"{suffix} {len(names)} ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
+        for suffix, names in sorted(by_suffix.items())
+    )
+
+
+def _readable(item: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the pictures and videos."""
     if item.is_file():
         return item.parent, [item]
-    wildcards = [n for n, part in enumerate(item.parts) if _WILDCARDS & set(part)]
-    if item.is_dir():
-        folder, candidates = item, [path for path in item.rglob("*") if path.is_file()]
-    elif wildcards:
-        folder = Path(*item.parts[: wildcards[0]])
-        matches = map(Path, glob.glob(str(item), recursive=True))  # noqa: PTH207, absolute patterns
-        candidates = [path for path in matches if path.is_file()]
-    else:
-        raise DataError(f"{item}: there is no such file or folder")
-    suffixes = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
-    files = [
-        path
-        for path in candidates
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    ]
+    folder, candidates = _expanded(item)
+    files = [path for path in candidates if _known(path)]
     if not files:
+        suffixes = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
+        there = f"; there are {counted_by_suffix(candidates)}" if candidates else ""
         raise DataError(
-            f"{item}: there is neither a picture nor a video in it; known are {', '.join(suffixes)}"
+            f"{item}: there is neither a picture nor a video in it{there}; known are {suffixes}"
         )
     return folder, sorted(files, key=natural_key)
+
+
+def _expanded(item: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and all files but hidden ones."""
+    wildcards = [n for n, part in enumerate(item.parts) if _WILDCARDS & set(part)]
+    if item.is_dir():
+        folder, candidates = item, list(item.rglob("*"))
+    elif wildcards:
+        folder = Path(*item.parts[: wildcards[0]])
+        candidates = [Path(p) for p in glob.glob(str(item), recursive=True)]  # noqa: PTH207, absolute patterns
+    else:
+        raise DataError(f"{item}: there is no such file or folder{located(item)}")
+    return folder, [p for p in candidates if p.is_file() and not p.name.startswith(".")]
+
+
+def _known(path: Path) -> bool:
+    return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 def natural_key(path: Path) -> list[list[tuple[int, int, str]]]:
@@ -108,17 +143,19 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
             which is what the boxes of datasets refer to.
 
     Raises:
-        DataError: It is missing, damaged, cut off, or no picture.
+        DataError: It is missing, damaged, cut off, or no picture, or its numbers have no known
+            scale (see `pnfs.data.pixels.to_bytes`).
     """
     try:
         with Image.open(path) as picture:
             # Unlike OpenCV, which fills up with grey, Pillow refuses files that end too early.
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
-            if turned.mode.startswith("I"):
-                # Pillow would cut 16 bits at 255 instead of scaling them.
-                grey = (np.asarray(turned, np.float64) / 257).round().clip(0, 255)
-                turned = Image.fromarray(grey.astype(np.uint8))
+            if turned.mode.startswith(("I", "F")):
+                # Pillow would cut numbers at 255 instead of scaling them. It reads 16 bits as 32
+                # where they have a sign.
+                bits = 16 if picture.format == "PNG" or turned.mode.startswith("I;16") else None
+                turned = Image.fromarray(to_bytes(np.asarray(turned), bits))
             return np.array(turned.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such picture") from None

@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pnfs.body import Skeleton
-from pnfs.inference.boxes import PERSON
+from pnfs.data.coco_categories import PERSON
 from pnfs.inference.frames import Frame
 from pnfs.inference.inputs import InputFile
 from pnfs.inference.predictor import JOINT_THRESHOLD, Prediction
-from pnfs.viz.poses import draw_persons, save_image, score_map_sheet
+from pnfs.viz.poses import draw_persons
+from pnfs.viz.sheets import score_map_sheet
+from pnfs.viz.style import save_image
 
 RESULT_FILE = "keypoints.json"
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -110,7 +112,7 @@ class CocoKeypoints:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content))
+        partial.write_text(json.dumps(content, allow_nan=False))
         partial.replace(path)
 
 

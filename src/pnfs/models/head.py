@@ -1,4 +1,4 @@
-"""Vector in pixel: a joint's score is the squashed length of a vector at each pixel (section III-C)."""
+"""Vector in pixel: a joint's score is the squashed length of a vector at each pixel (section III-D)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Candidate operations of an edge (paper section III-A). A new one is a class here and a line of YAML."""
+"""Candidate operations of an edge (section III-B). A new one is a class here and a line of YAML."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -8,40 +8,8 @@ from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.models.backbones.resnet import resnet_depth
+from pnfs.models.posenfs_parts import PARTS
 from pnfs.models.wiring import layer_scales
-
-PARTS: Mapping[str, Sequence[Mapping[str, Sequence[int]]]] = {
-    "mpii": (
-        {"whole_body": range(16)},
-        {"upper_limb_part": range(3, 9), "head_part": range(3), "lower_limb_part": range(9, 16)},
-        {
-            "left_arm_part": (5, 7), "right_arm_part": (6, 8), "legs_part": range(11, 15),
-            "head_shoulder_part": range(5), "hips_part": (15, 9, 10),
-        },
-        {
-            "left_upper_arm_part": (3, 5), "right_upper_arm_part": (4, 6),
-            "left_lower_arm_part": (5, 7), "right_lower_arm_part": (6, 8),
-            "left_lower_leg_part": (11, 13), "right_lower_leg_part": (12, 14),
-            "head_shoulder_part": range(5), "upper_legs_part": (9, 15, 10, 11, 12),
-        },
-    ),
-    "coco": (
-        {"whole_body": range(17)},
-        {"upper_limb_part": range(5, 11), "head_part": range(5), "lower_limb_part": range(11, 17)},
-        {
-            "left_arm_part": (7, 9), "right_arm_part": (8, 10), "legs_part": range(13, 17),
-            "head_shoulder_part": range(7), "hips_part": (11, 12),
-        },
-        {
-            "left_upper_arm_part": (5, 7), "right_upper_arm_part": (6, 8),
-            "left_lower_arm_part": (7, 9), "right_lower_arm_part": (8, 10),
-            "left_lower_leg_part": (13, 15), "right_lower_leg_part": (14, 16),
-            "head_shoulder_part": range(7), "upper_legs_part": range(11, 15),
-        },
-    ),
-}  # fmt: skip
-"""Their part modes, P = 1, 3, 5, 8: part -> its joints, both in the order of their construction. Their joints'
-numbers are those of our skeletons."""
 
 # What an operation leaves in the state dict, below `ops.<column>`.
 _WITHOUT_ENTRIES = ("Zero", "skip_connect")
@@ -179,7 +147,7 @@ def _parts(
     """Skeleton, part -> joints, and d, which must make the last layers' channels."""
     if parts is not None and skeleton is None:
         raise ValueError("parts of your own need dataset=mpii or dataset=coco")
-    outputs = {n: len(_entry(state, f"{n}.final_layer.1.weight")) for n in names}
+    outputs = {n: len(_entry(state, f"{n}.final_layer.1.weight", 4)) for n in names}
     known = {name: modes for name, modes in PARTS.items() if skeleton in (None, name)}
     if parts is not None:
         known = {str(skeleton): (parts,)}
@@ -215,9 +183,10 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     """
     cells = _cells(state, prefix)
     first, last = min(layer for layer, _ in cells), max(layer for layer, _ in cells)
+    # A layer has a cell or more: a file cannot ask for a grid larger than itself.
     expected = {
         (layer, place)
-        for layer in range(first, last + 1)
+        for layer in range(first, min(last + 1, first + len(cells)))
         for place in range(len(layer_scales(layer + 1, last + 1 + cut_layers)))
     }
     if cells != expected:
@@ -225,18 +194,23 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
         raise ValueError(
             f"{prefix}: its cells are not the paper's grid; too many or missing: {odd}"
         )
-    keep = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight")
+    keep = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight", 4)
     channels, inputs = keep.shape[:2]
     nodes = inputs // channels
     alpha, beta = _entry(state, f"{prefix}.alphas"), _entry(state, f"{prefix}.betas")
     edges = alpha.shape[-2] if alpha.ndim in (2, 3) else 0
     more = any(name.startswith(f"{prefix}.cell_") and ".propress_list.3." in name for name in state)
-    if edges == nodes * (nodes + 3) // 2 or more:
+    if more or (nodes and edges == nodes * (nodes + 3) // 2):
         raise ValueError(
             f"{prefix}: its cells have two input nodes (the paper's have one, input_nodes_num: 1); such "
             "networks cannot be built here"
         )
-    if edges != nodes * (nodes + 1) // 2 or channels % 4 or beta.shape != (len(cells), 3):
+    if (
+        not nodes
+        or edges != nodes * (nodes + 1) // 2
+        or channels % 4
+        or beta.shape != (len(cells), 3)
+    ):
         raise ValueError(
             f"{prefix}: alphas of shape {tuple(alpha.shape)} and betas of {tuple(beta.shape)} do not fit "
             f"{len(cells)} cells of H={nodes}"
@@ -295,7 +269,7 @@ def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
     if any(name.startswith("backbone.features.") for name in state):
         return "mobilenet_v2", None
     if any(name.startswith("backbone.stage3.") for name in state):
-        return "hrnet", len(_entry(state, "backbone.transition1.0.0.weight"))
+        return "hrnet", len(_entry(state, "backbone.transition1.0.0.weight", 4))
     if any(name.startswith("backbone.layer4.") for name in state):
         return "resnet", resnet_depth(state, "backbone.")
     raise ValueError(
@@ -304,7 +278,10 @@ def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
     )
 
 
-def _entry(state: Mapping[str, Tensor], name: str) -> Tensor:
+def _entry(state: Mapping[str, Tensor], name: str, dimensions: int | None = None) -> Tensor:
     if name not in state:
         raise ValueError(f"the checkpoint has no entry {name!r}")
+    shape = state[name].shape
+    if dimensions is not None and (len(shape) != dimensions or 0 in shape):
+        raise ValueError(f"{name} has shape {tuple(shape)}, not {dimensions} dimensions")
     return state[name]

@@ -205,7 +205,12 @@ class ReferenceNames:
         return torch.as_tensor(self.state[name])
 
     def _stacked(self, prefixes: Sequence[str], name: str) -> Tensor:
-        return torch.cat([self._take(f"{prefix}.{name}") for prefix in prefixes])
+        parts = [self._take(f"{prefix}.{name}") for prefix in prefixes]
+        try:
+            return torch.cat(parts)
+        except RuntimeError:
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise ValueError(f"{name} of {', '.join(prefixes)} have shapes {shapes}") from None
 
     def _is_dead(self, name: str, own: Mapping[str, Tensor]) -> bool:
         """Whether it belongs to a module that they build and never read."""

@@ -119,7 +119,7 @@ class Theta:
 
 
 def layer_scales(layer: int, layers: int, scales: Sequence[int] = SCALES) -> tuple[int, ...]:
-    """Scales that have a cell in layer `layer` (1-based) of `layers`: the fan of the paper's Fig. 3."""
+    """Scales that have a cell in layer `layer` (1-based) of `layers`: the fan of the paper's Fig. 1 and 4."""
     return tuple(scales[: min(layer + 1, len(scales), layers - layer + 1)])
 
 

@@ -13,13 +13,11 @@ from torch import nn
 
 from pnfs.models.cost import Cost, measure_cost
 from pnfs.models.network import PoseNetwork
+from pnfs.reproduce.published import PAPER_GIGA
 from pnfs.reproduce.targets import Row, Target, TargetError, read_target
 
 REASONS = Path("costs") / "reasons.yaml"
 """Below `experiments/`."""
-
-PAPER_GIGA = 2**30
-"""The summary in the public pose code divides by 1024^3, and the paper's counts of baselines fit that."""
 
 MACS_TOLERANCE = 0.10
 PARAMETERS_TOLERANCE = 0.15
@@ -128,16 +126,15 @@ def _cost_row(
 ) -> CostRow:
     backbone = notes.get("compare", "whole") == "backbone"
     part = cost.parts["backbone"] if backbone else cost
-    stated = notes.get("parameters", {}).get(row.label, row.paper.get("parameters"))
     macs = published.parts["backbone"].macs if backbone else published.macs
     return CostRow(
         table=target.name,
         label=f"{row.label}, backbone alone" if backbone else row.label,
         size=size,
-        paper_parameters=_stated(stated),
+        paper_parameters=_stated(row, "backbone_params" if backbone else "params", 1e6),
         parameters=part.parameters,
         live_parameters=part.live_parameters,
-        paper_macs=_stated(row.paper.get("macs")),
+        paper_macs=None if backbone else _stated(row, "flops", 1e9),
         macs=part.macs,
         macs_as_published=macs / PAPER_GIGA * 1e9,
         reason=notes.get("rows", {}).get(row.label, notes["reason"]),
@@ -145,8 +142,10 @@ def _cost_row(
     )
 
 
-def _stated(number: Any) -> float | None:
-    return None if number is None else float(number)
+def _stated(row: Row, column: str, unit: float) -> float | None:
+    """What the paper prints, as a count; None if it prints nothing."""
+    number = row.paper.number(column) if row.paper else None
+    return None if number is None else float(round(number * unit))
 
 
 def _read_reasons(path: Path) -> dict[str, dict[str, Any]]:
@@ -154,7 +153,7 @@ def _read_reasons(path: Path) -> dict[str, dict[str, Any]]:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise TargetError(f"{path}: cannot be read: {error}") from error
-    known = {"skeleton", "reason", "rows", "compare", "parameters"}
+    known = {"skeleton", "reason", "rows", "compare"}
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise TargetError(f"{path}: is not a mapping of tables")
     for name, notes in content.items():

@@ -1,12 +1,14 @@
-"""The paper's figures from the records, curves and pictures of runs."""
+"""The paper's figures from the records, curves and pictures of runs.
+
+A row of several seeds has a filled marker and a solid line; a single seed, which tells no rows apart, a hollow
+marker and a dashed line.
+"""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,10 +16,7 @@ from pnfs.reproduce.results import RowResult, mean_and_deviation, score_names
 from pnfs.reproduce.tables import title
 from pnfs.reproduce.targets import Kind, Target
 from pnfs.viz.curves import read_metrics
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, which stay apart under the common kinds of colour blindness."""
-MARKERS = "osD^vP"
+from pnfs.viz.style import COLOURS, LABEL, MARKERS, new_figure, plain_axes, save_figure
 
 _SHEET_WIDTH = 1600
 _CAPTION_HEIGHT = 44
@@ -29,57 +28,55 @@ def draw_trade_off(target: Target, results: Sequence[RowResult], folder: Path) -
     names = score_names(shown)
     if not shown or not names:
         return None
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 4.6, title=title(target))
     axes = figure.subplots()
     for number, result in enumerate(shown):
         mean, deviation = mean_and_deviation(result.values(names[0]))
         macs, parameters = result.values("macs")[0] / 1e9, result.values("live_parameters")[0] / 1e6
         axes.errorbar(
             [macs], [mean], yerr=[deviation or 0], fmt=MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)], markersize=9, alpha=0.85,
+            color=COLOURS[number % len(COLOURS)], markersize=9,
+            markerfacecolor="white" if deviation is None else None,
             label=f"{result.row.label} ({parameters:.1f} M)",
         )  # fmt: skip
-    axes.legend(title="network (live parameters)", fontsize=9, title_fontsize=9)
-    axes.set_xlabel("multiply-accumulates of the whole network, G (the paper's GFLOPs)")
-    axes.set_ylabel(names[0])
+    legend = "network (live parameters); hollow: one seed"
+    axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL)
+    macs_label = "multiply-accumulates of the whole network, G (the paper's GFLOPs)"
+    plain_axes(axes, x_label=macs_label, y_label=names[0])
     axes.set_xlim(left=0)
     axes.margins(x=0.1, y=0.15)
-    axes.grid(alpha=0.3)
-    axes.set_title(title(target), fontsize=10)
     path = folder / "figure.png"
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
     return path
 
 
 def draw_loss_curves(target: Target, results: Sequence[RowResult], folder: Path) -> Path | None:
     """Figure 6: losses over the epochs, mean over seeds; writes the values beside it."""
     panels = (("train/loss_epoch", "training"), ("val/loss", "validation"))
-    figure = Figure(figsize=(9.2, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.2, 3.9, title=title(target))
     lines: list[list[object]] = []
     for axes, (metric, label) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, result in enumerate(results):
             epochs, losses = _mean_curve(result, metric)
             if not len(epochs):
                 continue
-            axes.semilogy(epochs, losses, "o-" if len(epochs) < 40 else "-",
-                          color=COLOURS[number % len(COLOURS)], markersize=3,
-                          label=result.row.label)  # fmt: skip
+            alone = len(result.finished) == 1
+            axes.semilogy(
+                epochs, losses, "--" if alone else "-", marker="o" if len(epochs) < 40 else None,
+                color=COLOURS[number % len(COLOURS)], markersize=3,
+                label=f"{result.row.label}{' (one seed)' if alone else ''}",
+            )  # fmt: skip
             lines += [
                 [result.row.label, label, int(e), float(v)]
                 for e, v in zip(epochs, losses, strict=True)
             ]
-        axes.set_xlabel("epoch (from 0)")
+        plain_axes(axes, x_label="epoch (from 0)", y_label=f"{label} loss (mean squared error)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"{label} loss (mean squared error)")
-        axes.grid(alpha=0.3, which="both")
     if not lines:
         return None
-    figure.axes[0].legend(fontsize=9)
-    figure.suptitle(title(target), fontsize=10)
+    figure.axes[0].legend(fontsize=LABEL)
     path = folder / "figure.png"
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
     with (folder / "curves.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([["row", "split", "epoch", "loss"], *lines])
     return path

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pnfs.reproduce.targets import COSTS, Row
+from pnfs.reproduce.published import Published
+from pnfs.reproduce.targets import Row
 from pnfs.training.records import Run, read_run
 
 SECONDS_A_DAY = 86_400
+
+COSTS = ("parameters", "live_parameters", "macs", "macs_by_output")
+"""What records hold about a network's cost; macs_by_output counts transposed convolutions by their output."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ class RowResult:
         return [run.record for run in self.finished if run.record is not None]
 
     def values(self, name: str) -> list[float]:
-        """A score ("PCKh@0.5"), "parameters", "live_parameters", "macs" or "days", of each record."""
+        """A score ("PCKh@0.5"), one of `COSTS` or "days", of each record that has it."""
         if name == "days":
             return [record["seconds"] * devices(record) / SECONDS_A_DAY for record in self.records]
-        if name in (*COSTS, "live_parameters"):
-            return [float(record["cost"][name]) for record in self.records]
-        return [record["scores"][name] for record in self.records if name in record["scores"]]
+        if name in COSTS:
+            costs = [record["cost"] for record in self.records]
+            return [float(cost[name]) for cost in costs if name in cost]
+        found = (record["scores"].get(name) for record in self.records)
+        return [value for value in found if value is not None]
 
     @property
     def devices(self) -> str:
@@ -103,9 +109,10 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def score_names(results: Sequence[RowResult]) -> list[str]:
+def score_names(results: Sequence[RowResult], published: Sequence[Published] = ()) -> list[str]:
     """Scores worth a column: those the paper prints, and means over all joints of the records."""
-    printed = [name for result in results for name in result.row.paper if name not in COSTS]
+    papers = [*published, *(result.row.paper for result in results)]
+    printed = list(dict.fromkeys(name for paper in papers if paper for name in paper.scores))
     recorded = [
         name
         for result in results
@@ -114,6 +121,61 @@ def score_names(results: Sequence[RowResult]) -> list[str]:
         if "/" not in name or name in printed
     ]
     return list(dict.fromkeys([*printed, *recorded]))
+
+
+def first_scores(
+    results: Sequence[RowResult], published: Sequence[Published] = ()
+) -> tuple[str | None, str | None]:
+    """The score that counts: as the paper prints it, and as the records hold it."""
+    names = score_names(results, published)
+    papers = [*published, *(result.row.paper for result in results)]
+    printed = [name for name in names if any(paper and name in paper.scores for paper in papers)]
+    recorded = [name for name in names if any(r.values(name) for r in results)]
+    return next(iter(printed), None), next(iter(recorded), None)
+
+
+def groups(results: Sequence[RowResult]) -> list[tuple[str, list[RowResult]]]:
+    """Rows whose scores may stand in one column: those with the same data and the same backbone.
+
+    Rows without a run, of which neither is known, go with the first group.
+
+    Returns:
+        (backbone, data, or both: whatever tells the groups apart; rows), in the order of the first rows.
+    """
+    known = {
+        result.row.label: conditions(run.settings)
+        for result in results
+        for run in reversed(result.planned)
+        if run.settings
+    }
+    first = next(iter(known.values()), ("", ""))
+    found: dict[tuple[str, str], list[RowResult]] = {}
+    for result in results:
+        found.setdefault(known.get(result.row.label, first), []).append(result)
+    differ = [len({key[n] for key in found}) > 1 for n in (0, 1)]
+    return [
+        (", ".join(name for name, told in zip(key, differ, strict=True) if told), rows)
+        for key, rows in found.items()
+    ]
+
+
+def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
+    backbone = (settings.get("model") or {}).get("backbone") or settings.get("backbone") or {}
+    about = [f"{name} {backbone[name]}" for name in _SIZES if backbone.get(name) is not None]
+    about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
+    name = _class(backbone) + (f" ({', '.join(about)})" if about else "")
+    dataset = settings["dataset"]
+    data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
+    return name, data
+
+
+def _class(description: Mapping[str, Any]) -> str:
+    return str(description.get("_target_", "")).rsplit(".", 1)[-1]
+
+
+_SIZES = ("depth", "width", "backbone_layers", "channels", "nodes")
+"""Keys of a backbone that tell two of one class apart."""
 
 
 def scale(results: Sequence[RowResult]) -> str:

@@ -1,20 +1,18 @@
 """The tables and figures that can be reproduced, as `experiments/<name>/target.yaml` describes them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
+from pnfs.reproduce.published import FILE as PUBLISHED_FILE
+from pnfs.reproduce.published import Published, PublishedError, not_named, read_published
+
 FILE = "target.yaml"
 
 Kind = Literal["table", "trade_off", "loss_curves", "poses"]
-Number = float | tuple[float, float]
-"""A published number, with its standard deviation where the paper gives one."""
-
-COSTS = ("parameters", "macs")
-"""Published numbers that are not scores."""
 
 
 class TargetError(ValueError):
@@ -29,8 +27,8 @@ class Row:
     overrides: tuple[str, ...]
     """Hydra's, over those of the profile and the target: what makes the row."""
     seeds: tuple[int, ...] = (0,)
-    paper: Mapping[str, Number] = field(default_factory=dict)
-    """Score name (as in the records), "parameters" or "macs" -> what the paper printed."""
+    paper: Published | None = None
+    """What the paper prints for it; None if it has no such row."""
     note: str = ""
     cannot: str = ""
     """Why there can be no run of this row in this profile."""
@@ -53,6 +51,18 @@ class Target:
     overrides: tuple[str, ...]
     """Of all rows."""
     rows: tuple[Row, ...]
+    published: tuple[Published, ...] = ()
+    """All rows of the paper's table, in its order."""
+
+    @property
+    def heading(self) -> str:
+        """Title with the profile: numbers of different profiles do not compare."""
+        return f"{self.title} (profile {self.profile})"
+
+    @property
+    def published_alone(self) -> tuple[Published, ...]:
+        """Published rows that no row of ours stands beside: other methods, cited by the paper."""
+        return not_named(self.published, [row.paper.method for row in self.rows if row.paper])
 
 
 def target_names(root: Path) -> list[str]:
@@ -88,13 +98,15 @@ def read_target(root: Path, name: str, profile: str) -> Target:
     if profile not in says:
         raise TargetError(f"no profile {profile!r}; there are {', '.join(says)}")
     content = _read(path)
-    known = {"title", "tests", "source", "kind", "overrides", "profiles", "rows"}
-    _require(path, "", content, needed=known - {"overrides", "profiles"}, known=known)
+    known = {"title", "tests", "source", "kind", "overrides", "profiles", "scores", "rows"}
+    optional = {"overrides", "profiles", "scores"}
+    _require(path, "", content, needed=known - optional, known=known)
     if content["kind"] not in get_args(Kind):
         raise TargetError(f"{path}: kind is {content['kind']!r}, not one of {get_args(Kind)}")
     here = (content.get("profiles") or {}).get(profile) or {}
     _require(path, f"profile {profile}", here, needed=set(), known={"overrides"})
-    rows = tuple(_row(path, entry, profile) for entry in content["rows"])
+    published = _published(path, content.get("scores"))
+    rows = tuple(_row(path, entry, profile, published) for entry in content["rows"])
     labels = [row.label for row in rows]
     if len(set(labels)) < len(labels):
         raise TargetError(f"{path}: two rows have the same label")
@@ -108,6 +120,7 @@ def read_target(root: Path, name: str, profile: str) -> Target:
         profile_says=says[profile],
         overrides=(*content.get("overrides", ()), *here.get("overrides", ())),
         rows=rows,
+        published=published,
     )
 
 
@@ -130,7 +143,21 @@ def chosen_rows(targets: Sequence[Target], labels: Sequence[str] | None) -> tupl
     return tuple(row for row in rows if row.label in labels)
 
 
-def _row(path: Path, entry: Mapping[str, Any], profile: str) -> Row:
+def _published(path: Path, scores: Any) -> tuple[Published, ...]:
+    """The published table beside a description; empty if there is none."""
+    file = path.parent / PUBLISHED_FILE
+    if scores is None and not file.exists():
+        return ()
+    scores = {} if scores is None else scores
+    if not isinstance(scores, dict) or not all(isinstance(v, str) for v in scores.values()):
+        raise TargetError(f"{path}: scores is {scores!r}, not a mapping of columns to score names")
+    try:
+        return read_published(file, scores)
+    except PublishedError as error:
+        raise TargetError(str(error)) from error
+
+
+def _row(path: Path, entry: Mapping[str, Any], profile: str, published: Sequence[Published]) -> Row:
     where = f"row {entry.get('label', '?')!r}"
     known = {"label", "overrides", "seeds", "paper", "note", "profiles"}
     _require(path, where, entry, needed={"label", "overrides"}, known=known)
@@ -140,18 +167,22 @@ def _row(path: Path, entry: Mapping[str, Any], profile: str) -> Row:
         label=str(entry["label"]),
         overrides=(*entry["overrides"], *here.get("overrides", ())),
         seeds=tuple(here.get("seeds", entry.get("seeds", (0,)))),
-        paper={name: _number(path, value) for name, value in entry.get("paper", {}).items()},
+        paper=_beside(path, where, entry.get("paper"), published),
         note="; ".join(note for note in (entry.get("note"), here.get("note")) if note),
         cannot=here.get("cannot", ""),
     )
 
 
-def _number(path: Path, value: Any) -> Number:
-    if isinstance(value, (int, float)):
-        return float(value)
-    if isinstance(value, list) and len(value) == 2:
-        return float(value[0]), float(value[1])
-    raise TargetError(f"{path}: {value!r} is neither a number nor [mean, standard deviation]")
+def _beside(
+    path: Path, where: str, method: Any, published: Sequence[Published]
+) -> Published | None:
+    """The published row that `paper:` names."""
+    found = [row for row in published if row.method == method]
+    if method is not None and not found:
+        raise TargetError(
+            f"{path}: {where}: paper is {method!r}, which is no method in {PUBLISHED_FILE}"
+        )
+    return found[0] if found else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -125,7 +125,10 @@ class BilevelStrategy(SearchStrategy):
         # Half precision loses small gradients: they are taken of the scaled loss, as the weights' are.
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.loss_scale = 1.0 if scaler is None else float(scaler.get_scale())
-        search_batch = move_batch(self._next_batch(), module.device)
+        data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        search_batch = data.on_after_batch_transfer(
+            move_batch(self._next_batch(), module.device), dataloader_idx=0
+        )
         parameters = architecture_of(module)
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -135,6 +138,7 @@ class BilevelStrategy(SearchStrategy):
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(False)
+        module.watch_loss("architecture", loss, search_batch, batch_idx)
         gradients = average_over_processes(gradients)
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
             self._step(parameters, gradients)

@@ -9,7 +9,7 @@ from pnfs.training.module import PoseBatch, PoseModule
 
 
 class FirstOrder(BilevelStrategy):
-    """The gradient of the search loss at the weights as they are (section III-E).
+    """The gradient of the search loss at the weights as they are (section III-F).
 
     After H. Liu, K. Simonyan, Y. Yang, DARTS: Differentiable Architecture Search (arXiv 1806.09055), with no
     discretisation afterwards. See `BilevelStrategy` for the arguments. One more forward and backward pass

@@ -7,7 +7,7 @@ from pnfs.training.module import ArchitectureGroup, PoseModule
 
 
 class Synchronous(SearchStrategy):
-    """The paper's main strategy (section III-E): one optimiser, one loss, no split of the data.
+    """The paper's main strategy (section III-F): one optimiser, one loss, no split of the data.
 
     Args:
         lr_factor: Learning rate of alpha and beta relative to the weights'; 1 in the paper.

@@ -20,6 +20,7 @@ from pnfs.training.module import PoseModule
 
 CONFIG_KEY = "pnfs_config"
 ARCHITECTURE_KEY = "pnfs_architecture"
+IDENTITY_KEY = "pnfs_identity"
 
 # What a checkpoint may name in its configuration: classes defined in these packages.
 _ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "pnfs.search.", "torch.optim.")
@@ -34,16 +35,31 @@ class CheckpointError(ValueError):
 
 
 class KeepConfig(L.Callback):
-    """Puts the resolved configuration and the architecture, as plain data, into every checkpoint."""
+    """Puts configuration, identity and architecture of a run, as plain data, into every checkpoint.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    Args:
+        config: Resolved.
+        identity: What makes the run what it is; compared when it is resumed.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.config = dict(config)
+        self.identity = identity
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # `max_time` is each start's own: with the time of earlier ones the same command could not go on.
+        checkpoint.get("callbacks", {}).pop("Timer", None)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self.config
+        checkpoint[IDENTITY_KEY] = self.identity
         if isinstance(pl_module, PoseModule) and isinstance(pl_module.network, PoseFabricNetwork):
             checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
 

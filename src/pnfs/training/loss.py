@@ -1,4 +1,4 @@
-"""The loss: squared error of score maps (section III-D)."""
+"""The loss: squared error of score maps."""
 
 from typing import Literal
 

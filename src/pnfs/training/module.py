@@ -17,6 +17,7 @@ from pnfs.data.dataset import PoseBatch
 from pnfs.data.geometry import heatmap_stride
 from pnfs.evaluation.flip import average_with_flip
 from pnfs.models import PoseNetwork
+from pnfs.training.finite import LossWatch, NonFiniteLossError, SeenLoss, describe_loss
 from pnfs.training.loss import ScoreMapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
@@ -87,6 +88,7 @@ class PoseModule(L.LightningModule):
         self.flip_shift: Literal[0, 1] = flip_shift
         self.architecture_group: ArchitectureGroup | None = None
         self._training_network: Callable[[Tensor], Tensor] = self.network.forward
+        self._losses = LossWatch()
         self._make_optimizer = optimizer
         self._schedule = StepSchedule() if schedule is None else schedule
 
@@ -109,12 +111,52 @@ class PoseModule(L.LightningModule):
 
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
+        self.watch_loss("training", loss, batch, batch_idx)
         self.log("train/loss_step", loss, prog_bar=True)
         # Gathered from all processes once an epoch; a step's loss is the first process's.
         self.log(
             "train/loss_epoch", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
         )
         return loss
+
+    def watch_loss(self, name: str, loss: Tensor, batch: PoseBatch, batch_idx: int) -> None:
+        """Stops the training at the first loss that is not finite; on a GPU at the next look at them.
+
+        Args:
+            name: Of the loss, for the message.
+            loss: A number.
+            batch: What it is the loss of.
+            batch_idx: In the epoch.
+
+        Raises:
+            NonFiniteLossError: Names epoch, step, persons and learning rate.
+        """
+        if self._trainer is None:
+            return
+        seen = SeenLoss(
+            name=name,
+            value=loss.detach(),
+            rows=batch["sample_index"],
+            epoch=self.trainer.current_epoch,
+            step=self.trainer.global_step,
+            batch=batch_idx,
+            lr=self.trainer.optimizers[0].param_groups[0]["lr"],
+        )
+        self._raise_for(self._losses.see(seen))
+
+    def on_train_batch_end(self, outputs: Any, batch: PoseBatch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:
+            # Before the epoch is validated or kept.
+            self._raise_for(self._losses.look())
+
+    def _raise_for(self, loss: SeenLoss | None) -> None:
+        if loss is None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = loss.rows.tolist()
+        known = None if data is None else data.source.persons("train").ids
+        ids = [f"row {row}" if known is None else str(known[row]) for row in rows]
+        raise NonFiniteLossError(describe_loss(loss, ids))
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
         part_maps, maps = self.score_maps(batch)
@@ -125,7 +167,7 @@ class PoseModule(L.LightningModule):
         self.metric.update(
             predicted=locations,
             scores=scores,
-            target=batch["target"],
+            joints_image=batch["joints_image"],
             labelled=batch["labelled"],
             reference_length=batch["reference_length"],
             sample_index=batch["sample_index"],
@@ -174,7 +216,7 @@ class PoseModule(L.LightningModule):
     ) -> Float[Tensor, ""]:
         """The loss of given score maps against the targets of a batch."""
         targets, weights = gaussian_targets(
-            batch["joints"],
+            batch["joints_crop"],
             batch["labelled"],
             heatmap_size=(part_maps.shape[-2], part_maps.shape[-1]),
             stride=self.heatmap_stride(part_maps),

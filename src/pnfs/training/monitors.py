@@ -36,9 +36,13 @@ class ArchitectureMonitor(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         network = _searched(pl_module)
-        if network is not None and trainer.is_global_zero and trainer.current_epoch == 0:
+        if network is None or not trainer.is_global_zero:
+            return
+        if trainer.current_epoch == 0:
             self.path.unlink(missing_ok=True)
             self._write(network, -1)
+        else:
+            self._forget_from(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         network = _searched(pl_module)
@@ -46,8 +50,24 @@ class ArchitectureMonitor(L.Callback):
             return
         statistics = mixing_statistics(describe_architecture(network))
         pl_module.log_dict({f"architecture/{name}": value for name, value in statistics.items()})
-        if trainer.is_global_zero:
+        # A part of an epoch is trained again when the run is resumed.
+        if trainer.is_global_zero and trainer.is_last_batch:
             self._write(network, trainer.current_epoch)
+
+    def _forget_from(self, epoch: int) -> None:
+        """Drops what a start that was killed before its checkpoint wrote: that epoch is trained again."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["epoch"] < epoch:
+                    kept.append(f"{line}\n")
+            except json.JSONDecodeError:
+                break  # The kill came while this line was written.
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self.path)
 
     def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +86,12 @@ def read_trajectory(path: Path) -> dict[int, Architecture]:
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             record = json.loads(line)
-            text = json.dumps(record["architecture"])
-            found[int(record["epoch"])] = architecture_from_json(text)
+            architecture = architecture_from_json(json.dumps(record["architecture"]))
+            found[int(record["epoch"])] = architecture
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path}, line {number}: no epoch and architecture ({error}); remove the file, or train again"
+                f"{path}, line {number}: no epoch and architecture ({error}); remove the file, or train "
+                "again"
             ) from None
     return found
 

@@ -1,13 +1,11 @@
 """A run is a record: what defines it names its folder, what came out of it is one JSON file."""
 
-import copy
-import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,84 +15,15 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from pnfs.training.identity import PERSONS, differences, run_identity, runs_of
+from pnfs.training.plain import json_ready
+
 RESULT = "result.json"
 STATE = "state.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
-
-# Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
-_NOT_DEFINING = (
-    "run_root", "name", "logger", "workers", "eval_batch_size", "restart", "evaluate_untrained",
-    "dataset.check_images", "data.workers", "data.eval_batch_size",
-    "acceleration", "data.resident", "optimizer.fused",
-)  # fmt: skip
-_DEFINING_TRAINER_KEYS = (
-    "precision", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches", "devices",
-)  # fmt: skip
-
-
-def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that makes a run what it is.
-
-    Datasets and pretrained weights count by the last component of their paths, so that moved ones are the
-    same; `architecture` and `initial` count by the content of the file, or by the name of the run's folder.
-    """
-    part = copy.deepcopy(dict(config))
-    for key in _NOT_DEFINING:
-        _remove(part, key.split("."))
-    trainer = part.get("trainer", {})
-    part["trainer"] = {k: v for k, v in trainer.items() if k in _DEFINING_TRAINER_KEYS}
-    dataset = part.get("dataset", {})
-    for key, value in dataset.items():
-        if key == "root" or (isinstance(value, str) and "/" in value):
-            dataset[key] = None if value is None else Path(str(value)).name
-    data = part.get("data", {})
-    if "cache" in data:
-        data["cache"] = data["cache"] is not None  # JPEG crops differ a little, wherever they lie.
-    for holder, key in _held(part, "weights"):
-        holder[key] = Path(str(holder[key])).name
-    for name in ("architecture", "initial"):
-        for holder, key in _held(part, name):
-            holder[key] = _content(Path(holder[key]))
-    return part
-
-
-def _held(tree: Any, key: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every dictionary of a tree that holds a text under a key."""
-    if isinstance(tree, dict):
-        if isinstance(tree.get(key), str):
-            yield tree, key
-        for value in tree.values():
-            yield from _held(value, key)
-
-
-def _content(path: Path) -> str:
-    path = path.expanduser()
-    if not path.is_file():
-        return path.name
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(tree: dict[str, Any], path: Sequence[str]) -> None:
-    for key in path[:-1]:
-        if not isinstance(tree.get(key), dict):
-            return
-        tree = tree[key]
-    tree.pop(path[-1], None)
-
-
-def run_hash(config: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for the defining part of a configuration."""
-    text = json.dumps(defining_part(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def run_folder(config: Mapping[str, Any]) -> Path:
-    """`<run_root>/<name>/<hash>`."""
-    return Path(config["run_root"]).expanduser() / str(config["name"]) / run_hash(config)
 
 
 def provenance(accelerator: str = "auto") -> dict[str, Any]:
@@ -132,14 +61,14 @@ def _device_name(accelerator: str) -> str:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes `result.json` whole or not at all."""
+    """Writes `result.json` whole or not at all; what is nan or infinite becomes null."""
     return _write(folder / RESULT, result)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
     return path
 
@@ -168,8 +97,37 @@ class RunBusyError(ValueError):
     """Another process trains this run."""
 
 
+class UnfinishedError(ValueError):
+    """A run was stopped before it had trained its epochs; the message says what resumes it."""
+
+
+class OtherRunError(ValueError):
+    """A file in a run's folder is of another run; the message says what differs."""
+
+
+def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
+    """Refuses a record or checkpoint whose run is not the one that is asked for.
+
+    Args:
+        file: That it comes from.
+        theirs: Identity that it holds; None for one that was written without.
+        ours: Identity of the run that is asked for.
+
+    Raises:
+        OtherRunError: Names the file and the keys that differ.
+    """
+    differing = [] if theirs is None else differences(theirs, ours)
+    if differing:
+        raise OtherRunError(
+            f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "
+            "boxes or joints). Move that folder away, or train anew with restart=true"
+        )
+
+
 @contextmanager
-def kept_state(folder: Path, config: Mapping[str, Any]) -> Iterator[float]:
+def kept_state(
+    folder: Path, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None
+) -> Iterator[float]:
     """Keeps the state of a run in `state.json` of its folder while the block trains it.
 
     The state is "running", and afterwards "finished", "failed" with the cause, or "interrupted". A killed
@@ -178,6 +136,7 @@ def kept_state(folder: Path, config: Mapping[str, Any]) -> Iterator[float]:
     Args:
         folder: Of the run.
         config: Resolved.
+        identity: What makes the run what it is; see `run_identity`.
 
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
@@ -208,12 +167,13 @@ def kept_state(folder: Path, config: Mapping[str, Any]) -> Iterator[float]:
             "earlier_seconds": _seconds_kept(folder),
             "pid": os.getpid(),
             "config": dict(config),
+            "identity": identity,
         }
         _write(folder / STATE, state)
         try:
             yield state["earlier_seconds"]
         except BaseException as error:
-            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
             outcome = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
             _write(folder / STATE, state | outcome)
             raise
@@ -224,8 +184,8 @@ def kept_state(folder: Path, config: Mapping[str, Any]) -> Iterator[float]:
 
 def keep_failure(folder: Path, config: Mapping[str, Any], error: Exception) -> None:
     """Records that a run failed before `kept_state` could, as when its data are missing."""
-    if isinstance(error, RunBusyError):
-        return  # The state is that of the process which trains it.
+    if isinstance(error, (RunBusyError, UnfinishedError)):
+        return  # The state is that of the process which trains it, or says already what happened.
     anew = {"started": time.time(), "earlier_seconds": 0.0, "pid": os.getpid()}
     outcome = {"state": "failed", "cause": cause_of(error), "config": dict(config)}
     _write(folder / STATE, (_read(folder / STATE) or anew) | outcome)
@@ -261,6 +221,8 @@ class Run:
     config: Mapping[str, Any]
     record: Mapping[str, Any] | None
     """Of a finished run."""
+    identity: Mapping[str, Any] | None = None
+    """What makes it the run it is; None for one that was written without."""
 
 
 def read_run(folder: Path) -> Run | None:
@@ -269,9 +231,10 @@ def read_run(folder: Path) -> Run | None:
     Raises:
         ValueError: A file of it is damaged.
     """
-    record, state = read_result(folder), _read(folder / STATE)
+    record = read_result(folder)
     if record is not None and "config" in record:
-        return Run(folder, "finished", None, record["config"], record)
+        return Run(folder, "finished", None, record["config"], record, record.get("identity"))
+    state = _read(folder / STATE)
     if state is None:
         return None
     status: RunStatus = state["state"]
@@ -279,7 +242,7 @@ def read_run(folder: Path) -> Run | None:
         status = "interrupted"
     if status == "finished":  # Its record was deleted since.
         status = "interrupted"
-    return Run(folder, status, state["cause"], state["config"], None)
+    return Run(folder, status, state["cause"], state["config"], None, state.get("identity"))
 
 
 def _is_held(folder: Path) -> bool:
@@ -297,6 +260,23 @@ def find_runs(root: Path) -> list[Run]:
     Raises:
         ValueError: A file of a run is damaged.
     """
-    folders = {path.parent for name in (STATE, RESULT) for path in root.rglob(name)}
-    runs = (read_run(folder) for folder in sorted(folders))
-    return [run for run in runs if run is not None]
+    runs = []
+    for folder, below, files in os.walk(root):
+        if (RESULT in files or STATE in files) and (run := read_run(Path(folder))) is not None:
+            runs.append(run)
+            below.clear()  # A run holds no runs, but perhaps thousands of other files.
+    return sorted(runs, key=lambda run: run.folder.parts)
+
+
+def find_same(config: Mapping[str, Any]) -> list[Run]:
+    """The runs of a configuration, on whatever data: where the dataset is not at hand, tables find theirs so.
+
+    Raises:
+        ValueError: A file of a run is damaged.
+    """
+    ours = run_identity(config, {}) | {PERSONS: None}
+    return [
+        run
+        for run in find_runs(runs_of(config))
+        if run.identity is not None and dict(run.identity) | {PERSONS: None} == ours
+    ]

@@ -1,7 +1,7 @@
 """Contact sheets of what a network sees: augmented crops, mirrored twins and target maps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,9 +13,49 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.dataset import CropDataset, SampleKey
 from pnfs.data.geometry import fit_box, heatmap_stride, invert
 from pnfs.data.persons import Persons
-from pnfs.viz.poses import pose_sheet, score_map_sheet
+from pnfs.viz.sheets import pose_sheet, score_map_sheet
 
 Sheet = UInt8[np.ndarray, "H W 3"]
+Crop = Mapping[str, np.ndarray | np.generic]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The crops that training gets in one epoch.
+
+    Args:
+        persons: The persons.
+        input_size: (height, width) of the crops, px.
+        augmentation: As in training; None for the plain crops of evaluation.
+        seed: Seed of the augmentation, as in training.
+        epoch: Another epoch draws anew.
+        unbiased: Geometry of the crops; see `crop_matrix`.
+        height: Height of a crop on a sheet, px.
+    """
+
+    persons: Persons
+    input_size: tuple[int, int]
+    augmentation: Augmentation | None = None
+    seed: int = 0
+    epoch: int = 0
+    unbiased: bool = False
+    height: int = 256
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """(height, width) of a cell that has the crops' shape: what a crop cuts off is not shown."""
+        return self.height, round(self.height * self.input_size[1] / self.input_size[0])
+
+    def of(self, rows: Sequence[int]) -> list[Crop]:
+        """The crops of those persons."""
+        dataset = CropDataset(
+            self.persons,
+            input_size=self.input_size,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            unbiased=self.unbiased,
+        )
+        return [dataset[SampleKey(self.epoch, row)] for row in rows]
 
 
 def chosen_persons(persons: Persons, count: int, seed: int) -> list[int]:
@@ -24,115 +64,54 @@ def chosen_persons(persons: Persons, count: int, seed: int) -> list[int]:
     return np.sort(rows).tolist()
 
 
-def crop_sheet(
-    persons: Persons,
-    rows: Sequence[int],
-    *,
-    input_size: tuple[int, int],
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    unbiased: bool = False,
-    columns: int = 6,
-    height: int = 256,
-) -> Sheet:
-    """The crops that training gets in one epoch, with their labelled joints.
-
-    The caption names the person and what was drawn: rotation, scale, "flip".
-
-    Args:
-        persons: The persons.
-        rows: Which of them.
-        input_size: (height, width) of the crops, px.
-        augmentation: As in training; None for the plain crops of evaluation.
-        seed: Of the augmentation, as in training.
-        epoch: Another epoch draws anew.
-        unbiased: Geometry of the crops; see `crop_matrix`.
-        columns: Crops in a row.
-        height: Of a crop on the sheet, px.
-    """
-    crops = _crops(persons, rows, input_size, augmentation, seed, epoch, unbiased)
-    return _poses(persons, crops, columns, _cell(input_size, height))
+def crop_sheet(crops: Crops, rows: Sequence[int], *, columns: int = 6) -> Sheet:
+    """The crops with their labelled joints; captions give the person, rotation, scale and flip."""
+    return _poses(crops, crops.of(rows), columns)
 
 
-def flip_sheet(
-    persons: Persons,
-    rows: Sequence[int],
-    *,
-    input_size: tuple[int, int],
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    unbiased: bool = False,
-    pairs: int = 3,
-    height: int = 256,
-) -> Sheet:
+def flip_sheet(crops: Crops, rows: Sequence[int], *, pairs: int = 3) -> Sheet:
     """Each crop beside its mirrored twin, whose left and right joints have changed places.
 
     Both come out of the pipeline that training uses, with equal draws but for the flip: in a
     right pair, colours stay with the person's sides and not with the picture's.
-
-    Args:
-        persons: The persons.
-        rows: Which of them.
-        input_size: (height, width) of the crops, px.
-        augmentation: As in training; None for plain crops.
-        seed: Of the augmentation.
-        epoch: Another epoch draws anew.
-        unbiased: Geometry of the crops; see `crop_matrix`.
-        pairs: Pairs in a row.
-        height: Of a crop on the sheet, px.
     """
-    base = augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
+    base = crops.augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
     plain, mirrored = (
-        _crops(persons, rows, input_size, replace(base, flip=flip), seed, epoch, unbiased)
-        for flip in (0.0, 1.0)
+        replace(crops, augmentation=replace(base, flip=flip)).of(rows) for flip in (0.0, 1.0)
     )
-    crops = [crop for pair in zip(plain, mirrored, strict=True) for crop in pair]
-    return _poses(persons, crops, 2 * pairs, _cell(input_size, height))
+    twins = [crop for pair in zip(plain, mirrored, strict=True) for crop in pair]
+    return _poses(crops, twins, 2 * pairs)
 
 
 def target_sheet(
-    persons: Persons,
+    crops: Crops,
     rows: Sequence[int],
     *,
     parts: PartMode,
-    input_size: tuple[int, int],
-    augmentation: Augmentation | None = None,
     stride: int = 4,
     sigma: float = 2.0,
     quantised: bool = True,
-    seed: int = 0,
-    epoch: int = 0,
-    unbiased: bool = False,
-    height: int = 256,
 ) -> Sheet:
     """One row a person: the crop, then for each part the maxima of its joints' target maps.
 
     The caption counts the joints that are learned: labelled, and not wholly outside the crop.
 
     Args:
-        persons: The persons.
-        rows: Which of them.
+        crops: The crops; multiples of `stride` in size.
+        rows: Which persons.
         parts: How the joints are grouped.
-        input_size: (height, width) of the crops, px; multiples of `stride`.
-        augmentation: As in training; None for plain crops.
         stride: Crop px per score-map px.
-        sigma: Of the target Gaussians, in score-map px.
+        sigma: Width of the target Gaussians, in score-map px.
         quantised: Put the Gaussians on whole score-map px, as `gaussian_targets` says.
-        seed: Of the augmentation.
-        epoch: Another epoch draws anew.
-        unbiased: Geometry of the crops; see `crop_matrix`.
-        height: Of a crop on the sheet, px.
     """
     sheets = []
-    size = (input_size[0] // stride, input_size[1] // stride)
-    for crop in _crops(persons, rows, input_size, augmentation, seed, epoch, unbiased):
+    size = (crops.input_size[0] // stride, crops.input_size[1] // stride)
+    for crop in crops.of(rows):
         maps, weights = gaussian_targets(
-            torch.from_numpy(np.asarray(crop["joints"]))[None],
+            torch.from_numpy(np.asarray(crop["joints_crop"]))[None],
             torch.from_numpy(np.asarray(crop["labelled"]))[None],
             heatmap_size=size,
-            stride=heatmap_stride(input_size, size, unbiased),
+            stride=heatmap_stride(crops.input_size, size, crops.unbiased),
             sigma=sigma,
             quantised=quantised,
         )
@@ -147,7 +126,7 @@ def target_sheet(
                 part_maxima(maps[0].numpy(), parts),
                 names,
                 columns=len(parts) + 1,
-                cell=_cell(input_size, height),
+                cell=crops.cell,
                 highest=1.0,
                 mark_maximum=False,
             )
@@ -162,7 +141,7 @@ def part_maxima(maps: Float[np.ndarray, "K h w"], parts: PartMode) -> Float[np.n
     )
 
 
-def describe_crop(persons: Persons, crop: Mapping[str, np.ndarray | np.generic]) -> str:
+def describe_crop(persons: Persons, crop: Crop) -> str:
     """The person's id, and the rotation, scale and flip that the crop's matrix holds."""
     row = int(crop["sample_index"])
     matrix = invert(np.asarray(crop["to_image"], np.float64))
@@ -176,41 +155,16 @@ def describe_crop(persons: Persons, crop: Mapping[str, np.ndarray | np.generic])
     return f"{persons.ids[row]} {degrees:+.0f}° ×{scale:.2f}{flip}"
 
 
-def _cell(input_size: tuple[int, int], height: int) -> tuple[int, int]:
-    """(height, width) of a cell that has the crops' shape: what a crop cuts off is not shown."""
-    return height, round(height * input_size[1] / input_size[0])
-
-
-def _crops(
-    persons: Persons,
-    rows: Sequence[int],
-    input_size: tuple[int, int],
-    augmentation: Augmentation | None,
-    seed: int,
-    epoch: int,
-    unbiased: bool,
-) -> list[Mapping[str, np.ndarray | np.generic]]:
-    dataset = CropDataset(
-        persons, input_size=input_size, augmentation=augmentation, seed=seed, unbiased=unbiased
-    )
-    return [dataset[SampleKey(epoch, row)] for row in rows]
-
-
-def _poses(
-    persons: Persons,
-    crops: Sequence[Mapping[str, np.ndarray | np.generic]],
-    columns: int,
-    cell: tuple[int, int],
-) -> Sheet:
-    labelled = np.stack([np.asarray(crop["labelled"]) for crop in crops])
+def _poses(crops: Crops, shown: Sequence[Crop], columns: int) -> Sheet:
+    labelled = np.stack([np.asarray(crop["labelled"]) for crop in shown])
     return pose_sheet(
-        [np.asarray(crop["image"]) for crop in crops],
-        np.stack([np.asarray(crop["joints"]) for crop in crops]),
-        skeleton=persons.skeleton,
+        [np.asarray(crop["image"]) for crop in shown],
+        np.stack([np.asarray(crop["joints_crop"]) for crop in shown]),
+        skeleton=crops.persons.skeleton,
         # A joint without label has no place to be drawn at.
         scores=labelled.astype(np.float32),
         low_scored="omit",
-        captions=[describe_crop(persons, crop) for crop in crops],
+        captions=[describe_crop(crops.persons, crop) for crop in shown],
         columns=columns,
-        cell=cell,
+        cell=crops.cell,
     )

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pnfs.data.persons import DataError
+from pnfs.viz.style import COLOURS, SMALL, new_figure, plain_axes, save_figure
 
 Progress = Literal["epoch", "step"]
 Curve = tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]
@@ -20,11 +19,8 @@ Curve = tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]
 DEFAULT_SERIES = ("train/loss", "val/loss", "val/score")
 
 _AXIS_LABELS: dict[Progress, str] = {"epoch": "epoch (from 0)", "step": "optimiser step"}
-_SUFFIXES = (".png", ".svg")
 _FEW_POINTS = 60
 """A curve of at most so many values shows each of them as a dot."""
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's colours, which stay apart under the common kinds of colour blindness."""
 
 
 def read_metrics(csv_path: Path | str, *, against: Progress = "epoch") -> dict[str, Curve]:
@@ -53,13 +49,29 @@ def read_metrics(csv_path: Path | str, *, against: Progress = "epoch") -> dict[s
             f"{path}: there is no column {' and no column '.join(missing)}; a metrics.csv of "
             "Lightning's CSVLogger is expected"
         )
-    columns = {name: _logged(path, records, column, name) for column, name in enumerate(header)}
-    progress = _at_every_row(path, columns[against], len(records), against)
-    return {
-        name: (progress[rows], values)
-        for name, (rows, values) in columns.items()
-        if name not in ("epoch", "step") and len(rows)
-    }
+    columns = {
+        name: [(row, _number(path, row, name, record[column])) for row, record in enumerate(records)
+               if record[column].strip()]
+        for column, name in enumerate(header)
+    }  # fmt: skip
+    if records and not columns[against]:
+        raise DataError(f"{path}: the column {against} is blank in all rows")
+    known = np.array(columns[against]).reshape(-1, 2)
+    found = {}
+    for name, cells in columns.items():
+        if name not in ("epoch", "step") and cells:
+            rows, values = np.array(cells).T
+            # The next row that has an epoch; at the end the last one.
+            following = np.minimum(np.searchsorted(known[:, 0], rows), len(known) - 1)
+            found[name] = (known[following, 1], values)
+    return found
+
+
+def _number(path: Path, row: int, name: str, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise DataError(f"{path}: line {row + 2}: {name} is {cell!r}, not a number") from None
 
 
 def plot_curves(
@@ -89,28 +101,15 @@ def plot_curves(
         ValueError: Another suffix, or an empty `series`.
         OSError: The picture cannot be written.
     """
-    out_path = Path(out_path)
-    if out_path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{out_path}: curves are saved as {' or '.join(_SUFFIXES)}")
     curves = _chosen(Path(metrics_csv), read_metrics(metrics_csv, against=against), series)
     losses = {name: curve for name, curve in curves.items() if "loss" in name}
     scores = {name: curve for name, curve in curves.items() if "loss" not in name}
     panels = [(kind, group) for kind, group in (("loss", losses), ("score", scores)) if group]
-    figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
-    # The figure's own canvas, not pyplot's: a caller's backend and open figures stay untouched.
-    FigureCanvasAgg(figure)
-    for axes, (kind, group) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    figure = new_figure(5.2 * len(panels), 3.9, title=title)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (kind, group) in zip(all_axes, panels, strict=True):
         _draw(axes, group, is_loss=kind == "loss", against=against)
-    if title is not None:
-        figure.suptitle(title)
-    try:
-        out_path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out_path, dpi=150)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{out_path}: the curves cannot be written: {reason}") from None
+    save_figure(figure, out_path)
 
 
 def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -130,36 +129,6 @@ def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
                 "remove that line"
             )
     return header, records
-
-
-def _logged(
-    path: Path, records: Sequence[Sequence[str]], column: int, name: str
-) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """The rows in which a column is not blank, and its values there."""
-    rows = [row for row, record in enumerate(records) if record[column].strip()]
-    values = np.empty(len(rows))
-    for n, row in enumerate(rows):
-        try:
-            values[n] = float(records[row][column])
-        except ValueError:
-            raise DataError(
-                f"{path}: line {row + 2}: {name} is {records[row][column]!r}, not a number"
-            ) from None
-    return np.array(rows, np.int64), values
-
-
-def _at_every_row(
-    path: Path,
-    column: tuple[Int64[np.ndarray, " N"], Float[np.ndarray, " N"]],
-    count: int,
-    name: str,
-) -> Float[np.ndarray, " R"]:
-    """The column with blanks filled from the next row that has a value, at the end the last."""
-    rows, values = column
-    if count and not len(rows):
-        raise DataError(f"{path}: the column {name} is blank in all rows")
-    following = np.searchsorted(rows, np.arange(count))
-    return values[np.minimum(following, len(rows) - 1)]
 
 
 def _chosen(
@@ -189,25 +158,20 @@ def _draw(axes: Axes, curves: Mapping[str, Curve], *, is_loss: bool, against: Pr
         axes.plot(
             x,
             y,
-            color=_COLOURS[number % len(_COLOURS)],
+            color=COLOURS[number % len(COLOURS)],
             linewidth=1.6,
             marker="o" if len(x) <= _FEW_POINTS else None,
             markersize=3.5,
             label=_curve_label(name, x, y, is_loss=is_loss, percent=percent, against=against),
         )
-    axes.set_xlabel(_AXIS_LABELS[against])
+    label = "score (%)" if percent else "score (fraction)"
+    if is_loss:
+        positive = not (values <= 0).any()
+        label = "loss (log scale)" if positive else "loss"
+        axes.set_yscale("log" if positive else "linear")
+    plain_axes(axes, x_label=_AXIS_LABELS[against], y_label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if not is_loss:
-        axes.set_ylabel("score (%)" if percent else "score (fraction)")
-    elif (values <= 0).any():
-        axes.set_ylabel("loss")
-    else:
-        axes.set_yscale("log")
-        axes.set_ylabel("loss (log scale)")
-    axes.grid(which="both", color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize=SMALL + 1)
 
 
 def _curve_label(

@@ -4,14 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from pnfs.evaluation.breakdown import VISIBILITIES, Breakdown, Criterion
-
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-"""Okabe and Ito's colours, which stay apart under the common kinds of colour blindness."""
-_SIDES = {"left": "#56b4e9", "right": "#d55e00", "centre": "#e69f00"}
+from pnfs.viz.poses import joint_sides
+from pnfs.viz.style import COLOURS, INK, SMALL, new_figure, plain_axes, save_figure, side_hex
 
 
 def plot_joint_rates(
@@ -20,15 +17,16 @@ def plot_joint_rates(
     """Draws the share of right joints, one bar a joint, coloured by the person's side."""
     skeleton = breakdown.matches.labels.skeleton
     rates, counts = breakdown.rates(criterion.thresholds)
-    colours = [_SIDES[_side(joint)] for joint in skeleton.joints]
-    figure, axes = _figure(width=6.4, height=0.28 * len(skeleton) + 1.2)
+    colours = [side_hex(side) for side in joint_sides(skeleton)]
+    figure = new_figure(6.4, 0.28 * len(skeleton) + 1.2, title=title)
+    axes = figure.subplots()
     places = np.arange(len(skeleton), dtype=float)
-    axes.barh(places, np.nan_to_num(rates), color=colours)
+    axes.barh(places, np.nan_to_num(rates), color=colours, edgecolor=INK, linewidth=0.4)
     for place, rate, count in zip(places, rates, counts, strict=True):
         text = f"{rate:.1f}  ({count:,})" if count else "no labels"
-        axes.text(np.nan_to_num(rate) + 1, place, text, va="center", fontsize=8)
+        axes.text(np.nan_to_num(rate) + 1, place, text, va="center", fontsize=SMALL + 1)
     _joint_axis(axes, skeleton.joints, f"right joints in percent ({criterion.label}); (labels)")
-    _save(figure, path, title)
+    save_figure(figure, path)
 
 
 def plot_visibility_rates(
@@ -36,20 +34,23 @@ def plot_visibility_rates(
 ) -> None:
     """Draws the share of right joints among the visible and among the occluded, side by side."""
     joints = breakdown.matches.labels.skeleton.joints
-    figure, axes = _figure(width=6.4, height=0.36 * len(joints) + 1.4)
+    figure = new_figure(6.4, 0.36 * len(joints) + 1.4, title=title)
+    axes = figure.subplots()
     places = np.arange(len(joints), dtype=float)
     height = 0.8 / len(VISIBILITIES)
     for n, (kind, flag) in enumerate(VISIBILITIES.items()):
         rates, counts = breakdown.rates(criterion.thresholds, flag)
         offset = places + (n - (len(VISIBILITIES) - 1) / 2) * height
         label = f"{kind} ({counts.sum():,} labels)"
-        axes.barh(offset, np.nan_to_num(rates), height, color=_COLOURS[n], label=label)
+        axes.barh(offset, np.nan_to_num(rates), height, color=COLOURS[n], label=label)
         for place, rate, count in zip(offset, rates, counts, strict=True):
             if count:
-                axes.text(rate + 1, place, f"{rate:.1f}", va="center", fontsize=7)
+                axes.text(rate + 1, place, f"{rate:.1f}", va="center", fontsize=SMALL)
     _joint_axis(axes, joints, f"right joints in percent ({criterion.label})")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
-    _save(figure, path, title)
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=SMALL + 1, frameon=False
+    )
+    save_figure(figure, path)
 
 
 def plot_error_curve(
@@ -58,62 +59,43 @@ def plot_error_curve(
     """Draws the share of joints whose error is at most x, for each group of joints and for all."""
     curve = breakdown.curve(criterion)
     limit = float(curve.thresholds[-1])
-    figure, axes = _figure(width=5.6, height=4.2)
-    for colour, (group, rates) in zip(_COLOURS, curve.groups.items(), strict=False):
+    figure = new_figure(5.6, 4.2, title=title)
+    axes = figure.subplots()
+    for colour, (group, rates) in zip(COLOURS, curve.groups.items(), strict=False):
         axes.plot(curve.thresholds, rates, color=colour, label=f"{group} ({rates[-1]:.1f})")
     label = f"all ({curve.mean[-1]:.1f})"
-    axes.plot(curve.thresholds, curve.mean, color="black", linewidth=2.4, label=label)
+    axes.plot(curve.thresholds, curve.mean, color=INK, linewidth=2.4, label=label)
     axes.set_xlim(0, limit)
     axes.set_ylim(0, 100)
-    axes.set_xlabel(f"error / {criterion.reference}")
-    axes.set_ylabel("joints with at most this error, percent")
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.legend(fontsize=8, loc="upper left")
-    _save(figure, path, title)
+    plain_axes(
+        axes,
+        x_label=f"error / {criterion.reference}",
+        y_label="joints with at most this error, percent",
+    )
+    axes.legend(fontsize=SMALL + 1, loc="upper left")
+    save_figure(figure, path)
 
 
 def plot_error_histogram(
     path: Path | str, errors: Float[np.ndarray, " M"], reference: str, title: str | None = None
 ) -> None:
     """Draws how many persons have which mean error; the last bar holds everything beyond it."""
-    figure, axes = _figure(width=5.6, height=3.4)
+    figure = new_figure(5.6, 3.4, title=title)
+    axes = figure.subplots()
     limit = float(np.quantile(errors, 0.98)) if len(errors) else 1.0
     limit = limit if limit > 0 else 1.0
-    axes.hist(np.minimum(errors, limit), bins=40, range=(0, limit), color=_COLOURS[0])
+    axes.hist(np.minimum(errors, limit), bins=40, range=(0, limit), color=COLOURS[0])
     if len(errors):
         median = float(np.median(errors))
-        axes.axvline(median, color=_COLOURS[1], label=f"median {median:.3f}")
-        axes.legend(fontsize=8)
-    axes.set_xlabel(f"mean error of a person / {reference}")
-    axes.set_ylabel("persons")
-    _save(figure, path, title)
+        axes.axvline(median, color=COLOURS[1], label=f"median {median:.3f}")
+        axes.legend(fontsize=SMALL + 1)
+    plain_axes(axes, x_label=f"mean error of a person / {reference}", y_label="persons")
+    save_figure(figure, path)
 
 
-def _side(joint: str) -> str:
-    side = joint.partition("_")[0]
-    return side if side in ("left", "right") else "centre"
-
-
-def _figure(width: float, height: float):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    # The figure's own canvas, not pyplot's: a caller's backend and open figures stay untouched.
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
-
-
-def _joint_axis(axes, joints: tuple[str, ...], label: str) -> None:
+def _joint_axis(axes: Axes, joints: tuple[str, ...], label: str) -> None:
     axes.set_yticks(np.arange(len(joints)), [joint.replace("_", " ") for joint in joints])
     axes.invert_yaxis()
     axes.set_xlim(0, 115)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel(label)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _save(figure: Figure, path: Path | str, title: str | None) -> None:
-    path = Path(path)
-    if title is not None:
-        figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    plain_axes(axes, x_label=label, grid="x")

@@ -63,7 +63,8 @@ def describe_public(state: Mapping[str, Tensor]) -> PublicNetwork | None:
             f"{_LAST} is a {kernel[0]}x{kernel[1]} convolution; only 1x1 (FINAL_CONV_KERNEL: 1) can be built"
         )
     if any(name.startswith("stage4.") for name in state):
-        width = len(state["transition1.0.0.weight"]) if "transition1.0.0.weight" in state else 0
+        first = state.get("transition1.0.0.weight")
+        width = 0 if first is None or first.ndim != 4 else len(first)
         if width not in (32, 48):
             raise ValueError(f"an HRNet of width {width}; there are widths 32 and 48")
         return PublicNetwork("hrnet", width, filters, joints)
@@ -87,7 +88,7 @@ def public_state_dict(
     renamed = {}
     for name, value in state.items():
         beginning = max((b for b in _NAMES[kind] if name.startswith(b)), key=len)
-        last = beginning == "final_layer." and len(value) == len(order)
+        last = beginning == "final_layer." and value.shape[:1] == order.shape
         ours = _NAMES[kind][beginning] + name.removeprefix(beginning)
         renamed[ours] = value[order] if last else value
     return renamed

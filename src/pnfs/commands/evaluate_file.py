@@ -1,0 +1,140 @@
+"""`pnfs evaluate predictions=…`: score a file of predicted poses, without a network."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torchmetrics import MetricCollection
+
+from pnfs.commands.configuration import UsageError, build_source
+from pnfs.commands.report import report
+from pnfs.commands.scoring import write_sheet
+from pnfs.data.coco import COCO
+from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.persons import UNLABELLED, listed
+from pnfs.data.predictions import UNMATCHED, Benchmark, Matches, Predictions
+from pnfs.evaluation.breakdown import Breakdown
+from pnfs.evaluation.pose_files import PoseFile, read_pose_file
+from pnfs.evaluation.pose_matching import PosesAsDetections, assign
+from pnfs.training.records import provenance
+
+PICTURE_SIZE = (256, 256)
+"""(height, width) of the crops in pictures, px; nothing else depends on it."""
+
+_OF_A_NETWORK = ("decode_method", "flip_shift")
+
+console = Console()
+
+
+def run(settings: Mapping[str, Any]) -> float:
+    """Scores a file; see conf/evaluate.yaml.
+
+    Raises:
+        UsageError: No dataset is named, or a key is given that only a network has.
+        DataError: The file cannot be scored on the dataset.
+    """
+    source, split = _source(settings), settings["split"]
+    truth = source.annotations(split) if isinstance(source, COCO) else None
+    poses = read_pose_file(settings["predictions"], source.skeleton, truth)
+    console.print(f"predictions: {poses.path} ({poses.format})", soft_wrap=True, highlight=False)
+    if poses.left_out:
+        console.print(f"left out of the file: {listed(poses.left_out)}", highlight=False)
+    if isinstance(source, COCO):
+        labels = source.labelled(split)[0]
+        source = PosesAsDetections(source, split, poses)
+        predictions = source.predictions
+        scores, matches = source.scores(split), source.matches(split, predictions)
+    else:
+        labels = source.persons(split)
+        predictions, matches = assign(poses, labels)
+        scores = _scores(source, split, predictions)
+    console.print(labels.described(), soft_wrap=True, highlight=False)
+    data = PoseDataModule(
+        source=source,
+        input_size=PICTURE_SIZE,
+        batch_size=settings["eval_batch_size"],
+        workers=settings["workers"],
+    )
+    record = _record(settings, poses, scores, matches)
+    record["data"] = {split: labels.account()}
+    folder = _folder(settings, record)
+    breakdown = Breakdown(matches, predictions)
+    report(
+        record, folder, data, breakdown, settings,
+        partial(write_sheet, data, folder, split, predictions),
+    )  # fmt: skip
+    return float(record["score"])
+
+
+def _source(settings: Mapping[str, Any]) -> Source:
+    if "_target_" not in settings["dataset"]:
+        raise UsageError(
+            "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
+        )
+    given = [f"eval.{key}" for key, value in settings["eval"].items() if value is not None]
+    given += [key for key in _OF_A_NETWORK if settings[key] is not None]
+    if given:
+        raise UsageError(
+            f"{given[0]} is for a network's predictions; those of a file are scored as they stand"
+        )
+    return build_source(settings["dataset"])
+
+
+def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, float]:
+    """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
+    persons = source.persons(split)
+    # Of what all metrics together ask for each takes what it knows.
+    metric = MetricCollection([source.metric(split)])
+    metric.update(
+        predicted=torch.from_numpy(predictions.locations),
+        scores=torch.from_numpy(predictions.scores),
+        joints_image=torch.from_numpy(persons.joints),
+        labelled=torch.from_numpy(persons.visibility > UNLABELLED),
+        reference_length=torch.from_numpy(persons.reference_length),
+        sample_index=torch.arange(len(persons)),
+    )
+    scores = {name: float(value) for name, value in metric.compute().items()}
+    if isinstance(source, Benchmark):
+        scores |= source.breakdown(split, predictions)
+    return scores
+
+
+def _record(
+    settings: Mapping[str, Any], poses: PoseFile, scores: dict[str, float], matches: Matches
+) -> dict[str, Any]:
+    return {
+        "predictions": {
+            "file": str(poses.path),
+            "format": poses.format,
+            "sha256": hashlib.sha256(poses.path.read_bytes()).hexdigest(),
+            "persons": len(poses),
+            "left_out": dict(poses.left_out),
+        },
+        "score": next(iter(scores.values())),
+        "scores": scores,
+        "evaluated_with": {
+            "split": settings["split"],
+            "predictions": poses.format,
+            "boxes": "as predicted",
+        },
+        "persons": len(poses),
+        "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
+        **provenance(),
+        "dataset": settings["dataset"],
+    }
+
+
+def _folder(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Path:
+    """`out`, or a folder of its own for each file and dataset; the file's own may be read-only."""
+    if settings["out"] is not None:
+        return Path(settings["out"]).expanduser()
+    defining = [record["predictions"]["sha256"], settings["split"], settings["dataset"]]
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    stem = Path(record["predictions"]["file"]).stem
+    return Path(settings["run_root"]) / "predictions" / f"{stem}_{settings['split']}_{digest}"

@@ -1,0 +1,88 @@
+"""What every evaluation leaves behind: tables, pictures, a record, and what loggers show."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+
+from pnfs.commands.scoring import log_media, write_score_pictures
+from pnfs.commands.tables import benchmark_table, described, joint_table
+from pnfs.data.module import PoseDataModule
+from pnfs.evaluation.breakdown import Breakdown, criterion_of
+from pnfs.training.records import write_result
+from pnfs.training.wandb_run import finished_wandb
+
+console = Console()
+
+
+def report(
+    record: dict[str, Any],
+    folder: Path,
+    data: PoseDataModule,
+    breakdown: Breakdown,
+    settings: Mapping[str, Any],
+    draw: Callable[[], dict[str, Path]],
+) -> None:
+    """Prints, writes, draws and logs what an evaluation found.
+
+    Args:
+        record: What `result.json` is to hold; rates by joint are added.
+        folder: Where everything goes.
+        data: Of the predicted persons.
+        breakdown: Their errors.
+        settings: Of the command.
+        draw: Writes the pictures that do not show errors; title -> file.
+    """
+    source, split = data.source, settings["split"]
+    criterion = criterion_of(source.metric(split))
+    is_scored = bool(breakdown.scored.any())
+    if is_scored and criterion is not None:
+        record["by_joint"] = breakdown.record(criterion)
+    # Scores are safe before anything else is written that may fail.
+    write_result(folder, record)
+    name = source.persons(split).name
+    if math.isnan(record["score"]):
+        lack = "no labels" if not breakdown.has_labels else "no sizes to measure errors by"
+        console.print(f"[bold]{name} has {lack}: nothing is scored.[/]")
+    else:
+        title = f"{name}, {len(breakdown.predictions):,} persons"
+        console.print(benchmark_table(title, record["scores"]))
+        choices = described(record["evaluated_with"])
+        console.print(choices, style="dim", highlight=False, soft_wrap=True)
+        if "by_joint" in record:
+            console.print(joint_table(record["by_joint"]))
+    pictures = draw()
+    if is_scored and criterion is not None:
+        pictures |= write_score_pictures(data, folder, split, breakdown, criterion)
+    with loggers_of(settings["logger"], folder) as loggers:
+        for logger in loggers:
+            evaluated = {k: record[k] for k in ("checkpoint", "predictions") if k in record}
+            logger.log_hyperparams({**evaluated, **record["evaluated_with"]})
+            logger.log_metrics({f"{split}/{k}": v for k, v in record["scores"].items()}, step=0)
+        log_media(loggers, pictures)
+    for what, picture in pictures.items():
+        console.print(f"{what}: {picture}", soft_wrap=True)
+    console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
+
+
+@contextmanager
+def loggers_of(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger]]:
+    """The loggers that the logger group names, ended with the block."""
+    loggers: list[Logger] = []
+    for name, entry in entries.items():
+        label = f"{folder.parent.name}-{folder.name}"
+        extra = {"name": label, "job_type": "evaluate"} if name == "wandb" else {}
+        folder.mkdir(parents=True, exist_ok=True)
+        loggers.append(instantiate(entry, save_dir=str(folder), **extra))
+    with finished_wandb(loggers):
+        try:
+            yield loggers
+        finally:
+            for logger in loggers:
+                logger.finalize("success" if sys.exc_info()[0] is None else "failed")

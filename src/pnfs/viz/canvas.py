@@ -1,0 +1,145 @@
+"""Lines, dots, text and resizing on RGB arrays, exact to a fraction of a pixel."""
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int32, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Picture = UInt8[np.ndarray, "H W 3"]
+Point = Float[np.ndarray, " 2"]
+
+LABEL_COLOUR: Colour = (255, 255, 255)
+OUTLINE_COLOUR: Colour = (20, 20, 20)
+FILLER: Colour = (226, 226, 226)
+PLATE: Colour = (56, 56, 56)
+PLATE_TEXT: Colour = (240, 240, 240)
+
+_SHIFT = 6
+"""Fractional bits of the coordinates handed to OpenCV: 1/64 pixel."""
+_FAR = 1e5
+"""OpenCV's fixed-point coordinates overflow far outside the image; nothing is drawn out there."""
+_UNIT_CIRCLE = np.stack([f(np.arange(32) * (math.tau / 32)) for f in (np.cos, np.sin)], axis=-1)
+
+
+def blank(height: int, width: int, colour: Colour) -> Picture:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def line(canvas: Picture, start: Point, end: Point, colour: Colour, width: int) -> None:
+    (x, y), (u, v) = _fixed(np.stack([start, end])).tolist()
+    cv2.line(canvas, (x, y), (u, v), colour, width, cv2.LINE_AA, _SHIFT)
+
+
+def dot(
+    canvas: Picture, center: Point, radius: float, colour: Colour, *, hollow: bool = False
+) -> None:
+    """A disk with a thin dark outline, and with a dark core if `hollow`."""
+    _disk(canvas, center, radius + max(0.8, radius / 6), OUTLINE_COLOUR)
+    _disk(canvas, center, radius, colour)
+    if hollow:
+        _disk(canvas, center, 0.6 * radius, OUTLINE_COLOUR)
+
+
+def ring(canvas: Picture, center: Point, radius: float, colour: Colour) -> None:
+    """A thin circle with a dark outline."""
+    _outlined(canvas, center + radius * _UNIT_CIRCLE, colour, 1)
+
+
+def box(canvas: Picture, place: Float[np.ndarray, " 4"], width: int) -> None:
+    """The border of a box (x, y, width, height), with a dark outline."""
+    x, y, box_width, box_height = np.asarray(place, np.float64)
+    corners = [(x, y), (x + box_width, y), (x + box_width, y + box_height), (x, y + box_height)]
+    # A box from edge to edge has its border half a pixel before the centre of its first pixel.
+    _outlined(canvas, np.array(corners) - 0.5, LABEL_COLOUR, width)
+
+
+def _outlined(
+    canvas: Picture, corners: Float[np.ndarray, "N 2"], colour: Colour, width: int
+) -> None:
+    points = _fixed(corners)[:, None]
+    for each, its_width in ((OUTLINE_COLOUR, width + 2), (colour, width)):
+        cv2.polylines(canvas, [points], True, each, its_width, cv2.LINE_AA, _SHIFT)
+
+
+def _disk(canvas: Picture, center: Point, radius: float, colour: Colour) -> None:
+    # A polygon, since OpenCV's own small circles are diamonds; it has half a pixel of smoothed border.
+    points = np.clip(center, -_FAR, _FAR) + max(radius - 0.5, 0.25) * _UNIT_CIRCLE
+    cv2.fillConvexPoly(canvas, _fixed(points)[:, None], colour, cv2.LINE_AA, _SHIFT)
+
+
+def _fixed(points: Float[np.ndarray, "N 2"]) -> Int32[np.ndarray, "N 2"]:
+    return np.rint(np.clip(points, -_FAR, _FAR) * 2**_SHIFT).astype(np.int32)
+
+
+def letterbox(
+    image: Picture, cell: tuple[int, int]
+) -> tuple[Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """The image as large as fits a cell (height, width), centred.
+
+    Returns:
+        The cell, scale and offset: px of the cell = scale * px of the image + offset (x, y).
+    """
+    size, room = np.array(image.shape[1::-1]), np.array(cell[::-1])
+    fitted = np.maximum(1, np.rint(size * (room / size).min())).astype(int)
+    scale = fitted / size
+    method = cv2.INTER_AREA if (scale < 1).any() else cv2.INTER_CUBIC
+    left, top = ((room - fitted) // 2).tolist()
+    picture = blank(*cell, FILLER)
+    resized = cv2.resize(image, tuple(fitted.tolist()), interpolation=method)
+    picture[top : top + fitted[1], left : left + fitted[0]] = resized
+    # OpenCV's resize aligns the edges of the two grids, not the centres of their first pixels.
+    return picture, scale, (scale - 1) / 2 + (left, top)
+
+
+def text_size(cell: tuple[int, int]) -> int:
+    """Size of type that suits a cell (height, width), in px."""
+    return int(np.clip(min(cell) // 15, 9, 24))
+
+
+@lru_cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    # Comes with matplotlib, so that a sheet looks the same everywhere; OpenCV 4 writes ASCII only.
+    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), size)
+
+
+def shortened(text: str, width: int, size: int) -> str:
+    """The text in one line, cut with an ellipsis where it is wider than `width` px."""
+    text = " ".join(text.split())
+    if font(size).getlength(text) <= width:
+        return text
+    while text and font(size).getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def write(
+    canvas: Picture,
+    texts: list[tuple[str, tuple[int, int]]],
+    size: int,
+    colour: Colour,
+) -> None:
+    """Writes texts, each with the place of its left middle (x, y) in px."""
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    for text, place in texts:
+        draw.text(place, text, colour, font(size), anchor="lm")
+    canvas[...] = np.asarray(picture)
+
+
+def label(canvas: Picture, text: str, corner: Point, size: int) -> None:
+    """Text on a dark plate, above the corner where there is room, in any case inside the image."""
+    height, width = canvas.shape[:2]
+    plate_width, plate_height = math.ceil(font(size).getlength(text)) + 4, size + 4
+    left = int(np.clip(corner[0], 0, max(0, width - plate_width)))
+    top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
+    room = canvas[top : top + plate_height, left : left + plate_width]
+    plate = blank(len(room), room.shape[1], PLATE)
+    write(plate, [(text, (2, plate_height // 2))], size, PLATE_TEXT)
+    room[...] = plate

@@ -1,0 +1,84 @@
+"""What lists and pages say about a run, and how they write durations, counts and scores.
+
+Loads nothing that draws: a list of runs need not wait for matplotlib.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What is said about one run; None for what is not known.
+
+    Attributes:
+        run: Its folder below the folder of all runs.
+        state: finished, running, interrupted or failed.
+        score: In percent.
+        score_name: Name of the metric.
+        scores: All scores of its record.
+        parameters: Count.
+        live_parameters: Count of those that can change the output.
+        macs: Multiply-accumulates of one image.
+        seconds: Duration of search, training and evaluation.
+        seed: Seed of its configuration.
+        what: Dataset, model, strategy in a few words.
+        cause: Why it failed.
+        benchmark: Runs of one benchmark share axes.
+        row: The same for runs that differ in nothing but the seed.
+        label: What distinguishes the row from others.
+        differences: Keys of the configuration that differ within the experiment -> values.
+        metrics: Its `metrics.csv`.
+        pictures: Title -> PNG file.
+    """
+
+    run: str
+    state: str
+    score: float | None = None
+    score_name: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    parameters: int | None = None
+    live_parameters: int | None = None
+    macs: int | None = None
+    seconds: float | None = None
+    seed: int | None = None
+    what: str = ""
+    cause: str | None = None
+    benchmark: str = ""
+    row: str = ""
+    label: str = ""
+    differences: Mapping[str, str] = field(default_factory=dict)
+    metrics: Path | None = None
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+
+
+def known(value: float | None) -> bool:
+    """Whether there is a number."""
+    return value is not None and math.isfinite(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Hours and minutes, or seconds of a short run; "–" for None, as the other functions here."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def millions(count: float | None) -> str:
+    """A count of parameters."""
+    return f"{count / 1e6:.2f} M" if count is not None else "–"
+
+
+def giga(count: float | None) -> str:
+    """A count of multiply-accumulates."""
+    return f"{count / 1e9:.3g} G" if count is not None else "–"
+
+
+def percent(score: float | None) -> str:
+    """A score that is in percent already."""
+    return f"{score:.1f}" if score is not None and math.isfinite(score) else "–"

@@ -1,0 +1,157 @@
+"""How all drawings look: colours, sizes of type, figures, and how they are saved."""
+
+import io
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Side = Literal["left", "right", "centre"]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's colours, which stay apart under the common kinds of colour blindness."""
+MARKERS = "osD^vPX"
+"""One per colour, for whoever sees no colours."""
+INK = "#2e3440"
+FAINT = "#6b7280"
+GRID = "#e2e2e2"
+DEAD, DASHES = "#b0b0b0", (0, (2, 1.5))
+"""Colour and dashes of what a derived architecture does without."""
+
+SIDE_COLOURS: Mapping[Side, tuple[int, int, int]] = {
+    "left": (86, 180, 233),
+    "right": (240, 120, 20),
+    "centre": (240, 228, 66),
+}
+"""RGB colours of the person's sides; they stay apart for the colour-blind too."""
+
+_OPERATION_COLOURS = {
+    "zero": "#c8c8c8",
+    "skip": "#e69f00",
+    "sep_conv_3x3": "#0072b2",
+    "dil_conv_3x3": "#56b4e9",
+    "avg_pool_3x3": "#009e73",
+    "max_pool_3x3": "#cc79a7",
+}
+_FURTHER_COLOURS = ("#d55e00", "#f0e442", "#000000", "#7f5f3f", "#8a6fdf")
+NEIGHBOUR_COLOURS = {"finer": "#d55e00", "same": "#4d4d4d", "coarser": "#7b3294"}
+
+TITLE, LABEL, SMALL = 10, 9, 7
+"""Sizes of type in points."""
+DPI = 150
+FIGURE_SUFFIXES = (".png", ".svg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+_RC: dict[Any, Any] = {
+    "font.size": LABEL,
+    # Text of an SVG stays text, and the same picture gives the same file.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pnfs",
+}
+
+
+def operation_colours(operations: Iterable[str]) -> dict[str, str]:
+    """Candidate operation -> colour; the paper's have one of their own."""
+    further = itertools.cycle(_FURTHER_COLOURS)
+    return {name: _OPERATION_COLOURS.get(name) or next(further) for name in operations}
+
+
+def side_hex(side: Side) -> str:
+    """Colour of a side as matplotlib takes it."""
+    return "#{:02x}{:02x}{:02x}".format(*SIDE_COLOURS[side])
+
+
+def new_figure(width: float, height: float, *, title: str | None = None) -> Figure:
+    """An empty figure of this size in inches, whose parts make room for each other.
+
+    It has a canvas of its own, not pyplot's: a caller's backend and open figures stay untouched.
+    """
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    if title is not None:
+        figure.suptitle(title, fontsize=TITLE)
+    return figure
+
+
+def plain_axes(axes: Axes, *, x_label: str = "", y_label: str = "", grid: str = "both") -> None:
+    """Labels, a faint grid below the data along "x", "y" or "both", and no frame above and right."""
+    axes.set_xlabel(x_label, fontsize=LABEL)
+    axes.set_ylabel(y_label, fontsize=LABEL)
+    axes.tick_params(labelsize=SMALL + 1)
+    axes.grid(axis=grid, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Writes a figure as PNG or SVG, by the suffix; makes the folders it needs.
+
+    Raises:
+        ValueError: Another suffix.
+        OSError: The file cannot be written.
+    """
+    path = _checked(path, FIGURE_SUFFIXES)
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+    with mpl.rc_context(_RC):
+        _write(path, lambda: figure.savefig(path, metadata=metadata))
+
+
+def figure_as_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element, to stand inside a page; `name` keeps its ids apart from others'."""
+    file = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def save_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Writes an RGB image as PNG or JPEG (quality 95), by the suffix; makes the folders it needs.
+
+    Raises:
+        ValueError: Another suffix, or not an RGB image.
+        OSError: The file cannot be written.
+    """
+    path = _checked(path, IMAGE_SUFFIXES)
+    pixels = cv2.cvtColor(checked_rgb(image, "image"), cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(path.suffix.lower(), pixels)
+    _write(path, lambda: path.write_bytes(encoded.tobytes()))
+
+
+def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The image, contiguous in memory.
+
+    Raises:
+        ValueError: It is not RGB, uint8 (H, W, 3); names `what`.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(
+            f"{what} has shape {image.shape} and type {image.dtype}; it must be RGB, uint8 (H, W, 3)"
+        )
+    return np.ascontiguousarray(image)
+
+
+def _checked(path: Path | str, suffixes: Iterable[str]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: a picture is saved as {', '.join(suffixes)}")
+    return path
+
+
+def _write(path: Path, write: Callable[[], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{path}: the picture cannot be written: {reason}") from None

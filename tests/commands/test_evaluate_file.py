@@ -1,0 +1,386 @@
+"""`pnfs evaluate predictions=…`: files of poses scored without a network, and what is refused."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from pycocotools.coco import COCO as CocoIndex
+from pycocotools.cocoeval import COCOeval
+
+from pnfs import body
+from pnfs.commands import evaluate
+from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.data.export import write_coco, write_mpii
+from pnfs.data.persons import DataError
+from pnfs.data.predictions import Predictions, write_json
+from pnfs.data.synthetic import Synthetic
+
+COUNT = 4
+# The order of MPII's files, as its documentation lists it.
+MPII_FILES = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis",
+    "thorax", "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder",
+    "left_shoulder", "left_elbow", "left_wrist",
+)  # fmt: skip
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose("evaluate", list(overrides))
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Dataset -> its folder with a few drawn people."""
+    made = {}
+    for skeleton, write in (("mpii", write_mpii), ("coco", write_coco)):
+        made[skeleton] = tmp_path_factory.mktemp(skeleton)
+        people = Synthetic(skeleton=skeleton, train=1, val=COUNT, image_size=(96, 96), truncated=0)
+        write({split: people.persons(split) for split in ("train", "val")}, made[skeleton])
+    return made
+
+
+def scored(dataset: str, root: Path, file: Path, out: Path, *more: str) -> dict[str, Any]:
+    evaluate.run(
+        composed(f"predictions={file}", f"dataset={dataset}", f"dataset.root={root}",
+                 "workers=0", f"out={out}", *more)
+    )  # fmt: skip
+    return json.loads((out / "result.json").read_text())
+
+
+def coco_labels(root: Path) -> dict[str, Any]:
+    return json.loads((root / "annotations/person_keypoints_val2017.json").read_text())
+
+
+def written(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def as_results(labels: dict[str, Any], shift: float = 0.0) -> list[dict[str, Any]]:
+    """The labels, moved to the right, in COCO's result format, surer persons first."""
+    results = []
+    for n, label in enumerate(a for a in labels["annotations"] if a["num_keypoints"]):
+        keypoints = np.array(label["keypoints"], float).reshape(-1, 3)
+        keypoints[:, 0] += shift * (n + 1)
+        results.append({
+            "image_id": label["image_id"], "category_id": label["category_id"],
+            "keypoints": keypoints.ravel().tolist(), "score": 1 / (n + 1),
+        })  # fmt: skip
+    return results
+
+
+# --- COCO
+
+
+def test_labels_of_coco_score_one_against_themselves(roots, tmp_path: Path, capsys) -> None:
+    root = roots["coco"]
+    file = root / "annotations/person_keypoints_val2017.json"
+    record = scored("coco", root, file, tmp_path)
+    assert record["score"] == record["scores"]["AP"] == record["scores"]["AR"] == 1
+    assert record["predictions"]["file"] == str(file)
+    assert record["predictions"]["format"] == "COCO annotations"
+    assert len(record["predictions"]["sha256"]) == 64
+    assert "checkpoint" not in record
+    columns = record["by_joint"]["joints"].values()
+    assert {c["all"]["percent"] for c in columns if c["all"]["labels"]} == {100}
+    for name in ("predictions", "worst", "best", "errors", "joints", "curve"):
+        assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
+    assert "predictions: COCO annotations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_coco_results_score_as_pycocotools_says(roots, tmp_path: Path, shift: float) -> None:
+    root = roots["coco"]
+    results = as_results(coco_labels(root), shift)
+    record = scored("coco", root, written(tmp_path / "r.json", results), tmp_path / "out")
+    truth = CocoIndex(str(root / "annotations/person_keypoints_val2017.json"))
+    oracle = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), "keypoints")
+    oracle.evaluate()
+    oracle.accumulate()
+    oracle.summarize()
+    names = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)", "AR", "AR .5", "AR .75")
+    found = [-1 if record["scores"][name] is None else record["scores"][name] for name in names]
+    np.testing.assert_allclose(found, oracle.stats[:8], atol=1e-12)
+    assert (record["score"] == 1) == (shift == 0)
+
+
+def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Path) -> None:
+    # Person 0 in place of 1, joints in another order: what a list's numbers mean, the file says.
+    labels = coco_labels(roots["coco"])
+    order = list(reversed(range(17)))
+    category = labels["categories"][0]
+    category |= {"id": 0, "keypoints": [body.COCO.joints[k] for k in order]}
+    for label in labels["annotations"]:
+        table = np.array(label["keypoints"]).reshape(-1, 3)[order]
+        label |= {"category_id": 0, "keypoints": table.ravel().tolist()}
+    root = tmp_path / "root"
+    (root / "annotations").mkdir(parents=True)
+    (root / "images").symlink_to(roots["coco"] / "images")
+    for split in ("train", "val"):
+        written(root / f"annotations/person_keypoints_{split}2017.json", labels)
+    other = {**as_results(labels)[0], "category_id": 7}
+    file = written(tmp_path / "r.json", [*as_results(labels), other])
+    record = scored("coco", root, file, tmp_path / "results")
+    assert record["score"] == 1
+    assert sum(record["predictions"]["left_out"].values()) == 1
+    # The same labels under COCO's own terms are the same poses.
+    plain = roots["coco"] / "annotations/person_keypoints_val2017.json"
+    assert scored("coco", root, plain, tmp_path / "labels")["score"] == 1
+
+
+def keypoints_file(labels: dict[str, Any], skeleton: str, rename: Callable[[int], int]) -> Any:
+    """What `pnfs predict` leaves: its own numbers of pictures, scores beside the joints."""
+    content = copy.deepcopy(labels)
+    numbers = {image["id"]: rename(n) for n, image in enumerate(content["images"])}
+    for image in content["images"]:
+        image["id"] = numbers[image["id"]]
+    content["annotations"] = [a for a in content["annotations"] if a["num_keypoints"]]
+    for label in content["annotations"]:
+        label["image_id"] = numbers[label["image_id"]]
+        joints = len(label["keypoints"]) // 3
+        label |= {"keypoint_scores": [0.5] * joints, "score": 0.5}
+    return content
+
+
+def test_keypoints_of_predict_are_found_by_the_pictures_names(roots, tmp_path: Path) -> None:
+    root = roots["coco"]
+    labels = coco_labels(root)
+    count = len(labels["images"])
+    # Numbers that the dataset has too, of other pictures.
+    ids = [image["id"] for image in labels["images"]]
+    content = keypoints_file(labels, "coco", lambda n: ids[(n + 1) % count])
+    record = scored("coco", root, written(tmp_path / "k.json", content), tmp_path / "out")
+    assert record["score"] == 1
+    assert record["predictions"]["format"] == "keypoints of pnfs predict"
+
+
+# --- MPII, and datasets in person boxes
+
+
+def mpii_labels(root: Path) -> list[dict[str, Any]]:
+    return json.loads((root / "annot/valid.json").read_text())
+
+
+def all_right(record: dict[str, Any]) -> bool:
+    return {v for v in record["scores"].values() if v is not None} == {100}
+
+
+def test_labels_of_mpii_score_a_hundred_against_themselves(roots, tmp_path: Path) -> None:
+    root = roots["mpii"]
+    record = scored("mpii", root, root / "annot/valid.json", tmp_path / "json")
+    assert record["score"] == 100
+    assert all_right(record)
+    assert record["persons"] == COUNT
+    # HRNet's file: 1-based pixels, the files' order.
+    preds = np.array([person["joints"] for person in mpii_labels(root)], np.float64)
+    scipy.io.savemat(tmp_path / "pred.mat", {"preds": preds})
+    record = scored("mpii", root, tmp_path / "pred.mat", tmp_path / "mat")
+    assert all_right(record)
+    assert record["predictions"]["format"] == "MPII pred.mat"
+    assert cv2.imread(str(tmp_path / "mat/worst_val.png")) is not None
+
+
+def test_pckh_of_a_file_is_that_of_its_definition(roots, tmp_path: Path) -> None:
+    root = roots["mpii"]
+    labels = mpii_labels(root)
+    corners = scipy.io.loadmat(root / "annot/gt_valid.mat")["headboxes_src"]
+    heads = 0.6 * np.linalg.norm(corners[1] - corners[0], axis=0)
+    preds = np.array([person["joints"] for person in labels], np.float64)
+    errors = np.random.default_rng(0).uniform(0, 1, preds.shape[:2])
+    preds[..., 1] += errors * heads[:, None]
+    scipy.io.savemat(tmp_path / "pred.mat", {"preds": preds})
+    scores = scored("mpii", root, tmp_path / "pred.mat", tmp_path / "out")["scores"]
+    counted = np.array([person["joints_vis"] for person in labels]) == 1
+    counted[:, [MPII_FILES.index("pelvis"), MPII_FILES.index("thorax")]] = False
+    for threshold in (0.5, 0.1):
+        expected = 100 * (errors[counted] <= threshold).mean()
+        assert scores[f"PCKh@{threshold}"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
+def test_persons_by_id_in_any_order_and_not_all(skeleton: str, tmp_path: Path) -> None:
+    persons = Synthetic(skeleton=skeleton, train=1, val=COUNT, image_size=(96, 96)).persons("val")
+    scores = np.ones(persons.joints.shape[:2], np.float32)
+    file = write_json(tmp_path / "p.json", persons, Predictions(persons.joints, scores))
+    content = json.loads(file.read_text())
+    order = list(reversed(range(len(content["joints"]))))
+    content["joints"] = [content["joints"][k] for k in order]
+    for person in content["persons"]:
+        person["keypoints"] = [person["keypoints"][k] for k in order]
+    content["persons"].reverse()
+    options = [f"dataset.{key}" for key in (
+        f"skeleton={skeleton}", "train=1", f"val={COUNT}", "image_size=[96,96]"
+    )]  # fmt: skip
+
+    def record_of(name: str) -> dict[str, Any]:
+        evaluate.run(composed(f"predictions={written(file, content)}", "dataset=synthetic",
+                              "workers=0", f"out={tmp_path / name}", *options))  # fmt: skip
+        return json.loads((tmp_path / name / "result.json").read_text())
+
+    assert record_of("all")["score"] == 100
+    lost = content["persons"].pop(1)
+    row = persons.ids.tolist().index(lost["id"])
+    found = record_of("three")
+    assert found["persons_without_prediction"] == 1
+    assert found["by_joint"]["missed_persons"] == 1
+    labelled = persons.visibility > 0
+    if skeleton == "mpii":
+        rows = list(body.MPII.indices(["pelvis", "thorax"]))
+        labelled[:, rows] = False
+    share = 100 * (1 - labelled[row].sum() / labelled.sum())
+    assert found["score"] == pytest.approx(share, abs=1e-3)
+
+
+def test_keypoints_of_predict_on_a_dataset_in_person_boxes(roots, tmp_path: Path) -> None:
+    root = roots["mpii"]
+    order = [MPII_FILES.index(joint) for joint in body.MPII.joints]
+    images, annotations = [], []
+    for n, person in enumerate(mpii_labels(root)):
+        images.append(
+            {"id": n + 1, "file_name": f"some/{person['image']}", "width": 96, "height": 96}
+        )
+        joints = np.array(person["joints"], float)[order] - 1
+        for far in (70.0, 0.0):  # Another person in the picture comes first.
+            table = np.column_stack([joints + far, np.full(16, 2)])
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": n + 1, "category_id": 1, "iscrowd": 0,
+                "bbox": [0, 0, 96, 96], "area": 9216.0, "num_keypoints": 16,
+                "keypoints": table.ravel().tolist(), "keypoint_scores": [0.9] * 16, "score": 0.9,
+            })  # fmt: skip
+    categories = [{"id": 1, "name": "person", "keypoints": list(body.MPII.joints)}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    record = scored("mpii", root, written(tmp_path / "k.json", content), tmp_path / "out")
+    assert all_right(record)
+    assert record["predictions"]["persons"] == 2 * COUNT
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("given", [[], ["checkpoint=a.ckpt", "predictions=b.json"]])
+def test_a_checkpoint_or_a_file_and_not_both(given: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"checkpoint=.*predictions="):
+        evaluate.run(composed(*given))
+
+
+@pytest.mark.parametrize(
+    ("key", "override"),
+    [("decode_method", "decode_method=dark"), (r"eval\.nms", "eval.nms=soft"),
+     ("dataset=", "dataset=of_checkpoint")],
+)  # fmt: skip
+def test_keys_of_a_network_are_not_swallowed(roots, tmp_path: Path, key, override: str) -> None:
+    root = roots["coco"]
+    file = root / "annotations/person_keypoints_val2017.json"
+    with pytest.raises(UsageError, match=key):
+        scored("coco", root, file, tmp_path / "out", override)
+    assert not (tmp_path / "out").exists()
+
+
+def changed(**keys: object) -> Callable[[Any], Any]:
+    def change(results: list[dict[str, Any]]) -> Any:
+        return [*results[:1], {**results[1], **keys}, *results[2:]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (changed(image_id=999999), r"detection 1: image_id"),
+        (changed(score="high"), r"detection 1: score"),
+        (changed(score=float("nan")), r"detection 1: score"),
+        (changed(keypoints=[1.0] * 48), r"detection 1: keypoints.*48"),
+        (changed(keypoints=[float("inf")] * 51), r"detection 1: keypoints"),
+        (lambda results: [{**r, "category_id": 0} for r in results], r"category_id 1"),
+        (lambda results: [{k: v for k, v in r.items() if k != "score"} for r in results], "score"),
+        (lambda results: [], "no prediction"),
+        (lambda results: [1, 2], "record 0"),
+        (lambda results: {"poses": results}, "known"),
+        (lambda results: "poses", "known"),
+    ],
+)
+def test_damaged_results_name_file_record_and_key(roots, tmp_path: Path, change, named) -> None:
+    root = roots["coco"]
+    file = written(tmp_path / "damaged.json", change(as_results(coco_labels(root))))
+    with pytest.raises(DataError, match=rf"damaged\.json.*{named}"):
+        scored("coco", root, file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_joints_and_pictures_are_named(roots, tmp_path: Path) -> None:
+    labels = coco_labels(roots["coco"])
+    labels["categories"][0]["keypoints"] = ["tail", *body.COCO.joints[1:]]
+    with pytest.raises(DataError, match=r"tails\.json.*tail.*nose"):
+        scored("coco", roots["coco"], written(tmp_path / "tails.json", labels), tmp_path / "out")
+    labels = coco_labels(roots["coco"])
+    labels["images"][0]["file_name"] = "elsewhere.jpg"
+    with pytest.raises(DataError, match=r"other\.json.*elsewhere\.jpg"):
+        scored("coco", roots["coco"], written(tmp_path / "other.json", labels), tmp_path / "out")
+
+
+def damaged_mat(kind: str, path: Path, good: np.ndarray) -> None:
+    contents: dict[str, dict[str, Any]] = {
+        "fewer": {"preds": good[:-1]},
+        "infinite": {"preds": np.where(np.arange(COUNT)[:, None, None] == 2, np.nan, good)},
+        "axes": {"preds": good.transpose(1, 2, 0)},
+        "name": {"pred": good},
+        "struct": {"preds": {"annorect": 1.0}},
+        "text": {"preds": np.full(good.shape, "a")},
+        "truncated": {"preds": good},
+    }
+    scipy.io.savemat(path, contents[kind])
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("fewer", "3 persons"), ("infinite", "person 2: preds"), ("axes", "preds"), ("name", "pred "),
+     ("struct", "struct"), ("text", "preds"), ("truncated", "truncated|preds")],
+)  # fmt: skip
+def test_damaged_mat_files(roots, tmp_path: Path, kind: str, named: str) -> None:
+    good = np.array([person["joints"] for person in mpii_labels(roots["mpii"])], np.float64)
+    damaged_mat(kind, tmp_path / "pred.mat", good)
+    with pytest.raises(DataError, match=rf"pred\.mat.*({named})"):
+        scored("mpii", roots["mpii"], tmp_path / "pred.mat", tmp_path / "out")
+
+
+def test_an_array_that_would_fill_the_memory_is_not_unpacked(
+    roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scipy.io.savemat(
+        tmp_path / "pred.mat", {"preds": np.zeros((2 << 20, 16, 2), np.uint8)}, do_compression=True
+    )
+    monkeypatch.setattr(scipy.io, "loadmat", lambda *args, **kwargs: pytest.fail("was unpacked"))
+    with pytest.raises(DataError, match=r"pred\.mat.*preds"):
+        scored("mpii", roots["mpii"], tmp_path / "pred.mat", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "other"), [("coco", "annot/valid.json"), ("mpii", "results.json")]
+)
+def test_a_file_of_another_dataset(roots, tmp_path: Path, dataset: str, other: str) -> None:
+    results = written(tmp_path / "results.json", as_results(coco_labels(roots["coco"])))
+    file = roots["mpii"] / other if dataset == "coco" else results
+    with pytest.raises(DataError, match=file.name):
+        scored(dataset, roots[dataset], file, tmp_path / "out")
+
+
+def test_a_file_that_is_not_there_or_too_large(
+    roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"absent\.json"):
+        scored("coco", roots["coco"], tmp_path / "absent.json", tmp_path / "out")
+    monkeypatch.setattr("pnfs.evaluation.pose_files.LARGEST_FILE", 10)
+    file = written(tmp_path / "large.json", as_results(coco_labels(roots["coco"])))
+    with pytest.raises(DataError, match=r"large\.json.*bytes"):
+        scored("coco", roots["coco"], file, tmp_path / "out")

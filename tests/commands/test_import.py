@@ -1,0 +1,459 @@
+"""`pnfs import`: public checkpoints become runs that the other commands take."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+import public_networks
+from pnfs.body import COCO, MPII
+from pnfs.commands import derive, export, import_checkpoint, predict, show
+from pnfs.commands.configuration import UsageError, build_network, configuration_folder
+from pnfs.export.runtimes import OnnxRuntime
+from pnfs.inference import TorchRuntime
+from pnfs.models.posenfs_parts import PARTS
+from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
+from pnfs.training.module import load_network_state
+from posenfs_network import Fabric, PoseNFSWeights, posenfs
+from public_networks import PUBLIC_MPII, Weights, crops_with_border, public_input
+
+SIZE = 64
+OPERATORS = ["Zero", "skip_connect", "Atr_Conv_3x3", "Sep_Conv_3x3"]
+BACKBONE_OPERATORS = [
+    "Zero",
+    "skip_connect",
+    "Sep_Conv_3x3",
+    "Atr_Conv_3x3",
+    "avg_pool_3x3",
+    "max_pool_3x3",
+]
+BACKBONE = Fabric(6, 0, 2, 1, 1, tuple(BACKBONE_OPERATORS))
+SUBNETWORK = Fabric(6, 3, 5, 2, 2, tuple(OPERATORS), one_alpha_a_cell=True)
+PARTS_3 = {part: list(joints) for part, joints in PARTS["mpii"][1].items()}
+CROPS = crops_with_border(size=SIZE)
+
+
+def imported(checkpoint: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    """The checkpoint that `pnfs import` writes."""
+    asked = [f"checkpoint={checkpoint}", f"out={out}", *overrides]
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        import_checkpoint.run(compose("import", asked))
+    return read_checkpoint(out)
+
+
+def composed(command: str, *overrides: str):
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+def posenfs_maps(weights: PoseNFSWeights, images: Tensor) -> Tensor:
+    return posenfs(
+        weights, images, backbone=BACKBONE, subnetwork=SUBNETWORK, parts=PARTS_3, vector_dim=8
+    )
+
+
+@pytest.fixture(scope="module")
+def reference() -> PoseNFSWeights:
+    weights = PoseNFSWeights()
+    posenfs_maps(weights, torch.zeros(1, 3, 32, 32))
+    return weights
+
+
+@pytest.fixture(scope="module")
+def reference_file(reference: PoseNFSWeights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("posenfs") / "best.pth"
+    state = {f"module.{name}": value for name, value in reference.state.items()}
+    torch.save({"epoch": 199, "model": state, "optimizer": {"state": {}}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference_run(reference_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    imported(reference_file, out, f"config={written_yaml(out / 'cfg.yaml', THEIR_YAML)}")
+    return out
+
+
+THEIR_YAML: Mapping[str, Any] = {
+    "model": {
+        "backbone_net_name": "meta_arch",
+        "dataset_name": "mpii",
+        "keypoints_num": 16,
+        "input_size": {"w": SIZE, "h": SIZE},
+        "margin_to_border": 1.15,
+        "backbone": {
+            "operators": BACKBONE_OPERATORS, "reserve_layers_num": 3, "depth": 6,
+            "size_types": [4, 8, 16, 32], "hidden_states_num": 1, "factor": 1, "input_nodes_num": 1,
+        },
+        "subnetwork_config": {
+            "dataset_name": "mpii",
+            "parts_num": 3,
+            "cell_config": {
+                "one-shot-search": False, "vector_in_pixel": True, "vector_dim": 8,
+                "operators": OPERATORS, "depth": 6, "cut_layers_num": 3, "size_types": [4, 8, 16, 32],
+                "hidden_states_num": 2, "factor": 2, "input_nodes_num": 1,
+            },
+        },
+    },
+    "train": {"heatmap_peak_sigma_factor": 3, "LR_STEP": [90, 120, 150]},
+}  # fmt: skip
+
+
+def written_yaml(path: Path, content: Any) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """Their YAML with another value at a dotted path below `model`."""
+    content = json.loads(json.dumps(THEIR_YAML))
+    node = content["model"]
+    *above, last = path.split(".")
+    for key in above:
+        node = node[key]
+    node[last] = value
+    return content
+
+
+def score_maps(run: Path) -> Tensor:
+    """What the run's network makes of RGB crops."""
+    content = read_checkpoint(run)
+    network = build_network(content[CONFIG_KEY]["model"])
+    load_network_state(network, content["state_dict"])
+    return torch.as_tensor(TorchRuntime(network)(CROPS.numpy()))
+
+
+# --- PoseNFS
+
+
+def test_an_imported_posenfs_network_gives_their_maps_of_bgr_images(
+    reference: PoseNFSWeights, reference_run: Path
+) -> None:
+    with torch.no_grad():
+        expected = posenfs_maps(reference, public_input(CROPS, bgr=True))
+    torch.testing.assert_close(score_maps(reference_run), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_yaml_says_what_the_entries_do_not(reference_run: Path) -> None:
+    config = read_checkpoint(reference_run)[CONFIG_KEY]
+    assert config["input_size"] == [SIZE, SIZE]
+    assert config["dataset"]["_target_"] == "pnfs.data.mpii.MPII"
+    assert config["dataset"]["padding"] == 1.15
+    assert config["codec"]["sigma"] == 3
+    # Their flip test moves nothing.
+    assert config["codec"]["flip_shift"] == 0
+    assert list(config["model"]["operations"]) == ["zero", "skip", "dil_conv_3x3", "sep_conv_3x3"]
+    assert not (reference_run / "result.json").exists()
+
+
+def test_keys_in_place_of_the_yaml_make_the_same_network(
+    reference_file: Path, reference_run: Path, tmp_path: Path
+) -> None:
+    keys = [
+        f"operators={OPERATORS}".replace("'", "").replace(" ", ""),
+        f"backbone_operators={BACKBONE_OPERATORS}".replace("'", "").replace(" ", ""),
+        f"input_size=[{SIZE},{SIZE}]",
+    ]
+    checkpoint = imported(reference_file, tmp_path / "run", *keys)
+    assert torch.equal(score_maps(tmp_path / "run"), score_maps(reference_run))
+    assert checkpoint[CONFIG_KEY]["dataset"]["padding"] == 1.25
+    other = imported(
+        reference_file, tmp_path / "rgb", *keys, "channel_order=rgb", "codec.flip_shift=1",
+        "padding=1.4", "codec.sigma=2.5", "dataset=mpii", "dataset.root=somewhere",
+    )[CONFIG_KEY]  # fmt: skip
+    assert other["model"]["channel_order"] == "rgb"
+    assert (other["codec"]["flip_shift"], other["codec"]["sigma"]) == (1, 2.5)
+    assert (other["dataset"]["root"], other["dataset"]["padding"]) == ("somewhere", 1.4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (
+            [f"operators=[{','.join(OPERATORS)}]", f"input_size=[{SIZE},{SIZE}]"],
+            "backbone_operators",
+        ),
+        (
+            [f"backbone_operators=[{','.join(BACKBONE_OPERATORS)}]", "input_size=[64,64]"],
+            " operators",
+        ),
+        (["CONFIG", "input_size=[60,64]"], "input_size"),
+        (["CONFIG", "dataset=coco"], "coco"),
+        (["CONFIG", "padding=0"], "padding"),
+        (["CONFIG", "codec.sigma=-1"], r"codec\.sigma"),
+        (["CONFIG", "codec.flip_shift=2"], r"codec\.flip_shift"),
+        (["CONFIG", "codec.decode_method=best"], r"codec\.decode_method"),
+        (["CONFIG", "channel_order=gbr"], "channel_order"),
+        (["CONFIG", "parts={a: [nose]}"], "dataset=mpii or dataset=coco"),
+        (["CONFIG", "dataset=mpii", "parts={a: [nose]}"], "nose"),
+        (["CONFIG", "operators=[Zero,Zero,Atr_Conv_3x3,Sep_Conv_3x3]"], "operators.*twice"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named_by_its_key(
+    reference_file: Path, tmp_path: Path, overrides: list[str], key: str
+) -> None:
+    config = f"config={written_yaml(tmp_path / 'cfg.yaml', THEIR_YAML)}"
+    asked = [config if entry == "CONFIG" else entry for entry in overrides]
+    with pytest.raises(UsageError, match=key):
+        imported(reference_file, tmp_path / "run", *asked)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_size_the_key_is_asked_for(reference_file: Path, tmp_path: Path) -> None:
+    content = changed("input_size", None)
+    with pytest.raises(UsageError, match=r"input_size.*config="):
+        imported(
+            reference_file, tmp_path / "run", f"config={written_yaml(tmp_path / 'c.yaml', content)}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("subnetwork_config.cell_config.depth", 7, r"cell_config\.depth is 7"),
+        ("subnetwork_config.cell_config.hidden_states_num", 1, r"hidden_states_num is 1"),
+        ("subnetwork_config.cell_config.factor", 10, r"cell_config\.factor is 10"),
+        ("subnetwork_config.cell_config.vector_in_pixel", False, r"vector_dim is 1"),
+        ("subnetwork_config.cell_config.input_nodes_num", 2, r"input_nodes_num is 2.*two input"),
+        ("subnetwork_config.cell_config.size_types", [4, 8], r"size_types"),
+        ("subnetwork_config.cell_config.depth", "six", r"cell_config\.depth"),
+        ("subnetwork_config.parts_num", 5, r"parts_num is 5"),
+        ("subnetwork_config.dataset_name", "coco", r"coco"),
+        ("keypoints_num", 17, r"keypoints_num is 17"),
+        ("backbone.reserve_layers_num", 4, r"reserve_layers_num is 4"),
+        ("backbone.operators", ["Zero", "conv_3x3"], r"backbone_operators.*2 operations"),
+        ("input_size.w", "wide", r"model\.input_size\.w"),
+    ],
+)
+def test_the_yaml_of_another_experiment_is_refused(
+    reference_file: Path, tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    file = written_yaml(tmp_path / "other.yaml", changed(path, value))
+    with pytest.raises(UsageError, match=message) as caught:
+        imported(reference_file, tmp_path / "run", f"config={file}")
+    # Files are named where the file's content is at fault.
+    assert "other.yaml" in str(caught.value) or "best.pth" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "readable YAML"),
+        ("- 1", "no keys"),
+        ("!!python/object/apply:os.system [ls]", "readable YAML"),
+        ("train: {}", "model"),
+        (" " * 1_000_001, "megabyte"),
+    ],
+)
+def test_a_yaml_that_is_none_is_refused(
+    reference_file: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=rf"odd\.yaml.*{message}"):
+        imported(reference_file, tmp_path / "run", f"config={file}")
+    with pytest.raises(UsageError, match=r"absent\.yaml"):
+        imported(reference_file, tmp_path / "run", f"config={tmp_path / 'absent.yaml'}")
+
+
+def test_parts_of_ones_own(reference: PoseNFSWeights, tmp_path: Path) -> None:
+    names = {"upper_limb_part": "arms", "head_part": "top", "lower_limb_part": "legs"}
+    state = {}
+    for name, value in reference.state.items():
+        head, dot, rest = name.partition(".")
+        state[names.get(head, head) + dot + rest] = value
+    torch.save(state, tmp_path / "own.pth")
+    modes = {names[part]: [MPII.joints[i] for i in ids] for part, ids in PARTS_3.items()}
+    listed = ",".join(f"{part}:[{','.join(joints)}]" for part, joints in modes.items())
+    config = f"config={written_yaml(tmp_path / 'cfg.yaml', THEIR_YAML)}"
+    asked = [config, "dataset=mpii", f"+parts={{{listed}}}".replace("+", "")]
+    imported(tmp_path / "own.pth", tmp_path / "run", *asked)
+    with torch.no_grad():
+        expected = posenfs_maps(reference, public_input(CROPS, bgr=True))
+    torch.testing.assert_close(score_maps(tmp_path / "run"), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), CROPS[1].numpy())
+    predict.run(
+        composed(
+            "predict", f"checkpoint={reference_run}", f"input={picture}", f"out={tmp_path / 'out'}",
+            "device=cpu",
+        )
+    )  # fmt: skip
+    found = json.loads((tmp_path / "out" / "keypoints.json").read_text())
+    assert len(found["annotations"][0]["keypoints"]) == 3 * 16
+    show.run(composed("show", f"checkpoint={reference_run}", f"out={tmp_path / 'show'}"))
+    drawn = {path.name for path in (tmp_path / "show").iterdir()}
+    assert drawn == {"architecture.png", "architecture_backbone.png"}
+    derive.run(
+        composed(
+            "derive", f"checkpoint={reference_run}", f"out={tmp_path / 'less'}", "evaluate=false"
+        )
+    )
+    # The derived network keeps the order of the colours.
+    torch.testing.assert_close(
+        score_maps(tmp_path / "less"), score_maps(reference_run), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fuse", ["true", "false"])
+def test_an_exported_file_takes_rgb_images_too(
+    reference_run: Path, tmp_path: Path, fuse: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "model.onnx"
+    export.run(composed("export", f"checkpoint={reference_run}", f"out={file}", f"fuse={fuse}"))
+    maps = OnnxRuntime(file)(CROPS.numpy())
+    assert isinstance(maps, np.ndarray)
+    np.testing.assert_allclose(maps, score_maps(reference_run).numpy(), atol=1e-3)
+
+
+# --- HRNet and SimpleBaseline
+
+
+def public_checkpoint(path: Path, name: str, joints: int) -> dict[str, Tensor]:
+    weights = Weights()
+    make = getattr(public_networks, name)
+    make(weights, torch.zeros(1, 3, 32, 32), joints)
+    torch.save(weights.state, path)
+    return weights.state
+
+
+@pytest.mark.parametrize("joints", [16, 17])
+@pytest.mark.parametrize("name", ["simple_baseline", "hrnet"])
+def test_an_imported_baseline_gives_its_maps(tmp_path: Path, name: str, joints: int) -> None:
+    state = public_checkpoint(tmp_path / "pose.pth", name, joints)
+    checkpoint = imported(tmp_path / "pose.pth", tmp_path / "run", f"input_size=[{SIZE},{SIZE}]")
+    config = checkpoint[CONFIG_KEY]
+    assert config["model"]["channel_order"] == ("bgr" if name == "simple_baseline" else "rgb")
+    assert config["codec"]["flip_shift"] == 1
+    skeleton, order = (MPII, PUBLIC_MPII) if joints == 16 else (COCO, list(COCO.joints))
+    assert config["model"]["skeleton"] == skeleton.name
+    weights = Weights()
+    weights.state = state
+    with torch.no_grad():
+        images = public_input(CROPS, bgr=name == "simple_baseline")
+        theirs = getattr(public_networks, name)(weights, images, joints)
+    expected = theirs[:, [order.index(joint) for joint in skeleton.joints]]
+    difference = (score_maps(tmp_path / "run") - expected).abs().max()
+    assert difference < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+PUBLIC_YAML: Mapping[str, Any] = {
+    "DATASET": {"COLOR_RGB": True, "DATASET": "mpii"},
+    "MODEL": {
+        "NAME": "pose_resnet", "IMAGE_SIZE": [SIZE, 2 * SIZE], "NUM_JOINTS": 16, "SIGMA": 3,
+        "EXTRA": {"NUM_LAYERS": 50},
+    },
+    "TEST": {"SHIFT_HEATMAP": False},
+}  # fmt: skip
+
+
+def test_a_public_yaml_is_read_and_compared(tmp_path: Path) -> None:
+    public_checkpoint(tmp_path / "pose.pth", "simple_baseline", 16)
+    file = written_yaml(tmp_path / "public.yaml", PUBLIC_YAML)
+    config = imported(tmp_path / "pose.pth", tmp_path / "run", f"config={file}")[CONFIG_KEY]
+    assert config["input_size"] == [2 * SIZE, SIZE]
+    assert config["model"]["channel_order"] == "rgb"
+    assert (config["codec"]["sigma"], config["codec"]["flip_shift"]) == (3, 0)
+    model = PUBLIC_YAML["MODEL"]
+    for key, value, message in (
+        ("STYLE", "caffe", r"MODEL\.STYLE is caffe"),
+        ("NUM_JOINTS", 17, r"MODEL\.NUM_JOINTS is 17"),
+        ("EXTRA", {"NUM_LAYERS": 152}, r"NUM_LAYERS is 152"),
+        ("IMAGE_SIZE", 3, r"MODEL\.IMAGE_SIZE"),
+    ):
+        file = written_yaml(tmp_path / "public.yaml", PUBLIC_YAML | {"MODEL": model | {key: value}})
+        with pytest.raises(UsageError, match=rf"public\.yaml.*{message}"):
+            imported(tmp_path / "pose.pth", tmp_path / "other", f"config={file}")
+
+
+def test_a_baseline_of_other_joints_needs_their_dataset(tmp_path: Path) -> None:
+    public_checkpoint(tmp_path / "pose.pth", "simple_baseline", 14)
+    size = f"input_size=[{SIZE},{SIZE}]"
+    with pytest.raises(UsageError, match=r"dataset.*14 maps"):
+        imported(tmp_path / "pose.pth", tmp_path / "run", size)
+    with pytest.raises(UsageError, match=r"dataset.*14 maps.*mpii"):
+        imported(tmp_path / "pose.pth", tmp_path / "run", size, "dataset=mpii")
+    config = imported(tmp_path / "pose.pth", tmp_path / "run", size, "dataset=lsp")[CONFIG_KEY]
+    assert config["model"]["skeleton"] == "lsp"
+    with pytest.raises(UsageError, match="operators is for checkpoints of PoseNFS"):
+        imported(tmp_path / "pose.pth", tmp_path / "run", size, "dataset=lsp", "operators=[Zero]")
+
+
+# --- files that are none of these
+
+
+def test_files_that_are_no_public_checkpoints_are_refused(tmp_path: Path) -> None:
+    file, size = tmp_path / "odd.pth", f"input_size=[{SIZE},{SIZE}]"
+    zeros = torch.zeros(1)
+    state = public_checkpoint(tmp_path / "pose.pth", "simple_baseline", 16)
+    for content, message in (
+        ({"fc.weight": zeros}, "neither PoseNFS, HRNet nor SimpleBaseline.*fc.weight"),
+        ({"network.head.weight": zeros}, "this package's own"),
+        ({"epoch": 3}, "not a state dict"),
+        ({"ema": {"a": zeros}, "raw": {"a": zeros}}, "several state dicts: ema, raw"),
+        (state | {"bn1.bias": torch.full((64,), float("nan"))}, r"bn1\.bias.*not finite"),
+        ({k: v for k, v in state.items() if k != "bn1.bias"}, r"bn1\.bias is missing"),
+    ):
+        torch.save(content, file)
+        with pytest.raises(ValueError, match=rf"odd\.pth.*{message}"):
+            imported(file, tmp_path / "run", size)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"odd\.pth.*readable"):
+        imported(file, tmp_path / "run", size)
+    with pytest.raises(UsageError, match=r"checkpoint.*absent\.pth"):
+        imported(tmp_path / "absent.pth", tmp_path / "run", size)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trained_run_is_not_overwritten(tmp_path: Path) -> None:
+    public_checkpoint(tmp_path / "pose.pth", "simple_baseline", 16)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "state.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"out.*run"):
+        imported(tmp_path / "pose.pth", run, f"input_size=[{SIZE},{SIZE}]")
+
+
+def test_folders_are_named_by_the_file_and_what_was_imported(tmp_path: Path) -> None:
+    public_checkpoint(tmp_path / "pose.pth.tar", "simple_baseline", 16)
+    for size in ("[64,64]", "[96,64]", "[64,64]"):
+        asked = [
+            f"checkpoint={tmp_path / 'pose.pth.tar'}",
+            f"run_root={tmp_path}",
+            f"input_size={size}",
+        ]
+        import_checkpoint.run(composed("import", *asked))
+    folders = sorted(path.name for path in (tmp_path / "imported").iterdir())
+    assert len(folders) == 2
+    assert all(name.startswith("pose-") for name in folders)
+
+
+# --- recorded networks of the authors
+
+
+@pytest.mark.fixtures("variants/*_config.json")
+def test_a_recorded_variant_is_imported(fixture_file: Path, tmp_path: Path) -> None:
+    """The record's own keys serve as the YAML; weights do not matter here."""
+    config = json.loads(fixture_file.read_text())
+    generator = torch.Generator().manual_seed(0)
+    state = {k: torch.rand(s, generator=generator) for k, s in config["state"].items()}
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "best.pth")
+    asked = [f"config={fixture_file}", f"input_size=[{SIZE},{SIZE}]"]
+    model = imported(tmp_path / "best.pth", tmp_path / "run", *asked)[CONFIG_KEY]["model"]
+    assert list(model["parts"]) == list(config["parts"])
+    cell = config.get("subnetwork_config", config)["cell_config"]
+    assert model["subnetwork_layers"] == cell["depth"] - cell["cut_layers_num"]
+    assert model["alpha_per_cell"] == (not cell["one-shot-search"])

@@ -1,0 +1,206 @@
+"""The data of a trained run: its geometry in every later command, and which boxes are for what."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from pnfs.commands import derive, evaluate, train
+from pnfs.commands.configuration import build_source, configuration_folder
+from pnfs.commands.loading import data_of_run
+from pnfs.commands.scoring import SHEET_SIZE, shown_rows
+from pnfs.data.export import write_coco
+from pnfs.data.module import PoseDataModule
+from pnfs.data.predictions import Predictions, in_labelled_boxes
+from pnfs.data.synthetic import Synthetic
+from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
+
+MODEL = (
+    "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
+    "parts=p3", "batch_size=4", "trainer=cpu", "workers=0", "strategy=frozen",
+)  # fmt: skip
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+# --- geometry
+
+PEOPLE = ("dataset=synthetic", "dataset.train=8", "dataset.val=8", "dataset.image_size=[96,96]")
+
+
+@pytest.fixture(scope="module")
+def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Codec -> a finished run."""
+    made: dict[str, Path] = {}
+
+    def make(codec: str) -> Path:
+        if codec not in made:
+            root = tmp_path_factory.mktemp(codec)
+            train.run(
+                composed("train", *PEOPLE, *MODEL, f"codec={codec}", "input_size=[64,96]",
+                         "epochs=1", f"run_root={root}")
+            )  # fmt: skip
+            (result,) = root.glob("*/*/result.json")
+            made[codec] = result.parent
+        return made[codec]
+
+    return make
+
+
+@pytest.mark.parametrize("codec", ["udp", "dark"])
+def test_crops_of_a_run_have_its_geometry(run_with: Callable[[str], Path], codec: str) -> None:
+    trained = read_checkpoint(run_with(codec))[CONFIG_KEY]
+    source = build_source(trained["dataset"])
+    sample = data_of_run(trained, source, batch_size=2, workers=0).dataset("val")[3]
+    # Crop pixel 0 is the box's left edge, and the last pixel (udp) or the one after it the right.
+    persons = source.persons("val")
+    width, height = persons.box_size[3].astype(float)
+    last_x, last_y = (95, 63) if codec == "udp" else (96, 64)
+    side = max(width, height * last_x / last_y)
+    to_image = np.asarray(sample["to_image"], float)
+    assert to_image[0, 0] * last_x == pytest.approx(side, rel=1e-5)
+    middle = to_image @ [last_x / 2, last_y / 2, 1]
+    np.testing.assert_allclose(middle, persons.center[3], atol=1e-3)
+
+
+@pytest.mark.parametrize("codec", ["udp", "dark"])
+def test_later_commands_score_as_training_did(
+    run_with: Callable[[str], Path], codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_with(codec)
+    used = []
+    loader = PoseDataModule.eval_dataloader
+
+    def noted(self: PoseDataModule, split: str) -> Any:
+        used.append(self.dataset(split).unbiased)
+        return loader(self, split)
+
+    monkeypatch.setattr(PoseDataModule, "eval_dataloader", noted)
+    expected = record_of(run)["scores"]
+    again = ["trainer=cpu", "workers=0", f"checkpoint={run}"]
+    evaluate.run(composed("evaluate", *again, f"out={tmp_path / 'evaluated'}"))
+    found = record_of(tmp_path / "evaluated")["scores"]
+    derive.run(composed("derive", *again, "method=exact", f"out={tmp_path / 'derived'}"))
+    derived = record_of(tmp_path / "derived")["scores"]
+    for name, score in expected.items():
+        assert found[name] == pytest.approx(score, abs=1e-9, nan_ok=True), name
+        assert derived["source"][name] == pytest.approx(score, abs=1e-9, nan_ok=True), name
+    # Scores of a network that has hardly begun would hide another geometry.
+    assert used == [codec == "udp"] * 3
+
+
+# --- detected boxes
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six drawn people; a detector finds them all, most surely last, and much that is nobody."""
+    root = tmp_path_factory.mktemp("coco")
+    people = Synthetic(skeleton="coco", train=4, val=6, image_size=(64, 64))
+    write_coco({split: people.persons(split) for split in ("train", "val")}, root)
+    labels = json.loads((root / "annotations/person_keypoints_val2017.json").read_text())
+    detections = []
+    for n, label in enumerate(labels["annotations"]):
+        record = {"image_id": label["image_id"], "category_id": 1}
+        for k in range(10):
+            detections.append({**record, "bbox": [k, k, 8.0, 8.0], "score": 0.01 * k})
+        detections.append({**record, "bbox": label["bbox"], "score": 0.5 + 0.05 * n})
+    folder = root / "person_detection_results"
+    folder.mkdir()
+    path = folder / "COCO_val2017_detections_AP_H_56_person.json"
+    path.write_text(json.dumps(detections))
+    return root
+
+
+def trained_on(coco: Path, boxes: str, root: Path) -> Path:
+    train.run(
+        composed("train", *MODEL, "dataset=coco", f"dataset.root={coco}", f"dataset.boxes={boxes}",
+                 "input_size=[64,64]", "epochs=2", f"run_root={root}")
+    )  # fmt: skip
+    (result,) = root.glob("*/*/result.json")
+    return result.parent
+
+
+def column(run: Path, name: str) -> list[float]:
+    rows = csv.DictReader((run / "metrics.csv").open())
+    return [float(row[name]) for row in rows if row.get(name)]
+
+
+def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path, capsys) -> None:
+    detected = trained_on(coco, "detected", tmp_path / "detected")
+    assert "ground-truth boxes; final score: detected boxes" in capsys.readouterr().out
+    labelled = trained_on(coco, "ground_truth", tmp_path / "labelled")
+    assert "final score: detected" not in capsys.readouterr().out
+    # The same training but for the final score.
+    for name in ("val/loss", "val/AP", "val/AR"):
+        assert column(detected, name) == column(labelled, name)
+    assert min(column(detected, "val/loss")) > 0
+    found, plain = record_of(detected), record_of(labelled)
+    assert found["evaluated_with"]["boxes"] == "detected"
+    assert found["evaluated_with"]["best_epoch_by"] == "ground truth boxes"
+    assert plain["evaluated_with"]["boxes"] == "ground truth"
+    assert "best_epoch_by" not in plain["evaluated_with"]
+    out = tmp_path / "again"
+    evaluate.run(composed("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}",
+                          f"out={out}"))  # fmt: skip
+    again = record_of(out)
+    assert again["persons"] == 66
+    for name in ("AP", "AR", "AR .5"):
+        assert again["scores"][name] == pytest.approx(found["scores"][name], abs=1e-9, nan_ok=True)
+
+
+def test_missing_detections_are_known_before_training(coco: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.json"):
+        train.run(
+            composed("train", *MODEL, "dataset=coco", f"dataset.root={coco}",
+                     "dataset.boxes=detected", f"dataset.detections={tmp_path / 'absent.json'}",
+                     "input_size=[64,64]", "epochs=1", f"run_root={tmp_path}")
+        )  # fmt: skip
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def predictions_of(count: int) -> Predictions:
+    return Predictions(np.zeros((count, 17, 2), np.float32), np.ones((count, 17), np.float32))
+
+
+def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
+    settings = {"_target_": "pnfs.data.coco.COCO", "root": str(coco)}
+    source = build_source(settings | {"boxes": "detected"})
+    rows = shown_rows(source, "val", predictions_of(66))
+    # Every eleventh box is a person's, later ones surer.
+    assert rows[:6].tolist() == [65, 54, 43, 32, 21, 10]
+    assert len(rows) == SHEET_SIZE
+    lost = predictions_of(66)
+    lost.locations[65] = np.nan
+    assert shown_rows(source, "val", lost)[0] == 54
+    # Labelled boxes are equally sure: spread over the split.
+    plain = shown_rows(build_source(settings), "val", predictions_of(6))
+    assert plain.tolist() == [0, 1, 2, 3, 4, 5]
+    many = Synthetic(skeleton="coco", train=1, val=100, image_size=(64, 64))
+    spread = shown_rows(many, "val", predictions_of(100))
+    assert (spread[0], spread[-1], len(spread)) == (0, 99, SHEET_SIZE)
+
+
+def test_a_dataset_without_detector_is_watched_as_it_is() -> None:
+    people = Synthetic(skeleton="coco", train=1, val=1, image_size=(64, 64))
+    assert in_labelled_boxes(people) is people
+
+
+@pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])
+def test_images_are_decoded_as_in_training(chosen: dict[str, bool]) -> None:
+    trained = {"input_size": [64, 64], "data": chosen}
+    data = data_of_run(trained, cast(Any, None), batch_size=2, workers=0)
+    assert data.reduced_decoding is chosen.get("reduced_decoding", True)

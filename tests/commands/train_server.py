@@ -1,0 +1,174 @@
+"""Trainings that can be killed, without the seconds that a new interpreter takes each time.
+
+Started as a program, it imports everything once, never trains itself, and forks a process for each list of
+overrides that it reads from its input. Imported, it offers `TrainServer`, which talks to it.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class TrainServer:
+    """Runs `pnfs train` in forked processes, one at a time."""
+
+    def __init__(self) -> None:
+        # As many threads as here: sums depend on it.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def start(self, overrides: Sequence[str], log: Path) -> int:
+        """Begins a training in a process group of its own; returns its process id."""
+        job = {"overrides": list(overrides), "log": str(log)}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """Exit status of the training; minus the signal's number if one ended it."""
+        return self._answer()
+
+    def train(self, overrides: Sequence[str], log: Path) -> None:
+        """A training that nothing interrupts."""
+        self.start(overrides, log)
+        assert self.wait() == 0, log.read_text()
+
+    def train_with_kills(
+        self, overrides: Sequence[str], root: Path, log: Path, *, kills: int, seed: int
+    ) -> Path:
+        """The same with SIGKILL at random moments, and a start that nothing interrupts after them.
+
+        No start gets further than two epochs before it is killed: choose at least 2 * kills + 2 epochs.
+
+        Args:
+            overrides: Of the run.
+            root: Its run_root.
+            log: File for its output.
+            kills: How many.
+            seed: Of the moments.
+
+        Returns:
+            The folder of the run.
+        """
+        draw = random.Random(seed)
+        for _ in range(kills):
+            before = _epochs(root)
+            pid = self.start([*overrides, f"run_root={root}"], log)
+            began, wanted = time.monotonic(), draw.choice((0, 1, 1, 2))
+            # None: anywhere from the first moment on. Else: somewhere in the epoch after that many.
+            while _epochs(root) < before + wanted and time.monotonic() < began + 120:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0.0, 3.0 if wanted == 0 and before == 0 else 0.5))
+            os.killpg(pid, signal.SIGKILL)
+            assert self.wait() == -signal.SIGKILL, log.read_text()
+        (folder,) = root.glob("*/*")
+        assert not (folder / "result.json").exists()
+        self.train([*overrides, f"run_root={root}"], log)
+        return folder
+
+    def _answer(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+
+def _epochs(root: Path) -> int:
+    """Epochs that have been written down: the trajectory's lines, but for that before training."""
+    return max(
+        (len(path.read_bytes().splitlines()) - 1 for path in root.glob("*/*/architecture.jsonl")),
+        default=0,
+    )
+
+
+def different_entries(one: Any, other: Any, key: str = "") -> list[str]:
+    """Dotted keys of what two checkpoints do not hold alike, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        same = isinstance(other, torch.Tensor) and torch.equal(one, other)
+        return [] if same else [key]
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            found
+            for name in dict.fromkeys([*one, *other])
+            for found in different_entries(one.get(name), other.get(name), f"{key}.{name}")
+        ]
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(one) != len(other):
+            return [key]
+        return [
+            found
+            for number, (a, b) in enumerate(zip(one, other, strict=True))
+            for found in different_entries(a, b, f"{key}.{number}")
+        ]
+    return [] if one == other else [key]
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """The folders of two finished runs hold the same weights, optimisers, scores and trajectories."""
+    assert one.name == other.name
+    for name in ("best.ckpt", "last.ckpt"):
+        first, second = (
+            torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other)
+        )
+        for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+            assert different_entries(first[part], second[part], part) == [], name
+    records = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
+    assert records[0]["scores"] == records[1]["scores"]
+    trajectories = [(folder / "architecture.jsonl").read_text() for folder in (one, other)]
+    assert trajectories[0] == trajectories[1]
+
+
+def _serve() -> None:
+    from hydra import compose, initialize_config_dir
+
+    from pnfs.commands import train
+    from pnfs.commands.configuration import configuration_folder
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    for line in sys.stdin:
+        job = json.loads(line)
+        with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+            config = compose("train", job["overrides"])
+        child = os.fork()
+        if not child:
+            os.setsid()
+            output = os.open(job["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            for stream in (1, 2):
+                os.dup2(output, stream)
+            status = 1
+            try:
+                train.run(config)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,388 @@
+"""COCO's format: categories and joints by name, what is filled in, what is counted, what is refused.
+
+The oracle for scores is that labels are perfect predictions of themselves: average precision 1.
+"""
+
+import contextlib
+import copy
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO as CocoIndex
+from pycocotools.cocoeval import COCOeval
+
+from pnfs.body import COCO as SKELETON
+from pnfs.data import coco_format as f
+from pnfs.data.coco import COCO
+from pnfs.data.coco_format import read_annotations
+from pnfs.data.inspection import inspect_dataset
+from pnfs.data.persons import DataError
+from pnfs.data.predictions import Predictions
+from pnfs.evaluation import evaluate_detections
+from pnfs.evaluation.oks import evaluate_by_visibility
+
+SIZE = 400
+ANIMAL = [
+    "left_eye", "right_eye", "nose", "neck", "root_of_tail", "left_shoulder", "left_elbow",
+    "left_front_paw", "right_shoulder", "right_elbow", "right_front_paw", "left_hip", "left_knee",
+    "left_back_paw", "right_hip", "right_knee", "right_back_paw",
+]  # fmt: skip
+
+
+def annotation(number: int, **change: object) -> dict:
+    """One of two persons a picture, each 120 px wide and with all joints."""
+    x, y = 20 + 180 * (number % 2), 40 + 10 * number
+    points = [[x + k % 5 * 24 + k, y + k // 5 * 40 + k % 3, 2] for k in range(17)]
+    record = {
+        "id": number + 1, "image_id": number // 2, "category_id": 1, "iscrowd": 0,
+        "bbox": [x - 5.0, y - 5.0, 130.0, 150.0], "area": 10000.0, "num_keypoints": 17,
+        "keypoints": [value for point in points for value in point],
+    }  # fmt: skip
+    return record | change
+
+
+def content(count: int = 6) -> dict:
+    """A well-formed file; image ids count from 0."""
+    return {
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "width": SIZE, "height": SIZE}
+            for n in range((count + 1) // 2)
+        ],
+        "annotations": [annotation(number) for number in range(count)],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(SKELETON.joints)}],
+    }
+
+
+def dataset(root: Path, labels: dict) -> Path:
+    """`labels` as both splits of a dataset."""
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (root / "images" / split).mkdir(parents=True)
+        for image in labels["images"]:
+            # Nothing here looks into a picture.
+            (root / "images" / split / image["file_name"]).touch()
+        path = root / f"annotations/person_keypoints_{split}.json"
+        path.write_text(json.dumps(labels))
+    return root
+
+
+def every(change: Callable[[int, dict], object]) -> dict:
+    labels = content()
+    for number, record in enumerate(labels["annotations"]):
+        change(number, record)
+    return labels
+
+
+def category_id(number: int) -> dict:
+    labels = every(lambda _, record: record.update(category_id=number))
+    labels["categories"][0]["id"] = number
+    return labels
+
+
+def named(name: str) -> dict:
+    labels = content()
+    labels["categories"][0]["name"] = name
+    return labels
+
+
+def with_other(**more: object) -> dict:
+    """A ball, and a dog whose joints are none of a person's."""
+    labels = content()
+    labels["categories"] += [
+        {"id": 37, "name": "ball"},
+        {"id": 5, "name": "dog", "keypoints": ["a"]},
+    ]
+    ball = {"id": 1, "image_id": 0, "category_id": 37, "bbox": [1, 1, 9, 9], "area": 81}
+    dog = {"id": 2, "image_id": 0, "category_id": 5, "keypoints": [1, 2, 2], "num_keypoints": 1}
+    labels["annotations"] = [ball, *labels["annotations"], dog | more]
+    return labels
+
+
+def without(*keys: str) -> dict:
+    return every(lambda _, record: [record.pop(key) for key in keys])
+
+
+def _stored(names: list[str], order: list[int]) -> dict:
+    def store(_: int, record: dict) -> None:
+        table = np.reshape(record["keypoints"], (17, 3))[order]
+        record["keypoints"] = table.ravel().tolist()
+
+    labels = every(store)
+    labels["categories"][0]["keypoints"] = names
+    return labels
+
+
+def sides_exchanged() -> list[str]:
+    """COCO's joints with right before left."""
+    return [SKELETON.joints[k] for k in SKELETON.flip_permutation]
+
+
+def stored_as(names: list[str]) -> dict:
+    return _stored(names, [SKELETON.joints.index(name) for name in names])
+
+
+def shouted() -> dict:
+    names = [name.upper().replace("_", " ") for name in reversed(SKELETON.joints)]
+    return _stored(names, list(range(17))[::-1])
+
+
+def statement(number: int, record: dict) -> None:
+    """Joints that no flag labels, whatever num_keypoints says."""
+    if number in (1, 4):
+        record["keypoints"] = [0] * 51
+
+
+HALF = every(lambda n, record: record.update(area=0) if n % 2 else None)
+
+ACCEPTED: dict[str, tuple[dict, dict, dict]] = {
+    "as it should be": (content(), {}, {}),
+    "person is 0": (category_id(0), {}, {}),
+    "person is 7": (category_id(7), {}, {}),
+    "Person with a capital": (named(" Person"), {}, {}),
+    "annotations from 0": (every(lambda n, r: r.update(id=n)), {}, {}),
+    "annotations below 0": (every(lambda n, r: r.update(id=n - 3)), {}, {}),
+    "other categories": (with_other(), {f.OTHER_CATEGORY: 2}, {}),
+    "another category's crowd": (with_other(iscrowd=1), {f.OTHER_CATEGORY: 2}, {}),
+    "half without area": (HALF, {}, {f.AREA_FROM_BOX: 3}),
+    "no area": (without("area"), {}, {f.AREA_FROM_BOX: 6}),
+    "null as area": (every(lambda n, r: r.update(area=None)), {}, {f.AREA_FROM_BOX: 6}),
+    "no iscrowd": (without("iscrowd"), {}, {}),
+    "null as iscrowd": (every(lambda n, r: r.update(iscrowd=None)), {}, {}),
+    "no num_keypoints": (without("num_keypoints"), {}, {}),
+    "neither": (without("num_keypoints", "iscrowd", "area"), {}, {f.AREA_FROM_BOX: 6}),
+    "no visible joint": (every(statement), {f.NO_JOINTS: 2}, {}),
+    "num_keypoints 0": (
+        every(lambda n, r: r.update(num_keypoints=0) if n == 2 else None), {f.STATED_ZERO: 1}, {},
+    ),
+    "unlabelled without keypoints": (
+        every(lambda n, r: (r.pop("keypoints"), r.update(num_keypoints=0)) if n < 2 else None),
+        {f.NO_JOINTS: 2}, {},
+    ),
+    "crowd": (every(lambda n, r: r.update(iscrowd=int(n == 0))), {f.CROWD: 1}, {}),
+    "right before left": (stored_as(sides_exchanged()), {}, {f.ORDERED_BY_NAME: 6}),
+    "backwards, in capitals": (shouted(), {}, {f.ORDERED_BY_NAME: 6}),
+    "joints without names": (
+        content() | {"categories": [{"id": 1, "name": "person"}]}, {}, {f.ORDER_ASSUMED: 6},
+    ),
+    "no categories": (
+        {k: v for k, v in content().items() if k != "categories"},
+        {}, {f.ORDER_ASSUMED: 6, f.PERSON_ASSUMED: 6},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [case[0] for case in ACCEPTED.values()], ids=list(ACCEPTED))
+def test_labels_scored_against_themselves_are_perfect(labels: dict, tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(labels))
+    before = copy.deepcopy(labels)
+    for truth in (labels, path):
+        detections = read_annotations(truth).as_detections()
+        scores = evaluate_detections(detections, truth)
+        assert scores["AP"] == pytest.approx(1, abs=1e-9)
+        assert scores["AR"] == pytest.approx(1, abs=1e-9)
+    assert labels == before
+
+
+@pytest.mark.parametrize(("labels", "left_out", "remarks"), ACCEPTED.values(), ids=list(ACCEPTED))
+def test_loader_metric_and_doctor_agree(
+    labels: dict, left_out: dict, remarks: dict, tmp_path: Path
+) -> None:
+    source = COCO(dataset(tmp_path / "d", labels))
+    persons = source.persons("val")
+    assert persons.left_out == left_out
+    assert persons.remarks == remarks
+    everybody = len(labels["annotations"])
+    assert len(persons) + sum(left_out.values()) == everybody
+    for reason, count in (left_out | remarks).items():
+        assert f"{count} {reason}" in persons.described()
+    assert persons.account() == {
+        "persons": len(persons), "left_out": left_out, "remarks": remarks
+    }  # fmt: skip
+
+    metric = source.metric("val")
+    metric.update(
+        predicted=torch.from_numpy(persons.joints),
+        scores=torch.ones(len(persons), 17),
+        sample_index=torch.arange(len(persons)),
+    )
+    assert float(metric.compute()["AP"]) == pytest.approx(1, abs=1e-6)
+
+    findings = inspect_dataset(source, splits=("val",), images="none")
+    assert not [finding for finding in findings if finding.severity == "error"]
+    counted = [finding for finding in findings if finding.check.startswith("annotations ")]
+    assert all(finding.where.endswith("person_keypoints_val2017.json") for finding in counted)
+    text = " ".join(finding.problem for finding in counted)
+    assert all(f"{count} {reason}" in text for reason, count in (left_out | remarks).items())
+    assert bool(text) == bool(left_out or remarks)
+
+
+@pytest.mark.parametrize("labels", [stored_as(sides_exchanged()), shouted()])
+def test_joints_come_in_the_skeletons_order(labels: dict, tmp_path: Path) -> None:
+    expected = COCO(dataset(tmp_path / "a", content())).persons("val")
+    found = COCO(dataset(tmp_path / "b", labels)).persons("val")
+    np.testing.assert_array_equal(found.joints, expected.joints)
+    np.testing.assert_array_equal(found.visibility, expected.visibility)
+
+
+@pytest.mark.parametrize("labels", [category_id(0), category_id(7), shouted()])
+def test_other_tools_score_the_results_file_alike(labels: dict, tmp_path: Path) -> None:
+    source = COCO(dataset(tmp_path / "d", labels))
+    persons = source.persons("val")
+    predictions = Predictions(persons.joints, np.ones((len(persons), 17), np.float32))
+    path = source.write_predictions("val", predictions, tmp_path, "mine")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = CocoIndex(str(tmp_path / "d/annotations/person_keypoints_val2017.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(path)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)
+    read = read_annotations(labels)
+    detections = read.from_file_order(json.loads(path.read_text()))
+    assert evaluate_detections(detections, labels)["AP"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_missing_area_is_a_share_of_the_box(tmp_path: Path) -> None:
+    persons = COCO(dataset(tmp_path / "d", HALF)).persons("val")
+    expected = np.sqrt([10000, 0.53 * 130 * 150] * 3)
+    np.testing.assert_allclose(persons.reference_length, expected, rtol=1e-6)
+
+
+def test_an_empty_box_is_counted(tmp_path: Path) -> None:
+    labels = content()
+    labels["annotations"][0]["bbox"] = [10, 10, 0, 30]
+    labels["annotations"][3]["bbox"] = [SIZE + 5, 10, 30, 30]
+    assert COCO(dataset(tmp_path / "d", labels)).persons("val").left_out == {f.EMPTY_BOX: 2}
+
+
+def test_few_labels_are_counted_in_training(tmp_path: Path) -> None:
+    labels = content()
+    labels["annotations"][1]["keypoints"][6:] = [0] * 45
+    labels["annotations"][1]["num_keypoints"] = 2
+    source = COCO(dataset(tmp_path / "d", labels), min_labelled=3)
+    assert source.persons("train").left_out == {"with fewer than 3 labelled joints": 1}
+    assert source.persons("val").left_out == {}
+
+
+def test_persons_with_num_keypoints_0_are_ignored_by_visibility_too() -> None:
+    labels = ACCEPTED["num_keypoints 0"][0]
+    scores = evaluate_by_visibility(read_annotations(labels).as_detections(), labels)
+    assert scores["AP/visible"] == pytest.approx(1)
+
+
+# --- refusals
+
+
+def animal(name: str) -> dict:
+    labels = content()
+    labels["categories"] = [{"id": 1, "name": name, "keypoints": ANIMAL}]
+    return labels
+
+
+def _with(**change: object) -> dict:
+    labels = content()
+    labels["annotations"][2] |= change
+    return labels
+
+
+REFUSED: dict[str, tuple[dict, tuple[str, ...]]] = {
+    "an animal": (animal("antelope"), ("categor", "antelope", "root_of_tail", "left_wrist")),
+    "an animal called person": (animal("person"), ("person", "neck", "left_ankle")),
+    "sides by letters": (
+        _stored([n.replace("left_", "l_") for n in SKELETON.joints], list(range(17))),
+        ("person", "l_eye", "left_eye"),
+    ),
+    "a joint twice": (
+        _stored(["nose", "nose", *SKELETON.joints[2:]], list(range(17))), ("left_eye", "nose"),
+    ),
+    "no person": (named("people"), ("people", "person")),
+    "two kinds of person": (
+        content() | {"categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "Person"}]},
+        ("person", "1, 2"),
+    ),
+    "category in words": (
+        content() | {"categories": [{"id": "one", "name": "person"}]}, ("categories", "one"),
+    ),
+    "categories in words": (content() | {"categories": "person"}, ("categories", "list")),
+    "no box": (without("bbox"), ("annotation 1", "bbox")),
+    "no keypoints": (without("keypoints"), ("annotation 1", "keypoints")),
+    "no category": (without("category_id"), ("annotation 1", "category_id")),
+    "iscrowd in words": (_with(iscrowd="no"), ("annotation 3", "iscrowd")),
+    "num_keypoints in words": (_with(num_keypoints="many"), ("annotation 3", "num_keypoints")),
+    "num_keypoints without end": (_with(num_keypoints=1e300), ("annotation 3", "num_keypoints")),
+    "area in words": (_with(area="large"), ("annotation 3", "area")),
+    "16 joints": (_with(keypoints=[1] * 48), ("annotation 3", "keypoints")),
+    "an unknown flag": (_with(keypoints=[1, 1, 3] * 17), ("annotation 3", "flag")),
+    "an id twice": (_with(id=1), ("annotation 1", "id")),
+    "an unknown image": (_with(image_id=99), ("annotation 3", "image_id")),
+    "an image twice": (content() | {"images": content()["images"] * 2}, ("image 3", "id")),
+    "no annotations": ({"images": []}, ("'annotations'",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("labels", "words"), REFUSED.values(), ids=list(REFUSED))
+def test_refused_by_loader_metric_and_doctor(
+    labels: dict, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    root = dataset(tmp_path / "d", labels)
+    file = root / "annotations/person_keypoints_val2017.json"
+    source = COCO(root)
+    for attempt in (
+        lambda: source.persons("val"),
+        lambda: source.metric("val"),
+        lambda: evaluate_detections([], file),
+    ):
+        with pytest.raises(DataError) as caught:
+            attempt()
+        message = str(caught.value)
+        assert str(file) in message
+        assert all(word in message for word in words), message
+    (finding,) = inspect_dataset(source, splits=("val",), images="none")
+    assert finding.severity == "error"
+    assert file.name in finding.problem
+
+
+def test_detections_of_other_categories_do_not_count() -> None:
+    labels = category_id(0)
+    detections = read_annotations(labels).as_detections()
+    ball = detections[0] | {"category_id": 5, "score": 2.0}
+    assert evaluate_detections([ball, *detections], labels)["AP"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="category_id 0"):
+        evaluate_detections([d | {"category_id": 1} for d in detections], labels)
+
+
+def test_all_left_out_is_said(tmp_path: Path) -> None:
+    labels = every(lambda n, r: r.update(iscrowd=1) if n < 4 else r.update(keypoints=[0] * 51))
+    with pytest.raises(DataError) as caught:
+        COCO(dataset(tmp_path / "d", labels)).persons("train")
+    assert f"4 {f.CROWD}, 2 {f.NO_JOINTS}" in str(caught.value)
+
+
+# --- detected boxes
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_detected_boxes_are_of_the_files_person(number: int, tmp_path: Path) -> None:
+    root = dataset(tmp_path / "d", category_id(number))
+    box = {"image_id": 0, "bbox": [10, 10, 100, 100], "score": 0.9}
+    boxes = [
+        box | {"category_id": number},
+        box | {"category_id": number + 1},
+        box | {"category_id": number, "bbox": [1, 1, 0, 9]},
+        box | {"category_id": number, "score": 0.1},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    source = COCO(root, boxes="detected", detections=tmp_path / "boxes.json", box_threshold=0.5)
+    persons = source.persons("val")
+    assert len(persons) == 1
+    assert persons.left_out == {
+        f.OTHER_CATEGORY: 1,
+        "boxes without extent": 1,
+        "boxes that score less than 0.5": 1,
+    }

@@ -1,0 +1,177 @@
+"""Which epochs' weights are kept, over interruptions, moves and stops in the middle of an epoch."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks.timer import Timer
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from pnfs.training.checkpoints import KeepConfig
+from pnfs.training.keeping import KeepBest, KeepLast, StopEarly, why_unfinished
+
+BATCHES = 4
+
+
+class Scored(BoringModel):
+    """Has the validation scores that a test gives it, an epoch each."""
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/score", torch.tensor(self.scores[self.trainer.current_epoch]))
+
+
+def fit(
+    folder: Path,
+    scores: Sequence[float],
+    *,
+    epochs: int,
+    patience: int | None = None,
+    **trainer: Any,
+) -> L.Trainer:
+    """Trains in a folder; goes on from its last checkpoint where there is one."""
+    stop = [] if patience is None else [StopEarly(patience)]
+    fitted = L.Trainer(
+        max_epochs=epochs,
+        limit_train_batches=BATCHES,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[KeepConfig({}), KeepBest(folder), KeepLast(folder), *stop],
+        default_root_dir=str(folder),
+        **trainer,
+    )
+    last = folder / "last.ckpt"
+    start = str(last) if last.is_file() else None
+    fitted.fit(Scored(scores), ckpt_path=start, weights_only=True)
+    return fitted
+
+
+def epoch_of(path: Path) -> int:
+    return torch.load(path, weights_only=True)["epoch"]
+
+
+# --- moved runs
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([0.9, 0.5, 0.2, 0.3], 0), ([0.5, 0.9, 0.2, 0.95], 3)]
+)
+@pytest.mark.parametrize("there", ["renamed", "another/root/run"])
+def test_moved_run_keeps_its_best_epoch(
+    tmp_path: Path, scores: list[float], best: int, there: str
+) -> None:
+    fit(tmp_path / "run", scores, epochs=2)
+    moved = tmp_path / there
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(tmp_path / "run", moved)
+    fit(moved, scores, epochs=4)
+    assert epoch_of(moved / "best.ckpt") == best
+    assert epoch_of(moved / "last.ckpt") == 3
+    assert sorted(path.name for path in moved.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_copied_run_leaves_the_original_alone(tmp_path: Path) -> None:
+    fit(tmp_path / "run", [0.9, 0.5], epochs=2)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    fit(tmp_path / "copy", [0.9, 0.5, 0.95], epochs=3)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+    assert epoch_of(tmp_path / "copy" / "best.ckpt") == 2
+
+
+# --- stopped before the end
+
+
+@pytest.mark.parametrize(("steps", "whole"), [(6, 1), (8, 2), (3, 0)])
+def test_part_of_an_epoch_is_not_kept(tmp_path: Path, steps: int, whole: int) -> None:
+    # The part would be the best epoch of all.
+    trainer = fit(tmp_path, [0.1, 0.5, 0.9], epochs=3, max_steps=steps)
+    reason = why_unfinished(trainer, 3)
+    assert reason is not None
+    assert f"max_steps={steps}" in reason
+    assert f"{whole} of 3 epochs" in reason
+    if steps == 6:
+        assert epoch_of(tmp_path / "best.ckpt") == epoch_of(tmp_path / "last.ckpt") == 0
+    if not whole:
+        assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_max_steps_that_are_all_steps_finish_a_run(tmp_path: Path) -> None:
+    assert why_unfinished(fit(tmp_path, [0.1, 0.2], epochs=2, max_steps=2 * BATCHES), 2) is None
+
+
+def counted_looks(timer: Timer, stage: Any = None) -> float:
+    """Time that passes by one second whenever a timer is asked for it."""
+    looks: list[int] = timer.__dict__.setdefault("looks", [])
+    looks.append(1)
+    return len(looks) + timer._offset
+
+
+def test_max_time_pauses_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Timer, "time_elapsed", counted_looks)
+    limit = {"seconds": 7}
+    scores = [0.1, 0.2, 0.9]
+    reasons = []
+    for _ in range(9):
+        trainer = fit(tmp_path, scores, epochs=3, max_time=limit)
+        assert any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        reasons.append(why_unfinished(trainer, 3))
+        if reasons[-1] is None:
+            break
+    assert len(reasons) > 2
+    assert reasons[0] is not None
+    assert "max_time" in reasons[0]
+    assert "1 of 3 epochs" in reasons[0]
+    assert reasons[-1] is None
+    assert epoch_of(tmp_path / "last.ckpt") == epoch_of(tmp_path / "best.ckpt") == 2
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3 * BATCHES
+
+
+def test_several_validations_an_epoch_keep_no_state_within_it(tmp_path: Path) -> None:
+    fit(tmp_path, [0.1, 0.2], epochs=1, val_check_interval=0.5)
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == BATCHES
+
+
+# --- early stopping
+
+
+def test_early_stopping_finishes_a_run(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, [0.9, 0.5, 0.4, 0.3, 0.2], epochs=5, patience=2)
+    assert why_unfinished(trainer, 5) is None
+    assert epoch_of(tmp_path / "last.ckpt") == 2
+
+
+@pytest.mark.parametrize(("patience", "end"), [(1, 1), (2, 2)])
+def test_run_that_had_stopped_early_trains_no_further_epoch(
+    tmp_path: Path, patience: int, end: int
+) -> None:
+    scores = [0.5, 0.4, 0.3, 0.9, 0.9]
+    fit(tmp_path, scores, epochs=5, patience=patience)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    trainer = fit(tmp_path, scores, epochs=5, patience=patience)
+    assert why_unfinished(trainer, 5) is None
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert epoch_of(tmp_path / "last.ckpt") == end
+    assert epoch_of(tmp_path / "best.ckpt") == 0
+
+
+def test_patience_goes_on_where_it_was(tmp_path: Path) -> None:
+    scores = [0.5, 0.4, 0.3, 0.9, 0.9]
+    fit(tmp_path, scores, epochs=2, patience=2)
+    fit(tmp_path, scores, epochs=5, patience=2)
+    assert epoch_of(tmp_path / "last.ckpt") == 2
