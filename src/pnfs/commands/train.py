@@ -92,7 +92,7 @@ def run(config: DictConfig) -> float:
         console.print(f"run folder: {folder}")
         last = folder / LAST_CHECKPOINT
         if last.is_file():
-            stored = read_checkpoint(last, check=False).get(IDENTITY_KEY)
+            stored = read_checkpoint(last, builds=()).get(IDENTITY_KEY)
             require_same(last, stored, identity)
         job = {
             "settings": settings,
@@ -143,7 +143,7 @@ def _try_out(settings: dict[str, Any], source: Source) -> float:
 def _what_is_left(settings: dict[str, Any], folder: Path) -> str:
     """What a run that was stopped has trained, and how to go on."""
     last, epochs = folder / LAST_CHECKPOINT, settings["epochs"]
-    done = read_checkpoint(last, check=False)["epoch"] + 1 if last.is_file() else 0
+    done = read_checkpoint(last, builds=())["epoch"] + 1 if last.is_file() else 0
     steps = settings["trainer"].get("max_steps", -1)
     advice = (
         "the same command resumes it"
@@ -193,7 +193,7 @@ def _search_and_score(
         return
     final.trainer = data.trainer
     weights = find_checkpoint(folder)
-    best = read_checkpoint(weights, check=False)
+    best = read_checkpoint(weights, builds=())
     module.load_weights(best["state_dict"])
     module.flip_test = True
     scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
@@ -237,11 +237,12 @@ def _fit(
     last = folder / LAST_CHECKPOINT
     resumes = last.is_file()
     if resumes:
-        finished = read_checkpoint(last, check=False)["epoch"] + 1
+        finished = read_checkpoint(last, builds=())["epoch"] + 1
         console.print(f"resuming after epoch {finished} of {settings['epochs']}")
         rank_zero_only(set_aside)(folder, finished)
     elif settings["initial"] is not None:
-        module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
+        # `start_from` has checked what it names.
+        module.load_weights(read_checkpoint(settings["initial"], builds=())["state_dict"])
     else:
         module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
     if settings["acceleration"]["keep_memory"]:
@@ -266,7 +267,8 @@ def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
     Raises:
         UsageError: Its network predicts the joints of another skeleton.
     """
-    trained = without_downloads(read_checkpoint(settings["initial"])[CONFIG_KEY])
+    checkpoint = read_checkpoint(settings["initial"], builds=("model",), trust=settings["trust"])
+    trained = without_downloads(checkpoint[CONFIG_KEY])
     model = trained["model"]
     if model["skeleton"] != skeleton:
         raise UsageError(

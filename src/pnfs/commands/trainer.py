@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
@@ -63,9 +63,9 @@ def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
     mode = settings["acceleration"]["compile"]
     if mode is None:
         return
-    if settings["strategy"]["_target_"].endswith(".SecondOrder"):
-        # Its functional calls put other tensors in the place of the weights at every step.
-        console.print("second-order search is not compiled; its steps run eagerly")
+    strategy = get_class(settings["strategy"]["_target_"])
+    if not getattr(strategy, "compilable", True):
+        console.print(f"the steps of {strategy.__name__} cannot be compiled; they run eagerly")
         return
     console.print("the first steps compile the network, which takes a minute or two")
     module.compile_training(mode)
