@@ -1,14 +1,24 @@
 """What the examples share: a folder of the user's, and the `pnfs` command in it."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pnfs.commands.launch import start
+from pnfs.data.synthetic import Synthetic
+from pnfs.viz.style import save_image
 
-Pnfs = Callable[..., None]
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each example trains, scores, derives, exports and predicts."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -23,14 +33,28 @@ def write(tmp_path: Path) -> Callable[[str, str], None]:
     return write
 
 
+class Pnfs:
+    """`PYTHONPATH=. pnfs COMMAND --config-dir conf ARGUMENTS` in the user's folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+
+    def __call__(self, command: str, *arguments: str) -> Path:
+        """Runs a command; returns the folder of the run, which after a training is the only one."""
+        self.monkeypatch.setattr(sys, "argv", [command, "--config-dir", "conf", *arguments])
+        start(command)
+        return next((self.folder / "runs/smoke").iterdir())
+
+    def poses(self, *arguments: str) -> Any:
+        """Joints that `pnfs predict` finds in a picture, to a tenth of a pixel."""
+        save_image(self.folder / "person.png", Synthetic(val=1).images("val").read(0))
+        self("predict", *arguments, "input=person.png", "out=poses")
+        found = json.loads((self.folder / "poses/keypoints.json").read_text())["annotations"]
+        return np.round([person["keypoints"] for person in found], 1).tolist()
+
+
 @pytest.fixture
 def pnfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pnfs:
-    """`PYTHONPATH=. pnfs COMMAND --config-dir conf ARGUMENTS` in the user's folder, in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-
-    def run(command: str, *arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", [command, "--config-dir", "conf", *arguments])
-        start(command)
-
-    return run
+    return Pnfs(tmp_path, monkeypatch)

@@ -1,7 +1,4 @@
-"""Adding a candidate operation: a class, and a line in a file of the group `operations`."""
-
-import cv2
-import numpy as np
+"""A candidate operation: a class, and a line in a file of the group `operations`."""
 
 PYTHON = '''
 import torch.nn.functional as F
@@ -25,14 +22,15 @@ pointwise: {_target_: my_operation.Pointwise, _partial_: true}
 """
 
 
-def test_operation(tmp_path, write, pnfs):
+def test_operation(write, pnfs):
     write("my_operation.py", PYTHON)
     write("conf/operations/mine.yaml", YAML)
-    pnfs("train", "profile=smoke", "operations=mine", "parts=p3")
-    (run,) = (tmp_path / "runs/smoke").iterdir()
-    pnfs("evaluate", f"checkpoint={run}", "out=scores", "trust=true")
-    pnfs("derive", f"checkpoint={run}", "method=prune", "alpha_threshold=0.2", "out=small", "trust=true")
-    pnfs("show", f"checkpoint={run}", "format=svg", "out=pictures", "trust=true")
-    pnfs("export", f"checkpoint={run}", "out=model.onnx", "trust=true")
-    cv2.imwrite("person.png", np.full((96, 96, 3), 128, np.uint8))
-    pnfs("predict", f"checkpoint={run}", "input=person.png", "out=poses", "trust=true")
+    run = pnfs("train", "profile=smoke", "model.channels=2", "operations=mine")
+    checkpoint = (f"checkpoint={run}", "trust=true")
+    pnfs("show", *checkpoint, "format=svg", "out=pictures")
+    assert "/0-1/pointwise" in (run.parents[2] / "pictures/architecture.svg").read_text()
+    pnfs("evaluate", *checkpoint, "out=scores")
+    pnfs("derive", *checkpoint, "method=argmax", "out=small")
+    pnfs("export", *checkpoint, "out=model.onnx")
+    assert pnfs.poses(*checkpoint) == pnfs.poses("checkpoint=model.onnx")
+    assert pnfs.poses("checkpoint=small", "trust=true")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 
 Side = Literal["left", "right", "centre"]
@@ -59,8 +60,10 @@ _RC: dict[Any, Any] = {
 
 
 def operation_colours(operations: Iterable[str]) -> dict[str, str]:
-    """Candidate operation -> colour; the paper's have one of their own."""
-    further = itertools.cycle(_FURTHER_COLOURS)
+    """Candidate operation -> a colour of its own; that of the paper's is always the same."""
+    # Hues a golden section apart do not come back.
+    hues = ((0.1 + 0.618034 * n) % 1 for n in itertools.count())
+    further = itertools.chain(_FURTHER_COLOURS, (to_hex(hsv_to_rgb((h, 0.6, 0.7))) for h in hues))
     return {name: _OPERATION_COLOURS.get(name) or next(further) for name in operations}
 
 
