@@ -122,11 +122,7 @@ def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Pat
     for label in labels["annotations"]:
         table = np.array(label["keypoints"]).reshape(-1, 3)[order]
         label |= {"category_id": 0, "keypoints": table.ravel().tolist()}
-    root = tmp_path / "root"
-    (root / "annotations").mkdir(parents=True)
-    (root / "images").symlink_to(roots["coco"] / "images")
-    for split in ("train", "val"):
-        written(root / f"annotations/person_keypoints_{split}2017.json", labels)
+    root = own_root(labels, tmp_path / "root", roots["coco"] / "images")
     other = {**as_results(labels)[0], "category_id": 7}
     file = written(tmp_path / "r.json", [*as_results(labels), other])
     record = scored("coco", root, file, tmp_path / "results")
@@ -135,6 +131,34 @@ def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Pat
     # The same labels under COCO's own terms are the same poses.
     plain = roots["coco"] / "annotations/person_keypoints_val2017.json"
     assert scored("coco", root, plain, tmp_path / "labels")["score"] == 1
+
+
+def own_root(labels: dict[str, Any], root: Path, images: Path) -> Path:
+    """A dataset of these labels on the pictures of another."""
+    (root / "annotations").mkdir(parents=True)
+    (root / "images").symlink_to(images)
+    for split in ("train", "val"):
+        written(root / f"annotations/person_keypoints_{split}2017.json", labels)
+    return root
+
+
+def test_labels_score_one_over_occluded_joints_too(roots, tmp_path: Path) -> None:
+    # A person of whom most joints have no label, beside one with occluded joints.
+    labels = coco_labels(roots["coco"])
+    first, second = [a for a in labels["annotations"] if a["num_keypoints"] > 10][:2]
+    tables = [np.array(a["keypoints"]).reshape(-1, 3) for a in (first, second)]
+    tables[0][:6, 2] = 1
+    tables[1][5:] = 0
+    for label, table in zip((first, second), tables, strict=True):
+        label |= {
+            "keypoints": table.ravel().tolist(),
+            "num_keypoints": int((table[:, 2] > 0).sum()),
+        }
+    root = own_root(labels, tmp_path / "root", roots["coco"] / "images")
+    file = root / "annotations/person_keypoints_val2017.json"
+    record = scored("coco", root, file, tmp_path / "out")
+    names = ("AP", "AP/visible", "AP/occluded")
+    assert [record["scores"][name] for name in names] == [1, 1, 1]
 
 
 def keypoints_file(labels: dict[str, Any], skeleton: str, rename: Callable[[int], int]) -> Any:

@@ -134,6 +134,14 @@ def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
         read_checkpoint(with_config(tmp_path, config))
 
 
+@pytest.mark.parametrize("key", ["model.operations.skip", "model.backbone"])
+def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path, key: str) -> None:
+    path = with_config(tmp_path, changed(f"{key}._target_", "pnfs.models.operations.Zero"))
+    with pytest.raises(CheckpointError, match=r"earlier version.*train it again") as error:
+        read_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
 @pytest.mark.parametrize(
     "target",
     [

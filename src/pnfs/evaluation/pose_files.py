@@ -275,9 +275,11 @@ def _annotations(path: Path, skeleton: Skeleton) -> PoseFile:
         require_rows(path, np.isfinite(person_scores), label, "score is not a finite number")
     # As the file has them: labels are kept in single precision.
     table = np.array([person["keypoints"] for person in persons], np.float64)
+    joints = table.reshape(len(rows), -1, 3)[..., :2]
+    if not predicted:
+        joints = _in_the_middle(joints, scores > 0)
     return PoseFile(
-        path, KEYPOINTS if predicted else ANNOTATIONS,
-        table.reshape(len(rows), -1, 3)[..., :2], scores, person_scores,
+        path, KEYPOINTS if predicted else ANNOTATIONS, joints, scores, person_scores,
         image_ids=read.image_ids[rows],
         image_names={
             image["id"]: image["file_name"]
@@ -291,6 +293,19 @@ def _annotations(path: Path, skeleton: Skeleton) -> PoseFile:
             "without a labelled joint": int((~read.usable & ~read.crowd).sum()),
         }),
     )  # fmt: skip
+
+
+def _in_the_middle(
+    joints: Float[np.ndarray, "N K 2"], labelled: Bool[np.ndarray, "N K"]
+) -> Float[np.ndarray, "N K 2"]:
+    """Joints without label moved to the middle of the labelled ones.
+
+    Files have them at 0, 0. COCO compares no joint with them, but measures all joints of a prediction against
+    the box of a person that it ignores.
+    """
+    counts = labelled.sum(1)[:, None]
+    middle = (joints * labelled[..., None]).sum(1) / counts
+    return np.where(labelled[..., None], joints, middle[:, None])
 
 
 def _finite(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:

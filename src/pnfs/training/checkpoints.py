@@ -26,6 +26,9 @@ BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 
 _REQUIRED = ("model", "dataset")
 
+# What checkpoints named before a map of P parts was one tensor.
+_GONE = "pnfs.models.operations.Zero"
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file."""
@@ -154,6 +157,11 @@ def _check_class(named: Named, path: Path, trust: bool) -> None:
     if is_ours(named):
         return
     where = f"{path}: its configuration names {named.target!r} under {named.key}"
+    if named.target == _GONE:
+        raise CheckpointError(
+            f"{where}: an earlier version wrote it, whose weights this version cannot load; train it again, "
+            "or use that version"
+        )
     if not trust:
         raise CheckpointError(
             f"{where}, which is no {role_name(named)} of pnfs; trust=true builds it all the same, which "
