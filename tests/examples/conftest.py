@@ -33,6 +33,19 @@ def write(tmp_path: Path) -> Callable[[str, str], None]:
     return write
 
 
+@pytest.fixture
+def people(tmp_path: Path) -> None:
+    """Pictures data/{train,val}/0.png, ... of one person each, and data/{train,val}.npy: joints in pixels."""
+    drawn = Synthetic(
+        train=16, val=8, image_size=(64, 64), unlabelled=0, truncated=0, turned_away=0
+    )
+    for split in ("train", "val"):
+        persons = drawn.persons(split)
+        for row in range(len(persons.ids)):
+            save_image(tmp_path / f"data/{split}/{row}.png", persons.images.read(row))
+        np.save(tmp_path / f"data/{split}.npy", persons.joints)
+
+
 class Pnfs:
     """`PYTHONPATH=. pnfs COMMAND --config-dir conf ARGUMENTS` in the user's folder."""
 
@@ -43,7 +56,7 @@ class Pnfs:
         """Runs a command; returns the folder of the run, which after a training is the only one."""
         self.monkeypatch.setattr(sys, "argv", [command, "--config-dir", "conf", *arguments])
         start(command)
-        return next((self.folder / "runs/smoke").iterdir())
+        return next(path.parent for path in self.folder.glob("runs/*/*/result.json"))
 
     def poses(self, *arguments: str) -> Any:
         """Joints that `pnfs predict` finds in a picture, to a tenth of a pixel."""

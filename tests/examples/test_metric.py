@@ -1,7 +1,5 @@
 """A metric: torchmetrics' class, and a dataset whose `metric` gives it."""
 
-import json
-
 PYTHON = '''
 import torch
 from torchmetrics import Metric
@@ -23,20 +21,19 @@ class WholePersons(Metric):
     def compute(self):
         return {"whole persons": 100 * self.right / self.total}
 
-class SyntheticByPerson(Synthetic):
+class ByPerson(Synthetic):
     def metric(self, split):
         return WholePersons()
 '''
-YAML = "defaults: [synthetic, _self_]\n_target_: my_metric.SyntheticByPerson\n"
+YAML = "defaults: [synthetic, _self_]\n_target_: my_metric.ByPerson\n"
 
 
 def test_metric(write, pnfs):
     write("my_metric.py", PYTHON)
     write("conf/dataset/by_person.yaml", YAML)
     run = pnfs("train", "profile=smoke", "model.channels=2", "dataset=by_person")
-    assert "whole persons" in json.loads((run / "result.json").read_text())["scores"]
+    assert '"whole persons"' in (run / "result.json").read_text()
     pnfs("evaluate", f"checkpoint={run}", "out=scores", "trust=true")
     pnfs("derive", f"checkpoint={run}", "out=small", "trust=true")
-    # Neither reads a dataset: nothing has to be trusted.
-    pnfs("export", f"checkpoint={run}", "out=model.onnx")
+    pnfs("export", f"checkpoint={run}", "out=model.onnx")  # Needs no dataset, and so no trust.
     assert pnfs.poses(f"checkpoint={run}") == pnfs.poses("checkpoint=model.onnx")

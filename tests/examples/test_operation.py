@@ -22,13 +22,13 @@ pointwise: {_target_: my_operation.Pointwise, _partial_: true}
 """
 
 
-def test_operation(write, pnfs):
+def test_operation(tmp_path, write, pnfs):
     write("my_operation.py", PYTHON)
     write("conf/operations/mine.yaml", YAML)
     run = pnfs("train", "profile=smoke", "model.channels=2", "operations=mine")
     checkpoint = (f"checkpoint={run}", "trust=true")
     pnfs("show", *checkpoint, "format=svg", "out=pictures")
-    assert "/0-1/pointwise" in (run.parents[2] / "pictures/architecture.svg").read_text()
+    assert "/0-1/pointwise" in (tmp_path / "pictures/architecture.svg").read_text()
     pnfs("evaluate", *checkpoint, "out=scores")
     pnfs("derive", *checkpoint, "method=argmax", "out=small")
     pnfs("export", *checkpoint, "out=model.onnx")
