@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -58,12 +57,18 @@ class Pnfs:
         start(command)
         return next(path.parent for path in self.folder.glob("runs/*/*/result.json"))
 
-    def poses(self, *arguments: str) -> Any:
-        """Joints that `pnfs predict` finds in a picture, to a tenth of a pixel."""
+    def predicts_alike(self, exported: str, *arguments: str) -> bool:
+        """Whether an exported file gives the joints of a picture the scores that its checkpoint gives."""
+        return np.allclose(
+            self.scores(f"checkpoint={exported}"), self.scores(*arguments), atol=1e-3
+        )
+
+    def scores(self, *arguments: str) -> list[float]:
+        """Scores of the joints that `pnfs predict` finds in a picture."""
         save_image(self.folder / "person.png", Synthetic(val=1).images("val").read(0))
         self("predict", *arguments, "input=person.png", "out=poses")
-        found = json.loads((self.folder / "poses/keypoints.json").read_text())["annotations"]
-        return np.round([person["keypoints"] for person in found], 1).tolist()
+        (person,) = json.loads((self.folder / "poses/keypoints.json").read_text())["annotations"]
+        return person["keypoint_scores"]
 
 
 @pytest.fixture

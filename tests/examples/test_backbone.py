@@ -33,4 +33,4 @@ def test_backbone(write, pnfs):
     pnfs("evaluate", *checkpoint, "out=scores")
     pnfs("derive", *checkpoint, "out=small")
     pnfs("export", *checkpoint, "out=model.onnx")
-    assert pnfs.poses(*checkpoint) == pnfs.poses("checkpoint=model.onnx")
+    assert pnfs.predicts_alike("model.onnx", *checkpoint)

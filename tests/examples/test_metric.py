@@ -36,4 +36,4 @@ def test_metric(write, pnfs):
     pnfs("evaluate", f"checkpoint={run}", "out=scores", "trust=true")
     pnfs("derive", f"checkpoint={run}", "out=small", "trust=true")
     pnfs("export", f"checkpoint={run}", "out=model.onnx")  # Needs no dataset, and so no trust.
-    assert pnfs.poses(f"checkpoint={run}") == pnfs.poses("checkpoint=model.onnx")
+    assert pnfs.predicts_alike("model.onnx", f"checkpoint={run}")

@@ -25,12 +25,14 @@ pointwise: {_target_: my_operation.Pointwise, _partial_: true}
 def test_operation(tmp_path, write, pnfs):
     write("my_operation.py", PYTHON)
     write("conf/operations/mine.yaml", YAML)
-    run = pnfs("train", "profile=smoke", "model.channels=2", "operations=mine")
+    run = pnfs(
+        "train", "profile=smoke", "model.channels=2", "model.vector_dim=1", "operations=mine"
+    )
     checkpoint = (f"checkpoint={run}", "trust=true")
     pnfs("show", *checkpoint, "format=svg", "out=pictures")
     assert "/0-1/pointwise" in (tmp_path / "pictures/architecture.svg").read_text()
     pnfs("evaluate", *checkpoint, "out=scores")
     pnfs("derive", *checkpoint, "method=argmax", "out=small")
     pnfs("export", *checkpoint, "out=model.onnx")
-    assert pnfs.poses(*checkpoint) == pnfs.poses("checkpoint=model.onnx")
-    assert pnfs.poses("checkpoint=small", "trust=true")
+    assert pnfs.predicts_alike("model.onnx", *checkpoint)
+    assert len(pnfs.scores("checkpoint=small", "trust=true")) == 16
