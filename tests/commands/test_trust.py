@@ -13,17 +13,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import pnfs
-from pnfs.commands import derive, evaluate, export, predict, show, train
+from pnfs.commands import building, derive, evaluate, export, predict, show
 from pnfs.commands.configuration import (
     build_network,
     choose_parts,
     configuration_folder,
     plain,
-    without_downloads,
 )
 from pnfs.models.architecture import describe_architecture, to_json
-from pnfs.training.checkpoints import CheckpointError
-from pnfs.training.identity import run_hash
+from pnfs.runs.identity import run_hash
+from pnfs.training.checkpoints import CheckpointError, without_downloads
 
 GATE = """
 from pathlib import Path
@@ -93,7 +92,7 @@ COMMANDS: dict[str, Callable[[Path, bool], Any]] = {
         composed("export", f"checkpoint={path}", f"trust={trust}", "out=m.onnx")
     ),
     "load": lambda path, trust: pnfs.load(path, "cpu", trust=trust),
-    "initial": lambda path, trust: train.start_from(
+    "initial": lambda path, trust: building.start_from(
         plain(composed("train", f"initial={path}", f"trust={trust}")), "mpii"
     ),
 }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import pnfs
@@ -75,27 +75,3 @@ def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = N
 def build_network(config: Mapping[str, Any]) -> "PoseNetwork":
     """The network a configuration describes."""
     return instantiate(config, _convert_="all")
-
-
-def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with a model that asks for no pretrained weights, anywhere in it.
-
-    Its classes must have been checked: they are imported.
-    """
-    return dict(settings) | {"model": _without_weights(settings["model"])}
-
-
-def _without_weights(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_without_weights(value) for value in node]
-    if not isinstance(node, Mapping):
-        return node
-    found = {key: _without_weights(value) for key, value in node.items()}
-    # Left out, weights could have another default.
-    if "weights" in found or _takes_weights(found.get("_target_")):
-        found["weights"] = "none"
-    return found
-
-
-def _takes_weights(target: str | None) -> bool:
-    return target is not None and "weights" in inspect.signature(get_object(target)).parameters

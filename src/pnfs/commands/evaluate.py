@@ -15,8 +15,8 @@ from rich.console import Console
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
-from pnfs.commands.configuration import UsageError, build_source, plain, without_downloads
-from pnfs.commands.loading import data_of_run
+from pnfs.commands.building import build_module, data_of_run
+from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.commands.report import report
 from pnfs.commands.scoring import (
     evaluation_choices,
@@ -27,13 +27,17 @@ from pnfs.commands.scoring import (
     write_pictures,
     write_predictions,
 )
-from pnfs.commands.train import build_module
 from pnfs.data.module import Source
 from pnfs.data.predictions import Benchmark, Predictions
-from pnfs.evaluation.breakdown import Breakdown
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.runs.record import provenance
+from pnfs.runs.state import LAST_CHECKPOINT
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
 from pnfs.training.module import PoseModule
-from pnfs.training.records import LAST_CHECKPOINT, provenance
 
 console = Console()
 
@@ -69,7 +73,7 @@ def run(config: DictConfig) -> float:
         warn_of_last(path)
     scores, predictions = score_and_predict(module, data, settings["trainer"], split)
     if isinstance(source, Benchmark):
-        scores |= source.breakdown(split, predictions)
+        scores |= source.extra_scores(split, predictions)
     choices = evaluation_choices(module, source, split) | {"input_size": trained["input_size"]}
     if fell_back:
         choices["weights"] = "last"
@@ -84,9 +88,9 @@ def run(config: DictConfig) -> float:
         **provenance(settings["trainer"]["accelerator"]),
         "dataset": dataset,
     }
-    breakdown = Breakdown(matches_of(source, split, predictions), predictions)
+    matches = matches_of(source, split, predictions)
     draw = partial(write_pictures, module, data, folder, split, predictions)
-    report(record, folder, data, breakdown, settings, draw)
+    report(record, folder, data, matches, settings, draw)
     written = write_named_predictions(settings["eval"]["name"], source, split, predictions, folder)
     console.print(f"predicted joints: {written}", soft_wrap=True)
     return float(record["score"])

@@ -6,10 +6,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pnfs.commands.configuration import UsageError, build_network, plain, without_downloads
-from pnfs.commands.loading import DEFAULT_PADDING, trained_unbiased
+from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.inference.loading import DEFAULT_PADDING, trained_unbiased
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
 from pnfs.training.module import load_network_state
 
 _CHOICES = {"format": ("onnx",), "outputs": ("maps", "joints")}

@@ -15,7 +15,7 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.training.module import PoseModule
-from pnfs.training.roles import Named, is_ours, named_classes, role_name, why_not_importable
+from pnfs.training.roles import Named, is_ours, named_classes, role_name, takes, why_not_importable
 
 CONFIG_KEY = "pnfs_config"
 ARCHITECTURE_KEY = "pnfs_architecture"
@@ -132,6 +132,26 @@ def read_checkpoint(
     if builds:
         check_configuration(checkpoint[CONFIG_KEY], path, builds=builds, trust=trust)
     return checkpoint
+
+
+def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a model that asks for no pretrained weights, anywhere in it.
+
+    Its classes must have been checked: they are imported.
+    """
+    return dict(settings) | {"model": _without_weights(settings["model"])}
+
+
+def _without_weights(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_weights(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: _without_weights(value) for key, value in node.items()}
+    # Left out, weights could have another default.
+    if "weights" in found or ("_target_" in found and takes(found["_target_"], "weights")):
+        found["weights"] = "none"
+    return found
 
 
 def check_configuration(

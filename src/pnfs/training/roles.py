@@ -115,6 +115,12 @@ def why_not_importable(target: Any) -> str | None:
     return None if callable(found) else f"the module {module} has no class {name}"
 
 
+def takes(target: str, argument: str) -> bool:
+    """Whether a class that has been checked takes an argument of this name."""
+    module, _, name = target.rpartition(".")
+    return argument in inspect.signature(getattr(importlib.import_module(module), name)).parameters
+
+
 def role_name(named: Named) -> str:
     """What a class has to be, for messages."""
     role = _ROLES.get(named.role or "")
