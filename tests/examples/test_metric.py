@@ -1,29 +1,23 @@
-"""A metric: torchmetrics' class, and a dataset whose `metric` gives it."""
+"""A metric: a `PersonMetric`, and a dataset whose `metric` gives it."""
 
 PYTHON = '''
-import torch
-from torchmetrics import Metric
+import numpy as np
 from pnfs.data.synthetic import Synthetic
+from pnfs.evaluation import PersonMetric
 
-class WholePersons(Metric):
+class WholePersons(PersonMetric):
     """Percentage of persons with all labelled joints within half a head size."""
 
-    def __init__(self):
-        super().__init__()
-        for name in ("right", "total"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+    columns = ("predicted", "joints_image", "labelled", "reference_length")
 
-    def update(self, *, predicted, joints_image, labelled, reference_length, **_):
-        error = (predicted - joints_image).norm(dim=-1) / reference_length[:, None]
-        self.right += ((error <= 0.5) | ~labelled.bool()).all(1).sum()
-        self.total += len(error)
-
-    def compute(self):
-        return {"whole persons": 100 * self.right / self.total}
+    def score(self, persons):
+        error = np.linalg.norm(persons["predicted"] - persons["joints_image"], axis=-1)
+        right = error <= 0.5 * persons["reference_length"][:, None]
+        return {"whole persons": 100 * (right | (persons["labelled"] == 0)).all(1).mean()}
 
 class ByPerson(Synthetic):
     def metric(self, split):
-        return WholePersons()
+        return WholePersons(len(self.skeleton))
 '''
 YAML = "defaults: [synthetic, _self_]\n_target_: my_metric.ByPerson\n"
 
@@ -35,5 +29,6 @@ def test_metric(write, pnfs):
     assert '"whole persons"' in (run / "result.json").read_text()
     pnfs("evaluate", f"checkpoint={run}", "out=scores", "trust=true")
     pnfs("derive", f"checkpoint={run}", "out=small", "trust=true")
-    pnfs("export", f"checkpoint={run}", "out=model.onnx")  # Needs no dataset, and so no trust.
+    # Predictions need no dataset, and so no trust.
+    pnfs("export", f"checkpoint={run}", "out=model.onnx")
     assert pnfs.predicts_alike("model.onnx", f"checkpoint={run}")
