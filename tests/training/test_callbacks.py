@@ -1,6 +1,5 @@
 """What is measured while a run trains: its speed, and how its architecture moves."""
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from pnfs.body import skeleton_by_name
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import FabricBackbone
 from pnfs.training import callbacks
-from pnfs.training.callbacks import TRAJECTORY, ArchitectureMonitor, TrainingSpeed
+from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed, read_trajectory
 from pnfs.training.module import PoseModule
 
 
@@ -56,8 +55,8 @@ def test_epoch_of_one_step_has_no_speed() -> None:
     assert logged == []
 
 
-@pytest.mark.parametrize("value", [0.5, math.nan])
-def test_trajectory_is_json_whatever_the_parameters_hold(tmp_path: Path, value: float) -> None:
+def started(folder: Path, value: float) -> ArchitectureMonitor:
+    """A monitor at the start of a training whose architecture parameters all have this value."""
     skeleton = skeleton_by_name("lsp")
     network = PoseFabricNetwork(
         backbone=FabricBackbone(channels=2, backbone_layers=3),
@@ -69,11 +68,20 @@ def test_trajectory_is_json_whatever_the_parameters_hold(tmp_path: Path, value: 
         for parameter in network.architecture_parameters().values():
             parameter.fill_(value)
     module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
+    monitor = ArchitectureMonitor(folder)
     trainer = cast(Any, SimpleNamespace(is_global_zero=True, current_epoch=0))
-    ArchitectureMonitor(tmp_path).on_train_start(trainer, module)
+    monitor.on_train_start(trainer, module)
+    return monitor
 
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
 
-    [line] = (tmp_path / TRAJECTORY).read_text().splitlines()
-    assert json.loads(line, parse_constant=refuse)["epoch"] == -1
+@pytest.mark.parametrize("value", [0.5, -math.inf])
+def test_trajectory_begins_with_the_parameters_before_training(
+    tmp_path: Path, value: float
+) -> None:
+    found = read_trajectory(started(tmp_path, value).path)
+    assert list(found) == [-1]
+
+
+def test_parameters_that_are_nan_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="upper/alpha"):
+        started(tmp_path, math.nan)

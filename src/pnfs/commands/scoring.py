@@ -191,27 +191,12 @@ def write_sheet(
     rows = shown_rows(data.source, split, predictions)
     if not len(rows):
         return {}
-    crops, persons = data.dataset(split), data.source.persons(split)
-    samples = [crops[int(row)] for row in rows]
-    sheet = pose_sheet(
-        [np.asarray(sample["image"]) for sample in samples],
-        np.stack([_in_crop(s, predictions, row) for s, row in zip(samples, rows, strict=True)]),
-        skeleton=persons.skeleton,
-        scores=predictions.scores[rows],
-        target=np.stack([sample["joints_crop"] for sample in samples]),
-        labelled=persons.visibility[rows] > UNLABELLED,
-        captions=[str(persons.ids[row]) for row in rows],
-        low_scored=_low_scored(predictions),
-    )
+    # Each person in the box that was predicted in, labelled or detected.
+    matches = one_to_one(data.source.persons(split), predictions)
     path = folder / f"predictions_{split}.png"
-    save_image(path, sheet)
+    captions = [str(matches.labels.ids[row]) for row in rows]
+    save_image(path, contact_sheet(data.dataset(split), matches, rows, captions))
     return {"predictions": path}
-
-
-def _in_crop(sample: Mapping[str, Any], predictions: Predictions, row: int) -> np.ndarray:
-    """The predicted joints of a person in pixels of its crop."""
-    to_crop = invert(np.asarray(sample["to_image"], np.float64))
-    return apply(to_crop, predictions.locations[row].astype(np.float64))
 
 
 def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
@@ -238,8 +223,9 @@ def write_score_pictures(
         crops = data.dataset(split)
         for what, order in (("worst", slice(None, None, -1)), ("best", slice(None))):
             written[what] = folder / f"{what}_{split}.png"
-            chosen, their_means = rows[order][:SHEET_SIZE], means[order][:SHEET_SIZE]
-            save_image(written[what], error_sheet(crops, matches, chosen, their_means))
+            chosen, ids = rows[order][:SHEET_SIZE], matches.labels.ids[rows][order]
+            captions = [f"{id_}  error {e:.2f}" for id_, e in zip(ids, means[order], strict=True)]
+            save_image(written[what], contact_sheet(crops, matches, chosen, captions[:SHEET_SIZE]))
         written["errors"] = folder / f"errors_{split}.png"
         plot_error_histogram(written["errors"], means, criterion.reference, title)
     written["joints"] = folder / f"joints_{split}.png"
@@ -253,16 +239,16 @@ def write_score_pictures(
     return written
 
 
-def error_sheet(
-    crops: CropDataset, matches: Matches, rows: np.ndarray, errors: np.ndarray
+def contact_sheet(
+    crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
 ) -> np.ndarray:
-    """Contact sheet of labelled persons, captioned with id and error, in the order given.
+    """Contact sheet of labelled persons who have a prediction, in the order given.
 
     Args:
         crops: The crops of the predicted persons.
         matches: All labelled persons and their predictions.
         rows: Rows of the labelled persons.
-        errors: Mean error of each.
+        captions: One for each of them.
     """
     labels, predictions = matches.labels, matches.predictions
     pictures, predicted, targets = [], [], []
@@ -280,9 +266,7 @@ def error_sheet(
         scores=predictions.scores[matched],
         target=np.stack(targets),
         labelled=labels.visibility[rows] > UNLABELLED,
-        captions=[
-            f"{labels.ids[row]}  error {error:.2f}" for row, error in zip(rows, errors, strict=True)
-        ],
+        captions=captions,
         low_scored=_low_scored(predictions),
     )
 
