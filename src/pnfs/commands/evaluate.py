@@ -49,7 +49,7 @@ def run(config: DictConfig) -> float:
     if settings["predictions"] is not None:
         return evaluate_file.run(settings)
     path = find_checkpoint(settings["checkpoint"])
-    checkpoint = read_checkpoint(path, check=not settings["trust"])
+    checkpoint = read_checkpoint(path, trust=settings["trust"])
     trained = without_downloads(checkpoint[CONFIG_KEY])
     dataset = with_choices(
         chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]

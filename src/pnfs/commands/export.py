@@ -28,7 +28,7 @@ def run(config: DictConfig) -> None:
         if settings[key] not in choices:
             raise UsageError(f"unknown {key} {settings[key]!r}; there are {', '.join(choices)}")
     path = find_checkpoint(settings["checkpoint"])
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, builds=("model",), trust=settings["trust"])
     trained = without_downloads(checkpoint[CONFIG_KEY])
     network = build_network(trained["model"])
     load_network_state(network, checkpoint["state_dict"])
