@@ -8,7 +8,7 @@ from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, build_network, without_downloads
 from pnfs.data.module import PoseDataModule, Source
-from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference import Predictor, TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
 from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError, find_checkpoint, read_checkpoint
@@ -26,6 +26,7 @@ def load_predictor(
     device: str = "auto",
     *,
     runtime: RuntimeName | None = None,
+    precision: Precision | None = None,
     padding: float | None = None,
     decode_method: DecodeMethod | None = None,
     flip_shift: Literal[0, 1] | None = None,
@@ -33,18 +34,9 @@ def load_predictor(
 ) -> Predictor:
     """See `pnfs.load`."""
     path = find_checkpoint(checkpoint)
-    runtime = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
-    if runtime not in get_args(RuntimeName):
-        raise UsageError(
-            f"unknown runtime {runtime!r}; there are {', '.join(get_args(RuntimeName))}"
-        )
-    if (runtime == "torch") == (path.suffix == ".onnx"):
-        raise UsageError(
-            f"runtime={runtime} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
-            "file that `pnfs export` wrote (.onnx)"
-        )
+    runtime = chosen_runtime(path, runtime, precision)
     if runtime != "torch":
-        exported = _exported(path, runtime)
+        exported = _exported(path, runtime, precision)
         trained_as = exported.metadata
         return Predictor(
             exported,  # type: ignore[arg-type]
@@ -74,6 +66,41 @@ def load_predictor(
         flip_shift=codec.get("flip_shift", 1) if flip_shift is None else flip_shift,
         batch_size=batch_size,
     )
+
+
+def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> RuntimeName:
+    """The runtime that is asked for, or else the file's own.
+
+    Raises:
+        UsageError: It cannot take the file, or has no choice of precision.
+    """
+    chosen = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    if chosen not in get_args(RuntimeName):
+        raise UsageError(
+            f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}"
+        )
+    if (chosen == "torch") == (path.suffix == ".onnx"):
+        raise UsageError(
+            f"runtime={chosen} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
+            "file that `pnfs export` wrote (.onnx)"
+        )
+    if precision is not None and chosen != "openvino":
+        raise UsageError(
+            f"precision={precision}: runtime={chosen} computes in the precision of what it is given; the key "
+            "precision is for runtime=openvino"
+        )
+    return cast(RuntimeName, chosen)
+
+
+def runtime_of(predictor: Predictor) -> dict[str, str]:
+    """Runtime and precision, as they stand beside scores."""
+    match predictor.forward:
+        case OnnxRuntime(precision=precision):
+            return {"runtime": "onnx", "precision": precision}
+        case OpenVinoRuntime(precision=precision):
+            return {"runtime": "openvino", "precision": precision}
+        case _:
+            return {"runtime": "torch", "precision": "f32"}
 
 
 def trained_unbiased(trained: Mapping[str, Any]) -> bool:
@@ -106,8 +133,12 @@ def data_of_run(
     )
 
 
-def _exported(path: Path, runtime: RuntimeName) -> OnnxRuntime | OpenVinoRuntime:
-    exported = OnnxRuntime(path) if runtime == "onnx" else OpenVinoRuntime(path)
+def _exported(
+    path: Path, runtime: RuntimeName, precision: Precision | None
+) -> OnnxRuntime | OpenVinoRuntime:
+    exported = (
+        OpenVinoRuntime(path, precision=precision) if runtime == "openvino" else OnnxRuntime(path)
+    )
     if exported.metadata.outputs != "maps":
         raise UsageError(
             f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
