@@ -35,9 +35,11 @@ def smooth(count: int, seed: int) -> np.ndarray:
 def build(seed: int) -> PoseFabricNetwork:
     torch.manual_seed(seed)
     network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+        backbone=FabricBackbone(layers=3, backbone_layers=1, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
+        layers=3,
+        subnetwork_layers=2,
         channels=2,
     ).eval()
     network.calibrate(torch.randn(4, 3, *SIZE))
@@ -83,7 +85,8 @@ def test_most_convolutions_are_in_integers_with_a_scale_a_channel(f32_file, int8
     assert in_float == set(_ends(onnx.load(f32_file).graph))
     assert 2 <= len(in_float) < len(all_of_them) / 4
     weights = [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
-    assert len(weights) == len(all_of_them) - len(in_float)
+    # Convolutions may share one weight.
+    assert len(in_float) < len(weights) <= len(all_of_them) - len(in_float)
     scales = {t.name: t for t in graph.initializer}
     for weight in weights:
         (dequantised,) = [n for n in graph.node if n.input and n.input[0] == weight.name]
@@ -94,7 +97,7 @@ def test_maps_of_integers_are_near_those_of_floats(f32_file, int8_file) -> None:
     crops = smooth(4, 2)
     exact, found = OnnxRuntime(f32_file, 1)(crops), OnnxRuntime(int8_file, 1)(crops)
     assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
-    assert np.abs(exact - found).max() > 1e-4
+    assert np.abs(exact - found).max() > 1e-5
 
 
 def test_files_say_their_precision(f32_file, int8_file) -> None:
@@ -115,7 +118,10 @@ def test_openvino_computes_integers_too(f32_file, int8_file) -> None:
     assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
 
 
-def test_layers_stay_in_float_until_few_joints_move(f32_file, calibration, tmp_path: Path) -> None:
+def test_layers_stay_in_float_until_few_joints_move(
+    f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "GROUPS", 4)
     path = tmp_path / "strict.onnx"
     path.write_bytes(f32_file.read_bytes())
     loose = moved_of(f32_file, calibration, tmp_path)
