@@ -18,7 +18,7 @@ PROFILE ?= smoke
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
-    table-costs bench dashboard
+    table-costs bench dashboard rooms
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -56,6 +56,9 @@ bench: $(STAMP) ## measure training steps, inference, data and evaluation into e
 
 dashboard: $(STAMP) ## one HTML page about all runs: runs/dashboard.html
 	$(BIN)/pnfs dashboard $(ARGS)
+
+rooms: $(STAMP) ## draw who imports whom in src/pnfs: docs/rooms.md, docs/rooms.svg
+	$(BIN)/python tools/rooms.py
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

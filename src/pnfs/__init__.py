@@ -48,11 +48,14 @@ def load(
         ValueError: There is no such device or runtime, or no such precision on this processor.
     """
     # Here and not above: `import pnfs` is to stay as cheap as reading a few lines.
-    from pnfs.commands.loading import load_predictor
+    from hydra.utils import instantiate
+
+    from pnfs.inference.loading import load_predictor
 
     return load_predictor(
         checkpoint,
         device,
+        build=lambda model: instantiate(model, _convert_="all"),
         runtime=runtime,
         precision=precision,
         padding=padding,

@@ -404,7 +404,7 @@ def test_a_file_that_is_not_there_or_too_large(
 ) -> None:
     with pytest.raises(DataError, match=r"absent\.json"):
         scored("coco", roots["coco"], tmp_path / "absent.json", tmp_path / "out")
-    monkeypatch.setattr("pnfs.evaluation.pose_files.LARGEST_FILE", 10)
+    monkeypatch.setattr("pnfs.data.pose_files.LARGEST_FILE", 10)
     file = written(tmp_path / "large.json", as_results(coco_labels(roots["coco"])))
     with pytest.raises(DataError, match=r"large\.json.*bytes"):
         scored("coco", roots["coco"], file, tmp_path / "out")

@@ -17,10 +17,12 @@ from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.data.export import write_mpii
 from pnfs.data.synthetic import Synthetic
+from pnfs.runs.finding import read_run
+from pnfs.runs.identity import OtherRunError
+from pnfs.runs.state import UnfinishedError
 from pnfs.search import FirstOrder
 from pnfs.training.finite import NonFiniteLossError
 from pnfs.training.module import PoseModule
-from pnfs.training.records import OtherRunError, UnfinishedError, read_run
 
 MODEL = [
     "backbone=fabric",

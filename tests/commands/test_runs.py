@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pnfs.commands import runs
 from pnfs.commands.configuration import UsageError
-from pnfs.training.records import Run, find_runs
+from pnfs.runs.finding import Run, find_runs
 
 
 def run_of(name: str, status: Any, config: dict[str, Any], score: float | None = None) -> Run:

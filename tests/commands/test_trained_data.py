@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from pnfs.commands import derive, evaluate, train
+from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import build_source, configuration_folder
-from pnfs.commands.loading import data_of_run
 from pnfs.commands.scoring import SHEET_SIZE, shown_rows
 from pnfs.data.export import write_coco
 from pnfs.data.module import PoseDataModule

@@ -18,13 +18,13 @@ from pycocotools.cocoeval import COCOeval
 
 from pnfs.body import COCO as SKELETON
 from pnfs.data import coco_format as f
+from pnfs.data.check.dataset import inspect_dataset
 from pnfs.data.coco import COCO
 from pnfs.data.coco_format import read_annotations
-from pnfs.data.inspection import inspect_dataset
 from pnfs.data.persons import DataError
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation import evaluate_detections
-from pnfs.evaluation.oks import evaluate_by_visibility
+from pnfs.evaluation.coco_eval import evaluate_by_visibility
 
 SIZE = 400
 ANIMAL = [
@@ -183,7 +183,7 @@ def test_labels_scored_against_themselves_are_perfect(labels: dict, tmp_path: Pa
     before = copy.deepcopy(labels)
     for truth in (labels, path):
         detections = read_annotations(truth).as_detections()
-        scores = evaluate_detections(detections, truth)
+        scores = evaluate_detections(detections, read_annotations(truth))
         assert scores["AP"] == pytest.approx(1, abs=1e-9)
         assert scores["AR"] == pytest.approx(1, abs=1e-9)
     assert labels == before
@@ -245,7 +245,7 @@ def test_other_tools_score_the_results_file_alike(labels: dict, tmp_path: Path) 
     assert evaluation.stats[0] == pytest.approx(1)
     read = read_annotations(labels)
     detections = read.from_file_order(json.loads(path.read_text()))
-    assert evaluate_detections(detections, labels)["AP"] == pytest.approx(1, abs=1e-6)
+    assert evaluate_detections(detections, read)["AP"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_missing_area_is_a_share_of_the_box(tmp_path: Path) -> None:
@@ -272,7 +272,8 @@ def test_few_labels_are_counted_in_training(tmp_path: Path) -> None:
 
 def test_persons_with_num_keypoints_0_are_ignored_by_visibility_too() -> None:
     labels = ACCEPTED["num_keypoints 0"][0]
-    scores = evaluate_by_visibility(read_annotations(labels).as_detections(), labels)
+    read = read_annotations(labels)
+    scores = evaluate_by_visibility(read.as_detections(), read)
     assert scores["AP/visible"] == pytest.approx(1)
 
 
@@ -336,7 +337,7 @@ def test_refused_by_loader_metric_and_doctor(
     for attempt in (
         lambda: source.persons("val"),
         lambda: source.metric("val"),
-        lambda: evaluate_detections([], file),
+        lambda: read_annotations(file),
     ):
         with pytest.raises(DataError) as caught:
             attempt()
@@ -350,11 +351,12 @@ def test_refused_by_loader_metric_and_doctor(
 
 def test_detections_of_other_categories_do_not_count() -> None:
     labels = category_id(0)
-    detections = read_annotations(labels).as_detections()
+    read = read_annotations(labels)
+    detections = read.as_detections()
     ball = detections[0] | {"category_id": 5, "score": 2.0}
-    assert evaluate_detections([ball, *detections], labels)["AP"] == pytest.approx(1)
+    assert evaluate_detections([ball, *detections], read)["AP"] == pytest.approx(1)
     with pytest.raises(ValueError, match="category_id 0"):
-        evaluate_detections([d | {"category_id": 1} for d in detections], labels)
+        evaluate_detections([d | {"category_id": 1} for d in detections], read)
 
 
 def test_all_left_out_is_said(tmp_path: Path) -> None:

@@ -205,10 +205,10 @@ def test_unusable_files_are_named(tmp_path: Path):
         with pytest.raises(DataError, match=r"joints\.mat: is truncated or not a MATLAB file"):
             LSPET(path.parent).persons("train")
     scipy.io.savemat(path, {"positions": people(2)})
-    with pytest.raises(DataError, match="no variable 'joints'; it holds positions"):
+    with pytest.raises(DataError, match=r"joints\.mat.*'joints'.*positions"):
         LSPET(path.parent).persons("train")
     scipy.io.savemat(path, {"joints": "text"})
-    with pytest.raises(DataError, match="not an array of real numbers"):
+    with pytest.raises(DataError, match=r"joints\.mat.*'joints'"):
         LSPET(path.parent).persons("train")
 
 

@@ -288,7 +288,7 @@ def test_head_boxes_must_fit(heads: np.ndarray, message: str, tmp_path: Path):
 def test_head_boxes_must_be_there(tmp_path: Path):
     root = write(tmp_path / "d", [record()], [record()])
     scipy.io.savemat(root / "annot/gt_valid.mat", {"jnt_missing": np.zeros((16, 1))})
-    with pytest.raises(DataError, match="no variable 'headboxes_src'; it holds jnt_missing"):
+    with pytest.raises(DataError, match=r"gt_valid\.mat.*'headboxes_src'.*jnt_missing"):
         MPII(root).persons("val")
 
 

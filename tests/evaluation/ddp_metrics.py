@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from pnfs.body import COCO, LSP
+from pnfs.data.coco_format import read_annotations
 from pnfs.data.dataset import EpochSampler
 from pnfs.evaluation import PCK, OKSAveragePrecision
 
@@ -50,7 +51,7 @@ def metrics(target: Tensor) -> dict[str, PCK | OKSAveragePrecision]:
         "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints)}],
     }
     precision = OKSAveragePrecision(
-        ground_truth=truth,
+        truth=read_annotations(truth),
         image_ids=np.arange(PERSONS) // 2,
         areas=np.full(PERSONS, 7000.0),
         box_scores=np.linspace(1, 0.4, PERSONS),
@@ -64,7 +65,7 @@ def metrics(target: Tensor) -> dict[str, PCK | OKSAveragePrecision]:
 
 
 def results(rows: list[int]) -> dict[str, dict[str, float]]:
-    """Scores and a curve after these rows, taken in by batches."""
+    """Scores after these rows, taken in by batches."""
     data = columns()
     scores = {}
     for name, metric in metrics(data["joints_image"]).items():
@@ -72,11 +73,6 @@ def results(rows: list[int]) -> dict[str, dict[str, float]]:
         for batch in torch.tensor(rows, dtype=torch.int64).split(BATCH_SIZE):
             part = {k: v[batch][:, :joints] if v.ndim > 1 else v[batch] for k, v in data.items()}
             metric.update(**metric._filter_kwargs(**part))
-        if isinstance(metric, PCK):
-            curve = metric.curve([0.05, 0.3])
-            scores[f"{name} curve"] = {
-                group: rates[1].item() for group, rates in {"": curve.mean, **curve.groups}.items()
-            }
         scores[name] = {label: score.item() for label, score in metric.compute().items()}
     return scores
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pnfs.body import COCO, MPII
+from pnfs.data.coco_format import read_annotations
 from pnfs.evaluation import (
     OKSAveragePrecision,
     evaluate_detections,
@@ -58,11 +59,12 @@ def test_average_precision_matches_the_reference(fixture_file: Path, capsys) -> 
     expected = json.loads(beside(fixture_file, "coco_expected.json").read_text())[case]
     expected = {name: math.nan if value == -1 else value for name, value in expected.items()}
     detections = json.loads(fixture_file.read_text())
-    for truth in (ground_truth, json.loads(ground_truth.read_text())):
-        before = copy.deepcopy((detections, truth))
+    for source in (ground_truth, json.loads(ground_truth.read_text())):
+        truth = read_annotations(source)
+        before = copy.deepcopy((detections, truth.images, truth.records))
         scores = evaluate_detections(detections, truth)
         assert scores == pytest.approx(expected, abs=1e-6, nan_ok=True)
-        assert (detections, truth) == before
+        assert (detections, truth.images, truth.records) == before
     assert capsys.readouterr().out == ""
 
 
@@ -118,7 +120,7 @@ PERSONS = torch.from_numpy(np.stack([figure(0), figure(200), figure(100)])).floa
 
 def metric(samples: int = 3, **options) -> OKSAveragePrecision:
     columns = {
-        "ground_truth": annotation_file(TRUTH),
+        "truth": read_annotations(annotation_file(TRUTH)),
         "image_ids": np.array([7, 7, 9, 7])[:samples],
         "areas": np.full(samples, 7200.0),
         "box_scores": np.ones(samples),
@@ -163,7 +165,7 @@ def test_the_metric_agrees_with_detections_written_by_hand() -> None:
             "image_id": image, "category_id": 1, "score": score,
             "keypoints": points.ravel().tolist(),
         })  # fmt: skip
-    expected = evaluate_detections(detections, annotation_file(TRUTH))
+    expected = evaluate_detections(detections, read_annotations(annotation_file(TRUTH)))
     assert 0 < expected["AP"] < 1
     assert scores_of(average) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
@@ -208,7 +210,9 @@ def test_no_input_gives_nan() -> None:
     scores = scores_of(metric())
     assert list(scores) == NAMES
     assert all(math.isnan(value) for value in scores.values())
-    assert all(map(math.isnan, evaluate_detections([], annotation_file(TRUTH)).values()))
+    assert all(
+        map(math.isnan, evaluate_detections([], read_annotations(annotation_file(TRUTH))).values())
+    )
 
 
 def test_columns_must_fit() -> None:
@@ -225,18 +229,18 @@ def test_columns_must_fit() -> None:
 def test_unusable_annotations_are_named(tmp_path: Path) -> None:
     file = tmp_path / "annotations.json"
     with pytest.raises(ValueError, match=r"annotations\.json"):
-        evaluate_detections([], file)
+        read_annotations(file)
     file.write_text("{")
     with pytest.raises(ValueError, match=r"annotations\.json"):
-        evaluate_detections([], file)
+        read_annotations(file)
     file.write_text('{"images": []}')
     with pytest.raises(ValueError, match=r"annotations\.json.*'annotations'"):
-        evaluate_detections([], file)
+        read_annotations(file)
     truth = annotation_file(TRUTH)
     del truth["annotations"][1]["bbox"]
     file.write_text(json.dumps(truth))
     with pytest.raises(ValueError, match=r"annotations\.json: annotation 2: bbox"):
-        evaluate_detections([], file)
+        read_annotations(file)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +252,9 @@ def test_unusable_annotations_are_named(tmp_path: Path) -> None:
 )
 def test_unusable_detections_are_named(change: dict, message: str) -> None:
     detection = {"image_id": 7, "category_id": 1, "score": 1.0, "keypoints": [0.0] * 51}
+    truth = read_annotations(annotation_file(TRUTH))
     with pytest.raises(ValueError, match=message):
-        evaluate_detections([{**detection, **change}], annotation_file(TRUTH))
+        evaluate_detections([{**detection, **change}], truth)
     del detection["score"]
     with pytest.raises(ValueError, match="detection 0 lacks score"):
-        evaluate_detections([detection], annotation_file(TRUTH))
+        evaluate_detections([detection], truth)

@@ -20,9 +20,9 @@ from pnfs.commands.configuration import (
     configuration_folder,
     plain,
 )
-from pnfs.commands.loading import chosen_runtime
 from pnfs.export.metadata import ExportError
 from pnfs.export.runtimes import OnnxRuntime
+from pnfs.inference.loading import chosen_runtime
 from pnfs.training.checkpoints import CONFIG_KEY
 
 DATASET = ("dataset=synthetic", "dataset.train=8", "dataset.val=6", "dataset.image_size=[64,64]")
@@ -109,7 +109,7 @@ def test_a_file_outside_of_a_run_needs_a_dataset(run: Path, tmp_path: Path, caps
      ("m.onnx", None, "bf16")],
 )  # fmt: skip
 def test_precision_is_for_a_runtime_that_has_a_choice(name: str, runtime, precision: str) -> None:
-    with pytest.raises(UsageError, match=f"precision={precision}: runtime=(torch|onnx)"):
+    with pytest.raises(ValueError, match=f"precision={precision}: runtime=(torch|onnx)"):
         chosen_runtime(Path(name), runtime, precision)
     assert chosen_runtime(Path("m.onnx"), "openvino", precision) == "openvino"
 
@@ -117,11 +117,11 @@ def test_precision_is_for_a_runtime_that_has_a_choice(name: str, runtime, precis
 def test_every_command_refuses_a_precision_without_a_choice(run: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
     for checkpoint in (run, run / "model.onnx"):
-        with pytest.raises(UsageError, match="precision=bf16"):
+        with pytest.raises(ValueError, match="precision=bf16: runtime"):
             evaluated(checkpoint, tmp_path / "out", "precision=bf16")
-        with pytest.raises(UsageError, match="precision=bf16"):
+        with pytest.raises(ValueError, match="precision=bf16: runtime"):
             pnfs.load(checkpoint, "cpu", precision="bf16")
-        with pytest.raises(UsageError, match="precision=bf16"):
+        with pytest.raises(ValueError, match="precision=bf16: runtime"):
             predict.run(
                 composed("predict", f"checkpoint={checkpoint}", f"input={tmp_path / 'a.png'}",
                          f"out={tmp_path / 'p'}", "precision=bf16")

@@ -14,7 +14,7 @@ from pnfs.reproduce.published import PublishedError, read_published
 from pnfs.reproduce.results import PlannedRun, read_results
 from pnfs.reproduce.tables import summary, to_csv
 from pnfs.reproduce.targets import Target, read_target
-from pnfs.training.records import write_result
+from pnfs.runs.record import write_result
 
 ROOT = Path(__file__).parents[2] / "experiments"
 FILES = sorted(ROOT.glob("*/paper.csv"))

@@ -17,7 +17,7 @@ from pnfs.reproduce.published import Printed, Published
 from pnfs.reproduce.results import PlannedRun, RowResult, read_results, scale
 from pnfs.reproduce.tables import summary, to_csv, write_table
 from pnfs.reproduce.targets import Row, Target, TargetError, chosen_rows, read_target
-from pnfs.training.records import write_result
+from pnfs.runs.record import write_result
 
 SETTINGS: dict[str, Any] = {
     "dataset": {"_target_": "pnfs.data.synthetic.Synthetic", "train": 40, "val": 20},

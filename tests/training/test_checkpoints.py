@@ -133,6 +133,14 @@ def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
         read_checkpoint(with_config(tmp_path, config))
 
 
+@pytest.mark.parametrize("key", ["model.operations.skip", "model.backbone"])
+def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path, key: str) -> None:
+    path = with_config(tmp_path, changed(f"{key}._target_", "pnfs.models.operations.Zero"))
+    with pytest.raises(CheckpointError, match=r"earlier version.*train it again") as error:
+        read_checkpoint(path)
+    assert str(path) in str(error.value)
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -142,14 +150,15 @@ def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
         "pnfs.data.lsp.re.compile",
         "pnfs.data.lsp.Path",
         "pnfs.data.export.np.savetxt",
-        "pnfs.training.records.subprocess.run",
+        "pnfs.training.callbacks.json.dumps",
         "pnfs.training.checkpoints.torch.load",
         "pnfs.models.network.torch.hub.load",
         # Functions of ours, which may write files.
         "pnfs.data.export.write_mpii",
-        "pnfs.training.records.write_result",
+        "pnfs.training.memory.keep_freed_memory",
         # Packages of ours that a checkpoint has no business in.
         "pnfs.commands.main.main",
+        "pnfs.runs.record.write_result",
         "pnfs.viz.style.save_image",
         "pnfs.data",
         "pnfs.data.absent.Absent",

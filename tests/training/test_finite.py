@@ -1,6 +1,5 @@
 """The watch over losses: the first one that is not finite is named, with what is needed to find the cause."""
 
-import json
 import math
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from pnfs.training import finite
 from pnfs.training.finite import LossWatch, SeenLoss, describe_loss
-from pnfs.training.plain import json_ready
 
 
 def seen(value: float, step: int = 0) -> SeenLoss:
@@ -71,10 +69,3 @@ def test_message_names_epoch_step_persons_and_learning_rate() -> None:
         "p7",
     ):
         assert part in text
-
-
-def test_plain_data_has_null_for_what_json_has_not() -> None:
-    value = {"a": [1, math.nan, (math.inf, "nan")], "b": {"c": -math.inf, "d": True}, "e": None}
-    ready = json_ready(value)
-    assert ready == {"a": [1, None, [None, "nan"]], "b": {"c": None, "d": True}, "e": None}
-    json.dumps(ready, allow_nan=False)

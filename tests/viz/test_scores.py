@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from pnfs import body
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import Predictions, one_to_one
-from pnfs.evaluation.breakdown import Breakdown, Criterion
+from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz import scores
 from pnfs.viz.scores import (
     plot_error_curve,
@@ -31,7 +32,7 @@ class NoImages:
 
 
 @pytest.fixture
-def breakdown() -> Breakdown:
+def errors() -> Errors:
     """Ten persons; joint k is right in the first k + 1 % 10 of them."""
     joints = np.full((10, 14, 2), 50, np.float32)
     visibility = np.full((10, 14), 2, np.int8)
@@ -51,9 +52,8 @@ def breakdown() -> Breakdown:
     )
     wrong = np.arange(10)[:, None] >= (np.arange(14) + 1)[None]
     located = joints + np.where(wrong, 30, 2)[..., None] * np.array([1, 0])
-    return Breakdown(
-        one_to_one(persons), Predictions(located.astype(np.float32), np.ones((10, 14), np.float32))
-    )
+    predictions = Predictions(located.astype(np.float32), np.ones((10, 14), np.float32))
+    return one_to_one(persons, predictions).errors
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def drawn(monkeypatch) -> list[Axes]:
     return found
 
 
-def test_bars_are_the_rates(breakdown: Breakdown, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_joint_rates(tmp_path / "new/joints.png", breakdown, CRITERION, "title")
+def test_bars_are_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_joint_rates(tmp_path / "new/joints.png", errors, CRITERION, "title")
     widths = [bar.get_width() for bar in drawn[0].patches]
     assert widths == pytest.approx([min(10 * (k + 1), 100) for k in range(13)] + [0])
     texts = [text.get_text() for text in drawn[0].texts]
@@ -80,8 +80,8 @@ def test_bars_are_the_rates(breakdown: Breakdown, drawn: list[Axes], tmp_path: P
     assert cv2.imread(str(tmp_path / "new/joints.png")) is not None
 
 
-def test_bars_by_visibility(breakdown: Breakdown, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_visibility_rates(tmp_path / "v.png", breakdown, CRITERION)
+def test_bars_by_visibility(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_visibility_rates(tmp_path / "v.png", errors, CRITERION)
     visible, occluded = drawn[0].containers
     # The occluded persons come first, so that they are right first.
     assert occluded[1].get_width() == pytest.approx(50)
@@ -91,8 +91,8 @@ def test_bars_by_visibility(breakdown: Breakdown, drawn: list[Axes], tmp_path: P
     assert labels == ["visible (78 labels)", "occluded (52 labels)"]
 
 
-def test_curves_end_at_the_rates(breakdown: Breakdown, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_error_curve(tmp_path / "c.png", breakdown, CRITERION)
+def test_curves_end_at_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_error_curve(tmp_path / "c.png", errors, CRITERION)
     everything = drawn[0].lines[-1]
     x, y = (np.asarray(values) for values in everything.get_data())
     right = 100 * sum(min(k + 1, 10) for k in range(13)) / 130

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from pnfs.training.plain import json_ready
+from pnfs.runs.plain import json_ready
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,3 @@ def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = N
 def build_network(config: Mapping[str, Any]) -> "PoseNetwork":
     """The network a configuration describes."""
     return instantiate(config, _convert_="all")
-
-
-def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with a model that asks for no pretrained weights."""
-    model = dict(settings["model"])
-    model["backbone"] = model["backbone"] | {"weights": "none"}
-    if "weights" in model:
-        model["weights"] = "none"
-    return dict(settings) | {"model": model}

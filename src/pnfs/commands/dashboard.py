@@ -13,9 +13,9 @@ from rich.markup import escape
 
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.commands.runs import card_of, filtered, flat
-from pnfs.training.identity import defining_part
-from pnfs.training.metrics_file import METRICS
-from pnfs.training.records import Run, find_runs
+from pnfs.runs.finding import Run, find_runs
+from pnfs.runs.identity import defining_part
+from pnfs.runs.metrics_file import METRICS
 from pnfs.viz.cards import RunCard
 from pnfs.viz.dashboard import dashboard_page
 from pnfs.viz.workspace import build_workspace

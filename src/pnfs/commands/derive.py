@@ -11,17 +11,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from pnfs.commands.building import build_module, data_of_run
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
     build_source,
     plain,
-    without_downloads,
 )
 from pnfs.commands.evaluate import chosen_dataset
-from pnfs.commands.loading import data_of_run
 from pnfs.commands.scoring import require_whole_split, score
-from pnfs.commands.train import build_module
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
@@ -31,14 +29,15 @@ from pnfs.models.architecture import (
 )
 from pnfs.models.cost import Cost, measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
+from pnfs.runs.record import provenance, write_result
 from pnfs.training.checkpoints import (
     ARCHITECTURE_KEY,
     CONFIG_KEY,
     find_checkpoint,
     read_checkpoint,
+    without_downloads,
 )
 from pnfs.training.module import load_network_state
-from pnfs.training.records import provenance, write_result
 
 console = Console()
 

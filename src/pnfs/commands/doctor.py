@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pnfs.commands.configuration import UsageError, build_source, plain
-from pnfs.data.findings import SEVERITIES, Finding, finding_of_error, worst_first
-from pnfs.data.inspection import inspect_dataset
+from pnfs.commands.machine import inspect_machine
+from pnfs.data.check.dataset import inspect_dataset
+from pnfs.data.check.findings import SEVERITIES, Finding, finding_of_error, worst_first
 from pnfs.data.persons import DataError
-from pnfs.training.environment import inspect_environment
-from pnfs.training.plain import json_ready
+from pnfs.runs.plain import json_ready
 
 console = Console()
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -30,9 +30,7 @@ def run(config: DictConfig) -> None:
     settings = plain(config)
     if settings["images"] not in IMAGE_CHOICES:
         raise UsageError(f"images must be {', '.join(IMAGE_CHOICES)}, got {settings['images']!r}")
-    findings = {
-        "machine": inspect_environment(settings["run_root"], settings["trainer"]["precision"])
-    }
+    findings = {"machine": inspect_machine(settings["run_root"], settings["trainer"]["precision"])}
     console.print(findings_table("This machine", findings["machine"]))
     dataset = settings.get("dataset")
     if dataset:

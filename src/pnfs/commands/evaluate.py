@@ -16,8 +16,8 @@ from rich.console import Console
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
-from pnfs.commands.configuration import UsageError, build_source, plain, without_downloads
-from pnfs.commands.loading import chosen_runtime, data_of_run, load_predictor, runtime_of
+from pnfs.commands.building import build_module, data_of_run
+from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.report import report
 from pnfs.commands.scoring import (
     evaluation_choices,
@@ -28,14 +28,19 @@ from pnfs.commands.scoring import (
     write_pictures,
     write_predictions,
 )
-from pnfs.commands.train import build_module
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.predictions import Benchmark, Predictions
-from pnfs.evaluation.breakdown import Breakdown
+from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.scored import ScoredPredictor
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.runs.record import provenance
+from pnfs.runs.state import LAST_CHECKPOINT
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
 from pnfs.training.module import PoseModule
-from pnfs.training.records import LAST_CHECKPOINT, provenance
 
 console = Console()
 
@@ -57,7 +62,7 @@ def run(config: DictConfig) -> float:
         warn_of_last(path)
     scores, predictions = score_and_predict(found.module, data, found.trainer, split)
     if isinstance(source, Benchmark):
-        scores |= source.breakdown(split, predictions)
+        scores |= source.extra_scores(split, predictions)
     choices = evaluation_choices(found.module, source, split)
     choices |= {"input_size": list(data.input_size), **found.computed}
     if fell_back:
@@ -74,9 +79,9 @@ def run(config: DictConfig) -> float:
         **provenance(found.trainer["accelerator"]),
         "dataset": found.dataset,
     }
-    breakdown = Breakdown(matches_of(source, split, predictions), predictions)
+    matches = matches_of(source, split, predictions)
     draw = partial(write_pictures, found.module, data, folder, split, predictions)
-    report(record, folder, data, breakdown, settings, draw)
+    report(record, folder, data, matches, settings, draw)
     written = write_named_predictions(settings["eval"]["name"], source, split, predictions, folder)
     console.print(f"predicted joints: {written}", soft_wrap=True)
     return float(record["score"])
@@ -134,6 +139,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     """
     predictor = load_predictor(
         path,
+        build=build_network,
         runtime=settings["runtime"],
         precision=settings["precision"],
         decode_method=settings["decode_method"],

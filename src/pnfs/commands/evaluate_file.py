@@ -18,11 +18,10 @@ from pnfs.commands.scoring import write_sheet
 from pnfs.data.coco import COCO
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.persons import UNLABELLED, listed
+from pnfs.data.pose_files import PoseFile, read_pose_file
+from pnfs.data.pose_matching import PosesAsDetections, assign
 from pnfs.data.predictions import UNMATCHED, Benchmark, Matches, Predictions
-from pnfs.evaluation.breakdown import Breakdown
-from pnfs.evaluation.pose_files import PoseFile, read_pose_file
-from pnfs.evaluation.pose_matching import PosesAsDetections, assign
-from pnfs.training.records import provenance
+from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
 """(height, width) of the crops in pictures, px; nothing else depends on it."""
@@ -48,12 +47,11 @@ def run(settings: Mapping[str, Any]) -> float:
     if isinstance(source, COCO):
         labels = source.labelled(split)[0]
         source = PosesAsDetections(source, split, poses)
-        predictions = source.predictions
-        scores, matches = source.scores(split), source.matches(split, predictions)
+        scores, matches = source.scores(split), source.matches(split, source.predictions)
     else:
         labels = source.persons(split)
-        predictions, matches = assign(poses, labels)
-        scores = _scores(source, split, predictions)
+        matches = assign(poses, labels)
+        scores = _scores(source, split, matches.predictions)
     console.print(labels.described(), soft_wrap=True, highlight=False)
     data = PoseDataModule(
         source=source,
@@ -64,11 +62,8 @@ def run(settings: Mapping[str, Any]) -> float:
     record = _record(settings, poses, scores, matches)
     record["data"] = {split: labels.account()}
     folder = _folder(settings, record)
-    breakdown = Breakdown(matches, predictions)
-    report(
-        record, folder, data, breakdown, settings,
-        partial(write_sheet, data, folder, split, predictions),
-    )  # fmt: skip
+    draw = partial(write_sheet, data, folder, split, matches.predictions)
+    report(record, folder, data, matches, settings, draw)
     return float(record["score"])
 
 
@@ -101,7 +96,7 @@ def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, f
     )
     scores = {name: float(value) for name, value in metric.compute().items()}
     if isinstance(source, Benchmark):
-        scores |= source.breakdown(split, predictions)
+        scores |= source.extra_scores(split, predictions)
     return scores
 
 

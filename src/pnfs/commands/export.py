@@ -9,19 +9,19 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pnfs.commands.configuration import (
-    UsageError,
-    build_network,
-    build_source,
-    plain,
-    without_downloads,
-)
+from pnfs.commands.building import data_of_run
+from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.evaluate import chosen_dataset
-from pnfs.commands.loading import DEFAULT_PADDING, data_of_run, trained_unbiased
 from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.onnx_model import export_onnx
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.inference.loading import DEFAULT_PADDING, trained_unbiased
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
 from pnfs.training.module import load_network_state
 
 _CHOICES = {"format": ("onnx",), "outputs": ("maps", "joints"), "precision": ("f32", "int8")}

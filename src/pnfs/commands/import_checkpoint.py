@@ -26,8 +26,9 @@ from pnfs.models.baselines.public import describe_public
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import ChannelOrder
 from pnfs.models.posenfs import is_reference
+from pnfs.runs.record import RESULT
+from pnfs.runs.state import STATE
 from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
-from pnfs.training.records import RESULT, STATE
 
 # Evaluation builds the training module, which wants them; nothing is trained.
 _UNUSED = {

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import ClassVar
 
 import hydra
@@ -16,7 +17,10 @@ from rich.markup import escape
 
 from pnfs.commands.configuration import configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
-from pnfs.commands.main import MODULES, quiet_libraries
+from pnfs.commands.quiet import quiet_libraries
+
+MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
+"""Command -> its module, where the command's name cannot be a module's."""
 
 
 class JobFailed(CompactHydraException):

@@ -1,9 +1,9 @@
 """The `pnfs` command: `pnfs COMMAND key=value ...`."""
 
-import logging
 import sys
-import warnings
 from collections.abc import Mapping
+
+from pnfs.commands.quiet import quiet_libraries
 
 COMMANDS: Mapping[str, str] = {
     "train": "search and train a network, then evaluate it; resumes what was interrupted",
@@ -23,9 +23,6 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "check this machine and a dataset before hours are spent",
     "browse": "contact sheets of augmented crops, target maps and flips",
 }
-
-MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
-"""Where a command lies that cannot be a module's name."""
 
 
 def usage() -> str:
@@ -60,16 +57,3 @@ def main() -> None:
     from pnfs.commands.launch import start
 
     start(command)
-
-
-def quiet_libraries() -> None:
-    """Leaves the terminal to what the user asked for; warnings and errors still show."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    # What was logged before is set aside and put together again.
-    warnings.filterwarnings("ignore", message=".*is not empty. Previous log files.*")
-    # What is logged once an epoch is equal in all processes already.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.* when logging on epoch level.*")

@@ -23,8 +23,9 @@ from pnfs.commands.configuration import (
 )
 from pnfs.reproduce.results import PlannedRun
 from pnfs.reproduce.targets import Row, Target
-from pnfs.training.identity import read_digests, run_folder
-from pnfs.training.records import cause_of, find_same
+from pnfs.runs.finding import find_same
+from pnfs.runs.identity import read_digests, run_folder
+from pnfs.runs.state import cause_of
 
 
 def plan(

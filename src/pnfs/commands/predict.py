@@ -16,14 +16,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pnfs.commands.configuration import UsageError, plain
-from pnfs.commands.loading import load_predictor, runtime_of
+from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.tables import described
 from pnfs.data.persons import DataError, listed
 from pnfs.inference import Predictor, choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.frames import count_frames, predict_frames, read_frames
 from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs, passed_over
+from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, ResultFolder
 
 console = Console()
@@ -50,6 +50,7 @@ def run(config: DictConfig) -> None:
     predictor = load_predictor(
         settings["checkpoint"],
         settings["device"],
+        build=build_network,
         runtime=settings["runtime"],
         precision=settings["precision"],
         padding=settings["padding"],

@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pnfs.commands.configuration import UsageError
+from pnfs.commands.quiet import quiet_libraries
 
 
 class ProcessFailed(ValueError):
@@ -101,9 +102,6 @@ def run_in_processes(
 
 def _call(function: Callable[..., None], arguments: Mapping[str, Any]) -> None:
     """What each of the processes does."""
-    # Not imported above: the module of the command itself.
-    from pnfs.commands.main import quiet_libraries
-
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     quiet_libraries()
     function(**arguments)

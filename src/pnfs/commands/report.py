@@ -14,9 +14,10 @@ from rich.console import Console
 from pnfs.commands.scoring import log_media, write_score_pictures
 from pnfs.commands.tables import benchmark_table, described, joint_table
 from pnfs.data.module import PoseDataModule
-from pnfs.evaluation.breakdown import Breakdown, criterion_of
-from pnfs.training.records import write_result
-from pnfs.training.wandb_run import finished_wandb
+from pnfs.data.predictions import Matches
+from pnfs.evaluation.person_metric import PersonMetric
+from pnfs.runs.record import write_result
+from pnfs.runs.wandb_run import finished_wandb
 
 console = Console()
 
@@ -25,7 +26,7 @@ def report(
     record: dict[str, Any],
     folder: Path,
     data: PoseDataModule,
-    breakdown: Breakdown,
+    matches: Matches,
     settings: Mapping[str, Any],
     draw: Callable[[], dict[str, Path]],
 ) -> None:
@@ -34,24 +35,25 @@ def report(
     Args:
         record: What `result.json` is to hold; rates by joint are added.
         folder: Where everything goes.
-        data: Of the predicted persons.
-        breakdown: Their errors.
-        settings: Of the command.
+        data: The predicted persons.
+        matches: The labelled persons and their predictions.
+        settings: Settings of the command.
         draw: Writes the pictures that do not show errors; title -> file.
     """
     source, split = data.source, settings["split"]
-    criterion = criterion_of(source.metric(split))
-    is_scored = bool(breakdown.scored.any())
+    metric, errors = source.metric(split), matches.errors
+    criterion = metric.criterion() if isinstance(metric, PersonMetric) else None
+    is_scored = bool(errors.scored.any())
     if is_scored and criterion is not None:
-        record["by_joint"] = breakdown.record(criterion)
+        record["by_joint"] = errors.record(criterion)
     # Scores are safe before anything else is written that may fail.
     write_result(folder, record)
     name = source.persons(split).name
     if math.isnan(record["score"]):
-        lack = "no labels" if not breakdown.has_labels else "no sizes to measure errors by"
+        lack = "no labels" if not errors.visibility.any() else "no sizes to measure errors by"
         console.print(f"[bold]{name} has {lack}: nothing is scored.[/]")
     else:
-        title = f"{name}, {len(breakdown.predictions):,} persons"
+        title = f"{name}, {len(matches.predictions):,} persons"
         console.print(benchmark_table(title, record["scores"]))
         choices = described(record["evaluated_with"])
         console.print(choices, style="dim", highlight=False, soft_wrap=True)
@@ -59,7 +61,7 @@ def report(
             console.print(joint_table(record["by_joint"]))
     pictures = draw()
     if is_scored and criterion is not None:
-        pictures |= write_score_pictures(data, folder, split, breakdown, criterion)
+        pictures |= write_score_pictures(data, folder, split, matches, criterion)
     with loggers_of(settings["logger"], folder) as loggers:
         for logger in loggers:
             evaluated = {k: record[k] for k in ("checkpoint", "predictions") if k in record}

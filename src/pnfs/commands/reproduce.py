@@ -15,12 +15,14 @@ from rich.table import Table
 
 from pnfs.commands.configuration import UsageError
 from pnfs.commands.planning import check_roots, plan
+from pnfs.commands.quiet import quiet_libraries
 from pnfs.reproduce.figures import FIGURES
 from pnfs.reproduce.results import PlannedRun, RowResult, read_results
 from pnfs.reproduce.tables import summary, title, write_table
 from pnfs.reproduce.targets import Target, chosen_rows, read_target, target_names
 from pnfs.reproduce.workers import Outcome, run_jobs
-from pnfs.training.records import LAST_CHECKPOINT, keep_failure, read_run
+from pnfs.runs.finding import read_run
+from pnfs.runs.state import LAST_CHECKPOINT, keep_failure
 
 OWN_KEYS = {
     "target", "experiments", "rows", "seeds", "jobs", "fail_fast", "train", "profile", "roots",
@@ -118,9 +120,9 @@ class TrainingJob:
 def train_one(job: TrainingJob) -> None:
     """Trains a run in a worker."""
     # The worker needs Lightning, the parent does not.
-    from pnfs.commands import main, train
+    from pnfs.commands import train
 
-    main.quiet_libraries()
+    quiet_libraries()
     try:
         train.run(OmegaConf.create(job.settings))
     except Exception as error:

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pnfs.commands.configuration import UsageError
-from pnfs.training.identity import defining_part
-from pnfs.training.plain import json_ready
-from pnfs.training.records import Run, find_runs
+from pnfs.runs.finding import Run, find_runs
+from pnfs.runs.identity import defining_part
+from pnfs.runs.plain import json_ready
 from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "bold red"}

@@ -27,13 +27,12 @@ from pnfs.data.predictions import (
     one_to_one,
     write_json,
 )
-from pnfs.evaluation.breakdown import Breakdown, Criterion
-from pnfs.evaluation.collector import PredictionCollector
+from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.module import PoseModule
-from pnfs.training.records import LAST_CHECKPOINT
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.poses import LowScored
@@ -56,6 +55,21 @@ _COMPUTING = (
 
 SHEET_SIZE = 32
 """Persons on a contact sheet."""
+
+
+class PredictionCollector(PersonMetric):
+    """Gathers predicted joints from all processes; has no score.
+
+    Attributes:
+        predictions: Those of the last `compute`, each sample once, in the samples' order.
+    """
+
+    predictions: Predictions
+
+    def score(self, persons: Columns) -> dict[str, float]:
+        locations, scores = (persons[name].astype(np.float32) for name in self.columns)
+        self.predictions = Predictions(locations, scores)
+        return {}
 
 
 def score(
@@ -83,7 +97,7 @@ def score_and_predict(
         callbacks=[RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)],
         use_distributed_sampler=False,
     )
-    collector = PredictionCollector()
+    collector = PredictionCollector(len(data.source.skeleton))
     kept = module.metric
     # The module's own metric is that of its validation split.
     module.metric = MetricCollection([data.source.metric(split), collector], compute_groups=False)
@@ -91,7 +105,6 @@ def score_and_predict(
         results = tester.validate(module, data.eval_dataloader(split), verbose=False)[0]
     finally:
         module.metric = kept
-    assert collector.predictions is not None
     prefix = "val/"
     left_out = ("loss", "score")
     scores = {
@@ -142,7 +155,7 @@ def matches_of(source: Source, split: str, predictions: Predictions) -> Matches:
     """Which prediction is compared with which labelled person."""
     if isinstance(source, Benchmark):
         return source.matches(split, predictions)
-    return one_to_one(source.persons(split))
+    return one_to_one(source.persons(split), predictions)
 
 
 def write_predictions(
@@ -184,27 +197,12 @@ def write_sheet(
     rows = shown_rows(data.source, split, predictions)
     if not len(rows):
         return {}
-    crops, persons = data.dataset(split), data.source.persons(split)
-    samples = [crops[int(row)] for row in rows]
-    sheet = pose_sheet(
-        [np.asarray(sample["image"]) for sample in samples],
-        np.stack([_in_crop(s, predictions, row) for s, row in zip(samples, rows, strict=True)]),
-        skeleton=persons.skeleton,
-        scores=predictions.scores[rows],
-        target=np.stack([sample["joints_crop"] for sample in samples]),
-        labelled=persons.visibility[rows] > UNLABELLED,
-        captions=[str(persons.ids[row]) for row in rows],
-        low_scored=_low_scored(predictions),
-    )
+    # Each person in the box that was predicted in, labelled or detected.
+    matches = one_to_one(data.source.persons(split), predictions)
     path = folder / f"predictions_{split}.png"
-    save_image(path, sheet)
+    captions = [str(matches.labels.ids[row]) for row in rows]
+    save_image(path, contact_sheet(data.dataset(split), matches, rows, captions))
     return {"predictions": path}
-
-
-def _in_crop(sample: Mapping[str, Any], predictions: Predictions, row: int) -> np.ndarray:
-    """The predicted joints of a person in pixels of its crop."""
-    to_crop = invert(np.asarray(sample["to_image"], np.float64))
-    return apply(to_crop, predictions.locations[row].astype(np.float64))
 
 
 def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
@@ -221,45 +219,46 @@ def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarr
 
 
 def write_score_pictures(
-    data: PoseDataModule, folder: Path, split: str, breakdown: Breakdown, criterion: Criterion
+    data: PoseDataModule, folder: Path, split: str, matches: Matches, criterion: Criterion
 ) -> dict[str, Path]:
     """Worst and best persons, rates by joint and visibility, and errors over thresholds."""
-    title = breakdown.matches.labels.name
-    rows, errors = breakdown.by_error()
+    title, errors = matches.labels.name, matches.errors
+    rows, means = errors.by_error()
     written: dict[str, Path] = {}
     if len(rows):
         crops = data.dataset(split)
         for what, order in (("worst", slice(None, None, -1)), ("best", slice(None))):
             written[what] = folder / f"{what}_{split}.png"
-            chosen, their_errors = rows[order][:SHEET_SIZE], errors[order][:SHEET_SIZE]
-            save_image(written[what], error_sheet(crops, breakdown, chosen, their_errors))
+            chosen, ids = rows[order][:SHEET_SIZE], matches.labels.ids[rows][order]
+            captions = [f"{id_}  error {e:.2f}" for id_, e in zip(ids, means[order], strict=True)]
+            save_image(written[what], contact_sheet(crops, matches, chosen, captions[:SHEET_SIZE]))
         written["errors"] = folder / f"errors_{split}.png"
-        plot_error_histogram(written["errors"], errors, criterion.reference, title)
+        plot_error_histogram(written["errors"], means, criterion.reference, title)
     written["joints"] = folder / f"joints_{split}.png"
-    plot_joint_rates(written["joints"], breakdown, criterion, title)
+    plot_joint_rates(written["joints"], errors, criterion, title)
     # Most datasets do not tell occluded from visible joints.
-    if (breakdown.matches.labels.visibility == OCCLUDED).any():
+    if (errors.visibility == OCCLUDED).any():
         written["visibility"] = folder / f"visibility_{split}.png"
-        plot_visibility_rates(written["visibility"], breakdown, criterion, title)
+        plot_visibility_rates(written["visibility"], errors, criterion, title)
     written["curve"] = folder / f"curve_{split}.png"
-    plot_error_curve(written["curve"], breakdown, criterion, title)
+    plot_error_curve(written["curve"], errors, criterion, title)
     return written
 
 
-def error_sheet(
-    crops: CropDataset, breakdown: Breakdown, rows: np.ndarray, errors: np.ndarray
+def contact_sheet(
+    crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
 ) -> np.ndarray:
-    """Contact sheet of labelled persons, captioned with id and error, in the order given.
+    """Contact sheet of labelled persons who have a prediction, in the order given.
 
     Args:
-        crops: Of the predicted persons.
-        breakdown: Their errors.
+        crops: The crops of the predicted persons.
+        matches: All labelled persons and their predictions.
         rows: Rows of the labelled persons.
-        errors: Mean error of each.
+        captions: One for each of them.
     """
-    labels, predictions = breakdown.matches.labels, breakdown.predictions
+    labels, predictions = matches.labels, matches.predictions
     pictures, predicted, targets = [], [], []
-    matched = breakdown.matches.rows[rows]
+    matched = matches.rows[rows]
     for label, row in zip(rows, matched, strict=True):
         sample = crops[int(row)]
         to_crop = invert(np.asarray(sample["to_image"], np.float64))
@@ -273,9 +272,7 @@ def error_sheet(
         scores=predictions.scores[matched],
         target=np.stack(targets),
         labelled=labels.visibility[rows] > UNLABELLED,
-        captions=[
-            f"{labels.ids[row]}  error {error:.2f}" for row, error in zip(rows, errors, strict=True)
-        ],
+        captions=captions,
         low_scored=_low_scored(predictions),
     )
 

@@ -6,8 +6,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.commands.configuration import UsageError, plain
+from pnfs.training.callbacks import TRAJECTORY, read_trajectory
 from pnfs.training.checkpoints import read_architecture
-from pnfs.training.monitors import TRAJECTORY, read_trajectory
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.trajectory import plot_trajectory
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pnfs.evaluation.oks import STATISTICS
+from pnfs.evaluation.coco_eval import STATISTICS
 
 _NOTES = {"PCKh@0.11": "PCKh@0.11 is what public code prints as @0.1."}
 """Scores that go by another name elsewhere."""
@@ -57,7 +57,7 @@ def joint_table(record: Mapping[str, Any]) -> Table:
     """Right joints in percent, one row a joint, by visibility where that is labelled.
 
     Args:
-        record: See `pnfs.evaluation.breakdown.Breakdown.record`.
+        record: See `pnfs.evaluation.errors.Errors.record`.
     """
     joints: Mapping[str, Mapping[str, Any]] = record["joints"]
     kinds = ["all"]

@@ -1,4 +1,4 @@
-"""The trainer of a run: its callbacks, its loggers, its compiled steps."""
+"""The trainer of a run, with callbacks, loggers and compiled steps, and how it is called."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,19 @@ import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from pnfs.data.module import PoseDataModule
+from pnfs.runs.metrics_file import put_together, set_aside
+from pnfs.runs.state import LAST_CHECKPOINT
+from pnfs.runs.wandb_run import wandb_arguments
 from pnfs.search import SearchStrategy
-from pnfs.training.checkpoints import KeepConfig
+from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed
+from pnfs.training.checkpoints import KeepConfig, read_checkpoint
 from pnfs.training.keeping import KeepBest, KeepLast, StopEarly
+from pnfs.training.memory import keep_freed_memory
 from pnfs.training.module import PoseModule
-from pnfs.training.monitors import ArchitectureMonitor
-from pnfs.training.throughput import ThroughputMonitor
-from pnfs.training.wandb_run import wandb_arguments
 
 console = Console()
 
@@ -46,7 +50,7 @@ def build_trainer(
             strategy,
             KeepConfig(settings, identity),
             ArchitectureMonitor(folder),
-            ThroughputMonitor(),
+            TrainingSpeed(),
             KeepBest(folder / "checkpoints"),
             KeepLast(folder / "checkpoints"),
             *([] if patience is None else [StopEarly(patience)]),
@@ -69,3 +73,51 @@ def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
         return
     console.print("the first steps compile the network, which takes a minute or two")
     module.compile_training(mode)
+
+
+def fit(
+    settings: dict[str, Any],
+    module: PoseModule,
+    data: PoseDataModule,
+    folder: Path,
+    loggers: list[Logger],
+    identity: dict[str, Any],
+) -> None:
+    """Trains from the beginning, or from where an earlier start of the same run was stopped."""
+    last = folder / LAST_CHECKPOINT
+    resumes = last.is_file()
+    if resumes:
+        finished = read_checkpoint(last, check=False)["epoch"] + 1
+        console.print(f"resuming after epoch {finished} of {settings['epochs']}")
+        rank_zero_only(set_aside)(folder, finished)
+    elif settings["initial"] is not None:
+        module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
+    else:
+        module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
+    if settings["acceleration"]["keep_memory"]:
+        keep_freed_memory()
+    compile_steps(module, settings)
+    trainer = build_trainer(settings, folder, loggers, identity)
+    try:
+        trainer.fit(
+            module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
+        )
+    except SystemExit:
+        # Lightning has ended the epoch's work after Ctrl-C.
+        console.print(f"interrupted; the same command resumes {folder}", soft_wrap=True)
+        raise
+    finally:
+        rank_zero_only(put_together)(folder)
+
+
+def what_is_left(settings: dict[str, Any], folder: Path) -> str:
+    """What a run that was stopped has trained, and how to continue."""
+    last, epochs = folder / LAST_CHECKPOINT, settings["epochs"]
+    done = read_checkpoint(last, check=False)["epoch"] + 1 if last.is_file() else 0
+    steps = settings["trainer"].get("max_steps", -1)
+    advice = (
+        "the same command resumes it"
+        if steps in (None, -1)
+        else f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
+    )
+    return f"{folder}: not finished, {done} of {epochs} epochs are trained and nothing is scored; {advice}"

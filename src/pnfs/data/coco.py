@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
-from scipy.optimize import linear_sum_assignment
 
 from pnfs import body
 from pnfs.data.coco_format import (
@@ -24,20 +23,19 @@ from pnfs.data.coco_format import (
 )
 from pnfs.data.geometry import fit_box
 from pnfs.data.persons import UNLABELLED, DataError, ImageFiles, Persons
-from pnfs.data.predictions import UNMATCHED, Matches, Predictions, one_to_one
+from pnfs.data.predictions import Matches, Predictions, matched_by_image, one_to_one
 from pnfs.data.readers import (
     located,
-    number_column,
     read_json,
     require_files,
     require_images,
     require_padding,
     require_records,
-    require_rows,
     require_split,
 )
-from pnfs.evaluation.oks import OKSAveragePrecision, evaluate_by_visibility
-from pnfs.evaluation.results_file import results_name, write_results
+from pnfs.data.results_file import read_results, results_name, write_results
+from pnfs.evaluation.average_precision import OKSAveragePrecision
+from pnfs.evaluation.coco_eval import evaluate_by_visibility
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
@@ -192,7 +190,7 @@ class COCO:
         """
         loaded = self._loaded(split, self._boxes_of(split))
         return OKSAveragePrecision(
-            ground_truth=self._ground_truth(split),
+            truth=self._ground_truth(split),
             image_ids=loaded.image_ids,
             areas=fit_box(loaded.persons.box_size, self.aspect).prod(axis=-1),
             box_scores=loaded.scores,
@@ -216,11 +214,12 @@ class COCO:
         A person none of whose boxes has an overlap of MATCHING_OVERLAP is unmatched.
         """
         if self._boxes_of(split) == "ground_truth" or split == "test":
-            return one_to_one(self.persons(split))
+            return one_to_one(self.persons(split), predictions)
         labelled = self._loaded(split, "ground_truth")
-        return Matches(labelled.persons, _overlapping(labelled, self._loaded(split, "detected")))
+        rows = _overlapping(labelled, self._loaded(split, "detected"))
+        return Matches(labelled.persons, predictions, rows)
 
-    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
         if split == "test":
             return {}
@@ -352,11 +351,13 @@ class COCO:
         path, read = self._detections_path(split), self._read(split)
         if not path.is_file():
             raise DataError(f"COCO: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
-        image_ids, boxes, scores, others = _read_detections(path, read)
+        records = require_records(path, read_json(path), "the file")
+        found = read_results(path, records, read.annotations, {"bbox": 4})
+        image_ids, boxes, scores = found["image_id"], found["bbox"], found["score"]
         empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < self.box_threshold
         keep = ~empty & ~low
         left_out = {
-            OTHER_CATEGORY: others,
+            OTHER_CATEGORY: len(records) - len(scores),
             "boxes without extent": int(empty.sum()),
             f"boxes that score less than {self.box_threshold}": int((low & ~empty).sum()),
         }
@@ -451,30 +452,6 @@ def _reasons(
     return keep, counts
 
 
-def _read_detections(
-    path: Path, read: _Split
-) -> tuple[Int64[np.ndarray, " N"], Float[np.ndarray, "N 4"], Float[np.ndarray, " N"], int]:
-    """Image ids, boxes (x, y, w, h), scores of the detected persons; how many are of other categories."""
-    records = require_records(path, read_json(path), "the file")
-
-    def label(row: int) -> str:
-        return f"detection {rows[row]}"
-
-    rows = list(range(len(records)))
-    categories = number_column(path, records, "category_id", (), label)
-    rows = np.flatnonzero(categories == read.annotations.category).tolist()
-    persons = [records[row] for row in rows]
-    image_ids = number_column(path, persons, "image_id", (), label)
-    boxes = number_column(path, persons, "bbox", (4,), label)
-    scores = number_column(path, persons, "score", (), label)
-    finite = np.isfinite(boxes).all(-1) & np.isfinite(scores) & np.isfinite(image_ids)
-    require_rows(path, finite, label, "image_id, bbox or score is not a finite number")
-    image_ids = image_ids.astype(np.int64)
-    known = np.array([image_id in read.file_names for image_id in image_ids.tolist()], dtype=bool)
-    require_rows(path, known, label, "its image_id is not among the annotation file's images")
-    return image_ids, boxes, scores, len(records) - len(rows)
-
-
 def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
     """An id for each box: its image and its number among the image's boxes, from 0."""
     counts: dict[int, int] = {}
@@ -488,15 +465,11 @@ def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
 
 def _overlapping(labelled: _Boxes, detected: _Boxes) -> Int64[np.ndarray, " M"]:
     """Row of the detected box of each labelled person, or UNMATCHED."""
-    rows = np.full(len(labelled.persons), UNMATCHED, np.int64)
-    for image_id in np.intersect1d(labelled.image_ids, detected.image_ids):
-        ours = np.flatnonzero(labelled.image_ids == image_id)
-        theirs = np.flatnonzero(detected.image_ids == image_id)
-        overlap = _overlap(labelled.persons.subset(ours), detected.persons.subset(theirs))
-        for person, box in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
-            if overlap[person, box] >= MATCHING_OVERLAP:
-                rows[ours[person]] = theirs[box]
-    return rows
+
+    def overlap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        return _overlap(labelled.persons.subset(ours), detected.persons.subset(theirs))
+
+    return matched_by_image(labelled.image_ids, detected.image_ids, overlap, MATCHING_OVERLAP)
 
 
 def _overlap(first: Persons, second: Persons) -> Float[np.ndarray, "N M"]:

@@ -23,6 +23,7 @@ from pnfs.data.readers import (
     require_records,
     require_rows,
 )
+from pnfs.evaluation.coco_eval import GroundTruth
 
 AREA_SHARE = 0.53
 """Share of the box that stands for a missing area, as in mmpose: the mean of COCO's own persons."""
@@ -40,20 +41,13 @@ PERSON_ASSUMED = f"without a list of categories, {PERSON} taken as person"
 
 
 @dataclass(frozen=True)
-class Annotations:
+class Annotations(GroundTruth):
     """The persons of an annotation file, N rows in the file's order, joints in the skeleton's.
 
     Crowds and persons without a labelled joint are among them: the evaluation ignores predictions
     there. Training and scoring take the rows of `usable`.
     """
 
-    where: str
-    """File name for messages."""
-    images: list[dict[str, Any]]
-    records: list[dict[str, Any]]
-    """N annotations with iscrowd, num_keypoints, area and keypoints filled in."""
-    category: int
-    """Id of the category "person" in this file."""
     skeleton: Skeleton
     ids: Int64[np.ndarray, " N"]
     image_ids: Int64[np.ndarray, " N"]

@@ -137,9 +137,9 @@ class MPII:
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """Each person goes with the prediction of the same row."""
-        return one_to_one(self.persons(split))
+        return one_to_one(self.persons(split), predictions)
 
-    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """None: the files do not tell occluded from visible joints."""
         return {}
 

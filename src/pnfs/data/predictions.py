@@ -1,15 +1,19 @@
 """Predicted joints of a split, and what a dataset adds to its evaluation beside a metric."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
+from scipy.optimize import linear_sum_assignment
 
-from pnfs.data.persons import Persons
+from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.pck import relative_errors
 
 if TYPE_CHECKING:
     from pnfs.data.module import Source
@@ -25,6 +29,7 @@ class Predictions:
     locations: Float32[np.ndarray, "N K 2"]
     """x, y in pixels of the image, 0-based."""
     scores: Float32[np.ndarray, "N K"]
+    """Of the joints."""
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -36,8 +41,20 @@ class Matches:
 
     labels: Persons
     """M labelled persons."""
+    predictions: Predictions
+    """N persons."""
     rows: Int64[np.ndarray, " M"]
-    """Row of the predictions for each of them, or UNMATCHED."""
+    """Row of the predictions for each labelled person, or UNMATCHED."""
+
+    @cached_property
+    def errors(self) -> Errors:
+        """Errors of the labelled persons; inf for those without prediction."""
+        labels, found = self.labels, self.rows != UNMATCHED
+        predicted = np.full(labels.joints.shape, np.nan, np.float32)
+        predicted[found] = self.predictions.locations[self.rows[found]]
+        labelled = labels.visibility > UNLABELLED
+        relative = relative_errors(predicted, labels.joints, labelled, labels.reference_length)
+        return Errors(labels.skeleton, relative, labels.visibility, found)
 
 
 @runtime_checkable
@@ -52,7 +69,7 @@ class Benchmark(Protocol):
         """The labelled persons of a split and their predictions."""
         ...
 
-    def breakdown(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """Scores beside those of the metric that are too slow to compute after every epoch."""
         ...
 
@@ -92,9 +109,38 @@ GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
 
 
-def one_to_one(persons: Persons) -> Matches:
+def one_to_one(persons: Persons, predictions: Predictions) -> Matches:
     """Each person goes with the prediction of the same row."""
-    return Matches(persons, np.arange(len(persons)))
+    return Matches(persons, predictions, np.arange(len(persons)))
+
+
+def matched_by_image(
+    label_images: Int64[np.ndarray, " M"],
+    images: Int64[np.ndarray, " N"],
+    similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    threshold: float,
+) -> Int64[np.ndarray, " M"]:
+    """Row of each labelled person's prediction in the same image, or UNMATCHED.
+
+    Each prediction is used once, so that the similarities of an image have the largest sum.
+
+    Args:
+        label_images: Image of each labelled person.
+        images: Image of each prediction.
+        similarity: From rows of m labels and of n predictions to their similarities, (m, n).
+        threshold: The lowest similarity of a pair.
+    """
+    rows = np.full(len(label_images), UNMATCHED, np.int64)
+    order = np.argsort(images, kind="stable")
+    for image in np.intersect1d(label_images, images):
+        ours = np.flatnonzero(label_images == image)
+        low, high = np.searchsorted(images[order], [image, image + 1])
+        theirs = order[low:high]
+        values = similarity(ours, theirs)
+        for person, other in zip(*linear_sum_assignment(values, maximize=True), strict=True):
+            if values[person, other] >= threshold:
+                rows[ours[person]] = theirs[other]
+    return rows
 
 
 def no_predictions(persons: Persons) -> Predictions:

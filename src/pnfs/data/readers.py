@@ -133,19 +133,36 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         ) from None
 
 
-def read_mat(path: Path, variable: str) -> Shaped[np.ndarray, "..."]:
+MOST_ROWS = 1 << 20
+"""Rows that an array of a MATLAB file may have."""
+
+
+def read_mat(
+    path: Path, variable: str, shape: tuple[int, ...] | None = None
+) -> Shaped[np.ndarray, "..."]:
     """One array of a MATLAB file (version 7.2 or older).
+
+    Args:
+        path: The file.
+        variable: Name of the array.
+        shape: Shape of one row of the array, which then has up to MOST_ROWS, checked before anything is
+            unpacked; None allows any.
 
     Raises:
         DataError: The file cannot be read, is truncated or not a MATLAB file, or does not hold
-            `variable` as an array of real numbers.
+            `variable` as an array of real numbers of this shape.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    array = None
     try:
-        content = scipy.io.loadmat(io.BytesIO(data))
+        there = {name: (size, kind) for name, size, kind in scipy.io.whosmat(io.BytesIO(data))}
+        size, kind = there.get(variable, ((), "absent"))
+        fits = shape is None or (size[1:] == shape and 0 < size[0] <= MOST_ROWS)
+        if fits and kind not in ("absent", "struct", "cell"):
+            array = scipy.io.loadmat(io.BytesIO(data), variable_names=[variable])[variable]
     except NotImplementedError:
         raise DataError(
             f"{path}: is a MATLAB 7.3 file; save it again in MATLAB with the option -v7"
@@ -156,12 +173,13 @@ def read_mat(path: Path, variable: str) -> Shaped[np.ndarray, "..."]:
             f"{path}: is truncated or not a MATLAB file ({type(error).__name__}: {error}); "
             "download or unpack it again"
         ) from None
-    if variable not in content:
-        names = ", ".join(name for name in content if not name.startswith("__"))
-        raise DataError(f"{path}: holds no variable {variable!r}; it holds {names or 'nothing'}")
-    array = content[variable]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise DataError(f"{path}: variable {variable!r} is not an array of real numbers")
+        wanted = "" if shape is None else f" of shape (persons, {', '.join(map(str, shape))})"
+        listed = ", ".join(f"{name} ({kind}, {size})" for name, (size, kind) in there.items())
+        raise DataError(
+            f"{path}: holds no array {variable!r} of real numbers{wanted}; it holds "
+            f"{listed or 'nothing'}"
+        )
     return array
 
 

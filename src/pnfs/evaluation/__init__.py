@@ -1,22 +1,21 @@
 """Scores of predicted poses, and the flip test."""
 
+from pnfs.evaluation.average_precision import OKSAveragePrecision
+from pnfs.evaluation.coco_eval import GroundTruth, evaluate_detections
 from pnfs.evaluation.flip import average_with_flip, flip_maps
-from pnfs.evaluation.oks import (
-    OKSAveragePrecision,
-    evaluate_detections,
-    oks,
-    oks_nms,
-    soft_oks_nms,
-)
+from pnfs.evaluation.nms import oks_nms, soft_oks_nms
+from pnfs.evaluation.oks import oks
 from pnfs.evaluation.pck import PCK, PCKCurve, head_size, torso_size
-from pnfs.evaluation.results_file import check_results
+from pnfs.evaluation.person_metric import Criterion, PersonMetric
 
 __all__ = [
     "PCK",
+    "Criterion",
+    "GroundTruth",
     "OKSAveragePrecision",
     "PCKCurve",
+    "PersonMetric",
     "average_with_flip",
-    "check_results",
     "evaluate_detections",
     "flip_maps",
     "head_size",

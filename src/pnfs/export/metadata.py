@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Outputs = Literal["maps", "joints"]
 """What an exported model returns: score maps, or joints and their scores."""
@@ -14,7 +14,7 @@ FilePrecision = Literal["f32", "int8"]
 _PREFIX = "pnfs."
 
 # What files written before there was a choice lack, and what held of all of them.
-_ADDED_LATER = {"precision": "f32"}
+_ADDED_LATER: dict[str, Any] = {"precision": "f32"}
 
 
 class ExportError(ValueError):
@@ -75,7 +75,7 @@ class ModelMetadata:
         Raises:
             ExportError: Something is missing or is no JSON.
         """
-        values = {}
+        values: dict[str, Any] = dict(_ADDED_LATER)
         for field in fields(cls):
             text = properties.get(_PREFIX + field.name)
             if text is None and field.name in _ADDED_LATER:
@@ -91,7 +91,6 @@ class ModelMetadata:
                 raise ExportError(
                     f"{where}: its property {_PREFIX}{field.name} is damaged: {error}"
                 ) from error
-        values = _ADDED_LATER | values
         for name, choices in (("outputs", Outputs), ("precision", FilePrecision)):
             if values[name] not in get_args(choices):
                 raise ExportError(f"{where}: unknown {name} {values[name]!r}; export it again")

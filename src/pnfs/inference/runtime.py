@@ -57,7 +57,7 @@ class TorchRuntime:
     def details(self, images: UInt8[np.ndarray, "B h w 3"]) -> PartOutputs:
         """Vectors and score maps of every part, of the crops as they are (no flip test)."""
         vectors = self.network.vectors(self._normalised(images))
-        part_maps = self.network.scores(vectors)
+        part_maps = self.network.head.scores(vectors)
         return PartOutputs(vectors, part_maps, self.network.joint_maps(part_maps))
 
     def _normalised(self, images: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B 3 h w"]:

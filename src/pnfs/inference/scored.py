@@ -39,14 +39,7 @@ class ScoredPredictor(L.LightningModule):
         locations, scores = self.predictor.locate(
             batch["image"].numpy(), batch["to_image"], flip_test=self.flip_test
         )
-        self.metric.update(
-            predicted=locations,
-            scores=scores,
-            joints_image=batch["joints_image"],
-            labelled=batch["labelled"],
-            reference_length=batch["reference_length"],
-            sample_index=batch["sample_index"],
-        )
+        self.metric.update(predicted=locations, scores=scores, **batch)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()

@@ -133,7 +133,10 @@ class NeuralFabrics(nn.Module):
         outputs: dict[int, list[Map]] = {}
         for index, (part, run) in enumerate(zip(self.part_names, self._each_part(), strict=True)):
             own = {
-                scale: x[self.readers[scale].index(part)]
+                # A copy for the part alone is cheaper than strides in every convolution that reads it.
+                scale: x[self.readers[scale].index(part)].contiguous(
+                    memory_format=torch.channels_last
+                )
                 for scale, x in maps.items()
                 if part in self.readers[scale]
             }

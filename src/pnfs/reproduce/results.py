@@ -8,7 +8,7 @@ from typing import Any
 
 from pnfs.reproduce.published import Published
 from pnfs.reproduce.targets import Row
-from pnfs.training.records import Run, read_run
+from pnfs.runs.finding import Run, read_run
 
 SECONDS_A_DAY = 86_400
 

@@ -19,7 +19,7 @@ from pnfs.reproduce.results import (
     score_names,
 )
 from pnfs.reproduce.targets import Target
-from pnfs.training.plain import json_ready
+from pnfs.runs.plain import json_ready
 
 
 def title(target: Target) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pnfs.training.records import cause_of
+from pnfs.runs.state import cause_of
 
 Job = TypeVar("Job")
 

@@ -25,6 +25,9 @@ IDENTITY_KEY = "pnfs_identity"
 # What a checkpoint may name in its configuration: classes defined in these packages.
 _ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "pnfs.search.", "torch.optim.")
 
+# What checkpoints named before a map of P parts was one tensor.
+_GONE = "pnfs.models.operations.Zero"
+
 # Parts of the configuration that commands build objects from.
 _BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 _REQUIRED = ("model", "dataset")
@@ -131,6 +134,15 @@ def read_checkpoint(path: str | Path, *, check: bool = True) -> dict[str, Any]:
     return checkpoint
 
 
+def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a model that asks for no pretrained weights."""
+    model = dict(settings["model"])
+    model["backbone"] = model["backbone"] | {"weights": "none"}
+    if "weights" in model:
+        model["weights"] = "none"
+    return dict(settings) | {"model": model}
+
+
 def check_configuration(config: Any, path: Path) -> None:
     """Refuses a configuration that is incomplete or would do more than build our objects.
 
@@ -148,6 +160,11 @@ def check_targets(config: Any, path: Path, targets: bool = True) -> None:
     """Refuses targets that are no class of this package, and interpolations, anywhere below."""
     if isinstance(config, Mapping):
         if targets and "_target_" in config and not _is_ours(config["_target_"]):
+            if config["_target_"] == _GONE:
+                raise CheckpointError(
+                    f"{path}: its configuration names {config['_target_']!r}: an earlier version wrote it, "
+                    "whose weights this version cannot load; train it again, or use that version"
+                )
             raise CheckpointError(
                 f"{path}: its configuration names {config['_target_']!r}, which is no class of pnfs; "
                 "a checkpoint must not run foreign code (`pnfs evaluate ... trust=true` builds it at "

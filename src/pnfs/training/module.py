@@ -164,14 +164,7 @@ class PoseModule(L.LightningModule):
             "val/loss", self.loss_of_maps(part_maps, batch), batch_size=len(maps), sync_dist=True
         )
         locations, scores = self.locate(maps, batch)
-        self.metric.update(
-            predicted=locations,
-            scores=scores,
-            joints_image=batch["joints_image"],
-            labelled=batch["labelled"],
-            reference_length=batch["reference_length"],
-            sample_index=batch["sample_index"],
-        )
+        self.metric.update(predicted=locations, scores=scores, **batch)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()

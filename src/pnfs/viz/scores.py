@@ -6,17 +6,19 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from pnfs.evaluation.breakdown import VISIBILITIES, Breakdown, Criterion
+from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.oks import VISIBILITIES
+from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, INK, SMALL, new_figure, plain_axes, save_figure, side_hex
 
 
 def plot_joint_rates(
-    path: Path | str, breakdown: Breakdown, criterion: Criterion, title: str | None = None
+    path: Path | str, errors: Errors, criterion: Criterion, title: str | None = None
 ) -> None:
     """Draws the share of right joints, one bar a joint, coloured by the person's side."""
-    skeleton = breakdown.matches.labels.skeleton
-    rates, counts = breakdown.rates(criterion.thresholds)
+    skeleton = errors.skeleton
+    rates, counts = errors.rates(criterion.thresholds)
     colours = [side_hex(side) for side in joint_sides(skeleton)]
     figure = new_figure(6.4, 0.28 * len(skeleton) + 1.2, title=title)
     axes = figure.subplots()
@@ -30,16 +32,16 @@ def plot_joint_rates(
 
 
 def plot_visibility_rates(
-    path: Path | str, breakdown: Breakdown, criterion: Criterion, title: str | None = None
+    path: Path | str, errors: Errors, criterion: Criterion, title: str | None = None
 ) -> None:
     """Draws the share of right joints among the visible and among the occluded, side by side."""
-    joints = breakdown.matches.labels.skeleton.joints
+    joints = errors.skeleton.joints
     figure = new_figure(6.4, 0.36 * len(joints) + 1.4, title=title)
     axes = figure.subplots()
     places = np.arange(len(joints), dtype=float)
     height = 0.8 / len(VISIBILITIES)
     for n, (kind, flag) in enumerate(VISIBILITIES.items()):
-        rates, counts = breakdown.rates(criterion.thresholds, flag)
+        rates, counts = errors.rates(criterion.thresholds, flag)
         offset = places + (n - (len(VISIBILITIES) - 1) / 2) * height
         label = f"{kind} ({counts.sum():,} labels)"
         axes.barh(offset, np.nan_to_num(rates), height, color=COLOURS[n], label=label)
@@ -54,10 +56,10 @@ def plot_visibility_rates(
 
 
 def plot_error_curve(
-    path: Path | str, breakdown: Breakdown, criterion: Criterion, title: str | None = None
+    path: Path | str, errors: Errors, criterion: Criterion, title: str | None = None
 ) -> None:
     """Draws the share of joints whose error is at most x, for each group of joints and for all."""
-    curve = breakdown.curve(criterion)
+    curve = errors.curve(criterion)
     limit = float(curve.thresholds[-1])
     figure = new_figure(5.6, 4.2, title=title)
     axes = figure.subplots()

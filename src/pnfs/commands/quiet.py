@@ -1,0 +1,17 @@
+"""What libraries print that a user of the command line need not read."""
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to what the user asked for; warnings and errors still show."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # What was logged before is set aside and put together again.
+    warnings.filterwarnings("ignore", message=".*is not empty. Previous log files.*")
+    # What is logged once an epoch is equal in all processes already.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.* when logging on epoch level.*")

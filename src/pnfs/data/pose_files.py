@@ -1,0 +1,272 @@
+"""Predicted poses from a file: the formats that this package and the benchmarks' own tools write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from pnfs import body
+from pnfs.body import Skeleton
+from pnfs.data.coco_format import OTHER_CATEGORY, Annotations, read_annotations, without_outline
+from pnfs.data.mpii import FILE_JOINTS
+from pnfs.data.persons import UNLABELLED, DataError
+from pnfs.data.readers import (
+    number_column,
+    read_json,
+    read_mat,
+    require_records,
+    require_rows,
+    text_column,
+)
+from pnfs.data.results_file import read_results
+
+LARGEST_FILE = 1 << 30
+"""Bytes of a file that is read; COCO's training annotations have a quarter of this."""
+
+RESULTS = "COCO results"
+ANNOTATIONS = "COCO annotations"
+KEYPOINTS = "keypoints of pnfs predict"
+PERSONS = "persons of pnfs evaluate"
+PRED_MAT = "MPII pred.mat"
+MPII_LABELS = "MPII annotations"
+
+_ACCEPTED = (
+    "a COCO results file (list of image_id, category_id, keypoints, score), a COCO annotation file, a file "
+    "of `pnfs predict` or `pnfs evaluate`, or for MPII pred.mat or annot/*.json"
+)
+
+
+@dataclass(frozen=True)
+class PoseFile:
+    """N predicted persons, joints in the skeleton's order.
+
+    Whose they are, `ids` or `image_ids` say; with neither they are the dataset's persons in order.
+    """
+
+    path: Path
+    format: str
+    """One of this module's formats, in words."""
+    joints: Float[np.ndarray, "N K 2"]
+    """x, y in 0-based px of the image."""
+    scores: Float[np.ndarray, "N K"]
+    person_scores: Float[np.ndarray, " N"]
+    ids: list[str] | None = None
+    """Of the dataset's persons."""
+    image_ids: Int64[np.ndarray, " N"] | None = None
+    image_names: Mapping[int, str] = field(default_factory=dict)
+    """Image id -> the image's file name, where the file tells."""
+    boxes: Float[np.ndarray, "N 4"] | None = None
+    """x, y, width, height in px."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Records that are no predicted persons, counted by reason."""
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+
+def read_pose_file(
+    path: Path | str, skeleton: Skeleton, truth: Annotations | None = None
+) -> PoseFile:
+    """Reads predictions in whichever of the formats the file is.
+
+    Labels are predictions too: those of a COCO annotation file or of MPII's, each with score 1.
+
+    Args:
+        path: The file.
+        skeleton: Of the dataset; the file's joints must be the same, in any order where it names
+            them.
+        truth: The dataset's annotations, which say what a results file's numbers mean; None for a
+            dataset whose images have no numbers.
+
+    Raises:
+        DataError: The file cannot be read, is in none of the formats, holds other joints, or a
+            record lacks something; the message names file, record and key.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file of predictions")
+    if path.stat().st_size > LARGEST_FILE:
+        raise DataError(
+            f"{path}: has {path.stat().st_size:,} bytes, more than the {LARGEST_FILE:,} of any file "
+            "of predictions; split it, or name another"
+        )
+    if path.suffix == ".mat":
+        return _pred_mat(path, skeleton)
+    content = read_json(path, object_hook=without_outline)
+    if isinstance(content, list):
+        records = require_records(path, content, "the file")
+        if not records:
+            raise DataError(f"{path}: holds no prediction")
+        if "joints" in records[0] and "image" in records[0]:
+            return _mpii_labels(path, records, skeleton)
+        return _results(path, records, truth)
+    if isinstance(content, dict) and "persons" in content and "joints" in content:
+        return _persons(path, content, skeleton)
+    if isinstance(content, dict) and "annotations" in content:
+        return _annotations(path, skeleton)
+    raise DataError(f"{path}: holds no predictions in a known format; known are {_ACCEPTED}")
+
+
+def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
+    """`preds`, (N, 16, 2): 1-based px, joints in the order of MPII's files (HRNet, and ours)."""
+    _require_mpii(path, skeleton)
+    shape = (len(FILE_JOINTS), 2)
+    locations = read_mat(path, "preds", shape).astype(np.float64) - 1.0
+
+    def label(row: int) -> str:
+        return f"person {row}"
+
+    require_rows(path, _finite(locations), label, "preds is not a finite number")
+    order = [FILE_JOINTS.index(joint) for joint in skeleton.joints]
+    return _unscored(path, PRED_MAT, locations[:, order])
+
+
+def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) -> PoseFile:
+    """Labelled joints in the order of the file's persons; others score 0."""
+    _require_mpii(path, skeleton)
+
+    def label(row: int) -> str:
+        return f"record {row} ({records[row].get('image')})"
+
+    text_column(path, records, "image", label)
+    joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
+    require_rows(path, _finite(joints), label, "joints is not a finite number")
+    flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
+    order = [FILE_JOINTS.index(joint) for joint in skeleton.joints]
+    scores = (flags[:, order] > 0).astype(np.float64)
+    return PoseFile(path, MPII_LABELS, joints[:, order] - 1, scores, np.ones(len(joints)))
+
+
+def _require_mpii(path: Path, skeleton: Skeleton) -> None:
+    if skeleton.name != body.MPII.name:
+        raise DataError(
+            f"{path}: holds the joints of MPII's files, the dataset has those of skeleton "
+            f"{skeleton.name}; choose dataset=mpii, or predictions of {skeleton.name}"
+        )
+
+
+def _unscored(path: Path, format_: str, joints: Float[np.ndarray, "N K 2"]) -> PoseFile:
+    return PoseFile(path, format_, joints, np.ones(joints.shape[:2]), np.ones(len(joints)))
+
+
+def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> PoseFile:
+    """What `pnfs evaluate` writes: see `pnfs.data.predictions.write_json`."""
+    records = require_records(path, content["persons"], "persons")
+    if not records:
+        raise DataError(f"{path}: persons: holds no prediction")
+
+    def label(row: int) -> str:
+        return f"persons: record {row} ({records[row].get('id')})"
+
+    order = _joint_order(path, content["joints"], skeleton)
+    if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
+        raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
+    ids = text_column(path, records, "id", label)
+    first = np.zeros(len(ids), dtype=bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    require_rows(path, first, label, "its id occurs before")
+    table = number_column(path, records, "keypoints", (len(order), 3), label)[:, order]
+    require_rows(path, _finite(table), label, "keypoints is not a finite number")
+    scores = table[..., 2]
+    return PoseFile(path, PERSONS, table[..., :2], scores, scores.mean(-1), ids=ids)
+
+
+def _joint_order(path: Path, names: Any, skeleton: Skeleton) -> list[int]:
+    if not isinstance(names, list) or sorted(map(str, names)) != sorted(skeleton.joints):
+        given = [str(name) for name in names] if isinstance(names, list) else []
+        unknown = [name for name in given if name not in skeleton.joints]
+        missing = [joint for joint in skeleton.joints if joint not in given]
+        raise DataError(
+            f"{path}: joints are not those of skeleton {skeleton.name}: unknown "
+            f"{', '.join(unknown) or 'none'}; missing {', '.join(missing) or 'none'}"
+        )
+    return [names.index(joint) for joint in skeleton.joints]
+
+
+def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | None) -> PoseFile:
+    """COCO's results: numbers of images and of the category are those of `truth`."""
+    if truth is None:
+        raise DataError(
+            f"{path}: a list of predictions names images by COCO's image_id, and the dataset's images "
+            f"have no such numbers; predictions are {_ACCEPTED}"
+        )
+    fields = {"keypoints": 3 * len(truth.skeleton)}
+    if all("bbox" in record for record in records if record.get("category_id") == truth.category):
+        fields["bbox"] = 4
+    found = read_results(path, records, truth, fields)
+    # A list names no joints: they stand in the order of the annotation file.
+    table = found["keypoints"].reshape(-1, len(truth.skeleton), 3)[:, list(truth.order)]
+    return PoseFile(
+        path, RESULTS, table[..., :2], table[..., 2], found["score"],
+        image_ids=found["image_id"],
+        boxes=found.get("bbox"),
+        left_out=_counted({OTHER_CATEGORY: len(records) - len(table)}),
+    )  # fmt: skip
+
+
+def _annotations(path: Path, skeleton: Skeleton) -> PoseFile:
+    """Labelled persons, or those that `pnfs predict` found, which have scores."""
+    read = read_annotations(path, skeleton)
+    rows = np.flatnonzero(read.usable)
+    if not len(rows):
+        raise DataError(f"{path}: annotations: no person has a labelled joint")
+    persons = [read.records[row] for row in rows.tolist()]
+
+    def label(row: int) -> str:
+        return f"annotation {persons[row]['id']}"
+
+    predicted = any("keypoint_scores" in person for person in persons)
+    if predicted:
+        scores = number_column(path, persons, "keypoint_scores", (len(skeleton),), label)
+        scores = scores[:, list(read.order)]
+        require_rows(path, _finite(scores), label, "keypoint_scores is not finite")
+    else:
+        scores = (read.visibility[rows] > UNLABELLED).astype(np.float64)
+    person_scores = np.ones(len(rows))
+    if any("score" in person for person in persons):
+        person_scores = number_column(path, persons, "score", (), label)
+        require_rows(path, np.isfinite(person_scores), label, "score is not a finite number")
+    # As the file has them: labels are kept in single precision.
+    table = np.array([person["keypoints"] for person in persons], np.float64)
+    joints = table.reshape(len(rows), -1, 3)[..., :2]
+    if not predicted:
+        joints = _in_the_middle(joints, scores > 0)
+    return PoseFile(
+        path, KEYPOINTS if predicted else ANNOTATIONS, joints, scores, person_scores,
+        image_ids=read.image_ids[rows],
+        image_names={
+            image["id"]: image["file_name"]
+            for image in read.images
+            if isinstance(image.get("file_name"), str)
+        },
+        boxes=read.boxes[rows],
+        left_out=_counted({
+            **read.left_out,
+            "crowds": int(read.crowd.sum()),
+            "without a labelled joint": int((~read.usable & ~read.crowd).sum()),
+        }),
+    )  # fmt: skip
+
+
+def _in_the_middle(
+    joints: Float[np.ndarray, "N K 2"], labelled: Bool[np.ndarray, "N K"]
+) -> Float[np.ndarray, "N K 2"]:
+    """Joints without label moved to the middle of the labelled ones.
+
+    Files have them at 0, 0. COCO compares no joint with them, but measures all joints of a prediction against
+    the box of a person that it ignores.
+    """
+    counts = labelled.sum(1)[:, None]
+    middle = (joints * labelled[..., None]).sum(1) / counts
+    return np.where(labelled[..., None], joints, middle[:, None])
+
+
+def _finite(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
+    return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(1))
+
+
+def _counted(counts: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in counts.items() if count}

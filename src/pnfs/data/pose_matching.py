@@ -1,0 +1,222 @@
+"""Whose the predicted poses of a file are: the dataset's persons in order, by id, or by image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from pnfs.data.coco import COCO
+from pnfs.data.persons import UNLABELLED, DataError, Persons
+from pnfs.data.pose_files import PoseFile
+from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
+from pnfs.evaluation.average_precision import OKSAveragePrecision
+from pnfs.evaluation.coco_eval import evaluate_by_visibility, evaluate_detections
+from pnfs.evaluation.oks import labelled_oks, similarity_sigmas
+
+SIMILAR = 0.1
+"""OKS from which a detected pose is a labelled person's where pictures and rates by joint need to know; the
+scores themselves compare poses as COCO does."""
+
+
+def assign(poses: PoseFile, persons: Persons) -> Matches:
+    """The dataset's persons with their predictions, one row each; nan where the file has none.
+
+    By image, each labelled person gets the pose most similar to its label (OKS), each pose used
+    once.
+
+    Args:
+        poses: Of the dataset's skeleton.
+        persons: A split.
+
+    Raises:
+        DataError: Another number of persons, an unknown id, or an unknown image.
+    """
+    if poses.image_ids is not None:
+        rows = _by_image(poses, persons)
+    elif poses.ids is not None:
+        rows = _by_id(poses, poses.ids, persons)
+    elif len(poses) == len(persons):
+        rows = np.arange(len(persons))
+    else:
+        raise DataError(
+            f"{poses.path}: holds {len(poses)} persons in order, {persons.name} has {len(persons)}; "
+            "choose the dataset and the split that were predicted"
+        )
+    found = rows != UNMATCHED
+    locations = np.where(found[:, None, None], poses.joints[rows], np.nan).astype(np.float32)
+    scores = np.where(found[:, None], poses.scores[rows], 0).astype(np.float32)
+    matched = np.where(found, np.arange(len(persons)), UNMATCHED)
+    return Matches(persons, Predictions(locations, scores), matched)
+
+
+def _by_id(poses: PoseFile, ids: list[str], persons: Persons) -> Int64[np.ndarray, " M"]:
+    row_of = {id_: row for row, id_ in enumerate(persons.ids.tolist())}
+    unknown = [id_ for id_ in ids if id_ not in row_of]
+    if unknown:
+        raise DataError(
+            f"{poses.path}: persons: id {unknown[0]} (and {len(unknown) - 1} more) is not a person of "
+            f"{persons.name}; choose the dataset and the split that were predicted"
+        )
+    rows = np.full(len(persons), UNMATCHED, np.int64)
+    rows[[row_of[id_] for id_ in ids]] = np.arange(len(ids))
+    return rows
+
+
+def _by_image(poses: PoseFile, persons: Persons) -> Int64[np.ndarray, " M"]:
+    names = {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
+    images = images_of(poses, names, persons.name, numbered=False)
+    areas = persons.box_size.astype(np.float64).prod(-1)
+    return _most_similar(persons, persons.image_index, areas, poses.joints, images, 0.0)
+
+
+def _most_similar(
+    labels: Persons,
+    label_images: Int64[np.ndarray, " M"],
+    areas: Float[np.ndarray, " M"],
+    joints: Float[np.ndarray, "N K 2"],
+    images: Int64[np.ndarray, " N"],
+    threshold: float,
+) -> Int64[np.ndarray, " M"]:
+    """Row of each labelled person's pose in its image, or UNMATCHED."""
+    sigmas, labelled = similarity_sigmas(labels.skeleton), labels.visibility > UNLABELLED
+
+    def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        targets = labels.joints[ours].astype(np.float64)
+        return labelled_oks(targets, labelled[ours], areas[ours], joints[theirs], sigmas)
+
+    return matched_by_image(label_images, images, similarity, threshold)
+
+
+class PosesAsDetections:
+    """COCO whose persons are the poses of a file: scored as they stand, no pose ranked or dropped.
+
+    Args:
+        dataset: COCO; its choices of boxes and suppression say nothing here.
+        split: What was predicted.
+        poses: With `image_ids`.
+
+    Raises:
+        DataError: An image that the split does not have.
+    """
+
+    def __init__(self, dataset: COCO, split: str, poses: PoseFile) -> None:
+        if poses.image_ids is None:
+            raise DataError(
+                f"{poses.path}: names no image, and COCO has several persons in one; give a COCO results "
+                "file, an annotation file, or keypoints of `pnfs predict`"
+            )
+        # A detector's boxes have no part in it.
+        self.dataset = dataset.in_labelled_boxes()
+        self.skeleton, self.poses = dataset.skeleton, poses
+        self.truth = dataset.annotations(split)
+        names = dataset.image_names(split)
+        self.image_ids = images_of(poses, names, f"COCO {split}", numbered=True)
+        boxes = joint_extents(poses.joints, poses.scores)
+        if poses.boxes is not None:
+            given = (poses.boxes[:, 2:] > 0).all(-1, keepdims=True)
+            boxes = np.where(given, poses.boxes, boxes)
+        name = f"COCO {split}, poses of {poses.path.name}"
+        self._persons = dataset.persons_in(split, self.image_ids, boxes, name)
+        self.predictions = Predictions(
+            poses.joints.astype(np.float32), poses.scores.astype(np.float32)
+        )
+
+    def persons(self, split: str) -> Persons:
+        """The poses of the file, without labels."""
+        return self._persons
+
+    def metric(self, split: str) -> OKSAveragePrecision:
+        """Whose rule tells when a joint counts as right."""
+        return self.dataset.metric(split)
+
+    def scores(self, split: str) -> dict[str, float]:
+        """COCO's ten scores, and AP and AR over visible and over occluded joints."""
+        detections = self._detections()
+        found = evaluate_detections(detections, self.truth)
+        return found | evaluate_by_visibility(detections, self.truth)
+
+    def _detections(self) -> list[dict[str, Any]]:
+        """In COCO's result format."""
+        table = np.concatenate([self.poses.joints, self.poses.scores[..., None]], -1)
+        columns = zip(
+            self.image_ids.tolist(),
+            table.reshape(len(table), -1).tolist(),
+            self.poses.person_scores.tolist(),
+            strict=True,
+        )
+        category = self.truth.category
+        return [
+            {"image_id": i, "category_id": category, "keypoints": keypoints, "score": score}
+            for i, keypoints, score in columns
+        ]
+
+    def box_scores(self, split: str) -> Float32[np.ndarray, " N"]:
+        """The file's score of each person."""
+        return self.poses.person_scores.astype(np.float32)
+
+    def in_labelled_boxes(self) -> COCO:
+        """The dataset without the file."""
+        return self.dataset
+
+    def matches(self, split: str, predictions: Predictions) -> Matches:
+        """Labelled persons with the pose most similar to each, at least `SIMILAR`."""
+        labels, label_images = self.dataset.labelled(split)
+        areas = labels.reference_length.astype(np.float64) ** 2
+        rows = _most_similar(
+            labels, label_images, areas, self.poses.joints, self.image_ids, SIMILAR
+        )
+        return Matches(labels, predictions, rows)
+
+
+def images_of(
+    poses: PoseFile, names: Mapping[int, str], where: str, numbered: bool
+) -> Int64[np.ndarray, " N"]:
+    """The dataset's image of each predicted person.
+
+    Args:
+        poses: With `image_ids`.
+        names: The dataset's images: number -> file name.
+        where: The dataset, for messages.
+        numbered: Whether the file's numbers may be the dataset's, as in COCO. A number whose file
+            name says otherwise is not taken: `pnfs predict` counts pictures where none are given.
+
+    Raises:
+        DataError: An image that the dataset does not have, or two of that name.
+    """
+    assert poses.image_ids is not None
+    by_name: dict[str, list[int]] = {}
+    for number, name in names.items():
+        by_name.setdefault(_base(name), []).append(number)
+    found: dict[int, int] = {}
+    for image_id in np.unique(poses.image_ids).tolist():
+        name = poses.image_names.get(image_id)
+        same = numbered and image_id in names
+        if same and (name is None or _base(name) == _base(names[image_id])):
+            found[image_id] = image_id
+            continue
+        candidates = by_name.get(_base(name), []) if name is not None else []
+        exact = [number for number in candidates if names[number] == name]
+        candidates = exact if len(exact) == 1 else candidates
+        if len(candidates) != 1:
+            problem = "is not among" if not candidates else "has the name of several of"
+            raise DataError(
+                f"{poses.path}: image {image_id} ({name}) {problem} the images of {where}"
+            )
+        found[image_id] = candidates[0]
+    return np.array([found[image_id] for image_id in poses.image_ids.tolist()], np.int64)
+
+
+def _base(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def joint_extents(
+    joints: Float[np.ndarray, "N K 2"], scores: Float[np.ndarray, "N K"]
+) -> Float[np.ndarray, "N 4"]:
+    """Boxes (x, y, width, height) around the joints that score; around all where none does."""
+    counts = scores > 0
+    counts |= ~counts.any(-1, keepdims=True)
+    low = np.where(counts[..., None], joints, np.inf).min(1)
+    high = np.where(counts[..., None], joints, -np.inf).max(1)
+    return np.concatenate([low, np.maximum(high - low, 1)], -1)

@@ -1,0 +1,132 @@
+"""The base of all metrics: keeps what they need of every person, each person once."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+Columns = Mapping[str, np.ndarray]
+"""Name -> array with one row for each person."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When a joint counts as right, by the rule of a metric."""
+
+    label: str
+    """"PCKh@0.5", …"""
+    reference: str
+    """Name of the reference length, which errors are divided by."""
+    thresholds: Float[np.ndarray, " K"]
+    """The largest error at which each joint is right, as a share of the reference length."""
+    mean_rows: tuple[int, ...]
+    """Joints that count in the mean over all."""
+
+
+class PersonMetric(Metric):
+    """Keeps columns of each batch and scores all persons at the end of an epoch.
+
+    A subclass names its `columns` and computes `score` from them.
+
+    Args:
+        joint_count: The number of joints K.
+        **kwargs: See `torchmetrics.Metric`.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    columns: ClassVar[tuple[str, ...]] = ("predicted", "scores")
+    """Arguments of `update` that the metric keeps."""
+
+    sample_index: list[Tensor]
+
+    def __init__(self, joint_count: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.joint_count = joint_count
+        for name in ("sample_index", *self.columns):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def score(self, persons: Columns) -> Mapping[str, float]:
+        """Scores of all persons, name -> value; the first one decides, the higher the better.
+
+        Args:
+            persons: `columns` and "sample_index", one row for each person, in the order of the
+                samples; no rows if there was no input.
+        """
+
+    def criterion(self) -> Criterion | None:
+        """When a joint counts as right; None if the metric has no such rule."""
+        return None
+
+    def update(self, *, sample_index: Int64[Tensor, " B"], **batch: Tensor) -> None:
+        """Add a batch; arguments that are not in `columns` are ignored.
+
+        Args:
+            sample_index: Which person each row is; of several rows of one person the first counts.
+            **batch: `predicted`, (B, K, 2), x, y in image pixels; `scores`, (B, K), of the joints;
+                and the entries of the batch (`pnfs.data.dataset.PoseBatch`).
+
+        Raises:
+            ValueError: A column is missing, or does not have the metric's number of joints or one
+                row for each person.
+        """
+        rows = len(sample_index)
+        kept = {"sample_index": sample_index}
+        for name in self.columns:
+            if name not in batch:
+                raise ValueError(f"{type(self).__name__} needs the column {name}")
+            values = kept[name] = batch[name].detach()
+            if values.shape != self._shapes(rows).get(name, (rows, *values.shape[1:])):
+                raise ValueError(
+                    f"{type(self).__name__} of {self.joint_count} joints: {name} has shape "
+                    f"{tuple(values.shape)}, sample_index names {rows} persons"
+                )
+        for name, values in kept.items():
+            # NumPy has no bfloat16.
+            half = values.dtype in (torch.float16, torch.bfloat16)
+            getattr(self, name).append(values.float() if half else values)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The scores of all persons, gathered from all processes."""
+        return {
+            name: torch.tensor(float(value), dtype=torch.float32, device=self.device)
+            for name, value in self.score(self.persons()).items()
+        }
+
+    def persons(self) -> dict[str, np.ndarray]:
+        """What `score` gets, of this process alone unless called from `compute`."""
+        if len(self.sample_index) == 0:
+            shapes = self._shapes(0)
+            empty = {name: np.zeros(shapes.get(name, 0)) for name in self.columns}
+            return {"sample_index": np.zeros(0, np.int64), **empty}
+        table = {
+            name: dim_zero_cat(getattr(self, name)).cpu().numpy()
+            for name in ("sample_index", *self.columns)
+        }
+        first = first_rows(table["sample_index"])
+        return {name: values[first] for name, values in table.items()}
+
+    def _shapes(self, persons: int) -> dict[str, tuple[int, ...]]:
+        pairs, single = (persons, self.joint_count, 2), (persons, self.joint_count)
+        return {
+            "predicted": pairs, "joints_image": pairs, "scores": single, "labelled": single,
+            "reference_length": (persons,),
+        }  # fmt: skip
+
+
+def first_rows(sample_index: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
+    """Row at which each sample occurs first, in the order of the samples.
+
+    A distributed sampler fills its last batches with samples that another process has too.
+    """
+    return np.unique(sample_index, return_index=True)[1]

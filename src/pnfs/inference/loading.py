@@ -1,0 +1,151 @@
+"""From a checkpoint or an exported file to an object that predicts (`pnfs.load`, `pnfs predict`)."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from pnfs.body import skeleton_by_name
+from pnfs.codec.decode import DecodeMethod
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
+from pnfs.inference.predictor import Predictor
+from pnfs.inference.runtime import TorchRuntime, choose_device
+from pnfs.models import PoseNetwork
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    CheckpointError,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
+from pnfs.training.module import load_network_state
+
+DEFAULT_PADDING = 1.25
+"""Factor on person boxes, as the datasets' loaders have it."""
+
+
+RuntimeName = Literal["torch", "onnx", "openvino"]
+BuildNetwork = Callable[[Mapping[str, Any]], PoseNetwork]
+
+
+def load_predictor(
+    checkpoint: str | Path,
+    device: str = "auto",
+    *,
+    build: BuildNetwork,
+    runtime: RuntimeName | None = None,
+    precision: Precision | None = None,
+    padding: float | None = None,
+    decode_method: DecodeMethod | None = None,
+    flip_shift: Literal[0, 1] | None = None,
+    batch_size: int = 16,
+) -> Predictor:
+    """See `pnfs.load`.
+
+    Args:
+        build: From the model's part of a checkpoint's configuration to the network.
+    """
+    path = find_checkpoint(checkpoint)
+    runtime = chosen_runtime(path, runtime, precision)
+    if runtime != "torch":
+        exported = _exported(path, runtime, precision)
+        trained_as = exported.metadata
+        return Predictor(
+            exported,  # type: ignore[arg-type]
+            skeleton=skeleton_by_name(trained_as.skeleton),
+            input_size=trained_as.input_size,
+            unbiased=trained_as.unbiased,
+            padding=trained_as.padding if padding is None else padding,
+            decode_method=decode_method or cast(DecodeMethod, trained_as.decode_method),
+            sigma=trained_as.sigma,
+            flip_shift=cast(Literal[0, 1], trained_as.flip_shift)
+            if flip_shift is None
+            else flip_shift,
+            batch_size=batch_size,
+        )
+    content = read_checkpoint(path)
+    trained = without_downloads(content[CONFIG_KEY])
+    network = _network(build(trained["model"]), content, path)
+    codec = trained.get("codec", {})
+    return Predictor(
+        TorchRuntime(network, choose_device(device)),
+        skeleton=network.parts.skeleton,
+        input_size=_input_size(trained, path),
+        unbiased=trained_unbiased(trained),
+        padding=trained["dataset"].get("padding", DEFAULT_PADDING) if padding is None else padding,
+        decode_method=decode_method or codec.get("decode_method", "quarter"),
+        sigma=codec.get("sigma", 2.0),
+        flip_shift=codec.get("flip_shift", 1) if flip_shift is None else flip_shift,
+        batch_size=batch_size,
+    )
+
+
+def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> RuntimeName:
+    """The runtime that is asked for, or else the file's own.
+
+    Raises:
+        ValueError: It cannot take the file, or has no choice of precision.
+    """
+    chosen = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    if chosen not in get_args(RuntimeName):
+        raise ValueError(
+            f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}"
+        )
+    if (chosen == "torch") == (path.suffix == ".onnx"):
+        raise ValueError(
+            f"runtime={chosen} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
+            "file that `pnfs export` wrote (.onnx)"
+        )
+    if precision is not None and chosen != "openvino":
+        raise ValueError(
+            f"precision={precision}: runtime={chosen} computes in the precision of what it is given; the key "
+            "precision is for runtime=openvino"
+        )
+    return cast(RuntimeName, chosen)
+
+
+def runtime_of(predictor: Predictor) -> dict[str, str]:
+    """Runtime and precision, as they stand beside scores."""
+    match predictor.forward:
+        case OnnxRuntime(precision=precision):
+            return {"runtime": "onnx", "precision": precision}
+        case OpenVinoRuntime(precision=precision):
+            return {"runtime": "openvino", "precision": precision}
+        case _:
+            return {"runtime": "torch", "precision": "f32"}
+
+
+def trained_unbiased(trained: Mapping[str, Any]) -> bool:
+    """Whether a run's crops and maps are measured in pixel intervals (UDP); see `crop_matrix`."""
+    return bool(trained.get("codec", {}).get("unbiased", False))
+
+
+def _exported(
+    path: Path, runtime: RuntimeName, precision: Precision | None
+) -> OnnxRuntime | OpenVinoRuntime:
+    exported = (
+        OpenVinoRuntime(path, precision=precision) if runtime == "openvino" else OnnxRuntime(path)
+    )
+    if exported.metadata.outputs != "maps":
+        raise ValueError(
+            f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
+            "outputs=maps"
+        )
+    return exported
+
+
+def _network(network: PoseNetwork, content: dict[str, Any], path: Path) -> PoseNetwork:
+    try:
+        load_network_state(network, content["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights do not fit the network that its configuration describes ({error})"
+        ) from error
+    return network
+
+
+def _input_size(trained: dict[str, Any], path: Path) -> tuple[int, int]:
+    match trained.get("input_size"):
+        case [int(height), int(width)]:
+            return height, width
+        case other:
+            raise CheckpointError(f"{path}: its input_size is {other!r}, not [height, width]")

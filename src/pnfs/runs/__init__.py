@@ -1,0 +1,1 @@
+"""What a run is: its identity, its state, its record, and its counterpart at Weights & Biases."""

@@ -1,0 +1,75 @@
+"""Which runs there are below a folder, and what each folder says about its run."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pnfs.runs.identity import PERSONS, run_identity, runs_of
+from pnfs.runs.plain import read_json
+from pnfs.runs.record import RESULT, read_result
+from pnfs.runs.state import STATE, RunStatus, is_held
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the folder of a run says about it."""
+
+    folder: Path
+    status: RunStatus
+    cause: str | None
+    """Why it failed."""
+    config: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+    """Content of `result.json`, for a finished run."""
+    identity: Mapping[str, Any] | None = None
+    """What makes it the run it is; None for one that was written without."""
+
+
+def read_run(folder: Path) -> Run | None:
+    """The run in a folder; None if there is none.
+
+    Raises:
+        ValueError: A file of it is damaged.
+    """
+    record = read_result(folder)
+    if record is not None and "config" in record:
+        return Run(folder, "finished", None, record["config"], record, record.get("identity"))
+    state = read_json(folder / STATE)
+    if state is None:
+        return None
+    status: RunStatus = state["state"]
+    if status == "running" and not is_held(folder):
+        status = "interrupted"
+    if status == "finished":  # Its record was deleted since.
+        status = "interrupted"
+    return Run(folder, status, state["cause"], state["config"], None, state.get("identity"))
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All runs below a folder, sorted by their paths.
+
+    Raises:
+        ValueError: A file of a run is damaged.
+    """
+    runs = []
+    for folder, below, files in os.walk(root):
+        if (RESULT in files or STATE in files) and (run := read_run(Path(folder))) is not None:
+            runs.append(run)
+            below.clear()  # A run holds no runs, but perhaps thousands of other files.
+    return sorted(runs, key=lambda run: run.folder.parts)
+
+
+def find_same(config: Mapping[str, Any]) -> list[Run]:
+    """The runs of a configuration, on whatever data: where the dataset is not at hand, tables find theirs so.
+
+    Raises:
+        ValueError: A file of a run is damaged.
+    """
+    ours = run_identity(config, {}) | {PERSONS: None}
+    return [
+        run
+        for run in find_runs(runs_of(config))
+        if run.identity is not None and dict(run.identity) | {PERSONS: None} == ours
+    ]

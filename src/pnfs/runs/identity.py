@@ -1,0 +1,244 @@
+"""What makes a run the run it is: its configuration, the persons it reads, the weights it starts from."""
+
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.runs.plain import json_ready
+
+PERSONS = "persons"
+"""Entry of an identity: split -> digest of what is read of it."""
+
+SPLITS = ("train", "val")
+"""What a run trains on and what it is scored on."""
+
+# Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
+_NOT_DEFINING = (
+    "run_root", "name", "logger", "workers", "eval_batch_size", "restart", "evaluate_untrained",
+    "dataset.check_images", "data.workers", "data.eval_batch_size",
+    "acceleration", "data.resident", "optimizer.fused",
+)  # fmt: skip
+
+# Keys of the trainer that change no number, or only its last digits as another device does; any other key
+# makes another run. `max_time` only pauses a run: resumed, it ends like the one that nothing stopped.
+_TRAINER_NOT_DEFINING = (
+    "accelerator", "logger", "max_time", "num_sanity_val_steps", "log_every_n_steps",
+    "enable_progress_bar", "enable_model_summary", "profiler", "detect_anomaly", "benchmark",
+    "deterministic", "inference_mode", "limit_test_batches", "limit_predict_batches",
+    "enable_autolog_hparams", "model_registry",
+)  # fmt: skip
+
+# Naming one of the trainer's own defaults does not make another run.
+_TRAINER_DEFAULTS: Mapping[str, Any] = {
+    "_target_": "lightning.Trainer", "strategy": "auto", "devices": 1, "num_nodes": 1,
+    "precision": "32-true", "accumulate_grad_batches": 1, "max_steps": -1, "fast_dev_run": False,
+    "overfit_batches": 0.0, "limit_train_batches": 1.0, "limit_val_batches": 1.0,
+    "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "reload_dataloaders_every_n_epochs": 0,
+    "sync_batchnorm": False,
+}  # fmt: skip
+
+_CHECKPOINTS = ("best.ckpt", "last.ckpt")
+
+_WORDS = ("imagenet", "none")
+"""Weights that are no file, even if there happens to be one of that name."""
+
+
+@runtime_checkable
+class Labels(Protocol):
+    """A dataset whose scores depend on labels that its `Persons` do not hold."""
+
+    def labels_digest(self, split: str) -> str:
+        """A digest of everything that the split's metric reads."""
+        ...
+
+
+class Readable(Protocol):
+    """A dataset, as far as a run's identity is concerned."""
+
+    def persons(self, split: str) -> Persons: ...
+
+
+def read_digests(source: Readable) -> dict[str, str]:
+    """Split -> digest of the persons and labels that a run reads, wherever they lie."""
+    digests = {}
+    for split in SPLITS:
+        digests[split] = persons_digest(source.persons(split))
+        if isinstance(source, Labels):
+            both = digests[split] + source.labels_digest(split)
+            digests[split] = hashlib.sha256(both.encode()).hexdigest()
+    return digests
+
+
+def persons_digest(persons: Persons) -> str:
+    """A digest of who the persons are, in which images, with which boxes and joints; not of pixels."""
+    names = [persons.images.describe(image) for image in np.unique(persons.image_index).tolist()]
+    labelled = persons.visibility > UNLABELLED
+    columns = (
+        np.unique(persons.image_index, return_inverse=True)[1].astype("<i8"),
+        np.where(labelled[..., None], persons.joints, 0).astype("<f4"),
+        persons.visibility.astype("<i1"),
+        persons.center.astype("<f4"),
+        persons.box_size.astype("<f4"),
+        # One way to write nan, of which there are many.
+        np.nan_to_num(persons.reference_length, nan=-1.0).astype("<f4"),
+    )
+    digest = hashlib.sha256()
+    for texts in (persons.skeleton.joints, persons.ids.tolist(), names):
+        digest.update(json.dumps(list(texts)).encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def run_identity(
+    config: Mapping[str, Any], persons: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Everything that makes a run what it is, as plain data.
+
+    Args:
+        config: Resolved.
+        persons: What `read_digests` tells of the dataset; None where the dataset is not at hand.
+    """
+    part = json_ready(defining_part(config))
+    if persons is None:
+        return part
+    for key, value in part.get("dataset", {}).items():
+        if _is_place(key, value):
+            part["dataset"][key] = None  # What was read there counts, not the name of the place.
+    return part | {PERSONS: dict(persons)}
+
+
+def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that makes a run what it is.
+
+    Files of weights, `architecture` and `initial` count by their content. A dataset counts by the last component
+    of its path, until `run_identity` knows what is in it.
+    """
+    part = copy.deepcopy(dict(config))
+    for key in _NOT_DEFINING:
+        _remove(part, key.split("."))
+    part["trainer"] = _defining_trainer(part.get("trainer", {}))
+    dataset = part.get("dataset", {})
+    for key, value in dataset.items():
+        if _is_place(key, value):
+            dataset[key] = None if value is None else Path(str(value)).name
+    data = part.get("data", {})
+    if "cache" in data:
+        data["cache"] = data["cache"] is not None  # JPEG crops differ a little, wherever they lie.
+    for name in ("weights", "architecture", "initial"):
+        for holder, key in _held(part, name):
+            holder[key] = _content(Path(holder[key]))
+    return part
+
+
+def _is_place(key: str, value: Any) -> bool:
+    return key == "root" or (isinstance(value, str) and "/" in value)
+
+
+def _defining_trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in trainer.items() if k not in _TRAINER_NOT_DEFINING and v is not None}
+    if str(kept.get("strategy", "")).startswith("ddp"):
+        del kept["strategy"]  # How several processes exchange gradients; `devices` says how many.
+    # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
+    return {
+        key: value
+        for key, value in kept.items()
+        if (type(value), value) != (type(_TRAINER_DEFAULTS.get(key)), _TRAINER_DEFAULTS.get(key))
+    }
+
+
+def _held(tree: Any, key: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every dictionary of a tree that holds a text under a key."""
+    if isinstance(tree, dict):
+        if isinstance(tree.get(key), str):
+            yield tree, key
+        for value in tree.values():
+            yield from _held(value, key)
+
+
+def _content(path: Path) -> str:
+    """Digest of a file, or of a run's checkpoint; the name of what is no file ("imagenet")."""
+    path = path.expanduser()
+    if str(path) in _WORDS:
+        return str(path)
+    folders = (path / "checkpoints", path)
+    inside = [folder / name for folder in folders for name in _CHECKPOINTS]
+    for file in (path, *inside):
+        if file.is_file():
+            stat = file.stat()
+            return _file_digest(str(file), stat.st_mtime_ns, stat.st_size)
+    return path.name
+
+
+@functools.lru_cache(maxsize=64)
+def _file_digest(path: str, changed: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(tree: dict[str, Any], path: Sequence[str]) -> None:
+    for key in path[:-1]:
+        if not isinstance(tree.get(key), dict):
+            return
+        tree = tree[key]
+    tree.pop(path[-1], None)
+
+
+def run_hash(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> str:
+    """Eight hexadecimal digits that stand for `run_identity`."""
+    text = json.dumps(run_identity(config, persons), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_folder(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> Path:
+    """`<run_root>/<name>/<hash>`."""
+    return runs_of(config) / run_hash(config, persons)
+
+
+def runs_of(config: Mapping[str, Any]) -> Path:
+    """The folder of all runs of this name: `<run_root>/<name>`."""
+    return Path(config["run_root"]).expanduser() / str(config["name"])
+
+
+def differences(one: Any, other: Any, key: str = "") -> list[str]:
+    """Dotted keys whose values are not the same in two identities."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return [] if one == other else [key]
+    absent = object()
+    return [
+        found
+        for name in dict.fromkeys([*one, *other])
+        for found in differences(
+            one.get(name, absent), other.get(name, absent), f"{key}.{name}" if key else str(name)
+        )
+    ]
+
+
+class OtherRunError(ValueError):
+    """A file in a run's folder is of another run; the message says what differs."""
+
+
+def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
+    """Refuses a record or checkpoint whose run is not the one that is asked for.
+
+    Args:
+        file: That it comes from.
+        theirs: Identity that it holds; None for one that was written without.
+        ours: Identity of the run that is asked for.
+
+    Raises:
+        OtherRunError: Names the file and the keys that differ.
+    """
+    differing = [] if theirs is None else differences(theirs, ours)
+    if differing:
+        raise OtherRunError(
+            f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "
+            "boxes or joints). Move that folder away, or train anew with restart=true"
+        )

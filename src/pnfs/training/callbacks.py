@@ -1,0 +1,145 @@
+"""Callbacks that measure a training: how its architecture moves, and how fast it is."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import (
+    Architecture,
+    architecture_from_json,
+    describe_architecture,
+    mixing_statistics,
+    to_json,
+)
+from pnfs.training.checkpoints import CheckpointError
+from pnfs.training.module import PoseModule
+
+TRAJECTORY = "architecture.jsonl"
+
+
+class ArchitectureMonitor(L.Callback):
+    """Logs the statistics of softmax(alpha) and softmax(beta), and keeps their trajectory.
+
+    Every logger gets the statistics once an epoch; `architecture.jsonl` in the run's folder gets one line an
+    epoch with alpha and beta, starting with those before training (epoch -1). A baseline has nothing to
+    log.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / TRAJECTORY
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        network = _searched(pl_module)
+        if network is None or not trainer.is_global_zero:
+            return
+        if trainer.current_epoch == 0:
+            self.path.unlink(missing_ok=True)
+            self._write(network, -1)
+        else:
+            self._forget_from(trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        network = _searched(pl_module)
+        if network is None:
+            return
+        statistics = mixing_statistics(describe_architecture(network))
+        pl_module.log_dict({f"architecture/{name}": value for name, value in statistics.items()})
+        # A part of an epoch is trained again when the run is resumed.
+        if trainer.is_global_zero and trainer.is_last_batch:
+            self._write(network, trainer.current_epoch)
+
+    def _forget_from(self, epoch: int) -> None:
+        """Drops what a start that was killed before its checkpoint wrote: that epoch is trained again."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["epoch"] < epoch:
+                    kept.append(f"{line}\n")
+            except json.JSONDecodeError:
+                break  # The kill came while this line was written.
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(self.path)
+
+    def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            line = to_json(describe_architecture(network), lines=False)
+            file.write(f'{{"epoch": {epoch}, "architecture": {line}}}\n')
+
+
+def read_trajectory(path: Path) -> dict[int, Architecture]:
+    """Epoch -> architecture, as `ArchitectureMonitor` wrote them; -1 is before training.
+
+    Raises:
+        CheckpointError: A line is something else; names the file and the line.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            architecture = architecture_from_json(json.dumps(record["architecture"]))
+            found[int(record["epoch"])] = architecture
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}, line {number}: no epoch and architecture ({error}); remove the file, or train "
+                "again"
+            ) from None
+    return found
+
+
+def _searched(module: L.LightningModule) -> PoseFabricNetwork | None:
+    assert isinstance(module, PoseModule)
+    return module.network if isinstance(module.network, PoseFabricNetwork) else None
+
+
+class TrainingSpeed(L.Callback):
+    """Logs "train/persons_per_second" once an epoch: everything between its first and last step.
+
+    Lightning's `ThroughputMonitor` answers another question: it logs every few steps to the loggers, the compiling
+    of the first step counts, and a GPU waits after each step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = 0.0
+        self._persons = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._persons = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if batch_idx == 0:
+            # The first step of a run compiles and allocates, that of an epoch fills the queues.
+            self._wait(pl_module)
+            self._started = time.perf_counter()
+        else:
+            self._persons += len(batch["sample_index"]) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._persons:
+            self._wait(pl_module)
+            seconds = time.perf_counter() - self._started
+            pl_module.log("train/persons_per_second", self._persons / seconds)
+
+    def _wait(self, module: L.LightningModule) -> None:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)

@@ -1,0 +1,383 @@
+"""What makes a run the run it is: configuration, persons that are read, weights that it starts from."""
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pnfs.data.coco import COCO
+from pnfs.data.export import write_coco, write_mpii
+from pnfs.data.mpii import MPII
+from pnfs.data.persons import Persons
+from pnfs.data.synthetic import Synthetic
+from pnfs.runs.identity import (
+    PERSONS,
+    defining_part,
+    differences,
+    persons_digest,
+    read_digests,
+    run_folder,
+    run_hash,
+    run_identity,
+)
+
+CONFIG: dict[str, Any] = {
+    "run_root": "runs",
+    "name": "train",
+    "seed": 0,
+    "epochs": 200,
+    "input_size": [256, 256],
+    "batch_size": 24,
+    "eval_batch_size": 64,
+    "workers": 2,
+    "evaluate_untrained": False,
+    "restart": False,
+    "dataset": {"_target_": "pnfs.data.mpii.MPII", "root": "data/mpii", "check_images": True},
+    "parts": {"mpii": {"head": ["head_top"]}},
+    "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
+    "model": {
+        "channels": 10,
+        "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
+    },
+    "optimizer": {"lr": 1e-3},
+    "data": {"workers": 2, "eval_batch_size": 64, "batch_size": 24, "cache": "runs/cache"},
+    "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
+    "logger": {},
+}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    *path, last = key.split(".")
+    holder = config
+    for step in path:
+        holder = holder[step]
+    holder[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("epochs", 201),
+        ("input_size", [256, 192]),
+        ("batch_size", 32),
+        ("dataset._target_", "pnfs.data.coco.COCO"),
+        ("parts.mpii", {"body": ["head_top"]}),
+        ("model.channels", 12),
+        ("model.backbone.weights", "/a/other.pth"),
+        ("backbone.weights", "imagenet"),
+        ("optimizer.lr", 2e-3),
+        ("trainer.precision", "bf16-mixed"),
+        ("trainer.devices", 2),
+        ("data.cache", None),
+        ("data.reduced_decoding", False),
+        ("trainer.limit_train_batches", 3),
+        ("trainer.limit_train_batches", 1),
+        ("trainer.limit_val_batches", 2),
+        ("trainer.limit_val_batches", 0.5),
+        ("trainer.overfit_batches", 1),
+        ("trainer.max_steps", 10),
+        ("trainer.min_epochs", 5),
+        ("trainer.fast_dev_run", True),
+        ("trainer.check_val_every_n_epoch", 2),
+        ("trainer.val_check_interval", 0.5),
+        ("trainer.val_check_interval", 1),
+        ("trainer.gradient_clip_val", 1.0),
+        ("trainer.gradient_clip_algorithm", "value"),
+        ("trainer.accumulate_grad_batches", 2),
+        ("trainer.sync_batchnorm", True),
+        ("trainer.strategy", "fsdp"),
+        ("trainer._target_", "mine.Trainer"),
+        ("trainer.a_key_of_a_later_version", 1),
+    ],
+)
+def test_what_changes_the_result_makes_another_run(key: str, value: Any) -> None:
+    assert run_hash(changed(key, value)) != run_hash(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run_root", "/elsewhere"),
+        ("name", "other"),
+        ("workers", 8),
+        ("eval_batch_size", 1),
+        ("restart", True),
+        ("evaluate_untrained", True),
+        ("dataset.root", "/moved/mpii"),
+        ("dataset.check_images", False),
+        ("data.workers", 8),
+        ("data.cache", "/elsewhere/cache"),
+        ("data.resident", True),
+        ("optimizer.fused", True),
+        ("acceleration", {"compile": "default"}),
+        ("data.eval_batch_size", 1),
+        ("model.backbone.weights", "/b/weights.pth"),
+        ("backbone.weights", "/b/weights.pth"),
+        ("trainer.accelerator", "cpu"),
+        ("trainer.log_every_n_steps", 1),
+        ("trainer.max_time", "00:01:00:00"),
+        ("trainer.enable_progress_bar", False),
+        ("trainer.benchmark", True),
+        ("trainer.strategy", "ddp"),
+        ("trainer.max_steps", -1),
+        ("trainer.limit_val_batches", None),
+        ("trainer.limit_train_batches", 1.0),
+        ("trainer.overfit_batches", 0.0),
+        ("trainer._target_", "lightning.Trainer"),
+        ("logger.wandb", {"project": "pnfs"}),
+    ],
+)
+def test_where_and_how_it_runs_does_not_make_another_run(key: str, value: Any) -> None:
+    assert run_hash(changed(key, value)) == run_hash(CONFIG)
+
+
+def test_hash_is_of_the_content_not_of_the_order_of_keys() -> None:
+    turned = dict(reversed(CONFIG.items()))
+    assert run_hash(turned) == run_hash(CONFIG)
+    assert len(run_hash(CONFIG)) == 8
+    assert int(run_hash(CONFIG), 16) >= 0
+
+
+def test_configuration_is_left_as_it_is() -> None:
+    before = copy.deepcopy(CONFIG)
+    part = defining_part(CONFIG)
+    part["optimizer"]["lr"] = 0.0
+    assert before == CONFIG
+
+
+def test_configuration_without_the_optional_keys_has_a_hash() -> None:
+    assert run_hash({"seed": 0}) != run_hash({"seed": 1})
+
+
+def test_run_folder_is_root_name_hash() -> None:
+    assert run_folder(CONFIG) == Path("runs") / "train" / run_hash(CONFIG)
+    assert run_folder(changed("run_root", "~/runs")).parts[: len(Path.home().parts)] == (
+        Path.home().parts
+    )
+
+
+def test_another_dataset_of_the_same_class_makes_another_run() -> None:
+    assert run_hash(changed("dataset.root", "data/mpii_small")) != run_hash(CONFIG)
+
+
+# --- what a path stands for
+
+
+@pytest.mark.parametrize("key", ["architecture", "initial"])
+def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> None:
+    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "found.json").write_text(content)
+    hashes = [
+        run_hash(CONFIG | {key: str(tmp_path / name / "found.json")}) for name in ("a", "b", "c")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] != run_hash(CONFIG | {key: None})
+
+
+@pytest.mark.parametrize("key", ["architecture", "initial"])
+def test_run_given_by_its_folder_counts_by_its_best_weights(tmp_path: Path, key: str) -> None:
+    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "best.ckpt").write_text(content)
+    hashes = [run_hash(CONFIG | {key: str(tmp_path / name)}) for name in ("a", "b", "c")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("key", ["model.backbone.weights", "backbone.weights"])
+def test_weights_count_by_their_content(tmp_path: Path, key: str) -> None:
+    for folder, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weights.pth").write_text(content)
+    hashes = [run_hash(changed(key, str(tmp_path / f / "weights.pth"))) for f in ("a", "b", "c")]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_weights_that_changed_under_the_same_name_make_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    hashes = []
+    for content in ("first", "second, longer"):
+        path.write_text(content)
+        hashes.append(run_hash(changed("model.backbone.weights", str(path))))
+    assert hashes[0] != hashes[1]
+
+
+@pytest.mark.parametrize("word", ["imagenet", "none"])
+def test_words_for_weights_are_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    before = run_hash(changed("model.backbone.weights", word))
+    (tmp_path / word).write_text("a file that happens to have this name")
+    monkeypatch.chdir(tmp_path)
+    assert run_hash(changed("model.backbone.weights", word)) == before
+
+
+def test_moved_files_of_a_dataset_are_the_same(tmp_path: Path) -> None:
+    assert run_hash({"dataset": {"detections": "/a/boxes.json"}}) == run_hash(
+        {"dataset": {"detections": "/b/boxes.json"}}
+    )
+
+
+# --- what is read counts, not where it lies
+
+
+def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:
+    drawn = Synthetic(skeleton=skeleton, train=4, val=3, seed=seed, image_size=(48, 48))
+    return {split: drawn.persons(split) for split in ("train", "val")}
+
+
+def edit(path: Path, change: Any) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def hash_at(source: Any, root: Path) -> str:
+    config = CONFIG | {"dataset": CONFIG["dataset"] | {"root": str(root)}}
+    return run_hash(config, read_digests(source))
+
+
+@pytest.fixture
+def mpii_root(tmp_path: Path) -> Path:
+    root = tmp_path / "a" / "people"
+    write_mpii(people(), root)
+    return root
+
+
+@pytest.fixture
+def coco_root(tmp_path: Path) -> Path:
+    root = tmp_path / "a" / "people"
+    write_coco(people("coco"), root)
+    return root
+
+
+def test_moved_and_renamed_dataset_is_the_same_run(mpii_root: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "b" / "under_another_name"
+    shutil.copytree(mpii_root, moved)
+    assert hash_at(MPII(moved), moved) == hash_at(MPII(mpii_root), mpii_root)
+
+
+def test_another_dataset_in_a_folder_of_the_same_name_is_another_run(
+    mpii_root: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "b" / "people"
+    write_mpii(people(seed=1), other)
+    assert hash_at(MPII(other), other) != hash_at(MPII(mpii_root), mpii_root)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("joints", None), ("center", [20.5, 20.0]), ("scale", 0.3), ("image", "another.png")],
+)
+def test_one_changed_person_of_mpii_is_another_run(
+    mpii_root: Path, split: str, key: str, value: Any
+) -> None:
+    before = hash_at(MPII(mpii_root, check_images=False), mpii_root)
+
+    def change(records: list[dict[str, Any]]) -> None:
+        if key != "joints":
+            records[1][key] = value
+            return
+        labelled = records[1]["joints_vis"].index(1)
+        records[1]["joints"][labelled][0] += 1
+
+    edit(mpii_root / "annot" / f"{split}.json", change)
+    assert hash_at(MPII(mpii_root, check_images=False), mpii_root) != before
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+@pytest.mark.parametrize("key", ["keypoints", "bbox", "visibility"])
+def test_one_changed_person_of_coco_is_another_run(coco_root: Path, split: str, key: str) -> None:
+    before = hash_at(COCO(coco_root), coco_root)
+
+    def change(content: dict[str, Any]) -> None:
+        keypoints = content["annotations"][1]["keypoints"]
+        labelled = next(n for n in range(17) if keypoints[3 * n + 2])
+        if key == "bbox":
+            content["annotations"][1]["bbox"][2] -= 3
+        elif key == "visibility":
+            keypoints[3 * labelled : 3 * labelled + 3] = [0, 0, 0]
+        else:
+            keypoints[3 * labelled] += 1
+
+    edit(coco_root / "annotations" / f"person_keypoints_{split}.json", change)
+    assert hash_at(COCO(coco_root), coco_root) != before
+
+
+def test_labels_that_only_the_metric_reads_count_too(coco_root: Path) -> None:
+    path = coco_root / "annotations" / "person_keypoints_val2017.json"
+    content = json.loads(path.read_text())
+    boxes = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.9}
+        for a in content["annotations"]
+    ]
+    detections = coco_root / "boxes.json"
+    detections.write_text(json.dumps(boxes))
+
+    def digests(**more: Any) -> dict[str, str]:
+        return read_digests(COCO(coco_root, **more))
+
+    truth, detected = digests(), digests(boxes="detected", detections=detections)
+
+    def as_crowd(content: dict[str, Any]) -> None:
+        extra = dict(content["annotations"][0], id=999, iscrowd=1)
+        content["annotations"].append(extra)
+
+    edit(path, as_crowd)
+    # The same persons, in the same boxes; what the score leaves out is another.
+    for before, after in (
+        (truth, digests()),
+        (detected, digests(boxes="detected", detections=detections)),
+    ):
+        assert before["train"] == after["train"]
+        assert before["val"] != after["val"]
+
+
+def test_scores_of_detected_boxes_count(coco_root: Path) -> None:
+    path = coco_root / "boxes.json"
+    image = json.loads((coco_root / "annotations/person_keypoints_val2017.json").read_text())
+    box = {"image_id": image["images"][0]["id"], "category_id": 1, "bbox": [1, 1, 20, 30]}
+    found = []
+    for score in (0.9, 0.8):
+        path.write_text(json.dumps([box | {"score": score}]))
+        found.append(read_digests(COCO(coco_root, boxes="detected", detections=path))["val"])
+    assert found[0] != found[1]
+
+
+def test_what_is_under_an_unlabelled_joint_does_not_count() -> None:
+    persons = people()["train"]
+    hidden = replace(persons, visibility=np.where([[True] + [False] * 15], 0, persons.visibility))
+    elsewhere = hidden.joints.copy()
+    elsewhere[:, 0] += 5
+    assert persons_digest(hidden) == persons_digest(replace(hidden, joints=elsewhere))
+    assert persons_digest(hidden) != persons_digest(persons)
+
+
+def test_order_of_persons_counts_and_their_pixels_do_not(mpii_root: Path) -> None:
+    persons = MPII(mpii_root).persons("train")
+    assert persons_digest(persons.subset([1, 0, 2, 3])) != persons_digest(persons)
+    for path in (mpii_root / "images").iterdir():
+        path.write_bytes(b"")
+    assert persons_digest(MPII(mpii_root).persons("train")) == persons_digest(persons)
+
+
+def test_differences_are_dotted_keys() -> None:
+    one = {"a": 1, "b": {"c": 2, "d": [1]}, "e": 0}
+    other = {"a": 1, "b": {"c": 3, "d": [1]}, "f": 0}
+    assert differences(one, other) == ["b.c", "e", "f"]
+    assert differences(one, copy.deepcopy(one)) == []
+
+
+def test_identity_comes_back_from_json_as_it_was() -> None:
+    identity = run_identity(CONFIG | {"pair": (1, 2)}, {"train": "a", "val": "b"})
+    assert json.loads(json.dumps(identity)) == identity
+    assert identity[PERSONS] == {"train": "a", "val": "b"}

@@ -1,0 +1,233 @@
+"""What makes a run the same run, and its one record."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pnfs.runs.finding import find_runs, find_same, read_run
+from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_folder, run_identity
+from pnfs.runs.record import RESULT, provenance, read_result, write_result
+from pnfs.runs.state import STATE, RunBusyError, UnfinishedError, cause_of, keep_failure, kept_state
+from pnfs.training.finite import NonFiniteLossError
+
+CONFIG: dict[str, Any] = {
+    "run_root": "runs",
+    "name": "train",
+    "seed": 0,
+    "epochs": 200,
+    "input_size": [256, 256],
+    "batch_size": 24,
+    "eval_batch_size": 64,
+    "workers": 2,
+    "evaluate_untrained": False,
+    "restart": False,
+    "dataset": {"_target_": "pnfs.data.mpii.MPII", "root": "data/mpii", "check_images": True},
+    "parts": {"mpii": {"head": ["head_top"]}},
+    "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
+    "model": {
+        "channels": 10,
+        "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
+    },
+    "optimizer": {"lr": 1e-3},
+    "data": {"workers": 2, "eval_batch_size": 64, "batch_size": 24, "cache": "runs/cache"},
+    "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
+    "logger": {},
+}
+
+
+def test_record_comes_back_as_written(tmp_path: Path) -> None:
+    unknown = {"PCKh@0.5/head": math.nan, "PCKh@0.5/hip": -math.inf}
+    record = {"score": 12.5, "scores": {"PCKh@0.5": 12.5} | unknown, "list": [math.inf, 1]}
+    folder = tmp_path / "not" / "there" / "yet"
+    assert write_result(folder, record) == folder / RESULT
+    back = read_result(folder)
+    assert back is not None
+    assert back["score"] == 12.5
+    # JSON has neither nan nor infinity.
+    assert back["scores"] == {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
+    assert back["list"] == [None, 1]
+    assert [path.name for path in folder.iterdir()] == [RESULT]
+
+
+def test_run_without_a_record_is_not_finished(tmp_path: Path) -> None:
+    assert read_result(tmp_path) is None
+    assert read_result(tmp_path / "absent") is None
+
+
+def test_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    write_result(tmp_path, {"score": 1.0})
+    with pytest.raises(TypeError):
+        write_result(tmp_path, {"score": object()})
+    assert read_result(tmp_path) == {"score": 1.0}
+
+
+@pytest.mark.parametrize("content", ["", '{"score": 1', "[1, 2"])
+def test_damaged_record_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / RESULT).write_text(content)
+    with pytest.raises(ValueError, match=r"result\.json.*delete it to run again"):
+        read_result(tmp_path)
+
+
+def test_provenance_says_what_ran_where() -> None:
+    record = json.loads(json.dumps(provenance()))
+    assert {"pnfs", "torch", "lightning", "python"} <= set(record["versions"])
+    assert all(record["versions"].values())
+    assert record["device"]
+    assert record["finished"].endswith("+00:00")
+    revision = record["git_revision"]
+    assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
+
+
+# --- states
+
+
+def test_state_follows_a_run(tmp_path: Path) -> None:
+    assert read_run(tmp_path) is None
+    with kept_state(tmp_path, CONFIG) as earlier:
+        assert earlier == 0
+        run = read_run(tmp_path)
+        assert run is not None
+        assert (run.status, run.config) == ("running", CONFIG)
+        write_result(tmp_path, {"config": CONFIG, "score": 1.0})
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "finished"
+    assert run.record is not None
+    assert run.record["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "cause"),
+    [
+        (ValueError("bad\nimage"), "failed", "ValueError: bad image"),
+        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+        (SystemExit(1), "interrupted", "SystemExit: 1"),
+        (UnfinishedError("2 of 3 epochs"), "interrupted", "2 of 3 epochs"),
+        (NonFiniteLossError("nan in step 7"), "failed", "nan in step 7"),
+    ],
+)
+def test_state_tells_how_a_run_ended(
+    tmp_path: Path, error: BaseException, status: str, cause: str
+) -> None:
+    with pytest.raises(type(error)), kept_state(tmp_path, CONFIG):
+        raise error
+    run = read_run(tmp_path)
+    assert run is not None
+    assert (run.status, run.cause) == (status, cause)
+    # It can be started again.
+    with kept_state(tmp_path, CONFIG):
+        pass
+
+
+def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
+    with (
+        kept_state(tmp_path, CONFIG),
+        pytest.raises(RunBusyError, match="another process"),
+        kept_state(tmp_path, CONFIG),
+    ):
+        pass
+
+
+def test_killed_run_is_seen_as_interrupted(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        with kept_state(tmp_path, CONFIG):
+            os._exit(0)  # Without a chance to write anything, as SIGKILL.
+    os.waitpid(child, 0)
+    assert json.loads((tmp_path / STATE).read_text())["state"] == "running"
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "interrupted"
+
+
+def interrupted_start(folder: Path, checkpoint_after: float | None = None) -> float:
+    """A start that is interrupted; returns the seconds that it took over from earlier ones."""
+    with contextlib.suppress(KeyboardInterrupt), kept_state(folder, CONFIG) as earlier:
+        if checkpoint_after is not None:
+            checkpoint = folder / "checkpoints" / "last.ckpt"
+            checkpoint.parent.mkdir(exist_ok=True)
+            checkpoint.touch()
+            os.utime(checkpoint, (0, time.time() + checkpoint_after))
+        raise KeyboardInterrupt
+    return earlier
+
+
+def test_time_of_earlier_starts_counts_up_to_their_checkpoint(tmp_path: Path) -> None:
+    assert interrupted_start(tmp_path) == 0
+    # Without a checkpoint the run begins anew.
+    assert interrupted_start(tmp_path, checkpoint_after=100) == 0
+    assert interrupted_start(tmp_path, checkpoint_after=50) == pytest.approx(100, abs=5)
+    # This start comes to no further checkpoint, and adds nothing.
+    assert interrupted_start(tmp_path, checkpoint_after=-1000) == pytest.approx(150, abs=5)
+    assert interrupted_start(tmp_path) == pytest.approx(150, abs=5)
+
+
+def test_runs_are_found_whatever_their_state(tmp_path: Path) -> None:
+    write_result(tmp_path / "a" / "1", {"config": CONFIG})
+    with kept_state(tmp_path / "a" / "2", CONFIG):
+        pass
+    # A record of an evaluation is no run.
+    write_result(tmp_path / "a" / "1" / "val", {"score": 1.0})
+    found = find_runs(tmp_path)
+    assert [(run.folder.name, run.status) for run in found] == [
+        ("1", "finished"),
+        ("2", "interrupted"),
+    ]
+
+
+def test_cause_is_the_innermost_error_in_a_line() -> None:
+    outer = RuntimeError("hydra")
+    outer.__cause__ = OSError("disk\n full")
+    assert cause_of(outer) == "OSError: disk full"
+    assert cause_of(RunBusyError("wait")) == "wait"
+
+
+# --- files of another run
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 1}, ["seed"]), ({PERSONS: {"train": "a", "val": "c"}}, ["persons.val"])],
+)
+def test_file_of_another_run_is_refused_with_what_differs(
+    tmp_path: Path, change: dict[str, Any], named: list[str]
+) -> None:
+    ours = run_identity(CONFIG, {"train": "a", "val": "b"})
+    require_same(tmp_path / RESULT, json.loads(json.dumps(ours)), ours)
+    with pytest.raises(OtherRunError) as refusal:
+        require_same(tmp_path / RESULT, ours | change, ours)
+    assert str(tmp_path / RESULT) in str(refusal.value)
+    assert all(key in str(refusal.value) for key in named)
+
+
+def test_paused_run_is_not_recorded_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(UnfinishedError), kept_state(tmp_path, CONFIG):
+        raise UnfinishedError("paused")
+    keep_failure(tmp_path, CONFIG, UnfinishedError("paused"))
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "interrupted"
+    keep_failure(tmp_path, CONFIG, ValueError("no data"))
+    run = read_run(tmp_path)
+    assert run is not None
+    assert run.status == "failed"
+
+
+def test_runs_of_a_configuration_are_found_without_their_data(tmp_path: Path) -> None:
+    config = CONFIG | {"run_root": str(tmp_path)}
+    for digest in ("a", "b"):
+        persons = {"train": digest, "val": "v"}
+        record = {"config": config, "identity": run_identity(config, persons)}
+        write_result(run_folder(config, persons), record)
+    other = config | {"seed": 1}
+    write_result(run_folder(other), {"config": other, "identity": run_identity(other, {})})
+    moved = config | {"dataset": config["dataset"] | {"root": "/elsewhere"}}
+    assert len({run.folder for run in find_same(moved)}) == 2
+    assert [run.config["seed"] for run in find_same(other)] == [1]
+    assert find_same(config | {"seed": 2}) == []

@@ -1,0 +1,87 @@
+"""What is measured while a run trains: its speed, and how its architecture moves."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torchmetrics import MeanMetric
+
+from pnfs.body import skeleton_by_name
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.backbones import FabricBackbone
+from pnfs.training import callbacks
+from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed, read_trajectory
+from pnfs.training.module import PoseModule
+
+
+@pytest.mark.parametrize(("world_size", "expected"), [(1, (5 + 3) / 4.0), (2, 2 * (5 + 3) / 4.0)])
+def test_speed_leaves_the_first_step_of_an_epoch_out(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, expected: float
+) -> None:
+    clock = iter([100.0, 104.0, 200.0, 204.0])
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
+    logged: dict[str, list[float]] = {}
+    module = cast(
+        Any,
+        SimpleNamespace(
+            device=torch.device("cpu"),
+            log=lambda name, value: logged.setdefault(name, []).append(value),
+        ),
+    )
+    trainer = cast(Any, SimpleNamespace(world_size=world_size))
+    speed = TrainingSpeed()
+    for _ in range(2):
+        speed.on_train_epoch_start(trainer, module)
+        for step, persons in enumerate((7, 5, 3)):
+            batch = {"sample_index": torch.zeros(persons)}
+            speed.on_train_batch_end(trainer, module, None, batch, step)
+        speed.on_train_epoch_end(trainer, module)
+    assert logged == {"train/persons_per_second": [expected, expected]}
+
+
+def test_epoch_of_one_step_has_no_speed() -> None:
+    logged: list[str] = []
+    module = cast(
+        Any, SimpleNamespace(device=torch.device("cpu"), log=lambda name, _: logged.append(name))
+    )
+    trainer = cast(Any, SimpleNamespace(world_size=1))
+    speed = TrainingSpeed()
+    speed.on_train_epoch_start(trainer, module)
+    speed.on_train_batch_end(trainer, module, None, {"sample_index": torch.zeros(4)}, 0)
+    speed.on_train_epoch_end(trainer, module)
+    assert logged == []
+
+
+def started(folder: Path, value: float) -> ArchitectureMonitor:
+    """A monitor at the start of a training whose architecture parameters all have this value."""
+    skeleton = skeleton_by_name("lsp")
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(channels=2, backbone_layers=3),
+        skeleton=skeleton.name,
+        parts={"upper": skeleton.joints[:7], "lower": skeleton.joints[7:]},
+        channels=2,
+    )
+    with torch.no_grad():
+        for parameter in network.architecture_parameters().values():
+            parameter.fill_(value)
+    module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
+    monitor = ArchitectureMonitor(folder)
+    trainer = cast(Any, SimpleNamespace(is_global_zero=True, current_epoch=0))
+    monitor.on_train_start(trainer, module)
+    return monitor
+
+
+@pytest.mark.parametrize("value", [0.5, -math.inf])
+def test_trajectory_begins_with_the_parameters_before_training(
+    tmp_path: Path, value: float
+) -> None:
+    found = read_trajectory(started(tmp_path, value).path)
+    assert list(found) == [-1]
+
+
+def test_parameters_that_are_nan_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="upper/alpha"):
+        started(tmp_path, math.nan)
