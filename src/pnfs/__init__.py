@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from pnfs.codec.decode import DecodeMethod
+    from pnfs.export.runtimes import Precision
     from pnfs.inference import Predictor
 
 
@@ -17,6 +18,7 @@ def load(
     device: str = "auto",
     *,
     runtime: Literal["torch", "onnx", "openvino"] | None = None,
+    precision: Precision | None = None,
     padding: float | None = None,
     decode_method: DecodeMethod | None = None,
     flip_shift: Literal[0, 1] | None = None,
@@ -35,6 +37,7 @@ def load(
         device: "auto" (an accelerator if there is one), "cpu", "cuda", "cuda:1", ...; exported files run
             on the CPU.
         runtime: What runs the network; None: "onnx" for .onnx files, else "torch".
+        precision: What OpenVINO computes in, "f32" or "bf16"; None: f32. Other runtimes have no choice.
         padding: Factor on the sides of given boxes; None: as in training.
         decode_method: From score maps to locations; None: as in training.
         flip_shift: Pixels by which mirrored maps move to the right in the flip test, 0 or 1; None: as
@@ -45,7 +48,7 @@ def load(
 
     Raises:
         CheckpointError: There is no such checkpoint, or it cannot be used.
-        ValueError: There is no such device or runtime.
+        ValueError: There is no such device or runtime, or no such precision on this processor.
     """
     # Here and not above: `import pnfs` is to stay as cheap as reading a few lines.
     from hydra.utils import instantiate
@@ -57,6 +60,7 @@ def load(
         device,
         build=lambda model: instantiate(model, _convert_="all"),
         runtime=runtime,
+        precision=precision,
         padding=padding,
         decode_method=decode_method,
         flip_shift=flip_shift,

@@ -12,8 +12,9 @@ import torch
 from pnfs.body import MPII
 from pnfs.codec.decode import decode
 from pnfs.export import onnx_model
+from pnfs.export.checks import TOLERANCE, _check_peaks, check_export
 from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.onnx_model import _check_peaks, check_export, export_onnx
+from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork, normalise_images
 from pnfs.models.backbones import FabricBackbone
@@ -235,7 +236,7 @@ def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
     differences = export_onnx(network, tmp_path / "large.onnx", input_size=SIZE).differences
     highest = expected_maps(network, images(1)).abs().max()
     # Rounding alone goes beyond what is allowed to scores up to 1.
-    assert onnx_model.TOLERANCE < max(differences.values()) < 1e-5 * highest
+    assert TOLERANCE < max(differences.values()) < 1e-5 * highest
     with torch.no_grad():
         network.head.weight.mul_(1.01)
     with pytest.raises(ExportError, match="differ from PyTorch's by"):

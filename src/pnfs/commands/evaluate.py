@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from rich.console import Console
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
 from pnfs.commands.building import build_module, data_of_run
-from pnfs.commands.configuration import UsageError, build_source, plain
+from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.report import report
 from pnfs.commands.scoring import (
     evaluation_choices,
@@ -27,8 +28,10 @@ from pnfs.commands.scoring import (
     write_pictures,
     write_predictions,
 )
-from pnfs.data.module import Source
+from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.predictions import Benchmark, Predictions
+from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
+from pnfs.inference.scored import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import (
@@ -49,35 +52,23 @@ def run(config: DictConfig) -> float:
     if settings["predictions"] is not None:
         return evaluate_file.run(settings)
     path = find_checkpoint(settings["checkpoint"])
-    checkpoint = read_checkpoint(path, trust=settings["trust"])
-    trained = without_downloads(checkpoint[CONFIG_KEY])
-    dataset = with_choices(
-        chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
-    )
-    source = build_source(dataset, trained["input_size"])
-    if source.skeleton.name != trained["model"]["skeleton"]:
-        raise UsageError(
-            f"{path} predicts the joints of skeleton {trained['model']['skeleton']}, "
-            f"the dataset has those of {source.skeleton.name}"
-        )
-    module = load_module(settings, trained, checkpoint, source)
-    data = data_of_run(
-        trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
-    )
-    split = settings["split"]
-    console.print(f"checkpoint: {path}", soft_wrap=True)
+    found = exported_file(settings, path) if path.suffix == ".onnx" else checkpoint(settings, path)
+    source, split, data = found.data.source, settings["split"], found.data
+    console.print(f"{found.kind}: {path}", soft_wrap=True)
     console.print(source.persons(split).described(), soft_wrap=True, highlight=False)
     # A file that was named is what was asked for; of a folder the best is expected.
     fell_back = path.name == LAST_CHECKPOINT.name and Path(settings["checkpoint"]).name != path.name
     if fell_back:
         warn_of_last(path)
-    scores, predictions = score_and_predict(module, data, settings["trainer"], split)
+    scores, predictions = score_and_predict(found.module, data, found.trainer, split)
     if isinstance(source, Benchmark):
         scores |= source.extra_scores(split, predictions)
-    choices = evaluation_choices(module, source, split) | {"input_size": trained["input_size"]}
+    choices = evaluation_choices(found.module, source, split)
+    choices |= {"input_size": list(data.input_size), **found.computed}
     if fell_back:
         choices["weights"] = "last"
-    folder = result_folder(settings["out"], path, split, {"choices": choices, "dataset": dataset})
+    defining = {"choices": choices, "dataset": found.dataset}
+    folder = result_folder(settings["out"], found.run, split, defining)
     record = {
         "checkpoint": str(path),
         "score": next(iter(scores.values())),
@@ -85,15 +76,132 @@ def run(config: DictConfig) -> float:
         "evaluated_with": choices,
         "persons": len(predictions),
         "data": {split: source.persons(split).account()},
-        **provenance(settings["trainer"]["accelerator"]),
-        "dataset": dataset,
+        **provenance(found.trainer["accelerator"]),
+        "dataset": found.dataset,
     }
     matches = matches_of(source, split, predictions)
-    draw = partial(write_pictures, module, data, folder, split, predictions)
+    draw = partial(write_pictures, found.module, data, folder, split, predictions)
     report(record, folder, data, matches, settings, draw)
     written = write_named_predictions(settings["eval"]["name"], source, split, predictions, folder)
     console.print(f"predicted joints: {written}", soft_wrap=True)
     return float(record["score"])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A trained network and its data, ready to be scored.
+
+    Attributes:
+        kind: What the file is.
+        run: The run's folder, or that of an exported file.
+        module: What predicts.
+        data: Crops as the network was trained on.
+        dataset: Configuration of the dataset.
+        trainer: Configuration of the trainer, which says where is computed.
+        computed: Runtime and precision.
+    """
+
+    kind: str
+    run: Path
+    module: PoseModule | ScoredPredictor
+    data: PoseDataModule
+    dataset: dict[str, Any]
+    trainer: dict[str, Any]
+    computed: dict[str, str]
+
+
+def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
+    """A checkpoint with the evaluation's choices."""
+    chosen_runtime(path, settings["runtime"], settings["precision"])
+    content = read_checkpoint(path, trust=settings["trust"])
+    trained = without_downloads(content[CONFIG_KEY])
+    dataset = with_choices(
+        chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
+    )
+    source = build_source(dataset, trained["input_size"])
+    require_skeleton(path, trained["model"]["skeleton"], source)
+    return Scored(
+        kind="checkpoint",
+        run=path.parent.parent,
+        module=load_module(settings, trained, content, source),
+        data=_data(settings, trained, source),
+        dataset=dataset,
+        trainer=settings["trainer"],
+        computed={"runtime": "torch", "precision": _named(settings["trainer"].get("precision"))},
+    )
+
+
+def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
+    """An exported file; its dataset is named, or that of the run in whose folder it lies.
+
+    Raises:
+        UsageError: No dataset is named, and the file lies in no run's folder.
+    """
+    predictor = load_predictor(
+        path,
+        build=build_network,
+        runtime=settings["runtime"],
+        precision=settings["precision"],
+        decode_method=settings["decode_method"],
+        flip_shift=settings["flip_shift"],
+        batch_size=settings["eval_batch_size"],
+    )
+    trained: dict[str, Any] = {}
+    if (path.parent / "checkpoints").is_dir():
+        content = read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
+        trained = content[CONFIG_KEY]
+    elif "_target_" not in settings["dataset"]:
+        raise UsageError(
+            f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"
+        )
+    dataset = with_choices(
+        chosen_dataset(settings["dataset"], trained.get("dataset", {})), settings["eval"]
+    )
+    source = build_source(dataset, predictor.input_size)
+    require_skeleton(path, predictor.skeleton.name, source)
+    as_trained = {
+        "input_size": predictor.input_size,
+        "codec": {"unbiased": predictor.unbiased},
+        "data": trained.get("data", {}),
+    }
+    return Scored(
+        kind="exported file",
+        run=path.parent,
+        module=ScoredPredictor(predictor, source.metric(settings["split"]), settings["flip_test"]),
+        data=_data(settings, as_trained, source),
+        dataset=dataset,
+        # Exported files run in this process; what the trainer says of devices is for PyTorch.
+        trainer={
+            "_target_": settings["trainer"]["_target_"], "accelerator": "cpu", "devices": 1,
+        },
+        computed=runtime_of(predictor),
+    )  # fmt: skip
+
+
+def require_skeleton(path: Path, skeleton: str, source: Source) -> None:
+    """Refuses a dataset of other joints.
+
+    Raises:
+        UsageError: Names both skeletons.
+    """
+    if source.skeleton.name != skeleton:
+        raise UsageError(
+            f"{path} predicts the joints of skeleton {skeleton}, "
+            f"the dataset has those of {source.skeleton.name}"
+        )
+
+
+def _data(
+    settings: Mapping[str, Any], trained: Mapping[str, Any], source: Source
+) -> PoseDataModule:
+    return data_of_run(
+        trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
+    )
+
+
+def _named(precision: Any) -> str:
+    """The trainer's precision in the words of the other runtimes, where they have one."""
+    return "f32" if precision in (None, 32, "32", "32-true") else str(precision)
 
 
 def write_named_predictions(
@@ -166,9 +274,9 @@ def with_choices(dataset: dict[str, Any], asked: Mapping[str, Any]) -> dict[str,
     return dataset | chosen
 
 
-def result_folder(out: str | None, checkpoint: Path, split: str, defining: Any) -> Path:
-    """`out`, or a folder beside the checkpoint's of its own for each way to evaluate."""
+def result_folder(out: str | None, run: Path, split: str, defining: Any) -> Path:
+    """`out`, or a folder of its own in the run's for each way to evaluate."""
     if out is not None:
         return Path(out).expanduser()
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return checkpoint.parent.parent / f"evaluate_{split}_{digest}"
+    return run / f"evaluate_{split}_{digest}"

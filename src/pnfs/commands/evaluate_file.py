@@ -26,7 +26,7 @@ from pnfs.runs.record import provenance
 PICTURE_SIZE = (256, 256)
 """(height, width) of the crops in pictures, px; nothing else depends on it."""
 
-_OF_A_NETWORK = ("decode_method", "flip_shift")
+_OF_A_NETWORK = ("decode_method", "flip_shift", "runtime", "precision")
 
 console = Console()
 

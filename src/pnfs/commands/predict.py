@@ -17,12 +17,13 @@ from rich.progress import (
 )
 
 from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.tables import described
 from pnfs.data.persons import DataError, listed
 from pnfs.inference import Predictor, choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.frames import count_frames, predict_frames, read_frames
 from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs, passed_over
-from pnfs.inference.loading import load_predictor
+from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, ResultFolder
 
 console = Console()
@@ -51,6 +52,7 @@ def run(config: DictConfig) -> None:
         settings["device"],
         build=build_network,
         runtime=settings["runtime"],
+        precision=settings["precision"],
         padding=settings["padding"],
         decode_method=settings["decode_method"],
         flip_shift=settings["flip_shift"],
@@ -99,9 +101,11 @@ def _predict(
     problems: list[str] = []
     pictures = persons = duplicates = 0
     threshold = settings["nms_threshold"]
+    computed = runtime_of(predictor)
     results = ResultFolder(
         out,
         skeleton=predictor.skeleton,
+        computed=computed,
         score_threshold=settings["score_threshold"],
         overlays=settings["overlays"],
         score_maps=settings["score_maps"],
@@ -125,6 +129,7 @@ def _predict(
             pictures, persons = pictures + 1, persons + len(prediction)
             progress.advance(task)
     console.print(f"{persons} persons in {pictures} pictures or frames", highlight=False)
+    console.print(described(computed), style="dim", highlight=False)
     if duplicates:
         console.print(
             f"{duplicates} more were left out, too similar to a better pose (nms_threshold={threshold})",

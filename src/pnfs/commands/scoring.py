@@ -28,6 +28,7 @@ from pnfs.data.predictions import (
     write_json,
 )
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
+from pnfs.inference.scored import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.state import LAST_CHECKPOINT
@@ -79,7 +80,10 @@ def score(
 
 
 def score_and_predict(
-    module: PoseModule, data: PoseDataModule, trainer: Mapping[str, Any], split: str
+    module: PoseModule | ScoredPredictor,
+    data: PoseDataModule,
+    trainer: Mapping[str, Any],
+    split: str,
 ) -> tuple[dict[str, float], Predictions]:
     """Scores of a split, name -> value, the one that counts first, and what was predicted.
 
@@ -136,7 +140,9 @@ def warn_of_last(weights: Path) -> None:
         )
 
 
-def evaluation_choices(module: PoseModule, source: Source, split: str) -> dict[str, Any]:
+def evaluation_choices(
+    module: PoseModule | ScoredPredictor, source: Source, split: str
+) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     benchmark = source.evaluation_choices(split) if isinstance(source, Benchmark) else {}
     choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
@@ -163,7 +169,7 @@ def write_predictions(
 
 
 def write_pictures(
-    module: PoseModule,
+    module: PoseModule | ScoredPredictor,
     data: PoseDataModule,
     folder: Path,
     split: str,
@@ -171,8 +177,8 @@ def write_pictures(
 ) -> dict[str, Path]:
     """Contact sheet of predictions, curves, diagram of the fabrics and the data behind it."""
     written = write_sheet(data, folder, split, predictions)
-    # Baselines have no architecture that was searched.
-    if isinstance(module.network, PoseFabricNetwork):
+    # Baselines have no architecture that was searched, and exported files do not show theirs.
+    if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
         written["architecture data"] = folder / "architecture.json"
         written["architecture data"].write_text(to_json(architecture))

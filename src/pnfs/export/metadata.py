@@ -3,12 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Outputs = Literal["maps", "joints"]
 """What an exported model returns: score maps, or joints and their scores."""
 
+FilePrecision = Literal["f32", "int8"]
+"""What an exported file computes in: all of it in float32, or most convolutions in 8-bit integers."""
+
 _PREFIX = "pnfs."
+
+# What files written before there was a choice lack, and what held of all of them.
+_ADDED_LATER: dict[str, Any] = {"precision": "f32"}
 
 
 class ExportError(ValueError):
@@ -33,6 +39,7 @@ class ModelMetadata:
         flip_shift: Pixels by which mirrored maps move to the right in a flip test.
         padding: Factor on the sides of a person's box, as in training.
         checkpoint: SHA-256 of the checkpoint's file; "" without one.
+        precision: What the file computes in.
     """
 
     input_size: tuple[int, int]
@@ -48,6 +55,7 @@ class ModelMetadata:
     flip_shift: int = 1
     padding: float = 1.25
     checkpoint: str = ""
+    precision: FilePrecision = "f32"
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""
@@ -67,9 +75,11 @@ class ModelMetadata:
         Raises:
             ExportError: Something is missing or is no JSON.
         """
-        values = {}
+        values: dict[str, Any] = dict(_ADDED_LATER)
         for field in fields(cls):
             text = properties.get(_PREFIX + field.name)
+            if text is None and field.name in _ADDED_LATER:
+                continue
             if text is None:
                 raise ExportError(
                     f"{where}: its property {_PREFIX}{field.name} is missing; this is no file that "
@@ -81,8 +91,9 @@ class ModelMetadata:
                 raise ExportError(
                     f"{where}: its property {_PREFIX}{field.name} is damaged: {error}"
                 ) from error
-        if values["outputs"] not in get_args(Outputs):
-            raise ExportError(f"{where}: unknown outputs {values['outputs']!r}; export it again")
+        for name, choices in (("outputs", Outputs), ("precision", FilePrecision)):
+            if values[name] not in get_args(choices):
+                raise ExportError(f"{where}: unknown {name} {values[name]!r}; export it again")
         return cls(**values)
 
 

@@ -4,36 +4,28 @@ import contextlib
 import copy
 import io
 import logging
-import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pnfs.codec.decode import REACHES, DecodeMethod, decode
+from pnfs.codec.decode import DecodeMethod, decode
 from pnfs.data.geometry import heatmap_stride
+from pnfs.export.checks import check_export, check_moved
+from pnfs.export.int8 import Calibration, Convolutions, quantise
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
-from pnfs.export.runtimes import OnnxRuntime
 from pnfs.models.network import PoseNetwork
 
 OPSET = 20
 """ONNX operator set of exported files."""
 
-TOLERANCE = 1e-3
-"""Largest difference of a score from PyTorch's that an export may have; times the largest score where scalar
-scores, which nothing squashes, go beyond 1."""
-
-CHECKED_BATCHES = (1, 3)
-
 
 class ImagesToMaps(nn.Module):
-    """A network with the normalisation in front and the sum of overlapping joints behind.
+    """A network with the normalisation in front and one map a joint behind, as the exporter takes it.
 
     Args:
         network: A `PoseNetwork`.
@@ -44,7 +36,7 @@ class ImagesToMaps(nn.Module):
         self.network = network
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        return self.network.joint_maps(self.network(self.network.normalise(images)))
+        return self.network.crops_to_maps(images)
 
 
 class ImagesToJoints(nn.Module):
@@ -86,12 +78,16 @@ class ExportReport:
     Attributes:
         path: The file.
         metadata: What it says about itself.
-        differences: Batch size -> largest difference of a score from PyTorch's.
+        differences: Batch size -> largest difference of a score from PyTorch's, in float32.
+        convolutions: How many are in 8-bit integers; None for a file in float32.
+        moved: Share of the joints that the 8-bit integers move by more than a pixel of the score maps.
     """
 
     path: Path
     metadata: ModelMetadata
     differences: dict[int, float]
+    convolutions: Convolutions | None = None
+    moved: float = 0.0
 
 
 def export_onnx(
@@ -107,6 +103,7 @@ def export_onnx(
     padding: float = 1.25,
     checkpoint: str = "",
     fuse: bool = True,
+    int8: Calibration | None = None,
 ) -> ExportReport:
     """Writes an ONNX file and compares what ONNX Runtime makes of it with the network's outputs.
 
@@ -126,10 +123,11 @@ def export_onnx(
         padding: of person boxes: written into the file for those who run it.
         checkpoint: SHA-256 of the checkpoint, to be written into the file.
         fuse: Whether the network is fused first; see `PoseNetwork.fused`.
+        int8: Crops to put most convolutions into 8-bit integers by; None writes all in float32.
 
     Raises:
-        ExportError: The size does not fit the network, a package is missing, or outputs differ by more than
-            `TOLERANCE`; then no file is left.
+        ExportError: The size does not fit the network, a package is missing, outputs differ by more than
+            `TOLERANCE`, or 8-bit integers move more joints than `int8` allows; then no file is left.
     """
     path = Path(path)
     height, width = input_size
@@ -160,83 +158,15 @@ def export_onnx(
     _write(model.eval(), path, metadata)
     try:
         differences = check_export(network, path)
+        if int8 is None:
+            return ExportReport(path, metadata, differences)
+        convolutions = quantise(path, int8)
+        moved = check_moved(network, path, int8)
     except ExportError:
         path.unlink()
         raise
-    return ExportReport(path, metadata, differences)
-
-
-def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
-    """Compares an exported file in ONNX Runtime with the network, on noise.
-
-    Returns:
-        Batch size -> largest difference of a score.
-
-    Raises:
-        ExportError: A score differs by more than `TOLERANCE` allows, or a joint lies where PyTorch's map has
-            no peak.
-    """
-    runtime = OnnxRuntime(path)
-    height, width = runtime.metadata.input_size
-    device = next(network.parameters()).device
-    reference = ImagesToMaps(network).to(device)
-    was_training = network.training
-    network.eval()
-    differences, allowed = {}, {}
-    for batch in CHECKED_BATCHES:
-        images = np.random.default_rng(batch).integers(0, 256, (batch, height, width, 3), np.uint8)
-        with torch.no_grad():
-            maps = reference(torch.from_numpy(images).to(device)).cpu().float()
-        found = runtime(images)
-        if isinstance(found, tuple):
-            joints, scores = (torch.from_numpy(x) for x in found)
-            stride = heatmap_stride(
-                (height, width), (maps.shape[-2], maps.shape[-1]), runtime.metadata.unbiased
-            )
-            method = runtime.metadata.decode_method
-            _check_peaks(maps, joints / torch.tensor(stride), method, path)
-            difference = scores - maps.amax((2, 3))
-        else:
-            difference = torch.from_numpy(found) - maps
-        differences[batch] = float(difference.abs().max())
-        allowed[batch] = _allowed(maps)
-    network.train(was_training)
-    # Not the other way round: NaN is no success.
-    if not all(differences[batch] <= allowed[batch] for batch in differences):
-        raise ExportError(
-            f"{path}: the exported model's scores differ from PyTorch's by "
-            f"{', '.join(f'{d:.1e} at batch {b}' for b, d in differences.items())}, more than "
-            f"{max(allowed.values()):.1e}; the file was not kept"
-        )
-    return differences
-
-
-def _allowed(maps: Float[Tensor, "B K h w"]) -> float:
-    return TOLERANCE * max(1.0, float(maps.abs().max()))
-
-
-def _check_peaks(
-    maps: Float[Tensor, "B K h w"], locations: Float[Tensor, "B K 2"], method: str, path: Path
-) -> None:
-    """Each location must lie as near to a peak as the decoding puts it; which of equal ones is left open.
-
-    Raises:
-        ExportError: One does not.
-    """
-    height, width = maps.shape[-2:]
-    reach = math.ceil(REACHES.get(method, max(REACHES.values())))
-    x, y = locations.round().long().unbind(-1)
-    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    around = F.max_pool2d(maps, 2 * reach + 1, stride=1, padding=reach)
-    nearby = around.flatten(2).gather(2, index[..., None])[..., 0]
-    highest = maps.flatten(2).amax(2)
-    allowed = _allowed(maps)
-    # Without a positive score there is no peak: the location is (0, 0), wherever the maximum lies.
-    if not bool(((nearby >= highest - allowed) | (highest <= allowed)).all()):
-        raise ExportError(
-            f"{path}: the exported model places joints where PyTorch's score maps have no peak; the "
-            "file was not kept"
-        )
+    metadata = replace(metadata, precision="int8")
+    return ExportReport(path, metadata, differences, convolutions, moved)
 
 
 def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:

@@ -1,9 +1,12 @@
 """Exported models behind one call: images in, score maps or joints out."""
 
+import contextlib
 import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,15 +17,22 @@ Maps = Float[np.ndarray, "B K h/4 w/4"]
 Joints = tuple[Float[np.ndarray, "B K 2"], Float[np.ndarray, "B K"]]
 Images = UInt8[np.ndarray, "B h w 3"]
 
+Precision = Literal["f32", "bf16"]
+"""What OpenVINO computes a float32 file in: float32, or bfloat16 where the processor has it."""
+
+_TELEMETRY = "openvino_telemetry"
+
 
 class Runtime(Protocol):
     """An exported model that can be called.
 
     Attributes:
         metadata: What the file says about itself.
+        precision: What is computed in: f32, bf16 or int8.
     """
 
     metadata: ModelMetadata
+    precision: str
 
     def __call__(self, images: Images) -> Maps | Joints:
         """Crops of the model's input size, RGB, to its outputs.
@@ -60,6 +70,7 @@ class OnnxRuntime:
             raise ExportError(f"{path}: ONNX Runtime cannot read it: {error}") from error
         properties = self._session.get_modelmeta().custom_metadata_map
         self.metadata = ModelMetadata.from_properties(properties, path)
+        self.precision: str = self.metadata.precision
 
     def __call__(self, images: Images) -> Maps | Joints:
         _check_images(images, self.metadata)
@@ -74,12 +85,21 @@ class OpenVinoRuntime:
     Args:
         path: File that `pnfs export` wrote.
         threads: Threads to compute with; None for one a core.
+        precision: "f32" or "bf16", of files that were exported in float32. None: f32, also where the
+            processor has a faster, coarser type that OpenVINO would take by itself.
 
     Raises:
-        ExportError: The package is missing, or the file is not one of ours or damaged.
+        ExportError: The package is missing, the file is not one of ours or damaged, or there is no such
+            precision on this processor or for this file.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        *,
+        precision: Precision | None = None,
+    ) -> None:
         library = _library("openvino", extra="openvino")
         path = _existing(path)
         self._core = library.Core()
@@ -89,8 +109,12 @@ class OpenVinoRuntime:
         except Exception as error:
             raise ExportError(f"{path}: OpenVINO cannot read it: {error}") from error
         self.metadata = ModelMetadata.from_properties(properties, path)
-        # Full precision also where the processor has a faster, coarser one.
-        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        is_float = self.metadata.precision == "f32"
+        if precision is not None:
+            _check_precision(precision, path, is_float, self._core)
+        chosen = precision or "f32"
+        self.precision: str = chosen if is_float else self.metadata.precision
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": chosen}
         if _checked_threads(threads):
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
         self._requests: dict[int, Any] = {}
@@ -118,13 +142,47 @@ def _openvino_properties(model: Any) -> dict[str, str]:
     return {name: str(entry.value) for name, entry in properties.items()}
 
 
+def _check_precision(precision: str, path: Path, is_float: bool, core: Any) -> None:
+    if precision not in get_args(Precision):
+        raise ExportError(
+            f"precision={precision}: OpenVINO computes in {' or '.join(get_args(Precision))}"
+        )
+    if not is_float:
+        raise ExportError(
+            f"precision={precision}: {path} was exported with precision=int8, which leaves no choice; leave "
+            "the key out"
+        )
+    # Such processors would compute in float32, under another name.
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ExportError(
+            "precision=bf16: this processor does not compute in bfloat16; take precision=f32"
+        )
+
+
 def _library(name: str, extra: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        with _without_telemetry():
+            return importlib.import_module(name)
     except ImportError as error:
         raise ExportError(
             f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hides the package through which `import openvino` reports its use to a server.
+
+    OpenVINO has no switch for that which a program can set, but sends nothing where the package is not installed.
+    """
+    hidden = _TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[_TELEMETRY]
 
 
 def _existing(path: str | Path) -> Path:

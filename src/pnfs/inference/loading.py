@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 
 from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
-from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.predictor import Predictor
 from pnfs.inference.runtime import TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
@@ -33,6 +33,7 @@ def load_predictor(
     *,
     build: BuildNetwork,
     runtime: RuntimeName | None = None,
+    precision: Precision | None = None,
     padding: float | None = None,
     decode_method: DecodeMethod | None = None,
     flip_shift: Literal[0, 1] | None = None,
@@ -45,18 +46,9 @@ def load_predictor(
         build: From the model's part of a checkpoint's configuration to the network.
     """
     path = find_checkpoint(checkpoint)
-    runtime = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
-    if runtime not in get_args(RuntimeName):
-        raise ValueError(
-            f"unknown runtime {runtime!r}; there are {', '.join(get_args(RuntimeName))}"
-        )
-    if (runtime == "torch") == (path.suffix == ".onnx"):
-        raise ValueError(
-            f"runtime={runtime} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
-            "file that `pnfs export` wrote (.onnx)"
-        )
+    runtime = chosen_runtime(path, runtime, precision)
     if runtime != "torch":
-        exported = _exported(path, runtime)
+        exported = _exported(path, runtime, precision)
         trained_as = exported.metadata
         return Predictor(
             exported,  # type: ignore[arg-type]
@@ -88,13 +80,52 @@ def load_predictor(
     )
 
 
+def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> RuntimeName:
+    """The runtime that is asked for, or else the file's own.
+
+    Raises:
+        ValueError: It cannot take the file, or has no choice of precision.
+    """
+    chosen = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    if chosen not in get_args(RuntimeName):
+        raise ValueError(
+            f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}"
+        )
+    if (chosen == "torch") == (path.suffix == ".onnx"):
+        raise ValueError(
+            f"runtime={chosen} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
+            "file that `pnfs export` wrote (.onnx)"
+        )
+    if precision is not None and chosen != "openvino":
+        raise ValueError(
+            f"precision={precision}: runtime={chosen} computes in the precision of what it is given; the key "
+            "precision is for runtime=openvino"
+        )
+    return cast(RuntimeName, chosen)
+
+
+def runtime_of(predictor: Predictor) -> dict[str, str]:
+    """Runtime and precision, as they stand beside scores."""
+    match predictor.forward:
+        case OnnxRuntime(precision=precision):
+            return {"runtime": "onnx", "precision": precision}
+        case OpenVinoRuntime(precision=precision):
+            return {"runtime": "openvino", "precision": precision}
+        case _:
+            return {"runtime": "torch", "precision": "f32"}
+
+
 def trained_unbiased(trained: Mapping[str, Any]) -> bool:
     """Whether a run's crops and maps are measured in pixel intervals (UDP); see `crop_matrix`."""
     return bool(trained.get("codec", {}).get("unbiased", False))
 
 
-def _exported(path: Path, runtime: RuntimeName) -> OnnxRuntime | OpenVinoRuntime:
-    exported = OnnxRuntime(path) if runtime == "onnx" else OpenVinoRuntime(path)
+def _exported(
+    path: Path, runtime: RuntimeName, precision: Precision | None
+) -> OnnxRuntime | OpenVinoRuntime:
+    exported = (
+        OpenVinoRuntime(path, precision=precision) if runtime == "openvino" else OnnxRuntime(path)
+    )
     if exported.metadata.outputs != "maps":
         raise ValueError(
             f"{path} returns joints, from which no flip test can be made; export the checkpoint with "

@@ -265,6 +265,26 @@ class Predictor:
             done.append(self._run(crops, flip_test, keep))
         yield from self._finished(waiting, done, keep)
 
+    def locate(
+        self,
+        crops: UInt8[np.ndarray, "B h w 3"],
+        to_image: Float[Tensor, "B 2 3"],
+        *,
+        flip_test: bool = True,
+    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+        """Joints of persons whose crops are cut already, as an evaluation's loader does.
+
+        Args:
+            crops: RGB, of `input_size`.
+            to_image: Affine maps from pixels of the crops to pixels of the images.
+            flip_test: Average with the mirrored crops.
+
+        Returns:
+            x, y in pixels of the images, and scores.
+        """
+        persons = self._read(crops, to_image, flip_test, _Kept(joint_maps=False, vectors=False))
+        return persons.joints, persons.scores
+
     def _crops(
         self, query: ImageWithBoxes
     ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "2 3"]]]:
@@ -284,6 +304,16 @@ class Predictor:
     ) -> _Persons:
         images = np.stack([crop for crop, _ in crops])
         matrices = torch.from_numpy(np.stack([matrix for _, matrix in crops]).astype(np.float32))
+        return self._read(images, matrices, flip_test, keep)
+
+    def _read(
+        self,
+        images: UInt8[np.ndarray, "B h w 3"],
+        matrices: Float[Tensor, "B 2 3"],
+        flip_test: bool,
+        keep: "_Kept",
+    ) -> _Persons:
+        """From crops, and the maps from their pixels to the images', to joints and scores."""
         found: dict[str, Tensor] = {}
         if keep.joint_maps and isinstance(self.forward, TorchRuntime):
             details = self.forward.details(images)

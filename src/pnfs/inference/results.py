@@ -1,6 +1,7 @@
 """What predictions leave behind: overlays, one COCO-format file, score maps as pictures."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,11 +32,18 @@ class CocoKeypoints:
 
     Args:
         skeleton: Whose joints they are.
-        threshold: Of the flags.
+        threshold: Lowest score of flag 2.
+        computed: Runtime and precision of the network, for the file's "info".
     """
 
-    def __init__(self, skeleton: Skeleton, threshold: float = JOINT_THRESHOLD) -> None:
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        threshold: float = JOINT_THRESHOLD,
+        computed: Mapping[str, str] | None = None,
+    ) -> None:
         self.skeleton = skeleton
+        self.computed = dict(computed or {})
         self.threshold = threshold
         self.images: list[dict[str, Any]] = []
         self.videos: list[dict[str, Any]] = []
@@ -104,7 +112,10 @@ class CocoKeypoints:
             ],
         }
         content = {
-            "info": {"description": f"poses predicted by pnfs, skeleton {self.skeleton.name}"},
+            "info": {
+                "description": f"poses predicted by pnfs, skeleton {self.skeleton.name}",
+                **self.computed,
+            },
             "categories": [category],
             "videos": self.videos,
             "images": self.images,
@@ -126,6 +137,7 @@ class ResultFolder:
     Args:
         folder: Where to; made if needed.
         skeleton: Whose joints are written.
+        computed: Runtime and precision of the network, for `keypoints.json`.
         score_threshold: Joints that score less are drawn hollow.
         overlays: Whether overlays are written.
         score_maps: Whether score maps are written; predictions must hold them.
@@ -139,13 +151,14 @@ class ResultFolder:
         score_threshold: float = JOINT_THRESHOLD,
         overlays: bool = True,
         score_maps: bool = False,
+        computed: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.skeleton = skeleton
         self.score_threshold = score_threshold
         self.overlays = overlays
         self.score_maps = score_maps
-        self.keypoints = CocoKeypoints(skeleton, score_threshold)
+        self.keypoints = CocoKeypoints(skeleton, score_threshold, computed)
         self._video: _VideoWriter | None = None
         self._names: dict[str, str] = {}
 

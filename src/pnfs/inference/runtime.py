@@ -51,7 +51,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        return self.network.joint_maps(self.network(self._normalised(images)))
+        return self.network.crops_to_maps(torch.as_tensor(images).to(self.device))
 
     @torch.inference_mode()
     def details(self, images: UInt8[np.ndarray, "B h w 3"]) -> PartOutputs:

@@ -148,6 +148,10 @@ class PoseNetwork(nn.Module):
             out = out / count.to(out.dtype)[:, None, None]
         return out
 
+    def crops_to_maps(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
+        """RGB crops to one map a joint: `normalise`, the network in its weights' precision, `joint_maps`."""
+        return self.joint_maps(self(self.normalise(images, next(self.parameters()).dtype)))
+
     def named_fabrics(self) -> dict[str, NeuralFabrics]:
         """All fabrics of the network by module name, also a backbone's; a baseline has none."""
         return {

@@ -1,0 +1,203 @@
+"""An exported file's convolutions in 8-bit integers, by ONNX Runtime's own static quantisation."""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from pnfs.codec.decode import decode
+from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.export.runtimes import Joints, Maps, OnnxRuntime
+
+# Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
+_OPERATORS = ["Conv", "Clip", "Relu"]
+
+BATCH = 8
+"""Crops that go through the network at once."""
+
+GROUPS = 12
+"""Convolutions that follow each other are tried, and left in float32, in this many groups."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Crops, as the network sees them in training, to choose 8-bit ranges by and to check the result on.
+
+    Attributes:
+        crops: What the ranges are measured on.
+        held_out: Others, which the finished file is checked on.
+        max_moved: Share of the joints that may move by more than a pixel of the score maps; groups of layers stay
+            in float32 until no more do on `crops`.
+    """
+
+    crops: UInt8[np.ndarray, "N h w 3"]
+    held_out: UInt8[np.ndarray, "M h w 3"]
+    max_moved: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_moved <= 1:
+            raise ExportError(f"max_moved is a share above 0, to 1; not {self.max_moved}")
+        if not len(self.crops) or not len(self.held_out):
+            raise ExportError("int8 needs crops to calibrate on, and others to check on")
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """What became of a file's convolutions.
+
+    Attributes:
+        total: How many there are.
+        in_float: How many of them stayed in float32.
+    """
+
+    total: int
+    in_float: int
+
+
+def quantise(path: Path, calibration: Calibration) -> Convolutions:
+    """Puts a file of 8-bit convolutions in a float32 file's place.
+
+    Weights get a scale a channel, activations a scale a tensor, from the mean of the batches' extremes. The
+    first convolutions and the last, which make the vectors, stay in float32, and so does all that is no
+    convolution, such as the vectors' lengths and their squashing. Where more than `calibration.max_moved` of the
+    joints move, the rest is tried in `GROUPS` groups by themselves, and those that move most stay in float32 too.
+
+    Raises:
+        ExportError: A package is missing, or even one group moves too many joints; the file is as it was.
+    """
+    onnx = _onnx()
+    graph = onnx.load(path).graph
+    ends = _ends(graph)
+    inner = [n.name for n in graph.node if n.op_type == "Conv" and n.name not in ends]
+    groups = [list(map(str, g)) for g in np.array_split(inner, GROUPS) if len(g)]
+    expected = locations(OnnxRuntime(path), calibration.crops)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "int8.onnx"
+
+        def moved_without(in_float: Sequence[Sequence[str]]) -> float:
+            excluded = [*ends, *(name for group in in_float for name in group)]
+            _quantise(path, target, calibration.crops, excluded)
+            return moved_share(locations(OnnxRuntime(target), calibration.crops), expected)
+
+        left_out: list[list[str]] = []
+        moved, worst_first = moved_without(left_out), groups
+        if moved > calibration.max_moved:
+            alone = [moved_without([g for g in groups if g is not group]) for group in groups]
+            worst_first = [groups[n] for n in np.argsort(-np.array(alone), kind="stable")]
+        while moved > calibration.max_moved:
+            left_out = worst_first[: len(left_out) + 1]
+            if len(left_out) == len(groups):
+                raise ExportError(
+                    f"precision=int8: whatever part of the network is in 8-bit integers, more than "
+                    f"{calibration.max_moved:.1%} of the joints move by more than a pixel; allow more "
+                    "(int8.max_moved), or export with precision=f32"
+                )
+            moved = moved_without(left_out)
+        path.write_bytes(target.read_bytes())
+    return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
+
+
+def locations(run: OnnxRuntime, crops: UInt8[np.ndarray, "N h w 3"]) -> Float[np.ndarray, "N K 2"]:
+    """Where a file puts the joints of crops: x, y in pixels of the score maps."""
+    batches = [crops[n : n + BATCH] for n in range(0, len(crops), BATCH)]
+    return np.concatenate([_located(run(batch), run.metadata) for batch in batches])
+
+
+def moved_share(found: Float[np.ndarray, "N K 2"], expected: Float[np.ndarray, "N K 2"]) -> float:
+    """Share of the joints that lie more than a pixel away along x or y."""
+    return float((np.abs(found - expected).max(-1) > 1).mean())
+
+
+def _located(outputs: Maps | Joints, metadata: ModelMetadata) -> Float[np.ndarray, "B K 2"]:
+    if isinstance(outputs, tuple):
+        return outputs[0] / metadata.stride
+    return decode(torch.from_numpy(outputs), "argmax")[0].numpy()
+
+
+def _ends(graph: Any) -> list[str]:
+    """The convolutions that no convolution comes before, or none after."""
+    behind_one: set[str] = set()
+    last: dict[str, set[str]] = {}
+    first, not_last = [], set()
+    for node in graph.node:
+        # Nodes come after what they read.
+        before = set().union(*(last.get(name, set()) for name in node.input))
+        if node.op_type == "Conv":
+            if not any(name in behind_one for name in node.input):
+                first.append(node.name)
+            not_last |= before
+            before = {node.name}
+        for name in node.output:
+            last[name] = before
+            if before:
+                behind_one.add(name)
+    names = [node.name for node in graph.node if node.op_type == "Conv"]
+    return [name for name in names if name in first or name not in not_last]
+
+
+def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[str]) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    onnx = _onnx()
+    # Not a subclass of theirs: onnxruntime is imported only where it is needed.
+    reader: Any = _Crops(crops)
+    with _quiet():
+        quantize_static(
+            path,
+            target,
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_OPERATORS,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(excluded),
+            # The mean of the batches' extremes: one outlier does not set the scale.
+            extra_options={"CalibMovingAverage": True},
+        )
+    model = onnx.load(target)
+    properties = {p.key: p.value for p in model.metadata_props}
+    metadata = replace(ModelMetadata.from_properties(properties, path), precision="int8")
+    onnx.helper.set_model_props(model, properties | metadata.to_properties())
+    onnx.save(model, target)
+
+
+class _Crops:
+    """Batches of crops, as `quantize_static` asks for them (its `CalibrationDataReader`)."""
+
+    def __init__(self, crops: UInt8[np.ndarray, "N h w 3"]) -> None:
+        self._batches = iter([crops[n : n + BATCH] for n in range(0, len(crops), BATCH)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"images": batch}
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+        import onnxruntime.quantization  # noqa: F401
+    except ImportError as error:
+        raise ExportError(
+            f"precision=int8 needs the packages onnx and onnxruntime: pip install 'pnfs[onnx]' ({error})"
+        ) from error
+    return onnx
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantisation's advice on preparing models, which ours need not, from the user."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

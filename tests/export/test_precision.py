@@ -1,0 +1,338 @@
+"""Files in 8-bit integers, OpenVINO's precisions, and what is refused; nothing is sent anywhere."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from pnfs.body import MPII
+from pnfs.export import int8, onnx_model
+from pnfs.export.checks import check_moved
+from pnfs.export.int8 import Calibration, _ends, locations, moved_share
+from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.export.onnx_model import export_onnx
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.backbones import FabricBackbone
+
+SIZE = (64, 96)
+
+
+def smooth(count: int, seed: int) -> np.ndarray:
+    """Crops with larger structures than noise has, as photographs do."""
+    small = np.random.default_rng(seed).integers(0, 256, (count, 6, 8, 3), np.uint8)
+    return np.stack([cv2.resize(x, SIZE[::-1], interpolation=cv2.INTER_CUBIC) for x in small])
+
+
+def build(seed: int) -> PoseFabricNetwork:
+    torch.manual_seed(seed)
+    network = PoseFabricNetwork(
+        backbone=FabricBackbone(layers=3, backbone_layers=1, channels=2),
+        skeleton="mpii",
+        parts={"all": MPII.joints},
+        layers=3,
+        subnetwork_layers=2,
+        channels=2,
+    ).eval()
+    network.calibrate(torch.randn(4, 3, *SIZE))
+    return network
+
+
+@pytest.fixture(scope="module")
+def network() -> PoseFabricNetwork:
+    return build(0)
+
+
+@pytest.fixture(scope="module")
+def f32_file(network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "f32.onnx"
+    export_onnx(network, path, input_size=SIZE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    return Calibration(smooth(16, 0), smooth(16, 1), max_moved=1.0)
+
+
+@pytest.fixture(scope="module")
+def int8_file(f32_file, calibration) -> Path:
+    path = f32_file.with_name("int8.onnx")
+    path.write_bytes(f32_file.read_bytes())
+    int8.quantise(path, calibration)
+    return path
+
+
+def float_convolutions(path: Path) -> set[str]:
+    """Names of the convolutions whose weights are float32 in the file."""
+    graph = onnx.load(path).graph
+    integers = {x for n in graph.node if n.op_type == "DequantizeLinear" for x in n.output}
+    return {n.name for n in graph.node if n.op_type == "Conv" and n.input[1] not in integers}
+
+
+def test_most_convolutions_are_in_integers_with_a_scale_a_channel(f32_file, int8_file) -> None:
+    graph = onnx.load(int8_file).graph
+    all_of_them = [n.name for n in graph.node if n.op_type == "Conv"]
+    in_float = float_convolutions(int8_file)
+    assert in_float == set(_ends(onnx.load(f32_file).graph))
+    assert 2 <= len(in_float) < len(all_of_them) / 4
+    weights = [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
+    # Convolutions may share one weight.
+    assert len(in_float) < len(weights) <= len(all_of_them) - len(in_float)
+    scales = {t.name: t for t in graph.initializer}
+    for weight in weights:
+        (dequantised,) = [n for n in graph.node if n.input and n.input[0] == weight.name]
+        assert list(scales[dequantised.input[1]].dims) == [weight.dims[0]]
+
+
+def test_maps_of_integers_are_near_those_of_floats(f32_file, int8_file) -> None:
+    crops = smooth(4, 2)
+    exact, found = OnnxRuntime(f32_file, 1)(crops), OnnxRuntime(int8_file, 1)(crops)
+    assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
+    assert np.abs(exact - found).max() > 1e-5
+
+
+def test_files_say_their_precision(f32_file, int8_file) -> None:
+    assert (
+        OnnxRuntime(f32_file, 1).metadata.precision == OnnxRuntime(f32_file, 1).precision == "f32"
+    )
+    assert (
+        OnnxRuntime(int8_file, 1).metadata.precision
+        == OnnxRuntime(int8_file, 1).precision
+        == "int8"
+    )
+    assert OpenVinoRuntime(int8_file, 1).precision == "int8"
+
+
+def test_openvino_computes_integers_too(f32_file, int8_file) -> None:
+    crops = smooth(4, 2)
+    exact, found = OnnxRuntime(f32_file, 1)(crops), OpenVinoRuntime(int8_file, 1)(crops)
+    assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
+
+
+def test_layers_stay_in_float_until_few_joints_move(
+    f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "GROUPS", 4)
+    path = tmp_path / "strict.onnx"
+    path.write_bytes(f32_file.read_bytes())
+    loose = moved_of(f32_file, calibration, tmp_path)
+    strict = Calibration(calibration.crops, calibration.held_out, max_moved=loose / 2)
+    convolutions = int8.quantise(path, strict)
+    assert len(float_convolutions(path)) == convolutions.in_float
+    assert convolutions.in_float > len(_ends(onnx.load(f32_file).graph))
+    found = locations(OnnxRuntime(path), calibration.crops)
+    assert moved_share(found, locations(OnnxRuntime(f32_file), calibration.crops)) <= loose / 2
+
+
+def moved_of(f32_file: Path, calibration: Calibration, folder: Path) -> float:
+    path = folder / "all.onnx"
+    path.write_bytes(f32_file.read_bytes())
+    int8.quantise(path, calibration)
+    found, exact = (locations(OnnxRuntime(p), calibration.crops) for p in (path, f32_file))
+    assert moved_share(found, exact) > 0, "this network tells nothing about the search"
+    return moved_share(found, exact)
+
+
+def test_where_every_part_moves_too_many_joints_the_file_stays_as_it_was(
+    f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(f32_file.read_bytes())
+    monkeypatch.setattr(int8, "moved_share", lambda found, expected: 0.5)
+    monkeypatch.setattr(int8, "GROUPS", 2)
+    strict = Calibration(calibration.crops[:2], calibration.held_out, max_moved=0.1)
+    with pytest.raises(ExportError, match=r"int8\.max_moved"):
+        int8.quantise(path, strict)
+    assert path.read_bytes() == f32_file.read_bytes()
+
+
+def test_moved_share_counts_joints_more_than_a_pixel_away() -> None:
+    expected = np.zeros((2, 3, 2))
+    found = expected.copy()
+    found[0, 0] = (1, -1)
+    found[0, 1] = (0, 1.25)
+    found[1, 2] = (-7, 0)
+    assert moved_share(found, expected) == pytest.approx(2 / 6)
+
+
+def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration) -> None:
+    loose = Calibration(calibration.crops, smooth(8, 3), max_moved=0.5)
+    moved = check_moved(network, int8_file, loose)
+    with torch.no_grad():
+        maps = network.crops_to_maps(torch.from_numpy(loose.held_out)).flatten(2).argmax(-1).numpy()
+    found = OnnxRuntime(int8_file)(loose.held_out).reshape(8, 16, -1).argmax(-1)
+    width = SIZE[1] // 4
+    away = np.maximum(abs(maps % width - found % width), abs(maps // width - found // width)) > 1
+    assert moved == pytest.approx(away.mean())
+    strict = Calibration(calibration.crops, loose.held_out, max_moved=0.001)
+    with pytest.raises(ExportError, match=r"int8\.onnx: .*int8\.crops"):
+        check_moved(build(1), int8_file, strict)
+
+
+@pytest.mark.parametrize("outputs", ["maps", "joints"])
+def test_export_in_int8(network, calibration, tmp_path: Path, outputs) -> None:
+    path = tmp_path / "m.onnx"
+    report = export_onnx(network, path, input_size=SIZE, outputs=outputs, int8=calibration)
+    assert report.metadata == OnnxRuntime(path, 1).metadata
+    assert (report.metadata.precision, report.metadata.outputs) == ("int8", outputs)
+    assert report.convolutions is not None
+    assert report.convolutions.in_float == len(float_convolutions(path))
+    assert max(report.differences.values()) < 1e-5
+    assert 0 <= report.moved < 0.9
+
+
+def test_an_int8_file_that_moves_too_much_is_not_kept(
+    network, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = build(1)
+    monkeypatch.setattr(onnx_model, "check_moved", lambda network, *rest: check_moved(other, *rest))
+    strict = Calibration(calibration.crops, calibration.held_out, max_moved=0.2)
+    with pytest.raises(ExportError, match="not kept"):
+        export_onnx(network, tmp_path / "m.onnx", input_size=SIZE, int8=strict)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("crops", "held_out", "max_moved", "named"),
+    [(2, 2, 0.0, "max_moved"), (2, 2, float("nan"), "max_moved"), (2, 2, 1.5, "max_moved"),
+     (0, 2, 0.1, "crops"), (2, 0, 0.1, "crops")],
+)  # fmt: skip
+def test_calibration_that_says_nothing(crops, held_out, max_moved: float, named: str) -> None:
+    with pytest.raises(ExportError, match=named):
+        Calibration(smooth(2, 0)[:crops], smooth(2, 0)[:held_out], max_moved)
+
+
+def test_the_ends_are_convolutions_with_none_before_or_none_after() -> None:
+    def node(kind: str, name: str, source: str) -> onnx.NodeProto:
+        return helper.make_node(kind, [source, "w"], [f"{name}_out"], name=name)
+
+    nodes = [
+        node("Conv", "first", "x"), node("Relu", "relu", "first_out"),
+        node("Conv", "second", "relu_out"), node("Conv", "third", "second_out"),
+        node("Conv", "branch", "second_out"), node("Add", "add", "branch_out"),
+        node("Conv", "beside", "x"), node("Pow", "pow", "third_out"),
+    ]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", [], [])
+    assert set(_ends(graph)) == {"first", "third", "branch", "beside"}
+
+
+def test_openvino_computes_in_float32_unless_told_otherwise(f32_file) -> None:
+    run = OpenVinoRuntime(f32_file, 1)
+    assert run.precision == "f32"
+    assert str(compiled_precision(run)) == "<Type: 'float32'>"
+
+
+def test_bfloat16_where_the_processor_has_it(network, f32_file) -> None:
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor does not compute in bfloat16")
+    run, crops = OpenVinoRuntime(f32_file, 1, precision="bf16"), smooth(4, 2)
+    assert run.precision == "bf16"
+    assert str(compiled_precision(run)) == "<Type: 'bfloat16'>"
+    difference = np.abs(run(crops) - OpenVinoRuntime(f32_file, 1, precision="f32")(crops)).max()
+    assert 1e-5 < difference < 0.05
+
+
+def compiled_precision(run: OpenVinoRuntime) -> object:
+    run(smooth(1, 0))
+    compiled = run._requests[1].get_compiled_model()
+    return compiled.get_property("INFERENCE_PRECISION_HINT")
+
+
+def test_bfloat16_is_refused_where_the_processor_lacks_it(
+    f32_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    class Older(openvino.Core):
+        def get_property(self, *names: str) -> object:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino, "Core", Older)
+    with pytest.raises(ExportError, match="precision=bf16: this processor"):
+        OpenVinoRuntime(f32_file, precision="bf16")
+    assert OpenVinoRuntime(f32_file, precision="f32").precision == "f32"
+
+
+def test_precisions_that_there_are_not(f32_file, int8_file) -> None:
+    with pytest.raises(ExportError, match="precision=f16"):
+        OpenVinoRuntime(f32_file, precision="f16")  # type: ignore[arg-type]
+    for precision in ("bf16", "f32"):
+        with pytest.raises(ExportError, match=rf"precision={precision}: .*int8\.onnx"):
+            OpenVinoRuntime(int8_file, precision=precision)  # type: ignore[arg-type]
+
+
+def test_files_from_before_there_was_a_choice_are_in_float32(f32_file) -> None:
+    properties = OnnxRuntime(f32_file, 1).metadata.to_properties()
+    older = {k: v for k, v in properties.items() if k != "pnfs.precision"}
+    assert ModelMetadata.from_properties(older, "f").precision == "f32"
+    with pytest.raises(ExportError, match="f: unknown precision 'int4'"):
+        ModelMetadata.from_properties({**older, "pnfs.precision": '"int4"'}, "f")
+
+
+# Anything that asks for an address or a connection is noted in a file, in this process and in its children, and
+# stopped.
+_WATCH = """
+import os, sys
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        with open(os.environ["SEEN"], "a") as seen:
+            seen.write(f"{event} {args[1:]}\\n")
+        raise OSError("no network in this test")
+sys.addaudithook(watch)
+"""
+_RUN = """
+import numpy as np
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+{runtime}(sys.argv[1], 1)(np.zeros((1, 64, 96, 3), np.uint8))
+assert "openvino_telemetry" not in sys.modules
+"""
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Callable[..., str]:
+    """Runs code in a fresh process with an empty home; what it tried to reach."""
+
+    def run(code: str, *arguments: str) -> str:
+        seen = tmp_path / "seen"
+        seen.touch()
+        home = tmp_path / "home"
+        home.mkdir()
+        # In continuous integration OpenVINO sends nothing by itself.
+        unset = ("CI", "TF_BUILD", "JENKINS_URL")
+        environment = {k: v for k, v in os.environ.items() if k not in unset}
+        environment |= {"SEEN": str(seen), "HOME": str(home)}
+        subprocess.run(
+            [sys.executable, "-c", _WATCH + code, *arguments], env=environment, check=True
+        )
+        assert not list(home.rglob("*openvino*"))
+        return seen.read_text()
+
+    return run
+
+
+@pytest.mark.parametrize("runtime", ["OpenVinoRuntime", "OnnxRuntime"])
+def test_running_a_file_contacts_nobody(watched, f32_file, runtime: str) -> None:
+    assert watched(_RUN.format(runtime=runtime), str(f32_file)) == ""
+
+
+def test_what_is_watched_for_would_be_seen(watched) -> None:
+    code = """
+import multiprocessing, urllib.request
+def send():
+    try: urllib.request.urlopen("http://127.0.0.1:9/")
+    except OSError: pass
+child = multiprocessing.get_context("fork").Process(target=send)
+child.start(); child.join()
+"""
+    assert "socket." in watched(code)

@@ -1,0 +1,160 @@
+"""Exported files through `pnfs.load`, `pnfs predict` and `pnfs evaluate`: scores, precision, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import pnfs
+from pnfs.commands import evaluate, export, predict
+from pnfs.commands.configuration import (
+    UsageError,
+    build_network,
+    choose_parts,
+    configuration_folder,
+    plain,
+)
+from pnfs.export.metadata import ExportError
+from pnfs.export.runtimes import OnnxRuntime
+from pnfs.inference.loading import chosen_runtime
+from pnfs.training.checkpoints import CONFIG_KEY
+
+DATASET = ("dataset=synthetic", "dataset.train=8", "dataset.val=6", "dataset.image_size=[64,64]")
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with a checkpoint of an untrained network, and model.onnx."""
+    config = composed(
+        "train", *DATASET, "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2",
+        "model.channels=2", "parts=p1", "input_size=[64,64]",
+    )  # fmt: skip
+    choose_parts(config, "mpii")
+    settings = plain(config)
+    torch.manual_seed(0)
+    network = build_network(settings["model"])
+    network.calibrate(torch.randn(4, 3, 64, 64))
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "checkpoints").mkdir()
+    torch.save({"state_dict": state, CONFIG_KEY: settings}, folder / "checkpoints" / "best.ckpt")
+    export.run(composed("export", f"checkpoint={folder}"))
+    return folder
+
+
+def evaluated(checkpoint: Path, out: Path, *overrides: str) -> dict[str, Any]:
+    evaluate.run(
+        composed(
+            "evaluate", f"checkpoint={checkpoint}", "trainer=cpu", "workers=0", f"out={out}",
+            *overrides,
+        )
+    )  # fmt: skip
+    return json.loads((out / "result.json").read_text())
+
+
+def joints(out: Path) -> np.ndarray:
+    (path,) = out.glob("predictions_val.json")
+    return np.array([p["joints"] for p in json.loads(path.read_text())["persons"]], float)
+
+
+@pytest.mark.parametrize("overrides", [(), ("flip_test=false", "decode_method=argmax")])
+def test_an_exported_file_scores_as_its_checkpoint(run: Path, tmp_path: Path, overrides) -> None:
+    of_torch = evaluated(run, tmp_path / "torch", *overrides)
+    of_onnx = evaluated(run / "model.onnx", tmp_path / "onnx", *overrides)
+    of_openvino = evaluated(
+        run / "model.onnx", tmp_path / "openvino", "runtime=openvino", *overrides
+    )
+    assert of_torch["scores"].keys() == of_onnx["scores"].keys()
+    for record in (of_onnx, of_openvino):
+        assert record["scores"] == pytest.approx(of_torch["scores"], nan_ok=True)
+        assert record["persons"] == of_torch["persons"] == 6
+        assert record["dataset"] == of_torch["dataset"]
+        assert record.keys() == of_torch.keys()
+    chosen = {name: r["evaluated_with"] for name, r in (("torch", of_torch), ("onnx", of_onnx),
+                                                        ("openvino", of_openvino))}  # fmt: skip
+    for name, choices in chosen.items():
+        assert (choices.pop("runtime"), choices.pop("precision")) == (name, "f32")
+    assert chosen["torch"] == chosen["onnx"] == chosen["openvino"]
+    for name in ("predictions_val.png", "worst_val.png", "curve_val.png"):
+        assert (tmp_path / "onnx" / name).is_file()
+
+
+def test_a_file_outside_of_a_run_needs_a_dataset(run: Path, tmp_path: Path, capsys) -> None:
+    moved = tmp_path / "moved.onnx"
+    moved.write_bytes((run / "model.onnx").read_bytes())
+    with pytest.raises(UsageError, match=r"moved\.onnx.*dataset="):
+        evaluated(moved, tmp_path / "out")
+    record = evaluated(moved, tmp_path / "named", *DATASET)
+    expected = evaluated(run / "model.onnx", tmp_path / "in_run")
+    assert record["scores"] == pytest.approx(expected["scores"], nan_ok=True)
+    assert "runtime: onnx · precision: f32" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="skeleton mpii"):
+        evaluated(moved, tmp_path / "coco", *DATASET, "dataset.skeleton=coco")
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "precision"),
+    [("best.ckpt", None, "bf16"), ("best.ckpt", "torch", "f32"), ("m.onnx", "onnx", "f32"),
+     ("m.onnx", None, "bf16")],
+)  # fmt: skip
+def test_precision_is_for_a_runtime_that_has_a_choice(name: str, runtime, precision: str) -> None:
+    with pytest.raises(ValueError, match=f"precision={precision}: runtime=(torch|onnx)"):
+        chosen_runtime(Path(name), runtime, precision)
+    assert chosen_runtime(Path("m.onnx"), "openvino", precision) == "openvino"
+
+
+def test_every_command_refuses_a_precision_without_a_choice(run: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    for checkpoint in (run, run / "model.onnx"):
+        with pytest.raises(ValueError, match="precision=bf16: runtime"):
+            evaluated(checkpoint, tmp_path / "out", "precision=bf16")
+        with pytest.raises(ValueError, match="precision=bf16: runtime"):
+            pnfs.load(checkpoint, "cpu", precision="bf16")
+        with pytest.raises(ValueError, match="precision=bf16: runtime"):
+            predict.run(
+                composed("predict", f"checkpoint={checkpoint}", f"input={tmp_path / 'a.png'}",
+                         f"out={tmp_path / 'p'}", "precision=bf16")
+            )  # fmt: skip
+    with pytest.raises(ExportError, match="precision=f64"):
+        pnfs.load(run / "model.onnx", runtime="openvino", precision="f64")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_predictions_say_what_computed_them(run: Path, tmp_path: Path, runtime, capsys) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    predict.run(
+        composed("predict", f"checkpoint={run / 'model.onnx'}", f"input={tmp_path / 'a.png'}",
+                 f"out={tmp_path / 'out'}", f"runtime={runtime}", "overlays=false")
+    )  # fmt: skip
+    info = json.loads((tmp_path / "out" / "keypoints.json").read_text())["info"]
+    assert (info["runtime"], info["precision"]) == (runtime, "f32")
+    assert f"runtime: {runtime} · precision: f32" in capsys.readouterr().out
+
+
+def test_export_in_int8_calibrates_on_the_runs_training_crops(
+    run: Path, tmp_path: Path, capsys
+) -> None:
+    path = tmp_path / "int8.onnx"
+    asked = (f"checkpoint={run}", f"out={path}", "precision=int8", "int8.max_moved=1")
+    export.run(composed("export", *asked, "int8.crops=4"))
+    assert OnnxRuntime(path, 1).precision == "int8"
+    assert "convolutions" in capsys.readouterr().out
+    record = evaluated(path, tmp_path / "out", *DATASET)
+    assert record["evaluated_with"]["precision"] == "int8"
+    for count in (0, 5, "many"):
+        with pytest.raises(UsageError, match=rf"int8\.crops={count}"):
+            export.run(composed("export", *asked, f"int8.crops={count}"))
+    with pytest.raises(UsageError, match="precision 'int4'"):
+        export.run(composed("export", f"checkpoint={run}", "precision=int4"))
