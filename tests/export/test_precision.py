@@ -35,11 +35,10 @@ def smooth(count: int, seed: int) -> np.ndarray:
 def build(seed: int) -> PoseFabricNetwork:
     torch.manual_seed(seed)
     network = PoseFabricNetwork(
-        backbone=FabricBackbone(layers=3, backbone_layers=1, channels=2),
+        backbone=FabricBackbone(backbone_layers=3, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
-        layers=3,
-        subnetwork_layers=2,
+        subnetwork_layers=1,
         channels=2,
     ).eval()
     network.calibrate(torch.randn(4, 3, *SIZE))
