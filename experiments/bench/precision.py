@@ -1,6 +1,6 @@
 """Latency of one network's exported files at batch 1, in turns, on one thread.
 
-    python experiments/bench/precision.py runs/train/1a2b3c4d/model.onnx runs/train/1a2b3c4d/model_int8.onnx
+python experiments/bench/precision.py runs/train/1a2b3c4d/model.onnx runs/train/1a2b3c4d/model_int8.onnx
 """
 
 import sys
