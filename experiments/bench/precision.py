@@ -23,7 +23,7 @@ for path in in_int8:
 size = runs["onnx f32"].metadata.input_size
 crop = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
 seconds = take_turns(
-    {name: (lambda run=run: run(crop)) for name, run in runs.items()}, rounds=31, repeats=10
+    {name: (lambda run=run: run(crop)) for name, run in runs.items()}, rounds=101, repeats=3
 )
 for name, time in seconds.items():
     # Of the fastest round, in which the machine did least else.

