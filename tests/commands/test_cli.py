@@ -97,7 +97,9 @@ def test_missing_dataset_is_one_clear_error(tmp_path: Path) -> None:
     # Says where to get it, line by line, once.
     assert "annot/train.json" in error
     assert "\\n" not in error
-    assert error.count("no/such/folder") == 1
+    assert error.count("there is no folder") == 1
+    # And where a relative folder was looked for.
+    assert str(tmp_path / "no" / "such" / "folder") in error
 
 
 def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
