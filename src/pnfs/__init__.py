@@ -23,6 +23,7 @@ def load(
     decode_method: DecodeMethod | None = None,
     flip_shift: Literal[0, 1] | None = None,
     batch_size: int = 16,
+    trust: bool = False,
 ) -> Predictor:
     """A trained network that finds joints in pictures.
 
@@ -42,6 +43,8 @@ def load(
         flip_shift: Pixels by which mirrored maps move to the right in the flip test, 0 or 1; None: as
             in training.
         batch_size: Persons that go through the network at once.
+        trust: Build whatever classes the checkpoint's configuration names, your own ones too. That runs
+            their code: only for checkpoints that you wrote.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it cannot be used.
@@ -62,4 +65,5 @@ def load(
         decode_method=decode_method,
         flip_shift=flip_shift,
         batch_size=batch_size,
+        trust=trust,
     )

@@ -157,3 +157,12 @@ def test_cost_prints_what_is_measured_and_leaves_nothing_behind(tmp_path: Path) 
         assert printed[name] == [part.parameters, part.live_parameters, part.macs]
     assert printed["total"] == [cost.parameters, cost.live_parameters, cost.macs]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["absent_module.Gate", "fractions.Absent"])
+def test_class_that_is_not_there_is_one_sentence(tmp_path: Path, target: str) -> None:
+    mine = f"+operations.mine={{_target_: {target}, _partial_: true}}"
+    error = error_of(pnfs(tmp_path, "cost", "backbone.weights=none", mine))
+    assert len(error.splitlines()) == 1
+    assert target in error
+    assert "PYTHONPATH" in error

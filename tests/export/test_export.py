@@ -136,8 +136,10 @@ def sharp() -> PoseFabricNetwork:
     network.calibrate(torch.randn(4, 3, *SIZE))
     head = network.head
     with torch.no_grad():
-        head.weight *= 10 / expected_maps(network, images(1)).abs().max()
-        head.bias.view(-1)[::2] -= 100
+        maps = expected_maps(network, images(1))
+        head.weight *= 10 / (maps - maps.mean((2, 3), keepdim=True)).abs().max()
+        head.bias.view(-1).sub_(expected_maps(network, images(1)).mean((0, 2, 3)))
+        head.bias.view(-1)[::2] -= 30
     return network
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnfs.models import PAPER, REFERENCE, FabricRules, NeuralFabrics
-from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
 from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells, wire_fabric
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
@@ -449,3 +449,30 @@ def test_what_carries_weight_in_one_part_is_live() -> None:
 def test_an_operation_that_is_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="operation must be named once"):
         small(("skip", "skip"))
+
+
+class WithCounter(Operation):
+    """PyTorch's batch norm, whose counter no part has a share of."""
+
+    def __init__(self, parts: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(parts * channels)
+
+
+class WithOneScale(Operation):
+    """One number for all parts."""
+
+    def __init__(self, parts: int, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("operation", "tensor"),
+    [(WithCounter, "mine.norm.num_batches_tracked"), (WithOneScale, "mine.scale")],
+)
+def test_an_operation_whose_parts_share_a_tensor_is_refused(operation, tensor: str) -> None:
+    operations = {"zero": None, "mine": operation}
+    NeuralFabrics(part_names=("whole",), channels=2, operations=operations)
+    with pytest.raises(ValueError, match=tensor):
+        NeuralFabrics(part_names=("upper", "lower"), channels=2, operations=operations)

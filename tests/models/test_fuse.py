@@ -208,3 +208,11 @@ def test_a_kernel_of_five() -> None:
     operations = {**SUBNETWORK_OPERATIONS, "sep_conv_5x5": partial(SeparableConv, kernel_size=5)}
     network = scramble(build(operations=operations), seed=2)
     assert_equal_outputs(network, network.fused())
+
+
+def test_an_operation_of_ones_own_leaves_the_others_fused() -> None:
+    operations = {**SUBNETWORK_OPERATIONS, "doubling": Doubling}
+    fused = scramble(build(operations=operations), seed=2).fused()
+    norms = [n for n, m in fused.fabrics.named_modules() if isinstance(m, PartBatchNorm2d)]
+    assert norms
+    assert all(".operation.inner." in name for name in norms)

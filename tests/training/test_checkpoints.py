@@ -1,6 +1,7 @@
 """Checkpoints are data: whatever a stranger wrote into one, reading it runs nobody's code."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,56 @@ def test_target_that_is_no_class_of_ours_is_refused(tmp_path: Path, target: Any)
 
 
 @pytest.mark.parametrize(
+    ("key", "target"),
+    [
+        # Its weights could be downloaded, where nobody takes the wish for them away.
+        ("model.rules", "pnfs.models.backbones.MobileNetV2"),
+        ("model.operations.skip", "pnfs.models.backbones.MobileNetV2"),
+        ("model.extra", "pnfs.models.backbones.MobileNetV2"),
+        ("model.backbone", "pnfs.models.PoseFabricNetwork"),
+        ("model", "pnfs.models.backbones.TimmBackbone"),
+        ("dataset", "pnfs.data.module.PoseDataModule"),
+        ("optimizer", "pnfs.models.backbones.MobileNetV2"),
+        ("optimizer", "pnfs.training.schedules.StepSchedule"),
+        ("loss", "pnfs.models.backbones.MobileNetV2"),
+        ("schedule", "pnfs.models.backbones.MobileNetV2"),
+    ],
+)
+def test_class_of_ours_in_another_role_is_refused(tmp_path: Path, key: str, target: str) -> None:
+    path = with_config(tmp_path, changed(key, {"_target_": target}))
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*{re.escape(target)}.* {key}"):
+        read_checkpoint(path)
+
+
+def test_only_what_is_built_is_looked_at(tmp_path: Path) -> None:
+    path = with_config(tmp_path, changed("dataset", foreign(tmp_path, "numpy.savetxt")))
+    assert read_checkpoint(path, builds=("model",))[CONFIG_KEY]["model"] == CONFIG["model"]
+    with pytest.raises(CheckpointError, match=r"numpy\.savetxt"):
+        read_checkpoint(path, builds=("model", "dataset"))
+
+
+def test_cells_of_a_derived_network_are_ours_whatever_a_part_is_called(tmp_path: Path) -> None:
+    cell = {"_target_": "pnfs.models.wiring.KeptCell", "inputs": ["same"], "edges": [["skip"]]}
+    config = changed("model.kept", {"rules": {"layer4_scale4": cell}})
+    assert read_checkpoint(with_config(tmp_path, config))[CONFIG_KEY] == config
+
+
+@pytest.mark.parametrize("key", ["model.operations.skip", "dataset"])
+def test_trusted_class_may_be_anybodys(tmp_path: Path, key: str) -> None:
+    path = with_config(tmp_path, changed(key, foreign(tmp_path, "numpy.savetxt")))
+    assert read_checkpoint(path, trust=True)[CONFIG_KEY] is not None
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("target", ["absent_module.Gate", "fractions.Absent", "os.name", "Gate", 3])
+def test_trusted_class_that_is_not_there_is_one_clear_error(tmp_path: Path, target: Any) -> None:
+    path = with_config(tmp_path, changed("model.operations.skip._target_", target))
+    with pytest.raises(CheckpointError, match=rf"{path.name}.*{target}.*model\.operations\.skip"):
+        read_checkpoint(path, trust=True)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize(
     "text",
     [
         "${oc.create:{_target_:numpy.savetxt,fname:ran,X:[1]}}",
@@ -183,11 +234,11 @@ def test_target_that_is_no_class_of_ours_is_refused(tmp_path: Path, target: Any)
         "${..dataset}",
     ],
 )
-def test_interpolation_is_refused(tmp_path: Path, text: str) -> None:
+def test_interpolation_is_refused(tmp_path: Path, text: str, trust: bool) -> None:
     # A configuration is resolved before it is kept; what is left to resolve can hide a target.
     for key in ("model.extra", "dataset.extra"):
         with pytest.raises(CheckpointError, match=r"some\.ckpt"):
-            read_checkpoint(with_config(tmp_path, changed(key, text)))
+            read_checkpoint(with_config(tmp_path, changed(key, text)), trust=trust)
 
 
 class _Touch:

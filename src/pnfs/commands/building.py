@@ -54,7 +54,8 @@ def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
     Raises:
         UsageError: Its network predicts the joints of another skeleton.
     """
-    trained = without_downloads(read_checkpoint(settings["initial"])[CONFIG_KEY])
+    checkpoint = read_checkpoint(settings["initial"], builds=("model",), trust=settings["trust"])
+    trained = without_downloads(checkpoint[CONFIG_KEY])
     model = trained["model"]
     if model["skeleton"] != skeleton:
         raise UsageError(

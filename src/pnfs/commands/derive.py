@@ -32,6 +32,7 @@ from pnfs.models.derive import discretise, kept_settings, prune, transfer_weight
 from pnfs.runs.record import provenance, write_result
 from pnfs.training.checkpoints import (
     ARCHITECTURE_KEY,
+    BUILT,
     CONFIG_KEY,
     find_checkpoint,
     read_checkpoint,
@@ -46,7 +47,8 @@ def run(config: DictConfig) -> None:
     settings = plain(config)
     require_whole_split(settings["trainer"])
     path = find_checkpoint(settings["checkpoint"])
-    checkpoint = read_checkpoint(path)
+    builds = BUILT if settings["evaluate"] else ("model",)
+    checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
     trained = without_downloads(checkpoint[CONFIG_KEY])
     if trained["model"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")

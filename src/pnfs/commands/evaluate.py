@@ -113,7 +113,7 @@ class Scored:
 def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     """A checkpoint with the evaluation's choices."""
     chosen_runtime(path, settings["runtime"], settings["precision"])
-    content = read_checkpoint(path, check=not settings["trust"])
+    content = read_checkpoint(path, trust=settings["trust"])
     trained = without_downloads(content[CONFIG_KEY])
     dataset = with_choices(
         chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
@@ -148,7 +148,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     )
     trained: dict[str, Any] = {}
     if (path.parent / "checkpoints").is_dir():
-        content = read_checkpoint(path.parent, check=not settings["trust"])
+        content = read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
         trained = content[CONFIG_KEY]
     elif "_target_" not in settings["dataset"]:
         raise UsageError(

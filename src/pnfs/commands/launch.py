@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from pnfs.commands.configuration import configuration_folder
+from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
 
@@ -88,6 +88,9 @@ def start(command: str) -> None:
 def _cause(error: BaseException) -> BaseException:
     """What a user can act upon: the error that Hydra wraps while it builds objects."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        if str(error).startswith("Error locating target"):
+            reason = " ".join(str(error.__cause__).split())
+            return UsageError(f"{reason} The folder of a module of your own must be in PYTHONPATH.")
         error = error.__cause__
     return error
 

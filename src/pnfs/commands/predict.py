@@ -57,6 +57,7 @@ def run(config: DictConfig) -> None:
         decode_method=settings["decode_method"],
         flip_shift=settings["flip_shift"],
         batch_size=settings["batch_size"],
+        trust=settings["trust"],
     )
     try:
         problems = _predict(settings, predictor, files, boxes, out)

@@ -49,7 +49,7 @@ def run(config: DictConfig) -> float:
         console.print(f"run folder: {folder}")
         last = folder / LAST_CHECKPOINT
         if last.is_file():
-            require_same(last, read_checkpoint(last, check=False).get(IDENTITY_KEY), identity)
+            require_same(last, read_checkpoint(last, builds=()).get(IDENTITY_KEY), identity)
         job = {
             "settings": settings,
             "folder": str(folder),
@@ -96,7 +96,7 @@ def _train(
             return
         final.trainer = data.trainer
         weights = find_checkpoint(place)
-        best = read_checkpoint(weights, check=False)
+        best = read_checkpoint(weights, builds=())
         module.load_weights(best["state_dict"])
         module.flip_test = True
         scores, predictions = score_and_predict(module, final, settings["trainer"], "val")

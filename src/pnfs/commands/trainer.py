@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -67,9 +67,9 @@ def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
     mode = settings["acceleration"]["compile"]
     if mode is None:
         return
-    if settings["strategy"]["_target_"].endswith(".SecondOrder"):
-        # Its functional calls put other tensors in the place of the weights at every step.
-        console.print("second-order search is not compiled; its steps run eagerly")
+    strategy = get_class(settings["strategy"]["_target_"])
+    if not getattr(strategy, "compilable", True):
+        console.print(f"the steps of {strategy.__name__} cannot be compiled; they run eagerly")
         return
     console.print("the first steps compile the network, which takes a minute or two")
     module.compile_training(mode)
@@ -87,11 +87,12 @@ def fit(
     last = folder / LAST_CHECKPOINT
     resumes = last.is_file()
     if resumes:
-        finished = read_checkpoint(last, check=False)["epoch"] + 1
+        finished = read_checkpoint(last, builds=())["epoch"] + 1
         console.print(f"resuming after epoch {finished} of {settings['epochs']}")
         rank_zero_only(set_aside)(folder, finished)
     elif settings["initial"] is not None:
-        module.load_weights(read_checkpoint(settings["initial"])["state_dict"])
+        # `start_from` has checked what it names.
+        module.load_weights(read_checkpoint(settings["initial"], builds=())["state_dict"])
     else:
         module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
     if settings["acceleration"]["keep_memory"]:
@@ -113,7 +114,7 @@ def fit(
 def what_is_left(settings: dict[str, Any], folder: Path) -> str:
     """What a run that was stopped has trained, and how to continue."""
     last, epochs = folder / LAST_CHECKPOINT, settings["epochs"]
-    done = read_checkpoint(last, check=False)["epoch"] + 1 if last.is_file() else 0
+    done = read_checkpoint(last, builds=())["epoch"] + 1 if last.is_file() else 0
     steps = settings["trainer"].get("max_steps", -1)
     advice = (
         "the same command resumes it"

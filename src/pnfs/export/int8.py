@@ -161,11 +161,13 @@ def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[st
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     onnx = _onnx()
+    # Not a subclass of theirs: onnxruntime is imported only where it is needed.
+    reader: Any = _Crops(crops)
     with _quiet():
         quantize_static(
             path,
             target,
-            _Crops(crops),  # type: ignore[arg-type]
+            reader,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS,
             per_channel=True,

@@ -38,6 +38,7 @@ def load_predictor(
     decode_method: DecodeMethod | None = None,
     flip_shift: Literal[0, 1] | None = None,
     batch_size: int = 16,
+    trust: bool = False,
 ) -> Predictor:
     """See `pnfs.load`.
 
@@ -62,7 +63,7 @@ def load_predictor(
             else flip_shift,
             batch_size=batch_size,
         )
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, builds=("model",), trust=trust)
     trained = without_downloads(content[CONFIG_KEY])
     network = _network(build(trained["model"]), content, path)
     codec = trained.get("codec", {})

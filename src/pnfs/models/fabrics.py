@@ -95,6 +95,8 @@ class NeuralFabrics(nn.Module):
             # One part without weights, for `_each_part`; in a tuple, so that it is no submodule.
             with torch.device("meta"):
                 self._template: tuple[Grid, ...] = (Grid(*one),) if len(self.part_names) > 1 else ()
+            for grid in self._template:
+                _check_layout(self.cells, grid, len(self.part_names))
             whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
             self.readers = _readers(self.theta, dict.fromkeys(self.part_names, whole))
         else:
@@ -207,6 +209,26 @@ def _readers(theta: Theta, kept: Mapping[str, KeptCells]) -> dict[int, list[str]
         scale: [part for part in read if scale in read[part]]
         for scale in sorted(set().union(*read.values()))
     }
+
+
+def _check_layout(cells: nn.Module, one: nn.Module, parts: int) -> None:
+    """Refuses operations with a tensor of which a part has no share, as in derived networks.
+
+    Raises:
+        ValueError: Names the tensor.
+    """
+    shares = one.state_dict()
+    for name, tensor in cells.state_dict().items():
+        share = shares.get(name)
+        if (
+            share is None
+            or not share.ndim
+            or tensor.shape != (parts * len(share), *share.shape[1:])
+        ):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}: every tensor of an operation must hold part after "
+                "part along its first dimension, as those of PartConv2d and PartBatchNorm2d do"
+            )
 
 
 def _check_kept(theta: Theta, part_names: Sequence[str], kept: Mapping[str, KeptCells]) -> None:

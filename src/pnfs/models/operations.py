@@ -15,6 +15,9 @@ class Operation(nn.Module):
 
     `forward(x, weight)` gives weight * o(x), of the same shape as x (B, P*C, h, w); `weight` (P,) is the mixing
     weight softmax(alpha)_o of each part. Nothing else has to be written; `add_to` and `fuse` may be.
+
+    Parameters and buffers hold part after part along their first dimension, as those of `PartConv2d` and
+    `PartBatchNorm2d` do: on a CPU one part may run after the other, and a derived network holds them apart.
     """
 
     def forward(self, x: Map, weight: Weight) -> Map:

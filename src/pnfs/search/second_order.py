@@ -25,6 +25,9 @@ class SecondOrder(BilevelStrategy):
         betas: Decay rates of the Adam of alpha and beta.
     """
 
+    # Its functional calls put other tensors in the place of the weights at every step.
+    compilable = False
+
     def __init__(
         self,
         unrolled_lr: float | None = None,

@@ -1,6 +1,6 @@
 """What search strategies share: a strategy is a callback that owns alpha and beta."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from torch import nn
@@ -16,7 +16,13 @@ class SearchStrategy(L.Callback):
 
     Args:
         warmup_epochs: First epochs in which alpha and beta stay as they are while the weights learn.
+
+    Attributes:
+        compilable: Whether training steps may be compiled (`acceleration.compile`). Not where a step puts
+            other tensors in the place of the weights.
     """
+
+    compilable: ClassVar[bool] = True
 
     def __init__(self, warmup_epochs: int = 0) -> None:
         super().__init__()

@@ -1,8 +1,6 @@
 """Checkpoints: plain data only, read without running anybody's code."""
 
-import importlib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,19 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.training.module import PoseModule
+from pnfs.training.roles import Named, is_ours, named_classes, role_name, takes, why_not_importable
 
 CONFIG_KEY = "pnfs_config"
 ARCHITECTURE_KEY = "pnfs_architecture"
 IDENTITY_KEY = "pnfs_identity"
 
-# What a checkpoint may name in its configuration: classes defined in these packages.
-_ALLOWED = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "pnfs.search.", "torch.optim.")
+BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
+"""Parts of a run's configuration that commands build objects from."""
+
+_REQUIRED = ("model", "dataset")
 
 # What checkpoints named before a map of P parts was one tensor.
 _GONE = "pnfs.models.operations.Zero"
-
-# Parts of the configuration that commands build objects from.
-_BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
-_REQUIRED = ("model", "dataset")
 
 
 class CheckpointError(ValueError):
@@ -80,7 +77,7 @@ def read_architecture(path: str | Path) -> Architecture:
         text = path.read_text()
     else:
         path = find_checkpoint(path)
-        text = read_checkpoint(path).get(ARCHITECTURE_KEY)
+        text = read_checkpoint(path, builds=()).get(ARCHITECTURE_KEY)
         if not isinstance(text, str):
             raise CheckpointError(f"{path}: this checkpoint holds no architecture")
     try:
@@ -107,17 +104,20 @@ def find_checkpoint(path: str | Path) -> Path:
     return path
 
 
-def read_checkpoint(path: str | Path, *, check: bool = True) -> dict[str, Any]:
-    """A checkpoint's content with its configuration checked.
+def read_checkpoint(
+    path: str | Path, *, builds: Sequence[str] = BUILT, trust: bool = False
+) -> dict[str, Any]:
+    """A checkpoint's content; of its configuration, what will be built is checked.
 
     Args:
         path: Checkpoint, or a run's folder.
-        check: False for a run's own checkpoint, of whose configuration nothing will be built; it may
-            name a user's classes.
+        builds: Parts of the configuration that objects will be built from; those alone may need trust.
+            None of them: the configuration is data, and is not looked at.
+        trust: Whether classes that are not of this package may be named. They run their own code.
 
     Raises:
         CheckpointError: Not readable without running code, not one of ours, or its configuration
-            names anything but classes of this package.
+            names a class that is not ours without `trust`.
     """
     path = find_checkpoint(path)
     try:
@@ -129,63 +129,79 @@ def read_checkpoint(path: str | Path, *, check: bool = True) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")
-    if check:
-        check_configuration(checkpoint[CONFIG_KEY], path)
+    if builds:
+        check_configuration(checkpoint[CONFIG_KEY], path, builds=builds, trust=trust)
     return checkpoint
 
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with a model that asks for no pretrained weights."""
-    model = dict(settings["model"])
-    model["backbone"] = model["backbone"] | {"weights": "none"}
-    if "weights" in model:
-        model["weights"] = "none"
-    return dict(settings) | {"model": model}
+    """The configuration with a model that asks for no pretrained weights, anywhere in it.
+
+    Its classes must have been checked: they are imported.
+    """
+    return dict(settings) | {"model": _without_weights(settings["model"])}
 
 
-def check_configuration(config: Any, path: Path) -> None:
+def _without_weights(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_weights(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: _without_weights(value) for key, value in node.items()}
+    # Left out, weights could have another default.
+    if "weights" in found or ("_target_" in found and takes(found["_target_"], "weights")):
+        found["weights"] = "none"
+    return found
+
+
+def check_configuration(
+    config: Any, path: Path, *, builds: Sequence[str] = BUILT, trust: bool = False
+) -> None:
     """Refuses a configuration that is incomplete or would do more than build our objects.
 
+    The arguments are those of `read_checkpoint`.
+
     Raises:
-        CheckpointError: Says what is wrong.
+        CheckpointError: Names the key and what is wrong.
     """
     missing = [key for key in _REQUIRED if not isinstance(config, Mapping) or key not in config]
     if missing:
         raise CheckpointError(f"{path}: its configuration lacks {', '.join(missing)}")
-    check_targets({key: config[key] for key in _BUILT if key in config}, path)
-    check_targets({key: config[key] for key in config if key not in _BUILT}, path, targets=False)
+    for key in (key for key in builds if key in config):
+        for named in named_classes(config[key], key, key):
+            _check_class(named, path, trust)
+    _refuse_interpolations(config, path)
 
 
-def check_targets(config: Any, path: Path, targets: bool = True) -> None:
-    """Refuses targets that are no class of this package, and interpolations, anywhere below."""
+def _check_class(named: Named, path: Path, trust: bool) -> None:
+    if is_ours(named):
+        return
+    where = f"{path}: its configuration names {named.target!r} under {named.key}"
+    if named.target == _GONE:
+        raise CheckpointError(
+            f"{where}: an earlier version wrote it, whose weights this version cannot load; train it again, "
+            "or use that version"
+        )
+    if not trust:
+        raise CheckpointError(
+            f"{where}, which is no {role_name(named)} of pnfs; trust=true builds it all the same, which "
+            "runs its code: only for checkpoints that you wrote"
+        )
+    problem = why_not_importable(named.target)
+    if problem is not None:
+        raise CheckpointError(
+            f"{where}, which cannot be imported ({problem}); the folder of its module must be in "
+            "PYTHONPATH"
+        )
+
+
+def _refuse_interpolations(config: Any, path: Path) -> None:
+    """Refuses what is left to resolve, anywhere below."""
     if isinstance(config, Mapping):
-        if targets and "_target_" in config and not _is_ours(config["_target_"]):
-            if config["_target_"] == _GONE:
-                raise CheckpointError(
-                    f"{path}: its configuration names {config['_target_']!r}: an earlier version wrote it, "
-                    "whose weights this version cannot load; train it again, or use that version"
-                )
-            raise CheckpointError(
-                f"{path}: its configuration names {config['_target_']!r}, which is no class of pnfs; "
-                "a checkpoint must not run foreign code (`pnfs evaluate ... trust=true` builds it at "
-                "your word)"
-            )
-        for value in config.values():
-            check_targets(value, path, targets)
-    elif isinstance(config, (list, tuple)):
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
         for value in config:
-            check_targets(value, path, targets)
+            _refuse_interpolations(value, path)
     elif isinstance(config, str) and "${" in config:
         # Resolving one could call anything; what we write is resolved already.
         raise CheckpointError(f"{path}: its configuration holds the interpolation {config!r}")
-
-
-def _is_ours(target: Any) -> bool:
-    if not isinstance(target, str) or not target.startswith(_ALLOWED):
-        return False
-    module_name, _, name = target.rpartition(".")
-    try:
-        found = inspect.getattr_static(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError):
-        return False
-    return inspect.isclass(found) and found.__module__.startswith(_ALLOWED)

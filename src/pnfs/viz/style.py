@@ -1,5 +1,6 @@
 """How all drawings look: colours, sizes of type, figures, and how they are saved."""
 
+import colorsys
 import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 Side = Literal["left", "right", "centre"]
@@ -59,8 +61,12 @@ _RC: dict[Any, Any] = {
 
 
 def operation_colours(operations: Iterable[str]) -> dict[str, str]:
-    """Candidate operation -> colour; the paper's have one of their own."""
-    further = itertools.cycle(_FURTHER_COLOURS)
+    """Candidate operation -> a colour of its own; that of the paper's is always the same."""
+    # Hues a golden section apart do not come back.
+    hues = ((0.1 + 0.618034 * n) % 1 for n in itertools.count())
+    further = itertools.chain(
+        _FURTHER_COLOURS, (to_hex(colorsys.hsv_to_rgb(h, 0.6, 0.7)) for h in hues)
+    )
     return {name: _OPERATION_COLOURS.get(name) or next(further) for name in operations}
 
 

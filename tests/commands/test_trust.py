@@ -1,0 +1,142 @@
+"""Checkpoints that name classes of a user's: every command asks for trust before it imports one."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import pnfs
+from pnfs.commands import building, derive, evaluate, export, predict, show
+from pnfs.commands.configuration import (
+    build_network,
+    choose_parts,
+    configuration_folder,
+    plain,
+)
+from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.runs.identity import run_hash
+from pnfs.training.checkpoints import CheckpointError, without_downloads
+
+GATE = """
+from pathlib import Path
+from pnfs.models.layers import add_scaled
+from pnfs.models.operations import Operation
+
+Path(__file__).with_name("imported").touch()
+
+class Gate(Operation):
+    def __init__(self, parts, channels):
+        super().__init__()
+
+    def forward(self, x, weight):
+        return add_scaled(None, x.sigmoid(), weight)
+"""
+MODEL = (
+    "backbone=fabric", "backbone.channels=2", "backbone.backbone_layers=3", "model.channels=2",
+    "parts=p1", "trainer=cpu",
+    "+operations.gate={_target_: gate_of_a_user.Gate, _partial_: true}",
+    "input_size=[64,64]", "dataset.train=4", "dataset.val=4", "dataset.image_size=[64,64]",
+)  # fmt: skip
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of an untrained network with an operation of the user's, whose module nobody has imported yet."""
+    sys.modules.pop("gate_of_a_user", None)
+    (tmp_path / "gate_of_a_user.py").write_text(GATE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = composed("train", *MODEL)
+    choose_parts(config, "mpii")
+    network = build_network(plain(config)["model"])
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    path.parent.mkdir(parents=True)
+    content: dict[str, Any] = {
+        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
+        "pnfs_config": plain(config),
+        "pnfs_architecture": to_json(describe_architecture(network)),
+        "epoch": 0,
+    }
+    torch.save(content, path)
+    sys.modules.pop("gate_of_a_user")
+    (tmp_path / "imported").unlink()
+    cv2.imwrite("person.png", np.full((64, 64, 3), 128, np.uint8))
+    return path
+
+
+COMMANDS: dict[str, Callable[[Path, bool], Any]] = {
+    "evaluate": lambda path, trust: evaluate.run(
+        composed(
+            "evaluate", f"checkpoint={path}", f"trust={trust}", "trainer=cpu", "workers=0", "out=e"
+        )
+    ),
+    "predict": lambda path, trust: predict.run(
+        composed("predict", f"checkpoint={path}", f"trust={trust}", "input=person.png", "out=p")
+    ),
+    "derive": lambda path, trust: derive.run(
+        composed("derive", f"checkpoint={path}", f"trust={trust}", "evaluate=false", "out=d")
+    ),
+    "export": lambda path, trust: export.run(
+        composed("export", f"checkpoint={path}", f"trust={trust}", "out=m.onnx")
+    ),
+    "load": lambda path, trust: pnfs.load(path, "cpu", trust=trust),
+    "initial": lambda path, trust: building.start_from(
+        plain(composed("train", f"initial={path}", f"trust={trust}")), "mpii"
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_trust_the_class_is_named_and_not_imported(checkpoint: Path, command: str) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"gate_of_a_user\.Gate.*operations\.gate.*trust=true"
+    ):
+        COMMANDS[command](checkpoint, False)
+    assert not Path("imported").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "derive", "load", "initial"])
+def test_with_trust_the_class_is_built(checkpoint: Path, command: str) -> None:
+    COMMANDS[command](checkpoint, True)
+    assert Path("imported").exists()
+
+
+def test_a_picture_needs_no_trust(checkpoint: Path) -> None:
+    show.run(composed("show", f"checkpoint={checkpoint}", "format=svg", "out=s"))
+    assert "gate" in Path("s/architecture.svg").read_text()
+    assert not Path("imported").exists()
+
+
+def test_trust_makes_no_other_run() -> None:
+    plain_run, trusted = (plain(composed("train", f"trust={value}")) for value in (False, True))
+    assert run_hash(plain_run) == run_hash(trusted)
+
+
+def test_no_part_of_a_model_downloads_its_weights(checkpoint: Path) -> None:
+    home = "pnfs.models.backbones"
+    model = {
+        "_target_": "pnfs.models.baselines.HRNetPose",
+        "weights": "somebody.pth",
+        "backbone": {"_target_": f"{home}.MobileNetV2"},
+        "more": [{"_target_": f"{home}.ResNet", "depth": 50, "weights": "imagenet"}],
+        "operations": {"gate": {"_target_": "gate_of_a_user.Gate", "_partial_": True}},
+    }
+    found = without_downloads({"model": model, "seed": 3})
+    assert found["seed"] == 3
+    assert found["model"]["weights"] == "none"
+    assert found["model"]["backbone"]["weights"] == "none"
+    assert found["model"]["more"][0] == {**model["more"][0], "weights": "none"}
+    # A class that knows no weights is not given any.
+    assert found["model"]["operations"] == model["operations"]
