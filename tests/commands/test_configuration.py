@@ -132,7 +132,7 @@ def problems_of_target(node: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
 def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: str) -> None:
     overrides = [f"{group}={choice}"]
-    if command in ("evaluate", "derive", "import"):
+    if command in ("evaluate", "derive", "export", "import"):
         overrides.append("checkpoint=some.ckpt")
     settings = plain(composed(command, *overrides))
     assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []

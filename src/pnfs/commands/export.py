@@ -79,7 +79,7 @@ def run(config: DictConfig) -> None:
         console.print(
             f"int8: {total - in_float} of {total} convolutions; {report.moved:.2%} of the joints lie more than a "
             f"pixel of the score maps away from PyTorch's, on {len(int8.held_out)} crops that it was not "
-            f"calibrated on (allowed: {2 * int8.max_moved:.2%})",
+            f"calibrated on (allowed: {min(1.0, 2 * int8.max_moved):.2%})",
             soft_wrap=True,
         )
 
