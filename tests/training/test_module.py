@@ -47,7 +47,8 @@ def module(**arguments) -> PoseModule:
     network = PoseFabricNetwork(
         backbone=TinyBackbone(), skeleton="lsp", parts=PARTS, channels=1, vector_dim=2
     )
-    metric = PCK(joints=LSP.joints, groups=LSP.groups, thresholds=(0.2, 0.5))
+    pck = PCK(joints=LSP.joints, groups=LSP.groups, thresholds=(0.2, 0.5))
+    metric = arguments.pop("metric", pck)
     optimizer = arguments.pop("optimizer", partial(torch.optim.Adam, lr=1e-3))
     return PoseModule(network=network, metric=metric, optimizer=optimizer, **arguments)
 
@@ -155,6 +156,15 @@ def test_the_training_loss_is_made_of_crops_and_joints(sigma: float, factor: flo
     with torch.no_grad():
         loss = pose.training_loss(samples).item()
         assert loss == pytest.approx(factor * plain_loss(pose, samples, sigma), rel=1e-4)
+
+
+def test_a_metric_whose_lower_values_are_better_is_refused() -> None:
+    class MeanError(PCK):
+        higher_is_better = False
+
+    error = MeanError(joints=LSP.joints, groups=LSP.groups, thresholds=(0.2,))
+    with pytest.raises(ValueError, match="MeanError"):
+        module(metric=error)
 
 
 def test_a_batch_without_labels_trains_nothing() -> None:

@@ -42,7 +42,7 @@ class PoseModule(L.LightningModule):
 
     Args:
         network: The model.
-        metric: The benchmark's score for validation; its first entry is logged as "val/score".
+        metric: The benchmark's score for validation, higher is better; its first entry is logged as "val/score".
         optimizer: Makes the optimiser from parameter groups.
         schedule: Makes the learning-rate schedule.
         loss: On score maps.
@@ -57,6 +57,9 @@ class PoseModule(L.LightningModule):
     Attributes:
         architecture_group: Set by a search strategy whose alpha and beta are trained by this optimiser;
             None keeps them out of it.
+
+    Raises:
+        ValueError: Lower values of the metric are better; the best checkpoint would be the worst.
     """
 
     def __init__(
@@ -76,6 +79,11 @@ class PoseModule(L.LightningModule):
         flip_shift: Literal[0, 1] = 1,
     ) -> None:
         super().__init__()
+        if metric.higher_is_better is False:
+            raise ValueError(
+                f"{type(metric).__name__} says higher_is_better=False, but the checkpoint with the highest "
+                "score is kept as the best: return the negative value"
+            )
         self.network = network
         self.metric = MetricCollection([metric])
         self.loss: nn.Module = ScoreMapLoss() if loss is None else loss
