@@ -82,6 +82,27 @@ def test_the_equal_network_gives_equal_outputs(
     assert after.live_parameters == after.parameters
 
 
+def test_a_network_of_one_part_has_an_equal_derived_one() -> None:
+    def whole(**kept: object) -> PoseFabricNetwork:
+        return PoseFabricNetwork(
+            backbone=FabricBackbone(backbone_layers=3, channels=1, kept=kept.get("backbone")),  # type: ignore[arg-type]
+            skeleton="mpii",
+            parts={"whole": MPII.joints},
+            channels=1,
+            kept=kept.get("subnetworks"),  # type: ignore[arg-type]
+        ).eval()
+
+    network = whole()
+    scramble(network, 0)
+    architecture = describe_architecture(network)
+    derived = whole(**kept_settings(architecture))
+    load_architecture(derived, architecture)
+    transfer_weights(network, derived)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(derived(images), network(images), rtol=1e-5, atol=1e-6)
+
+
 def test_pruning_by_nothing_changes_nothing() -> None:
     source = build()
     for parameter in source.architecture_parameters().values():
