@@ -63,11 +63,11 @@ class TrainServer:
         No start gets further than two epochs before it is killed: choose at least 2 * kills + 2 epochs.
 
         Args:
-            overrides: Of the run.
+            overrides: Overrides of the run.
             root: Its run_root.
             log: File for its output.
             kills: How many.
-            seed: Of the moments.
+            seed: Seed of the moments.
 
         Returns:
             The folder of the run.

@@ -108,7 +108,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
     with torch.no_grad():
         maps = network.joint_maps(network(images))
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    # What is told agrees with what was made.
+    # What is said agrees with what was made.
     fabric, other = told.fabric, told.backbone_fabric
     assert (fabric.first_layer, fabric.last_layer) == (subnetwork.first + 1, subnetwork.depth)
     assert (fabric.nodes, fabric.channels) == (subnetwork.hidden_states_num, subnetwork.factor)

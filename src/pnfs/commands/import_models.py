@@ -52,9 +52,9 @@ def import_reference(
     """A checkpoint of the authors' code (PoseNFS).
 
     Args:
-        settings: Of the command.
+        settings: The command's configuration.
         state: Their state dict.
-        skeleton: Of the dataset that the user chose, or None.
+        skeleton: Skeleton of the dataset that the user chose, or None.
         experiment: Their YAML.
 
     Raises:
@@ -190,10 +190,10 @@ def import_public(
     """A pose checkpoint of the public HRNet or SimpleBaseline code.
 
     Args:
-        settings: Of the command.
+        settings: The command's configuration.
         state: Its state dict.
         public: What its entries say.
-        skeleton: Of the dataset that the user chose, or None.
+        skeleton: Skeleton of the dataset that the user chose, or None.
         experiment: The experiment's YAML.
 
     Raises:

@@ -23,12 +23,12 @@ class Experiment:
         source: The file, for messages.
         dataset: "mpii" or "coco".
         input_size: (height, width).
-        operators: Of the subnetworks, in their names.
-        backbone_operators: Of a fabric backbone.
-        channel_order: Of the images.
-        sigma: Of the targets, heatmap pixels.
+        operators: Operations of the subnetworks, in their names.
+        backbone_operators: Operations of a fabric backbone.
+        channel_order: Order of the images' colours.
+        sigma: Standard deviation of the targets, heatmap pixels.
         padding: Factor on the sides of person boxes.
-        flip_shift: Of the flip test.
+        flip_shift: Pixels by which mirrored maps move in the flip test.
         stated: What the checkpoint's entries tell too: name of the key -> its value.
     """
 

@@ -76,7 +76,7 @@ def read_pose_file(
 
     Args:
         path: The file.
-        skeleton: Of the dataset; the file's joints must be the same, in any order where it names
+        skeleton: The dataset's skeleton; the file's joints must be the same, in any order where it names
             them.
         truth: The dataset's annotations, which say what a results file's numbers mean; None for a
             dataset whose images have no numbers.

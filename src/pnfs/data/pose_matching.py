@@ -26,7 +26,7 @@ def assign(poses: PoseFile, persons: Persons) -> Matches:
     once.
 
     Args:
-        poses: Of the dataset's skeleton.
+        poses: Poses of the dataset's skeleton.
         persons: A split.
 
     Raises:

@@ -243,7 +243,7 @@ class PoseFabricNetwork(PoseNetwork):
         rules: Paper or reference behaviour.
         vector_dim: d.
         overlap: How the maps of a joint in several parts are joined; see `PoseNetwork`.
-        channel_order: Of the input's colours; see `PoseNetwork`.
+        channel_order: Order of the input's colours; see `PoseNetwork`.
         kept: In a derived network, what is left of each part's fabric; see `pnfs derive`.
     """
 

@@ -111,7 +111,7 @@ def describe_reference(
     Args:
         state: Name -> tensor, without the prefix "module.".
         skeleton: "mpii" or "coco"; None for what the entries say.
-        parts: Of a part mode of one's own: part -> numbers of its joints, both in the order of construction.
+        parts: A part mode of one's own: part -> numbers of its joints, both in the order of construction.
 
     Raises:
         ValueError: The entries contradict each other or leave something open that is not given, or what they

@@ -67,7 +67,7 @@ def describe_loss(loss: SeenLoss, ids: list[str]) -> str:
 
     Args:
         loss: Not finite.
-        ids: Of the persons in its batch.
+        ids: Ids of the persons in its batch.
     """
     return (
         f"the {loss.name} loss is {float(loss.value)} in epoch {loss.epoch}, step {loss.step} (batch "

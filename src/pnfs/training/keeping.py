@@ -15,7 +15,7 @@ class KeepBest(ModelCheckpoint):
     and `max_steps` leave them, are not kept: a resumed run trains that epoch again, from its start.
 
     Args:
-        folder: Of the checkpoints.
+        folder: The checkpoints' folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class KeepLast(ModelCheckpoint):
     several validations an epoch it would keep a state that cannot be resumed exactly.
 
     Args:
-        folder: Of the checkpoints.
+        folder: The checkpoints' folder.
 
     Attributes:
         epochs: Whole epochs that the run has trained, earlier starts included.

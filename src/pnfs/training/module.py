@@ -131,7 +131,7 @@ class PoseModule(L.LightningModule):
         """Stops the training at the first loss that is not finite; on a GPU at the next look at them.
 
         Args:
-            name: Of the loss, for the message.
+            name: Name of the loss, for the message.
             loss: A number.
             batch: What it is the loss of.
             batch_idx: In the epoch.

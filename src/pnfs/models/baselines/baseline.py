@@ -16,7 +16,7 @@ class Baseline(PoseNetwork):
         channels: Channels of the feature map.
         vector_dim: d; 1 is the ordinary scalar score map, as published, larger ones are Table VI's
             "+ vector".
-        channel_order: Of the input's colours; see `PoseNetwork`.
+        channel_order: Order of the input's colours; see `PoseNetwork`.
     """
 
     def __init__(

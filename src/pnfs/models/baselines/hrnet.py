@@ -18,7 +18,7 @@ class HRNetPose(Baseline):
         skeleton: Name of the skeleton whose joints are predicted.
         vector_dim: d; 1 is the ordinary scalar score map, as published.
         weights: Path of a public pose checkpoint of HRNet; "none" for the backbone's weights alone.
-        channel_order: Of the input's colours; public HRNets are trained on "rgb".
+        channel_order: Order of the input's colours; public HRNets are trained on "rgb".
     """
 
     def __init__(

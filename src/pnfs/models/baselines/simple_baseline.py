@@ -23,7 +23,7 @@ class SimpleBaseline(Baseline):
         filters: Channels of each transposed convolution.
         weights: Path of a public pose checkpoint of SimpleBaseline (its own code or HRNet's), which needs
             channel_order="bgr"; "none" for the backbone's weights alone.
-        channel_order: Of the input's colours; public SimpleBaselines are trained on "bgr".
+        channel_order: Order of the input's colours; public SimpleBaselines are trained on "bgr".
     """
 
     def __init__(
