@@ -67,7 +67,7 @@ def epoch_of(path: Path) -> int:
 @pytest.mark.parametrize(
     ("scores", "best"), [([0.9, 0.5, 0.2, 0.3], 0), ([0.5, 0.9, 0.2, 0.95], 3)]
 )
-@pytest.mark.parametrize("there", ["renamed", "another/root/run"])
+@pytest.mark.parametrize("there", ["renamed", "another/place/run"])
 def test_moved_run_keeps_its_best_epoch(
     tmp_path: Path, scores: list[float], best: int, there: str
 ) -> None:
