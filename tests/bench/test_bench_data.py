@@ -9,7 +9,7 @@ import torch
 from pnfs.bench.data import bench_data, naive_sample, write_pictures
 from pnfs.codec.targets import gaussian_targets
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.models.network import normalise_images
 
 

@@ -23,7 +23,7 @@ def write_run(root: Path, folder: str, *, score: float | None, **config: Any) ->
     path.mkdir(parents=True)
     settings = {
         "name": path.parent.name,
-        "dataset": {"_target_": "pnfs.data.lsp.LSP", "root": "/somewhere"},
+        "dataset": {"_target_": "pnfs.data.datasets.lsp.LSP", "root": "/somewhere"},
         "model": {"_target_": "pnfs.models.PoseFabricNetwork", "parts": {"head": ["neck"]}},
         "strategy": {"_target_": "pnfs.search.Synchronous"},
     } | config

@@ -177,7 +177,7 @@ def predictions_of(count: int) -> Predictions:
 
 
 def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
-    settings = {"_target_": "pnfs.data.coco.COCO", "root": str(coco)}
+    settings = {"_target_": "pnfs.data.datasets.coco.COCO", "root": str(coco)}
     source = build_source(settings | {"boxes": "detected"})
     rows = shown_rows(source, "val", predictions_of(66))
     # Every eleventh box is a person's, later ones surer.

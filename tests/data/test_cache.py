@@ -27,7 +27,7 @@ from pnfs.data.cache import (
     with_crops,
 )
 from pnfs.data.cache_writer import cache_path, ensure_cache, estimate_bytes, partial_of
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import DataError, ImageFiles, Persons

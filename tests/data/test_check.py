@@ -27,9 +27,9 @@ from pnfs.data.check.joints import (
     likely_order,
     reference_profile,
 )
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.export import write_coco, write_mpii
-from pnfs.data.mpii import FILE_JOINTS, MPII
+from pnfs.data.datasets.mpii import FILE_JOINTS, MPII
 from pnfs.data.persons import DataError, ImageFiles, Persons
 from pnfs.data.synthetic import Synthetic
 

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pycocotools.coco import COCO as CocoIndex
 
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.persons import DataError
 
 WIDTH, HEIGHT = 100, 80

@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.persons import DataError
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.data.results_file import check_results

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from pnfs.body import COCO as SKELETON
 from pnfs.data import coco_format as f
 from pnfs.data.check.dataset import inspect_dataset
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.coco_format import read_annotations
 from pnfs.data.persons import DataError
 from pnfs.data.predictions import Predictions

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pnfs.data.lsp import LSP, LSPET
+from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.persons import DataError
 
 # The order of both files, as the datasets' descriptions list it.

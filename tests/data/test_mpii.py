@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pnfs.data.mpii import MPII
+from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import DataError
 from pnfs.data.predictions import Predictions
 

@@ -18,9 +18,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pycocotools.coco import COCO as CocoFile
 
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.export import write_coco, write_mpii
-from pnfs.data.mpii import MPII
+from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, DataError
 from pnfs.data.synthetic import Synthetic
 from pnfs.data.synthetic_body import LANDMARKS, POSE_DRAWS, Draws, pose_people

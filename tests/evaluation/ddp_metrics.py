@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 from pnfs.body import COCO, LSP
 from pnfs.data.coco_format import read_annotations
-from pnfs.data.dataset import EpochSampler
+from pnfs.data.crops import EpochSampler
 from pnfs.evaluation import PCK, OKSAveragePrecision
 
 PERSONS = 7

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.export import write_coco, write_mpii
-from pnfs.data.mpii import MPII
+from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import (
@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
     "workers": 2,
     "evaluate_untrained": False,
     "restart": False,
-    "dataset": {"_target_": "pnfs.data.mpii.MPII", "root": "data/mpii", "check_images": True},
+    "dataset": {"_target_": "pnfs.data.datasets.mpii.MPII", "root": "data/mpii", "check_images": True},
     "parts": {"mpii": {"head": ["head_top"]}},
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {
@@ -68,7 +68,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("epochs", 201),
         ("input_size", [256, 192]),
         ("batch_size", 32),
-        ("dataset._target_", "pnfs.data.coco.COCO"),
+        ("dataset._target_", "pnfs.data.datasets.coco.COCO"),
         ("parts.mpii", {"body": ["head_top"]}),
         ("model.channels", 12),
         ("model.backbone.weights", "/a/other.pth"),

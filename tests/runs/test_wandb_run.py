@@ -24,7 +24,7 @@ SETTINGS = {
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2"},
     },
     "strategy": {"_target_": "pnfs.search.Synchronous"},
-    "dataset": {"_target_": "pnfs.data.lsp.LSP"},
+    "dataset": {"_target_": "pnfs.data.datasets.lsp.LSP"},
 }
 
 TINY = [

@@ -148,8 +148,8 @@ def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path, key: str) ->
         "os.system",
         "builtins.eval",
         # Foreign modules and functions under a name of ours.
-        "pnfs.data.lsp.re.compile",
-        "pnfs.data.lsp.Path",
+        "pnfs.data.datasets.lsp.re.compile",
+        "pnfs.data.datasets.lsp.Path",
         "pnfs.data.export.np.savetxt",
         "pnfs.training.callbacks.json.dumps",
         "pnfs.training.checkpoints.torch.load",

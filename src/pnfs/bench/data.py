@@ -21,7 +21,7 @@ from pnfs.codec.targets import gaussian_targets
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.device import UncutCrops, cut_crops, load_resident
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.persons import ImageFiles, Persons

@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 from pnfs.commands.configuration import UsageError, build_source
 from pnfs.commands.report import report
 from pnfs.commands.scoring import write_sheet
-from pnfs.data.coco import COCO
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import PoseFile, read_pose_file

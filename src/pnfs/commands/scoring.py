@@ -14,7 +14,7 @@ from rich.console import Console
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError
-from pnfs.data.dataset import CropDataset
+from pnfs.data.crops import CropDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.persons import OCCLUDED, UNLABELLED

@@ -14,11 +14,11 @@ from rich.progress import track
 
 from pnfs.body import COCO, MPII, Skeleton
 from pnfs.data.coco_format import AREA_SHARE
-from pnfs.data.mpii import FILE_JOINTS, PIXELS_PER_SCALE
+from pnfs.data.datasets.mpii import FILE_JOINTS, PIXELS_PER_SCALE
 from pnfs.data.persons import UNLABELLED, DataError, Persons
 from pnfs.evaluation.pck import HEAD_SIZE_FACTOR
 
-# The names of `pnfs.data.mpii.FILE_JOINTS` in gt_valid.mat.
+# The names of `pnfs.data.datasets.mpii.FILE_JOINTS` in gt_valid.mat.
 _MPII_SHORT_NAMES = (
     "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head",
     "rwri", "relb", "rsho", "lsho", "lelb", "lwri",

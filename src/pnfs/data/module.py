@@ -14,7 +14,7 @@ from pnfs.body import Skeleton
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CacheSettings, Format, with_crops
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.dataset import CropDataset, EpochSampler, PoseBatch, start_worker
+from pnfs.data.crops import CropDataset, EpochSampler, PoseBatch, start_worker
 from pnfs.data.device import (
     SAMPLING,
     UncutCrops,

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from pnfs.data.coco import COCO
-from pnfs.data.persons import UNLABELLED, DataError, Persons
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.images import DataError
+from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.evaluation.average_precision import OKSAveragePrecision
@@ -133,8 +134,9 @@ class PosesAsDetections:
     def scores(self, split: str) -> dict[str, float]:
         """COCO's ten scores, and AP and AR over visible and over occluded joints."""
         detections = self._detections()
-        found = evaluate_detections(detections, self.truth)
-        return found | evaluate_by_visibility(detections, self.truth)
+        sigmas = similarity_sigmas(self.skeleton)
+        found = evaluate_detections(detections, self.truth, sigmas)
+        return found | evaluate_by_visibility(detections, self.truth, sigmas)
 
     def _detections(self) -> list[dict[str, Any]]:
         """In COCO's result format."""
