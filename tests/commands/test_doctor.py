@@ -12,8 +12,8 @@ from rich.console import Console
 
 from pnfs.commands import browse, doctor
 from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.data.export import write_mpii
 from pnfs.data.synthetic import Synthetic
+from written_datasets import write_mpii
 
 
 def composed(command: str, *overrides: str) -> DictConfig:

@@ -18,10 +18,10 @@ from pycocotools.cocoeval import COCOeval
 from pnfs import body
 from pnfs.commands import evaluate
 from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.persons import DataError
 from pnfs.data.predictions import Predictions, write_json
 from pnfs.data.synthetic import Synthetic
+from written_datasets import write_coco, write_mpii
 
 COUNT = 4
 # The order of MPII's files, as its documentation lists it.

@@ -19,12 +19,12 @@ from pnfs.commands.configuration import (
     configuration_folder,
     plain,
 )
-from pnfs.data.export import write_mpii
 from pnfs.data.synthetic import Synthetic
 from pnfs.reproduce.targets import read_target
 from pnfs.runs.finding import find_runs
 from pnfs.runs.identity import read_digests, run_folder, run_identity
 from pnfs.runs.record import write_result
+from written_datasets import write_mpii
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]

@@ -15,11 +15,11 @@ from pnfs.commands import derive, evaluate, train
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import build_source, configuration_folder
 from pnfs.commands.scoring import SHEET_SIZE, shown_rows
-from pnfs.data.export import write_coco
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Predictions, in_labelled_boxes
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
+from written_datasets import write_coco
 
 MODEL = (
     "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",

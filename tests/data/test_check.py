@@ -11,10 +11,6 @@ import pytest
 import scipy.io
 from numpy.random import Generator
 from PIL import Image
-
-from pnfs.body import COCO as COCO_SKELETON
-from pnfs.body import LSP
-from pnfs.body import MPII as MPII_SKELETON
 from pnfs.data.check.dataset import check_counts, inspect_dataset
 from pnfs.data.check.findings import Finding
 from pnfs.data.check.images import inspect_file
@@ -27,11 +23,15 @@ from pnfs.data.check.joints import (
     likely_order,
     reference_profile,
 )
+
+from pnfs.body import COCO as COCO_SKELETON
+from pnfs.body import LSP
+from pnfs.body import MPII as MPII_SKELETON
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.datasets.mpii import FILE_JOINTS, MPII
 from pnfs.data.persons import DataError, ImageFiles, Persons
 from pnfs.data.synthetic import Synthetic
+from written_datasets import write_coco, write_mpii
 
 SPLITS = ("train", "val")
 JSON = {"train": "annot/train.json", "val": "annot/valid.json"}

@@ -16,15 +16,15 @@ import scipy.io
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from pnfs.data.synthetic_body import LANDMARKS, POSE_DRAWS, Draws, pose_people
+from pnfs.data.synthetic_render import draw_person, random_appearance
 from pycocotools.coco import COCO as CocoFile
 
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, DataError
 from pnfs.data.synthetic import Synthetic
-from pnfs.data.synthetic_body import LANDMARKS, POSE_DRAWS, Draws, pose_people
-from pnfs.data.synthetic_render import draw_person, random_appearance
+from written_datasets import write_coco, write_mpii
 
 LIMB_JOINTS = [
     f"{side}_{joint}"

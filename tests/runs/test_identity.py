@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
@@ -25,6 +24,7 @@ from pnfs.runs.identity import (
     run_hash,
     run_identity,
 )
+from written_datasets import write_coco, write_mpii
 
 CONFIG: dict[str, Any] = {
     "run_root": "runs",
@@ -37,7 +37,11 @@ CONFIG: dict[str, Any] = {
     "workers": 2,
     "evaluate_untrained": False,
     "restart": False,
-    "dataset": {"_target_": "pnfs.data.datasets.mpii.MPII", "root": "data/mpii", "check_images": True},
+    "dataset": {
+        "_target_": "pnfs.data.datasets.mpii.MPII",
+        "root": "data/mpii",
+        "check_images": True,
+    },
     "parts": {"mpii": {"head": ["head_top"]}},
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {

@@ -13,15 +13,13 @@ COMMANDS: Mapping[str, str] = {
     "derive": "the equal, a pruned, or a discretised network of a found architecture",
     "import": "make a run of a public checkpoint: PoseNFS, HRNet, SimpleBaseline",
     "export": "write a trained network as an ONNX file",
-    "cache": "write person crops once, for fast training",
+    "data": "check a dataset and this machine, look at its crops, or cache them",
     "cost": "parameters and multiply-accumulates of a configuration",
     "costs": "the cost table: every configuration of the paper's tables beside its counts",
     "reproduce": "the paper's tables and figures, ours beside the paper's",
     "runs": "list runs with state, score and cost; compare two of them",
     "dashboard": "one HTML page about all runs; or a workspace at Weights & Biases",
     "bench": "measure training steps, inference, data and evaluation, each beside its alternatives",
-    "doctor": "check this machine and a dataset before hours are spent",
-    "browse": "contact sheets of augmented crops, target maps and flips",
 }
 
 

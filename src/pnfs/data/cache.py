@@ -39,7 +39,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
 """
-ANEW = "delete this file, or run `pnfs data action=cache` with rebuild=true, to write it anew"
+ANEW = "delete this file, or run `pnfs data action=cache` with cache.rebuild=true, to write it anew"
 
 
 @dataclass(frozen=True)

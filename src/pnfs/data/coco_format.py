@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
@@ -53,44 +53,23 @@ class Annotations(GroundTruth):
     """The persons of an annotation file, N rows in the file's order, joints in the skeleton's.
 
     Crowds and persons without a labelled joint are among them: the evaluation ignores predictions
-    there. Training and scoring take the rows of `usable`. Persons of several categories (kinds of
-    animals) get the id of the first one, `category`, in `records`: they are scored together.
+    there. Training and scoring take the rows of `usable`.
     """
 
     skeleton: Skeleton
     named: Wanted
     """What was asked for as category."""
     categories: tuple[int, ...]
-    """Ids of the categories that were read."""
+    """Ids of the categories that were read; scored together, under the first one."""
+    records: list[dict[str, Any]]
+    """The annotations as the file has them."""
     ids: Int64[np.ndarray, " N"]
-    image_ids: Int64[np.ndarray, " N"]
-    joints: Float32[np.ndarray, "N K 2"]
-    """px, 0 where unlabelled."""
-    visibility: Float32[np.ndarray, "N K"]
-    boxes: Float[np.ndarray, "N 4"]
-    """x, y, width, height in px."""
-    area: Float[np.ndarray, " N"]
-    """Square px."""
-    crowd: Bool[np.ndarray, " N"]
-    usable: Bool[np.ndarray, " N"]
-    """Neither crowd nor without a labelled joint."""
     left_out: Mapping[str, int]
     """Annotations that are no persons, by reason."""
     remarks: Mapping[str, int]
     """What was filled in or assumed, with the number of usable persons concerned."""
     order: tuple[int, ...]
     """For every joint of the skeleton its place in the file's keypoints."""
-
-    def to_file_order(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections with their joints in the file's order in place of the skeleton's.
-
-        A list of results names no joints: other tools take them in the annotation file's order.
-        """
-        order = np.argsort(self.order)
-        return [
-            {**d, "keypoints": np.reshape(d["keypoints"], (-1, 3))[order].ravel().tolist()}
-            for d in detections
-        ]
 
 
 def read_annotations(
@@ -145,26 +124,16 @@ def read_annotations(
     ids, image_ids = _ids(where, images, records, label)
     crowd, joint_count = _flags(where, records, label)
     table = _keypoints(where, records, order, crowd | (joint_count == 0), label)
-    joints, visibility = table[..., :2].astype(np.float32), table[..., 2].astype(np.float32)
-    joints = np.where(visibility[..., None] > UNLABELLED, joints, 0)
+    visibility = table[..., 2]
+    joints = np.where(visibility[..., None] > UNLABELLED, table[..., :2], 0)
     boxes = number_column(where, records, "bbox", (4,), label)
     area = number_column(where, [{"area": r.get("area") or 0} for r in records], "area", (), label)
     finite = np.isfinite(boxes).all(-1) & np.isfinite(area)
     require_rows(where, finite, label, "bbox or area is not a finite number")
     from_box = area <= 0
     area = np.where(from_box, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area)
-    joint_count = np.where(joint_count == 0, 0, (visibility > UNLABELLED).sum(-1))
-    usable = ~crowd & (joint_count > 0)
+    usable = ~crowd & (joint_count != 0) & (visibility > UNLABELLED).any(-1)
     in_order = order == list(range(len(skeleton)))
-    columns = {
-        "id": ids.tolist(), "image_id": image_ids.tolist(), "iscrowd": crowd.astype(int).tolist(),
-        "area": area.tolist(), "num_keypoints": joint_count.tolist(),
-        "keypoints": [
-            record["keypoints"] if in_order and record.get("keypoints") else row
-            for record, row in zip(records, table.reshape(len(records), -1).tolist(), strict=True)
-        ],
-    }  # fmt: skip
-    rows = zip(*columns.values(), strict=True)
     remarks = {
         AREA_FROM_BOX: int((from_box & usable).sum()),
         ORDERED_BY_NAME: 0 if in_order else int(usable.sum()),
@@ -174,11 +143,7 @@ def read_annotations(
     return Annotations(
         where=where,
         images=images,
-        # The caller's records are not to change.
-        records=[
-            {**record, **dict(zip(columns, row, strict=True)), "category_id": categories[0]}
-            for record, row in zip(records, rows, strict=True)
-        ],
+        records=records,
         category=categories[0],
         named=category,
         categories=categories,

@@ -210,7 +210,7 @@ def _annotations(
     persons = [read.records[row] for row in rows.tolist()]
 
     def label(row: int) -> str:
-        return f"annotation {persons[row]['id']}"
+        return f"annotation {read.ids[rows[row]]}"
 
     predicted = any("keypoint_scores" in person for person in persons)
     if predicted:
@@ -223,9 +223,7 @@ def _annotations(
     if any("score" in person for person in persons):
         person_scores = number_column(path, persons, "score", (), label)
         require_rows(path, np.isfinite(person_scores), label, "score is not a finite number")
-    # As the file has them: labels are kept in single precision.
-    table = np.array([person["keypoints"] for person in persons], np.float64)
-    joints = table.reshape(len(rows), -1, 3)[..., :2]
+    joints = read.joints[rows]
     if not predicted:
         joints = _in_the_middle(joints, scores > 0)
     names = {image["id"]: image.get("file_name") for image in read.images}

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int64
 
-from pnfs.data.coco_format import PERSON, Annotations
+from pnfs.data.coco_format import Annotations
 from pnfs.data.images import DataError
 from pnfs.data.readers import RecordLabel, finite_rows, number_column, require_rows
 
@@ -33,17 +34,31 @@ def results_name(test_set: str, method: str) -> str:
     return f"person_keypoints_{test_set}_{method}_results.json"
 
 
-def write_results(path: Path, detections: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes detections as the server reads them, coordinates to a hundredth of a pixel."""
+def write_results(
+    path: Path,
+    image_ids: Int64[np.ndarray, " N"],
+    category: int,
+    keypoints: Float[np.ndarray, "N 3K"],
+    scores: Float[np.ndarray, " N"],
+) -> Path:
+    """Writes detections as the server reads them, coordinates to a hundredth of a pixel.
+
+    Args:
+        path: The file to write.
+        image_ids: Image of each detection.
+        category: Id of the category: 1 on the server, another one in files that number them otherwise.
+        keypoints: x, y and score of each joint in the annotation file's order: a list names no joints.
+        scores: Score of each detection.
+    """
+    rows = zip(image_ids.tolist(), keypoints.tolist(), scores.tolist(), strict=True)
     records = [
         {
-            "image_id": int(detection["image_id"]),
-            # 1 on the server; files of one's own may number categories in another way.
-            "category_id": int(detection.get("category_id", PERSON)),
-            "keypoints": [round(float(number), 2) for number in detection["keypoints"]],
-            "score": round(float(detection["score"]), 6),
+            "image_id": image_id,
+            "category_id": category,
+            "keypoints": [round(number, 2) for number in numbers],
+            "score": round(score, 6),
         }
-        for detection in detections
+        for image_id, numbers, score in rows
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(records, separators=(",", ":"), allow_nan=False)

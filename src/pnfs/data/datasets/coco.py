@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torchvision.ops import box_iou
 
 from pnfs import body
-from pnfs.body import Skeleton
+from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.data.coco_format import (
     CROWD,
     EMPTY_BOX,
@@ -33,7 +32,7 @@ from pnfs.data.predictions import Matches, Predictions, matched_by_image
 from pnfs.data.readers import located, read_json, require_records
 from pnfs.data.results_file import read_results, results_name, write_results
 from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import evaluate_by_visibility
+from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
 from pnfs.evaluation.oks import similarity_sigmas
 
 Boxes = Literal["ground_truth", "detected"]
@@ -121,7 +120,7 @@ class COCO(PoseDataset):
         nms_threshold: OKS above which two predictions are of one person.
         input_size: (height, width) of the network's crops. HRNet's code fits a box to their aspect
             ratio before it takes its area for OKS-NMS; None: 4:3, as the published crops have.
-        skeleton: Joints of the category; None: COCO's persons.
+        skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
         category: Name or names of the categories that are read, such as kinds of animals; None: all
             that have the skeleton's joints.
         files: Split -> "annotations", "images" and perhaps "detections", paths below `root`; None:
@@ -133,7 +132,6 @@ class COCO(PoseDataset):
     """
 
     name = "COCO"
-    skeleton = body.COCO
     splits = ("train", "val", "test")
     guide = _GUIDE
 
@@ -150,7 +148,7 @@ class COCO(PoseDataset):
         nms: Suppression = "oks",
         nms_threshold: float = 0.9,
         input_size: Sequence[int] | None = None,
-        skeleton: Skeleton | None = None,
+        skeleton: Skeleton | Mapping[str, Any] | str = "coco",
         category: Wanted = "person",
         files: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
@@ -167,8 +165,9 @@ class COCO(PoseDataset):
                 raise DataError("files needs train and val, and annotations and images for each")
             listed = "\n".join(f"  {split}: {', '.join(files[split].values())}" for split in files)
             self.guide = f"Expected below root:\n{listed}"
-        if skeleton is not None:
-            self.name, self.skeleton = f"{skeleton.name} (COCO format)", skeleton
+        self.skeleton = skeleton_by_name(skeleton)
+        if self.skeleton.name != body.COCO.name:
+            self.name = f"COCO ({self.skeleton.name})"
         self.required = ("images", *(self.files[s]["annotations"] for s in ("train", "val")))
         if files is not None:
             self.required = self.required[1:]
@@ -239,9 +238,9 @@ class COCO(PoseDataset):
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
         if self._unlabelled(split):
             return {}
+        poses, _ = self._poses(split, predictions)
         sigmas = similarity_sigmas(self.skeleton)
-        detections = self._results(split, predictions)
-        return evaluate_by_visibility(detections, self.annotations(split), sigmas)
+        return evaluate_by_visibility(poses, self.annotations(split), sigmas)
 
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
@@ -252,27 +251,27 @@ class COCO(PoseDataset):
         """
         test_sets = {"train": "train2017", "val": "val2017", "test": "test-dev2017"}
         path = folder / results_name(test_sets.get(split, split), name)
-        results = self._results(split, predictions)
-        return write_results(path, self.annotations(split).to_file_order(results))
+        poses, rows = self._poses(split, predictions)
+        read = self.annotations(split)
+        table = np.dstack([poses.joints, predictions.scores[rows].astype(np.float64)])
+        in_file_order = table[:, np.argsort(read.order)].reshape(len(rows), -1)
+        return write_results(path, poses.image_ids, read.category, in_file_order, poses.scores)
 
     def labels_digest(self, split: str) -> str:
         """A digest of what `metric` reads beside the persons: crowds, areas, images without persons, and all
         labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
         if split == "train":
             return ""
-        annotations = self.annotations(split)
-        read: dict[str, Any] = {
-            "annotations": annotations.records,
-            "category": annotations.category,
-        }
-        read["images"] = sorted(
-            (number, list(size)) for number, (_, size) in self._image_table(split).items()
-        )
+        read = self.annotations(split)
+        columns = [read.ids, read.image_ids, read.joints, read.visibility, read.boxes, read.area]
+        columns += [read.crowd, read.usable]
         if self.boxes == "detected":
             found = self._loaded(split, "detected")
-            columns = (found.image_ids, found.persons.center, found.persons.box_size, found.scores)
-            read["detections"] = [column.tolist() for column in columns]
-        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+            columns += [found.image_ids, found.persons.center, found.persons.box_size, found.scores]
+        digest = hashlib.sha256(repr(sorted(_image_table(read).items())).encode())
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
@@ -289,7 +288,7 @@ class COCO(PoseDataset):
 
     def image_names(self, split: str) -> Mapping[int, str]:
         """COCO's image id -> file name, of all images of a split."""
-        return {number: name for number, (name, _) in self._image_table(split).items()}
+        return {number: name for number, (name, _) in _image_table(self.annotations(split)).items()}
 
     def annotations(self, split: str) -> Annotations:
         """What a split's annotation file holds; without persons for COCO's test set."""
@@ -329,7 +328,7 @@ class COCO(PoseDataset):
         Raises:
             DataError: An image file is missing.
         """
-        images, image_index = self._images(split, image_ids, self._image_table(split))
+        images, image_index = self._images(split, image_ids, _image_table(self.annotations(split)))
         count, joints = len(boxes), len(self.skeleton)
         return Persons(
             name=name,
@@ -344,9 +343,12 @@ class COCO(PoseDataset):
             reference_length=np.full(count, np.nan, np.float32),
         )
 
-    def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
-        keypoints = np.dstack([predictions.locations, predictions.scores])
-        return self.metric(split).detections(keypoints, np.arange(len(predictions)))
+    def _poses(
+        self, split: str, predictions: Predictions
+    ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
+        """The predictions without duplicates, and which ones they are."""
+        samples = np.arange(len(predictions))
+        return self.metric(split).poses(predictions.locations, predictions.scores, samples)
 
     def _boxes_of(self, split: str) -> Boxes:
         return "ground_truth" if split == "train" else self.boxes
@@ -385,7 +387,7 @@ class COCO(PoseDataset):
             images=images,
             ids=read.ids[keep].astype(np.str_),
             image_index=image_index,
-            joints=read.joints[keep],
+            joints=read.joints[keep].astype(np.float32),
             visibility=read.visibility[keep].astype(np.int8),
             center=center[keep].astype(np.float32),
             box_size=(size[keep] * self.padding).astype(np.float32),
@@ -416,9 +418,6 @@ class COCO(PoseDataset):
         counted = {reason: number for reason, number in left_out.items() if number}
         persons = replace(persons, left_out=counted, file=str(path))
         return _Boxes(persons, image_ids, scores.astype(np.float32))
-
-    def _image_table(self, split: str) -> dict[int, tuple[str, tuple[int, int]]]:
-        return _image_table(self.annotations(split))
 
     def _images(
         self,
@@ -469,13 +468,11 @@ def _reasons(
 
 def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
     """An id for each box: its image and its number among the image's boxes, from 0."""
-    counts: dict[int, int] = {}
-    ids = []
-    for image_id in image_ids.tolist():
-        number = counts.get(image_id, 0)
-        ids.append(f"{image_id}/{number}")
-        counts[image_id] = number + 1
-    return np.array(ids, dtype=np.str_)
+    order = np.argsort(image_ids, kind="stable")
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order)) - np.searchsorted(image_ids[order], image_ids[order])
+    pairs = zip(image_ids.tolist(), number.tolist(), strict=True)
+    return np.array([f"{image_id}/{count}" for image_id, count in pairs], dtype=np.str_)
 
 
 def _corners(persons: Persons) -> torch.Tensor:
