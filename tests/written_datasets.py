@@ -1,6 +1,7 @@
 """Drawn people written to disk in the layouts of MPII's and COCO's users, for tests of the loaders."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +17,10 @@ PADDING = 1.25
 """The loaders enlarge the boxes in the files by this factor; the writers take it off again."""
 
 
-    ["rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head", "rwri", "relb", "rsho", "lsho", "lelb", "lwri"]
-)
+SHORT_NAMES = (
+    "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head",
+    "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
+)  # fmt: skip
 
 
 def _write_images(persons: Persons, folder: Path, prefix: str, first: int, suffix: str):
@@ -117,3 +120,18 @@ def write_coco(
         path.write_text(json.dumps(content))
         images_before += len(names)
         persons_before += len(persons)
+
+
+def require_server_format(path: Path, images: list[int]) -> None:
+    """What COCO's server asks of a results file: name, whole numbers, 17 joints, finite scores, no repetition."""
+    assert re.fullmatch(r"person_keypoints_(val2017|test-dev2017)_[\w.-]+_results\.json", path.name)
+    records = json.loads(path.read_text())
+    assert records
+    for record in records:
+        assert set(record) == {"image_id", "category_id", "keypoints", "score"}
+        assert type(record["image_id"]) is type(record["category_id"]) is int
+        assert record["image_id"] in images
+        assert record["category_id"] == 1
+        assert len(record["keypoints"]) == 51
+        assert np.isfinite([*record["keypoints"], record["score"]]).all()
+    assert len({json.dumps(record) for record in records}) == len(records)

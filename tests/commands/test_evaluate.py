@@ -18,9 +18,8 @@ from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
 from pnfs.commands.scoring import log_media
 from pnfs.commands.tables import benchmark_table, described, joint_table, score_table
-from pnfs.data.results_file import check_results
 from pnfs.data.synthetic import Synthetic
-from written_datasets import write_coco, write_mpii
+from written_datasets import require_server_format, write_coco, write_mpii
 
 MODEL = (
     "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
@@ -144,7 +143,7 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
         assert record["evaluated_with"]["boxes"] == kind
         assert {"AP", "AP (M)", "AP/visible", "AR/occluded"} <= record["scores"].keys()
         (path,) = (tmp_path / kind).glob("person_keypoints_val2017_*_results.json")
-        assert check_results(path, images) == []
+        require_server_format(path, images)
         results[kind] = json.loads(path.read_text()), path.name
     assert results["detected"][1] == "person_keypoints_val2017_mine_results.json"
     assert {r["image_id"] for r in results["detected"][0]} == set(images)

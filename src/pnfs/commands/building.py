@@ -16,8 +16,8 @@ from pnfs.commands.configuration import (
     choose_parts,
     plain,
 )
-from pnfs.data.module import PoseDataModule, Source
-from pnfs.data.predictions import in_labelled_boxes
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint, without_downloads
@@ -26,7 +26,7 @@ from pnfs.training.module import PoseModule
 console = Console()
 
 
-def training_settings(config: DictConfig) -> tuple[dict[str, Any], Source]:
+def training_settings(config: DictConfig) -> tuple[dict[str, Any], PoseDataset]:
     """The resolved configuration of a training, as its record keeps it, and its dataset.
 
     Raises:
@@ -65,20 +65,22 @@ def start_from(settings: dict[str, Any], skeleton: str) -> dict[str, Any]:
     return settings | {"model": model, "input_size": trained["input_size"]}
 
 
-def build_training(settings: dict[str, Any], source: Source) -> tuple[PoseDataModule, PoseModule]:
+def build_training(
+    settings: dict[str, Any], source: PoseDataset
+) -> tuple[PoseDataModule, PoseModule]:
     """Data and network of a run, both as its seed makes them."""
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
         console.print(source.persons(split).described(), soft_wrap=True)
     # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
-    watched = in_labelled_boxes(source)
+    watched = source.in_labelled_boxes()
     if watched is not source:
         console.print("validation while training: ground-truth boxes; final score: detected boxes")
     return build_data(settings, watched), build_module(settings, watched)
 
 
-def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
+def build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
     """Loaders of a dataset as the configuration wants them."""
     return instantiate(
         settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
@@ -86,7 +88,7 @@ def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
 
 
 def build_module(
-    settings: dict[str, Any], source: Source, network: PoseNetwork | None = None
+    settings: dict[str, Any], source: PoseDataset, network: PoseNetwork | None = None
 ) -> PoseModule:
     """The LightningModule of a resolved configuration, with a new network unless one is given."""
     return PoseModule(
@@ -100,7 +102,7 @@ def build_module(
 
 
 def data_of_run(
-    trained: Mapping[str, Any], source: Source, *, batch_size: int, workers: int
+    trained: Mapping[str, Any], source: PoseDataset, *, batch_size: int, workers: int
 ) -> PoseDataModule:
     """The plain crops of a dataset as a trained run saw them.
 

@@ -12,7 +12,7 @@ import pnfs
 
 if TYPE_CHECKING:
     # For the annotations alone: a command's --help is not to wait for torch.
-    from pnfs.data.module import Source
+    from pnfs.data.datasets.base import PoseDataset
     from pnfs.models import PoseNetwork
 
 
@@ -57,7 +57,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
-def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> "Source":
+def build_source(
+    config: Mapping[str, Any], input_size: Sequence[int] | None = None
+) -> "PoseDataset":
     """The dataset a configuration names.
 
     Args:

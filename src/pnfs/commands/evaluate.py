@@ -21,15 +21,14 @@ from pnfs.commands.configuration import UsageError, build_network, build_source,
 from pnfs.commands.report import report
 from pnfs.commands.scoring import (
     evaluation_choices,
-    matches_of,
     require_whole_split,
     score_and_predict,
     warn_of_last,
     write_pictures,
-    write_predictions,
 )
-from pnfs.data.module import PoseDataModule, Source
-from pnfs.data.predictions import Benchmark, Predictions
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.module import PoseDataModule
+from pnfs.data.predictions import Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.runs.record import provenance
@@ -61,8 +60,7 @@ def run(config: DictConfig) -> float:
     if fell_back:
         warn_of_last(path)
     scores, predictions = score_and_predict(found.module, data, found.trainer, split)
-    if isinstance(source, Benchmark):
-        scores |= source.extra_scores(split, predictions)
+    scores |= source.extra_scores(split, predictions)
     choices = evaluation_choices(found.module, source, split)
     choices |= {"input_size": list(data.input_size), **found.computed}
     if fell_back:
@@ -79,7 +77,7 @@ def run(config: DictConfig) -> float:
         **provenance(found.trainer["accelerator"]),
         "dataset": found.dataset,
     }
-    matches = matches_of(source, split, predictions)
+    matches = source.matches(split, predictions)
     draw = partial(write_pictures, found.module, data, folder, split, predictions)
     report(record, folder, data, matches, settings, draw)
     written = write_named_predictions(settings["eval"]["name"], source, split, predictions, folder)
@@ -178,7 +176,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     )  # fmt: skip
 
 
-def require_skeleton(path: Path, skeleton: str, source: Source) -> None:
+def require_skeleton(path: Path, skeleton: str, source: PoseDataset) -> None:
     """Refuses a dataset of other joints.
 
     Raises:
@@ -192,7 +190,7 @@ def require_skeleton(path: Path, skeleton: str, source: Source) -> None:
 
 
 def _data(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], source: Source
+    settings: Mapping[str, Any], trained: Mapping[str, Any], source: PoseDataset
 ) -> PoseDataModule:
     return data_of_run(
         trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
@@ -205,11 +203,11 @@ def _named(precision: Any) -> str:
 
 
 def write_named_predictions(
-    name: str | None, source: Source, split: str, predictions: Predictions, folder: Path
+    name: str | None, source: PoseDataset, split: str, predictions: Predictions, folder: Path
 ) -> Path:
     """Writes the predictions; without a name for them, under that of the run's folder."""
     chosen = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
-    return write_predictions(source, split, predictions, folder, chosen if name is None else name)
+    return source.write_predictions(split, predictions, folder, chosen if name is None else name)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -236,7 +234,7 @@ def load_module(
     settings: Mapping[str, Any],
     trained: dict[str, Any],
     checkpoint: Mapping[str, Any],
-    source: Source,
+    source: PoseDataset,
 ) -> PoseModule:
     """The trained network with the evaluation's choices."""
     module = build_module(trained, source)

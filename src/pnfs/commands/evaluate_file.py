@@ -15,12 +15,13 @@ from torchmetrics import MetricCollection
 from pnfs.commands.configuration import UsageError, build_source
 from pnfs.commands.report import report
 from pnfs.commands.scoring import write_sheet
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import PoseFile, read_pose_file
 from pnfs.data.pose_matching import PosesAsDetections, assign
-from pnfs.data.predictions import UNMATCHED, Benchmark, Matches, Predictions
+from pnfs.data.predictions import UNMATCHED, Matches, Predictions
 from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
@@ -67,7 +68,7 @@ def run(settings: Mapping[str, Any]) -> float:
     return float(record["score"])
 
 
-def _source(settings: Mapping[str, Any]) -> Source:
+def _source(settings: Mapping[str, Any]) -> PoseDataset:
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
@@ -81,7 +82,7 @@ def _source(settings: Mapping[str, Any]) -> Source:
     return build_source(settings["dataset"])
 
 
-def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, float]:
+def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
     """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
     persons = source.persons(split)
     # Of what all metrics together ask for each takes what it knows.
@@ -95,8 +96,7 @@ def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, f
         sample_index=torch.arange(len(persons)),
     )
     scores = {name: float(value) for name, value in metric.compute().items()}
-    if isinstance(source, Benchmark):
-        scores |= source.extra_scores(split, predictions)
+    scores |= source.extra_scores(split, predictions)
     return scores
 
 

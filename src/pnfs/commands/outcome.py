@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pnfs.commands.scoring import log_media, warn_of_last
 from pnfs.commands.tables import described, score_table
-from pnfs.data.module import Source
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.models.cost import measure_cost
 from pnfs.runs.record import RESULT, provenance, write_result
 from pnfs.runs.wandb_run import log_summary
@@ -22,7 +22,7 @@ console = Console()
 def training_record(
     settings: dict[str, Any],
     module: PoseModule,
-    source: Source,
+    source: PoseDataset,
     scores: dict[str, float],
     untrained: dict[str, float],
     seconds: float,

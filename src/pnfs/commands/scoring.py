@@ -15,18 +15,11 @@ from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError
 from pnfs.data.crops import CropDataset
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
-from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import OCCLUDED, UNLABELLED
-from pnfs.data.predictions import (
-    GROUND_TRUTH_BOXES,
-    Benchmark,
-    Detections,
-    Matches,
-    Predictions,
-    one_to_one,
-    write_json,
-)
+from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
@@ -141,31 +134,13 @@ def warn_of_last(weights: Path) -> None:
 
 
 def evaluation_choices(
-    module: PoseModule | ScoredPredictor, source: Source, split: str
+    module: PoseModule | ScoredPredictor, source: PoseDataset, split: str
 ) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
-    benchmark = source.evaluation_choices(split) if isinstance(source, Benchmark) else {}
     choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
     if module.flip_test:
         choices["flip_shift"] = module.flip_shift
-    return choices | {"decode_method": module.decode_method, **(benchmark or GROUND_TRUTH_BOXES)}
-
-
-def matches_of(source: Source, split: str, predictions: Predictions) -> Matches:
-    """Which prediction is compared with which labelled person."""
-    if isinstance(source, Benchmark):
-        return source.matches(split, predictions)
-    return one_to_one(source.persons(split), predictions)
-
-
-def write_predictions(
-    source: Source, split: str, predictions: Predictions, folder: Path, name: str
-) -> Path:
-    """Writes predictions in the benchmark's own format, or else as JSON."""
-    if isinstance(source, Benchmark):
-        return source.write_predictions(split, predictions, folder, name)
-    path = folder / f"predictions_{split}.json"
-    return write_json(path, source.persons(split), predictions)
+    return choices | {"decode_method": module.decode_method, **source.evaluation_choices(split)}
 
 
 def write_pictures(
@@ -205,14 +180,14 @@ def write_sheet(
     return {"predictions": path}
 
 
-def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
+def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.ndarray:
     """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
 
     Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
     spread over the split.
     """
     there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
-    box_scores = source.box_scores(split) if isinstance(source, Detections) else None
+    box_scores = source.box_scores(split)
     if box_scores is not None:
         return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
     return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]

@@ -17,8 +17,7 @@ from pnfs.commands.outcome import keep_record, main_score, show_scores, training
 from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import evaluation_choices, score, score_and_predict, write_pictures
 from pnfs.commands.trainer import build_loggers, fit, what_is_left
-from pnfs.data.module import Source
-from pnfs.data.predictions import GROUND_TRUTH_BOXES
+from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.runs.identity import read_digests, require_same, run_folder, run_identity
 from pnfs.runs.record import RESULT, read_result
 from pnfs.runs.state import LAST_CHECKPOINT, UnfinishedError, kept_state
@@ -74,7 +73,7 @@ def run_as_rank(**job: Any) -> None:
 
 def _train(
     *,
-    source: Source,
+    source: PoseDataset,
     settings: dict[str, Any],
     folder: str,
     earlier_seconds: float,
@@ -112,7 +111,7 @@ def _train(
         keep_record(place, record, identity, loggers, pictures, weights)
 
 
-def _try_out(settings: dict[str, Any], source: Source) -> float:
+def _try_out(settings: dict[str, Any], source: PoseDataset) -> float:
     """One batch of everything, as `trainer.fast_dev_run` asks for; leaves nothing behind, and has no score."""
     trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
     settings = settings | {"trainer": trainer}

@@ -213,11 +213,14 @@ def _same_pictures(seen: Seen) -> list[str]:
 # --- persons
 
 
+def _unusual(seen: Seen) -> str:
+    """Annotations that were left out, or filled in, for reasons that good files do not give."""
+    unusual = seen.persons.left_out.keys() - {CROWD, NO_JOINTS, OTHER_CATEGORY}
+    return seen.persons.described() if unusual or seen.persons.remarks else ""
+
+
 def _left_out(seen: Seen) -> str:
-    persons, usual = seen.persons, {CROWD, NO_JOINTS, OTHER_CATEGORY}
-    if not persons.left_out.keys() - usual and not persons.remarks:
-        return ""
-    return f"{Path(persons.file).name}: {persons.described()}"
+    return seen.persons.described() if seen.persons.left_out and not _unusual(seen) else ""
 
 
 def _number(seen: Seen) -> str:
@@ -300,7 +303,7 @@ def _long_limbs(seen: Seen) -> list[str]:
     usual = np.full(len(limbs), np.inf)
     usual[counted] = np.nanmedian(relative[:, counted], axis=0)
     # Joints that nearly coincide, such as those of a face, have no length to speak of.
-    return seen.ids((known & (relative > 3 * usual) & (relative > 0.25)).any(-1))
+    return seen.ids(np.asarray((known & (relative > 3 * usual) & (relative > 0.25)).any(-1)))
 
 
 # --- statistics
@@ -431,7 +434,8 @@ CHECKS = (
           "Nothing, if the dataset is meant to be so; such persons count several times.",
           _same_pictures),
     Check("annotations", "warning", "", "Change the annotation file if this is not what it means.",
-          _left_out),
+          _unusual),
+    Check("left out", "note", "", "Nothing, unless these are to count.", _left_out),
     Check("number of persons", "note", "",
           "A selection, or damaged annotation files: scores cannot be compared with published ones.",
           _number),

@@ -97,7 +97,7 @@ class Persons:
         columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
 
-    def _require(self, ok: np.ndarray, wrong: str) -> None:
+    def _require(self, ok: np.ndarray | np.bool, wrong: str) -> None:
         if not ok.all():
             first = int(np.flatnonzero(~ok)[0])
             image = int(self.image_index[first])

@@ -161,7 +161,7 @@ def number_column(
 
 def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
     """Whether all numbers of a row are finite."""
-    return np.isfinite(values.reshape(len(values), -1)).all(1)
+    return np.asarray(np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
 
 
 def first_of_each(values: np.ndarray | Sequence[str]) -> Bool[np.ndarray, " N"]:

@@ -151,7 +151,7 @@ Then set root to that folder."""
         if split != "test":
             joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
             flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
-            known = np.isin(flags, (0, 1)).all(-1)
+            known = np.asarray(np.isin(flags, (0, 1)).all(-1))
             require_rows(path, known, label, "joints_vis must be 0 or 1")
             labelled = flags == 1
             joints = np.where(labelled[..., None], joints - 1, 0)

@@ -108,7 +108,7 @@ class Figures:
         ends, radii = self.points[:, _LIMB_ENDS, :2], _LIMB_RADII * self.unit[:, None]
         # The skull reaches from the head top to the chin, a third above the neck.
         top, neck = ends[:, -1, 0].copy(), ends[:, -1, 1].copy()
-        ends[:, -1, 0], ends[:, -1, 1] = 0.7 * top + 0.3 * neck, 0.35 * top + 0.65 * neck
+        ends[:, -1, 0], ends[:, -1, 1] = 0.75 * top + 0.25 * neck, 0.35 * top + 0.65 * neck
         return ends, radii
 
     def torso(self) -> Float64[np.ndarray, "N 4 2"]:

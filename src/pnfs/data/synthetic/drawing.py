@@ -121,6 +121,6 @@ def background(rng: Generator, size: tuple[int, int], clutter: int) -> Image:
 def lit(rng: Generator, image: Image, noise: int) -> Image:
     """The picture under light of another strength and colour, with noise of up to `noise` grey levels."""
     light = rng.uniform(0.7, 1.25) * rng.uniform(0.95, 1.05, 3)
-    image = cv2.multiply(image, (*light.tolist(), 1.0))
+    image = cv2.multiply(image, np.array([*light, 1.0]))
     grain = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
     return cv2.addWeighted(image, 1.0, grain, 2 * noise / 255, -noise)
