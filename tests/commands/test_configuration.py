@@ -131,6 +131,8 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
     overrides = [f"{group}={choice}"]
     if command in ("evaluate", "derive", "export", "import"):
         overrides.append("checkpoint=some.ckpt")
+    if choice.startswith("p3_random") and command != "browse":
+        overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
     settings = plain(composed(command, *overrides))
     assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []
 

@@ -17,6 +17,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # What was logged before is set aside and put together again.
     warnings.filterwarnings("ignore", message=".*is not empty. Previous log files.*")
+    # A resumed run has its own.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # What is logged once an epoch is equal in all processes already.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.* when logging on epoch level.*")
 
