@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 import pnfs
 from pnfs.errors import PnfsError
@@ -35,20 +35,31 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as a resolved plain dictionary, as checkpoints and records keep it.
 
     Raises:
-        UsageError: The part mode says nothing about the dataset's skeleton.
+        PnfsError: The part mode says nothing about the dataset's skeleton; or an interpolation cannot be resolved,
+            as when a checkpoint that it reads is not there.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except InterpolationKeyError as error:
-        skeleton = config.get("skeleton")
-        if f"'parts.{skeleton}'" not in str(error):
-            raise
-        raise UsageError(
-            f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
-            f"{skeleton}; add `{skeleton}: {{part: [joint, ...], ...}}` to it"
-        ) from None
+    except InterpolationResolutionError as error:
+        if isinstance(error, InterpolationKeyError):
+            raise _without_key(config, error) from None
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, PnfsError):
+            cause = cause.__cause__ or cause.__context__  # OmegaConf hides its causes.
+        raise cause or error from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def _without_key(config: DictConfig, error: InterpolationKeyError) -> Exception:
+    """What an interpolation without an aim means to a user, where that is known."""
+    skeleton = config.get("skeleton")
+    if f"'parts.{skeleton}'" not in str(error):
+        return error
+    return UsageError(
+        f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
+        f"{skeleton}; add `{skeleton}: {{part: [joint, ...], ...}}` to it"
+    )
 
 
 def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> "Source":

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pnfs.commands.configuration import build_source, plain
+from pnfs.errors import PnfsError
 
 if TYPE_CHECKING:
     from pnfs.data.module import Source
@@ -32,7 +34,11 @@ def _run_hash(*, _root_: DictConfig) -> str:
     OmegaConf.set_struct(config, False)
     # Made of the hash themselves.
     config.run_name = config.run_dir = ""
-    settings = plain(config)
+    try:
+        settings = plain(config)
+    except (PnfsError, OmegaConfBaseException):
+        # The run itself says what is wrong with it; its folder must have a name before.
+        return run_hash({"config": OmegaConf.to_container(config)})
     return run_hash(settings, persons_of(settings))
 
 
@@ -42,7 +48,7 @@ def persons_of(settings: dict[str, Any]) -> dict[str, str] | None:
     try:
         return dict(_digests(json.dumps([dataset, settings["input_size"]])))
     except Exception:
-        # The run itself says what is wrong with its dataset; its folder must have a name before.
+        # As above.
         return None
 
 
@@ -65,7 +71,6 @@ def _digests(dataset_and_size: str) -> tuple[tuple[str, str], ...]:
 
 def _trained(checkpoint: str | None, key: str, trust: bool) -> Any:
     """An entry of a checkpoint's configuration; its model asks for no downloads."""
-    from pnfs.errors import PnfsError
     from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint, without_downloads
 
     if checkpoint is None:
