@@ -16,7 +16,7 @@ from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import build_source, configuration_folder
 from pnfs.commands.scoring import SHEET_SIZE, shown_rows
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Predictions, in_labelled_boxes
+from pnfs.data.predictions import Predictions
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from written_datasets import write_coco
@@ -196,7 +196,7 @@ def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
 
 def test_a_dataset_without_detector_is_watched_as_it_is() -> None:
     people = Synthetic(skeleton="coco", train=1, val=1, image_size=(64, 64))
-    assert in_labelled_boxes(people) is people
+    assert people.in_labelled_boxes() is people
 
 
 @pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])

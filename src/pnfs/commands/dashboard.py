@@ -88,7 +88,12 @@ def _benchmark(config: Mapping[str, Any]) -> str:
     """Scores of one dataset and skeleton may stand on one axis."""
     dataset = config.get("dataset", {})
     words = [str(dataset.get("_target_", "unknown")).rsplit(".", 1)[-1]]
-    words += [str(dataset["skeleton"])] if "skeleton" in dataset else []
+    skeleton = dataset.get("skeleton")
+    words += (
+        [str(skeleton.get("name") if isinstance(skeleton, Mapping) else skeleton)]
+        if skeleton
+        else []
+    )
     return ", ".join(words)
 
 

@@ -14,6 +14,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
 from pnfs.commands.building import build_module, data_of_run
@@ -117,7 +118,7 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
         chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
     )
     source = build_source(dataset, trained["input_size"])
-    require_skeleton(path, trained["model"]["skeleton"], source)
+    require_skeleton(path, skeleton_by_name(trained["model"]["skeleton"]).name, source)
     return Scored(
         kind="checkpoint",
         run=path.parent.parent,

@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.body import skeleton_by_name
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.evaluate import chosen_dataset
@@ -95,7 +96,7 @@ def _calibration(
     count = settings["int8"]["crops"]
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     source = build_source(dataset, input_size)
-    if source.skeleton.name != trained["model"]["skeleton"]:
+    if source.skeleton.name != skeleton_by_name(trained["model"]["skeleton"]).name:
         raise UsageError(
             f"dataset: its joints are those of skeleton {source.skeleton.name}, the network's those of "
             f"{trained['model']['skeleton']}"

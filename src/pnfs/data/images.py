@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image
 
+from pnfs.errors import PnfsError
+
 MOST_PIXELS = 1 << 28
 """Pixels of the largest image that is decoded (805 MB as RGB). Its header says how many it has."""
 
 
-class DataError(ValueError):
+class DataError(PnfsError):
     """A dataset that cannot be used; the message names the file and the record."""
 
 

@@ -195,7 +195,9 @@ def _boxes(
 
 
 def _flags(path: Path, values: Float[np.ndarray, "N 14"], what: str) -> Bool[np.ndarray, "N 14"]:
-    require_rows(path, np.asarray(np.isin(values, (0, 1)).all(-1)), _label, f"{what} must be 0 or 1")
+    require_rows(
+        path, np.asarray(np.isin(values, (0, 1)).all(-1)), _label, f"{what} must be 0 or 1"
+    )
     return values == 1
 
 
