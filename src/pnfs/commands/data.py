@@ -38,11 +38,14 @@ def run(config: DictConfig) -> None:
     action = settings["action"]
     if action not in actions:
         raise UsageError(f"action is {', '.join(actions)}, not {action!r}")
-    if action != "check" and not settings.get("dataset"):
+    dataset = settings.get("dataset")
+    if (dataset and "_target_" not in dataset) or (action != "check" and not dataset):
         raise UsageError(f"action={action} needs a dataset by name: dataset=mpii dataset.root=…")
     size = settings["input_size"]
     if len(size) != 2 or any(side < 32 or side % 32 for side in size):
         raise UsageError(f"input_size must be (height, width), multiples of 32, got {size}")
+    if action != "check":
+        settings["out"] = settings["out"] or f"{settings['run_root']}/{action}"
     actions[action](settings)
 
 
@@ -62,9 +65,10 @@ def check(settings: Mapping[str, Any]) -> None:
         findings["dataset"] = check_dataset(dataset, settings)
         title = f"Dataset {dataset.get('root') or dataset['_target_'].rpartition('.')[2]}"
         console.print(findings_table(title, findings["dataset"]))
-    path = Path(settings["out"]) / "check.json"
-    write_findings(path, findings)
-    console.print(f"findings: {path}", soft_wrap=True)
+    if settings["out"]:
+        path = Path(settings["out"]) / "check.json"
+        write_findings(path, findings)
+        console.print(f"findings: {path}", soft_wrap=True)
     counts = Counter(finding.severity for found in findings.values() for finding in found)
     console.print(", ".join(f"{severity}s: {counts[severity]}" for severity in SEVERITIES))
     if counts["error"]:
