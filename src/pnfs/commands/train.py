@@ -15,7 +15,8 @@ from pnfs.commands.building import build_data, build_training, training_settings
 from pnfs.commands.configuration import build_source
 from pnfs.commands.outcome import keep_record, main_score, show_scores, training_record
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import evaluation_choices, score, score_and_predict, write_pictures
+from pnfs.commands.report import write_pictures
+from pnfs.commands.scoring import evaluation_choices, score, score_and_predict
 from pnfs.commands.trainer import build_loggers, fit, what_is_left
 from pnfs.data.module import Source
 from pnfs.data.predictions import GROUND_TRUTH_BOXES
@@ -109,7 +110,7 @@ def _train(
         seconds = time.monotonic() - started
         record = training_record(settings, module, source, scores, untrained, seconds, choices)
         pictures = write_pictures(module, final, place, "val", predictions)
-        keep_record(place, record, identity, loggers, pictures, weights)
+        keep_record(place, record, identity, loggers, pictures)
 
 
 def _try_out(settings: dict[str, Any], source: Source) -> float:
