@@ -18,9 +18,13 @@ from rich.markup import escape
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
+from pnfs.commands.quoting import quoted
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
 """Command -> its module, where the command's name cannot be a module's."""
+
+_EXTRAS = ("wandb", "tensorboard", "onnx", "openvino")
+"""Optional packages, each of which the extra of its name installs."""
 
 
 class JobFailed(CompactHydraException):
@@ -73,8 +77,12 @@ def start(command: str) -> None:
 
     folder = str(configuration_folder())
     try:
+        sys.argv[1:] = quoted(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
-    except CompactHydraException as error:
+    except KeyboardInterrupt:
+        print(f"pnfs {command}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (CompactHydraException, UsageError) as error:
         # Hydra words its errors, but not those of a command line that has --help in it.
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
@@ -92,6 +100,9 @@ def _cause(error: BaseException) -> BaseException:
             reason = " ".join(str(error.__cause__).split())
             return UsageError(f"{reason} The folder of a module of your own must be in PYTHONPATH.")
         error = error.__cause__
+    extra = next((name for name in _EXTRAS if name in str(error)), None)
+    if isinstance(error, ImportError) and extra is not None:
+        return UsageError(f"{_one_line(error)} Install it with: pip install 'pnfs[{extra}]'")
     return error
 
 
