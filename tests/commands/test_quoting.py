@@ -53,5 +53,5 @@ def test_an_interruption_is_one_line(
 
 def test_a_missing_package_names_the_extra() -> None:
     error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
-    assert "pnfs[tensorboard]" in str(launch._cause(error))
-    assert launch._cause(ModuleNotFoundError("no torch")).__class__ is ModuleNotFoundError
+    assert "pnfs[tensorboard]" in str(launch.user_error(error))
+    assert launch.user_error(ModuleNotFoundError("no torch")) is None

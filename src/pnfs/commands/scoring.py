@@ -6,8 +6,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from rich.console import Console
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError
@@ -21,6 +19,7 @@ from pnfs.data.predictions import (
 )
 from pnfs.evaluation.person_metric import Columns, PersonMetric
 from pnfs.inference.scored import ScoredPredictor
+from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 
 # Keys of the trainer that say where and how a score is computed.
@@ -67,9 +66,7 @@ def score_and_predict(
         {key: value for key, value in trainer.items() if key in _COMPUTING},
         logger=False,
         enable_checkpointing=False,
-        callbacks=[
-            RichProgressBar() if Console().is_terminal else TQDMProgressBar(refresh_rate=20)
-        ],
+        callbacks=[TerminalProgressBar()] if trainer.get("enable_progress_bar", True) else [],
         use_distributed_sampler=False,
     )
     collector = PredictionCollector(len(data.source.skeleton))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from pnfs.errors import PnfsError
+
 Outputs = Literal["maps", "joints"]
 """What an exported model returns: score maps, or joints and their scores."""
 
@@ -19,7 +21,7 @@ _ADDED_LATER = ("precision", "parts")
 """Properties that earlier files lack; the defaults hold for them."""
 
 
-class ExportError(ValueError):
+class ExportError(PnfsError):
     """A model that cannot be exported, or an exported file that cannot be used; says why and what to do."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
@@ -33,7 +34,7 @@ _REQUIRED = ("model", "dataset")
 _GONE = "pnfs.models.operations.Zero"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(PnfsError):
     """A checkpoint that cannot be used; the message names the file."""
 
 
