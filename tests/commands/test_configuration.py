@@ -36,12 +36,10 @@ COMMANDS = (
     "import",
     "export",
     "cache",
-    "bench",
     "cost",
     "costs",
     "doctor",
     "browse",
-    "dashboard",
     "reproduce",
     "runs",
 )

@@ -45,17 +45,17 @@ def test_each_metric_has_its_own_rows(metrics_csv):
     curves = read_metrics(metrics_csv, against="step")
     assert curves.keys() == expected.keys()
     for name, (steps, values) in expected.items():
-        np.testing.assert_array_equal(curves[name][0], steps)
-        np.testing.assert_array_equal(curves[name][1], values)
+        np.testing.assert_array_equal(curves[name].index, steps)
+        np.testing.assert_array_equal(curves[name].to_numpy(), values)
 
 
 def test_rows_without_an_epoch_count_to_the_next(metrics_csv):
     curves = read_metrics(metrics_csv)
-    np.testing.assert_array_equal(curves["lr-Adam"][0], [0, 1])
-    np.testing.assert_array_equal(curves["train/loss_step"][0], [0, 0, 1])
-    np.testing.assert_array_equal(curves["val/score"][0], [0, 1])
+    np.testing.assert_array_equal(curves["lr-Adam"].index, [0, 1])
+    np.testing.assert_array_equal(curves["train/loss_step"].index, [0, 0, 1])
+    np.testing.assert_array_equal(curves["val/score"].index, [0, 1])
     metrics_csv.write_text(METRICS + ",0.0001,40,,,,,\n")
-    np.testing.assert_array_equal(read_metrics(metrics_csv)["lr-Adam"][0], [0, 1, 1])
+    np.testing.assert_array_equal(read_metrics(metrics_csv)["lr-Adam"].index, [0, 1, 1])
 
 
 def test_a_last_line_cut_short_is_left_out(metrics_csv):
@@ -176,7 +176,7 @@ def test_it_reads_what_lightning_writes(tmp_path):
     with path.open() as file:
         assert len(list(csv.reader(file))) == 4
     curves = read_metrics(path, against="step")
-    assert {name: [*x, *y] for name, (x, y) in curves.items()} == {
+    assert {name: [*curve.index, *curve] for name, curve in curves.items()} == {
         "lr": [0, 0.1],
         "train/loss": [4, 9, 0.5, 0.25],
         "val/score": [9, 62],
