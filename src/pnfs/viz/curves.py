@@ -72,7 +72,7 @@ def _read_cells(path: Path) -> tuple[list[str], np.ndarray]:
             raise DataError(
                 f"{path}: line {line} has {len(row)} cells, the header {len(header)}; remove that line"
             )
-    return header, np.array(rows, dtype=str).reshape(-1, len(header))
+    return header, np.array(rows, dtype=str).reshape(len(rows), len(header))
 
 
 def _first_wrong(path: Path, header: Sequence[str], cells: np.ndarray) -> str:
@@ -82,7 +82,7 @@ def _first_wrong(path: Path, header: Sequence[str], cells: np.ndarray) -> str:
     return f"{path}: line {row + 2}: {header[column]} is {str(cells[row, column])!r}, not a number"
 
 
-def plot_curves(metrics_csv: Path | str, out_path: Path | str, *, title: str | None = None) -> None:
+def plot_curves(metrics_csv: Path | str, out_path: Path | str) -> None:
     """Draws losses on one axis and scores on another, side by side, as PNG or SVG by the suffix.
 
     Of training and validation loss and validation score those that were logged. The losses' axis is
@@ -92,7 +92,6 @@ def plot_curves(metrics_csv: Path | str, out_path: Path | str, *, title: str | N
     Args:
         metrics_csv: See `read_metrics`.
         out_path: The picture; folders are made as needed.
-        title: Above the picture; None for none.
 
     Raises:
         DataError: The metrics cannot be read, or do not hold what is to be drawn.
@@ -110,7 +109,7 @@ def plot_curves(metrics_csv: Path | str, out_path: Path | str, *, title: str | N
     losses = {name: curve for name, curve in curves.items() if "loss" in name}
     scores = {name: curve for name, curve in curves.items() if "loss" not in name}
     panels = [group for group in (losses, scores) if group]
-    figure = new_figure(5.2 * len(panels), 3.9, title=title)
+    figure = new_figure(5.2 * len(panels), 3.9)
     for axes, group in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _draw(axes, group, is_loss=group is losses)
     save_figure(figure, out_path)

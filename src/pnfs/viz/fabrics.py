@@ -74,7 +74,6 @@ def draw_fabrics(
     out_path: str | Path | None = None,
     *,
     fabrics: Literal["subnetworks", "backbone"] = "subnetworks",
-    title: str | None = None,
 ) -> Figure:
     """Draws the P fabrics side by side, each cell in its place on the grid scale x layer (Fig. 1 and 4).
 
@@ -92,7 +91,6 @@ def draw_fabrics(
         architecture: From `describe_architecture` or `architecture_from_json`.
         out_path: File to write, .png or .svg; None to write none.
         fabrics: Which fabrics to draw.
-        title: Text above the figure; None for a line on Theta.
 
     Raises:
         ValueError: The backbone is asked for and is no fabric, a softmax is undefined, or the
@@ -114,7 +112,7 @@ def draw_fabrics(
         f"{architecture.skeleton} · {fabrics} · layers {fabric.first_layer}–{fabric.last_layer} "
         f"of {fabric.layers} · C={fabric.channels} · H={fabric.nodes}"
     )
-    figure.suptitle(title or theta, x=0.01, ha="left", fontsize=TITLE, color=INK)
+    figure.suptitle(theta, x=0.01, ha="left", fontsize=TITLE, color=INK)
     places = figure.subfigures(rows, columns, squeeze=False).flat
     for place, panel, subtitle in zip(places, panels, subtitles, strict=False):
         padded = "\n".join(subtitle + [" "] * (lines - len(subtitle)))

@@ -13,7 +13,6 @@ from pnfs.viz.canvas import (
     FILLER,
     LABEL_COLOUR,
     PLATE,
-    Colour,
     Picture,
     blank,
     font,
@@ -26,9 +25,9 @@ from pnfs.viz.canvas import (
 from pnfs.viz.poses import LOW_SCORE, LowScored, Pose, limb_width
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
 
+CELL = (192, 192)
+"""(height, width) of an image on a sheet, px."""
 _GAP = 4
-_PAGE: Colour = (255, 255, 255)
-_TEXT: Colour = (40, 40, 40)
 
 
 def contact_sheet(
@@ -36,7 +35,7 @@ def contact_sheet(
     *,
     captions: Sequence[str] | None = None,
     columns: int = 8,
-    cell: tuple[int, int] = (192, 192),
+    cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A grid of images in reading order, 4 px apart, each above its caption.
 
@@ -49,18 +48,16 @@ def contact_sheet(
     Raises:
         ValueError: No images, an image that is not RGB, or another number of captions.
     """
-    if not len(images):
-        raise ValueError("a contact sheet needs at least one image")
-    if captions is not None and len(captions) != len(images):
-        raise ValueError(f"{len(captions)} captions for {len(images)} images")
-    if columns < 1 or min(cell) < 1:
-        raise ValueError(f"a sheet of {columns} columns and cells of {cell} px cannot be drawn")
+    if not len(images) or (captions is not None and len(captions) != len(images)):
+        raise ValueError(
+            f"a contact sheet of {len(images)} images with {len(captions or ())} captions"
+        )
     (height, width), size = cell, text_size(cell)
     columns = min(columns, len(images))
     strip = 0 if captions is None else math.ceil(1.5 * size)
     row_height = height + strip + _GAP
     rows = math.ceil(len(images) / columns)
-    page = blank(rows * row_height + _GAP, columns * (width + _GAP) + _GAP, _PAGE)
+    page = blank(rows * row_height + _GAP, columns * (width + _GAP) + _GAP, (255, 255, 255))
     texts = []
     for index, image in enumerate(images):
         top = _GAP + index // columns * row_height
@@ -69,7 +66,7 @@ def contact_sheet(
         page[top : top + height, left : left + width] = picture
         if captions is not None:
             caption = shortened(captions[index], width, size)
-            texts.append((caption, (left + 1, top + height + strip // 2), _TEXT))
+            texts.append((caption, (left + 1, top + height + strip // 2), (40, 40, 40)))
     if texts:
         write(page, texts, size)
     return page
@@ -85,7 +82,7 @@ def pose_sheet(
     labelled: Bool[np.ndarray, "N K"] | None = None,
     captions: Sequence[str] | None = None,
     columns: int = 8,
-    cell: tuple[int, int] = (192, 192),
+    cell: tuple[int, int] = CELL,
     low_scored: LowScored = "hollow",
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Predictions on their crops, with the labels and a line from each joint to its label.
@@ -153,9 +150,8 @@ def score_map_sheet(
     names: Sequence[str],
     *,
     columns: int = 8,
-    cell: tuple[int, int] = (192, 192),
+    cell: tuple[int, int] = CELL,
     highest: float | None = None,
-    mark_maximum: bool = True,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The score maps of one person as heat over the crop, each with its maximum in the caption.
 
@@ -167,9 +163,8 @@ def score_map_sheet(
         names: One per map.
         columns: Maps in a row; the bare crop comes first.
         cell: (height, width) of a crop on the sheet, in px.
-        highest: Score of the brightest colour; None takes the highest of all maps, so that maps
-            can be compared.
-        mark_maximum: Draw the ring and write the maximum; maps of several joints have no one place.
+        highest: Score of the brightest colour; the maps may be of several joints, so that nothing is
+            marked. None: that of the highest of all maps, and each map's maximum is marked.
 
     Raises:
         ValueError: No maps, maps of another shape than the crop, or another number of names.
@@ -191,11 +186,11 @@ def score_map_sheet(
     pictures, captions = [crop], ["crop"]
     for name, score_map in zip(names, maps, strict=True):
         picture, scale, offset = letterbox(_heat_over(crop, score_map / brightest, stride), cell)
-        if mark_maximum:
+        if highest is None:
             y, x = np.unravel_index(score_map.argmax(), score_map.shape)
             ring(picture, np.array([x, y]) * stride * scale + offset, min(cell) / 16)
         pictures.append(picture)
-        captions.append(f"{name} {score_map.max():.2f}" if mark_maximum else name)
+        captions.append(f"{name} {score_map.max():.2f}" if highest is None else name)
     return contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
 
 
