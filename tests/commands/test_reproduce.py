@@ -15,7 +15,6 @@ from pnfs.commands import planning, reproduce
 from pnfs.commands.configuration import (
     UsageError,
     build_source,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -122,8 +121,6 @@ def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_
 def composed_as_train_does(overrides: tuple[str, ...]) -> Path:
     with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
         config = compose("train", list(overrides))
-    skeleton = config.dataset.get("skeleton", "mpii")
-    choose_parts(config, skeleton)
     settings = plain(config)
     return run_folder(settings, read_digests(build_source(settings["dataset"])))
 
