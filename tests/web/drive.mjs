@@ -97,7 +97,7 @@ async function tryTheRest(page) {
     await page.setViewportSize({ width, height: 950 });
     seen.layouts.push(await page.evaluate(layout));
   }
-  seen.withoutModel = await withoutModel(await page.context().newPage());
+  seen.withoutModel = await withoutModel(await browser.newPage());
 }
 
 /** What the page says where the server has no model. */
