@@ -31,10 +31,8 @@ COMMANDS = (
     "import",
     "export",
     "data",
-    "bench",
     "cost",
     "costs",
-    "dashboard",
     "reproduce",
     "runs",
 )

@@ -126,7 +126,7 @@ def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
     network = build_network(settings["model"])
     assert network.parts.skeleton.joints == tuple(JOINTS)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    maps = network(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    maps = network(torch.zeros(2, 3, 64, 64))
     assert maps.shape[1] == 17
     loss = ((maps - 0.5) ** 2).mean()
     loss.backward()
