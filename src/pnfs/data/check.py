@@ -278,7 +278,7 @@ def _outside(seen: Seen) -> list[str]:
     size = np.array([sizes.get(int(row), (np.inf, np.inf)) for row in persons.image_index])
     joints = persons.joints.astype(np.float64)
     beyond = seen.labelled() & ((joints < -1) | (joints > size[:, None])).any(-1)
-    return seen.ids(beyond.any(-1) & np.isfinite(size).all(-1))
+    return seen.ids(np.asarray(beyond.any(-1) & np.isfinite(size).all(-1)))
 
 
 def _beside_box(seen: Seen) -> list[str]:
