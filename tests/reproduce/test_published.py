@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pnfs.reproduce.published import PublishedError, read_published
+from pnfs.reproduce.tables import summary, to_csv
 
 from pnfs.reproduce.drawing import draw
 from pnfs.reproduce.page import page
-from pnfs.reproduce.published import PublishedError, read_published
 from pnfs.reproduce.results import PlannedRun, read_results
-from pnfs.reproduce.tables import summary, to_csv
 from pnfs.reproduce.targets import Target, read_target
 from pnfs.runs.record import write_result
 

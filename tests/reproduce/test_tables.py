@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pnfs.reproduce.published import Printed, Published
+from pnfs.reproduce.tables import summary, to_csv, write_table
 
 from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_trade_off
 from pnfs.reproduce.page import grid, page
-from pnfs.reproduce.published import Printed, Published
 from pnfs.reproduce.results import PlannedRun, RowResult, read_results, scale
-from pnfs.reproduce.tables import summary, to_csv, write_table
 from pnfs.reproduce.targets import Row, Target, TargetError, chosen_rows, read_target
 from pnfs.runs.record import write_result
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
+from pnfs.commands.rows import with_globs_expanded
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
 """Command -> its module, where the command's name cannot be a module's."""
@@ -73,7 +74,10 @@ def start(command: str) -> None:
 
     folder = str(configuration_folder())
     try:
+        sys.argv[1:] = with_globs_expanded(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
+    except UsageError as error:
+        sys.exit(f"pnfs {command}: {error}")
     except CompactHydraException as error:
         # Hydra words its errors, but not those of a command line that has --help in it.
         if os.environ.get("HYDRA_FULL_ERROR"):

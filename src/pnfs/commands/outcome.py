@@ -8,8 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from pnfs.commands.score_tables import described, score_table
 from pnfs.commands.scoring import log_media, warn_of_last
-from pnfs.commands.tables import described, score_table
 from pnfs.data.module import Source
 from pnfs.models.cost import measure_cost
 from pnfs.runs.record import RESULT, provenance, write_result

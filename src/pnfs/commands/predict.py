@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from pnfs.commands.configuration import UsageError, build_network, plain
-from pnfs.commands.tables import described
+from pnfs.commands.score_tables import described
 from pnfs.data.persons import DataError, listed
 from pnfs.inference import Predictor, choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage

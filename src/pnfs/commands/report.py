@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from pnfs.commands.score_tables import benchmark_table, described, joint_table
 from pnfs.commands.scoring import log_media, write_score_pictures
-from pnfs.commands.tables import benchmark_table, described, joint_table
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Matches
 from pnfs.evaluation.person_metric import PersonMetric

@@ -21,7 +21,7 @@ SPLITS = ("train", "val")
 
 # Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
 _NOT_DEFINING = (
-    "run_root", "name", "logger", "workers", "eval_batch_size", "restart", "trust",
+    "run_root", "data_root", "pretrained", "name", "logger", "workers", "eval_batch_size", "restart", "trust",
     "evaluate_untrained",
     "dataset.check_images", "data.workers", "data.eval_batch_size",
     "acceleration", "data.resident", "optimizer.fused",
