@@ -28,13 +28,15 @@ ALLOWED = {
     "search": _BELOW_RUNS,
     # What a run is; whoever trains or searches does not know it.
     "runs": _BELOW_RUNS,
+    # Other people's checkpoints; the models do not know them.
+    "importing": {"body", "models"},
     "viz": _BELOW_TRAINING,
     "export": {"body", "models", "codec", "data"},
     "inference": _BELOW_RUNS | {"viz", "export"},
     "bench": _BELOW_RUNS | {"search", "export", "runs"},
     "reproduce": _BELOW_RUNS | {"runs", "viz"},
     "commands": _BELOW_RUNS
-    | {"search", "runs", "viz", "inference", "export", "bench", "reproduce"},
+    | {"search", "runs", "viz", "inference", "export", "bench", "reproduce", "importing"},
 }
 CONFIGURATION_LIBRARIES = {"hydra", "omegaconf"}
 CONFIGURATION_FOLDER = "conf"

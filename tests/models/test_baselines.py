@@ -5,16 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-import public_networks
-from pnfs.body import COCO, MPII
+from pnfs.body import MPII
 from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
 from pnfs.models.backbones import FabricBackbone, HRNet, ResNet, TimmBackbone
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
-from pnfs.models.baselines.public import PublicNetwork, describe_public
 from pnfs.models.cost import measure_cost
-from public_networks import PUBLIC_MPII, Weights, crops_with_border, public_input
+from public_networks import crops_with_border, public_input
 
 GIGA = 2**30
 
@@ -175,57 +172,6 @@ def test_the_pose_network_reads_hrnets_finest_map_alone() -> None:
         HRNetPose(backbone=HRNet(32, weights="none"), skeleton="mpii")
 
 
-# --- public checkpoints
-
-
-ORDERS = {"mpii": PUBLIC_MPII, "coco": list(COCO.joints)}
-
-
-def public_state(name: str, joints: int) -> dict[str, Tensor]:
-    """Random weights of a public network, in its own names."""
-    weights, image = Weights(), torch.zeros(1, 3, 32, 32)
-    {"simple": public_networks.simple_baseline, "hrnet": public_networks.hrnet}[name](
-        weights, image, joints
-    )
-    return weights.state
-
-
-def public_maps(name: str, state: dict[str, Tensor], crops: Tensor, bgr: bool) -> Tensor:
-    weights = Weights()
-    weights.state = dict(state)
-    make = {"simple": public_networks.simple_baseline, "hrnet": public_networks.hrnet}[name]
-    return make(weights, public_input(crops, bgr), len(state["final_layer.weight"]))
-
-
-def loaded(name: str, skeleton: str, path: Path) -> PoseNetwork:
-    if name == "hrnet":
-        return hrnet(skeleton=skeleton, weights=str(path)).eval()
-    return simple_baseline(skeleton=skeleton, weights=str(path), channel_order="bgr").eval()
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
-@pytest.mark.parametrize("name", ["simple", "hrnet"])
-def test_a_public_network_gives_its_maps(
-    tmp_path: Path, name: str, skeleton: str, wrapped: bool
-) -> None:
-    names = ORDERS[skeleton]
-    state = public_state(name, len(names))
-    saved = {f"module.{k}": v for k, v in state.items()} if wrapped else state
-    torch.save({"epoch": 3, "state_dict": saved} if wrapped else saved, tmp_path / "pose.pth")
-    network = loaded(name, skeleton, tmp_path / "pose.pth")
-    # Black beside the image and the zero padding of convolutions are where a shifted mean would show.
-    crops = crops_with_border()
-    order = [names.index(joint) for joint in network.parts.skeleton.joints]
-    with torch.no_grad():
-        ours = network(network.normalise(crops))
-        theirs = public_maps(name, state, crops, bgr=name == "simple")[:, order]
-        swapped = public_maps(name, state, crops, bgr=name != "simple")[:, order]
-    scale = theirs.abs().max()
-    assert (ours - theirs).abs().max() < 1e-4 * scale
-    assert (swapped - theirs).abs().max() > 0.01 * scale
-
-
 def test_colours_are_exchanged_before_they_are_normalised() -> None:
     crops = crops_with_border()
     for order, flipped in (("rgb", False), ("bgr", True)):
@@ -243,32 +189,6 @@ def test_colours_are_exchanged_before_they_are_normalised() -> None:
         simple_baseline(channel_order="gbr")
 
 
-def test_public_weights_of_simple_baseline_ask_for_bgr(tmp_path: Path) -> None:
-    torch.save(public_state("simple", 16), tmp_path / "pose.pth")
-    with pytest.raises(ValueError, match=r"model\.channel_order=bgr"):
-        simple_baseline(weights=str(tmp_path / "pose.pth"))
-
-
-def test_public_networks_are_told_by_their_entries() -> None:
-    simple, large = public_state("simple", 16), public_state("hrnet", 17)
-    assert describe_public(simple) == PublicNetwork("simple_baseline", 50, 256, 16)
-    assert describe_public(large) == PublicNetwork("hrnet", 32, 32, 17)
-    assert describe_public({"fc.weight": torch.zeros(1, 1)}) is None
-    weights = Weights()
-    blocks = (3, 8, 36, 3)
-    public_networks.simple_baseline(weights, torch.zeros(1, 3, 32, 32), 16, blocks)
-    assert describe_public(weights.state) == PublicNetwork("simple_baseline", 152, 256, 16)
-    shallow = {k: v for k, v in simple.items() if "conv3" not in k}
-    with pytest.raises(ValueError, match="depths 50, 101 and 152"):
-        describe_public(shallow)
-    narrow = large | {"transition1.0.0.weight": torch.zeros(18, 256, 3, 3)}
-    with pytest.raises(ValueError, match="width 18"):
-        describe_public(narrow)
-    wide = simple | {"final_layer.weight": torch.zeros(16, 256, 3, 3)}
-    with pytest.raises(ValueError, match=r"final_layer\.weight is a 3x3"):
-        describe_public(wide)
-
-
 @pytest.mark.slow
 def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
     import timm
@@ -282,21 +202,6 @@ def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
         for name, value in backbone.network.state_dict().items():
             assert torch.equal(value, whole.state_dict()[name]), name
     assert [name for name, _ in HRNet(32, weights=path).network.stage4.named_parameters()] == []
-
-
-def test_misfits_are_listed(tmp_path: Path) -> None:
-    bgr = {"channel_order": "bgr"}
-    state = dict(simple_baseline(skeleton="coco").state_dict())
-    torch.save(state, tmp_path / "ours.pth")
-    with pytest.raises(ValueError, match=r"model.weights: weights .*ours.pth do not fit") as caught:
-        simple_baseline(weights=str(tmp_path / "ours.pth"), **bgr)
-    assert "backbone.conv1.weight is missing" in str(caught.value)
-    assert "more" in str(caught.value)
-    torch.save(public_state("simple", 17), tmp_path / "coco.pth")
-    with pytest.raises(ValueError, match=r"head.weight has shape \(17, 256, 1, 1\), not \(16, 256"):
-        simple_baseline(weights=str(tmp_path / "coco.pth"), **bgr)
-    with pytest.raises(ValueError, match="public pose networks have scalar heads"):
-        simple_baseline(weights=str(tmp_path / "coco.pth"), vector_dim=8, **bgr)
 
 
 # --- backbones of timm

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from pnfs.body import Skeleton
 from pnfs.codec.decode import DecodeMethod
-from pnfs.commands.configuration import UsageError, plain
-from pnfs.commands.import_models import Imported, import_public, import_reference
-from pnfs.commands.import_yaml import Experiment, read_experiment
+from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.importing.experiment import Experiment, read_experiment
+from pnfs.importing.networks import Imported, import_posenfs, import_public
+from pnfs.importing.posenfs import is_posenfs
+from pnfs.importing.public import describe_public
 from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.models.backbones.pyramid import read_file
-from pnfs.models.baselines.public import describe_public
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import ChannelOrder
-from pnfs.models.posenfs import is_reference
 from pnfs.runs.record import RESULT
 from pnfs.runs.state import STATE
 from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
@@ -62,8 +62,8 @@ def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported
     """
     state = _checked_state(file)
     try:
-        public = None if is_reference(state) else describe_public(state)
-        if public is None and not is_reference(state):
+        public = None if is_posenfs(state) else describe_public(state)
+        if public is None and not is_posenfs(state):
             raise ValueError(
                 "has names of neither PoseNFS, HRNet nor SimpleBaseline pose networks; its first entry is "
                 f"{next(iter(state))!r}"
@@ -73,10 +73,10 @@ def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported
             experiment = read_experiment(settings["config"], posenfs=public is None)
         skeleton = _chosen_skeleton(settings["dataset"])
         if public is None:
-            return import_reference(settings, state, skeleton, experiment), experiment
-        return import_public(settings, state, public, skeleton, experiment), experiment
-    except UsageError:
-        raise
+            found = import_posenfs(settings, state, skeleton, experiment, build_network)
+        else:
+            found = import_public(settings, state, public, skeleton, experiment, build_network)
+        return found, experiment
     except ValueError as error:
         raise UsageError(f"checkpoint: {file}: {error}") from error
 

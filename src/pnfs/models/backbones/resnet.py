@@ -1,6 +1,5 @@
 """ResNets as feature pyramids (torchvision's networks, without their classifiers)."""
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,13 +17,6 @@ from torchvision.models import (
 from pnfs.models.backbones.pyramid import Backbone, load_part_of, read_weights
 
 Depth = Literal[50, 101, 152]
-
-_BLOCKS: Mapping[Depth, tuple[int, ...]] = {
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-"""Bottleneck blocks of the four stages."""
 
 _NETWORKS = {50: resnet50, 101: resnet101, 152: resnet152}
 # The first weights of each: those that the public pose networks start from.
@@ -75,25 +67,3 @@ class ResNet(Backbone):
             x = stage(x)
             pyramid.append(x)
         return pyramid
-
-
-def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> Depth:
-    """The depth of the ResNet whose entries a state dict holds.
-
-    Args:
-        state: Name -> tensor, names as torchvision has them.
-        prefix: Stands in front of the names.
-
-    Raises:
-        ValueError: None of the depths that are built here.
-    """
-    pattern = re.compile(re.escape(prefix) + r"layer(\d)\.(\d+)\.conv3\.weight")
-    found = [match for match in map(pattern.fullmatch, state) if match]
-    counts = tuple(sum(match[1] == str(stage) for match in found) for stage in (1, 2, 3, 4))
-    for depth, blocks in _BLOCKS.items():
-        if counts == blocks:
-            return depth
-    raise ValueError(
-        f"a ResNet whose stages have {', '.join(map(str, counts))} bottleneck blocks; there are depths "
-        "50, 101 and 152"
-    )

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from pnfs.models.backbones import HRNet
 from pnfs.models.baselines.baseline import Baseline
-from pnfs.models.baselines.public import load_public
 from pnfs.models.network import ChannelOrder
 
 
@@ -17,7 +16,6 @@ class HRNetPose(Baseline):
         backbone: An `HRNet` with `last_stage=4` and `finest_only=True`.
         skeleton: Name of the skeleton whose joints are predicted.
         vector_dim: d; 1 is the ordinary scalar score map, as published.
-        weights: Path of a public pose checkpoint of HRNet; "none" for the backbone's weights alone.
         channel_order: Order of the input's colours; public HRNets are trained on "rgb".
     """
 
@@ -27,7 +25,6 @@ class HRNetPose(Baseline):
         backbone: HRNet,
         skeleton: str,
         vector_dim: int = 1,
-        weights: str = "none",
         channel_order: ChannelOrder = "rgb",
     ) -> None:
         super().__init__(skeleton, backbone.channels[0], vector_dim, channel_order)
@@ -38,8 +35,6 @@ class HRNetPose(Baseline):
             )
         self.backbone = backbone
         self.to(memory_format=torch.channels_last)
-        if weights != "none":
-            load_public(self, weights, "hrnet")
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.backbone(images)[0]

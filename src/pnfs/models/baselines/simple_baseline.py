@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.backbones import Backbone, ResNet
+from pnfs.models.backbones import Backbone
 from pnfs.models.baselines.baseline import Baseline
-from pnfs.models.baselines.public import KEY, load_public
 from pnfs.models.network import ChannelOrder
 
 _LAYERS = 3
@@ -21,8 +20,6 @@ class SimpleBaseline(Baseline):
         skeleton: Name of the skeleton whose joints are predicted.
         vector_dim: d; 1 is the ordinary scalar score map, as published.
         filters: Channels of each transposed convolution.
-        weights: Path of a public pose checkpoint of SimpleBaseline (its own code or HRNet's), which needs
-            channel_order="bgr"; "none" for the backbone's weights alone.
         channel_order: Order of the input's colours; public SimpleBaselines are trained on "bgr".
     """
 
@@ -33,22 +30,12 @@ class SimpleBaseline(Baseline):
         skeleton: str,
         vector_dim: int = 1,
         filters: int = 256,
-        weights: str = "none",
         channel_order: ChannelOrder = "rgb",
     ) -> None:
         super().__init__(skeleton, filters, vector_dim, channel_order)
         self.backbone = backbone
         self.upsampling = _upsampling(backbone.channels[-1], filters)
         self.to(memory_format=torch.channels_last)
-        if weights != "none":
-            if not isinstance(backbone, ResNet):
-                raise ValueError(f"{KEY}: public SimpleBaselines have a ResNet as their backbone")
-            if channel_order != "bgr":
-                raise ValueError(
-                    f"{KEY}: public SimpleBaselines are trained on images in the order blue, green, "
-                    "red; add model.channel_order=bgr"
-                )
-            load_public(self, weights, "simple_baseline")
 
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C h/4 w/4"]:
         return self.upsampling(self.backbone(images)[-1])

@@ -1,7 +1,7 @@
 """Loading checkpoints of the authors' public code (PoseNFS) into our models.
 
 Their state dict names one module a part (`<part>.cell_<layer>_<scale>...`); ours stacks the parts. Build
-the model with `rules=REFERENCE` to get the same outputs. `pnfs.models.posenfs` reads off what to build.
+the model with `rules=REFERENCE` to get the same outputs. `pnfs.importing.posenfs` reads off what to build.
 """
 
 import re
@@ -36,7 +36,7 @@ _SEPARABLE = {"depthwise": 0, "pointwise": 1, "norm": 2}
 _COUNTER = "num_batches_tracked"
 
 
-def load_reference_state_dict(
+def load_posenfs_state_dict(
     network: PoseFabricNetwork,
     state: Mapping[str, Tensor],
     part_names: Mapping[str, str],
@@ -63,7 +63,7 @@ def load_reference_state_dict(
         raise ValueError(f"the network's parts are {parts}, part_names has {tuple(part_names)}")
     theirs = {"subnetworks": operation_names, "backbone": backbone_operation_names}
     ours = {_fabric(name): f.theta.operations for name, f in network.named_fabrics().items()}
-    names = ReferenceNames(
+    names = PoseNFSNames(
         state,
         parts={part: part_names[part] for part in parts},
         places=[list(part_names).index(part) for part in parts],
@@ -99,7 +99,7 @@ def _columns(ours: Sequence[str], operation_names: Sequence[str]) -> list[int]:
     return [theirs.index(name) for name in ours]
 
 
-class ReferenceNames:
+class PoseNFSNames:
     """From names of our state dict to tensors of theirs.
 
     Args:

@@ -9,15 +9,15 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from test_reference import load_case
+from test_recorded import load_case
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
+from pnfs.importing.posenfs_names import OPERATION_NAMES
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.fabric import NEIGHBOURS
-from pnfs.models.reference import OPERATION_NAMES
 from pnfs.search import FirstOrder, SearchStrategy, Synchronous
 from pnfs.search.strategy import freeze_architecture
 from pnfs.training.loss import ScoreMapLoss

@@ -1,5 +1,6 @@
 """Public weights of whole pose networks, brought to this package's names and joint order."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,14 +9,17 @@ import torch
 from torch import Tensor
 
 from pnfs.body import Skeleton
-from pnfs.models.backbones.pyramid import load_part_of, read_file
-from pnfs.models.backbones.resnet import resnet_depth
+from pnfs.models.backbones.pyramid import load_part_of
 from pnfs.models.baselines.baseline import Baseline
 
-KEY = "model.weights"
-"""The configuration key that names the file."""
-
 PublicKind = Literal["hrnet", "simple_baseline"]
+
+_BLOCKS: Mapping[int, tuple[int, ...]] = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+"""Bottleneck blocks of the four stages of a ResNet of each depth."""
 
 # Beginnings of public names, and of ours: timm and torchvision keep the public names below the backbone.
 _NAMES: Mapping[PublicKind, Mapping[str, str]] = {
@@ -94,13 +98,7 @@ def public_state_dict(
     return renamed
 
 
-def load_public_state(
-    network: Baseline,
-    state: Mapping[str, Tensor],
-    kind: PublicKind,
-    where: str,
-    key: str = KEY,
-) -> None:
+def load_public_state(network: Baseline, state: Mapping[str, Tensor], kind: PublicKind) -> None:
     """Loads a state dict of the public SimpleBaseline or HRNet code, in its own names.
 
     Args:
@@ -108,30 +106,36 @@ def load_public_state(
             `channel_order` must be that of the images which the weights were trained on.
         state: Name -> tensor.
         kind: Whose names they are.
-        where: Names the file in messages.
-        key: The configuration key that named it, for messages.
 
     Raises:
         ValueError: The state dict does not fit; lists the first mismatches.
     """
-    if network.head.vector_dim != 1:
-        raise ValueError(
-            f"{key}: public pose networks have scalar heads; use model.vector_dim=1, or start "
-            "from ImageNet weights with backbone.weights"
-        )
-    renamed = public_state_dict(state, kind, network.parts.skeleton)
-    load_part_of(network, renamed, (), where, key)
+    load_part_of(
+        network,
+        public_state_dict(state, kind, network.parts.skeleton),
+        (),
+        "its weights",
+        "checkpoint",
+    )
 
 
-def load_public(network: Baseline, path: str, kind: PublicKind) -> None:
-    """Loads a pose checkpoint of the public SimpleBaseline or HRNet code from a file.
+def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
+    """The depth of the ResNet whose entries a state dict holds.
 
     Args:
-        network: As `load_public_state` takes it.
-        path: State dict, or training checkpoint with one.
-        kind: Whose names the file has.
+        state: Name -> tensor, names as torchvision has them.
+        prefix: Stands in front of the names.
 
     Raises:
-        ValueError: The file is unreadable or does not fit; lists the first mismatches.
+        ValueError: None of the depths that are built here.
     """
-    load_public_state(network, read_file(path, KEY), kind, f"weights {path}")
+    pattern = re.compile(re.escape(prefix) + r"layer(\d)\.(\d+)\.conv3\.weight")
+    found = [match for match in map(pattern.fullmatch, state) if match]
+    counts = tuple(sum(match[1] == str(stage) for match in found) for stage in (1, 2, 3, 4))
+    for depth, blocks in _BLOCKS.items():
+        if counts == blocks:
+            return depth
+    raise ValueError(
+        f"a ResNet whose stages have {', '.join(map(str, counts))} bottleneck blocks; there are depths "
+        "50, 101 and 152"
+    )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
-from pnfs.models.backbones.resnet import resnet_depth
-from pnfs.models.posenfs_parts import PARTS
+from pnfs.importing.posenfs_parts import PARTS
+from pnfs.importing.public import resnet_depth
 from pnfs.models.wiring import layer_scales
 
 # What an operation leaves in the state dict, below `ops.<column>`.
@@ -19,7 +19,7 @@ _POOLS = ("avg_pool_3x3", "max_pool_3x3")
 
 
 @dataclass(frozen=True)
-class ReferenceFabric:
+class PoseNFSFabric:
     """What the entries of one of their fabrics say.
 
     Attributes:
@@ -74,7 +74,7 @@ class ReferenceFabric:
 
 
 @dataclass(frozen=True)
-class ReferenceModel:
+class PoseNFSModel:
     """What the entries of a checkpoint say about its network.
 
     Attributes:
@@ -90,22 +90,22 @@ class ReferenceModel:
     skeleton: Skeleton
     parts: Mapping[str, tuple[str, ...]]
     vector_dim: int
-    fabric: ReferenceFabric
+    fabric: PoseNFSFabric
     backbone: str
     backbone_size: int | None
-    backbone_fabric: ReferenceFabric | None
+    backbone_fabric: PoseNFSFabric | None
 
 
-def is_reference(state: Mapping[str, Tensor]) -> bool:
+def is_posenfs(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict has the names of the authors' code."""
     return any(name.endswith(".alphas") for name in state)
 
 
-def describe_reference(
+def describe_posenfs(
     state: Mapping[str, Tensor],
     skeleton: str | None = None,
     parts: Mapping[str, Sequence[int]] | None = None,
-) -> ReferenceModel:
+) -> PoseNFSModel:
     """The network that a state dict of the authors' code belongs to.
 
     Args:
@@ -125,7 +125,7 @@ def describe_reference(
         if other != fabric:
             raise ValueError(f"the fabrics of {next(iter(joints))} and {part} are not alike")
     backbone, size = _backbone(state)
-    return ReferenceModel(
+    return PoseNFSModel(
         skeleton=chosen,
         parts={part: tuple(chosen.joints[i] for i in ids) for part, ids in joints.items()},
         vector_dim=dim,
@@ -170,7 +170,7 @@ def _parts(
     return found[0]
 
 
-def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> ReferenceFabric:
+def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> PoseNFSFabric:
     """What the entries below a prefix say about a fabric.
 
     Args:
@@ -218,7 +218,7 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     if alpha.ndim == 3 and len(alpha) != len(cells):
         raise ValueError(f"{prefix}: {len(alpha)} alphas for {len(cells)} cells")
     ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
-    return ReferenceFabric(
+    return PoseNFSFabric(
         first_layer=first + 1,
         last_layer=last + 1,
         nodes=nodes,

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from pnfs.body import COCO, MPII
+from pnfs.importing.posenfs import describe_posenfs, read_fabric
+from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
+from pnfs.importing.posenfs_parts import PARTS
 from pnfs.models import REFERENCE, PoseFabricNetwork
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.operations import BACKBONE_OPERATIONS, SeparableConv
-from pnfs.models.posenfs import describe_reference, read_fabric
-from pnfs.models.posenfs_parts import PARTS
-from pnfs.models.reference import OPERATION_NAMES, load_reference_state_dict
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
 
 OPERATIONS = {
@@ -74,7 +74,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
     given = CASES[case]
     state, images, expected = made(**given)
     backbone, subnetwork = given.get("backbone", BACKBONE), given.get("subnetwork", SUBNETWORK)
-    told = describe_reference(state)
+    told = describe_posenfs(state)
     parts = dict(told.parts)
     if reverse:
         parts = dict(reversed(parts.items()))
@@ -98,7 +98,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
         rules=REFERENCE,
         vector_dim=given.get("vector_dim", 8),
     ).eval()
-    unread = load_reference_state_dict(
+    unread = load_posenfs_state_dict(
         network,
         state,
         {part: part for part in told.parts},
@@ -151,7 +151,7 @@ def test_parts_that_do_not_stack_are_named() -> None:
 
 
 def load(state: dict[str, Tensor], operators: tuple[str, ...] = FOUR) -> None:
-    told = describe_reference(state)
+    told = describe_posenfs(state)
     network = PoseFabricNetwork(
         backbone=FabricBackbone(
             backbone_layers=3, channels=1, operations=operations(FOUR, False), rules=REFERENCE
@@ -159,7 +159,7 @@ def load(state: dict[str, Tensor], operators: tuple[str, ...] = FOUR) -> None:
         skeleton="mpii", parts=told.parts, channels=2, operations=operations(FOUR, False),
         rules=REFERENCE,
     )  # fmt: skip
-    load_reference_state_dict(network, state, {p: p for p in told.parts}, operators, FOUR)
+    load_posenfs_state_dict(network, state, {p: p for p in told.parts}, operators, FOUR)
 
 
 def test_operations_that_are_not_the_networks_are_refused() -> None:
@@ -181,15 +181,15 @@ def test_two_input_nodes_are_refused_with_the_reason() -> None:
         changed["head_part.cell_3_0.channel_keep.weight"] = keep.repeat(1, hidden, 1, 1)
         changed["head_part.alphas"] = torch.zeros(edges, 4)
         with pytest.raises(ValueError, match=r"head_part.*two input nodes"):
-            describe_reference(changed)
+            describe_posenfs(changed)
     other = {"head_part.cell_4_0.propress_list.3.operation.0.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match="two input nodes"):
-        describe_reference(state | other)
+        describe_posenfs(state | other)
 
 
 def test_operations_without_entries_must_be_listed() -> None:
     state, _, _ = made(subnetwork=replace(SUBNETWORK, operators=SIX))
-    fabric = describe_reference(state).fabric
+    fabric = describe_posenfs(state).fabric
     with pytest.raises(ValueError, match=r"operators is needed.*Zero from skip_connect"):
         fabric.chosen(None, "operators")
     assert fabric.chosen(SIX, "operators") == SIX
@@ -211,14 +211,14 @@ def test_an_operation_that_cannot_be_built_is_named() -> None:
     state = {k: v for k, v in state.items() if ".cell_arch.0.ops.2." not in k}
     extra = {"head_part.cell_3_0.cell_arch.0.ops.2.weight": torch.zeros(8, 8, 3, 3)}
     with pytest.raises(ValueError, match=r"head_part\.cell_3_0\.cell_arch\.0\.ops\.2.*weight"):
-        describe_reference(state | extra)
+        describe_posenfs(state | extra)
 
 
 def test_the_dataset_is_told_by_the_parts_channels() -> None:
     for skeleton in (MPII, COCO):
         for mode, parts in enumerate(PARTS[skeleton.name]):
             state, _, _ = made(skeleton=skeleton.name, mode=mode, vector_dim=3)
-            told = describe_reference(state)
+            told = describe_posenfs(state)
             assert told.skeleton is skeleton
             assert told.vector_dim == 3
             joints = {p: tuple(skeleton.joints[i] for i in ids) for p, ids in parts.items()}
@@ -228,22 +228,22 @@ def test_the_dataset_is_told_by_the_parts_channels() -> None:
 def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
     state, _, _ = made(mode=0, vector_dim=17)
     with pytest.raises(ValueError, match=r"dataset is needed.*whole_body \(272\)"):
-        describe_reference(state)
-    assert describe_reference(state, "mpii").vector_dim == 17
-    assert describe_reference(state, "coco").vector_dim == 16
+        describe_posenfs(state)
+    assert describe_posenfs(state, "mpii").vector_dim == 17
+    assert describe_posenfs(state, "coco").vector_dim == 16
     state, _, _ = made()
     with pytest.raises(ValueError, match="no known part mode of coco"):
-        describe_reference(state, "coco")
+        describe_posenfs(state, "coco")
     own = {
         k.replace("head_part", "top").replace("lower_limb_part", "legs"): v
         for k, v in state.items()
     }
     with pytest.raises(ValueError, match=r"top \(24\).*parts="):
-        describe_reference(own)
+        describe_posenfs(own)
     parts = {"upper_limb_part": range(3, 9), "top": range(3), "legs": range(9, 16)}
-    assert tuple(describe_reference(own, "mpii", parts).parts) == ("upper_limb_part", "top", "legs")
+    assert tuple(describe_posenfs(own, "mpii", parts).parts) == ("upper_limb_part", "top", "legs")
     with pytest.raises(ValueError, match="dataset="):
-        describe_reference(own, None, parts)
+        describe_posenfs(own, None, parts)
 
 
 @pytest.mark.parametrize(
@@ -261,19 +261,19 @@ def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
 def test_entries_that_contradict_each_other_are_refused(name, shape, message) -> None:
     state, _, _ = made()
     with pytest.raises(ValueError, match=message):
-        describe_reference(state | {name: torch.zeros(shape)})
+        describe_posenfs(state | {name: torch.zeros(shape)})
 
 
 def test_a_backbone_that_is_none_of_theirs_is_refused() -> None:
     state, _, _ = made()
     without = {k: v for k, v in state.items() if not k.startswith("backbone.")}
     with pytest.raises(ValueError, match="backbone"):
-        describe_reference(without)
+        describe_posenfs(without)
     shallow = {"backbone.layer4.0.conv1.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match="depths 50, 101 and 152"):
-        describe_reference(without | shallow)
+        describe_posenfs(without | shallow)
     # A backbone whose last layer lacks a scale is no pyramid.
     short, _, _ = made(backbone=replace(BACKBONE, last=2))
     short = {k: v for k, v in short.items() if not k.startswith("backbone.cell_2_3")}
     with pytest.raises(ValueError, match=r"backbone.*cell_2_3"):
-        describe_reference(short)
+        describe_posenfs(short)

@@ -1,20 +1,22 @@
 """Networks of public checkpoints, built and filled; what `pnfs import` saves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
-from pnfs.commands.configuration import UsageError, build_network
-from pnfs.commands.import_yaml import Experiment
+from pnfs.importing.experiment import Experiment
+from pnfs.importing.posenfs import PoseNFSFabric, PoseNFSModel, describe_posenfs
+from pnfs.importing.posenfs_names import load_posenfs_state_dict, ours_of
+from pnfs.importing.public import PublicNetwork, load_public_state
 from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.baselines.baseline import Baseline
-from pnfs.models.baselines.public import PublicNetwork, load_public_state
 from pnfs.models.network import ChannelOrder
-from pnfs.models.posenfs import ReferenceFabric, ReferenceModel, describe_reference
-from pnfs.models.reference import load_reference_state_dict, ours_of
+
+Build = Callable[[Mapping[str, Any]], PoseNetwork]
+"""Makes a network of its configuration."""
 
 # What the public baselines' maps are of, by their number.
 _SKELETONS = {16: "mpii", 17: "coco"}
@@ -43,11 +45,12 @@ class Imported:
         return self.network.parts.skeleton
 
 
-def import_reference(
+def import_posenfs(
     settings: Mapping[str, Any],
     state: Mapping[str, Tensor],
     skeleton: str | None,
     experiment: Experiment,
+    build: Build,
 ) -> Imported:
     """A checkpoint of the authors' code (PoseNFS).
 
@@ -56,12 +59,13 @@ def import_reference(
         state: Their state dict.
         skeleton: Skeleton of the dataset that the user chose, or None.
         experiment: Their YAML.
+        build: Makes the network.
 
     Raises:
         ValueError: The entries, the YAML and the keys contradict each other, leave something open, or describe
             what cannot be built here.
     """
-    described = describe_reference(
+    described = describe_posenfs(
         state, skeleton or experiment.dataset, _parts(settings["parts"], skeleton)
     )
     _compare(experiment, _told_by_entries(described))
@@ -71,7 +75,7 @@ def import_reference(
         chosen = _listed(settings, "backbone_operators", experiment)
         backbone_operators = described.backbone_fabric.chosen(*chosen)
     elif settings["backbone_operators"] is not None:
-        raise UsageError("backbone_operators: the checkpoint's backbone is no fabric")
+        raise ValueError("backbone_operators: the checkpoint's backbone is no fabric")
     model: dict[str, Any] = {
         "_target_": "pnfs.models.PoseFabricNetwork",
         "backbone": _backbone(settings, described, backbone_operators),
@@ -84,10 +88,10 @@ def import_reference(
         # They were trained on images as OpenCV reads them.
         "channel_order": _channel_order(settings, experiment, "bgr"),
     }
-    network = build_network(model)
+    network = build(model)
     assert isinstance(network, PoseFabricNetwork)
     names = {part: part for part in described.parts}
-    unread = load_reference_state_dict(network, state, names, operators, backbone_operators)
+    unread = load_posenfs_state_dict(network, state, names, operators, backbone_operators)
     return Imported("PoseNFS", model, network, 0, unread)
 
 
@@ -107,12 +111,12 @@ def _parts(
     if parts is None:
         return None
     if skeleton is None:
-        raise UsageError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
+        raise ValueError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
     joints = skeleton_by_name(skeleton)
     return {str(part): joints.indices(list(names)) for part, names in parts.items()}
 
 
-def _told_by_entries(described: ReferenceModel) -> dict[str, Any]:
+def _told_by_entries(described: PoseNFSModel) -> dict[str, Any]:
     fabric, backbone = described.fabric, described.backbone_fabric
     told: dict[str, Any] = {
         "keypoints_num": len(described.skeleton),
@@ -137,14 +141,14 @@ def _compare(experiment: Experiment, told: Mapping[str, Any]) -> None:
     for key, value in told.items():
         stated = experiment.stated.get(key)
         if stated is not None and stated != value:
-            raise UsageError(
+            raise ValueError(
                 f"config: {experiment.source}: {key} is {stated}, but the checkpoint's entries say {value}; "
                 "it is another experiment's"
             )
 
 
 def _fabric(
-    settings: Mapping[str, Any], fabric: ReferenceFabric, operators: Sequence[str]
+    settings: Mapping[str, Any], fabric: PoseNFSFabric, operators: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "channels": fabric.channels,
@@ -157,7 +161,7 @@ def _fabric(
 
 
 def _backbone(
-    settings: Mapping[str, Any], described: ReferenceModel, operators: Sequence[str]
+    settings: Mapping[str, Any], described: PoseNFSModel, operators: Sequence[str]
 ) -> dict[str, Any]:
     home = "pnfs.models.backbones"
     fabric = described.backbone_fabric
@@ -186,6 +190,7 @@ def import_public(
     public: PublicNetwork,
     skeleton: str | None,
     experiment: Experiment,
+    build: Build,
 ) -> Imported:
     """A pose checkpoint of the public HRNet or SimpleBaseline code.
 
@@ -195,17 +200,18 @@ def import_public(
         public: What its entries say.
         skeleton: Skeleton of the dataset that the user chose, or None.
         experiment: The experiment's YAML.
+        build: Makes the network.
 
     Raises:
         ValueError: The entries, the YAML and the keys contradict each other or leave something open.
     """
     for key in ("operators", "backbone_operators", "parts"):
         if settings[key] is not None:
-            raise UsageError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
+            raise ValueError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
     _compare(experiment, {"MODEL.NUM_JOINTS": public.joints})
     name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
     if name is None or len(skeleton_by_name(name)) != public.joints:
-        raise UsageError(
+        raise ValueError(
             f"dataset: the checkpoint makes {public.joints} maps"
             + (
                 ", choose the dataset of these joints"
@@ -214,7 +220,7 @@ def import_public(
             )
         )
     is_hrnet = public.kind == "hrnet"
-    model: dict[str, Any] = {"skeleton": name, "vector_dim": 1, "weights": "none"}
+    model: dict[str, Any] = {"skeleton": name, "vector_dim": 1}
     if is_hrnet:
         model["_target_"] = "pnfs.models.baselines.HRNetPose"
         backbone = {"_target_": "pnfs.models.backbones.HRNet", "width": public.size}
@@ -225,7 +231,7 @@ def import_public(
         backbone = {"_target_": "pnfs.models.backbones.ResNet", "depth": public.size}
     model["backbone"] = backbone | {"weights": "none"}
     model["channel_order"] = _channel_order(settings, experiment, "rgb" if is_hrnet else "bgr")
-    network = build_network(model)
+    network = build(model)
     assert isinstance(network, Baseline)
-    load_public_state(network, state, public.kind, "its weights", "checkpoint")
+    load_public_state(network, state, public.kind)
     return Imported("HRNet" if is_hrnet else "SimpleBaseline", model, network, 1)

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from pnfs.body import skeleton_by_name
+from pnfs.importing.posenfs import describe_posenfs
+from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
 from pnfs.models import REFERENCE, PoseFabricNetwork
 from pnfs.models.backbones import Backbone, FabricBackbone, HRNet, MobileNetV2, ResNet
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory, SeparableConv
-from pnfs.models.posenfs import describe_reference
-from pnfs.models.reference import OPERATION_NAMES, load_reference_state_dict
 
 pytestmark = pytest.mark.fixtures
 
@@ -91,7 +91,7 @@ def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.
     for name in config["weight_files"]:
         with np.load(config_file.parent / name) as arrays:
             state.update({key: torch.from_numpy(arrays[key]) for key in arrays})
-    load_reference_state_dict(
+    load_posenfs_state_dict(
         network,
         state,
         part_names={name: name for name in config["parts"]},
@@ -272,7 +272,7 @@ def test_a_recorded_variant_agrees(fixture_file: Path) -> None:
     with np.load(str(fixture_file).replace("_config.json", "_io.npz")) as arrays:
         io = dict(arrays)
     network, state = network_of(config), variant_state(config, io)
-    load_reference_state_dict(
+    load_posenfs_state_dict(
         network,
         state,
         part_names={part: part for part in config["parts"]},
@@ -295,7 +295,7 @@ def test_entries_of_a_recorded_variant_tell_its_configuration(fixture_file: Path
     config = json.loads(fixture_file.read_text())
     state = {name: torch.empty(shape) for name, shape in config["state"].items()}
     subnetworks = config.get("subnetwork_config", config)
-    told, cell = describe_reference(state), subnetworks["cell_config"]
+    told, cell = describe_posenfs(state), subnetworks["cell_config"]
     joints = {part: told.skeleton.indices(list(names)) for part, names in told.parts.items()}
     assert list(joints.items()) == list(config["parts"].items())
     assert len(told.skeleton) == config["keypoints_num"]
