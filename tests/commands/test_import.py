@@ -18,8 +18,8 @@ from pnfs.body import COCO, MPII
 from pnfs.commands import derive, export, import_checkpoint, predict, show
 from pnfs.commands.configuration import UsageError, build_network, configuration_folder
 from pnfs.export.runtimes import OnnxRuntime
-from pnfs.inference import TorchRuntime
 from pnfs.importing.posenfs_parts import PARTS
+from pnfs.inference import TorchRuntime
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from pnfs.training.module import load_network_state
 from posenfs_network import Fabric, PoseNFSWeights, posenfs

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import pnfs
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
+from pnfs.reproduce.results import RowError
 
 
 def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
@@ -60,14 +63,21 @@ class Rows:
         self._composed: dict[str, DictConfig] = {}
 
     def settings(self, row: str, seed: int) -> dict[str, Any]:
-        """The resolved configuration of a row with a seed."""
-        if row not in self._composed:
-            config = compose("train", [f"experiment={self._table}/{row}", *self._overrides])
-            self._composed[row] = config
-        config = self._composed[row].copy()
-        OmegaConf.update(config, "seed", seed)
-        choose(config)
-        return plain(config)
+        """The resolved configuration of a row with a seed.
+
+        Raises:
+            RowError: The overrides do not go with this row.
+        """
+        try:
+            if row not in self._composed:
+                config = compose("train", [f"experiment={self._table}/{row}", *self._overrides])
+                self._composed[row] = config
+            config = self._composed[row].copy()
+            OmegaConf.update(config, "seed", seed)
+            choose(config)
+            return plain(config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise RowError(" ".join(str(error).split())) from None
 
 
 def choose(config: DictConfig) -> None:

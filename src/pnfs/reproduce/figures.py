@@ -4,6 +4,7 @@ A row of several seeds has a filled marker and a solid line; a single seed, whic
 marker and a dashed line.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -31,10 +32,10 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
     axes = figure.subplots()
     macs, parameters = results.spread("macs")["mean"], results.spread("live_parameters")["mean"]
     for number, label in enumerate(map(str, spread.index)):
-        row = spread.loc[label]
-        alone = pd.isna(row["std"])
+        mean, std = float(spread["mean"][label]), float(spread["std"][label])
+        alone = math.isnan(std)
         axes.errorbar(
-            [macs[label] / 1e9], [row["mean"]], yerr=[0 if alone else row["std"]],
+            [macs[label] / 1e9], [mean], yerr=[0 if alone else std],
             fmt=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)], markersize=9,
             markerfacecolor="white" if alone else None,
             label=f"{label} ({parameters[label] / 1e6:.1f} M)",

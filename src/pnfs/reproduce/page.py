@@ -166,9 +166,9 @@ def numbers(target: Target, results: Results) -> pd.DataFrame:
         ours[f"ours {name}"] = results.spread(name)["mean"]
     missing = results.runs[results.runs["state"] != "finished"]
     states = "seed " + missing["seed"].astype(str) + ": " + missing["state"]
-    table = pd.DataFrame(ours).assign(missing=states.groupby(missing["row"]).agg("; ".join))
+    ours["missing"] = states.groupby(missing["row"]).agg("; ".join)
     order = [*target.rows.values(), *target.cited]
-    return target.published.add_prefix("paper ").reindex(order).join(table)
+    return target.published.add_prefix("paper ").reindex(order).join(pd.DataFrame(ours))
 
 
 def markdown(table: pd.DataFrame) -> list[str]:

@@ -18,8 +18,13 @@ COSTS = ("parameters", "live_parameters", "macs", "macs_by_output")
 _ABOUT = ["row", "seed", "state", "folder", "device", "days", "revision", *COSTS]
 _SECONDS_A_DAY = 86_400
 
+
+class RowError(ValueError):
+    """A row that cannot be composed with the overrides for all rows; the message says why."""
+
+
 Compose = Callable[[str, int], Mapping[str, Any]]
-"""(file of a row, seed) -> the configuration that `pnfs train` resolves for it."""
+"""(file of a row, seed) -> the configuration that `pnfs train` resolves for it, or a `RowError`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,11 @@ def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Resul
     lines, settings = [], {}
     for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
         for file, label in target.rows.items():
-            settings[label] = compose(file, seed)
+            try:
+                settings[label] = compose(file, seed)
+            except RowError as error:
+                lines.append({"row": label, "seed": seed, "state": str(error)})
+                continue
             same = found.get(_key(run_identity(settings[label], {})))
             if same:
                 lines.append({"row": label, "seed": seed} | _line(same))

@@ -1,5 +1,6 @@
 """The tables and figures of the paper: `experiments/<name>/target.yaml` and its numbers, `paper.csv`."""
 
+import csv
 from pathlib import Path
 from typing import Literal
 
@@ -124,12 +125,14 @@ def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
     if not path.exists() and not scores:
         return pd.DataFrame(columns=["who"], dtype=str)
     try:
-        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False, index_col=0)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # Damaged CSV and text of another encoding are ValueErrors.
+        lines = path.read_text(encoding="utf-8").splitlines()
+        header, *cells = csv.reader(line for line in lines if not line.startswith("#"))
+        table = pd.DataFrame(cells, columns=header, dtype=str).set_index(header[0])
+    except (OSError, ValueError, csv.Error) as error:  # No header, too many cells: ValueErrors.
         raise TargetError(f"{path}: cannot be read: {error}") from None
+    short = table.index[table.isna().any(axis="columns")]
+    if len(short):
+        raise TargetError(f"{path}: row {short[0]!r} has fewer cells than the header")
     there = {str(column) for column in table}
     known = {"who", *scores, *(f"{column}_std" for column in scores), *OTHERS}
     wrong = ({"who", *scores} - there) | (there - known)
