@@ -112,6 +112,7 @@ def test_the_file_says_all_that_a_runtime_needs(maps_file, runtime) -> None:
         flip_shift=0,
         padding=1.5,
         checkpoint="abc",
+        parts=(("upper", MPII.joints[:9]), ("lower", MPII.joints[7:])),
     )
 
 

@@ -14,7 +14,7 @@ FilePrecision = Literal["f32", "int8"]
 _PREFIX = "pnfs."
 
 # What files written before there was a choice lack, and what held of all of them.
-_ADDED_LATER: dict[str, Any] = {"precision": "f32"}
+_ADDED_LATER: dict[str, Any] = {"precision": "f32", "parts": ()}
 
 
 class ExportError(ValueError):
@@ -40,6 +40,7 @@ class ModelMetadata:
         padding: Factor on the sides of a person's box, as in training.
         checkpoint: SHA-256 of the checkpoint's file; "" without one.
         precision: What the file computes in.
+        parts: Names of the parts, each with its joints; none in older files.
     """
 
     input_size: tuple[int, int]
@@ -56,6 +57,7 @@ class ModelMetadata:
     padding: float = 1.25
     checkpoint: str = ""
     precision: FilePrecision = "f32"
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""

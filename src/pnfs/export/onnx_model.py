@@ -148,6 +148,7 @@ def export_onnx(
         flip_shift=flip_shift,
         padding=padding,
         checkpoint=checkpoint,
+        parts=tuple((name, tuple(joints)) for name, joints in network.parts.parts.items()),
     )
     model: nn.Module = ImagesToMaps(network.fused() if fuse else copy.deepcopy(network))
     if outputs == "joints":

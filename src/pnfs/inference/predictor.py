@@ -16,8 +16,7 @@ from pnfs.codec.decode import DecodeMethod, decode, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, heatmap_stride, invert
 from pnfs.data.persons import DataError
 from pnfs.evaluation.flip import average_with_flip
-from pnfs.evaluation.nms import oks_nms
-from pnfs.evaluation.oks import mean_joint_score, similarity_sigmas
+from pnfs.evaluation.oks import mean_joint_score, oks_nms, similarity_sigmas
 from pnfs.inference.runtime import Runtime, TorchRuntime
 
 JOINT_THRESHOLD = 0.2
