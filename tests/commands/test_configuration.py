@@ -38,11 +38,10 @@ COMMANDS = (
     "cache",
     "bench",
     "cost",
-    "costs",
     "doctor",
     "browse",
     "dashboard",
-    "reproduce",
+    "tables",
     "runs",
 )
 
@@ -134,6 +133,8 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
     overrides = [f"{group}={choice}"]
     if command in ("evaluate", "derive", "export", "import"):
         overrides.append("checkpoint=some.ckpt")
+    if command == "tables":
+        overrides.append("target=all")
     settings = plain(composed(command, *overrides))
     assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []
 

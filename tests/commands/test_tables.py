@@ -18,7 +18,8 @@ from pnfs.runs.identity import run_hash
 CONF = configuration_folder()
 ROWS = sorted(
     path.relative_to(CONF / "experiment").with_suffix("")
-    for path in CONF.glob("experiment/*/*.yaml")
+    for folder in ("table*", "figure*")
+    for path in CONF.glob(f"experiment/{folder}/*.yaml")
 )
 COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
 

@@ -62,7 +62,7 @@ def test_page_says_profile_scale_source_notes_and_what_is_missing(
     assert text.startswith("# Table IX: numbers (profile smoke)\n")
     for part in (
         "Does it add up?", "a book", "worth nothing.", "data MPII", "input 64×32", "epochs 3",
-        "do not believe it", "- lonely, seed 0: not run", "- lonely, seed 1: not run",
+        "do not believe it", "- lonely, seed 0, 1: not run",
         'PROFILE=smoke SEEDS=0,1 ARGS="epochs=8 backbone.weights=…/net.pth ~logger"',
     ):  # fmt: skip
         assert part in text, part

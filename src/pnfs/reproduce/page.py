@@ -73,7 +73,9 @@ def page(
     missing = results.runs[results.runs["state"] != "finished"]
     if len(missing):
         lines += ["Missing:", ""]
-        lines += [f"- {r.row}, seed {r.seed}: {r.state}" for r in missing.itertuples()] + [""]
+        for (label, state), runs in missing.groupby(["row", "state"], sort=False):
+            lines.append(f"- {label}, seed {', '.join(map(str, runs['seed']))}: {state}")
+        lines.append("")
     arguments = f' ARGS="{" ".join(without_places(given))}"' if given else ""
     seeds = ",".join(map(str, results.runs["seed"].unique()))
     command = f"make reproduce-{target.name} PROFILE={profile} SEEDS={seeds}{arguments}"
@@ -173,7 +175,7 @@ def numbers(target: Target, results: Results) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> list[str]:
     """The lines of a table of text, its index first."""
-    rows = [["", *table.columns], ["---", *["---:"] * table.shape[1]]]
+    rows = [[table.index.name or "", *table.columns], ["---", *["---:"] * table.shape[1]]]
     rows += [[str(label), *row] for label, row in zip(table.index, table.to_numpy(), strict=True)]
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
