@@ -68,7 +68,8 @@ def test_killed_training_stops_early_where_the_uninterrupted_does(
     server: TrainServer, tmp_path: Path, patience: int
 ) -> None:
     # Hardly learns: the scores stop to rise soon.
-    stops = [f"early_stopping={patience}", "optimizer.lr=1e-9", "epochs=40"]
+    stops = ["callbacks=[default,early_stopping]", f"callbacks.early_stopping.patience={patience}"]
+    stops += ["optimizer.lr=1e-9", "epochs=40"]
     overrides, log = [*RUN, *stops], tmp_path / "log.txt"
     server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
     (whole,) = (tmp_path / "whole").glob("*/*")

@@ -18,7 +18,6 @@ from pnfs.commands import predict
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -42,7 +41,6 @@ def composed(command: str, *overrides: str) -> DictConfig:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = composed("train", *MODEL)
-    choose_parts(config, "mpii")
     settings = plain(config)
     torch.manual_seed(0)
     network = build_network(settings["model"])

@@ -13,10 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import pnfs
-from pnfs.commands import building, derive, evaluate, export, predict, show
+from pnfs.commands import derive, evaluate, export, predict, show
 from pnfs.commands.configuration import (
     build_network,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -59,7 +58,6 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     config = composed("train", *MODEL)
-    choose_parts(config, "mpii")
     network = build_network(plain(config)["model"])
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     path.parent.mkdir(parents=True)
@@ -92,8 +90,10 @@ COMMANDS: dict[str, Callable[[Path, bool], Any]] = {
         composed("export", f"checkpoint={path}", f"trust={trust}", "out=m.onnx")
     ),
     "load": lambda path, trust: pnfs.load(path, "cpu", trust=trust),
-    "initial": lambda path, trust: building.start_from(
-        plain(composed("train", f"initial={path}", f"trust={trust}")), "mpii"
+    "initial": lambda path, trust: build_network(
+        plain(composed("train", "experiment=finetune", f"initial={path}", f"trust={trust}"))[
+            "model"
+        ]
     ),
 }
 

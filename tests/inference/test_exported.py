@@ -16,7 +16,6 @@ from pnfs.commands import evaluate, export, predict
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -40,7 +39,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train", *DATASET, "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2",
         "model.channels=2", "parts=p1", "input_size=[64,64]",
     )  # fmt: skip
-    choose_parts(config, "mpii")
     settings = plain(config)
     torch.manual_seed(0)
     network = build_network(settings["model"])

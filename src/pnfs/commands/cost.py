@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.configuration import build_network, choose_parts, plain
-from pnfs.commands.rows import choose, experiments_folder
+from pnfs.commands.configuration import build_network, plain
+from pnfs.commands.rows import experiments_folder
 from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.cost import Cost, measure_cost
 from pnfs.reproduce.costs import EXPLANATION, cost_columns, measure_costs, write_costs
@@ -25,7 +25,6 @@ def run(config: DictConfig) -> None:
     if config.tables:
         _tables(experiments_folder(config.experiments), Path(config.out).expanduser())
         return
-    choose_parts(config, config.skeleton)
     settings = plain(config)
     network = build_network(settings["model"])
     height, width = settings["input_size"]
@@ -71,7 +70,6 @@ def _tables(experiments: Path, out: Path) -> None:
 def describe_row(table: str, row: str) -> tuple[dict[str, Any], tuple[int, int]]:
     """A row's model, as the configuration describes it, and its input's (height, width)."""
     config = compose("train", [f"experiment={table}/{row}", "backbone.weights=none"])
-    choose(config)
     height, width = config.input_size
     return plain(config.model), (height, width)
 

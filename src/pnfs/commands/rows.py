@@ -74,17 +74,8 @@ class Rows:
                 self._composed[row] = config
             config = self._composed[row].copy()
             OmegaConf.update(config, "seed", seed)
-            choose(config)
+            # Their hash would read the dataset.
+            config.run_name = config.run_dir = ""
             return plain(config)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, UsageError) as error:
             raise RowError(" ".join(str(error).split())) from None
-
-
-def choose(config: DictConfig) -> None:
-    from hydra.utils import get_object
-
-    from pnfs.commands.configuration import choose_parts
-
-    known = getattr(get_object(config.dataset["_target_"]), "skeleton", None)
-    name = getattr(known, "name", None) or config.dataset.get("skeleton", "mpii")
-    choose_parts(config, name)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pnfs.commands.configuration import UsageError, plain
+from pnfs.commands.configuration import UsageError
 from pnfs.commands.rows import Rows, experiments_folder
 from pnfs.reproduce.drawing import draw_table
 from pnfs.reproduce.figures import FIGURES
@@ -18,7 +18,6 @@ from pnfs.reproduce.page import cells, write_table
 from pnfs.reproduce.results import Results, find_results, kept_results
 from pnfs.reproduce.targets import Target, read_target, target_names
 from pnfs.runs.finding import find_runs
-from pnfs.runs.identity import runs_of
 
 OWN_KEYS = ("target", "experiments", "out", "kept", "profile", "hydra")
 
@@ -31,19 +30,18 @@ def run(config: DictConfig) -> None:
     if profile is None:
         raise UsageError("choose a profile: profile=paper, profile=lspet or profile=smoke")
     given = for_the_rows(HydraConfig.get().overrides.task)
-    settings = plain(config)
-    root = experiments_folder(settings["experiments"])
+    root = experiments_folder(config.experiments)
     says = yaml.safe_load((root / "profiles.yaml").read_text(encoding="utf-8")).get(profile, "")
-    chosen = target_names(root) if settings["target"] == "all" else settings["target"]
-    runs = find_runs(runs_of(settings))
+    chosen = target_names(root) if config.target == "all" else config.target
+    runs = find_runs(Path(config.run_root).expanduser() / config.name)
     for name in [chosen] if isinstance(chosen, str) else chosen:
         target = read_target(root, name)
-        if settings["kept"]:
+        if config.kept:
             results = kept_results(target, root / name / "runs" / profile)
         else:
             rows = Rows(name, [f"profile={profile}", *given])
             results = find_results(target, rows.settings, runs)
-        folder = Path(settings["out"]).expanduser() / name / "results" / profile
+        folder = Path(config.out).expanduser() / name / "results" / profile
         written = write_table(target, results, folder, profile, says, given)
         draw_table(target, results, folder / "table.png", profile)
         written["table.png"] = folder / "table.png"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from pnfs.errors import PnfsError
+
 Outputs = Literal["maps", "joints"]
 """What an exported model returns: score maps, or joints and their scores."""
 
@@ -17,7 +19,7 @@ _PREFIX = "pnfs."
 _ADDED_LATER: dict[str, Any] = {"precision": "f32", "parts": ()}
 
 
-class ExportError(ValueError):
+class ExportError(PnfsError):
     """A model that cannot be exported, or an exported file that cannot be used; says why and what to do."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pnfs.errors import PnfsError
 from pnfs.reproduce.targets import Target, TargetError
 from pnfs.runs.finding import Run, find_runs
 from pnfs.runs.identity import PERSONS, run_identity
@@ -19,7 +20,7 @@ _ABOUT = ["row", "seed", "state", "folder", "device", "days", "revision", *COSTS
 _SECONDS_A_DAY = 86_400
 
 
-class RowError(ValueError):
+class RowError(PnfsError):
     """A row that cannot be composed with the overrides for all rows; the message says why."""
 
 

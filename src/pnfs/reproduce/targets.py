@@ -8,6 +8,8 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pnfs.errors import PnfsError
+
 FILE, PUBLISHED_FILE = "target.yaml", "paper.csv"
 
 OTHERS = {
@@ -28,7 +30,7 @@ _WORDS = {"who", "backbone", "head"}
 """Columns that hold words in place of numbers."""
 
 
-class TargetError(ValueError):
+class TargetError(PnfsError):
     """A target that does not exist, or whose files are wrong; the message names the file."""
 
 
