@@ -63,9 +63,8 @@ CHOICES = [
     for command in COMMANDS
     for group in groups_of(command)
     for choice in choices_of(group)
-    # A recipe for training, and the choice of another command's checkpoint.
-    if (command, group) != ("cost", "experiment")
-    and (command, choice) not in (("train", "of_checkpoint"), ("train", "finetune"))
+    # The choices of another command's checkpoint.
+    if (command, choice) not in (("train", "of_checkpoint"), ("train", "finetune"))
 ]
 
 

@@ -25,9 +25,8 @@ def run(config: DictConfig) -> None:
     if config.tables:
         _tables(experiments_folder(config.experiments), Path(config.out).expanduser())
         return
-    settings = plain(config)
-    network = build_network(settings["model"])
-    height, width = settings["input_size"]
+    network = build_network(plain(config.model))
+    height, width = config.input_size
     cost = measure_cost(network, (height, width))
     what = type(network).__name__
     if isinstance(network, PoseFabricNetwork):
