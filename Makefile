@@ -27,7 +27,7 @@ listed = $(subst $(empty) ,$(comma),$(strip $(1)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
-    table-costs bench dashboard rooms web
+    table-costs bench runs-page rooms web
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -71,11 +71,11 @@ endef
 table-costs: $(STAMP) ## parameters and MACs of every configuration in the paper's tables, beside the paper's
 	$(BIN)/pnfs cost tables=true $(ARGS)
 
-bench: $(STAMP) ## measure training steps, inference, data and evaluation into experiments/bench/ (an hour or more)
-	$(BIN)/pnfs bench out=experiments/bench/cpu $(ARGS)
+bench: $(STAMP) ## measure training steps, inference, data and evaluation into runs/bench/ (half an hour or more)
+	$(BIN)/python -m benchmarks training inference data evaluation $(ARGS)
 
-dashboard: $(STAMP) ## one HTML page about all runs: runs/dashboard.html
-	$(BIN)/pnfs dashboard $(ARGS)
+runs-page: $(STAMP) ## one HTML page about all runs: runs/index.html
+	$(BIN)/pnfs runs html=runs/index.html $(ARGS)
 
 web: $(STAMP) ## build the page that runs an exported model in the browser: web/dist (MODEL=model.onnx)
 	@[ -n '$(MODEL)' ] || { echo 'web: name a file that `pnfs export` wrote: make web MODEL=model.onnx' >&2; exit 1; }

@@ -31,11 +31,9 @@ COMMANDS = (
     "import",
     "export",
     "cache",
-    "bench",
     "cost",
     "doctor",
     "browse",
-    "dashboard",
     "tables",
     "runs",
 )

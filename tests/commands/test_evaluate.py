@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
+from pnfs.commands.report import log_media
 from pnfs.commands.score_tables import benchmark_table, described, joint_table, score_table
-from pnfs.commands.scoring import log_media
 from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.results_file import check_results
 from pnfs.data.synthetic import Synthetic

@@ -82,10 +82,8 @@ def loss_curves(results: Results) -> pd.DataFrame:
     for run in results.finished.itertuples():
         logged = read_metrics(Path(str(run.folder)) / "metrics.csv")
         for metric, split in series.items():
-            epochs, losses = logged[metric]
-            parts.append(
-                pd.DataFrame({"row": run.row, "split": split, "epoch": epochs, "loss": losses})
-            )
+            curve = logged[metric].rename_axis("epoch").rename("loss").reset_index()
+            parts.append(curve.assign(row=run.row, split=split))
     if not parts:
         return pd.DataFrame()
     grouped = pd.concat(parts).astype({"epoch": int}).groupby(["row", "split", "epoch"], sort=False)
