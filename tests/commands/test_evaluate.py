@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.report import log_media
-from pnfs.commands.tables import benchmark_table, described, joint_table, score_table
+from pnfs.commands.score_tables import benchmark_table, described, joint_table, score_table
 from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.results_file import check_results
 from pnfs.data.synthetic import Synthetic
