@@ -18,9 +18,8 @@ COMMANDS: Mapping[str, str] = {
     "import": "make a run of a public checkpoint: PoseNFS, HRNet, SimpleBaseline",
     "export": "write a trained network as an ONNX file",
     "data": "check a dataset and this machine, look at its crops, or cache them",
-    "cost": "parameters and multiply-accumulates of a configuration",
-    "costs": "the cost table: every configuration of the paper's tables beside its counts",
-    "reproduce": "the paper's tables and figures, ours beside the paper's",
+    "cost": "parameters and multiply-accumulates of a configuration, or of all in the paper's tables",
+    "tables": "the paper's tables and figures, ours beside the paper's",
     "runs": "list runs with state, score and cost; compare two; one HTML page about all",
 }
 
