@@ -226,7 +226,10 @@ def _keys(persons: Persons) -> list[bytes | None]:
     """One key a person: image name, labelled joints and flags; None without labelled joints."""
     labelled = persons.visibility > UNLABELLED
     joints = np.where(labelled[..., None], persons.joints, 0)
-    names = [persons.images.describe(int(image)).encode() for image in persons.image_index]
+    names = [
+        persons.images.describe(int(image)).encode("utf-8", "surrogatepass")
+        for image in persons.image_index
+    ]
     return [
         name + joints[row].tobytes() + persons.visibility[row].tobytes()
         if labelled[row].any()
