@@ -3,8 +3,7 @@
 from typing import Any
 
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.scoring import matches_of
-from pnfs.data.module import Source
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
 
@@ -16,7 +15,7 @@ def check_settings(settings: dict[str, Any]) -> None:
         )
 
 
-def require_labels(source: Source) -> None:
+def require_labels(source: PoseDataset) -> None:
     """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it.
 
     Raises:
@@ -27,7 +26,7 @@ def require_labels(source: Source) -> None:
         visibility = persons.visibility
         if split == "val":
             # Of detected boxes the labels lie elsewhere.
-            visibility = matches_of(source, split, no_predictions(persons)).labels.visibility
+            visibility = source.matches(split, no_predictions(persons)).labels.visibility
         if not (visibility > UNLABELLED).any():
             raise UsageError(
                 f"{persons.name}: no person of split {split!r} has a labelled joint, so that nothing could be "

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import default_collate
 
 from pnfs.commands.scoring import contact_sheet, log_media
-from pnfs.data.dataset import CropDataset
+from pnfs.data.crops import CropDataset
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.training.module import PoseModule, move_batch

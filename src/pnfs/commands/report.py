@@ -14,11 +14,12 @@ from PIL import Image
 from rich.console import Console
 
 from pnfs.commands.score_tables import benchmark_table, described, joint_table
-from pnfs.data.dataset import CropDataset
+from pnfs.data.crops import CropDataset
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
-from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import OCCLUDED, UNLABELLED
-from pnfs.data.predictions import Detections, Matches, Predictions, one_to_one
+from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
@@ -159,14 +160,14 @@ def write_pictures(
     return written
 
 
-def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
+def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.ndarray:
     """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
 
     Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
     spread over the split.
     """
     there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
-    box_scores = source.box_scores(split) if isinstance(source, Detections) else None
+    box_scores = source.box_scores(split)
     if box_scores is not None:
         return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
     return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]

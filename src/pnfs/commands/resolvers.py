@@ -12,7 +12,7 @@ from pnfs.commands.configuration import build_source, plain
 from pnfs.errors import PnfsError
 
 if TYPE_CHECKING:
-    from pnfs.data.module import Source
+    from pnfs.data.datasets.base import PoseDataset
 
 
 def register_resolvers() -> None:
@@ -52,13 +52,13 @@ def persons_of(settings: dict[str, Any]) -> dict[str, str] | None:
         return None
 
 
-def training_source(settings: dict[str, Any]) -> "Source":
+def training_source(settings: dict[str, Any]) -> "PoseDataset":
     """The dataset of a run; jobs of a sweep share it."""
     return _source(json.dumps([settings["dataset"], settings["input_size"]]))
 
 
 @functools.lru_cache(maxsize=2)
-def _source(dataset_and_size: str) -> "Source":
+def _source(dataset_and_size: str) -> "PoseDataset":
     return build_source(*json.loads(dataset_and_size))
 
 

@@ -19,7 +19,7 @@ from pnfs.commands.report import write_pictures
 from pnfs.commands.resolvers import persons_of, training_source
 from pnfs.commands.scoring import evaluation_choices, score, score_and_predict
 from pnfs.commands.trainer import build_loggers, fit, what_is_left
-from pnfs.data.predictions import GROUND_TRUTH_BOXES
+from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, read_result
 from pnfs.runs.state import (
