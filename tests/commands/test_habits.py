@@ -182,7 +182,7 @@ def test_network_of_a_checkpoint_is_trained_further(
     train("model.channels=3")
     (first,) = folders(tmp_path)
     tiny = [override for override in TINY if not override.startswith("model.")]
-    finetune = ["train", *tiny, "experiment=finetune", f"initial={first}"]
+    finetune = ["train", *tiny, "experiment=finetune", f"initial={first}", "name=further"]
     done = server.run(tmp_path, *finetune, "--cfg", "job", "--resolve")
     assert yaml.safe_load(done.stdout)["model"]["channels"] == 3
     assert server.run(tmp_path, *finetune).returncode == 0

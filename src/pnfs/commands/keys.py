@@ -4,10 +4,10 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pkgutil import resolve_name
 from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -129,7 +129,7 @@ def _objects(tree: Any, above: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_object(place: str, node: Mapping[str, Any]) -> None:
     """Compares the keys of a node with what its class takes."""
     try:
-        called = get_object(node["_target_"])
+        called = resolve_name(node["_target_"])
         parameters = inspect.signature(called).parameters
     except Exception:
         return  # Building it says what is wrong with its class.

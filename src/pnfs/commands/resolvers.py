@@ -80,4 +80,5 @@ def _trained(checkpoint: str | None, key: str, trust: bool) -> Any:
     if checkpoint is None:
         raise PnfsError("initial=null: name the checkpoint, or the run's folder, to start from")
     content = read_checkpoint(checkpoint, builds=("model",), trust=trust)
-    return without_downloads(content[CONFIG_KEY])[key]
+    # As OmegaConf's own nodes: --cfg job --resolve takes no dictionaries.
+    return OmegaConf.create(without_downloads(content[CONFIG_KEY])[key])
