@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pnfs.data.crops import EpochSampler
 from torch import distributed
 
 from pnfs.body import COCO
+from pnfs.data.crops import EpochSampler
 from pnfs.evaluation import PCK, person_metric
 
 PERSONS, BATCH_SIZE, PROCESSES = 7, 3, 2
