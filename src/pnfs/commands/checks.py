@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+from lightning.pytorch.accelerators import MPSAccelerator
+
 from pnfs.commands.configuration import UsageError
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.persons import UNLABELLED
@@ -9,10 +12,36 @@ from pnfs.data.predictions import no_predictions
 
 
 def check_settings(settings: dict[str, Any]) -> None:
+    """Refuses what no training can be made of, before data are read or caches written.
+
+    Raises:
+        UsageError: Names the key.
+    """
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
         )
+    trainer = settings["trainer"]
+    if trainer.get("max_epochs") is None:
+        raise UsageError(
+            "trainer.max_epochs is not set: a trainer file of your own begins with `defaults: [auto, _self_]`"
+        )
+    if settings["initial"] is not None and settings["ckpt_path"] is not None:
+        raise UsageError("initial and ckpt_path: training starts from one of them")
+    if trainer.get("accelerator") in ("gpu", "cuda"):
+        gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+        wanted = (
+            max(devices) + 1
+            if isinstance(devices, list)
+            else int(devices)
+            if str(devices).isdigit()
+            else 1
+        )
+        if wanted > gpus and not (gpus == 0 and MPSAccelerator.is_available()):
+            raise UsageError(
+                f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
+                f"{gpus} GPUs; trainer=cpu runs without"
+            )
 
 
 def require_labels(source: PoseDataset) -> None:

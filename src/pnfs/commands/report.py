@@ -146,7 +146,7 @@ def write_pictures(
         matches = one_to_one(data.source.persons(split), predictions)
         written["predictions"] = folder / f"predictions_{split}.png"
         captions = [str(matches.labels.ids[row]) for row in rows]
-        _write_sheet(written["predictions"], data.dataset(split), matches, rows, captions)
+        write_sheet(written["predictions"], data.dataset(split), matches, rows, captions)
     # Baselines have no architecture that was searched, and exported files do not show theirs.
     if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
@@ -191,7 +191,7 @@ def _score_pictures(
             captions = [
                 f"{id_}  error {e:.2f}" for id_, e in zip(ids[chosen], chosen_means, strict=True)
             ]
-            _write_sheet(file(what), data.dataset(split), matches, chosen, captions)
+            write_sheet(file(what), data.dataset(split), matches, chosen, captions)
         plot_error_histogram(file("errors"), means, criterion.reference, title)
     plot_joint_rates(file("joints"), errors, criterion, title)
     # Most datasets do not tell occluded from visible joints.
@@ -201,7 +201,7 @@ def _score_pictures(
     return written
 
 
-def _write_sheet(
+def write_sheet(
     path: Path, crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
 ) -> None:
     """Writes a contact sheet of labelled persons who have a prediction, in the order given.

@@ -144,6 +144,6 @@ def _try_out(settings: dict[str, Any]) -> float:
     source = training_source(settings)
     require_labels(source)
     data, module = build_training(settings, source)
-    fit(settings, module, data, [], {})
+    fit(settings, module, data, build_loggers(settings), {})
     log.info("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
     return math.nan
