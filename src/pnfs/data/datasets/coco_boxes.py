@@ -84,7 +84,7 @@ def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
     found = read_results(path, records, dataset.annotations(split), {"bbox": 4})
     empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < dataset.box_threshold
     left_out = {
-        OTHER_CATEGORY: len(records) - len(empty),
+        OTHER_CATEGORY: len(records) - len(found["score"]),
         "boxes without extent": int(empty.sum()),
         f"boxes that score less than {dataset.box_threshold}": int((low & ~empty).sum()),
     }
