@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pnfs.body import COCO, LSP, MPII
+from pnfs.errors import PnfsError
 from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR
 from pnfs.viz.poses import draw_pose
 from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
@@ -318,6 +319,6 @@ def test_saved_images_come_back(tmp_path):
 
 def test_saving_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
-    for name, kind in (("a.gif", ValueError), ("file/a.png", OSError)):
-        with pytest.raises(kind, match=name):
+    for name in ("a.gif", "file/a.png"):
+        with pytest.raises(PnfsError, match=name):
             save_image(tmp_path / name, grey())

@@ -95,8 +95,7 @@ def plot_curves(metrics_csv: Path | str, out_path: Path | str) -> None:
 
     Raises:
         DataError: The metrics cannot be read, or do not hold what is to be drawn.
-        ValueError: Another suffix.
-        OSError: The picture cannot be written.
+        PnfsError: Another suffix, or the picture cannot be written.
     """
     logged = read_metrics(metrics_csv)
     # Lightning adds the suffix where a metric is logged both per step and per epoch.

@@ -4,10 +4,12 @@ Rows of several seeds have filled markers and solid lines, with their spread; a 
 rows apart, has a hollow marker and a dashed line.
 """
 
+import io
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -15,7 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from pnfs.viz.style import COLOURS, MARKERS, figure_as_svg, new_figure, plain_axes
+from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from pnfs.viz.runs_page import Row
@@ -107,7 +109,13 @@ def _named(row: "Row", artists: Sequence[Artist]) -> None:
 
 
 def _inline(figure: Figure, name: str) -> Markup:
-    svg = figure_as_svg(figure, name)
+    """The figure as an `<svg>` element; `name` keeps its ids apart from those of other charts."""
+    file = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg)
     # Other charts of the page have the same names.
     return Markup(re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg))

@@ -18,8 +18,6 @@ from pnfs.viz.canvas import (
     font,
     letterbox,
     ring,
-    shortened,
-    text_size,
     write,
 )
 from pnfs.viz.poses import LOW_SCORE, LowScored, Pose, limb_width
@@ -52,24 +50,36 @@ def contact_sheet(
         raise ValueError(
             f"a contact sheet of {len(images)} images with {len(captions or ())} captions"
         )
-    (height, width), size = cell, text_size(cell)
+    (height, width), size = cell, _text_size(cell)
     columns = min(columns, len(images))
     strip = 0 if captions is None else math.ceil(1.5 * size)
-    row_height = height + strip + _GAP
     rows = math.ceil(len(images) / columns)
-    page = blank(rows * row_height + _GAP, columns * (width + _GAP) + _GAP, (255, 255, 255))
+    step = np.array([height + strip + _GAP, width + _GAP])
+    page = blank(*(step * [rows, columns] + _GAP).tolist(), (255, 255, 255))
     texts = []
     for index, image in enumerate(images):
-        top = _GAP + index // columns * row_height
-        left = _GAP + index % columns * (width + _GAP)
+        top, left = (step * divmod(index, columns) + _GAP).tolist()
         picture, _, _ = letterbox(checked_rgb(image, f"image {index}"), cell)
         page[top : top + height, left : left + width] = picture
         if captions is not None:
-            caption = shortened(captions[index], width, size)
+            caption = _shortened(captions[index], width, size)
             texts.append((caption, (left + 1, top + height + strip // 2), (40, 40, 40)))
-    if texts:
-        write(page, texts, size)
+    write(page, texts, size)
     return page
+
+
+def _text_size(cell: tuple[int, int]) -> int:
+    """Size of type that suits a cell (height, width), in px."""
+    return int(np.clip(min(cell) // 15, 9, 24))
+
+
+def _shortened(text: str, width: int, size: int) -> str:
+    """The text in one line, cut with an ellipsis where it is wider than `width` px."""
+    text = shown = " ".join(text.split())
+    while text and font(size).getlength(shown) > width:
+        text = text[:-1].rstrip()
+        shown = text + "…"
+    return shown
 
 
 def pose_sheet(
@@ -119,7 +129,7 @@ def pose_sheet(
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
     hollow = scores is not None and low_scored == "hollow"
-    legend = _legend(sheet.shape[1], text_size(cell), labels=target is not None, hollow=hollow)
+    legend = _legend(sheet.shape[1], _text_size(cell), labels=target is not None, hollow=hollow)
     return np.concatenate([sheet, legend])
 
 
