@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pnfs.errors import PnfsError
 from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.wiring import NEIGHBOURS
 from pnfs.viz.style import (
@@ -53,7 +54,7 @@ def plot_trajectory(
         raise ValueError(f"{len(epochs)} epochs for {len(history)} architectures")
     for index, entry in enumerate(history):
         if _shapes(entry) != _shapes(history[0]):
-            raise ValueError(
+            raise PnfsError(
                 f"architecture {index} has other parts, operations or cells than the first one"
             )
     fabrics = history[0].fabrics
