@@ -17,7 +17,6 @@ from pnfs.viz.scores import (
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
-    plot_visibility_rates,
 )
 
 CRITERION = Criterion("PCK@0.5", "torso size", np.full(14, 0.5), tuple(range(14)))
@@ -81,13 +80,13 @@ def test_bars_are_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -
 
 
 def test_bars_by_visibility(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_visibility_rates(tmp_path / "v.png", errors, CRITERION)
+    plot_joint_rates(tmp_path / "v.png", errors, CRITERION, by_visibility=True)
     visible, occluded = drawn[0].containers
     # The occluded persons come first, so that they are right first.
     assert occluded[1].get_width() == pytest.approx(50)
     assert visible[1].get_width() == pytest.approx(0)
     assert visible[6].get_width() == pytest.approx(50)
-    labels = [text.get_text() for text in drawn[0].get_legend().get_texts()]
+    labels = [bars.get_label() for bars in (visible, occluded)]
     assert labels == ["visible (78 labels)", "occluded (52 labels)"]
 
 
