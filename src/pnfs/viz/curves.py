@@ -76,7 +76,7 @@ def _read_cells(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _first_wrong(path: Path, header: Sequence[str], cells: np.ndarray) -> str:
-    numbers = pd.DataFrame(cells, columns=header).apply(pd.to_numeric, errors="coerce")
+    numbers = pd.DataFrame(cells).apply(pd.to_numeric, errors="coerce")
     wrong = numbers.isna().to_numpy() & (cells != "") & (np.char.lower(cells) != "nan")
     row, column = np.argwhere(wrong)[0]
     return f"{path}: line {row + 2}: {header[column]} is {str(cells[row, column])!r}, not a number"

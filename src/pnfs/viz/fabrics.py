@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -255,6 +255,6 @@ def _draw_inputs(
             )
 
 
-def _weighted(weight: float) -> dict[str, object]:
+def _weighted(weight: float) -> dict[str, Any]:
     """Look of an arrow of this weight; its width is in points."""
     return {"color": INK, "lw": 0.5 + 7.5 * weight, "alpha": 0.15 + 0.85 * weight}

@@ -165,8 +165,7 @@ class Pose:
         limbs: list[tuple[int, int, Colour, int]] = []
         for a, b in map(self.skeleton.indices, self.skeleton.limbs):
             if self.shown[a] and self.shown[b]:
-                ends = {sides[a], sides[b]} - {"centre"}
-                colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
+                colour = SIDE_COLOURS[_limb_side(sides[a], sides[b])]
                 sure = self.certain[a] and self.certain[b]
                 limbs.append((a, b, colour, width if sure else max(1, width // 2)))
         # All outlines come first, so that none cuts through a limb drawn earlier.
@@ -186,6 +185,12 @@ class Pose:
         if labels is not None:
             for place in labels.joints[labels.shown]:
                 dot(canvas, place, radius / 2, LABEL_COLOUR)
+
+
+def _limb_side(a: Side, b: Side) -> Side:
+    if a == "centre":
+        return b
+    return a if b in (a, "centre") else "centre"
 
 
 def limb_width(image: Picture) -> int:

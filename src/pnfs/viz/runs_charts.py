@@ -45,8 +45,7 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
     label = f"{', '.join(sorted(names))} (%)"
     plain_axes(axes, x_label="MACs of one image (G, log scale)", y_label=label)
     costs = [(row.macs or 0) / 1e9 for row in costed]
-    others = [(x, row.mean) for row, x in zip(costed, costs, strict=True) if row.colour is None]
-    axes.plot(*np.reshape(others, (-1, 2)).T, ".", color="0.75", ms=4, zorder=1)
+    axes.plot(costs, [row.mean or 0.0 for row in costed], ".", color="0.75", ms=4, zorder=1)
     for row, x in zip(costed, costs, strict=True):
         if row.colour is None:
             continue
@@ -72,10 +71,9 @@ def _curve_chart(rows: Sequence["Row"], metric: str) -> Markup:
     plain_axes(axes, x_label="epoch (from 0)", y_label=_CURVES[metric])
     lowest = np.inf
     for row in rows:
-        curves = [each[metric] for each in row.curves if metric in each]
+        curves = [each[metric].groupby(level=0).last() for each in row.curves if metric in each]
         if not curves or row.colour is None:
             continue
-        curves = [each[~each.index.duplicated(keep="last")] for each in curves]
         # Epochs that all seeds have; where there are none, the first seed alone.
         seeds = pd.concat(curves, axis=1, join="inner")
         seeds = curves[0].to_frame() if seeds.empty else seeds

@@ -55,7 +55,8 @@ def contact_sheet(
     strip = 0 if captions is None else math.ceil(1.5 * size)
     rows = math.ceil(len(images) / columns)
     step = np.array([height + strip + _GAP, width + _GAP])
-    page = blank(*(step * [rows, columns] + _GAP).tolist(), (255, 255, 255))
+    page_height, page_width = (step * [rows, columns] + _GAP).tolist()
+    page = blank(page_height, page_width, (255, 255, 255))
     texts = []
     for index, image in enumerate(images):
         top, left = (step * divmod(index, columns) + _GAP).tolist()
