@@ -229,7 +229,5 @@ def _write_sheet(
         target=placed(labels.joints[rows]),
         labelled=labels.visibility[rows] > UNLABELLED,
         captions=captions,
-        # A file of labels has the scores 0, "none", and 1.
-        low_scored="omit" if np.isin(predictions.scores, (0, 1)).all() else "hollow",
     )
     save_image(path, sheet)

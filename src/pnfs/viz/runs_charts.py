@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
@@ -43,7 +43,7 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
     figure = new_figure(4.6, 3.2)
     axes = figure.subplots()
     label = f"{', '.join(sorted(names))} (%)"
-    plain_axes(axes, x_label="MACs of one image (G, log scale)", y_label=label)
+    plain_axes(axes, x_label="MACs of one image (G)", y_label=label)
     costs = [(row.macs or 0) / 1e9 for row in costed]
     axes.plot(costs, [row.mean or 0.0 for row in costed], ".", color="0.75", ms=4, zorder=1)
     for row, x in zip(costed, costs, strict=True):
@@ -55,13 +55,8 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
             x, row.mean or 0.0, row.deviation, fmt=marker, color=row.colour, mfc=fill, ms=7,
             clip_on=False,
         ).get_children())  # fmt: skip
-    axes.set_xscale("log")
     axes.margins(0.12)
-    if max(costs) < 4 * min(costs):  # A log axis without two ticks tells nothing.
-        axes.set_xlim(min(costs) / 2, max(costs) * 2)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
+    axes.set_xlim(left=0)
     return _inline(figure, f"{rows[0].number} trade-off")
 
 

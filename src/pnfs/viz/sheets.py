@@ -20,7 +20,7 @@ from pnfs.viz.canvas import (
     ring,
     write,
 )
-from pnfs.viz.poses import LOW_SCORE, LowScored, Pose, limb_width
+from pnfs.viz.poses import LOW_SCORE, Pose, limb_width
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
 
 CELL = (192, 192)
@@ -94,7 +94,6 @@ def pose_sheet(
     captions: Sequence[str] | None = None,
     columns: int = 8,
     cell: tuple[int, int] = CELL,
-    low_scored: LowScored = "hollow",
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Predictions on their crops, with the labels and a line from each joint to its label.
 
@@ -102,13 +101,10 @@ def pose_sheet(
         crops: N images, RGB.
         predicted: x, y in px of the crops.
         skeleton: Whose joints they are.
-        scores: Scores of the predicted joints; see `draw_pose`.
+        scores: Scores of the predicted joints; see `Pose`.
         target: The labels, in px of the crops; None shows the predictions alone.
         labelled: Joints that have a label; None if all have.
-        captions: One line a crop.
-        columns: Crops in a row.
-        cell: (height, width) of a crop on the sheet, in px.
-        low_scored: How joints below `LOW_SCORE` are drawn; see `draw_pose`.
+        captions: One line a crop; this, `columns` and `cell` as in `contact_sheet`.
 
     Raises:
         ValueError: Arrays whose shapes do not fit together, or a drawn joint that is not finite.
@@ -122,14 +118,19 @@ def pose_sheet(
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
         sure = None if scores is None else scores[n]
         known = None if labelled is None else labelled[n]
-        pose = Pose.of(predicted[n] * scale + offset, skeleton, sure, None, LOW_SCORE, low_scored)
+        pose = Pose.of(
+            predicted[n] * scale + offset,
+            skeleton,
+            sure,
+        )
         labels = (
             None if target is None else Pose.of(target[n] * scale + offset, skeleton, None, known)
         )
         pose.draw(picture, limb_width(picture), labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    hollow = scores is not None and low_scored == "hollow"
+    low = np.zeros(0) if scores is None else np.asarray(scores)
+    hollow = bool(((low != 0) & (low < LOW_SCORE)).any())
     legend = _legend(sheet.shape[1], _text_size(cell), labels=target is not None, hollow=hollow)
     return np.concatenate([sheet, legend])
 
@@ -172,8 +173,7 @@ def score_map_sheet(
         crop: RGB.
         maps: Score maps of parts or joints; the stride is H / h.
         names: One per map.
-        columns: Maps in a row; the bare crop comes first.
-        cell: (height, width) of a crop on the sheet, in px.
+        columns: Maps in a row; the bare crop comes first. `cell` as in `contact_sheet`.
         highest: Score of the brightest colour; the maps may be of several joints, so that nothing is
             marked. None: that of the highest of all maps, and each map's maximum is marked.
 
