@@ -65,8 +65,7 @@ def test_a_last_line_cut_short_is_left_out(metrics_csv):
     ("content", "named"),
     [
         ("", "epoch"),
-        ("epoch,val/score\n0,1\n", "step"),
-        (METRICS.replace("0.018", "O.018"), "line 4"),
+        (METRICS.replace("0.018", "O.018"), "O.018"),
         (METRICS.replace("1,,29,,nan,,,", "1,,29"), "line 8"),
         ("epoch,step,val/score\n,1,2\n,2,3\n", "epoch"),
         ("epoch,step,val/score\n\xff", "CSV"),
