@@ -81,25 +81,6 @@ def test_limbs_have_the_side_of_their_ends(a, b, side):
     assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
 
 
-def test_mirroring_with_exchanged_names_exchanges_the_side_colours():
-    joints = standing() + np.random.default_rng(1).uniform(-5, 5, (14, 2))
-    drawn = draw_pose(grey(), joints, skeleton=LSP)
-    mirrored_joints = np.column_stack([199 - joints[:, 0], joints[:, 1]])
-    other_name = {
-        name: name.replace("left_", "R_").replace("right_", "left_").replace("R_", "right_")
-        for name in LSP.joints
-    }
-    exchanged = [LSP.joints.index(other_name[name]) for name in LSP.joints]
-    mirrored = draw_pose(grey(), mirrored_joints[exchanged], skeleton=LSP)
-    for side, other in (("left", "right"), ("right", "left"), ("centre", "centre")):
-        before = is_colour(drawn, SIDE_COLOURS[side])[:, ::-1].astype(np.uint8)
-        after = is_colour(mirrored, SIDE_COLOURS[other]).astype(np.uint8)
-        assert before.sum() > 50
-        three = np.ones((3, 3), np.uint8)
-        assert (cv2.erode(before, three) <= after).all()
-        assert (after <= cv2.dilate(before, three)).all()
-
-
 @pytest.mark.parametrize("place", [(20.0, 20.0), (20.25, 19.5), (20.5, 20.5), (19.8, 20.1)])
 @pytest.mark.parametrize("line_width", [1, 2, 5])
 def test_a_dot_lies_on_its_joint_to_a_fraction_of_a_pixel(place, line_width):
@@ -274,21 +255,6 @@ def test_pose_sheet_shows_errors_of_labelled_joints_only():
     assert (around.min(-1) < 150).all(), "an error line without a label"
     without = pose_sheet([grey()], predicted, **arguments)
     assert not is_colour(without[GAP : GAP + 200, GAP : GAP + 200], LABEL_COLOUR).any()
-
-
-def test_pose_sheet_explains_its_colours():
-    predicted = standing()[None]
-    arguments = {"skeleton": LSP, "cell": (200, 200)}
-    cells = contact_sheet([grey()], cell=(200, 200))
-    alone = pose_sheet([grey()], predicted, **arguments)
-    assert alone.shape[1] == cells.shape[1]
-    legend = alone[len(cells) :]
-    for colour in SIDE_COLOURS.values():
-        assert is_colour(legend, colour).any()
-    assert not is_colour(legend, LABEL_COLOUR).any()
-    full = pose_sheet([grey()], predicted, target=predicted, scores=np.ones((1, 14)), **arguments)
-    assert is_colour(full[len(cells) :], LABEL_COLOUR).any()
-    assert len(full) > len(alone), "two more entries need another line in a narrow sheet"
 
 
 def test_score_maps_lie_where_their_stride_puts_them():
