@@ -46,7 +46,7 @@ def plot_joint_rates(
     axes.set_xticks(range(0, 101, 20))
     plain_axes(axes, x_label=f"right joints in percent ({criterion.label}); (labels)", grid="x")
     if by_visibility:
-        figure.legend(loc="outside upper right", ncols=2, fontsize=SMALL + 1, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 1, frameon=False)
     save_figure(figure, path)
 
 
