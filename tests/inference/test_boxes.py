@@ -138,6 +138,8 @@ def test_frames_are_found_by_video_and_number(tmp_path: Path) -> None:
         ("text", "neither COCO annotations"),
         ({"images": []}, "neither COCO annotations"),
         ({"images": [{"id": 1}], "annotations": []}, "file_name"),
+        ({"images": [image(1, "x.jpg", frame_id=[1])], "annotations": []}, "frame_id"),
+        ([person(1.5, 1, 1, 1, 1)], "record 0: image_id"),
         ({"images": [], "annotations": [person(4, 1, 1, 1, 1)]}, "image_id"),
         ([person(4, 1, 1, 1)], r"record 0: bbox"),
         ([person(4, 1, 1, 1, float("nan"))], "finite"),

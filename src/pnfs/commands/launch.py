@@ -21,6 +21,7 @@ from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
 from pnfs.commands.quoting import quoted
 from pnfs.commands.resolvers import register_resolvers
+from pnfs.commands.rows import with_globs_expanded
 from pnfs.errors import PnfsError
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
@@ -97,7 +98,7 @@ def start(command: str) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
     try:
-        sys.argv[1:] = quoted(sys.argv[1:])
+        sys.argv[1:] = quoted(with_globs_expanded(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(Task(command))()
     except KeyboardInterrupt:
         print(f"pnfs {command}: interrupted", file=sys.stderr)

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from pnfs.commands.report import log_media
-from pnfs.commands.tables import described, score_table
+from pnfs.commands.score_tables import described, score_table
 from pnfs.data.module import Source
 from pnfs.models.cost import measure_cost
 from pnfs.runs.record import RESULT, provenance, write_result

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.tables import benchmark_table, described, joint_table
+from pnfs.commands.score_tables import benchmark_table, described, joint_table
 from pnfs.data.dataset import CropDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule, Source
