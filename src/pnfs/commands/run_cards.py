@@ -26,10 +26,13 @@ def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
     """The runs whose configuration has all these values; "state" is the run's own.
 
     Raises:
-        UsageError: No run has such a key.
+        UsageError: No run has such a key, or these are no keys with values.
     """
     if not conditions:
         return list(runs)
+    if not isinstance(conditions, Mapping):
+        # What a shell makes of braces that are not quoted.
+        raise UsageError(f"filter={conditions}: quote it: 'filter={{key:value,key:value}}'")
     values = [flat(run.config) | {"state": run.status} for run in runs]
     for key in conditions:
         if runs and not any(key in each for each in values):
