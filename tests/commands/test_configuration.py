@@ -30,10 +30,8 @@ COMMANDS = (
     "derive",
     "import",
     "export",
-    "cache",
+    "data",
     "cost",
-    "doctor",
-    "browse",
     "tables",
     "runs",
 )
@@ -129,7 +127,7 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
         overrides.append("checkpoint=some.ckpt")
     if command == "tables":
         overrides.append("target=all")
-    if choice.startswith("p3_random") and command != "browse":
+    if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
     settings = plain(composed(command, *overrides))
     assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []

@@ -27,7 +27,11 @@ CONFIG: dict[str, Any] = {
     "workers": 2,
     "evaluate_untrained": False,
     "restart": False,
-    "dataset": {"_target_": "pnfs.data.mpii.MPII", "root": "data/mpii", "check_images": True},
+    "dataset": {
+        "_target_": "pnfs.data.datasets.mpii.MPII",
+        "root": "data/mpii",
+        "check_images": True,
+    },
     "parts": {"mpii": {"head": ["head_top"]}},
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -71,6 +72,9 @@ class Task:
         try:
             take_gpu_if_asked()
             # Loaded when it runs, so that a command's --help need not wait for torch.
+            from pnfs.commands.keys import check_keys
+
+            check_keys(self.command, config)
             module = MODULES.get(self.command, self.command)
             run = importlib.import_module(f"pnfs.commands.{module}").run
             # Lightning's import sets its loggers to talk.
@@ -106,11 +110,22 @@ def start(command: str) -> None:
     except JobFailed:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException, PnfsError) as error:
-        causes = "" if error.__cause__ is None else f"\n{error.__cause__}"
-        sys.exit(f"pnfs {command}: {error}{causes}")
+        sys.exit(f"pnfs {command}: {_worded(command, error)}")
     finally:
         for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)
+
+
+def _worded(command: str, error: BaseException) -> str:
+    """What Hydra says of a command line that does not compose."""
+    misspelt = re.match(r"Could not override '([^']+)'", str(error))
+    if misspelt and "not in struct" in str(error.__cause__):
+        from pnfs.commands.keys import known_keys, near_match
+
+        key = misspelt[1]
+        near = near_match(key, known_keys(command))
+        return f"there is no key {key}{near or f' (+{key}=... adds one, where a class takes it)'}"
+    return f"{error}" if error.__cause__ is None else f"{error}\n{error.__cause__}"
 
 
 def _terminate(signum: int, frame: object) -> None:
@@ -129,7 +144,11 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, ImportError) and extra is not None:
         reason = str(error).partition("\n")[0]
         return UsageError(f"{reason} Install it with: pip install 'pnfs[{extra}]'")
-    return error if isinstance(error, (ValueError, OmegaConfBaseException)) else None
+    # The last: what Lightning says of arguments that do not go together.
+    known = isinstance(error, (PnfsError, ValueError, OmegaConfBaseException)) or (
+        type(error).__name__ == "MisconfigurationException"
+    )
+    return error if known else None
 
 
 def _where(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pnfs.body import Skeleton
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.dataset import CropDataset, EpochSampler, SampleKey, start_worker
+from pnfs.data.crops import CropDataset, EpochSampler, SampleKey, start_worker
 from pnfs.data.persons import Persons
 
 TOY = Skeleton(

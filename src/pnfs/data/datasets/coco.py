@@ -1,17 +1,19 @@
-"""COCO keypoints 2017 (Lin et al., ECCV 2014): persons in ground-truth or in detected boxes."""
+"""COCO keypoints 2017 (Lin et al., ECCV 2014), and any dataset in its format, of persons or not."""
 
 import copy
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Int64
+from torchvision.ops import box_iou
 
 from pnfs import body
+from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.data.coco_format import (
     CROWD,
     EMPTY_BOX,
@@ -19,29 +21,22 @@ from pnfs.data.coco_format import (
     OTHER_CATEGORY,
     STATED_ZERO,
     Annotations,
+    Wanted,
     read_annotations,
 )
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import fit_box
-from pnfs.data.persons import UNLABELLED, DataError, ImageFiles, Persons
-from pnfs.data.predictions import Matches, Predictions, matched_by_image, one_to_one
-from pnfs.data.readers import (
-    located,
-    read_json,
-    require_files,
-    require_images,
-    require_padding,
-    require_records,
-    require_split,
-)
+from pnfs.data.images import DataError, ImageFiles
+from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.data.predictions import Matches, Predictions, matched_by_image
+from pnfs.data.readers import located, read_json, require_records
 from pnfs.data.results_file import read_results, results_name, write_results
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
+from pnfs.evaluation.oks import similarity_sigmas
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
-
-TEST_SETS: Mapping[str, str] = {"train": "train2017", "val": "val2017", "test": "test-dev2017"}
-"""Split -> what the benchmark calls it."""
 
 PUBLISHED_ASPECT = 0.75
 """Width divided by height of the published crops (192×256, 288×384)."""
@@ -49,16 +44,23 @@ PUBLISHED_ASPECT = 0.75
 MATCHING_OVERLAP = 0.5
 """Intersection over union from which a detected box is a labelled person's."""
 
-_ANNOTATIONS = {
-    "train": "annotations/person_keypoints_train2017.json",
-    "val": "annotations/person_keypoints_val2017.json",
-    "test": "annotations/image_info_test-dev2017.json",
+FILES: Mapping[str, Mapping[str, str]] = {
+    "train": {
+        "annotations": "annotations/person_keypoints_train2017.json",
+        "images": "images/train2017",
+    },
+    "val": {
+        "annotations": "annotations/person_keypoints_val2017.json",
+        "images": "images/val2017",
+        "detections": "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
+    },
+    "test": {
+        "annotations": "annotations/image_info_test-dev2017.json",
+        "images": "images/test2017",
+        "detections": "person_detection_results/COCO_test-dev2017_detections_AP_H_609_person.json",
+    },
 }
-_IMAGES = {"train": "images/train2017", "val": "images/val2017", "test": "images/test2017"}
-_DETECTIONS = {
-    "val": "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
-    "test": "person_detection_results/COCO_test-dev2017_detections_AP_H_609_person.json",
-}
+"""COCO's own layout below root."""
 
 _DETECTIONS_GUIDE = """\
 Detected person boxes are linked under "Data preparation" in the README of
@@ -76,16 +78,6 @@ Then set root to that folder."""
 
 
 @dataclass(frozen=True)
-class _Split:
-    """What a split's annotation file holds."""
-
-    annotations: Annotations
-    sizes: dict[int, tuple[int, int]]
-    """Image id -> (width, height)."""
-    file_names: dict[int, str]
-
-
-@dataclass(frozen=True)
 class _Boxes:
     """Persons and the columns that only the benchmark's metric needs, row by row the same."""
 
@@ -96,8 +88,8 @@ class _Boxes:
     """The detector's; 1 for ground-truth boxes."""
 
 
-class COCO:
-    """COCO keypoints with HRNet's choice of persons, in ground-truth or detected boxes.
+class COCO(PoseDataset):
+    """Keypoints in COCO's format with HRNet's choice of persons, in ground-truth or detected boxes.
 
     Left out, and counted in `Persons.left_out` (HRNet, `lib/dataset/coco.py`): other categories,
     crowds, persons without labelled joints, and persons whose box, once clipped to the image, is
@@ -109,18 +101,17 @@ class COCO:
     `reference_length` is the square root of the annotated (segment) area in px: the object scale s
     of the benchmark's OKS, so that an error over it compares across persons.
 
-    With `boxes="detected"` the persons of "val" and "test" are those of a detector: its boxes of
-    category person as they stand, without labels. "train" is always labelled. Split "test" is
-    test-dev; its labels are not public, so that its scores are nan.
+    With `boxes="detected"` the persons of all splits but "train" are those of a detector: its boxes
+    of the category as they stand, without labels. COCO's split "test" is test-dev; its labels are
+    not public, so that its scores are nan.
 
     Args:
         root: Folder with `annotations` and `images`.
         padding: Factor on the sides of the person box.
         min_labelled: Labelled joints that a training person needs.
         check_images: Whether `persons` checks that all image files exist.
-        boxes: Where the persons of "val" and "test" come from.
-        detections: File of detected boxes in COCO's result format; None takes HRNet's file below
-            `root/person_detection_results`.
+        boxes: Where the persons of the other splits come from.
+        detections: File of detected boxes in COCO's result format; None takes that of `files`.
         box_threshold: Detected boxes that score less are left out.
         joint_threshold: Joints that score more count in the person's score, which is the box's
             score times their mean.
@@ -129,14 +120,20 @@ class COCO:
         nms_threshold: OKS above which two predictions are of one person.
         input_size: (height, width) of the network's crops. HRNet's code fits a box to their aspect
             ratio before it takes its area for OKS-NMS; None: 4:3, as the published crops have.
+        skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
+        category: Name or names of the categories that are read, such as kinds of animals; None: all
+            that have the skeleton's joints.
+        files: Split -> "annotations", "images" and perhaps "detections", paths below `root`; None:
+            COCO's own layout.
 
     Raises:
         DataError: Folders or annotation files are missing, `padding` is not positive, or `boxes`
             or `nms` is none of the choices.
     """
 
-    skeleton = body.COCO
+    name = "COCO"
     splits = ("train", "val", "test")
+    guide = _GUIDE
 
     def __init__(
         self,
@@ -151,13 +148,31 @@ class COCO:
         nms: Suppression = "oks",
         nms_threshold: float = 0.9,
         input_size: Sequence[int] | None = None,
+        skeleton: Skeleton | Mapping[str, Any] | str = "coco",
+        category: Wanted = "person",
+        files: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.padding = require_padding(padding)
+        for key, value, choices in (("boxes", boxes, Boxes), ("nms", nms, Suppression)):
+            if value not in get_args(choices):
+                raise DataError(
+                    f"COCO: {key} must be one of {', '.join(get_args(choices))}, not {value!r}"
+                )
+        self.files = FILES if files is None else files
+        if files is not None:
+            self.splits = tuple(files)
+            wrong = [s for s in files if not {"annotations", "images"} <= files[s].keys()]
+            if wrong or not {"train", "val"} <= files.keys():
+                raise DataError("files needs train and val, and annotations and images for each")
+            listed = "\n".join(f"  {split}: {', '.join(files[split].values())}" for split in files)
+            self.guide = f"Expected below root:\n{listed}"
+        self.skeleton = skeleton_by_name(skeleton)
+        if self.skeleton.name != body.COCO.name:
+            self.name = f"COCO ({self.skeleton.name})"
+        self.required = ("images", *(self.files[s]["annotations"] for s in ("train", "val")))
+        if files is not None:
+            self.required = self.required[1:]
+        super().__init__(root, padding, check_images)
         self.min_labelled = min_labelled
-        self.check_images = check_images
-        _require_choice("boxes", boxes, get_args(Boxes))
-        _require_choice("nms", nms, get_args(Suppression))
         self.boxes: Boxes = boxes
         self.detections = None if detections is None else Path(detections).expanduser()
         self.box_threshold = box_threshold
@@ -165,20 +180,12 @@ class COCO:
         self.nms: Suppression = nms
         self.nms_threshold = nms_threshold
         self.aspect = PUBLISHED_ASPECT if input_size is None else input_size[1] / input_size[0]
-        self._annotations: dict[str, _Split] = {}
+        self.category = category
+        self._annotations: dict[str, Annotations] = {}
         self._boxes: dict[tuple[str, str], _Boxes] = {}
-        files = ["images", _ANNOTATIONS["train"], _ANNOTATIONS["val"]]
-        require_files("COCO", self.root, files, _GUIDE)
 
-    def persons(self, split: str) -> Persons:
-        """The persons of "train", "val" or "test", in the file's order.
-
-        Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box.
-
-        Raises:
-            DataError: No such split, a damaged annotation file or record, missing images, or
-                ground-truth boxes of a split without labels.
-        """
+    def load(self, split: str) -> Persons:
+        """Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box."""
         return self._loaded(split, self._boxes_of(split)).persons
 
     def metric(self, split: str) -> OKSAveragePrecision:
@@ -188,12 +195,14 @@ class COCO:
             DataError: As `persons`.
             ValueError: The annotation file lacks something that only the evaluation needs.
         """
+        self.require_split(split)
         loaded = self._loaded(split, self._boxes_of(split))
         return OKSAveragePrecision(
-            truth=self._ground_truth(split),
+            truth=self.annotations(split),
             image_ids=loaded.image_ids,
             areas=fit_box(loaded.persons.box_size, self.aspect).prod(axis=-1),
             box_scores=loaded.scores,
+            sigmas=similarity_sigmas(self.skeleton),
             joint_threshold=self.joint_threshold,
             nms_threshold=None if self.nms == "none" else self.nms_threshold,
             soft_nms=self.nms == "soft",
@@ -213,17 +222,25 @@ class COCO:
 
         A person none of whose boxes has an overlap of MATCHING_OVERLAP is unmatched.
         """
-        if self._boxes_of(split) == "ground_truth" or split == "test":
-            return one_to_one(self.persons(split), predictions)
-        labelled = self._loaded(split, "ground_truth")
-        rows = _overlapping(labelled, self._loaded(split, "detected"))
+        if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
+            return super().matches(split, predictions)
+        labelled, found = (self._loaded(split, boxes) for boxes in get_args(Boxes))
+        corners, detected = _corners(labelled.persons), _corners(found.persons)
+        rows = matched_by_image(
+            labelled.image_ids,
+            found.image_ids,
+            lambda ours, theirs: box_iou(corners[ours], detected[theirs]).numpy(),
+            MATCHING_OVERLAP,
+        )
         return Matches(labelled.persons, predictions, rows)
 
     def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
-        if split == "test":
+        if self._unlabelled(split):
             return {}
-        return evaluate_by_visibility(self._poses(split, predictions)[0], self._ground_truth(split))
+        poses, _ = self._poses(split, predictions)
+        sigmas = similarity_sigmas(self.skeleton)
+        return evaluate_by_visibility(poses, self.annotations(split), sigmas)
 
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
@@ -232,30 +249,29 @@ class COCO:
 
         Category and joint order are those of the annotation file, as other tools expect.
         """
-        path = folder / results_name(TEST_SETS[split], name)
-        read = self._read(split).annotations
-        return write_results(path, read.to_file_order(self._results(split, predictions)))
-
-    def image_ids(self, split: str) -> Int64[np.ndarray, " M"]:
-        """COCO's ids of all images of a split."""
-        return np.array(list(self._read(split).file_names), dtype=np.int64)
+        test_sets = {"train": "train2017", "val": "val2017", "test": "test-dev2017"}
+        path = folder / results_name(test_sets.get(split, split), name)
+        poses, rows = self._poses(split, predictions)
+        read = self.annotations(split)
+        table = np.dstack([poses.joints, predictions.scores[rows].astype(np.float64)])
+        in_file_order = table[:, np.argsort(read.order)].reshape(len(rows), -1)
+        return write_results(path, poses.image_ids, read.category, in_file_order, poses.scores)
 
     def labels_digest(self, split: str) -> str:
         """A digest of what `metric` reads beside the persons: crowds, areas, images without persons, and all
         labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
         if split == "train":
             return ""
-        annotations = self._read(split).annotations
-        read: dict[str, Any] = {
-            "annotations": annotations.records,
-            "category": annotations.category,
-        }
-        read["images"] = sorted(self._read(split).sizes.items())
+        read = self.annotations(split)
+        columns = [read.ids, read.image_ids, read.joints, read.visibility, read.boxes, read.area]
+        columns += [read.crowd, read.usable]
         if self.boxes == "detected":
             found = self._loaded(split, "detected")
-            columns = (found.image_ids, found.persons.center, found.persons.box_size, found.scores)
-            read["detections"] = [column.tolist() for column in columns]
-        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+            columns += [found.image_ids, found.persons.center, found.persons.box_size, found.scores]
+        digest = hashlib.sha256(repr(sorted(_image_table(read).items())).encode())
+        for column in columns:
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
@@ -263,20 +279,33 @@ class COCO:
         return self._loaded(split, boxes).scores if boxes == "detected" else None
 
     def in_labelled_boxes(self) -> "COCO":
-        """The dataset in ground-truth boxes, by which training is watched; what was read is shared."""
+        """The dataset in ground-truth boxes; what was read is shared."""
         if self.boxes == "ground_truth":
             return self
         other = copy.copy(self)
-        other.boxes = "ground_truth"
+        other.boxes, other._persons = "ground_truth", {}
         return other
 
     def image_names(self, split: str) -> Mapping[int, str]:
         """COCO's image id -> file name, of all images of a split."""
-        return self._read(split).file_names
+        return {number: name for number, (name, _) in _image_table(self.annotations(split)).items()}
 
     def annotations(self, split: str) -> Annotations:
-        """What a split's annotation file holds; without persons for the test set."""
-        return self._ground_truth(split)
+        """What a split's annotation file holds; without persons for COCO's test set."""
+        self.require_split(split)
+        if split in self._annotations:
+            return self._annotations[split]
+        file = self.files[split]["annotations"]
+        self.require_files([file])
+        read = read_annotations(
+            self.root / file,
+            self.skeleton,
+            category=self.category,
+            labelled=not self._unlabelled(split),
+        )
+        if split != "train":
+            self._annotations[split] = read
+        return read
 
     def labelled(self, split: str) -> tuple[Persons, Int64[np.ndarray, " N"]]:
         """The persons in ground-truth boxes, and COCO's id of each one's image.
@@ -287,6 +316,33 @@ class COCO:
         loaded = self._loaded(split, "ground_truth")
         return loaded.persons, loaded.image_ids
 
+    def persons_in(
+        self,
+        split: str,
+        image_ids: Int64[np.ndarray, " N"],
+        boxes: Float[np.ndarray, "N 4"],
+        name: str,
+    ) -> Persons:
+        """Unlabelled persons in boxes (x, y, width, height) of a split's images.
+
+        Raises:
+            DataError: An image file is missing.
+        """
+        images, image_index = self._images(split, image_ids, _image_table(self.annotations(split)))
+        count, joints = len(boxes), len(self.skeleton)
+        return Persons(
+            name=name,
+            skeleton=self.skeleton,
+            images=images,
+            ids=_numbered(image_ids),
+            image_index=image_index,
+            joints=np.zeros((count, joints, 2), np.float32),
+            visibility=np.full((count, joints), UNLABELLED, np.int8),
+            center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
+            box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
+            reference_length=np.full(count, np.nan, np.float32),
+        )
+
     def _poses(
         self, split: str, predictions: Predictions
     ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
@@ -294,60 +350,39 @@ class COCO:
         samples = np.arange(len(predictions))
         return self.metric(split).poses(predictions.locations, predictions.scores, samples)
 
-    def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
-        """Predictions in COCO's result format, duplicates left out."""
-        poses, rows = self._poses(split, predictions)
-        scores = predictions.scores[rows].astype(np.float64)
-        return [
-            {"image_id": image_id, "category_id": self._ground_truth(split).category,
-             "keypoints": keypoints, "score": score}
-            for image_id, keypoints, score in zip(
-                poses.image_ids.tolist(),
-                np.dstack([poses.joints, scores]).reshape(len(rows), -1).tolist(),
-                poses.scores.tolist(), strict=True,
-            )
-        ]  # fmt: skip
-
     def _boxes_of(self, split: str) -> Boxes:
         return "ground_truth" if split == "train" else self.boxes
 
-    def _ground_truth(self, split: str) -> Annotations:
-        return self._read(split).annotations
+    def _unlabelled(self, split: str) -> bool:
+        """Whether the split's file is a list of images, as COCO has them for its test sets."""
+        return Path(self.files[split]["annotations"]).name.startswith("image_info")
 
     def _detections_path(self, split: str) -> Path:
-        return self.root / _DETECTIONS[split] if self.detections is None else self.detections
-
-    def _read(self, split: str) -> _Split:
-        require_split("COCO", split, self.splits)
-        if split in self._annotations:
-            return self._annotations[split]
-        require_files("COCO", self.root, [_ANNOTATIONS[split]], _GUIDE)
-        read = _read_split(self.root / _ANNOTATIONS[split], labelled=split != "test")
-        if split != "train":
-            self._annotations[split] = read
-        return read
+        if self.detections is None and "detections" not in self.files[split]:
+            raise DataError(f"{self.name}: boxes=detected needs detections=<file> for {split!r}")
+        return self.detections or self.root / self.files[split]["detections"]
 
     def _loaded(self, split: str, boxes: Boxes) -> _Boxes:
-        require_split("COCO", split, self.splits)
+        self.require_split(split)
         if (split, boxes) not in self._boxes:
-            if boxes == "ground_truth" and split == "test":
+            if boxes == "ground_truth" and self._unlabelled(split):
                 raise DataError(
-                    "COCO: split 'test' has no public labels, so no ground-truth boxes: choose "
-                    "boxes=detected"
+                    f"{self.name}: split {split!r} has no public labels, so no ground-truth boxes: "
+                    "choose boxes=detected"
                 )
             load = self._labelled if boxes == "ground_truth" else self._detected
             self._boxes[split, boxes] = load(split)
         return self._boxes[split, boxes]
 
     def _labelled(self, split: str) -> _Boxes:
-        split_file = self._read(split)
-        read = split_file.annotations
-        sizes = np.array([split_file.sizes[i] for i in read.image_ids.tolist()]).reshape(-1, 2)
+        read = self.annotations(split)
+        table = _image_table(read)
+        sizes = np.array([table[i][1] for i in read.image_ids.tolist()]).reshape(-1, 2)
         center, size = _clip(read.boxes, sizes)
         keep, left_out = _reasons(read, size, self.min_labelled if split == "train" else 1)
-        images, image_index = self._images(split, split_file, read.image_ids[keep])
+        images, image_index = self._images(split, read.image_ids[keep], table)
         persons = Persons(
-            name=f"COCO {split}",
+            name=f"{self.name} {split}",
             skeleton=self.skeleton,
             images=images,
             ids=read.ids[keep].astype(np.str_),
@@ -364,11 +399,11 @@ class COCO:
         return _Boxes(persons, read.image_ids[keep], np.ones(len(persons), np.float32))
 
     def _detected(self, split: str) -> _Boxes:
-        path, read = self._detections_path(split), self._read(split)
+        path, read = self._detections_path(split), self.annotations(split)
         if not path.is_file():
-            raise DataError(f"COCO: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
+            raise DataError(f"{self.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
         records = require_records(path, read_json(path), "the file")
-        found = read_results(path, records, read.annotations, {"bbox": 4})
+        found = read_results(path, records, read, {"bbox": 4})
         image_ids, boxes, scores = found["image_id"], found["bbox"], found["score"]
         empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < self.box_threshold
         keep = ~empty & ~low
@@ -378,75 +413,38 @@ class COCO:
             f"boxes that score less than {self.box_threshold}": int((low & ~empty).sum()),
         }
         image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
-        persons = self.persons_in(split, image_ids, boxes, f"COCO {split}, detected boxes")
+        name = f"{self.name} {split}, detected boxes"
+        persons = self.persons_in(split, image_ids, boxes, name)
         counted = {reason: number for reason, number in left_out.items() if number}
         persons = replace(persons, left_out=counted, file=str(path))
         return _Boxes(persons, image_ids, scores.astype(np.float32))
 
-    def persons_in(
+    def _images(
         self,
         split: str,
         image_ids: Int64[np.ndarray, " N"],
-        boxes: Float[np.ndarray, "N 4"],
-        name: str,
-    ) -> Persons:
-        """Unlabelled persons in boxes (x, y, width, height) of a split's images.
-
-        Raises:
-            DataError: An image file is missing.
-        """
-        images, image_index = self._images(split, self._read(split), image_ids)
-        count = len(boxes)
-        return Persons(
-            name=name,
-            skeleton=self.skeleton,
-            images=images,
-            ids=_numbered(image_ids),
-            image_index=image_index,
-            joints=np.zeros((count, len(self.skeleton), 2), np.float32),
-            visibility=np.full((count, len(self.skeleton)), UNLABELLED, np.int8),
-            center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
-            box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
-            reference_length=np.full(count, np.nan, np.float32),
-        )
-
-    def _images(
-        self, split: str, read: _Split, image_ids: Int64[np.ndarray, " N"]
+        table: Mapping[int, tuple[str, tuple[int, int]]],
     ) -> tuple[ImageFiles, Int64[np.ndarray, " N"]]:
         """The image files that persons are in, and which of them each person is in."""
         used, image_index = np.unique(image_ids, return_inverse=True)
-        names = [read.file_names[image_id] for image_id in used.tolist()]
-        images = ImageFiles(self.root / _IMAGES[split], names)
-        if self.check_images:
-            require_images(f"COCO {split}", images, _GUIDE)
+        names = [table[image_id][0] for image_id in used.tolist()]
+        images = self.image_files(split, self.files[split]["images"], names)
         return images, image_index.astype(np.int64)
 
 
-def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise DataError(f"COCO: {name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _read_split(path: Path, labelled: bool) -> _Split:
-    """A split's file; one of a test set has no annotations."""
-    annotations = read_annotations(path, COCO.skeleton, labelled=labelled)
-    sizes, file_names = {}, {}
-    for row, image in enumerate(annotations.images):
+def _image_table(read: Annotations) -> dict[int, tuple[str, tuple[int, int]]]:
+    """Image id -> file name, (width, height)."""
+    table = {}
+    for row, image in enumerate(read.images):
         match image:
-            case {
-                "id": int(id_),
-                "width": int(width),
-                "height": int(height),
-                "file_name": str(name),
-            }:
-                sizes[id_] = width, height
-                file_names[id_] = name
+            case {"id": int(id_), "width": int(w), "height": int(h), "file_name": str(name)}:
+                table[id_] = name, (w, h)
             case _:
                 raise DataError(
-                    f"{path}: image {image.get('id', row)}: needs id, width and height as whole "
-                    "numbers and file_name as text"
+                    f"{read.where}: image {image.get('id', row)}: needs id, width and height as "
+                    "whole numbers and file_name as text"
                 )
-    return _Split(annotations, sizes, file_names)
+    return table
 
 
 def _reasons(
@@ -470,34 +468,17 @@ def _reasons(
 
 def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
     """An id for each box: its image and its number among the image's boxes, from 0."""
-    counts: dict[int, int] = {}
-    ids = []
-    for image_id in image_ids.tolist():
-        number = counts.get(image_id, 0)
-        ids.append(f"{image_id}/{number}")
-        counts[image_id] = number + 1
-    return np.array(ids, dtype=np.str_)
+    order = np.argsort(image_ids, kind="stable")
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order)) - np.searchsorted(image_ids[order], image_ids[order])
+    pairs = zip(image_ids.tolist(), number.tolist(), strict=True)
+    return np.array([f"{image_id}/{count}" for image_id, count in pairs], dtype=np.str_)
 
 
-def _overlapping(labelled: _Boxes, detected: _Boxes) -> Int64[np.ndarray, " M"]:
-    """Row of the detected box of each labelled person, or UNMATCHED."""
-
-    def overlap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        return _overlap(labelled.persons.subset(ours), detected.persons.subset(theirs))
-
-    return matched_by_image(labelled.image_ids, detected.image_ids, overlap, MATCHING_OVERLAP)
-
-
-def _overlap(first: Persons, second: Persons) -> Float[np.ndarray, "N M"]:
-    """Intersection over union of every box with every other."""
-    low = np.maximum(
-        (first.center - first.box_size / 2)[:, None], (second.center - second.box_size / 2)[None]
-    )
-    high = np.minimum(
-        (first.center + first.box_size / 2)[:, None], (second.center + second.box_size / 2)[None]
-    )
-    both = np.maximum(high - low, 0).prod(-1)
-    return both / (first.box_size.prod(-1)[:, None] + second.box_size.prod(-1)[None] - both)
+def _corners(persons: Persons) -> torch.Tensor:
+    """(N, 4) x, y of the upper left and the lower right corner."""
+    half = persons.box_size.astype(np.float64) / 2
+    return torch.from_numpy(np.hstack([persons.center - half, persons.center + half]))
 
 
 def _clip(

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from pnfs.data.augmentation import AffineDraw, Augmentation
 from pnfs.data.geometry import apply, compose, crop_extent, crop_matrix, fit_box, invert
-from pnfs.data.persons import Persons, view_of
+from pnfs.data.images import view_of
+from pnfs.data.persons import Persons
 
 
 class SampleKey(NamedTuple):
