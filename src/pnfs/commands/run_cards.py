@@ -18,8 +18,6 @@ PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.
 _MOST_DIFFERENCES = 8
 _LONGEST_VALUE = 60
 ABSENT = "absent"
-# Groups whose values stand in model, loss and data, or in the choices themselves.
-_REPEATED = ("parts", "backbone", "operations", "fabric", "data")
 
 
 def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
@@ -126,9 +124,11 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 def _defining_values(run: Run) -> dict[str, str]:
     """Dotted key -> text of what makes the run the run it is; parts and operations by their names."""
     defining = defining_part(run.config) if run.identity is None else run.identity
-    once = {key: _named(value) for key, value in defining.items() if key not in _REPEATED}
     # Of the digests of persons a few digits tell one from another.
-    return {k: str(v)[:8] if k.startswith("persons.") else str(v) for k, v in flat(once).items()}
+    return {
+        key: str(value)[:8] if key.startswith("persons.") else str(value)
+        for key, value in flat(_named(defining)).items()
+    }
 
 
 def _named(tree: Any) -> Any:
