@@ -29,7 +29,8 @@ _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 _VALUES: Mapping[str, tuple[Any, str]] = {
     "seed": (_Some, "a whole number from 0"),
     "epochs": (_Count, "a whole number above 0"),
-    "trainer.max_epochs": (_Count, "a whole number above 0"),
+    # Null in the commands that train nothing.
+    "trainer.max_epochs": (_Count | None, "a whole number above 0"),
     "batch_size": (_Count, "a whole number above 0"),
     "eval_batch_size": (_Count, "a whole number above 0"),
     "workers": (_Some, "a whole number from 0"),
