@@ -154,9 +154,9 @@ def _match(
     ignored = np.zeros_like(matched)
     ignored_persons = _of_another_size(truth.area) | ~truth.usable
     thresholds = np.minimum(_THRESHOLDS, 1 - 1e-10)[:, None, None]
+    size, level, _ = np.ogrid[: len(_AREAS), : len(_THRESHOLDS), :1]
     for persons, first, number in _images(found.image_ids, truth.image_ids):
-        there = persons >= 0
-        crowd, unwanted = truth.crowd[persons], ignored_persons[:, None, persons]
+        there, crowd, unwanted = persons >= 0, truth.crowd[persons], ignored_persons[:, persons]
         taken = np.zeros((len(_AREAS), len(_THRESHOLDS), *persons.shape), bool)
         # Images side by side, the best detection of each, then the second best, ...
         for place in range(number.max()):
@@ -165,19 +165,14 @@ def _match(
             similar = _similarity(found.joints[detection], truth, persons[rows], sigmas)
             free = (similar >= thresholds) & there[rows] & (~taken[:, :, rows] | crowd[rows])
             # Persons who count come before those who are ignored, however similar.
-            counting = free & ~unwanted[:, :, rows]
+            counting = free & ~unwanted[:, None, rows]
             among = np.where(counting.any(-1, keepdims=True), counting, free)
             # pycocotools takes the last of equals.
-            reverse = np.where(among, similar, -1)[..., ::-1].argmax(-1, keepdims=True)
-            pick = persons.shape[1] - 1 - reverse
-            hit = among.any(-1, keepdims=True)
-            of_rows = taken[:, :, rows]
-            before = np.take_along_axis(of_rows, pick, -1)
-            np.put_along_axis(of_rows, pick, before | hit, -1)
-            taken[:, :, rows] = of_rows
-            is_unwanted = np.take_along_axis(unwanted[:, :, rows], pick, -1)
-            matched[:, :, detection] = hit[..., 0]
-            ignored[:, :, detection] = (hit & is_unwanted)[..., 0]
+            pick = persons.shape[1] - 1 - np.where(among, similar, -1)[..., ::-1].argmax(-1)
+            hit = np.asarray(among.any(-1))
+            taken[size, level, rows, pick] |= hit
+            matched[:, :, detection] = hit
+            ignored[:, :, detection] = hit & unwanted[size, rows, pick]
     extent = np.ptp(found.joints, axis=1).prod(-1)
     return matched, ignored | (~matched & _of_another_size(extent)[:, None])
 
@@ -218,7 +213,7 @@ def _similarity(
     """
     predicted, boxes = joints[:, None].astype(np.float64), truth.boxes[persons][:, :, None]
     labelled = truth.visibility[persons] > 0
-    unlabelled = ~labelled.any(-1, keepdims=True)
+    unlabelled = np.asarray(~labelled.any(-1, keepdims=True))
     corner, size = boxes[..., :2], boxes[..., 2:]
     outside = np.maximum(corner - size - predicted, 0) + np.maximum(
         predicted - corner - 2 * size, 0

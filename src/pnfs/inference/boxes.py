@@ -189,7 +189,7 @@ class CocoBoxes:
         boxes = number_column(self.path, persons, "bbox", (4,), label)
         scores = number_column(self.path, persons, "score", (), label)
         image_ids = number_column(self.path, persons, "image_id", (), label)
-        finite = np.isfinite(np.column_stack([boxes, scores])).all(-1)
+        finite = np.asarray(np.isfinite(np.column_stack([boxes, scores])).all(-1))
         require_rows(self.path, finite, label, "bbox or score is not finite")
         whole = (image_ids == np.round(image_ids)) & (np.abs(image_ids) < 2**53)
         require_rows(self.path, whole, label, "image_id is not a whole number")
