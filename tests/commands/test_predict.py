@@ -205,5 +205,5 @@ def test_default_folders_of_different_inputs_differ(tmp_path: Path) -> None:
     folders = [folder("a/images"), folder("b/images"), folder("a/images", "d.ckpt"), folder("a/*")]
     assert len(set(folders)) == 4
     assert folder("a/images") == folders[0]
-    assert folders[0].name.startswith("images-")
+    assert folders[0].name.startswith("images_")
     assert {path.parent for path in folders} == {tmp_path / "predict"}

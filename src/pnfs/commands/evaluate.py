@@ -1,8 +1,6 @@
 """`pnfs evaluate`: score a trained network, or a file of predictions."""
 
-import hashlib
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
 from pnfs.commands.building import build_module, data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.report import report
+from pnfs.commands.report import report, result_folder
 from pnfs.commands.scoring import (
     evaluation_choices,
     matches_of,
@@ -69,7 +67,9 @@ def run(config: DictConfig) -> float:
         **provenance(found.trainer["accelerator"]),
         "dataset": found.dataset,
     }
-    folder = result_folder(settings["out"], found.run, split, [choices, found.dataset])
+    folder = result_folder(
+        settings["out"], found.run, f"evaluate_{split}", [choices, found.dataset]
+    )
     matches = matches_of(source, split, predictions)
     report(record, folder, found.data, matches, settings, found.module)
     if isinstance(source, Benchmark):
@@ -221,11 +221,3 @@ def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[st
     if "_target_" in asked:
         return dict(asked)
     return {**trained, **{key: value for key, value in asked.items() if value is not None}}
-
-
-def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
-    """`out`, or a folder of its own below `parent` for each way to evaluate."""
-    if out is not None:
-        return Path(out).expanduser()
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return parent / f"evaluate_{name}_{digest}"

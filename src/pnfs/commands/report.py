@@ -1,5 +1,7 @@
 """What scores leave behind: tables, pictures, a record, and what loggers show."""
 
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +93,14 @@ def report(
         log_media(loggers, pictures)
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}", soft_wrap=True)
+
+
+def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
+    """`out`, or a folder of its own below `parent` for each thing that is asked for."""
+    if out:
+        return Path(out).expanduser()
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    return parent / f"{name}_{digest}"
 
 
 @contextmanager
