@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 
 from pnfs.body import COCO
-from pnfs.data.dataset import EpochSampler
+from pnfs.data.crops import EpochSampler
 from pnfs.evaluation import PCK, person_metric
 
 PERSONS, BATCH_SIZE, PROCESSES = 7, 3, 2

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from pnfs.body import PartMode, Skeleton
 from pnfs.codec.targets import gaussian_targets
-from pnfs.data.dataset import CropDataset
+from pnfs.data.crops import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
 from pnfs.models.fabrics import NeuralFabrics

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pnfs.body import LSP
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 from pnfs.evaluation.pck import PCK
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import Backbone

@@ -11,13 +11,15 @@ from rich.console import Console
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, build_source
+from pnfs.commands.every_split import with_every_split
 from pnfs.commands.report import report, result_folder
-from pnfs.data.coco import COCO
-from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import read_pose_file
 from pnfs.data.pose_matching import PosesAsDetections, assign
-from pnfs.data.predictions import UNMATCHED, Benchmark, Predictions
+from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
@@ -85,7 +87,7 @@ def run(settings: Mapping[str, Any]) -> float:
     return float(record["score"])
 
 
-def _source(settings: Mapping[str, Any]) -> Source:
+def _source(settings: Mapping[str, Any]) -> PoseDataset:
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
@@ -96,10 +98,10 @@ def _source(settings: Mapping[str, Any]) -> Source:
         raise UsageError(
             f"{given[0]} is for a network's predictions; those of a file are scored as they stand"
         )
-    return build_source(settings["dataset"])
+    return with_every_split(build_source(settings["dataset"]), settings["split"])
 
 
-def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, float]:
+def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
     """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
     persons = source.persons(split)
     # Of what all metrics together ask for each takes what it knows.
@@ -113,6 +115,4 @@ def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, f
         sample_index=torch.arange(len(persons)),
     )
     scores = {name: float(value) for name, value in metric.compute().items()}
-    if isinstance(source, Benchmark):
-        scores |= source.extra_scores(split, predictions)
-    return scores
+    return {**scores, **source.extra_scores(split, predictions)}

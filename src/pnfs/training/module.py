@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 
 from pnfs.codec.decode import DecodeMethod, decode, to_image
 from pnfs.codec.targets import RADIUS, gaussian_targets
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 from pnfs.data.geometry import heatmap_stride
 from pnfs.evaluation.flip import average_with_flip
 from pnfs.models import PoseNetwork
