@@ -49,6 +49,15 @@ class GroundTruth:
     usable: Bool[np.ndarray, " N"]
     """Neither crowd nor without a labelled joint; predictions of others are ignored."""
 
+    def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
+        """Raises ValueError if one is not among the images."""
+        unknown = np.setdiff1d(image_ids, [image["id"] for image in self.images])
+        if unknown.size:
+            raise ValueError(
+                f"{self.where} has no image {unknown[0]}, which a person is predicted in: predictions and "
+                "annotations are of different datasets"
+            )
+
 
 class DetectedPoses(NamedTuple):
     """M predicted persons."""
@@ -80,12 +89,7 @@ def evaluate_detections(
     Raises:
         ValueError: An image that the ground truth does not list.
     """
-    unknown = np.setdiff1d(detections.image_ids, [image["id"] for image in truth.images])
-    if unknown.size:
-        raise ValueError(
-            f"{truth.where} does not list image {unknown[0]}, which a detection is in: detections and "
-            "annotations are of different datasets"
-        )
+    truth.require_images(detections.image_ids)
     # A test set's annotations are not public.
     if not len(detections.scores) or not len(truth.area):
         return dict.fromkeys(STATISTICS, math.nan)
@@ -143,13 +147,7 @@ def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
 def _match(
     found: DetectedPoses, truth: GroundTruth, sigmas: Float[np.ndarray, " K"]
 ) -> tuple[Bool[np.ndarray, "A T M"], Bool[np.ndarray, "A T M"]]:
-    """Detections that match a person, and those that do not count, by size and threshold.
-
-    Args:
-        found: Image by image, best first.
-        truth: All persons.
-        sigmas: The skeleton's per-joint standard deviations.
-    """
+    """Detections that match a person, and those that do not count, by size and threshold."""
     matched = np.zeros((len(_AREAS), len(_THRESHOLDS), len(found.scores)), bool)
     ignored = np.zeros_like(matched)
     ignored_persons = _of_another_size(truth.area) | ~truth.usable
@@ -180,12 +178,9 @@ def _match(
 def _images(
     found: Int64[np.ndarray, " M"], labelled: Int64[np.ndarray, " N"]
 ) -> Iterator[tuple[Int64[np.ndarray, "I G"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]]:
-    """Groups of images with detections and labels: rows of their persons (-1: none), the row of each
-    image's first detection, and its number of detections.
+    """Groups of images that have both detections and labels.
 
-    Args:
-        found: Image of each detection, ascending.
-        labelled: Image of each labelled person.
+    Rows of the labelled persons of each image (-1: none), row of its first detection, number of its detections.
     """
     by_image = np.argsort(labelled, kind="stable")
     images, first, number = np.unique(found, return_index=True, return_counts=True)
@@ -228,10 +223,7 @@ def _precision_and_recall(
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
     """Mean precision over 101 recalls, and the highest recall, at each threshold.
 
-    Args:
-        hits: Detections that match a person, best first.
-        counts: Detections that are not ignored.
-        persons: How many there are to be found.
+    Of detections, best first, `hits` match a person and `counts` are not ignored; `persons` are to be found.
     """
     right = np.cumsum(hits & counts, -1)
     precision = right / (np.cumsum(counts, -1) + np.spacing(1))
