@@ -136,25 +136,6 @@ def own_root(labels: dict[str, Any], root: Path, images: Path) -> Path:
     return root
 
 
-def test_labels_score_one_over_occluded_joints_too(roots, tmp_path: Path) -> None:
-    # A person of whom most joints have no label, beside one with occluded joints.
-    labels = coco_labels(roots["coco"])
-    first, second = [a for a in labels["annotations"] if a["num_keypoints"] > 10][:2]
-    tables = [np.array(a["keypoints"]).reshape(-1, 3) for a in (first, second)]
-    tables[0][:6, 2] = 1
-    tables[1][5:] = 0
-    for label, table in zip((first, second), tables, strict=True):
-        label |= {
-            "keypoints": table.ravel().tolist(),
-            "num_keypoints": int((table[:, 2] > 0).sum()),
-        }
-    root = own_root(labels, tmp_path / "root", roots["coco"] / "images")
-    file = root / "annotations/person_keypoints_val2017.json"
-    record = scored("coco", root, file, tmp_path / "out")
-    names = ("AP", "AP/visible", "AP/occluded")
-    assert [record["scores"][name] for name in names] == [1, 1, 1]
-
-
 def keypoints_file(labels: dict[str, Any], skeleton: str, rename: Callable[[int], int]) -> Any:
     """What `pnfs predict` leaves: its own numbers of pictures, scores beside the joints."""
     content = copy.deepcopy(labels)
@@ -205,23 +186,6 @@ def test_labels_of_mpii_score_a_hundred_against_themselves(roots, tmp_path: Path
     assert all_right(record)
     assert record["predictions"]["format"] == "MPII pred.mat"
     assert cv2.imread(str(tmp_path / "mat/worst_val.png")) is not None
-
-
-def test_pckh_of_a_file_is_that_of_its_definition(roots, tmp_path: Path) -> None:
-    root = roots["mpii"]
-    labels = mpii_labels(root)
-    corners = scipy.io.loadmat(root / "annot/gt_valid.mat")["headboxes_src"]
-    heads = 0.6 * np.linalg.norm(corners[1] - corners[0], axis=0)
-    preds = np.array([person["joints"] for person in labels], np.float64)
-    errors = np.random.default_rng(0).uniform(0, 1, preds.shape[:2])
-    preds[..., 1] += errors * heads[:, None]
-    scipy.io.savemat(tmp_path / "pred.mat", {"preds": preds})
-    scores = scored("mpii", root, tmp_path / "pred.mat", tmp_path / "out")["scores"]
-    counted = np.array([person["joints_vis"] for person in labels]) == 1
-    counted[:, [MPII_FILES.index("pelvis"), MPII_FILES.index("thorax")]] = False
-    for threshold in (0.5, 0.1):
-        expected = 100 * (errors[counted] <= threshold).mean()
-        assert scores[f"PCKh@{threshold}"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
