@@ -71,6 +71,7 @@ def run(config: DictConfig) -> None:
     console.print(f"source: {path}", soft_wrap=True)
     console.print(derivation_table(f"derived by {settings['method']}", costs, scores))
     record = {
+        "kind": "derive",
         "checkpoint": str(path),
         "method": settings["method"],
         "thresholds": {k: settings[k] for k in ("alpha_threshold", "beta_threshold")},
