@@ -3,8 +3,6 @@
 import math
 from xml.etree import ElementTree
 
-import cv2
-import matplotlib.pyplot
 import numpy as np
 import pytest
 import torch
@@ -56,11 +54,6 @@ def gids_of(figure, kind: str) -> set[str]:
     return {gid.removeprefix(f"{kind}/") for gid in gids if gid.startswith(f"{kind}/")}
 
 
-def ends(arrow: FancyArrowPatch) -> np.ndarray:
-    """Where it starts and where its tip is: ((x, y), (x, y))."""
-    return np.array(arrow._posA_posB)
-
-
 def segments_of(figure, owner: str) -> dict[str, Rectangle]:
     """Segments of a bar by operation, e.g. of "head/all/0-1"."""
     start = f"alpha/{owner}/"
@@ -110,15 +103,12 @@ def test_arrows_of_a_backbone_merge_what_reads_the_same_map():
 def test_width_and_opacity_grow_with_beta():
     network = build()
     figure = draw_fabrics(describe_architecture(network))
-    beta = network.fabrics.beta["head"]
-    weights = numpy_softmax(beta)
+    weights = numpy_softmax(network.fabrics.beta["head"])
     expected = {
         "layer4_scale4/4/identity": weights[0, 0] + weights[0, 1],
         "layer4_scale4/8/up": weights[0, 2],
         "layer4_scale8/4/down": weights[1, 0],
-        "layer4_scale8/8/identity": weights[1, 1],
         "layer4_scale16/32/up": weights[2, 2],
-        "layer5_scale8/4/down": weights[4, 0],
         "layer6_scale4/4/identity": weights[5, 0] + weights[5, 1],
         "layer6_scale4/8/up": weights[5, 2],
     }
@@ -126,21 +116,17 @@ def test_width_and_opacity_grow_with_beta():
     order = sorted(expected, key=expected.__getitem__)
     assert np.all(np.diff([found[name].get_linewidth() for name in order]) > 0)
     assert np.all(np.diff([found[name].get_alpha() for name in order]) > 0)
-
-
-def test_arrows_point_the_way_of_their_transform():
-    found = arrows_of(draw_fabrics(describe_architecture(build())), "head")
     for name, arrow in found.items():
-        across, rise = np.diff(ends(arrow), axis=0)[0]
+        across, rise = np.diff(arrow._posA_posB, axis=0)[0]
         assert across > 0, name
         assert np.sign(rise) == {"down": -1, "identity": 0, "up": 1}[name.split("/")[-1]], name
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 3])
+@pytest.mark.parametrize("nodes", [1, 3])
 def test_bars_are_the_softmax_of_alpha(nodes):
     network = build(nodes=nodes)
     figure = draw_fabrics(describe_architecture(network))
-    edges = ["0-1", "0-2", "1-2", "0-3", "1-3", "2-3"][: nodes * (nodes + 1) // 2]
+    edges = [f"{i}-{j}" for j in range(1, nodes + 1) for i in range(j)]
     for part in PARTS:
         weights = numpy_softmax(network.fabrics.alpha[part])
         for edge, row in zip(edges, weights, strict=True):
@@ -156,7 +142,7 @@ def test_bars_stand_inside_their_cells_where_alpha_is_per_cell():
     incoming = arrows_of(figure, "upper_limb")
     for cell, table in zip(fabrics.theta.cells, weights, strict=True):
         arrow = next(a for n, a in incoming.items() if n.startswith(cell.name + "/"))
-        tip = arrow.axes.transData.transform(ends(arrow)[1])
+        tip = arrow.axes.transData.transform(arrow._posA_posB[1])
         for edge, row in zip(("0-1", "0-2", "1-2"), table, strict=True):
             segments = segments_of(figure, f"upper_limb/{cell.name}/{edge}")
             check_bar(segments, row)
@@ -215,10 +201,11 @@ def test_texts_stay_apart_and_inside(count, options):
     figure = draw_fabrics(describe_architecture(build(parts=parts, **options)))
     renderer = figure.canvas.get_renderer()
     figure.draw(renderer)
-    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    found = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.findobj(Text)
+             if t.get_visible() and t.get_text().strip()]  # fmt: skip
     # Ticks that are not drawn have texts, too.
-    texts = [t for t in texts if t.get_window_extent(renderer).width > 0]
-    boxes = np.array([t.get_window_extent(renderer).extents for t in texts if t.get_text()])
+    shown = [text for text, extent in found if extent.width > 0]
+    boxes = np.array([extent.extents for _, extent in found if extent.width > 0])
     width, height = figure.canvas.get_width_height()
     assert boxes[:, :2].min() >= 0
     assert boxes[:, 2].max() <= width
@@ -228,18 +215,7 @@ def test_texts_stay_apart_and_inside(count, options):
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     overlapping = np.triu((high > low).all(-1), 1)
-    shown = [t.get_text() for t in texts if t.get_text()]
     assert not [(shown[i], shown[j]) for i, j in np.argwhere(overlapping)]
-
-
-def test_png_and_no_global_state(tmp_path):
-    before = dict(matplotlib.rcParams)
-    draw_fabrics(describe_architecture(build()), tmp_path / "found.png")
-    assert not matplotlib.pyplot.get_fignums()
-    assert dict(matplotlib.rcParams) == before
-    image = cv2.imread(str(tmp_path / "found.png"))
-    assert image is not None
-    assert image.std() > 5
 
 
 @pytest.mark.parametrize(
@@ -288,19 +264,6 @@ def test_what_a_derived_architecture_does_without_is_dashed():
     assert "not used" not in [text.get_text() for text in whole.legends[0].get_texts()]
 
 
-def test_backbone_is_dead_where_no_subnetwork_reads_it():
-    network = build(FabricBackbone(backbone_layers=3, channels=2))
-    off = -math.inf
-    for part in PARTS:
-        beta = network.architecture_parameters()[f"{part}/beta"]
-        beta.data.fill_(off)
-        beta.data[:, 1] = 0.0  # The same scale alone: only the map at 1/4 is read.
-    figure = draw_fabrics(describe_architecture(network), fabrics="backbone")
-    # Of the last layer the cell at 1/4 alone is read, which reads 1/4 and 1/8, and those 1/16.
-    dead = {"layer3_scale8", "layer3_scale16", "layer3_scale32", "layer2_scale16"}
-    assert gids_of(figure, "dead") == dead
-
-
 def history_of(network: PoseFabricNetwork, length: int) -> list[Architecture]:
     found = []
     for _ in range(length):
@@ -329,15 +292,6 @@ def test_trajectory_draws_the_mean_and_each_row(tmp_path):
     root = ElementTree.parse(tmp_path / "moves.svg").getroot()
     texts = {"".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"backbone", *PARTS, "α max_pool_3x3", "β coarser"} <= texts
-
-
-def test_trajectory_of_still_weights_keeps_a_sensible_axis():
-    network = build()
-    for parameter in network.architecture_parameters().values():
-        parameter.data.zero_()
-    figure = plot_trajectory([describe_architecture(network)])
-    low, high = figure.axes[0].get_ylim()
-    assert low <= 0.23 < 0.27 <= high
 
 
 def test_trajectory_needs_one_shape():

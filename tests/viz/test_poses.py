@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pnfs.body import COCO, LSP, MPII
+from pnfs.errors import PnfsError
 from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR
-from pnfs.viz.poses import draw_pose
+from pnfs.viz.poses import Pose, limb_width
 from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
 from pnfs.viz.style import SIDE_COLOURS, save_image
 
@@ -23,6 +24,12 @@ STANDING = {
     "left_hip": (120, 105), "left_knee": (128, 145), "left_ankle": (130, 185),
     "right_hip": (80, 105), "right_knee": (72, 145), "right_ankle": (70, 185),
 }  # fmt: skip
+
+
+def draw_pose(image, joints, line_width=None, **given):
+    canvas = image.copy()
+    Pose.of(joints, **given).draw(canvas, line_width or limb_width(canvas))
+    return canvas
 
 
 def grey(height=200, width=200):
@@ -74,25 +81,6 @@ def test_limbs_have_the_side_of_their_ends(a, b, side):
     assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
 
 
-def test_mirroring_with_exchanged_names_exchanges_the_side_colours():
-    joints = standing() + np.random.default_rng(1).uniform(-5, 5, (14, 2))
-    drawn = draw_pose(grey(), joints, skeleton=LSP)
-    mirrored_joints = np.column_stack([199 - joints[:, 0], joints[:, 1]])
-    other_name = {
-        name: name.replace("left_", "R_").replace("right_", "left_").replace("R_", "right_")
-        for name in LSP.joints
-    }
-    exchanged = [LSP.joints.index(other_name[name]) for name in LSP.joints]
-    mirrored = draw_pose(grey(), mirrored_joints[exchanged], skeleton=LSP)
-    for side, other in (("left", "right"), ("right", "left"), ("centre", "centre")):
-        before = is_colour(drawn, SIDE_COLOURS[side])[:, ::-1].astype(np.uint8)
-        after = is_colour(mirrored, SIDE_COLOURS[other]).astype(np.uint8)
-        assert before.sum() > 50
-        three = np.ones((3, 3), np.uint8)
-        assert (cv2.erode(before, three) <= after).all()
-        assert (after <= cv2.dilate(before, three)).all()
-
-
 @pytest.mark.parametrize("place", [(20.0, 20.0), (20.25, 19.5), (20.5, 20.5), (19.8, 20.1)])
 @pytest.mark.parametrize("line_width", [1, 2, 5])
 def test_a_dot_lies_on_its_joint_to_a_fraction_of_a_pixel(place, line_width):
@@ -108,7 +96,7 @@ def test_low_scored_joints_are_hollow_or_left_out():
     scores = np.full(14, 0.9)
     low, edge = LSP.indices(["left_wrist", "right_wrist"])
     scores[low], scores[edge] = 0.1, 0.3
-    arguments = {"skeleton": LSP, "scores": scores, "score_threshold": 0.3, "line_width": 4}
+    arguments = {"skeleton": LSP, "scores": scores, "threshold": 0.3, "line_width": 4}
     hollow = draw_pose(grey(), standing(), **arguments)
     x, y = STANDING["left_wrist"]
     assert tuple(hollow[y, x]) == OUTLINE_COLOUR
@@ -116,7 +104,8 @@ def test_low_scored_joints_are_hollow_or_left_out():
     assert is_colour(around, SIDE_COLOURS["left"]).any()
     x_edge, y_edge = STANDING["right_wrist"]
     assert tuple(hollow[y_edge, x_edge]) == SIDE_COLOURS["right"], "at the threshold is certain"
-    omitted = draw_pose(grey(), standing(), low_scored="omit", **arguments)
+    scores[low] = 0.0
+    omitted = draw_pose(grey(), standing(), **arguments)
     assert (omitted[y - 5 : y + 6, x - 5 : x + 6] == GREY).all()
 
 
@@ -141,8 +130,6 @@ def test_joints_far_outside_the_image_are_no_error():
 @pytest.mark.parametrize(
     "change",
     [
-        {"image": np.zeros((8, 8), np.uint8)},
-        {"image": np.zeros((8, 8, 3), np.float32)},
         {"joints": np.zeros((16, 2))},
         {"scores": np.zeros(3)},
         {"shown": np.ones(3, bool)},
@@ -222,6 +209,7 @@ def test_captions_stay_below_their_own_image():
         lambda: contact_sheet([]),
         lambda: contact_sheet([plain(0)], captions=["a", "b"]),
         lambda: contact_sheet([plain(0), plain(0)[..., 0]]),
+        lambda: contact_sheet([plain(0).astype(np.float32)]),
         lambda: pose_sheet([grey()], np.zeros((2, 14, 2)), skeleton=LSP),
         lambda: pose_sheet([grey()], np.zeros((1, 14, 2)), skeleton=LSP, scores=np.ones((3, 14))),
         lambda: score_map_sheet(plain(0), np.zeros((2, 16, 16)), ["one"]),
@@ -269,21 +257,6 @@ def test_pose_sheet_shows_errors_of_labelled_joints_only():
     assert not is_colour(without[GAP : GAP + 200, GAP : GAP + 200], LABEL_COLOUR).any()
 
 
-def test_pose_sheet_explains_its_colours():
-    predicted = standing()[None]
-    arguments = {"skeleton": LSP, "cell": (200, 200)}
-    cells = contact_sheet([grey()], cell=(200, 200))
-    alone = pose_sheet([grey()], predicted, **arguments)
-    assert alone.shape[1] == cells.shape[1]
-    legend = alone[len(cells) :]
-    for colour in SIDE_COLOURS.values():
-        assert is_colour(legend, colour).any()
-    assert not is_colour(legend, LABEL_COLOUR).any()
-    full = pose_sheet([grey()], predicted, target=predicted, scores=np.ones((1, 14)), **arguments)
-    assert is_colour(full[len(cells) :], LABEL_COLOUR).any()
-    assert len(full) > len(alone), "two more entries need another line in a narrow sheet"
-
-
 def test_score_maps_lie_where_their_stride_puts_them():
     crop = np.full((96, 72, 3), 90, np.uint8)
     places = [(5, 7), (12, 18)]
@@ -318,6 +291,6 @@ def test_saved_images_come_back(tmp_path):
 
 def test_saving_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
-    for name, kind in (("a.gif", ValueError), ("file/a.png", OSError)):
-        with pytest.raises(kind, match=name):
+    for name in ("a.gif", "file/a.png"):
+        with pytest.raises(PnfsError, match=name):
             save_image(tmp_path / name, grey())

@@ -26,11 +26,11 @@ class Skeleton:
     """
 
     name: str
-    joints: Sequence[str]
-    flip_pairs: Sequence[Sequence[str]]
-    limbs: Sequence[Sequence[str]] = ()
-    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    oks_sigmas: Sequence[float] | None = None
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    limbs: tuple[tuple[str, str], ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    oks_sigmas: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for key in ("joints", "flip_pairs", "limbs", "oks_sigmas"):

@@ -33,7 +33,6 @@ from pnfs.viz.scores import (
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
-    plot_visibility_rates,
 )
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
@@ -196,7 +195,7 @@ def _score_pictures(
     plot_joint_rates(file("joints"), errors, criterion, title)
     # Most datasets do not tell occluded from visible joints.
     if (errors.visibility == OCCLUDED).any():
-        plot_visibility_rates(file("visibility"), errors, criterion, title)
+        plot_joint_rates(file("visibility"), errors, criterion, title, by_visibility=True)
     plot_error_curve(file("curve"), errors, criterion, title)
     return written
 
@@ -231,7 +230,5 @@ def write_sheet(
         target=placed(labels.joints[rows]),
         labelled=labels.visibility[rows] > UNLABELLED,
         captions=captions,
-        # A file of labels has the scores 0, "none", and 1.
-        low_scored="omit" if np.isin(predictions.scores, (0, 1)).all() else "hollow",
     )
     save_image(path, sheet)

@@ -202,13 +202,6 @@ def _resized(seen: Seen) -> list[str]:
     ]
 
 
-def _same_pictures(seen: Seen) -> list[str]:
-    first: dict[str, str] = {}
-    reports = [r for r in seen.reports.values() if r.digest and not r.problem]
-    pairs = [(r.name, first.setdefault(r.digest, r.name)) for r in reports]
-    return [f"{name} = {other}" for name, other in pairs if name != other]
-
-
 # --- persons
 
 
@@ -233,7 +226,10 @@ def _keys(persons: Persons) -> list[bytes | None]:
     """One key a person: image name, labelled joints and flags; None without labelled joints."""
     labelled = persons.visibility > UNLABELLED
     joints = np.where(labelled[..., None], persons.joints, 0)
-    names = [persons.images.describe(int(image)).encode() for image in persons.image_index]
+    names = [
+        persons.images.describe(int(image)).encode("utf-8", "surrogatepass")
+        for image in persons.image_index
+    ]
     return [
         name + joints[row].tobytes() + persons.visibility[row].tobytes()
         if labelled[row].any()
@@ -266,12 +262,6 @@ def _shared(first: Seen, second: Seen) -> list[Finding]:
     return [pictures] if names else []
 
 
-def _unscored(seen: Seen) -> list[str]:
-    known = np.isfinite(seen.persons.reference_length)
-    # Where no length is known at all the split is not for scoring.
-    return seen.ids(~known) if known.any() and seen.split != "train" else []
-
-
 def _outside(seen: Seen) -> list[str]:
     persons = seen.persons
     sizes = {row: report.size for row, report in seen.reports.items() if report.size}
@@ -286,23 +276,6 @@ def _beside_box(seen: Seen) -> list[str]:
     offset = np.abs(persons.joints - persons.center[:, None])
     inside = labelled & (offset <= persons.box_size[:, None] / 2).all(-1)
     return seen.ids(labelled.any(-1) & (2 * inside.sum(-1) < labelled.sum(-1)))
-
-
-def _long_limbs(seen: Seen) -> list[str]:
-    """Limbs three times as long, for the person's size, as on the median person."""
-    persons, skeleton = seen.persons, seen.persons.skeleton
-    if len(persons) < _MANY or not skeleton.limbs:
-        return []
-    limbs = np.array([skeleton.indices(limb) for limb in skeleton.limbs])
-    ends = persons.joints[:, limbs].astype(np.float64)
-    known = seen.labelled()[:, limbs].all(-1)
-    lengths = np.where(known, np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1), np.nan)
-    relative = lengths / persons.box_size.max(-1)[:, None]
-    counted = known.sum(0) >= _MANY
-    usual = np.full(len(limbs), np.inf)
-    usual[counted] = np.nanmedian(relative[:, counted], axis=0)
-    # Joints that nearly coincide, such as those of a face, have no length to speak of.
-    return seen.ids(np.asarray((known & (relative > 3 * usual) & (relative > 0.25)).any(-1)))
 
 
 # --- statistics
@@ -429,9 +402,6 @@ CHECKS = (
           f"store the images upright, without this entry. {_BROWSE}", _turned),
     Check("image sizes", "error", "images have another size than the annotations say",
           "The images were resized or come from elsewhere: use the original ones.", _resized),
-    Check("same images", "note", "pictures lie there under more than one name",
-          "Nothing, if the dataset is meant to be so; such persons count several times.",
-          _same_pictures),
     Check("annotations", "warning", "", "Change the annotation file if this is not what it means.",
           _unusual),
     Check("left out", "note", "", "Nothing, unless these are to count.", _left_out),
@@ -440,14 +410,10 @@ CHECKS = (
           _number),
     Check("duplicate records", "warning", "persons repeat image and joints of another one",
           "These count twice in training and scores; take the copies out of the annotations.", _copies),
-    Check("reference length", "note", "persons have no reference length and are not scored",
-          "Nothing: the torso or head joints of these persons are not labelled.", _unscored),
     Check("joints outside images", (0.1, 0.5), "persons have labelled joints outside their image",
           "Of many: labels and images do not belong together, or x and y are exchanged.", _outside),
     Check("person boxes", (0.02, 0.2), "persons have most joints outside their box",
           "Crops would not show them. Boxes and joints must come from one source.", _beside_box),
-    Check("limb lengths", (0.1, 1.0), "persons have a limb that is implausibly long",
-          "Single wrong labels; look at these persons. A few do no harm to training.", _long_limbs),
     Check("joint order", "warning", "",
           f"The labels are probably stored in another joint order than the dataset's own. {_BROWSE}",
           _joint_order),

@@ -11,7 +11,8 @@ import torch
 import torchvision
 from jaxtyping import Float32, UInt8
 
-from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, person_category
+from pnfs.data.coco_categories import PERSON, person_category
+from pnfs.data.coco_format import CROWD, OTHER_CATEGORY
 from pnfs.data.persons import DataError
 from pnfs.data.readers import number_column, read_json, require_records, require_rows
 from pnfs.inference.inputs import InputFile

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pnfs.body import skeleton_by_name
+from pnfs.body import SKELETONS, Skeleton
 from pnfs.codec.decode import DecodeMethod
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.predictor import Predictor
@@ -52,7 +52,11 @@ def load_predictor(
         trained_as = exported.metadata
         return Predictor(
             exported,  # type: ignore[arg-type]
-            skeleton=skeleton_by_name(trained_as.skeleton),
+            # Of a skeleton that a dataset's file describes, the model's file has the joints.
+            skeleton=SKELETONS.get(trained_as.skeleton)
+            or Skeleton(
+                trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs
+            ),
             input_size=trained_as.input_size,
             unbiased=trained_as.unbiased,
             padding=trained_as.padding if padding is None else padding,

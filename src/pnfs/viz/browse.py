@@ -152,7 +152,6 @@ def _poses(crops: Crops, shown: Sequence[Crop], columns: int) -> Sheet:
         skeleton=crops.persons.skeleton,
         # A joint without label has no place to be drawn at.
         scores=np.stack(labelled).astype(np.float32),
-        low_scored="omit",
         captions=[describe_crop(crops.persons, crop) for crop in shown],
         columns=columns,
         cell=crops.cell,

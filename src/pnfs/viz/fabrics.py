@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from scipy.special import entr
 
+from pnfs.errors import PnfsError
 from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.cell import cell_edges
 from pnfs.models.derive import kept_settings
@@ -93,8 +94,8 @@ def draw_fabrics(
         fabrics: Which fabrics to draw.
 
     Raises:
-        ValueError: The backbone is asked for and is no fabric, a softmax is undefined, or the
-            suffix is neither .png nor .svg.
+        ValueError: The backbone is asked for and is no fabric, a softmax is undefined, or the file
+            cannot be written as PNG or SVG.
     """
     panels = _read_panels(architecture, fabrics)
     fabric, edges = panels[0].fabric, len(cell_edges(panels[0].fabric.nodes))
@@ -136,7 +137,7 @@ def _read_panels(architecture: Architecture, fabrics: str) -> list[Panel]:
     for name, part in fabric.parts.items():
         for kind, weights in (("alpha", part.alpha_weights), ("beta", part.beta_weights)):
             if not np.isfinite(weights).all():
-                raise ValueError(
+                raise PnfsError(
                     f"{name}/{kind} has a row without finite mixing weights "
                     "(a logit of +inf, or none above -inf)"
                 )
@@ -254,6 +255,6 @@ def _draw_inputs(
             )
 
 
-def _weighted(weight: float) -> dict[str, object]:
+def _weighted(weight: float) -> dict[str, Any]:
     """Look of an arrow of this weight; its width is in points."""
     return {"color": INK, "lw": 0.5 + 7.5 * weight, "alpha": 0.15 + 0.85 * weight}

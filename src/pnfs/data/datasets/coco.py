@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torchvision.ops import box_iou
 
 from pnfs import body
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.data.coco_format import (
-    CROWD,
-    EMPTY_BOX,
-    NO_JOINTS,
     OTHER_CATEGORY,
-    STATED_ZERO,
     Annotations,
     Wanted,
     read_annotations,
 )
 from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco_boxes import clipped, corners, image_table, numbered, usable_persons
 from pnfs.data.geometry import fit_box
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, Persons
@@ -225,11 +221,11 @@ class COCO(PoseDataset):
         if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
             return super().matches(split, predictions)
         labelled, found = (self._loaded(split, boxes) for boxes in get_args(Boxes))
-        corners, detected = _corners(labelled.persons), _corners(found.persons)
+        ours, theirs = corners(labelled.persons), corners(found.persons)
         rows = matched_by_image(
             labelled.image_ids,
             found.image_ids,
-            lambda ours, theirs: box_iou(corners[ours], detected[theirs]).numpy(),
+            lambda m, n: box_iou(ours[m], theirs[n]).numpy(),
             MATCHING_OVERLAP,
         )
         return Matches(labelled.persons, predictions, rows)
@@ -268,7 +264,7 @@ class COCO(PoseDataset):
         if self.boxes == "detected":
             found = self._loaded(split, "detected")
             columns += [found.image_ids, found.persons.center, found.persons.box_size, found.scores]
-        digest = hashlib.sha256(repr(sorted(_image_table(read).items())).encode())
+        digest = hashlib.sha256(repr(sorted(image_table(read).items())).encode())
         for column in columns:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
@@ -288,7 +284,7 @@ class COCO(PoseDataset):
 
     def image_names(self, split: str) -> Mapping[int, str]:
         """COCO's image id -> file name, of all images of a split."""
-        return {number: name for number, (name, _) in _image_table(self.annotations(split)).items()}
+        return {number: name for number, (name, _) in image_table(self.annotations(split)).items()}
 
     def annotations(self, split: str) -> Annotations:
         """What a split's annotation file holds; without persons for COCO's test set."""
@@ -328,13 +324,13 @@ class COCO(PoseDataset):
         Raises:
             DataError: An image file is missing.
         """
-        images, image_index = self._images(split, image_ids, _image_table(self.annotations(split)))
+        images, image_index = self._images(split, image_ids, image_table(self.annotations(split)))
         count, joints = len(boxes), len(self.skeleton)
         return Persons(
             name=name,
             skeleton=self.skeleton,
             images=images,
-            ids=_numbered(image_ids),
+            ids=numbered(image_ids),
             image_index=image_index,
             joints=np.zeros((count, joints, 2), np.float32),
             visibility=np.full((count, joints), UNLABELLED, np.int8),
@@ -376,10 +372,10 @@ class COCO(PoseDataset):
 
     def _labelled(self, split: str) -> _Boxes:
         read = self.annotations(split)
-        table = _image_table(read)
+        table = image_table(read)
         sizes = np.array([table[i][1] for i in read.image_ids.tolist()]).reshape(-1, 2)
-        center, size = _clip(read.boxes, sizes)
-        keep, left_out = _reasons(read, size, self.min_labelled if split == "train" else 1)
+        center, size = clipped(read.boxes, sizes)
+        keep, left_out = usable_persons(read, size, self.min_labelled if split == "train" else 1)
         images, image_index = self._images(split, read.image_ids[keep], table)
         persons = Persons(
             name=f"{self.name} {split}",
@@ -430,64 +426,3 @@ class COCO(PoseDataset):
         names = [table[image_id][0] for image_id in used.tolist()]
         images = self.image_files(split, self.files[split]["images"], names)
         return images, image_index.astype(np.int64)
-
-
-def _image_table(read: Annotations) -> dict[int, tuple[str, tuple[int, int]]]:
-    """Image id -> file name, (width, height)."""
-    table = {}
-    for row, image in enumerate(read.images):
-        match image:
-            case {"id": int(id_), "width": int(w), "height": int(h), "file_name": str(name)}:
-                table[id_] = name, (w, h)
-            case _:
-                raise DataError(
-                    f"{read.where}: image {image.get('id', row)}: needs id, width and height as "
-                    "whole numbers and file_name as text"
-                )
-    return table
-
-
-def _reasons(
-    read: Annotations, size: Float[np.ndarray, "N 2"], fewest: int
-) -> tuple[Bool[np.ndarray, " N"], dict[str, int]]:
-    """Which persons stay, and how many do not, by the first reason that applies."""
-    labelled = (read.visibility > UNLABELLED).sum(-1)
-    keep, counts = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
-    for reason, wrong in (
-        (CROWD, read.crowd),
-        (NO_JOINTS, labelled == 0),
-        (STATED_ZERO, ~read.usable),
-        (EMPTY_BOX, ~(size > 0).all(-1)),
-        (f"with fewer than {fewest} labelled joints", labelled < fewest),
-    ):
-        if (keep & wrong).any():
-            counts[reason] = int((keep & wrong).sum())
-        keep &= ~wrong
-    return keep, counts
-
-
-def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
-    """An id for each box: its image and its number among the image's boxes, from 0."""
-    order = np.argsort(image_ids, kind="stable")
-    number = np.empty(len(order), np.int64)
-    number[order] = np.arange(len(order)) - np.searchsorted(image_ids[order], image_ids[order])
-    pairs = zip(image_ids.tolist(), number.tolist(), strict=True)
-    return np.array([f"{image_id}/{count}" for image_id, count in pairs], dtype=np.str_)
-
-
-def _corners(persons: Persons) -> torch.Tensor:
-    """(N, 4) x, y of the upper left and the lower right corner."""
-    half = persons.box_size.astype(np.float64) / 2
-    return torch.from_numpy(np.hstack([persons.center - half, persons.center + half]))
-
-
-def _clip(
-    boxes: Float[np.ndarray, "N 4"], image_sizes: Float[np.ndarray, "N 2"]
-) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"]]:
-    """Centre and (width, height) of boxes (x, y, w, h) clipped to the image, by HRNet's rules.
-
-    HRNet measures a box from its first to its last pixel: one less than its width.
-    """
-    low = np.maximum(boxes[:, :2], 0)
-    high = np.minimum(image_sizes - 1, low + np.maximum(boxes[:, 2:] - 1, 0))
-    return (low + high) / 2, high - low
