@@ -200,7 +200,7 @@ def cache(settings: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(
         f"train from it: pnfs train input_size=[{size[0]},{size[1]}] data.cache={settings['out']} "
-        "and the same dataset, augmentation, resolution",
+        "and the same dataset and augmentation",
         soft_wrap=True,
         highlight=False,
         markup=False,
