@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.codec import Codec
 from pnfs.commands.checks import require_free_keys, require_labels
 from pnfs.commands.configuration import (
     UsageError,
@@ -95,7 +96,7 @@ def build_module(
         optimizer=instantiate(settings["optimizer"], _convert_="all"),
         schedule=instantiate(settings["schedule"], _convert_="all"),
         loss=instantiate(settings["loss"]),
-        **settings["codec"],
+        codec=Codec(**settings["codec"]),
     )
 
 

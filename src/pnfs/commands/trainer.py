@@ -94,7 +94,7 @@ def fit(
         # `start_from` has checked what it names.
         module.load_weights(read_checkpoint(settings["initial"], builds=())["state_dict"])
     else:
-        module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
+        module.network.calibrate(data.first_batch()["image"])
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)

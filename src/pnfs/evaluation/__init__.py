@@ -1,8 +1,6 @@
-"""Scores of predicted poses, and the flip test."""
 
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import GroundTruth, evaluate_detections
-from pnfs.evaluation.flip import average_with_flip, flip_maps
 from pnfs.evaluation.nms import oks_nms, soft_oks_nms
 from pnfs.evaluation.oks import oks
 from pnfs.evaluation.pck import PCK, PCKCurve, head_size, torso_size
@@ -15,9 +13,7 @@ __all__ = [
     "OKSAveragePrecision",
     "PCKCurve",
     "PersonMetric",
-    "average_with_flip",
     "evaluate_detections",
-    "flip_maps",
     "head_size",
     "oks",
     "oks_nms",

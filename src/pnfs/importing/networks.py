@@ -12,7 +12,6 @@ from pnfs.importing.posenfs import PoseNFSFabric, PoseNFSModel, describe_posenfs
 from pnfs.importing.posenfs_names import load_posenfs_state_dict, ours_of
 from pnfs.importing.public import PublicNetwork, load_public_state
 from pnfs.models import PoseFabricNetwork, PoseNetwork
-from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.network import ChannelOrder
 
 Build = Callable[[Mapping[str, Any]], PoseNetwork]
@@ -232,6 +231,5 @@ def import_public(
     model["backbone"] = backbone | {"weights": "none"}
     model["channel_order"] = _channel_order(settings, experiment, "rgb" if is_hrnet else "bgr")
     network = build(model)
-    assert isinstance(network, Baseline)
     load_public_state(network, state, public.kind)
     return Imported("HRNet" if is_hrnet else "SimpleBaseline", model, network, 1)

@@ -12,7 +12,7 @@ from pnfs.models import FabricRules, PoseNetwork
 from pnfs.models.backbones import Backbone
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 
 _PACKAGES = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
 """Where the classes lie that need no trust. A name of another module inside of them is none of theirs."""
@@ -48,7 +48,7 @@ _ROLES: Mapping[str, _Role] = {
     "dataset": _Role("dataset", _has("persons", "metric")),
     "optimizer": _Role("optimiser", _is(Optimizer)),
     "schedule": _Role("schedule", _has("build")),
-    "loss": _Role("loss", _is(ScoreMapLoss)),
+    "loss": _Role("loss", _is(HeatmapLoss)),
 }
 """Key -> what the class at that key is for, or the classes in the dictionary there."""
 
