@@ -18,7 +18,7 @@ PROFILE ?= smoke
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
-    table-costs bench dashboard rooms
+    table-costs bench dashboard rooms web
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -57,6 +57,10 @@ bench: $(STAMP) ## measure training steps, inference, data and evaluation into e
 dashboard: $(STAMP) ## one HTML page about all runs: runs/dashboard.html
 	$(BIN)/pnfs dashboard $(ARGS)
 
+web: $(STAMP) ## build the page that runs an exported model in the browser: web/dist (MODEL=model.onnx)
+	@[ -n '$(MODEL)' ] || { echo 'web: name a file that `pnfs export` wrote: make web MODEL=model.onnx' >&2; exit 1; }
+	$(BIN)/python web/build.py '$(MODEL)'
+
 rooms: $(STAMP) ## draw who imports whom in src/pnfs: docs/rooms.md, docs/rooms.svg
 	$(BIN)/python tools/rooms.py
 
@@ -70,7 +74,7 @@ format: $(STAMP) ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 
 clean: ## delete caches and build outputs; .venv, data/ and runs/ stay
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist web/dist web/node_modules .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is kept if its first installation was completed, and in this folder.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pnfs.commands.resolvers import register_resolvers
+
 
 def _fixtures_dir() -> Path:
     named = os.environ.get("PNFS_FIXTURES")
@@ -34,3 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "fixture_file", parameters or [pytest.param(None, id="absent", marks=absent)]
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def resolvers() -> None:
+    """Tests compose configurations without the command that makes their interpolations known."""
+    register_resolvers()

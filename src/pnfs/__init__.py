@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+__version__ = version("pnfs")
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ from pnfs.body import COCO, MPII
 from pnfs.commands import derive, export, import_checkpoint, predict, show
 from pnfs.commands.configuration import UsageError, build_network, configuration_folder
 from pnfs.export.runtimes import OnnxRuntime
-from pnfs.inference import TorchRuntime
 from pnfs.importing.posenfs_parts import PARTS
+from pnfs.inference import TorchRuntime
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from pnfs.training.module import load_network_state
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
@@ -150,7 +150,12 @@ def test_the_yaml_says_what_the_entries_do_not(reference_run: Path) -> None:
     assert config["codec"]["sigma"] == 3
     # Their flip test moves nothing.
     assert config["codec"]["flip_shift"] == 0
-    assert list(config["model"]["operations"]) == ["zero", "skip", "dil_conv_3x3", "sep_conv_3x3"]
+    assert list(config["model"]["fabrics"]["operations"]) == [
+        "zero",
+        "skip",
+        "dil_conv_3x3",
+        "sep_conv_3x3",
+    ]
     assert not (reference_run / "result.json").exists()
 
 
@@ -455,5 +460,5 @@ def test_a_recorded_variant_is_imported(fixture_file: Path, tmp_path: Path) -> N
     model = imported(tmp_path / "best.pth", tmp_path / "run", *asked)[CONFIG_KEY]["model"]
     assert list(model["parts"]) == list(config["parts"])
     cell = config.get("subnetwork_config", config)["cell_config"]
-    assert model["subnetwork_layers"] == cell["depth"] - cell["cut_layers_num"]
+    assert model["last_layers"] == cell["depth"] - cell["cut_layers_num"]
     assert model["alpha_per_cell"] == (not cell["one-shot-search"])

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.slow
 KILLS = 5
 RUN = [
     "backbone=fabric",
-    "backbone.backbone_layers=3",
-    "backbone.channels=2",
-    "model.channels=2",
+    "backbone.fabrics.first_layers=3",
+    "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "parts=p1",
     "input_size=[32,32]",
     "batch_size=4",
@@ -68,7 +68,8 @@ def test_killed_training_stops_early_where_the_uninterrupted_does(
     server: TrainServer, tmp_path: Path, patience: int
 ) -> None:
     # Hardly learns: the scores stop to rise soon.
-    stops = [f"early_stopping={patience}", "optimizer.lr=1e-9", "epochs=40"]
+    stops = ["callbacks=[default,early_stopping]", f"callbacks.early_stopping.patience={patience}"]
+    stops += ["optimizer.lr=1e-9", "epochs=40"]
     overrides, log = [*RUN, *stops], tmp_path / "log.txt"
     server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
     (whole,) = (tmp_path / "whole").glob("*/*")

@@ -18,7 +18,6 @@ from pnfs.commands import predict
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -27,9 +26,9 @@ from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
 K = 16
 MODEL = [
     "backbone=fabric",
-    "backbone.backbone_layers=3",
-    "backbone.channels=2",
-    "model.channels=2",
+    "backbone.fabrics.first_layers=3",
+    "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "input_size=[64,64]",
 ]
 
@@ -42,7 +41,6 @@ def composed(command: str, *overrides: str) -> DictConfig:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = composed("train", *MODEL)
-    choose_parts(config, "mpii")
     settings = plain(config)
     torch.manual_seed(0)
     network = build_network(settings["model"])

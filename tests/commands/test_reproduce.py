@@ -15,7 +15,6 @@ from pnfs.commands import planning, reproduce
 from pnfs.commands.configuration import (
     UsageError,
     build_source,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -33,10 +32,10 @@ title: Two rows
 tests: Does it work?
 source: nothing
 kind: loss_curves
-overrides: ["input_size=[32,32]", model.channels=2]
+overrides: ["input_size=[32,32]", model.fabrics.channels=2]
 rows:
   - label: good
-    overrides: [backbone=fabric, backbone.backbone_layers=3, backbone.channels=2]
+    overrides: [backbone=fabric, backbone.fabrics.first_layers=3, backbone.fabrics.channels=2]
     seeds: [0, 1]
   - {label: bad, overrides: [backbone.weights=absent.pth]}
 """
@@ -122,8 +121,6 @@ def test_killed_in_the_middle_ends_as_if_it_had_not_been(experiments: Path, tmp_
 def composed_as_train_does(overrides: tuple[str, ...]) -> Path:
     with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
         config = compose("train", list(overrides))
-    skeleton = config.dataset.get("skeleton", "mpii")
-    choose_parts(config, skeleton)
     settings = plain(config)
     return run_folder(settings, read_digests(build_source(settings["dataset"])))
 

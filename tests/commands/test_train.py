@@ -35,9 +35,9 @@ pytestmark = pytest.mark.slow
 EPOCHS = 3
 MODEL = [
     "backbone=fabric",
-    "backbone.backbone_layers=3",
-    "backbone.channels=2",
-    "model.channels=2",
+    "backbone.fabrics.first_layers=3",
+    "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "parts=p3",
     "input_size=[64,64]",
     "batch_size=4",
@@ -67,7 +67,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_training_stops_when_the_score_has_stopped_to_rise(tmp_path: Path) -> None:
-    steps = ["epochs=8", "early_stopping=1", "optimizer.lr=1e-12", f"run_root={tmp_path}"]
+    steps = ["epochs=8", "optimizer.lr=1e-12", f"run_root={tmp_path}"]
+    steps += ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
     train.run(composed("train", *MODEL, *SYNTHETIC, *steps))
     with (only_run(tmp_path) / "metrics.csv").open() as file:
         scores = [float(row["val/score"]) for row in csv.DictReader(file) if row["val/score"]]
@@ -109,7 +110,7 @@ def test_run_leaves_its_record(finished: Path) -> None:
     # Some, but not all: otherwise the comparisons below would not say much.
     assert 0 < record["score"] < 100
     assert record["seed"] == 0
-    assert record["config"]["model"]["channels"] == 2
+    assert record["config"]["model"]["fabrics"]["channels"] == 2
     assert record["cost"]["live_parameters"] > 0
     assert record["cost"]["macs"] > 0
     assert record["evaluated_with"]["flip_test"] is True
@@ -171,12 +172,13 @@ def test_run_leaves_its_pictures(finished: Path, name: str) -> None:
 
 
 def test_finished_run_is_not_trained_again(
-    finished: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "pnfs")
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     score = train.run(composed("train", *RUN, f"run_root={finished.parents[1]}", "workers=1"))
     assert score == record_of(finished)["score"]
-    assert "finished before" in capsys.readouterr().out
+    assert "finished before" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
@@ -375,8 +377,12 @@ def test_dataset_on_disk_can_be_trained_on(
 
 
 def test_what_is_left_out_of_a_dataset_stands_on_screen_and_in_the_record(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    caplog.set_level("INFO", "pnfs")
     people = Synthetic(skeleton="coco", train=8, val=8, image_size=(64, 64))
     root = tmp_path / "people"
     write_coco({split: people.persons(split) for split in ("train", "val")}, root)
@@ -403,7 +409,7 @@ def test_what_is_left_out_of_a_dataset_stands_on_screen_and_in_the_record(
         assert list(found["remarks"].values()) == [1]
     evaluate.run(composed("evaluate", f"checkpoint={folder}", f"out={tmp_path}", "trainer=cpu"))
     assert json.loads((tmp_path / "result.json").read_text())["data"] == {"val": account["val"]}
-    screen = capsys.readouterr().out.replace("\n", " ")
+    screen = " ".join([*caplog.messages, capsys.readouterr().out]).replace("\n", " ")
     said = "COCO val: 6 persons (person_keypoints_val2017.json: 1 without an area"
     assert screen.count(said) == 2
     assert screen.count("left out: 1 of another category than person, 1 crowds") == 3

@@ -13,10 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import pnfs
-from pnfs.commands import building, derive, evaluate, export, predict, show
+from pnfs.commands import derive, evaluate, export, predict, show
 from pnfs.commands.configuration import (
     build_network,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -39,7 +38,7 @@ class Gate(Operation):
         return add_scaled(None, x.sigmoid(), weight)
 """
 MODEL = (
-    "backbone=fabric", "backbone.channels=2", "backbone.backbone_layers=3", "model.channels=2",
+    "backbone=fabric", "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3", "model.fabrics.channels=2",
     "parts=p1", "trainer=cpu",
     "+operations.gate={_target_: gate_of_a_user.Gate, _partial_: true}",
     "input_size=[64,64]", "dataset.train=4", "dataset.val=4", "dataset.image_size=[64,64]",
@@ -59,7 +58,6 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     config = composed("train", *MODEL)
-    choose_parts(config, "mpii")
     network = build_network(plain(config)["model"])
     path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     path.parent.mkdir(parents=True)
@@ -92,8 +90,10 @@ COMMANDS: dict[str, Callable[[Path, bool], Any]] = {
         composed("export", f"checkpoint={path}", f"trust={trust}", "out=m.onnx")
     ),
     "load": lambda path, trust: pnfs.load(path, "cpu", trust=trust),
-    "initial": lambda path, trust: building.start_from(
-        plain(composed("train", f"initial={path}", f"trust={trust}")), "mpii"
+    "initial": lambda path, trust: build_network(
+        plain(composed("train", "experiment=finetune", f"initial={path}", f"trust={trust}"))[
+            "model"
+        ]
     ),
 }
 
@@ -139,4 +139,4 @@ def test_no_part_of_a_model_downloads_its_weights(checkpoint: Path) -> None:
     assert found["model"]["backbone"]["weights"] == "none"
     assert found["model"]["more"][0] == {**model["more"][0], "weights": "none"}
     # A class that knows no weights is not given any.
-    assert found["model"]["operations"] == model["operations"]
+    assert found["model"]["fabrics"]["operations"] == model["operations"]

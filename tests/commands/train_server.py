@@ -143,7 +143,9 @@ def _serve() -> None:
 
     from pnfs.commands import train
     from pnfs.commands.configuration import configuration_folder
+    from pnfs.commands.resolvers import register_resolvers
 
+    register_resolvers()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for line in sys.stdin:
         job = json.loads(line)

@@ -154,9 +154,8 @@ def test_criterion_of_oks_is_a_similarity_of_one_half() -> None:
     truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
     columns = {"image_ids": np.array([1]), "areas": np.ones(1), "box_scores": np.ones(1)}
     criterion = OKSAveragePrecision(truth=read_annotations(truth), **columns).criterion()
-    area, origin = 900.0, np.zeros((17, 2))
-    moved = origin + np.column_stack([criterion.thresholds * 30, np.zeros(17)])
-    assert oks(origin, moved[None], area, np.array([area])) == pytest.approx(0.5)
+    squared = 900.0 * criterion.thresholds**2
+    assert oks(squared, np.array(900.0)) == pytest.approx(0.5)
 
 
 # --- what feeds it

@@ -26,7 +26,11 @@ def test_operation(tmp_path, write, pnfs):
     write("my_operation.py", PYTHON)
     write("conf/operations/mine.yaml", YAML)
     run = pnfs(
-        "train", "profile=smoke", "model.channels=2", "model.vector_dim=1", "operations=mine"
+        "train",
+        "profile=smoke",
+        "model.fabrics.channels=2",
+        "model.vector_dim=1",
+        "operations=mine",
     )
     checkpoint = (f"checkpoint={run}", "trust=true")
     pnfs("show", *checkpoint, "format=svg", "out=pictures")

@@ -17,7 +17,7 @@ from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork, normalise_images
-from pnfs.models.backbones import FabricBackbone
+from tiny import fabric_backbone, fabric_network
 
 SIZE = (64, 96)
 RUNTIMES = pytest.mark.parametrize("runtime", [OnnxRuntime, OpenVinoRuntime])
@@ -30,8 +30,8 @@ def images(batch: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def network() -> PoseFabricNetwork:
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+    network = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=2),
         skeleton="mpii",
         # Overlapping parts, so that the maps of two joints are sums.
         parts={"upper": MPII.joints[:9], "lower": MPII.joints[7:]},
@@ -112,6 +112,7 @@ def test_the_file_says_all_that_a_runtime_needs(maps_file, runtime) -> None:
         flip_shift=0,
         padding=1.5,
         checkpoint="abc",
+        parts=(("upper", MPII.joints[:9]), ("lower", MPII.joints[7:])),
     )
 
 
@@ -126,8 +127,8 @@ def test_the_graph_has_no_batch_norm_and_no_softmax(maps_file: Path) -> None:
 def sharp() -> PoseFabricNetwork:
     """A network of scalar scores with high peaks; every other joint's are all below 0."""
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+    network = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
         channels=2,
@@ -208,8 +209,8 @@ def test_joints_away_from_the_peaks_are_refused(
 def test_a_file_that_differs_is_refused_and_removed(
     network, maps_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+    other = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=2),
         skeleton="mpii",
         parts=network.parts.parts,
         channels=2,
@@ -224,8 +225,8 @@ def test_a_file_that_differs_is_refused_and_removed(
 
 def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+    network = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
         channels=2,

@@ -21,7 +21,7 @@ from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone
+from tiny import fabric_backbone, fabric_network
 
 SIZE = (64, 96)
 
@@ -34,11 +34,11 @@ def smooth(count: int, seed: int) -> np.ndarray:
 
 def build(seed: int) -> PoseFabricNetwork:
     torch.manual_seed(seed)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+    network = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
-        subnetwork_layers=1,
+        last_layers=1,
         channels=2,
     ).eval()
     network.calibrate(torch.randn(4, 3, *SIZE))
@@ -295,6 +295,7 @@ sys.addaudithook(watch)
 _RUN = """
 import numpy as np
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from tiny import fabric_backbone, fabric_network
 {runtime}(sys.argv[1], 1)(np.zeros((1, 64, 96, 3), np.uint8))
 assert "openvino_telemetry" not in sys.modules
 """

@@ -16,7 +16,6 @@ from pnfs.commands import evaluate, export, predict
 from pnfs.commands.configuration import (
     UsageError,
     build_network,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -37,10 +36,9 @@ def composed(command: str, *overrides: str) -> DictConfig:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a checkpoint of an untrained network, and model.onnx."""
     config = composed(
-        "train", *DATASET, "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2",
-        "model.channels=2", "parts=p1", "input_size=[64,64]",
+        "train", *DATASET, "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
+        "model.fabrics.channels=2", "parts=p1", "input_size=[64,64]",
     )  # fmt: skip
-    choose_parts(config, "mpii")
     settings = plain(config)
     torch.manual_seed(0)
     network = build_network(settings["model"])

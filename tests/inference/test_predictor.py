@@ -18,6 +18,7 @@ from pnfs.inference import ImageWithBoxes, Predictor, TorchRuntime, choose_devic
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import Backbone
 from pnfs.training.module import PoseModule
+from tiny import fabric_network
 
 K = len(COCO)
 PARTS = {"upper": COCO.joints[:11], "legs": COCO.joints[9:]}
@@ -40,7 +41,7 @@ class TinyBackbone(Backbone):
 
 def network() -> PoseFabricNetwork:
     torch.manual_seed(0)
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=TinyBackbone(), skeleton="coco", parts=PARTS, channels=1, vector_dim=2
     ).eval()
 

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from pnfs.body import MPII
-from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
-from pnfs.models.backbones import FabricBackbone, HRNet, ResNet, TimmBackbone
+from pnfs.models import PoseNetwork, normalise_images
+from pnfs.models.backbones import HRNet, ResNet, TimmBackbone
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
 from pnfs.models.cost import measure_cost
 from public_networks import crops_with_border, public_input
+from tiny import fabric_backbone, fabric_network
 
 GIGA = 2**30
 
@@ -128,8 +129,8 @@ def test_steps_along_the_gradient_lower_the_loss(networks, name: str, dim: int) 
 
 
 def test_the_head_makes_scores_of_the_features(networks) -> None:
-    small = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=1),
+    small = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=1),
         skeleton="mpii",
         parts={"whole": MPII.joints},
         channels=1,
@@ -148,8 +149,8 @@ def test_the_head_makes_scores_of_the_features(networks) -> None:
 @pytest.mark.parametrize("overlap", ["sum", "mean"])
 def test_overlapping_maps_are_summed_or_averaged(overlap) -> None:
     parts = {"one": MPII.joints, "two": MPII.joints[:5]}
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=1),
+    network = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=1),
         skeleton="mpii", parts=parts, channels=1, overlap=overlap,
     )  # fmt: skip
     maps = torch.randn(1, 21, 2, 3)
@@ -161,8 +162,8 @@ def test_overlapping_maps_are_summed_or_averaged(overlap) -> None:
 
 def test_an_unknown_overlap_is_refused() -> None:
     with pytest.raises(ValueError, match="overlap must be sum or mean, got 'max'"):
-        PoseFabricNetwork(
-            backbone=FabricBackbone(backbone_layers=3, channels=1),
+        fabric_network(
+            backbone=fabric_backbone(first_layers=3, channels=1),
             skeleton="mpii", parts={"a": MPII.joints}, channels=1, overlap="max",  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -179,8 +180,8 @@ def test_colours_are_exchanged_before_they_are_normalised() -> None:
         expected = public_input(crops, bgr=flipped)
         torch.testing.assert_close(network.normalise(crops), expected, rtol=1e-5, atol=1e-5)
     parts = {"whole": MPII.joints}
-    backbone = FabricBackbone(backbone_layers=3, channels=1)
-    fabric = PoseFabricNetwork(
+    backbone = fabric_backbone(first_layers=3, channels=1)
+    fabric = fabric_network(
         backbone=backbone, skeleton="mpii", parts=parts, channels=1, channel_order="bgr"
     )
     expected = public_input(crops, bgr=True)

@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from pnfs.body import MPII
-from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
     describe_architecture,
     load_architecture,
 )
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
+from tiny import fabric_backbone, fabric_network
 
 PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joints[9:]}
 
@@ -25,11 +26,11 @@ def build(
 ) -> PoseFabricNetwork:
     subnetworks, backbone_kept = kept.get("subnetworks"), kept.get("backbone")
     backbone = (
-        FabricBackbone(backbone_layers=3, channels=1, rules=rules, kept=backbone_kept)  # type: ignore[arg-type]
+        fabric_backbone(first_layers=3, channels=1, rules=rules, kept=backbone_kept)  # type: ignore[arg-type]
         if fabric_backbone
         else MobileNetV2("none")
     )
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=backbone,
         skeleton="mpii",
         parts=PARTS,
@@ -62,7 +63,7 @@ def derive(
     return derived
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 @pytest.mark.parametrize(("nodes", "fabric_backbone"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_equal_network_gives_equal_outputs(
@@ -84,8 +85,8 @@ def test_the_equal_network_gives_equal_outputs(
 
 def test_a_network_of_one_part_has_an_equal_derived_one() -> None:
     def whole(**kept: object) -> PoseFabricNetwork:
-        return PoseFabricNetwork(
-            backbone=FabricBackbone(backbone_layers=3, channels=1, kept=kept.get("backbone")),  # type: ignore[arg-type]
+        return fabric_network(
+            backbone=fabric_backbone(first_layers=3, channels=1, kept=kept.get("backbone")),  # type: ignore[arg-type]
             skeleton="mpii",
             parts={"whole": MPII.joints},
             channels=1,

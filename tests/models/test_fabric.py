@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnfs.models import PAPER, REFERENCE, FabricRules, NeuralFabrics
+from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
 from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells, wire_fabric
 
@@ -202,7 +202,7 @@ def literal_fabric(fabrics: NeuralFabrics, table: Table, inputs: Mapping[int, Te
 
 RULES = {
     "paper": PAPER,
-    "reference": REFERENCE,
+    "reference": POSENFS,
     "paper, gain": replace(PAPER, gain="candidates"),
     "paper, rectified sum": replace(PAPER, rectify="sum"),
     "paper, norm first": replace(PAPER, upsample="norm_first"),
@@ -262,7 +262,7 @@ def test_every_cell_may_have_an_alpha_of_its_own(kind: str) -> None:
 
 def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise() -> None:
     counts = []
-    for rules in (PAPER, REFERENCE):
+    for rules in (PAPER, POSENFS):
         fabrics = NeuralFabrics(layers=7, last_layer=2, input_scales=(4,), channels=1, rules=rules)
         counts.append({name: len(cell.transforms) for name, cell in fabrics.cells.items()})
     later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
@@ -283,7 +283,7 @@ def test_alpha_and_beta_have_the_papers_shapes_and_start_at_zero() -> None:
     assert per_cell.alpha["whole"].shape == (6, 3, 4)
 
 
-@pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (REFERENCE, 4, 3)])
+@pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (POSENFS, 4, 3)])
 def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
     rules: FabricRules, alpha_sum: float, beta_sum: float
 ) -> None:

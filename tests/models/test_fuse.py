@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from pnfs.body import MPII
-from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
+from pnfs.models.backbones import MobileNetV2
 from pnfs.models.layers import PartBatchNorm2d
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operation, SeparableConv
 from pnfs.models.wiring import KeptCell
+from tiny import fabric_network
 
 JOINTS = MPII.joints
 # The second and the third part share a joint, so that maps have to be summed.
@@ -31,11 +32,11 @@ def build(
     **options: object,
 ) -> PoseFabricNetwork:
     backbone = (
-        FabricBackbone(backbone_layers=3, channels=channels, rules=rules)
+        fabric_backbone(first_layers=3, channels=channels, rules=rules)
         if fabric_backbone
         else MobileNetV2("none")
     )
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=backbone,
         skeleton="mpii",
         parts=PARTS[parts],
@@ -80,7 +81,7 @@ def assert_equal_outputs(network: PoseFabricNetwork, fused: PoseFabricNetwork) -
         )
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 @pytest.mark.parametrize("fabric_backbone", [False, True], ids=["mobilenet", "fabric"])
 @pytest.mark.parametrize(("nodes", "vector_dim"), [(1, 8), (2, 1)])
 def test_a_fused_network_is_equal(

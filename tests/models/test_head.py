@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pnfs.body import LSP, PartMode
-from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
 from pnfs.models.backbones import Backbone
 from pnfs.models.head import VectorHead, expected_length, squash, squashed_length
+from tiny import fabric_network
 
 numbers = st.floats(-50, 50, width=32)
 
@@ -145,7 +146,7 @@ class OddPyramid(Backbone):
 
 def network_on_odd_features(**arguments) -> PoseFabricNetwork:
     torch.manual_seed(0)
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=OddPyramid(), skeleton="lsp", parts=PARTS.parts, channels=2, **arguments
     )
 
@@ -155,7 +156,7 @@ IMAGES = torch.zeros(4, 3, 64, 64)
 
 @pytest.mark.parametrize("dim", [4, 8])
 @pytest.mark.parametrize("nodes", [1, 2])
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 def test_calibrated_scores_start_at_a_few_percent(rules: FabricRules, nodes: int, dim: int) -> None:
     model = network_on_odd_features(rules=rules, nodes=nodes, vector_dim=dim)
     # Whatever scale the fabric gives its features, here a hundred times the usual.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pnfs.body import MPII, skeleton_by_name
 from pnfs.models import PoseFabricNetwork, normalise_images
-from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2
+from pnfs.models.backbones import Backbone, MobileNetV2
+from tiny import fabric_backbone, fabric_network
 
 
 class TinyBackbone(Backbone):
@@ -38,7 +39,7 @@ def table_one(skeleton: str, count: int) -> dict[str, list[str]]:
 def network(skeleton: str = "mpii", count: int = 3, **arguments) -> PoseFabricNetwork:
     arguments = {"backbone": TinyBackbone(), "channels": 1, "vector_dim": 2, **arguments}
     parts = arguments.pop("parts", None) or table_one(skeleton, count)
-    return PoseFabricNetwork(skeleton=skeleton, parts=parts, **arguments)
+    return fabric_network(skeleton=skeleton, parts=parts, **arguments)
 
 
 @pytest.mark.parametrize(("skeleton", "shared"), [("mpii", 6), ("coco", 6), ("lsp", 6)])
@@ -99,7 +100,7 @@ def test_architecture_parameters_are_named_by_part() -> None:
 
 
 def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
-    backbone = FabricBackbone(backbone_layers=3, channels=1)
+    backbone = fabric_backbone(first_layers=3, channels=1)
     model = network(backbone=backbone)
     found = model.architecture_parameters()
     assert found["backbone/alpha"] is backbone.fabrics.alpha["backbone"]
@@ -111,7 +112,7 @@ def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
 @pytest.mark.parametrize("backbone", ["tiny", "fabric"])
 @pytest.mark.parametrize("count", [1, 8])
 def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: str) -> None:
-    fabric = FabricBackbone(backbone_layers=3, channels=1) if backbone == "fabric" else None
+    fabric = fabric_backbone(first_layers=3, channels=1) if backbone == "fabric" else None
     model = network(count=count, backbone=fabric or TinyBackbone())
     architecture = {id(p) for p in model.architecture_parameters().values()}
     weights = [id(p) for p in model.weight_parameters()]
@@ -133,7 +134,7 @@ def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
 def test_a_compiled_training_step_is_one_graph_and_the_same_step(count) -> None:
     """Without the code generator, which needs a C++ compiler: what is traced is what matters here."""
     torch.manual_seed(0)
-    model = network(count=count, subnetwork_layers=2).double().train()
+    model = network(count=count, last_layers=2).double().train()
     with torch.no_grad():
         for parameter in model.architecture_parameters().values():
             parameter.normal_()
@@ -192,7 +193,7 @@ def test_a_part_mode_that_leaves_joints_out_is_refused() -> None:
 @pytest.mark.parametrize("name", ["keys", "backbone"])
 def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"named '{name}'"):
-        PoseFabricNetwork(
+        fabric_network(
             backbone=MobileNetV2("none"),
             skeleton="mpii",
             parts={name: MPII.joints},
@@ -202,5 +203,5 @@ def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("kept", [0, 7, -1])
 def test_an_impossible_number_of_layers_is_refused(kept: int) -> None:
-    with pytest.raises(ValueError, match=f"subnetwork_layers={kept} is not within 1 to 6"):
-        network(subnetwork_layers=kept)
+    with pytest.raises(ValueError, match=f"last_layers={kept} is not within 1 to 6"):
+        network(last_layers=kept)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from pnfs.body import PartMode, Skeleton, skeleton_by_name
-from pnfs.models import PAPER, REFERENCE, FabricRules, NeuralFabrics
+from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.head import VectorHead
 from pnfs.models.network import Adapters
 
@@ -143,7 +143,7 @@ def test_parts_together_are_parts_apart(skeleton: str, count: int, nodes: int) -
 @pytest.mark.parametrize("count", [3, 8])
 def test_parts_together_are_parts_apart_by_the_reference_rules(count: int) -> None:
     torch.manual_seed(0)
-    assert_same_step(part_mode("mpii", count), REFERENCE, nodes=2)
+    assert_same_step(part_mode("mpii", count), POSENFS, nodes=2)
 
 
 @pytest.mark.usefixtures("in_turn")
@@ -216,7 +216,7 @@ def test_parts_may_change_how_they_run_between_steps(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(*outputs)
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 def test_adapters_are_a_parts_own_1x1_convolutions(rules: FabricRules) -> None:
     model = Parts(part_mode("mpii", 3), channels=2, rules=rules).double()
     maps = pyramid(2)

@@ -48,6 +48,8 @@ CONFIG: dict[str, Any] = {
     "data": {"workers": 2, "eval_batch_size": 64, "batch_size": 24, "cache": "runs/cache"},
     "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
     "logger": {},
+    "strategy": {"architecture": None},
+    "callbacks": {"best": {"dirpath": "runs/train/x", "monitor": "val/score"}, "progress": {}},
 }
 
 
@@ -65,15 +67,16 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     ("key", "value"),
     [
         ("seed", 1),
-        ("epochs", 201),
-        ("input_size", [256, 192]),
-        ("batch_size", 32),
         ("dataset._target_", "pnfs.data.coco.COCO"),
-        ("parts.mpii", {"body": ["head_top"]}),
-        ("model.channels", 12),
+        ("model.fabrics.channels", 12),
         ("model.backbone.weights", "/a/other.pth"),
-        ("backbone.weights", "imagenet"),
         ("optimizer.lr", 2e-3),
+        ("trainer.max_epochs", 201),
+        ("trainer.callbacks", [{"_target_": "mine.Callback"}]),
+        ("data.batch_size", 32),
+        ("data.input_size", [256, 192]),
+        ("callbacks.best.monitor", "val/loss"),
+        ("callbacks.ema", {"_target_": "lightning.pytorch.callbacks.EMAWeightAveraging"}),
         ("trainer.precision", "bf16-mixed"),
         ("trainer.devices", 2),
         ("data.cache", None),
@@ -107,6 +110,12 @@ def test_what_changes_the_result_makes_another_run(key: str, value: Any) -> None
     [
         ("run_root", "/elsewhere"),
         ("name", "other"),
+        ("run_dir", "elsewhere"),
+        ("tags", ["mine"]),
+        ("callbacks.best.dirpath", "/elsewhere"),
+        ("callbacks.progress", None),
+        ("callbacks.pictures", {"every": 5}),
+        ("trainer.default_root_dir", "/elsewhere"),
         ("workers", 8),
         ("eval_batch_size", 1),
         ("restart", True),
@@ -171,7 +180,7 @@ def test_another_dataset_of_the_same_class_makes_another_run() -> None:
 # --- what a path stands for
 
 
-@pytest.mark.parametrize("key", ["architecture", "initial"])
+@pytest.mark.parametrize("key", ["initial", "ckpt_path"])
 def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> None:
     for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / name).mkdir()
@@ -183,7 +192,7 @@ def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> N
     assert hashes[0] != run_hash(CONFIG | {key: None})
 
 
-@pytest.mark.parametrize("key", ["architecture", "initial"])
+@pytest.mark.parametrize("key", ["initial", "ckpt_path"])
 def test_run_given_by_its_folder_counts_by_its_best_weights(tmp_path: Path, key: str) -> None:
     for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
@@ -192,7 +201,7 @@ def test_run_given_by_its_folder_counts_by_its_best_weights(tmp_path: Path, key:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.parametrize("key", ["model.backbone.weights", "backbone.weights"])
+@pytest.mark.parametrize("key", ["model.backbone.weights", "strategy.architecture"])
 def test_weights_count_by_their_content(tmp_path: Path, key: str) -> None:
     for folder, content in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / folder).mkdir()

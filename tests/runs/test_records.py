@@ -13,7 +13,7 @@ import pytest
 from pnfs.runs.finding import find_runs, find_same, read_run
 from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_folder, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
-from pnfs.runs.state import STATE, RunBusyError, UnfinishedError, cause_of, keep_failure, kept_state
+from pnfs.runs.state import STATE, UnfinishedError, cause_of, held_run, keep_failure, kept_state
 from pnfs.training.finite import NonFiniteLossError
 
 CONFIG: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_provenance_says_what_ran_where() -> None:
 
 def test_state_follows_a_run(tmp_path: Path) -> None:
     assert read_run(tmp_path) is None
-    with kept_state(tmp_path, CONFIG) as earlier:
+    with held_run(tmp_path), kept_state(tmp_path, CONFIG) as earlier:
         assert earlier == 0
         run = read_run(tmp_path)
         assert run is not None
@@ -125,19 +125,21 @@ def test_state_tells_how_a_run_ended(
         pass
 
 
-def test_two_processes_cannot_train_one_run(tmp_path: Path) -> None:
-    with (
-        kept_state(tmp_path, CONFIG),
-        pytest.raises(RunBusyError, match="another process"),
-        kept_state(tmp_path, CONFIG),
-    ):
-        pass
+def test_second_process_waits_for_the_run_that_another_holds(tmp_path: Path) -> None:
+    with held_run(tmp_path):
+        child = os.fork()
+        if not child:
+            with held_run(tmp_path):
+                os._exit(0 if (tmp_path / "done").is_file() else 1)
+        time.sleep(0.3)
+        (tmp_path / "done").touch()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_killed_run_is_seen_as_interrupted(tmp_path: Path) -> None:
     child = os.fork()
     if not child:
-        with kept_state(tmp_path, CONFIG):
+        with held_run(tmp_path), kept_state(tmp_path, CONFIG):
             os._exit(0)  # Without a chance to write anything, as SIGKILL.
     os.waitpid(child, 0)
     assert json.loads((tmp_path / STATE).read_text())["state"] == "running"
@@ -185,7 +187,7 @@ def test_cause_is_the_innermost_error_in_a_line() -> None:
     outer = RuntimeError("hydra")
     outer.__cause__ = OSError("disk\n full")
     assert cause_of(outer) == "OSError: disk full"
-    assert cause_of(RunBusyError("wait")) == "wait"
+    assert cause_of(UnfinishedError("wait")) == "wait"
 
 
 # --- files of another run
@@ -209,7 +211,6 @@ def test_file_of_another_run_is_refused_with_what_differs(
 def test_paused_run_is_not_recorded_as_failed(tmp_path: Path) -> None:
     with pytest.raises(UnfinishedError), kept_state(tmp_path, CONFIG):
         raise UnfinishedError("paused")
-    keep_failure(tmp_path, CONFIG, UnfinishedError("paused"))
     run = read_run(tmp_path)
     assert run is not None
     assert run.status == "interrupted"

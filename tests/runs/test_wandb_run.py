@@ -11,27 +11,16 @@ from typing import Any
 
 import pytest
 
-from pnfs.runs.wandb_run import finished_wandb, run_tags, wandb_arguments
+from pnfs.runs.wandb_run import RunLogger, finished_wandb
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2  # noqa: E402
 
-SETTINGS = {
-    "name": "table6",
-    "model": {
-        "_target_": "pnfs.models.PoseFabricNetwork",
-        "parts": {"head": [], "limbs": []},
-        "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2"},
-    },
-    "strategy": {"_target_": "pnfs.search.Synchronous"},
-    "dataset": {"_target_": "pnfs.data.lsp.LSP"},
-}
-
 TINY = [
-    "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2", "model.channels=2",
+    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2", "model.fabrics.channels=2",
     "parts=p3", "input_size=[64,64]", "batch_size=4", "eval_batch_size=6", "augmentation=none",
     "workers=0", "trainer=cpu", "epochs=1", "dataset.train=8", "dataset.val=4",
-    "dataset.image_size=[64,64]", "logger=wandb", "name=tiny",
+    "dataset.image_size=[64,64]", "logger=wandb", "name=tiny", "tags=[mine]",
 ]  # fmt: skip
 
 
@@ -83,20 +72,12 @@ def offline_run(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_run_is_named_by_what_it_is(tmp_path: Path) -> None:
-    given = wandb_arguments(SETTINGS, tmp_path / "1a2b3c4d")
-    assert given["group"] == "table6"
-    assert given["job_type"] == "train"
-    assert given["name"] == "table6/1a2b3c4d"
-    assert given["tags"] == ["P=2", "MobileNetV2", "Synchronous", "LSP"]
-    assert run_tags(SETTINGS | {"model": {"_target_": "a.SimpleBaseline"}})[0] == "SimpleBaseline"
-
-
 def test_resumed_run_keeps_its_id_and_others_have_their_own(tmp_path: Path) -> None:
-    first = wandb_arguments(SETTINGS, tmp_path / "one" / "1a2b3c4d")["id"]
-    assert wandb_arguments(SETTINGS, tmp_path / "one" / "1a2b3c4d")["id"] == first
+    folders = [tmp_path / "one" / "1a2b3c4d", tmp_path / "other" / "1a2b3c4d"]
+    first, again, other = (RunLogger(save_dir=str(folders[n]), mode="disabled") for n in (0, 0, 1))
+    assert first.version == again.version
     # The hash is the same where only the experiment's name differs.
-    assert wandb_arguments(SETTINGS, tmp_path / "other" / "1a2b3c4d")["id"] != first
+    assert first.version != other.version
 
 
 @pytest.mark.parametrize(
@@ -146,7 +127,8 @@ def test_every_job_of_a_sweep_is_its_own_run(tmp_path: Path) -> None:
         assert run["run"].run_group == "tiny"
         assert run["run"].job_type == "train"
         assert run["run"].run_id == (folder / "wandb_id.txt").read_text().strip()
-        assert "P=3" in run["run"].tags
+        assert list(run["run"].tags) == ["mine"]
+        assert run["run"].display_name == f"tiny/{folder.name}"
         if run["exit"]:
             assert not (folder / "result.json").exists()
             continue

@@ -7,24 +7,24 @@ from pnfs.body import MPII
 from pnfs.data.dataset import PoseBatch
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
-from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import MobileNetV2
 from pnfs.search import FirstOrder, SecondOrder
 from pnfs.search.strategy import architecture_of
 from pnfs.training.module import PoseModule
+from tiny import fabric_network
 
 
 def tiny_module() -> tuple[PoseModule, PoseBatch, PoseBatch]:
     """A real fabric in double precision, and a batch for each level."""
     source = Synthetic(train=8, val=2, image_size=(48, 48))
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
+    network = fabric_network(
         backbone=MobileNetV2("none"),
         skeleton="mpii",
         parts={"head": MPII.joints[:3], "body": MPII.joints[3:]},
         channels=1,
         layers=3,
-        subnetwork_layers=2,
+        last_layers=2,
         vector_dim=2,
     ).double()
     for parameter in network.architecture_parameters().values():

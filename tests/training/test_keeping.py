@@ -37,7 +37,7 @@ def fit(
     **trainer: Any,
 ) -> L.Trainer:
     """Trains in a folder; goes on from its last checkpoint where there is one."""
-    stop = [] if patience is None else [StopEarly(patience)]
+    stop = [] if patience is None else [StopEarly("val/score", mode="max", patience=patience)]
     fitted = L.Trainer(
         max_epochs=epochs,
         limit_train_batches=BATCHES,
@@ -98,7 +98,7 @@ def test_copied_run_leaves_the_original_alone(tmp_path: Path) -> None:
 def test_part_of_an_epoch_is_not_kept(tmp_path: Path, steps: int, whole: int) -> None:
     # The part would be the best epoch of all.
     trainer = fit(tmp_path, [0.1, 0.5, 0.9], epochs=3, max_steps=steps)
-    reason = why_unfinished(trainer, 3)
+    reason = why_unfinished(trainer)
     assert reason is not None
     assert f"max_steps={steps}" in reason
     assert f"{whole} of 3 epochs" in reason
@@ -109,7 +109,7 @@ def test_part_of_an_epoch_is_not_kept(tmp_path: Path, steps: int, whole: int) ->
 
 
 def test_max_steps_that_are_all_steps_finish_a_run(tmp_path: Path) -> None:
-    assert why_unfinished(fit(tmp_path, [0.1, 0.2], epochs=2, max_steps=2 * BATCHES), 2) is None
+    assert why_unfinished(fit(tmp_path, [0.1, 0.2], epochs=2, max_steps=2 * BATCHES)) is None
 
 
 def counted_looks(timer: Timer, stage: Any = None) -> float:
@@ -129,7 +129,7 @@ def test_max_time_pauses_and_the_same_command_goes_on(
     for _ in range(9):
         trainer = fit(tmp_path, scores, epochs=3, max_time=limit)
         assert any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        reasons.append(why_unfinished(trainer, 3))
+        reasons.append(why_unfinished(trainer))
         if reasons[-1] is None:
             break
     assert len(reasons) > 2
@@ -152,7 +152,7 @@ def test_several_validations_an_epoch_keep_no_state_within_it(tmp_path: Path) ->
 
 def test_early_stopping_finishes_a_run(tmp_path: Path) -> None:
     trainer = fit(tmp_path, [0.9, 0.5, 0.4, 0.3, 0.2], epochs=5, patience=2)
-    assert why_unfinished(trainer, 5) is None
+    assert why_unfinished(trainer) is None
     assert epoch_of(tmp_path / "last.ckpt") == 2
 
 
@@ -164,7 +164,7 @@ def test_run_that_had_stopped_early_trains_no_further_epoch(
     fit(tmp_path, scores, epochs=5, patience=patience)
     before = (tmp_path / "last.ckpt").read_bytes()
     trainer = fit(tmp_path, scores, epochs=5, patience=patience)
-    assert why_unfinished(trainer, 5) is None
+    assert why_unfinished(trainer) is None
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert epoch_of(tmp_path / "last.ckpt") == end
     assert epoch_of(tmp_path / "best.ckpt") == 0

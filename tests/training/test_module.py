@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from pnfs.body import LSP
 from pnfs.data.dataset import PoseBatch
 from pnfs.evaluation.pck import PCK
-from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import Backbone
 from pnfs.training.loss import ScoreMapLoss
 from pnfs.training.module import ArchitectureGroup, PoseModule, move_batch
 from pnfs.training.schedules import OneCycleSchedule
+from tiny import fabric_network
 
 PARTS = {
     "upper": [j for j in LSP.joints if j not in ("left_knee", "right_knee", "left_ankle")],
@@ -44,7 +44,7 @@ class TinyBackbone(Backbone):
 
 def module(**arguments) -> PoseModule:
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
+    network = fabric_network(
         backbone=TinyBackbone(), skeleton="lsp", parts=PARTS, channels=1, vector_dim=2
     )
     pck = PCK(joints=LSP.joints, groups=LSP.groups, thresholds=(0.2, 0.5))

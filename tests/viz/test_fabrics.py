@@ -13,10 +13,11 @@ from matplotlib.text import Text
 
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.backbones import MobileNetV2
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.trajectory import plot_trajectory
+from tiny import fabric_backbone, fabric_network
 
 SIDES = ("left", "right")
 PARTS = {
@@ -27,7 +28,7 @@ PARTS = {
 
 
 def build(backbone=None, parts=PARTS, **options) -> PoseFabricNetwork:
-    network = PoseFabricNetwork(
+    network = fabric_network(
         backbone=backbone or MobileNetV2(weights="none"),
         skeleton="lsp",
         parts=parts,
@@ -90,7 +91,7 @@ def test_arrows_of_the_basic_subnetwork():
 
 
 def test_arrows_of_a_backbone_merge_what_reads_the_same_map():
-    architecture = describe_architecture(build(FabricBackbone(backbone_layers=3, channels=2)))
+    architecture = describe_architecture(build(fabric_backbone(first_layers=3, channels=2)))
     figure = draw_fabrics(architecture, fabrics="backbone")
     found = arrows_of(figure, "backbone")
     # Layer 1: 1/4 and 1/8 read the stem; layers 2 and 3 each open one scale, read once.
@@ -215,8 +216,8 @@ def test_entropies_are_printed():
         (5, {"nodes": 2}),
         (8, {"nodes": 3}),
         (3, {"nodes": 3, "alpha_per_cell": True}),
-        (2, {"layers": 10, "subnetwork_layers": 10}),
-        (3, {"subnetwork_layers": 1}),
+        (2, {"layers": 10, "last_layers": 10}),
+        (3, {"last_layers": 1}),
     ],
 )
 def test_texts_stay_apart_and_inside(count, options):
@@ -305,7 +306,7 @@ def test_what_a_derived_architecture_does_without_is_dashed():
 
 
 def test_backbone_is_dead_where_no_subnetwork_reads_it():
-    network = build(FabricBackbone(backbone_layers=3, channels=2))
+    network = build(fabric_backbone(first_layers=3, channels=2))
     off = -math.inf
     for part in PARTS:
         beta = network.architecture_parameters()[f"{part}/beta"]
@@ -329,7 +330,7 @@ def history_of(network: PoseFabricNetwork, length: int) -> list[Architecture]:
 
 
 def test_trajectory_draws_the_mean_and_each_row(tmp_path):
-    network = build(FabricBackbone(backbone_layers=3, channels=2), nodes=2)
+    network = build(fabric_backbone(first_layers=3, channels=2), nodes=2)
     history = history_of(network, 5)
     figure = plot_trajectory(history, tmp_path / "moves.svg", epochs=[0, 2, 4, 6, 8])
     lines = {line.get_gid(): line for axes in figure.axes for line in axes.lines}

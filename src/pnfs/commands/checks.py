@@ -8,26 +8,12 @@ from pnfs.data.module import Source
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
 
-# Keys of the trainer that `pnfs train` sets itself, and what to use in their place.
-_OWN_TRAINER_KEYS = {
-    "max_epochs": "epochs",
-    "logger": "the group logger",
-    "callbacks": "early_stopping, strategy",
-    "default_root_dir": "run_root, name",
-    "use_distributed_sampler": "nothing: persons are shared out among the processes in any case",
-    "enable_checkpointing": "nothing: the best and the last epoch are always kept",
-}
 
-
-def require_free_keys(trainer: Any) -> None:
-    """Refuses keys of the trainer that this command sets itself.
-
-    Raises:
-        UsageError: Names the key, and what to use.
-    """
-    for key, instead in _OWN_TRAINER_KEYS.items():
-        if key in trainer:
-            raise UsageError(f"trainer.{key} is set by `pnfs train` itself; use {instead}")
+def check_settings(settings: dict[str, Any]) -> None:
+    if "_target_" not in settings["dataset"]:
+        raise UsageError(
+            "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
+        )
 
 
 def require_labels(source: Source) -> None:

@@ -4,13 +4,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.configuration import build_network, choose_parts, plain
+from pnfs.commands.configuration import build_network, plain
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.cost import Cost, measure_cost
 
 
 def run(config: DictConfig) -> None:
-    choose_parts(config, config.skeleton)
     settings = plain(config)
     network = build_network(settings["model"])
     height, width = settings["input_size"]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.configuration import build_network, choose_parts, plain
+from pnfs.commands.configuration import build_network, plain
 from pnfs.models import PoseNetwork
 from pnfs.reproduce.costs import (
     EXPLANATION,
@@ -38,8 +38,7 @@ def describe_row(overrides: Sequence[str], skeleton: str) -> tuple[dict[str, Any
     """The model's configuration and the input's size that the overrides of a training run mean."""
     # Data and strategy change no cost, and the dataset may have no folder here.
     kept = [o for o in overrides if not o.lstrip("+~").startswith("dataset")]
-    config = compose("train", [*kept, "backbone.weights=none"])
-    choose_parts(config, skeleton)
+    config = compose("train", [*kept, "backbone.weights=none", f"skeleton={skeleton}"])
     height, width = config.input_size
     return plain(config.model), (height, width)
 

@@ -50,7 +50,7 @@ def run(config: DictConfig) -> None:
     builds = BUILT if settings["evaluate"] else ("model",)
     checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
     trained = without_downloads(checkpoint[CONFIG_KEY])
-    if trained["model"].get("kept") is not None:
+    if trained["model"].get("fabrics", {}).get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     source = _fabric_network(trained["model"], path)
     load_network_state(source, checkpoint["state_dict"])
@@ -113,9 +113,9 @@ def derived_model_settings(model: Mapping[str, Any], architecture: Architecture)
     """The model's configuration with what is left of its fabrics."""
     settings = copy.deepcopy(dict(model))
     kept = kept_settings(architecture)
-    settings["kept"] = _kept_as_data(kept["subnetworks"])
+    settings["fabrics"]["kept"] = _kept_as_data(kept["subnetworks"])
     if "backbone" in kept:
-        settings["backbone"]["kept"] = _kept_as_data(kept["backbone"])
+        settings["backbone"]["fabrics"]["kept"] = _kept_as_data(kept["backbone"])
     return settings
 
 

@@ -5,7 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -161,7 +161,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     require_skeleton(path, predictor.skeleton.name, source)
     as_trained = {
         "input_size": predictor.input_size,
-        "codec": {"unbiased": predictor.unbiased},
+        "codec": {"unbiased": predictor.codec.unbiased},
         "data": trained.get("data", {}),
     }
     return Scored(
@@ -242,10 +242,8 @@ def load_module(
     module = build_module(trained, source)
     module.load_weights(checkpoint["state_dict"])
     module.flip_test = settings["flip_test"]
-    if settings["flip_shift"] is not None:
-        module.flip_shift = settings["flip_shift"]
-    if settings["decode_method"] is not None:
-        module.decode_method = settings["decode_method"]
+    asked = {name: settings[name] for name in ("flip_shift", "decode_method")}
+    module.codec = replace(module.codec, **{k: v for k, v in asked.items() if v is not None})
     return module
 
 

@@ -1,26 +1,31 @@
 """Composes a command's configuration from the command line, runs it, and words its errors."""
 
 import importlib
+import logging
 import os
+import signal
 import sys
-from collections.abc import Mapping
-from typing import ClassVar
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException, HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.markup import escape
 
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
+from pnfs.commands.resolvers import register_resolvers
+from pnfs.errors import PnfsError
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
 """Command -> its module, where the command's name cannot be a module's."""
+
+log = logging.getLogger(__name__)
 
 
 class JobFailed(CompactHydraException):
@@ -45,39 +50,56 @@ class JobFailed(CompactHydraException):
         return self.cause
 
 
-def start(command: str) -> None:
-    """Runs a command with the command line that `sys.argv` holds."""
+class Task:
+    """A command as Hydra calls it, in this process or, after it has travelled there, in a launcher's."""
 
-    def task(config: DictConfig) -> object:
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.__name__ = command
+        # Interpolations are resolved before the task is called, also where a launcher has sent it.
+        register_resolvers()
+
+    def __reduce__(self) -> tuple[Callable[..., "Task"], tuple[str]]:
+        return Task, (self.command,)
+
+    def __call__(self, config: DictConfig) -> Any:
         try:
             take_gpu_if_asked()
             # Loaded when it runs, so that a command's --help need not wait for torch.
-            module = MODULES.get(command, command)
+            module = MODULES.get(self.command, self.command)
             run = importlib.import_module(f"pnfs.commands.{module}").run
-            # A launcher may run this in a process of its own; and Lightning's import sets its loggers to talk.
+            # Lightning's import sets its loggers to talk.
             quiet_libraries()
             return run(config)
         except Exception as error:
-            # Every error a user can cause is a ValueError with a message of its own.
-            cause = _cause(error)
-            known = isinstance(cause, (ValueError, OmegaConfBaseException))
+            cause = user_error(error)
             sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-            if os.environ.get("PNFS_TRACEBACK") or not (known or sweeps):
+            if os.environ.get("PNFS_TRACEBACK") or (cause is None and not sweeps):
                 raise
-            message = f"[bold red]pnfs {command}:[/] {escape(str(cause) if known else repr(cause))}"
-            Console(stderr=True).print(message, soft_wrap=True, highlight=False)
+            message = str(cause) if cause is not None else _where(error)
+            log.debug(traceback.format_exc())
+            print(f"pnfs {self.command}: {message}", file=sys.stderr)
             if not sweeps:
                 sys.exit(1)
             # Hydra goes on to the sweep's next job, and exits with 1 after the last.
-            raise JobFailed(_one_line(cause), " ".join(HydraConfig.get().overrides.task)) from None
+            job = " ".join(HydraConfig.get().overrides.task)
+            raise JobFailed(message.partition("\n")[0], job) from None
 
+
+def start(command: str) -> None:
+    """Runs a command with the command line that `sys.argv` holds."""
+    signal.signal(signal.SIGTERM, _terminate)
+    # Hydra hands over its errors in place of printing them.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
     try:
-        hydra.main(version_base="1.3", config_path=folder, config_name=command)(task)()
-    except CompactHydraException as error:
-        # Hydra words its errors, but not those of a command line that has --help in it.
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
+        hydra.main(version_base="1.3", config_path=folder, config_name=command)(Task(command))()
+    except KeyboardInterrupt:
+        print(f"pnfs {command}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except JobFailed:
+        sys.exit(1)
+    except (HydraException, OmegaConfBaseException, PnfsError) as error:
         causes = "" if error.__cause__ is None else f"\n{error.__cause__}"
         sys.exit(f"pnfs {command}: {error}{causes}")
     finally:
@@ -85,15 +107,22 @@ def start(command: str) -> None:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a user can act upon: the error that Hydra wraps while it builds objects."""
+def _terminate(signum: int, frame: object) -> None:
+    print("interrupted", file=sys.stderr)
+    sys.exit(128 + signum)
+
+
+def user_error(error: BaseException) -> BaseException | None:
+    """What a user can act upon: the error that Hydra wraps while it builds objects; None if there is none."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         if str(error).startswith("Error locating target"):
             reason = " ".join(str(error.__cause__).split())
             return UsageError(f"{reason} The folder of a module of your own must be in PYTHONPATH.")
         error = error.__cause__
-    return error
+    return error if isinstance(error, (ValueError, OmegaConfBaseException)) else None
 
 
-def _one_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+def _where(error: BaseException) -> str:
+    """An error that is not the user's, and the place that it came from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error!r}, at {frame.filename}:{frame.lineno} in {frame.name}"

@@ -17,7 +17,7 @@ from pnfs.data.check.findings import Finding, found, worst_first
 
 LIBRARIES = (
     "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
-    "opencv-python-headless", "albumentations", "pycocotools",
+    "opencv-python-headless", "albumentations",
 )  # fmt: skip
 COMPROMISED = {"lightning": ("2.6.2", "2.6.3")}
 """Releases that were withdrawn because they carried foreign code."""

@@ -1,8 +1,12 @@
 """The `pnfs` command: `pnfs COMMAND key=value ...`."""
 
+import os
+import signal
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 
+import pnfs
 from pnfs.commands.quiet import quiet_libraries
 
 COMMANDS: Mapping[str, str] = {
@@ -36,7 +40,7 @@ def usage() -> str:
             "Pose Neural Fabrics Search. Commands:",
             *lines,
             "",
-            "`pnfs COMMAND --help` shows the choices of every configuration group.",
+            "`pnfs COMMAND --help` shows the choices of every configuration group; `pnfs --version` the version.",
         ]
     )
 
@@ -44,16 +48,27 @@ def usage() -> str:
 def main() -> None:
     """Entry point of the console command."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        sys.exit(0 if arguments else 2)
-    command, *rest = arguments
-    if command not in COMMANDS:
-        print(f"pnfs: there is no command {command!r}\n\n{usage()}", file=sys.stderr)
-        sys.exit(2)
-    sys.argv = [f"pnfs {command}", *rest]
-    quiet_libraries()
-    # Not imported above: the list of commands comes at once, without waiting for Hydra.
-    from pnfs.commands.launch import start
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(usage())
+            sys.exit(0 if arguments else 2)
+        if arguments[0] == "--version":
+            print(f"pnfs {pnfs.__version__}")
+            return
+        command, *rest = arguments
+        if command not in COMMANDS:
+            near = get_close_matches(command, COMMANDS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            print(f"pnfs: there is no command {command!r}{hint}\n\n{usage()}", file=sys.stderr)
+            sys.exit(2)
+        sys.argv = [f"pnfs {command}", *rest]
+        quiet_libraries()
+        # Not imported above: the list of commands comes at once, without waiting for Hydra.
+        from pnfs.commands.launch import start
 
-    start(command)
+        start(command)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `pnfs runs | head`: who read the output has seen enough. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

@@ -1,5 +1,6 @@
 """What came out of a training: its record, on disk, on screen and at the loggers."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pnfs.runs.wandb_run import log_summary
 from pnfs.training.module import PoseModule
 
 console = Console()
+log = logging.getLogger(__name__)
 
 
 def training_record(
@@ -72,15 +74,16 @@ def keep_record(
 ) -> None:
     """Writes `result.json`, tells the loggers, and shows scores and pictures."""
     write_result(folder, dict(record) | {"identity": identity})
-    log_summary(loggers, record)
-    log_media(loggers, pictures, record["config"]["epochs"])
+    log_summary(loggers, record, folder)
+    log_media(loggers, pictures, record["config"]["trainer"]["max_epochs"])
     columns = {"untrained": record["untrained_scores"], "trained": record["scores"]}
     show_scores(record["config"], {name: scores for name, scores in columns.items() if scores})
     console.print(described(record["evaluated_with"]))
     warn_of_last(weights)
     for what, path in pictures.items():
-        console.print(f"{what}: {path}", soft_wrap=True)
-    console.print(f"record: {folder / RESULT}", soft_wrap=True)
+        log.info("%s: %s", what, path)
+    main = next(iter(record["scores"]))
+    log.info("%s: %s; record: %s", main, record["score"], folder / RESULT)
 
 
 def show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:

@@ -9,15 +9,12 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pnfs.body import Skeleton
 from pnfs.commands.configuration import (
     UsageError,
     build_source,
-    choose_parts,
     configuration_folder,
     plain,
 )
@@ -156,9 +153,7 @@ def dataset_of(overrides: Sequence[str]) -> str:
 
 def configuration_of(overrides: Sequence[str]) -> DictConfig:
     """What `pnfs train` makes of overrides, parts chosen; needs no data."""
-    config = _composed(overrides)
-    choose_parts(config, _skeleton(config))
-    return config
+    return _composed(overrides)
 
 
 def _composed(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
@@ -166,11 +161,3 @@ def _composed(overrides: Sequence[str], return_hydra_config: bool = False) -> Di
         return compose("train", list(overrides), return_hydra_config=return_hydra_config)
     with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
         return compose("train", list(overrides), return_hydra_config=return_hydra_config)
-
-
-def _skeleton(config: DictConfig) -> str:
-    """Of the dataset; its class knows in most cases, which saves looking for files."""
-    known = getattr(get_object(config.dataset["_target_"]), "skeleton", None)
-    if isinstance(known, Skeleton):
-        return known.name
-    return build_source(plain(config.dataset)).skeleton.name

@@ -19,10 +19,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.quiet import quiet_libraries
+from pnfs.commands.quiet import log_to, quiet_libraries
+from pnfs.errors import PnfsError
 
 
-class ProcessFailed(ValueError):
+class ProcessFailed(PnfsError):
     """A process of a run ended early; the message names it and the cause."""
 
 
@@ -57,7 +58,7 @@ def _is_rank_of_another_launcher() -> bool:
 
 
 def run_in_processes(
-    function: Callable[..., None], arguments: Mapping[str, Any], count: int, logs: Path
+    function: Callable[..., None], arguments: Mapping[str, Any], count: int, folder: Path
 ) -> None:
     """Calls `function(**arguments)` in `count` new processes, and waits for all.
 
@@ -65,12 +66,13 @@ def run_in_processes(
         function: Defined at the top level of a module.
         arguments: Plain data.
         count: Number of processes.
-        logs: Folder for what all processes but the first print.
+        folder: The run's folder, for its log; `ranks` in it takes what all processes but the first print.
 
     Raises:
         ProcessFailed: One of them failed or was killed; the others are stopped.
         SystemExit: Ctrl-C, or a signal that asks to end.
     """
+    logs = folder / "ranks"
     logs.mkdir(parents=True, exist_ok=True)
     config = LaunchConfig(
         min_nodes=1,
@@ -87,7 +89,7 @@ def run_in_processes(
         ),
     )
     try:
-        elastic_launch(config, _call)(function, dict(arguments))
+        elastic_launch(config, _call)(function, dict(arguments), folder)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         hint = " (often for want of memory)" if failure.exitcode == -9 else ""
@@ -100,9 +102,11 @@ def run_in_processes(
         sys.exit(128 + error.sigval)
 
 
-def _call(function: Callable[..., None], arguments: Mapping[str, Any]) -> None:
+def _call(function: Callable[..., None], arguments: Mapping[str, Any], folder: Path) -> None:
     """What each of the processes does."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    if os.environ["RANK"] == "0":
+        log_to(folder / "train.log")
     quiet_libraries()
     function(**arguments)
 

@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
@@ -32,6 +31,7 @@ from pnfs.inference.scored import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.state import LAST_CHECKPOINT
+from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
@@ -94,7 +94,7 @@ def score_and_predict(
         {key: value for key, value in trainer.items() if key in _COMPUTING},
         logger=False,
         enable_checkpointing=False,
-        callbacks=[RichProgressBar() if console.is_terminal else TQDMProgressBar(refresh_rate=20)],
+        callbacks=[TerminalProgressBar()] if trainer.get("enable_progress_bar", True) else [],
         use_distributed_sampler=False,
     )
     collector = PredictionCollector(len(data.source.skeleton))
@@ -147,8 +147,11 @@ def evaluation_choices(
     benchmark = source.evaluation_choices(split) if isinstance(source, Benchmark) else {}
     choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
     if module.flip_test:
-        choices["flip_shift"] = module.flip_shift
-    return choices | {"decode_method": module.decode_method, **(benchmark or GROUND_TRUTH_BOXES)}
+        choices["flip_shift"] = module.codec.flip_shift
+    return choices | {
+        "decode_method": module.codec.decode_method,
+        **(benchmark or GROUND_TRUTH_BOXES),
+    }
 
 
 def matches_of(source: Source, split: str, predictions: Predictions) -> Matches:

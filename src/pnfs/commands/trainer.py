@@ -1,119 +1,143 @@
-"""The trainer of a run, with callbacks, loggers and compiled steps, and how it is called."""
+"""The trainer of a run, as its groups describe it, and how it is called."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
+from pnfs.commands.configuration import UsageError
 from pnfs.data.module import PoseDataModule
 from pnfs.runs.metrics_file import put_together, set_aside
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.runs.wandb_run import wandb_arguments
-from pnfs.search import SearchStrategy
-from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed
-from pnfs.training.checkpoints import KeepConfig, read_checkpoint
-from pnfs.training.keeping import KeepBest, KeepLast, StopEarly
+from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
 from pnfs.training.memory import keep_freed_memory
 from pnfs.training.module import PoseModule
 
-console = Console()
+log = logging.getLogger(__name__)
 
 
-def build_loggers(settings: dict[str, Any], folder: Path) -> list[Logger]:
-    """CSV always, and what the logger group names."""
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    for name, entry in settings["logger"].items():
-        extra = wandb_arguments(settings, folder) if name == "wandb" else {}
-        loggers.append(instantiate(entry, save_dir=str(folder), **extra))
-    for logger in loggers[1:]:
-        logger.log_hyperparams(settings)
+def build_loggers(settings: Mapping[str, Any]) -> list[Logger]:
+    """What the group logger names; none where `trainer.logger` or `trainer.fast_dev_run` says so."""
+    trainer = settings["trainer"]
+    if trainer.get("logger") is False or trainer.get("fast_dev_run"):
+        return []
+    loggers = [instantiate(entry) for entry in settings["logger"].values() if entry is not None]
+    for logger in loggers:
+        if not isinstance(logger, CSVLogger):
+            logger.log_hyperparams(dict(settings))
     return loggers
 
 
 def build_trainer(
-    settings: dict[str, Any], folder: Path, loggers: list[Logger], identity: dict[str, Any]
+    settings: Mapping[str, Any], loggers: list[Logger], identity: Mapping[str, Any]
 ) -> L.Trainer:
-    strategy: SearchStrategy = instantiate(settings["strategy"], _convert_="all")
-    # Showing the loss makes a GPU wait, so not at every step.
-    progress = (RichProgressBar if console.is_terminal else TQDMProgressBar)(refresh_rate=20)
-    patience = settings["early_stopping"]
+    """The trainer with the callbacks of its own key and of the group; configuration and identity go into
+    every checkpoint."""
+    trainer = dict(settings["trainer"])
+    nodes = [*settings["callbacks"].values(), *(trainer.pop("callbacks", None) or [])]
+    callbacks: list[Callback] = [
+        instantiate(node, _convert_="all") for node in nodes if node is not None
+    ]
+    if not trainer.get("enable_progress_bar", True):
+        # Lightning refuses a bar in the callbacks beside this key.
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+    given = trainer.pop("logger", None)
     return instantiate(
-        settings["trainer"],
-        max_epochs=settings["epochs"],
-        logger=loggers,
-        callbacks=[
-            strategy,
-            KeepConfig(settings, identity),
-            ArchitectureMonitor(folder),
-            TrainingSpeed(),
-            KeepBest(folder / "checkpoints"),
-            KeepLast(folder / "checkpoints"),
-            *([] if patience is None else [StopEarly(patience)]),
-            progress,
-        ],
-        # The sampler shares out the data itself, and numbers the epochs of its draws.
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
+        trainer,
+        logger=loggers if given in (None, True) else given,
+        callbacks=[*callbacks, KeepConfig(settings, identity)],
     )
 
 
-def compile_steps(module: PoseModule, settings: dict[str, Any]) -> None:
+def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:
     """Compiles the training steps if that is asked for and possible."""
     mode = settings["acceleration"]["compile"]
     if mode is None:
         return
     strategy = get_class(settings["strategy"]["_target_"])
     if not getattr(strategy, "compilable", True):
-        console.print(f"the steps of {strategy.__name__} cannot be compiled; they run eagerly")
+        log.info("the steps of %s cannot be compiled; they run eagerly", strategy.__name__)
         return
-    console.print("the first steps compile the network, which takes a minute or two")
+    log.info("the first steps compile the network, which takes a minute or two")
     module.compile_training(mode)
 
 
+def starting_point(settings: Mapping[str, Any], folder: Path) -> Path | None:
+    """The checkpoint that training continues from: the run's own, or that of `ckpt_path`."""
+    last = folder / LAST_CHECKPOINT
+    if last.is_file():
+        return last
+    return None if settings["ckpt_path"] is None else find_last(settings["ckpt_path"])
+
+
+def find_last(path: str) -> Path:
+    """A checkpoint, or the last one of a run's folder."""
+    last = Path(path).expanduser() / LAST_CHECKPOINT
+    return last if last.is_file() else find_checkpoint(path)
+
+
 def fit(
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     module: PoseModule,
     data: PoseDataModule,
-    folder: Path,
     loggers: list[Logger],
-    identity: dict[str, Any],
+    identity: Mapping[str, Any],
 ) -> None:
-    """Trains from the beginning, or from where an earlier start of the same run was stopped."""
-    last = folder / LAST_CHECKPOINT
-    resumes = last.is_file()
-    if resumes:
-        finished = read_checkpoint(last, builds=())["epoch"] + 1
-        console.print(f"resuming after epoch {finished} of {settings['epochs']}")
+    """Trains from the beginning, or from where an earlier start of the same run was stopped.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; Lightning has ended its work.
+    """
+    folder = Path(settings["run_dir"])
+    start = starting_point(settings, folder)
+    if start is not None:
+        finished = read_checkpoint(start, builds=())["epoch"] + 1
+        log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
         rank_zero_only(set_aside)(folder, finished)
     elif settings["initial"] is not None:
-        # `start_from` has checked what it names.
-        module.load_weights(read_checkpoint(settings["initial"], builds=())["state_dict"])
+        load_initial(module, settings)
     else:
         module.network.calibrate(data.first_batch()["image"])
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)
-    trainer = build_trainer(settings, folder, loggers, identity)
+    trainer = build_trainer(settings, loggers, identity)
+    ckpt = None if start is None else str(start)
     try:
-        trainer.fit(
-            module, datamodule=data, ckpt_path=str(last) if resumes else None, weights_only=True
-        )
-    except SystemExit:
-        # Lightning has ended the epoch's work after Ctrl-C.
-        console.print(f"interrupted; the same command resumes {folder}", soft_wrap=True)
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    except SystemExit as error:
+        if error.code == 1:  # What Lightning makes of Ctrl-C.
+            raise KeyboardInterrupt from None
         raise
     finally:
         rank_zero_only(put_together)(folder)
 
 
-def what_is_left(settings: dict[str, Any], folder: Path) -> str:
+def load_initial(module: PoseModule, settings: Mapping[str, Any]) -> None:
+    """Loads the weights that `initial` names.
+
+    Raises:
+        UsageError: They are those of another network.
+    """
+    checkpoint = read_checkpoint(settings["initial"], builds=())
+    try:
+        module.load_weights(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UsageError(
+            f"initial={settings['initial']} holds another network than `model` describes; experiment=finetune "
+            f"takes the checkpoint's own ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def what_is_left(settings: Mapping[str, Any], folder: Path) -> str:
     """What a run that was stopped has trained, and how to continue."""
-    last, epochs = folder / LAST_CHECKPOINT, settings["epochs"]
+    last, epochs = folder / LAST_CHECKPOINT, settings["trainer"]["max_epochs"]
     done = read_checkpoint(last, builds=())["epoch"] + 1 if last.is_file() else 0
     steps = settings["trainer"].get("max_steps", -1)
     advice = (

@@ -35,7 +35,7 @@ from pnfs.data.readers import (
 )
 from pnfs.data.results_file import read_results, results_name, write_results
 from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import evaluate_by_visibility
+from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
@@ -223,8 +223,7 @@ class COCO:
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
         if split == "test":
             return {}
-        detections = self._results(split, predictions)
-        return evaluate_by_visibility(detections, self._ground_truth(split))
+        return evaluate_by_visibility(self._poses(split, predictions)[0], self._ground_truth(split))
 
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
@@ -288,9 +287,26 @@ class COCO:
         loaded = self._loaded(split, "ground_truth")
         return loaded.persons, loaded.image_ids
 
+    def _poses(
+        self, split: str, predictions: Predictions
+    ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
+        """The predictions without duplicates, and which ones they are."""
+        samples = np.arange(len(predictions))
+        return self.metric(split).poses(predictions.locations, predictions.scores, samples)
+
     def _results(self, split: str, predictions: Predictions) -> list[dict[str, Any]]:
-        keypoints = np.dstack([predictions.locations, predictions.scores])
-        return self.metric(split).detections(keypoints, np.arange(len(predictions)))
+        """Predictions in COCO's result format, duplicates left out."""
+        poses, rows = self._poses(split, predictions)
+        scores = predictions.scores[rows].astype(np.float64)
+        return [
+            {"image_id": image_id, "category_id": self._ground_truth(split).category,
+             "keypoints": keypoints, "score": score}
+            for image_id, keypoints, score in zip(
+                poses.image_ids.tolist(),
+                np.dstack([poses.joints, scores]).reshape(len(rows), -1).tolist(),
+                poses.scores.tolist(), strict=True,
+            )
+        ]  # fmt: skip
 
     def _boxes_of(self, split: str) -> Boxes:
         return "ground_truth" if split == "train" else self.boxes
@@ -336,7 +352,7 @@ class COCO:
             images=images,
             ids=read.ids[keep].astype(np.str_),
             image_index=image_index,
-            joints=read.joints[keep],
+            joints=read.joints[keep].astype(np.float32),
             visibility=read.visibility[keep].astype(np.int8),
             center=center[keep].astype(np.float32),
             box_size=(size[keep] * self.padding).astype(np.float32),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
@@ -48,19 +48,11 @@ class Annotations(GroundTruth):
     there. Training and scoring take the rows of `usable`.
     """
 
+    records: list[dict[str, Any]]
+    """Annotations of persons, none of whose keys is missing: id, image_id, category_id, bbox, area, iscrowd,
+    num_keypoints, keypoints in the skeleton's order."""
     skeleton: Skeleton
     ids: Int64[np.ndarray, " N"]
-    image_ids: Int64[np.ndarray, " N"]
-    joints: Float32[np.ndarray, "N K 2"]
-    """px, 0 where unlabelled."""
-    visibility: Float32[np.ndarray, "N K"]
-    boxes: Float[np.ndarray, "N 4"]
-    """x, y, width, height in px."""
-    area: Float[np.ndarray, " N"]
-    """Square px."""
-    crowd: Bool[np.ndarray, " N"]
-    usable: Bool[np.ndarray, " N"]
-    """Neither crowd nor without a labelled joint."""
     left_out: Mapping[str, int]
     """Annotations that are no persons, by reason."""
     remarks: Mapping[str, int]
@@ -68,29 +60,16 @@ class Annotations(GroundTruth):
     order: tuple[int, ...]
     """For every joint of the skeleton its place in the file's keypoints."""
 
-    def as_detections(self) -> list[dict[str, Any]]:
-        """The labels of the usable persons in COCO's result format, score 1."""
-        return [
-            {
-                "image_id": record["image_id"],
-                "category_id": self.category,
-                "keypoints": list(record["keypoints"]),
-                "score": 1.0,
-            }
-            for record, usable in zip(self.records, self.usable, strict=True)
-            if usable
-        ]
-
     def to_file_order(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Detections with their joints in the file's order in place of the skeleton's.
 
         A list of results names no joints: other tools take them in the annotation file's order.
         """
-        return _reordered(detections, np.argsort(self.order))
-
-    def from_file_order(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections with their joints in the skeleton's order in place of the file's."""
-        return _reordered(detections, np.array(self.order))
+        order = np.argsort(self.order)
+        return [
+            {**d, "keypoints": np.reshape(d["keypoints"], (len(order), 3))[order].ravel().tolist()}
+            for d in detections
+        ]
 
 
 def read_annotations(
@@ -134,17 +113,6 @@ def read_annotations(
     order = joint_order(where, categories, skeleton) if labelled else None
     found = content["annotations"] if labelled else []
     return _persons(where, images, found, category, order, skeleton, own, content)
-
-
-def _reordered(
-    detections: Sequence[Mapping[str, Any]], order: Int64[np.ndarray, " K"]
-) -> list[dict[str, Any]]:
-    if (order == np.arange(len(order))).all():
-        return [dict(detection) for detection in detections]
-    return [
-        {**d, "keypoints": np.reshape(d["keypoints"], (len(order), 3))[order].ravel().tolist()}
-        for d in detections
-    ]
 
 
 def without_outline(record: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +241,7 @@ def _keypoints(
     order: list[int],
     ignored: Bool[np.ndarray, " N"],
     label: RecordLabel,
-) -> tuple[Float32[np.ndarray, "N K 2"], Float32[np.ndarray, "N K"]]:
+) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N K"]]:
     """Joints and visibility flags in the skeleton's order, in which the records get them too."""
     count = len(order)
     for record, may_lack in zip(records, ignored.tolist(), strict=True):
@@ -284,7 +252,6 @@ def _keypoints(
         table = table[:, order]
         for record, row in zip(records, table.reshape(-1, 3 * count).tolist(), strict=True):
             record["keypoints"] = row
-    table = table.astype(np.float32)
     joints, visibility = table[..., :2], table[..., 2]
     fine = np.isin(visibility, (0, 1, 2)).all(-1) | ignored
     require_rows(where, fine, label, "a visibility flag of keypoints is not 0, 1 or 2")

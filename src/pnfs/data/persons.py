@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64, UInt8
 
 from pnfs.body import Skeleton
+from pnfs.errors import PnfsError
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2
 """COCO's visibility flags, used for every dataset."""
 
 
-class DataError(ValueError):
+class DataError(PnfsError):
     """A dataset that cannot be used; the message names the file and the record."""
 
 

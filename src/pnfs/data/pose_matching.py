@@ -1,7 +1,6 @@
 """Whose the predicted poses of a file are: the dataset's persons in order, by id, or by image."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -11,8 +10,12 @@ from pnfs.data.persons import UNLABELLED, DataError, Persons
 from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import evaluate_by_visibility, evaluate_detections
-from pnfs.evaluation.oks import labelled_oks, similarity_sigmas
+from pnfs.evaluation.coco_eval import (
+    DetectedPoses,
+    evaluate_by_visibility,
+    evaluate_detections,
+)
+from pnfs.evaluation.oks import oks, similarity_sigmas
 
 SIMILAR = 0.1
 """OKS from which a detected pose is a labelled person's where pictures and rates by joint need to know; the
@@ -82,8 +85,8 @@ def _most_similar(
     sigmas, labelled = similarity_sigmas(labels.skeleton), labels.visibility > UNLABELLED
 
     def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        targets = labels.joints[ours].astype(np.float64)
-        return labelled_oks(targets, labelled[ours], areas[ours], joints[theirs], sigmas)
+        offset = labels.joints[ours].astype(np.float64)[:, None] - joints[theirs]
+        return oks((offset**2).sum(-1), areas[ours][:, None], sigmas, labelled[ours][:, None])
 
     return matched_by_image(label_images, images, similarity, threshold)
 
@@ -132,24 +135,8 @@ class PosesAsDetections:
 
     def scores(self, split: str) -> dict[str, float]:
         """COCO's ten scores, and AP and AR over visible and over occluded joints."""
-        detections = self._detections()
-        found = evaluate_detections(detections, self.truth)
-        return found | evaluate_by_visibility(detections, self.truth)
-
-    def _detections(self) -> list[dict[str, Any]]:
-        """In COCO's result format."""
-        table = np.concatenate([self.poses.joints, self.poses.scores[..., None]], -1)
-        columns = zip(
-            self.image_ids.tolist(),
-            table.reshape(len(table), -1).tolist(),
-            self.poses.person_scores.tolist(),
-            strict=True,
-        )
-        category = self.truth.category
-        return [
-            {"image_id": i, "category_id": category, "keypoints": keypoints, "score": score}
-            for i, keypoints, score in columns
-        ]
+        poses = DetectedPoses(self.image_ids, self.poses.joints, self.poses.person_scores)
+        return evaluate_detections(poses, self.truth) | evaluate_by_visibility(poses, self.truth)
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"]:
         """The file's score of each person."""

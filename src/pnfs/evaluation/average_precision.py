@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
-from pnfs.evaluation.coco_eval import GroundTruth, evaluate_detections
-from pnfs.evaluation.nms import oks_nms, soft_oks_nms
-from pnfs.evaluation.oks import COCO_SIGMAS, mean_joint_score
+from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth, evaluate_detections
+from pnfs.evaluation.oks import COCO_SIGMAS, mean_joint_score, oks_nms
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 
@@ -57,21 +56,16 @@ class OKSAveragePrecision(PersonMetric):
         unknown = np.setdiff1d(image_ids, [image["id"] for image in truth.images])
         if unknown.size:
             raise ValueError(f"{truth.where} has no image {unknown[0]}, which a sample refers to")
-        self.truth, self.image_ids, self.areas, self.box_scores = (
-            truth,
-            image_ids,
-            areas,
-            box_scores,
-        )
+        self.truth = truth
+        self.image_ids, self.areas, self.box_scores = image_ids, areas, box_scores
         self.sigmas = np.asarray(sigmas, np.float64)
         self.joint_threshold = joint_threshold
         self.nms_threshold = nms_threshold
         self.soft_nms = soft_nms
 
     def score(self, persons: Columns) -> dict[str, float]:
-        keypoints = np.dstack([persons["predicted"], persons["scores"]])
-        detections = self.detections(keypoints, persons["sample_index"])
-        return evaluate_detections(detections, self.truth, self.sigmas)
+        poses, _ = self.poses(persons["predicted"], persons["scores"], persons["sample_index"])
+        return evaluate_detections(poses, self.truth, self.sigmas)
 
     def criterion(self) -> Criterion:
         """A similarity of at least 1/2, the limit that AP .5 sets for joints on average.
@@ -86,40 +80,31 @@ class OKSAveragePrecision(PersonMetric):
             mean_rows=tuple(range(self.joint_count)),
         )
 
-    def detections(
-        self, keypoints: Float[np.ndarray, "N K 3"], rows: Int64[np.ndarray, " N"]
-    ) -> list[dict[str, Any]]:
-        """Predictions in COCO's result format, with the persons' scores and without duplicates.
+    def poses(
+        self,
+        joints: Float[np.ndarray, "N K 2"],
+        joint_scores: Float[np.ndarray, "N K"],
+        samples: Int64[np.ndarray, " N"],
+    ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
+        """The predictions that no better one suppresses, with their scores, and which of the N they are.
 
         Args:
-            keypoints: x, y in image pixels and the joint's score.
-            rows: Which sample each is.
+            joints: x, y in image pixels.
+            joint_scores: Scores of the joints.
+            samples: Which sample each prediction is.
         """
-        keypoints = keypoints.astype(np.float64)
-        scores = self.box_scores[rows] * mean_joint_score(keypoints[..., 2], self.joint_threshold)
-        image_ids = self.image_ids[rows]
-        by_image = np.argsort(image_ids, kind="stable")
-        starts = np.flatnonzero(np.diff(image_ids[by_image])) + 1
-        detections = []
-        for members in np.split(by_image, starts):
-            for row in self._suppress(keypoints, scores, self.areas[rows], members):
-                detections.append(
-                    {
-                        "image_id": image_ids[row].item(),
-                        "category_id": self.truth.category,
-                        "keypoints": keypoints[row].ravel().tolist(),
-                        "score": float(scores[row]),
-                    }
-                )
-        return detections
-
-    def _suppress(
-        self, keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, members: np.ndarray
-    ) -> np.ndarray:
-        if self.nms_threshold is None:
-            return members
-        suppress = soft_oks_nms if self.soft_nms else oks_nms
-        kept = suppress(
-            keypoints[members], scores[members], areas[members], self.nms_threshold, self.sigmas
-        )
-        return members[kept]
+        joints = joints.astype(np.float64)
+        means = mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
+        scores, image_ids = self.box_scores[samples] * means, self.image_ids[samples]
+        rows = np.argsort(image_ids, kind="stable")
+        if self.nms_threshold is not None:
+            areas, starts = self.areas[samples], np.flatnonzero(np.diff(image_ids[rows])) + 1
+            kept = [
+                group[oks_nms(
+                    joints[group], scores[group], areas[group], self.nms_threshold, self.sigmas,
+                    soft=self.soft_nms,
+                )] if len(group) > 1 else group
+                for group in np.split(rows, starts)
+            ]  # fmt: skip
+            rows = np.concatenate(kept)
+        return DetectedPoses(image_ids[rows], joints[rows], scores[rows]), rows

@@ -1,53 +1,75 @@
-"""COCO's average precision of detections, by pycocotools."""
+"""COCO's average precision and recall of keypoints, as pycocotools computes them, over arrays."""
 
-import contextlib
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from pycocotools.coco import COCO as CocoIndex
-from pycocotools.cocoeval import COCOeval
+from jaxtyping import Bool, Float, Int64
 
-from pnfs.evaluation.oks import COCO_SIGMAS, VISIBILITIES
+from pnfs.evaluation.oks import COCO_SIGMAS, MAX_DETECTIONS, oks
 
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
               "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")  # fmt: skip
 """COCO's ten keypoint scores, in the order of `COCOeval.stats`."""
 
-Detection = Mapping[str, Any]
-"""One predicted person in COCO's result format: image_id, category_id, keypoints (x, y and score of
-the K joints in the skeleton's order) and score."""
+VISIBILITIES = {"visible": 2, "occluded": 1}
+"""Kinds of labelled joints -> COCO's visibility flag."""
+
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0, 1, 101)
+_AREAS = np.array([[0, 1e5**2], [32**2, 96**2], [96**2, 1e5**2]])
+"""All, medium and large persons, square pixels."""
+
+_PAIRS = 1 << 14
+"""Pairs of an image and a labelled person that are compared at once; bounds the memory."""
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The labelled persons of an annotation file, as pycocotools needs them."""
+    """The N labelled persons of an annotation file, joints in the skeleton's order."""
 
     where: str
     """File name for messages."""
     images: list[dict[str, Any]]
-    records: list[dict[str, Any]]
-    """Annotations of persons, none of whose keys is missing: id, image_id, category_id, bbox, area,
-    iscrowd, num_keypoints, keypoints in the skeleton's order."""
+    """Records with an id."""
     category: int
     """Id of the category "person" in this file."""
+    image_ids: Int64[np.ndarray, " N"]
+    joints: Float[np.ndarray, "N K 2"]
+    """px, 0 where unlabelled."""
+    visibility: Float[np.ndarray, "N K"]
+    """Above 0 where labelled."""
+    boxes: Float[np.ndarray, "N 4"]
+    """x, y, width, height in px."""
+    area: Float[np.ndarray, " N"]
+    """Square px."""
+    crowd: Bool[np.ndarray, " N"]
+    usable: Bool[np.ndarray, " N"]
+    """Neither crowd nor without a labelled joint; predictions of others are ignored."""
+
+
+class DetectedPoses(NamedTuple):
+    """M predicted persons."""
+
+    image_ids: Int64[np.ndarray, " M"]
+    joints: Float[np.ndarray, "M K 2"]
+    """x, y in image pixels."""
+    scores: Float[np.ndarray, " M"]
 
 
 def evaluate_detections(
-    detections: Sequence[Detection],
+    detections: DetectedPoses,
     truth: GroundTruth,
-    sigmas: Sequence[float] | Float[np.ndarray, " K"] = COCO_SIGMAS,
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
 ) -> dict[str, float]:
-    """COCO's ten keypoint scores of detections, by pycocotools.
+    """COCO's ten keypoint scores of detections.
 
-    Detections of other categories than person are left out.
+    A joint that is not finite makes a person similar to nobody.
 
     Args:
-        detections: In any order.
+        detections: In any order; of equal scores in an image the first one counts as better.
         truth: All persons of the images, crowds among them.
         sigmas: The skeleton's per-joint standard deviations.
 
@@ -56,39 +78,34 @@ def evaluate_detections(
         detections, or no person of that size.
 
     Raises:
-        ValueError: Detections that are not in the format; the message names the record.
+        ValueError: An image that the ground truth does not list.
     """
+    unknown = np.setdiff1d(detections.image_ids, [image["id"] for image in truth.images])
+    if unknown.size:
+        raise ValueError(
+            f"{truth.where} does not list image {unknown[0]}, which a detection is in: detections and "
+            "annotations are of different datasets"
+        )
     # A test set's annotations are not public.
-    if not detections or not truth.records:
+    if not len(detections.scores) or not len(truth.area):
         return dict.fromkeys(STATISTICS, math.nan)
-    index = CocoIndex()
-    # pycocotools notes the id of the annotation that a detection matches, and takes 0 for "none". It
-    # marks annotations that it ignores; the caller's records are not to change.
-    records = [{**record, "id": number} for number, record in enumerate(truth.records, 1)]
-    index.dataset = {  # pyright: ignore
-        "images": truth.images,
-        "annotations": records,
-        "categories": [{"id": truth.category, "name": "person"}],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        index.createIndex()
-        persons: Any = _persons_of(detections, truth, len(sigmas))
-        evaluation = COCOeval(index, index.loadRes(persons), "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    # pycocotools says -1 where no ground truth is of the size in question.
-    return {
-        name: float(value) if value > -1 else math.nan
-        for name, value in zip(STATISTICS, evaluation.stats, strict=True)
-    }
+    found = _best_of_each_image(detections)
+    matched, ignored = _match(found, truth, sigmas)
+    order = np.argsort(-found.scores, kind="stable")
+    precision, recall = np.full((2, len(_AREAS), len(_THRESHOLDS)), np.nan)
+    for row, of_size in enumerate(~_of_another_size(truth.area) & truth.usable):
+        if of_size.any():
+            hits, counts = matched[row][:, order], ~ignored[row][:, order]
+            precision[row], recall[row] = _precision_and_recall(hits, counts, of_size.sum())
+    rows = [(0, slice(None)), (0, 0), (0, 5), (1, slice(None)), (2, slice(None))]
+    values = [float(np.mean(table[row])) for table in (precision, recall) for row in rows]
+    return dict(zip(STATISTICS, values, strict=True))
 
 
 def evaluate_by_visibility(
-    detections: Sequence[Detection],
+    detections: DetectedPoses,
     truth: GroundTruth,
-    sigmas: Sequence[float] | Float[np.ndarray, " K"] = COCO_SIGMAS,
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
 ) -> dict[str, float]:
     """AP and AR over visible joints alone, and over occluded joints alone.
 
@@ -102,51 +119,130 @@ def evaluate_by_visibility(
     """
     scores = {}
     for kind, flag in VISIBILITIES.items():
-        restricted = replace(truth, records=[_only(record, flag) for record in truth.records])
+        visibility = np.where(truth.visibility == flag, truth.visibility, 0)
+        usable = truth.usable & (visibility > 0).any(-1)
+        restricted = replace(truth, visibility=visibility, usable=usable)
         found = evaluate_detections(detections, restricted, sigmas)
         scores |= {f"{name}/{kind}": found[name] for name in ("AP", "AR")}
     return dict(sorted(scores.items()))
 
 
-def _only(annotation: Mapping[str, Any], flag: int) -> dict[str, Any]:
-    """The annotation with the labels of joints whose visibility is `flag`."""
-    keypoints = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
-    keypoints[keypoints[:, 2] != flag] = 0
-    # Some files state 0 beside labels: such persons stay ignored.
-    ignored = annotation["num_keypoints"] == 0
-    return {
-        **annotation,
-        "keypoints": keypoints.ravel().tolist(),
-        "num_keypoints": 0 if ignored else int((keypoints[:, 2] > 0).sum()),
-    }
+def _best_of_each_image(detections: DetectedPoses) -> DetectedPoses:
+    """The best MAX_DETECTIONS of each image, image by image, best first."""
+    order = np.lexsort((-detections.scores, detections.image_ids))
+    image_ids = detections.image_ids[order]
+    place = np.arange(len(order)) - np.searchsorted(image_ids, image_ids)
+    kept = order[place < MAX_DETECTIONS]
+    return DetectedPoses(*(column[kept] for column in detections))
 
 
-def _persons_of(
-    detections: Sequence[Detection], truth: GroundTruth, joint_count: int
-) -> list[dict[str, Any]]:
-    """The detections of persons, checked; copies, because pycocotools writes ids and areas into them."""
-    images = {image["id"] for image in truth.images}
-    persons = []
-    for record, detection in enumerate(detections):
-        missing = {"image_id", "category_id", "keypoints", "score"} - detection.keys()
-        if missing:
-            raise ValueError(f"detection {record} lacks {', '.join(sorted(missing))}")
-        if detection["image_id"] not in images:
-            raise ValueError(
-                f"detection {record} is in image {detection['image_id']}, which the ground truth "
-                "does not list: detections and annotations are of different datasets"
-            )
-        if detection["category_id"] != truth.category:
-            continue
-        if len(detection["keypoints"]) != 3 * joint_count:
-            raise ValueError(
-                f"detection {record} has {len(detection['keypoints'])} numbers in keypoints; "
-                f"{joint_count} joints need {3 * joint_count}"
-            )
-        persons.append(dict(detection))
-    if not persons:
-        raise ValueError(
-            f"none of the {len(detections)} detections has category_id {truth.category}, which "
-            f"is person in {truth.where}; take detections that number categories as it does"
-        )
-    return persons
+def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
+    return (area < _AREAS[:, :1]) | (area > _AREAS[:, 1:])
+
+
+def _match(
+    found: DetectedPoses, truth: GroundTruth, sigmas: Float[np.ndarray, " K"]
+) -> tuple[Bool[np.ndarray, "A T M"], Bool[np.ndarray, "A T M"]]:
+    """Detections that match a person, and those that do not count, by size and threshold.
+
+    Args:
+        found: Image by image, best first.
+        truth: All persons.
+        sigmas: The skeleton's per-joint standard deviations.
+    """
+    matched = np.zeros((len(_AREAS), len(_THRESHOLDS), len(found.scores)), bool)
+    ignored = np.zeros_like(matched)
+    ignored_persons = _of_another_size(truth.area) | ~truth.usable
+    thresholds = np.minimum(_THRESHOLDS, 1 - 1e-10)[:, None, None]
+    for persons, first, number in _images(found.image_ids, truth.image_ids):
+        there = persons >= 0
+        crowd, unwanted = truth.crowd[persons], ignored_persons[:, None, persons]
+        taken = np.zeros((len(_AREAS), len(_THRESHOLDS), *persons.shape), bool)
+        # Images side by side, the best detection of each, then the second best, ...
+        for place in range(number.max()):
+            rows = np.flatnonzero(number > place)
+            detection = first[rows] + place
+            similar = _similarity(found.joints[detection], truth, persons[rows], sigmas)
+            free = (similar >= thresholds) & there[rows] & (~taken[:, :, rows] | crowd[rows])
+            # Persons who count come before those who are ignored, however similar.
+            counting = free & ~unwanted[:, :, rows]
+            among = np.where(counting.any(-1, keepdims=True), counting, free)
+            # pycocotools takes the last of equals.
+            reverse = np.where(among, similar, -1)[..., ::-1].argmax(-1, keepdims=True)
+            pick = persons.shape[1] - 1 - reverse
+            hit = among.any(-1, keepdims=True)
+            of_rows = taken[:, :, rows]
+            before = np.take_along_axis(of_rows, pick, -1)
+            np.put_along_axis(of_rows, pick, before | hit, -1)
+            taken[:, :, rows] = of_rows
+            is_unwanted = np.take_along_axis(unwanted[:, :, rows], pick, -1)
+            matched[:, :, detection] = hit[..., 0]
+            ignored[:, :, detection] = (hit & is_unwanted)[..., 0]
+    extent = np.ptp(found.joints, axis=1).prod(-1)
+    return matched, ignored | (~matched & _of_another_size(extent)[:, None])
+
+
+def _images(
+    found: Int64[np.ndarray, " M"], labelled: Int64[np.ndarray, " N"]
+) -> Iterator[tuple[Int64[np.ndarray, "I G"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]]:
+    """Groups of images with detections and labels: rows of their persons (-1: none), the row of each
+    image's first detection, and its number of detections.
+
+    Args:
+        found: Image of each detection, ascending.
+        labelled: Image of each labelled person.
+    """
+    by_image = np.argsort(labelled, kind="stable")
+    images, first, number = np.unique(found, return_index=True, return_counts=True)
+    start, end = (np.searchsorted(labelled[by_image], images, side) for side in ("left", "right"))
+    persons = end - start
+    # Images of like numbers of persons stand together, so that little is filled up.
+    waiting = np.argsort(-persons, kind="stable")[: np.count_nonzero(persons)]
+    while waiting.size:
+        most = int(persons[waiting[0]])
+        group, waiting = np.split(waiting, [max(1, _PAIRS // most)])
+        places = np.arange(most)
+        rows = by_image[np.minimum(start[group][:, None] + places, len(by_image) - 1)]
+        yield np.where(places < persons[group][:, None], rows, -1), first[group], number[group]
+
+
+def _similarity(
+    joints: Float[np.ndarray, "I K 2"],
+    truth: GroundTruth,
+    persons: Int64[np.ndarray, "I G"],
+    sigmas: Float[np.ndarray, " K"],
+) -> Float[np.ndarray, "I G"]:
+    """OKS of each image's detection with its labelled persons, over the labelled joints.
+
+    Of persons without labels, such as crowds, distances are those from twice their box.
+    """
+    predicted, boxes = joints[:, None].astype(np.float64), truth.boxes[persons][:, :, None]
+    labelled = truth.visibility[persons] > 0
+    unlabelled = ~labelled.any(-1, keepdims=True)
+    corner, size = boxes[..., :2], boxes[..., 2:]
+    outside = np.maximum(corner - size - predicted, 0) + np.maximum(
+        predicted - corner - 2 * size, 0
+    )
+    offset = np.where(unlabelled[..., None], outside, predicted - truth.joints[persons])
+    similar = oks((offset**2).sum(-1), truth.area[persons], sigmas, labelled | unlabelled)
+    return np.nan_to_num(similar)
+
+
+def _precision_and_recall(
+    hits: Bool[np.ndarray, "T M"], counts: Bool[np.ndarray, "T M"], persons: int
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """Mean precision over 101 recalls, and the highest recall, at each threshold.
+
+    Args:
+        hits: Detections that match a person, best first.
+        counts: Detections that are not ignored.
+        persons: How many there are to be found.
+    """
+    right = np.cumsum(hits & counts, -1)
+    precision = right / (np.cumsum(counts, -1) + np.spacing(1))
+    # The highest precision at this recall or a higher one.
+    precision = np.maximum.accumulate(precision[:, ::-1], -1)[:, ::-1]
+    recall = right / persons
+    places = np.array([np.searchsorted(row, _RECALLS) for row in recall])
+    padded = np.pad(precision, ((0, 0), (0, 1)))
+    return np.take_along_axis(padded, places, -1).mean(-1), recall[:, -1]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
 from pnfs.body import Skeleton
-from pnfs.evaluation.oks import VISIBILITIES
+from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.pck import PCKCurve, count_right, pck_curve, percent
 from pnfs.evaluation.person_metric import Criterion
 

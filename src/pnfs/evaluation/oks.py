@@ -1,15 +1,15 @@
-"""Object keypoint similarity (OKS): how alike two poses are, between 0 and 1."""
+"""Object keypoint similarity (OKS), how alike two poses are, from 0 to 1; OKS-NMS (HRNet, `lib/nms/nms.py`)."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 
 from pnfs.body import COCO, Skeleton
 
 COCO_SIGMAS = np.array(COCO.oks_sigmas)
 """COCO's standard deviation of each joint's labels, as a share of the person's scale."""
 
-VISIBILITIES = {"visible": 2, "occluded": 1}
-"""Kinds of labelled joints -> COCO's visibility flag."""
+MAX_DETECTIONS = 20
+"""Persons per image that COCO's evaluation looks at."""
 
 
 def similarity_sigmas(skeleton: Skeleton) -> Float[np.ndarray, " K"]:
@@ -24,48 +24,66 @@ def similarity_sigmas(skeleton: Skeleton) -> Float[np.ndarray, " K"]:
 
 
 def oks(
-    keypoints: Float[np.ndarray, "K 2"],
-    others: Float[np.ndarray, "M K 2"],
-    area: float | np.floating | np.ndarray,
-    other_areas: Float[np.ndarray, " M"],
+    squared: Float[np.ndarray, "*N K"],
+    area: Float[np.ndarray, "*N"],
     sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
-) -> Float[np.ndarray, " M"]:
-    """Similarity in (0, 1] of one prediction to others (HRNet's `oks_iou`).
-
-    Unlike the evaluation's OKS all joints count and the area is the mean of both.
+    counted: Bool[np.ndarray, "*N K"] | None = None,
+) -> Float[np.ndarray, "*N"]:
+    """Mean over the joints of exp(-d² / (8 σ² area)).
 
     Args:
-        keypoints: x, y in image pixels.
-        others: x, y in image pixels.
+        squared: Squared distance d² of each joint, in square pixels.
         area: Area of the person, in square pixels.
-        other_areas: Areas of the others.
         sigmas: The skeleton's per-joint standard deviations.
+        counted: Joints in the mean; None: all. Without any the similarity is 0.
     """
-    squared = ((others - keypoints) ** 2).sum(-1)
-    scale = (area + other_areas) / 2 + np.spacing(1)
-    return np.exp(-squared / (2 * sigmas) ** 2 / scale[:, None] / 2).mean(-1)
+    scale = np.asarray(area)[..., None] + np.spacing(1)
+    alike = np.exp(-squared / (2 * sigmas) ** 2 / scale / 2)
+    if counted is None:
+        return alike.mean(-1)
+    return (alike * counted).sum(-1) / np.maximum(counted.sum(-1), 1)
 
 
-def labelled_oks(
+def oks_nms(
     joints: Float[np.ndarray, "M K 2"],
-    labelled: Bool[np.ndarray, "M K"],
+    scores: Float[np.ndarray, " M"],
     areas: Float[np.ndarray, " M"],
-    predicted: Float[np.ndarray, "N K 2"],
-    sigmas: Float[np.ndarray, " K"],
-) -> Float[np.ndarray, "M N"]:
-    """COCO's OKS of every labelled person with every predicted one: labelled joints count.
+    threshold: float,
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
+    *,
+    soft: bool = False,
+) -> Int64[np.ndarray, " N"]:
+    """Rows that stay when predictions too similar to a better one are dropped (HRNet's `oks_nms`).
+
+    The similarity of two predictions is over all joints, with the mean of both areas.
 
     Args:
-        joints: Labelled x, y in image pixels.
-        labelled: Joints that count.
-        areas: Area of each labelled person, in square pixels.
-        predicted: x, y in image pixels.
+        joints: x, y in image pixels.
+        scores: Score of each prediction.
+        areas: Area of each prediction, in square pixels.
+        threshold: The highest OKS that two rows which stay may have.
         sigmas: The skeleton's per-joint standard deviations.
+        soft: Instead of dropping any, multiply the scores of the rest by exp(-OKS² / threshold) after each
+            pick, and end after MAX_DETECTIONS picks (HRNet's `soft_oks_nms`).
+
+    Returns:
+        Rows, in the order of the picks.
     """
-    squared = ((joints[:, None] - predicted[None]) ** 2).sum(-1)
-    near = np.exp(-squared / (8 * sigmas**2 * areas[:, None, None]))
-    counts = labelled[:, None].astype(np.float64)
-    return (near * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
+    order = np.argsort(scores)[::-1]
+    remaining = scores[order]
+    kept = []
+    while order.size and not (soft and len(kept) == MAX_DETECTIONS):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        squared = ((joints[rest] - joints[best]) ** 2).sum(-1)
+        similarity = oks(squared, (areas[best] + areas[rest]) / 2, sigmas)
+        if soft:
+            remaining = remaining[1:] * np.exp(-(similarity**2) / threshold)
+            resorted = np.argsort(remaining)[::-1]
+            order, remaining = rest[resorted], remaining[resorted]
+        else:
+            order = rest[similarity <= threshold]
+    return np.array(kept, np.int64)
 
 
 def mean_joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Float[np.ndarray, " N"]:

@@ -3,7 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
+
+from pnfs.codec import Codec, DecodeMethod
+from pnfs.errors import PnfsError
 
 Outputs = Literal["maps", "joints"]
 """What an exported model returns: score maps, or joints and their scores."""
@@ -14,10 +17,10 @@ FilePrecision = Literal["f32", "int8"]
 _PREFIX = "pnfs."
 
 # What files written before there was a choice lack, and what held of all of them.
-_ADDED_LATER: dict[str, Any] = {"precision": "f32"}
+_ADDED_LATER: dict[str, Any] = {"precision": "f32", "parts": ()}
 
 
-class ExportError(ValueError):
+class ExportError(PnfsError):
     """A model that cannot be exported, or an exported file that cannot be used; says why and what to do."""
 
 
@@ -40,6 +43,7 @@ class ModelMetadata:
         padding: Factor on the sides of a person's box, as in training.
         checkpoint: SHA-256 of the checkpoint's file; "" without one.
         precision: What the file computes in.
+        parts: Names of the parts, each with its joints; none in older files.
     """
 
     input_size: tuple[int, int]
@@ -56,6 +60,17 @@ class ModelMetadata:
     padding: float = 1.25
     checkpoint: str = ""
     precision: FilePrecision = "f32"
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def codec(self) -> Codec:
+        """How heatmaps are read and crops measured."""
+        return Codec(
+            sigma=self.sigma,
+            unbiased=self.unbiased,
+            decode_method=cast(DecodeMethod, self.decode_method),
+            flip_shift=cast(Literal[0, 1], self.flip_shift),
+        )
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""

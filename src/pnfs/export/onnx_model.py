@@ -110,6 +110,7 @@ def export_onnx(
         flip_shift=codec.flip_shift,
         padding=padding,
         checkpoint=checkpoint,
+        parts=tuple((name, tuple(joints)) for name, joints in network.parts.parts.items()),
     )
     model = _Exported(
         fuse(network) if fused else copy.deepcopy(network), codec if outputs == "joints" else None

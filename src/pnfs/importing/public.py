@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pnfs.body import Skeleton
-from pnfs.models.backbones.pyramid import load_part_of
 from pnfs.models import PoseNetwork
+from pnfs.models.backbones.pyramid import load_part_of
 
 PublicKind = Literal["hrnet", "simple_baseline"]
 

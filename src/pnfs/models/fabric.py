@@ -66,7 +66,11 @@ class GridCell(nn.Module):
         )
         # The identity is added onto the sum of the others.
         self.terms: list[tuple[nn.Module, int, list[int]]] = [
-            (self.transforms[name] if name else Skip(parts, channels), found[name][1], columns[name])
+            (
+                self.transforms[name] if name else Skip(parts, channels),
+                found[name][1],
+                columns[name],
+            )
             for name in sorted(found, key=lambda name: name == "")
         ]
         self.cell = Cell(parts, channels, nodes, operations, None if kept is None else kept.edges)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pnfs.errors import PnfsError
+
 FILE = "paper.csv"
 
 CITED, OWN = "cited", "ours"
@@ -31,7 +33,7 @@ _DEVIATION = "_std"
 """Ends the name of a column with the standard deviation of another."""
 
 
-class PublishedError(ValueError):
+class PublishedError(PnfsError):
     """A file of published numbers that is not as it should be; the message names it."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from pnfs.errors import PnfsError
 from pnfs.reproduce.published import FILE as PUBLISHED_FILE
 from pnfs.reproduce.published import Published, PublishedError, not_named, read_published
 
@@ -15,7 +16,7 @@ FILE = "target.yaml"
 Kind = Literal["table", "trade_off", "loss_curves", "poses"]
 
 
-class TargetError(ValueError):
+class TargetError(PnfsError):
     """A target that does not exist or whose description is wrong; the message names the file."""
 
 

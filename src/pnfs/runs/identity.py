@@ -4,13 +4,14 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.errors import PnfsError
 from pnfs.runs.plain import json_ready
 
 PERSONS = "persons"
@@ -21,29 +22,38 @@ SPLITS = ("train", "val")
 
 # Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
 _NOT_DEFINING = (
-    "run_root", "name", "logger", "workers", "eval_batch_size", "restart", "trust",
-    "evaluate_untrained",
-    "dataset.check_images", "data.workers", "data.eval_batch_size",
-    "acceleration", "data.resident", "optimizer.fused",
+    "run_root", "name", "run_name", "run_dir", "tags", "logger", "restart", "trust", "evaluate_untrained",
+    "dataset.check_images", "data.workers", "data.eval_batch_size", "data.resident", "optimizer.fused",
+    "callbacks.architecture", "callbacks.speed", "callbacks.learning_rate", "callbacks.epochs",
+    "callbacks.progress", "callbacks.pictures",
+)  # fmt: skip
+
+# What other keys are made of: these count where they arrive, in model, data, trainer, loss, strategy.
+_INGREDIENTS = (
+    "skeleton", "parts", "backbone", "operations", "fabric", "acceleration", "architecture", "epochs",
+    "input_size", "batch_size", "eval_batch_size", "workers", "callbacks.strategy",
 )  # fmt: skip
 
 # Keys of the trainer that change no number, or only its last digits as another device does; any other key
 # makes another run. `max_time` only pauses a run: resumed, it ends like the one that nothing stopped.
 _TRAINER_NOT_DEFINING = (
-    "accelerator", "logger", "max_time", "num_sanity_val_steps", "log_every_n_steps",
+    "accelerator", "default_root_dir", "logger", "max_time", "num_sanity_val_steps", "log_every_n_steps",
     "enable_progress_bar", "enable_model_summary", "profiler", "detect_anomaly", "benchmark",
     "deterministic", "inference_mode", "limit_test_batches", "limit_predict_batches",
     "enable_autolog_hparams", "model_registry",
 )  # fmt: skip
 
-# Naming one of the trainer's own defaults does not make another run.
+# Naming a default of the trainer, or of conf/trainer, does not make another run.
 _TRAINER_DEFAULTS: Mapping[str, Any] = {
     "_target_": "lightning.Trainer", "strategy": "auto", "devices": 1, "num_nodes": 1,
     "precision": "32-true", "accumulate_grad_batches": 1, "max_steps": -1, "fast_dev_run": False,
     "overfit_batches": 0.0, "limit_train_batches": 1.0, "limit_val_batches": 1.0,
     "check_val_every_n_epoch": 1, "val_check_interval": 1.0, "reload_dataloaders_every_n_epochs": 0,
-    "sync_batchnorm": False,
+    "sync_batchnorm": False, "use_distributed_sampler": False,
 }  # fmt: skip
+
+_FILES = ("weights", "architecture", "initial", "ckpt_path")
+"""Keys whose values are files that count by their content."""
 
 _CHECKPOINTS = ("best.ckpt", "last.ckpt")
 
@@ -119,21 +129,24 @@ def run_identity(
 def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that makes a run what it is.
 
-    Files of weights, `architecture` and `initial` count by their content. A dataset counts by the last component
-    of its path, until `run_identity` knows what is in it.
+    Files of weights, `architecture`, `initial` and `ckpt_path` count by their content. A dataset counts by the
+    last component of its path, until `run_identity` knows what is in it.
     """
     part = copy.deepcopy(dict(config))
-    for key in _NOT_DEFINING:
-        _remove(part, key.split("."))
+    for key in (*_NOT_DEFINING, *_INGREDIENTS):
+        *above, last = key.split(".")
+        functools.reduce(lambda tree, step: tree.get(step) or {}, above, part).pop(last, None)
+    for callback in part.get("callbacks", {}).values():
+        (callback or {}).pop("dirpath", None)
     part["trainer"] = _defining_trainer(part.get("trainer", {}))
     dataset = part.get("dataset", {})
     for key, value in dataset.items():
         if _is_place(key, value):
             dataset[key] = None if value is None else Path(str(value)).name
-    data = part.get("data", {})
-    if "cache" in data:
-        data["cache"] = data["cache"] is not None  # JPEG crops differ a little, wherever they lie.
-    for name in ("weights", "architecture", "initial"):
+    if "cache" in part.get("data", {}):
+        # JPEG crops differ a little, wherever they lie.
+        part["data"]["cache"] = part["data"]["cache"] is not None
+    for name in _FILES:
         for holder, key in _held(part, name):
             holder[key] = _content(Path(holder[key]))
     return part
@@ -184,14 +197,6 @@ def _file_digest(path: str, changed: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove(tree: dict[str, Any], path: Sequence[str]) -> None:
-    for key in path[:-1]:
-        if not isinstance(tree.get(key), dict):
-            return
-        tree = tree[key]
-    tree.pop(path[-1], None)
-
-
 def run_hash(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> str:
     """Eight hexadecimal digits that stand for `run_identity`."""
     text = json.dumps(run_identity(config, persons), sort_keys=True)
@@ -222,7 +227,7 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
     ]
 
 
-class OtherRunError(ValueError):
+class OtherRunError(PnfsError):
     """A file in a run's folder is of another run; the message says what differs."""
 
 
@@ -230,7 +235,7 @@ def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str
     """Refuses a record or checkpoint whose run is not the one that is asked for.
 
     Args:
-        file: That it comes from.
+        file: The file, for the message.
         theirs: Identity that it holds; None for one that was written without.
         ours: Identity of the run that is asked for.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pnfs.errors import PnfsError
+
 
 def json_ready(value: Any) -> Any:
     """Plain data with None for nan and infinity, which JSON does not have."""
@@ -29,13 +31,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A file of a run; None where there is none.
 
     Raises:
-        ValueError: It is no JSON; names the file.
+        PnfsError: It is no JSON; names the file.
     """
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise PnfsError(
             f"{path}: not a readable record ({error}); delete it to run again"
         ) from error

@@ -1,6 +1,8 @@
 """Where a run stands: training, interrupted, failed and why, or finished; one JSON file and one lock."""
 
+import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,21 +11,45 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from pnfs.errors import PnfsError
 from pnfs.runs.plain import read_json, write_json
 
 STATE = "state.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
+_LOGS = (_LOCK, ".hydra", "train.log")
+"""What a run that is trained anew keeps in its folder: Hydra has just written there."""
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
-
-class RunBusyError(ValueError):
-    """Another process trains this run."""
+log = logging.getLogger(__name__)
 
 
-class UnfinishedError(ValueError):
+class UnfinishedError(PnfsError):
     """A run was stopped before it had trained its epochs; the message says what resumes it."""
+
+
+@contextmanager
+def held_run(folder: Path) -> Iterator[None]:
+    """Holds the run in a folder while the block works on it; waits for another process that does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process trains this run, %s: waiting for its result", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def clear(folder: Path) -> None:
+    """Deletes what earlier starts of a run left; only for who holds it."""
+    for path in folder.iterdir():
+        if path.name not in _LOGS:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -33,61 +59,38 @@ def kept_state(
     """Keeps the state of a run in `state.json` of its folder while the block trains it.
 
     The state is "running", and afterwards "finished", "failed" with the cause, or "interrupted". A killed
-    process cannot say so itself; it shows by the lock, which the operating system takes from it.
+    process cannot say so itself; it shows by the lock of `held_run`, which the operating system takes from it.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder, which the caller holds.
         config: Resolved.
         identity: What makes the run what it is; see `run_identity`.
 
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
-
-    Raises:
-        RunBusyError: Another process holds the run.
     """
-    # Here and not above: listing runs need not wait for Lightning.
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    # The other processes of a distributed run belong to the first.
-    if getattr(rank_zero_only, "rank", 0):
-        yield 0.0
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
+    state: dict[str, Any] = {
+        "state": "running",
+        "cause": None,
+        "started": time.time(),
+        "earlier_seconds": _seconds_kept(folder),
+        "pid": os.getpid(),
+        "config": dict(config),
+        "identity": identity,
+    }
+    write_json(folder / STATE, state)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunBusyError(
-            f"{folder}: another process trains this run; wait until it is done, or stop it"
-        ) from None
-    try:
-        state: dict[str, Any] = {
-            "state": "running",
-            "cause": None,
-            "started": time.time(),
-            "earlier_seconds": _seconds_kept(folder),
-            "pid": os.getpid(),
-            "config": dict(config),
-            "identity": identity,
-        }
-        write_json(folder / STATE, state)
-        try:
-            yield state["earlier_seconds"]
-        except BaseException as error:
-            stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
-            outcome = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
-            write_json(folder / STATE, state | outcome)
-            raise
-        write_json(folder / STATE, state | {"state": "finished"})
-    finally:
-        lock.release()
+        yield state["earlier_seconds"]
+    except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
+        outcome = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
+        write_json(folder / STATE, state | outcome)
+        raise
+    write_json(folder / STATE, state | {"state": "finished"})
 
 
 def keep_failure(folder: Path, config: Mapping[str, Any], error: Exception) -> None:
-    """Records that a run failed before `kept_state` could, as when its data are missing."""
-    if isinstance(error, (RunBusyError, UnfinishedError)):
-        return  # The state is that of the process which trains it, or says already what happened.
+    """Records that a run failed before it could be trained, as when its data are missing."""
     anew = {"started": time.time(), "earlier_seconds": 0.0, "pid": os.getpid()}
     outcome = {"state": "failed", "cause": cause_of(error), "config": dict(config)}
     write_json(folder / STATE, (read_json(folder / STATE) or anew) | outcome)
@@ -99,8 +102,11 @@ def cause_of(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split())
     # The project's own errors speak for themselves; others need their name.
-    own = type(error).__module__.startswith("pnfs.")
-    return text if own and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    return (
+        text
+        if isinstance(error, PnfsError) and text
+        else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
 
 
 def _seconds_kept(folder: Path) -> float:

@@ -15,25 +15,46 @@ _INTERRUPTED = 130
 """As a shell reports a command that Ctrl-C ended."""
 
 
-def wandb_arguments(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What a `WandbLogger` is given besides what the configuration says.
+class RunLogger(WandbLogger):
+    """Lightning's logger, with an id that a resumed run keeps, and metrics compared by epoch and best score.
 
     Args:
-        settings: The resolved configuration.
-        folder: The run's folder.
-
-    Returns:
-        id (kept in the folder, so that a resumed run continues its own), name, group (the experiment),
-        job_type, tags (parts, backbone or baseline, strategy, dataset) and resume.
+        save_dir: The run's folder, which keeps the id.
+        artifacts: Upload best.ckpt and result.json at the end.
+        arguments: See `WandbLogger` and `wandb.init`.
     """
-    return {
-        "id": _run_id(folder),
-        "name": f"{settings['name']}/{folder.name}",
-        "group": str(settings["name"]),
-        "job_type": "train",
-        "tags": run_tags(settings),
-        "resume": "allow",
-    }
+
+    def __init__(self, *, save_dir: str, artifacts: bool = False, **arguments: Any) -> None:
+        super().__init__(save_dir=save_dir, id=_run_id(Path(save_dir)), resume="allow", **arguments)
+        self.artifacts = artifacts
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        super().log_hyperparams(params)
+        for metrics in ("val/*", "train/*", "architecture/*"):
+            self.experiment.define_metric(metrics, step_metric="epoch")
+        self.experiment.define_metric(
+            "val/score", step_metric="epoch", summary="best", goal="maximize"
+        )
+
+    def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
+        """Writes a finished run's results into the columns of the project's table."""
+        self.experiment.summary.update(
+            {
+                "final/score": record["score"],
+                **{f"final/{name}": value for name, value in record["scores"].items()},
+                **{f"cost/{name}": value for name, value in record["cost"].items()},
+                "best_epoch": record["evaluated_with"]["best_epoch"],
+                "seconds": record["seconds"],
+                "device": record["device"],
+                "git_revision": record["git_revision"],
+            }
+        )
+        if self.artifacts:
+            for path in (folder / "checkpoints" / "best.ckpt", folder / "result.json"):
+                self.experiment.log_artifact(
+                    str(path), name=f"{folder.name}-{path.stem}", type="run"
+                )
 
 
 def _run_id(folder: Path) -> str:
@@ -49,18 +70,6 @@ def _run_id(folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{kept}\n")
     return kept
-
-
-def run_tags(settings: Mapping[str, Any]) -> list[str]:
-    """Parts, backbone or baseline, strategy and dataset, by which one picks runs."""
-    model = settings["model"]
-    tags = [f"P={len(model['parts'])}"] if model.get("parts") else []
-    classes = (
-        model.get("backbone") or model,
-        settings["strategy"],
-        settings["dataset"],
-    )
-    return tags + [str(node["_target_"]).rsplit(".", 1)[-1] for node in classes]
 
 
 @contextmanager
@@ -86,22 +95,8 @@ def _finish(loggers: Sequence[Logger], exit_code: int) -> None:
 
 
 @rank_zero_only
-def log_summary(loggers: Sequence[Logger], record: Mapping[str, Any]) -> None:
-    """Writes a run's results into the columns of the project's table.
-
-    Args:
-        loggers: Others than Weights & Biases are passed over.
-        record: Record of the finished run, as `result.json` holds it.
-    """
-    summary = {
-        "final/score": record["score"],
-        **{f"final/{name}": value for name, value in record["scores"].items()},
-        **{f"cost/{name}": value for name, value in record["cost"].items()},
-        "best_epoch": record["evaluated_with"]["best_epoch"],
-        "seconds": record["seconds"],
-        "device": record["device"],
-        "git_revision": record["git_revision"],
-    }
+def log_summary(loggers: Sequence[Logger], record: Mapping[str, Any], folder: Path) -> None:
+    """Hands a finished run's record to Weights & Biases; other loggers have no place for it."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(summary)
+        if isinstance(logger, RunLogger):
+            logger.log_record(record, folder)

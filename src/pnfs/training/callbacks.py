@@ -1,12 +1,15 @@
-"""Callbacks that measure a training: how its architecture moves, and how fast it is."""
+"""Callbacks that show a training: how its architecture moves, how fast it is, where it stands."""
 
 import json
+import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
@@ -21,6 +24,8 @@ from pnfs.training.module import PoseModule
 
 TRAJECTORY = "architecture.jsonl"
 
+log = logging.getLogger(__name__)
+
 
 class ArchitectureMonitor(L.Callback):
     """Logs the statistics of softmax(alpha) and softmax(beta), and keeps their trajectory.
@@ -33,9 +38,9 @@ class ArchitectureMonitor(L.Callback):
         folder: The run's folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         super().__init__()
-        self.path = folder / TRAJECTORY
+        self.path = Path(folder) / TRAJECTORY
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         network = _searched(pl_module)
@@ -143,3 +148,28 @@ class TrainingSpeed(L.Callback):
     def _wait(self, module: L.LightningModule) -> None:
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
+
+
+class EpochLog(L.Callback):
+    """One line an epoch in the log: the losses, the validation's score."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        metrics = trainer.callback_metrics
+        shown = [
+            f"{name} {float(metrics[name]):.4g}"
+            for name in ("train/loss_step", "val/loss", "val/score")
+            if name in metrics
+        ]
+        log.info(
+            "epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, ", ".join(shown)
+        )
+
+
+class TerminalProgressBar(RichProgressBar):
+    """Lightning's progress bar where there is a terminal; nothing where the output goes to a file or a pipe."""
+
+    @property
+    def is_enabled(self) -> bool:
+        return super().is_enabled and sys.stdout.isatty()

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
@@ -30,7 +31,7 @@ _REQUIRED = ("model", "dataset")
 _GONE = "pnfs.models.operations.Zero"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(PnfsError):
     """A checkpoint that cannot be used; the message names the file."""
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 
-class NonFiniteLossError(ValueError):
+
+class NonFiniteLossError(PnfsError):
     """A loss became nan or infinite; the message says where."""
 
 

@@ -7,54 +7,61 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
-class KeepBest(ModelCheckpoint):
-    """Keeps `best.ckpt`: the weights with the highest validation score.
+class _Kept(ModelCheckpoint):
+    """Keeps one checkpoint, of whole epochs, under a fixed name; its folder may be moved or renamed.
 
-    It remembers that score when the run's folder has been moved or renamed, too: Lightning's callback forgets it
-    then, and a worse epoch would take the place of the best. The weights of a part of an epoch, as `max_time`
-    and `max_steps` leave them, are not kept: a resumed run trains that epoch again, from its start.
-
-    Args:
-        folder: The checkpoints' folder.
+    The weights of a part of an epoch, as `max_time` and `max_steps` leave them, are not kept: a resumed run trains
+    that epoch again, from its start.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor="val/score",
-            mode="max",
-            enable_version_counter=False,
-        )
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning's callback forgets the best score where the folder's name has changed.
         super().load_state_dict(_moved(state_dict, str(self.dirpath)))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not stopped_within_epoch(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
+
+class KeepBest(_Kept):
+    """Keeps `best.ckpt`: the weights with the best validation score.
+
+    Args:
+        dirpath: The checkpoints' folder.
+        monitor: What is logged of the score.
+        mode: "max" or "min".
+    """
+
+    def __init__(self, dirpath: Path | str, monitor: str = "val/score", mode: str = "max") -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            enable_version_counter=False,
+        )
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not (trainer.should_stop and stopped_within_epoch(trainer)):
             super().on_validation_end(trainer, pl_module)
 
 
-class KeepLast(ModelCheckpoint):
+class KeepLast(_Kept):
     """Keeps `last.ckpt`, which a run resumes from: everything after the last whole epoch.
 
     Lightning's `save_last` skips epochs that are no better, which a resumed run would then repeat; and with
     several validations an epoch it would keep a state that cannot be resumed exactly.
 
     Args:
-        folder: The checkpoints' folder.
+        dirpath: The checkpoints' folder.
 
     Attributes:
         epochs: Whole epochs that the run has trained, earlier starts included.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, dirpath: Path | str) -> None:
         super().__init__(
-            dirpath=folder,
+            dirpath=dirpath,
             filename="last",
             enable_version_counter=False,
             save_on_train_epoch_end=True,
@@ -66,26 +73,14 @@ class KeepLast(ModelCheckpoint):
     ) -> None:
         self.epochs = checkpoint["epoch"] + 1
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(_moved(state_dict, str(self.dirpath)))
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
         if not stopped_within_epoch(trainer):
-            super().on_train_epoch_end(trainer, pl_module)
             self.epochs = trainer.current_epoch + 1
 
 
 class StopEarly(EarlyStopping):
-    """Stops when the validation score has not risen for some epochs.
-
-    A run that was killed between this decision and its record does not train another epoch when it is resumed.
-
-    Args:
-        patience: Number of epochs.
-    """
-
-    def __init__(self, patience: int) -> None:
-        super().__init__("val/score", mode="max", patience=patience)
+    """Lightning's early stopping; a run that was killed between this decision and its record does not train on."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
@@ -97,22 +92,20 @@ def stopped_within_epoch(trainer: L.Trainer) -> bool:
     return not trainer.is_last_batch
 
 
-def why_unfinished(trainer: L.Trainer, epochs: int) -> str | None:
-    """Why a training that has returned did not train all its epochs; None if it did, or was stopped early.
-
-    Args:
-        trainer: After `fit`.
-        epochs: To train.
-    """
-    stops = [c for c in trainer.early_stopping_callbacks if isinstance(c, StopEarly)]
-    if any(stop.wait_count >= stop.patience for stop in stops):
+def why_unfinished(trainer: L.Trainer) -> str | None:
+    """Why a training that has returned did not train all its epochs; None if it did, or was stopped early."""
+    stops = [c for c in trainer.early_stopping_callbacks if isinstance(c, EarlyStopping)]
+    if any(stop.wait_count >= stop.patience or stop.stopped_epoch for stop in stops):
         return None
-    (kept,) = (c for c in trainer.checkpoint_callbacks if isinstance(c, KeepLast))
-    if kept.epochs >= epochs:
+    kept = max(
+        (c.epochs for c in trainer.checkpoint_callbacks if isinstance(c, KeepLast)), default=0
+    )
+    epochs = trainer.max_epochs or 0
+    if kept >= epochs:
         return None
     reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     cause = f"trainer.max_steps={trainer.max_steps}" if reached else "trainer.max_time"
-    return f"{cause} stopped it after {kept.epochs} of {epochs} epochs"
+    return f"{cause} stopped it after {kept} of {epochs} epochs"
 
 
 def _moved(state: dict[str, Any], folder: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from pnfs.models import FabricRules, PoseNetwork
-from pnfs.models.backbones import Backbone
+from pnfs.models import FabricRules, NeuralFabrics, PoseNetwork
+from pnfs.models.backbones import Backbone, Stem
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
 from pnfs.training.loss import HeatmapLoss
@@ -42,6 +42,8 @@ class _Role:
 _ROLES: Mapping[str, _Role] = {
     "model": _Role("network", _is(PoseNetwork)),
     "backbone": _Role("backbone", _is(Backbone)),
+    "stem": _Role("stem", _is(Stem)),
+    "fabrics": _Role("set of fabrics", _is(NeuralFabrics)),
     "operations": _Role("operation", _is(Operation)),
     "rules": _Role("set of rules", _is(FabricRules)),
     "kept": _Role("cell of a derived network", _is(KeptCell)),

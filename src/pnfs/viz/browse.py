@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, UInt8
 
 from pnfs.body import PartMode
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec import Codec
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.dataset import CropDataset, SampleKey
-from pnfs.data.geometry import fit_box, heatmap_stride, invert
+from pnfs.data.geometry import fit_box, invert
 from pnfs.data.persons import Persons
 from pnfs.viz.sheets import pose_sheet, score_map_sheet
 
@@ -102,18 +102,16 @@ def target_sheet(
         parts: How the joints are grouped.
         stride: Crop px per score-map px.
         sigma: Width of the target Gaussians, in score-map px.
-        quantised: Put the Gaussians on whole score-map px, as `gaussian_targets` says.
+        quantised: Put the Gaussians on whole score-map px, as `Codec` says.
     """
     sheets = []
+    codec = Codec(sigma=sigma, quantised=quantised, unbiased=crops.unbiased)
     size = (crops.input_size[0] // stride, crops.input_size[1] // stride)
     for crop in crops.of(rows):
-        maps, weights = gaussian_targets(
+        maps, weights = codec.targets(
             torch.from_numpy(np.asarray(crop["joints_crop"]))[None],
             torch.from_numpy(np.asarray(crop["labelled"]))[None],
-            heatmap_size=size,
-            stride=heatmap_stride(crops.input_size, size, crops.unbiased),
-            sigma=sigma,
-            quantised=quantised,
+            size,
         )
         learned = weights[0].numpy() > 0
         names = [

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
+from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.errors import Errors
-from pnfs.evaluation.oks import VISIBILITIES
 from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, INK, SMALL, new_figure, plain_axes, save_figure, side_hex

@@ -21,6 +21,7 @@ class Backbone(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> list[Float[Tensor, "B C_s h_s w_s"]]:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
+
 def read_weights(
     weights: Literal["imagenet", "none"] | str,
     download: Callable[[], Mapping[str, Tensor]],

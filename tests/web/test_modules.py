@@ -1,0 +1,110 @@
+"""The page's geometry and decoding against pnfs's own, run by Node.js."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pnfs.body import MPII
+from pnfs.codec.decode import decode, to_image
+from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, heatmap_stride, invert
+from pnfs.evaluation.flip import average_with_flip
+from pnfs.export.metadata import ModelMetadata
+
+SIZE, MAP_SIZE = (96, 64), (24, 16)
+PARTS = (("upper", MPII.joints[:9]), ("lower", MPII.joints[7:]))
+
+
+def model_of(builder, **changes: Any) -> dict[str, Any]:
+    metadata = ModelMetadata(
+        SIZE, 4, "mpii", MPII.joints, MPII.limbs, MPII.flip_pairs, "maps", parts=PARTS, **changes
+    )
+    return builder.describe(metadata, Path("model.onnx"))
+
+
+def score_maps(seed: int) -> np.ndarray:
+    """Gaussians anywhere, also beside and beyond the border, on a little noise; one joint has no peak."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[: MAP_SIZE[0], : MAP_SIZE[1]]
+    peaks = random.uniform(-1, 1, (len(MPII), 2)) * np.array([9, 13]) + np.array([7.5, 11.5])
+    squares = (x - peaks[:, 0, None, None]) ** 2 + (y - peaks[:, 1, None, None]) ** 2
+    maps = np.exp(-squares / 8) + random.normal(0, 0.01, squares.shape)
+    maps[3] = -np.abs(maps[3])
+    return maps.astype(np.float32)
+
+
+def run_modules(node: str, **question: Any) -> dict[str, Any]:
+    script = Path(__file__).parent / "modules.mjs"
+    done = subprocess.run(
+        [node, str(script)], input=json.dumps(question), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("method", "sigma", "unbiased", "shift"),
+    [
+        ("argmax", 2.0, False, 0),
+        ("quarter", 2.0, False, 1),
+        ("dark", 2.0, False, 1),
+        ("dark", 1.0, True, 0),
+    ],
+)
+@pytest.mark.parametrize("box", [[31, 12, 40, 90], [-20, 50, 160, 30]])
+def test_modules_agree_with_pnfs(
+    node, builder, method, sigma: float, unbiased: bool, shift, box: list[int]
+) -> None:
+    random = np.random.default_rng(5)
+    picture = cv2.resize(random.integers(0, 256, (9, 7, 3), np.uint8), (120, 150))
+    maps, mirrored_maps = score_maps(1), score_maps(2)
+    model = model_of(
+        builder, decode_method=method, sigma=sigma, unbiased=unbiased, flip_shift=shift
+    )
+    assert model["inputSize"] == list(SIZE)
+    found = run_modules(
+        node,
+        model=model,
+        maps=maps.ravel().tolist(),
+        mirroredMaps=mirrored_maps.ravel().tolist(),
+        picture={
+            "width": 120,
+            "height": 150,
+            "data": cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA).ravel().tolist(),
+        },
+        box=box,
+        padding=1.25,
+    )
+
+    averaged = average_with_flip(
+        torch.from_numpy(maps), torch.from_numpy(mirrored_maps), MPII.flip_permutation, shift
+    )
+    locations, scores = decode(averaged[None], method, sigma=sigma)
+    np.testing.assert_allclose([[j["x"], j["y"]] for j in found["joints"]], locations[0], atol=1e-3)
+    np.testing.assert_allclose([j["score"] for j in found["joints"]], scores[0], atol=1e-6)
+
+    x, y, width, height = box
+    extent = crop_extent(SIZE, unbiased)
+    size = fit_box(np.array([width, height]) * 1.25, extent[0] / extent[1])
+    center = np.array([x + width / 2, y + height / 2])
+    matrix = crop_matrix(center, size, 0.0, SIZE, unbiased=unbiased)
+    stride = heatmap_stride(SIZE, MAP_SIZE, unbiased)
+    places = to_image(locations, torch.from_numpy(invert(matrix))[None], stride)
+    np.testing.assert_allclose(found["places"], places[0], atol=1e-2)
+
+    crop = cv2.warpAffine(picture, matrix, SIZE[::-1], flags=cv2.INTER_LINEAR).astype(int)
+    cut = np.array(found["crop"]).reshape(*SIZE, 3)
+    # OpenCV takes shares of a pixel in steps of 1/32, so that its border is a step off at most.
+    assert np.abs(cut - crop).max() <= 8
+    assert np.abs(cut - crop).mean() < 0.5
+    np.testing.assert_array_equal(np.array(found["mirrored"]).reshape(*SIZE, 3), cut[:, ::-1])
+
+    for part, (_, joints) in zip(found["parts"], PARTS, strict=True):
+        expected = averaged[MPII.indices(list(joints))].amax(0)
+        np.testing.assert_allclose(part, expected.ravel(), atol=1e-6)
+    assert found["box"] == [max(0, x), y, min(width, 120 - max(0, x)), height]
