@@ -18,7 +18,7 @@ PROFILE ?= smoke
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
-    table-costs bench dashboard rooms web
+    table-costs bench runs-page rooms web
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -51,11 +51,11 @@ reproduce-%: $(STAMP)
 table-costs: $(STAMP) ## parameters and MACs of every configuration in the paper's tables, beside the paper's
 	$(BIN)/pnfs costs $(ARGS)
 
-bench: $(STAMP) ## measure training steps, inference, data and evaluation into experiments/bench/ (an hour or more)
-	$(BIN)/pnfs bench out=experiments/bench/cpu $(ARGS)
+bench: $(STAMP) ## measure training steps, inference, data and evaluation into runs/bench/ (half an hour or more)
+	$(BIN)/python -m benchmarks training inference data evaluation $(ARGS)
 
-dashboard: $(STAMP) ## one HTML page about all runs: runs/dashboard.html
-	$(BIN)/pnfs dashboard $(ARGS)
+runs-page: $(STAMP) ## one HTML page about all runs: runs/index.html
+	$(BIN)/pnfs runs html=runs/index.html $(ARGS)
 
 web: $(STAMP) ## build the page that runs an exported model in the browser: web/dist (MODEL=model.onnx)
 	@[ -n '$(MODEL)' ] || { echo 'web: name a file that `pnfs export` wrote: make web MODEL=model.onnx' >&2; exit 1; }

@@ -33,10 +33,9 @@ ALLOWED = {
     "viz": _BELOW_TRAINING,
     "export": {"body", "models", "codec", "data"},
     "inference": _BELOW_RUNS | {"viz", "export"},
-    "bench": _BELOW_RUNS | {"search", "export", "runs"},
     "reproduce": _BELOW_RUNS | {"runs", "viz"},
     "commands": _BELOW_RUNS
-    | {"search", "runs", "viz", "inference", "export", "bench", "reproduce", "importing"},
+    | {"search", "runs", "viz", "inference", "export", "reproduce", "importing"},
 }
 CONFIGURATION_LIBRARIES = {"hydra", "omegaconf"}
 CONFIGURATION_FOLDER = "conf"

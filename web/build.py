@@ -15,10 +15,12 @@ from typing import Any
 
 from matplotlib.colors import to_hex
 
+from pnfs.body import Skeleton
 from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference.predictor import JOINT_THRESHOLD
+from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, SIDE_COLOURS, Side, side_hex
 
 HERE = Path(__file__).parent
@@ -80,7 +82,10 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
     height, width = metadata.input_size
     map_size = (height // metadata.stride, width // metadata.stride)
     number = {joint: k for k, joint in enumerate(metadata.joints)}
-    sides = joint_sides(metadata)
+    skeleton = Skeleton(
+        metadata.skeleton, metadata.joints, metadata.flip_pairs, metadata.limbs, groups={}
+    )
+    sides = joint_sides(skeleton)
     # Files written before parts were named hold one.
     parts = metadata.parts or (("all", metadata.joints),)
     members = [[number[joint] for joint in joints] for _, joints in parts]
@@ -105,7 +110,7 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
         "limbs": [
             {
                 "joints": [number[a], number[b]],
-                "side": limb_side(sides[number[a]], sides[number[b]]),
+                "side": limb_side({sides[number[a]], sides[number[b]]}),
                 "part": _first(members, number[a], number[b]),
             }
             for a, b in metadata.limbs
@@ -118,19 +123,10 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
     }
 
 
-def joint_sides(metadata: ModelMetadata) -> list[Side]:
-    """The person's side of each joint: pairs are (left, right), unpaired joints "centre"."""
-    sides: dict[str, Side] = dict.fromkeys(metadata.joints, "centre")
-    for left, right in metadata.flip_pairs:
-        sides |= {left: "left", right: "right"}
-    return list(sides.values())
-
-
-def limb_side(a: Side, b: Side) -> Side:
+def limb_side(ends: set[Side]) -> Side:
     """The side of a limb between joints of these sides, as `pnfs predict` draws it."""
-    if "centre" in (a, b):
-        return b if a == "centre" else a
-    return a if a == b else "centre"
+    sides = ends - {"centre"}
+    return sides.pop() if len(sides) == 1 else "centre"
 
 
 def part_colours() -> "itertools.chain[str]":

@@ -31,12 +31,10 @@ COMMANDS = (
     "import",
     "export",
     "cache",
-    "bench",
     "cost",
     "costs",
     "doctor",
     "browse",
-    "dashboard",
     "reproduce",
     "runs",
 )

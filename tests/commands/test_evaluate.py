@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
-from pnfs.commands.scoring import log_media
+from pnfs.commands.report import log_media
 from pnfs.commands.tables import benchmark_table, described, joint_table, score_table
 from pnfs.data.export import write_coco, write_mpii
 from pnfs.data.results_file import check_results

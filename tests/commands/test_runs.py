@@ -1,19 +1,19 @@
-"""`pnfs runs`: what is listed, how, and the comparison of two runs."""
+"""`pnfs runs`: the list, the comparison of two runs, and the page about all."""
 
 import csv
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.text import Text
+from hydra import compose, initialize_config_dir
 
-from pnfs.commands import runs
-from pnfs.commands.configuration import UsageError
+from pnfs.commands import run_cards, runs
+from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.runs.finding import Run, find_runs
 
 
@@ -29,6 +29,33 @@ RUNS = [
 ]
 
 
+def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any) -> Path:
+    """A run's folder; without a score it failed."""
+    path = root / folder
+    path.mkdir(parents=True)
+    settings = {
+        "name": path.parent.name,
+        "dataset": {"_target_": "pnfs.data.lsp.LSP", "root": "/somewhere"},
+        "model": {"_target_": "pnfs.models.PoseFabricNetwork", "parts": {"head": ["neck"]}},
+    } | config
+    if score is None:
+        state = {"state": "failed", "cause": "out of <memory>", "config": settings}
+        (path / "state.json").write_text(json.dumps(state))
+        return path
+    record = {
+        "score": score, "scores": {"PCK@0.2": score}, "seconds": 10.0, "config": settings,
+        "cost": {"parameters": 10, "live_parameters": 9, "macs": 1000},
+    }  # fmt: skip
+    (path / "result.json").write_text(json.dumps(record))
+    (path / "metrics.csv").write_text("epoch,step,train/loss_epoch,val/score\n0,3,0.5,12.5\n")
+    return path
+
+
+def call(*overrides: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        runs.run(compose("runs", list(overrides)))
+
+
 @pytest.mark.parametrize(
     ("conditions", "names"),
     [
@@ -39,37 +66,21 @@ RUNS = [
     ],
 )
 def test_filter(conditions: dict[str, Any], names: list[str]) -> None:
-    assert [run.folder.name for run in runs.filtered(RUNS, conditions)] == names
-
-
-def test_filter_by_a_key_that_no_run_has_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"model\.depth"):
-        runs.filtered(RUNS, {"model.depth": 8})
-
-
-def column(table: Any, number: int) -> list[str]:
-    return [str(cell) for cell in table.columns[number].cells]
+    assert [run.folder.name for run in run_cards.filtered(RUNS, conditions)] == names
 
 
 def test_comparison_holds_what_differs_and_the_scores() -> None:
     table = runs.comparison(RUNS[0], RUNS[2])
-    keys = column(table, 0)
+    keys, first, second = ([str(cell) for cell in column.cells] for column in table.columns)
     assert keys[0] == "model.d"
-    assert "workers (does not define the run)" in keys[1]
+    assert keys[1].startswith("[dim]workers")
     assert keys[2:] == ["state", "PCK"]
-    assert column(table, 1) == ["8", "2", "finished", "50.00"]
-    assert column(table, 2) == ["4", "3", "finished", "40.00"]
-
-
-def listed(root: Path, width: int = 80) -> list[str]:
-    console = Console(width=width, file=io.StringIO())
-    lines = runs.run_lines([runs.card_of(run, root) for run in RUNS], width)
-    console.print("\n".join(lines), soft_wrap=True, highlight=False)
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert first == ["8", "2", "finished", "50.00"]
+    assert second == ["4", "3", "finished", "40.00"]
 
 
 def test_list_shows_state_score_and_duration() -> None:
-    header, *lines = listed(Path("runs"))
+    header, *lines = runs.run_lines([run_cards.card_of(run, Path("runs")) for run in RUNS], 80)
     assert header.split()[:6] == ["run", "state", "score", "params", "MACs", "duration"]
     assert [line.split()[:6] for line in lines if not line.startswith(" ")] == [
         ["1a", "finished", "50.0", "–", "–", "1"],
@@ -80,55 +91,109 @@ def test_list_shows_state_score_and_duration() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_list_fits_the_terminal_and_cuts_no_hash(width: int) -> None:
-    long = [run_of(f"reproduce/table3/{n:08x}", "failed", {"seed": n}, None) for n in range(3)]
+    names = [f"reproduce/table3/{n:08x}" for n in range(3)]
     cause = "CUDA out of memory [tried 2 GiB]: " + "word " * 40
-    cards = [replace(runs.card_of(run, Path("runs")), cause=cause) for run in long]
-    lines = [Text.from_markup(line).plain for line in runs.run_lines(cards, width)]
+    cards = [
+        replace(run_cards.card_of(run_of(name, "failed", {}), Path("runs")), cause=cause)
+        for name in names
+    ]
+    lines = runs.run_lines(cards, width)
     assert max(map(len, lines)) <= width
-    started = [line.split()[0] for line in lines if line.startswith("reproduce")]
-    assert started == [f"reproduce/table3/{n:08x}" for n in range(3)]
+    assert [line.split()[0] for line in lines if line.startswith("reproduce")] == names
     assert "[tried 2 GiB]" in " ".join(" ".join(lines).split())
 
 
 def test_other_programs_read_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, score in (("a", 1.5), ("b", float("nan"))):
-        (tmp_path / name).mkdir()
-        record = {"score": score, "scores": {"AP": score}, "config": {"seed": 3}, "seconds": 9}
-        (tmp_path / name / "result.json").write_text(json.dumps(record))
+    write_run(tmp_path, "x/a", 1.5, seed=3)
+    write_run(tmp_path, "x/b", float("nan"), seed=3)
     for form in ("json", "csv"):
-        runs.console.file = None  # Standard output as it is now.
-        settings = {"run_root": str(tmp_path), "sort": "path", "compare": None, "filter": None}
-        runs.run(OmegaConf.create(settings | {"format": form}))
+        call(f"run_root={tmp_path}", f"format={form}")
         text = capsys.readouterr().out
         assert "nan" not in text.lower()
         read = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
-        assert [each["run"] for each in read] == ["a", "b"]
+        assert [each["run"] for each in read] == ["x/a", "x/b"]
         assert [float(each["score"]) for each in read if each["score"]] == [1.5]
         assert str(read[0]["seed"]) == "3"
 
 
-def test_unknown_format_is_refused(tmp_path: Path) -> None:
-    settings = {"run_root": str(tmp_path), "sort": "path", "compare": None, "filter": None}
-    with pytest.raises(UsageError, match=r"format=xml.*csv"):
-        runs.run(OmegaConf.create(settings | {"format": "xml"}))
+def test_page_from_run_folders(tmp_path: Path) -> None:
+    write_run(tmp_path, "grid/aaaaaaaa", 61.5, seed=0)
+    write_run(tmp_path, "grid/bbbbbbbb", None, seed=1)
+    path = tmp_path / "pages" / "index.html"
+    call(f"run_root={tmp_path}", f"html={path}")
+    page = path.read_text()
+    for text in ("grid/aaaaaaaa", "61.5", "out of &lt;memory&gt;", "<code>seed=0</code>"):
+        assert text in page
+    # The trade-off, the scores, and the losses under the name that Lightning gives epoch means.
+    assert page.count("<svg") == 3
+    call(f"run_root={tmp_path}", "+filter={seed:1}", f"html={path}")
+    assert "bbbbbbbb" in path.read_text()
+    assert "aaaaaaaa" not in path.read_text()
+
+
+def test_unreadable_metrics_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path, "grid/aaaaaaaa")
+    (folder / "metrics.csv").write_text("epoch,step,val/score\n0,1,many\n")
+    call(f"run_root={tmp_path}", f"html={tmp_path}/a.html")
+    assert "metrics.csv" in capsys.readouterr().out
+    assert (tmp_path / "a.html").is_file()
+
+
+def test_many_differences_show_what_is_unusual(tmp_path: Path) -> None:
+    usual = {f"key{n}": 0 for n in range(9)} | {"seed": 0}
+    for run in range(10):
+        write_run(tmp_path, f"grid/{run:08x}", **(usual | {f"key{run}": run + 5}))
+    cards = run_cards.page_cards(find_runs(tmp_path), tmp_path)
+    assert [dict(card.differences) for card in cards[:2]] == [{"key0": "5"}, {"key1": "6"}]
+
+
+def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
+    for n, (seed, depth, workers) in enumerate([(0, 1, 4), (1, 1, 8), (0, 2, 4)]):
+        write_run(tmp_path, f"grid/{n:08x}", seed=seed, depth=depth, workers=workers)
+    write_run(tmp_path, "other/00000004", seed=0, depth=1)
+    rows = [card.row for card in run_cards.page_cards(find_runs(tmp_path), tmp_path)]
+    # The number of workers does not make another run.
+    assert rows[0] == rows[1]
+    assert len(set(rows)) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["run_root=/nowhere/at/all"], "/nowhere/at/all"),
+        (["format=xml"], "format=xml"),
+        (["sort=speed"], "sort=speed"),
+        (["+filter={model.depth:8}"], "model.depth"),
+        (["compare=[aaaa]"], "compare"),
+        (["compare=[aaaa,cccc]"], "cccc"),
+        (["+filter={state:running}", "html=page.html"], "no run"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, overrides: list[str], named: str) -> None:
+    write_run(tmp_path, "grid/aaaaaaaa")
+    with pytest.raises(UsageError) as error:
+        call(f"run_root={tmp_path}", *overrides)
+    assert named in str(error.value)
 
 
 def test_what_lies_inside_a_run_is_no_run(tmp_path: Path) -> None:
-    record = json.dumps({"config": {}, "score": 1.0})
     for folder in ("a/1", "a/1/wandb/copy", "b/2"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "result.json").write_text(record)
+        write_run(tmp_path, folder)
     # A score that was evaluated later is no run, nor does it hide those below.
     (tmp_path / "a/result.json").write_text(json.dumps({"score": 1.0}))
-    assert [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)] == [
-        "a/1",
-        "b/2",
-    ]
+    found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)]
+    assert found == ["a/1", "b/2"]
 
 
-def test_record_is_json(tmp_path: Path) -> None:
-    # `find_runs` reads what a crashed writer may leave behind.
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    # What a crashed writer may leave behind.
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "state.json").write_text(json.dumps({"state": "run"})[:5])
-    with pytest.raises(ValueError, match=r"state\.json.*not a readable record"):
+    (tmp_path / "a" / "state.json").write_text('{"st')
+    with pytest.raises(ValueError, match=r"state\.json"):
         find_runs(tmp_path)
+
+
+def test_listing_waits_for_no_heavy_library() -> None:
+    heavy = "{'torch', 'lightning', 'matplotlib', 'pandas', 'scipy'}"
+    code = f"import sys, pnfs.commands.runs; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pnfs.commands import derive, evaluate, train
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import build_source, configuration_folder
-from pnfs.commands.scoring import SHEET_SIZE, shown_rows
+from pnfs.commands.report import SHEET_SIZE, shown_rows
 from pnfs.data.export import write_coco
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Predictions, in_labelled_boxes

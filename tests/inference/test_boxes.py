@@ -138,10 +138,11 @@ def test_frames_are_found_by_video_and_number(tmp_path: Path) -> None:
         ("text", "neither COCO annotations"),
         ({"images": []}, "neither COCO annotations"),
         ({"images": [{"id": 1}], "annotations": []}, "file_name"),
-        ({"images": [], "annotations": [person(4, 1, 1, 1, 1)]}, "image_id 4"),
+        ({"images": [], "annotations": [person(4, 1, 1, 1, 1)]}, "image_id"),
         ([person(4, 1, 1, 1)], r"record 0: bbox"),
         ([person(4, 1, 1, 1, float("nan"))], "finite"),
-        ([person(4, 1, 1, 1, 1, score="high")], "must be numbers"),
+        ([person(4, 1, 1, 1, 1, score="high")], "record 0: score"),
+        ([person(4, 1, 1, 1, 1) | {"image_id": None}], "record 0: "),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: object, problem: str) -> None:

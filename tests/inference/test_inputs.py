@@ -6,17 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pnfs.data.persons import DataError
-from pnfs.inference.inputs import (
-    Video,
-    counted_by_suffix,
-    find_inputs,
-    natural_key,
-    passed_over,
-    read_picture,
-)
+from pnfs.inference import inputs
+from pnfs.inference.inputs import Video, find_inputs, natural_key, read_picture
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -25,18 +19,20 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"")
 
 
-def names(found) -> list[str]:
-    return [file.name for file in found]
+def names(asked, exclude: Path) -> list[str]:
+    return [file.name for file in find_inputs(asked, exclude)[0]]
 
 
 def test_folder_is_searched_in_natural_order(tmp_path: Path) -> None:
     touch(
         tmp_path, "f10.jpg", "f9.JPG", "f1.png", "sub/f2.webp", "notes.txt", ".hidden.jpg", "v.mp4"
     )
-    found = find_inputs(tmp_path, tmp_path / "out")
-    assert names(found) == ["f1.png", "f9.JPG", "f10.jpg", "sub/f2.webp", "v.mp4"]
+    found, others = find_inputs(tmp_path, tmp_path / "out")
+    expected = ["f1.png", "f9.JPG", "f10.jpg", "sub/f2.webp", "v.mp4"]
+    assert [file.name for file in found] == expected
     assert [file.is_video for file in found] == [False] * 4 + [True]
     assert all(file.path.is_absolute() for file in found)
+    assert [path.name for path in others] == ["notes.txt"]
 
 
 def test_natural_order_compares_numbers_by_value() -> None:
@@ -44,72 +40,44 @@ def test_natural_order_compares_numbers_by_value() -> None:
     assert sorted(map(Path, reversed(ordered)), key=natural_key) == [Path(p) for p in ordered]
 
 
-def test_same_stems_keep_apart(tmp_path: Path) -> None:
-    touch(tmp_path, "a/x.jpg", "b/x.jpg", "b/x.png")
-    together = find_inputs([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    assert names(together) == ["a/x.jpg", "b/x.jpg", "b/x.png"]
-    one_by_one = find_inputs([tmp_path / "b" / "x.jpg", tmp_path / "a" / "x.jpg"], tmp_path / "out")
-    assert names(one_by_one) == ["b/x.jpg", "a/x.jpg"]
-
-
-def test_glob_takes_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "a/x1.jpg", "b/x2.jpg", "b/y.jpg", "b/x.txt", "odd[1].jpg")
-    assert names(find_inputs(f"{tmp_path}/*/x*", tmp_path / "out")) == ["a/x1.jpg", "b/x2.jpg"]
-    assert names(find_inputs(f"{tmp_path}/odd[1].jpg", tmp_path / "out")) == ["odd[1].jpg"]
+def test_names_stay_apart_and_globs_take_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a/x.jpg", "b/x.jpg", "b/x.png", "b/x.txt", "odd[1].jpg", "my photo (1).jpg")
+    out = tmp_path / "out"
+    assert names([tmp_path / "a", tmp_path / "b"], out) == ["a/x.jpg", "b/x.jpg", "b/x.png"]
+    assert names([tmp_path / "b/x.jpg", tmp_path / "a/x.jpg"], out) == ["b/x.jpg", "a/x.jpg"]
+    assert names(f"{tmp_path}/*/x.j*", out) == ["a/x.jpg", "b/x.jpg"]
+    for odd in ("odd[1].jpg", "my photo (1).jpg"):
+        assert names(f"{tmp_path}/{odd}", out) == [odd]
     monkeypatch.chdir(tmp_path)
-    assert names(find_inputs("b/../a/*.jpg", Path("out"))) == ["x1.jpg"]
+    assert names("b/../a/*.jpg", Path("out")) == ["x.jpg"]
 
 
 def test_earlier_results_are_no_input(tmp_path: Path) -> None:
     touch(tmp_path, "x.jpg", "out/overlays/x.jpg")
-    assert names(find_inputs(tmp_path, tmp_path / "out")) == ["x.jpg"]
+    assert names(tmp_path, tmp_path / "out") == ["x.jpg"]
+    with pytest.raises(DataError, match="results"):
+        find_inputs(tmp_path / "out/overlays", tmp_path / "out")
+    assert names(tmp_path / "out/overlays/x.jpg", tmp_path / "out") == ["x.jpg"]
 
 
-def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "notes.txt")
-    for asked, problem in (
-        (tmp_path, "neither a picture nor a video"),
-        (tmp_path / "absent.jpg", "no such file"),
-        (f"{tmp_path}/*.jpg", "neither"),
-        ([], "no input"),
-    ):
-        with pytest.raises(DataError, match=problem):
-            find_inputs(asked, tmp_path / "out")
-
-
-def test_files_passed_over_are_counted_by_kind(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "in/a.jpg", "in/b.heic", "in/c.HEIC", "in/sub/d.gif", "in/notes", "in/.hidden",
-        "out/overlays/e.gif",
-    )  # fmt: skip
-    out = tmp_path / "out"
-    others = passed_over(tmp_path, out)
-    assert sorted(path.name for path in others) == ["b.heic", "c.HEIC", "d.gif", "notes"]
-    assert counted_by_suffix(others) == (
-        ".gif 1 (d.gif), .heic 2 (b.heic, c.HEIC), no suffix 1 (notes)"
-    )
-    assert [path.name for path in passed_over(f"{tmp_path}/in/*.heic", out)] == ["b.heic"]
-    both = passed_over([tmp_path / "in", tmp_path / "in/sub", tmp_path / "in/a.jpg"], out)
-    assert len(both) == 4
-    # A file that is asked for by name is not passed over but read, or refused.
-    assert passed_over(tmp_path / "in/b.heic", out) == []
-
-
-def test_a_folder_of_unknown_pictures_names_them(tmp_path: Path) -> None:
-    touch(tmp_path, "a.heic", "b.gif")
-    with pytest.raises(DataError) as caught:
-        find_inputs(tmp_path, tmp_path / "out")
-    assert "a.heic" in str(caught.value)
-    assert "b.gif" in str(caught.value)
-
-
-def test_a_missing_relative_input_is_located(
+def test_nothing_to_read_is_refused_with_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    touch(tmp_path, "in/a.heic", "in/b.HEIC", "in/notes")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError) as caught:
-        find_inputs("pictures", tmp_path / "out")
-    assert str(tmp_path / "pictures") in str(caught.value)
+    for asked, named in (
+        ("in", ".heic 2 (a.heic, b.HEIC), no suffix 1 (notes)"),
+        ("in/*.heic", "a.heic"),
+        ("absent.jpg", str(tmp_path / "absent.jpg")),
+        ([], "no input"),
+    ):
+        with pytest.raises(DataError) as caught:
+            find_inputs(asked, tmp_path / "out")
+        assert named in str(caught.value)
+    # A file that is asked for by name is read, or refused when it is.
+    assert names(tmp_path / "in/a.heic", tmp_path / "out") == ["a.heic"]
 
 
 RAMP = np.linspace(0, 1, 2400).reshape(40, 60)
@@ -199,6 +167,24 @@ def test_damaged_pictures_are_refused(tmp_path: Path) -> None:
     for name in ("cut.jpg", "text.jpg", "empty.jpg", "absent.jpg"):
         with pytest.raises(DataError, match=name):
             read_picture(tmp_path / name)
+
+
+def test_the_header_of_a_huge_picture_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(photograph()).save(tmp_path / "x.jpg")
+    content = bytearray((tmp_path / "x.jpg").read_bytes())
+    start = content.index(b"\xff\xc0") + 5
+    content[start : start + 4] = (12000).to_bytes(2, "big") * 2
+    (tmp_path / "x.jpg").write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+        with pytest.raises(DataError, match=r"x\.jpg.*12000x12000"):
+            read_picture(tmp_path / "x.jpg")
+    write_video(tmp_path / "v.avi", 2)
+    monkeypatch.setattr(inputs, "MOST_PIXELS", 1000)
+    with pytest.raises(DataError, match=r"v\.avi"):
+        Video(tmp_path / "v.avi")
 
 
 def write_video(path: Path, count: int, size=(48, 64), fps=10.0) -> None:

@@ -7,15 +7,15 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pnfs.models.fabrics import NeuralFabrics
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pnfs.body import PartMode, Skeleton
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec import Codec
 from pnfs.data.dataset import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
-from pnfs.models.fabrics import NeuralFabrics
 from pnfs.models.layers import PartConv2d
 from pnfs.models.network import normalise_images
 from pnfs.models.operations import Operation, Skip
@@ -101,9 +101,8 @@ class ToyPeople(Dataset):
     def __getitem__(self, key: Any) -> Mapping[str, Any]:
         index = key[1] if isinstance(key, tuple) else key
         joints = torch.from_numpy(self.joints[index])
-        maps, _ = gaussian_targets(
-            joints[None], torch.ones(1, 3, dtype=torch.bool), heatmap_size=(SIZE // 4, SIZE // 4)
-        )
+        labelled = torch.ones(1, 3, dtype=torch.bool)
+        maps, _ = Codec().targets(joints[None], labelled, (SIZE // 4, SIZE // 4))
         picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
         return {
             "image": (picture * 255).round().to(torch.uint8),

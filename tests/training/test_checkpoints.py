@@ -280,17 +280,21 @@ def test_configuration_without_its_parts_is_refused(tmp_path: Path, config: Any)
         read_checkpoint(with_config(tmp_path, config))
 
 
-def test_best_checkpoint_of_a_run_is_found(tmp_path: Path) -> None:
+def test_best_checkpoint_of_a_run_is_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with pytest.raises(CheckpointError, match=r"no best\.ckpt or last\.ckpt"):
         find_checkpoint(tmp_path)
     (folder / "last.ckpt").touch()
     assert find_checkpoint(tmp_path) == folder / "last.ckpt"
+    assert [str(folder) in line and "last.ckpt" in line for line in caplog.messages] == [True]
     (folder / "best.ckpt").touch()
     assert find_checkpoint(str(tmp_path)) == folder / "best.ckpt"
     assert find_checkpoint(folder) == folder / "best.ckpt"
     assert find_checkpoint(folder / "last.ckpt") == folder / "last.ckpt"
+    assert len(caplog.messages) == 1
 
 
 def test_absent_checkpoint_is_one_clear_error(tmp_path: Path) -> None:

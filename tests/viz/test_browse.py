@@ -13,7 +13,6 @@ from pnfs.viz.browse import (
     crop_sheet,
     describe_crop,
     flip_sheet,
-    part_maxima,
     target_sheet,
 )
 
@@ -56,14 +55,8 @@ def test_crops_are_those_of_training(persons) -> None:
         crop = dataset[SampleKey(3, row)]["image"]
         same = (cell(sheet, column) == crop).all(-1).mean()
         assert 0.5 < same < 1
-    again = crop_sheet(
-        Crops(persons, SIZE, augmentation=augmentation, seed=4, epoch=3, height=64), [2, 7]
-    )
-    np.testing.assert_array_equal(sheet, again)
-    other = crop_sheet(
-        Crops(persons, SIZE, augmentation=augmentation, seed=5, epoch=3, height=64), [2, 7]
-    )
-    assert (sheet != other).any()
+    other = Crops(persons, SIZE, augmentation=augmentation, seed=5, epoch=3, height=64)
+    assert (sheet != crop_sheet(other, [2, 7])).any()
 
 
 def test_twin_is_the_exact_mirror_image(persons) -> None:
@@ -87,13 +80,6 @@ def test_caption_tells_what_was_drawn(persons, flip: bool) -> None:
         text = describe_crop(persons, dataset[SampleKey(1, row)])
         expected = f"{persons.ids[row]} {drawn.rotation_degrees:+.0f}° ×{drawn.scale:.2f}"
         assert text == expected + (" flip" if flip else "")
-
-
-def test_part_maxima_are_over_the_parts_joints() -> None:
-    maps = np.random.default_rng(0).random((16, 5, 4)).astype(np.float32)
-    found = part_maxima(maps, PARTS)
-    np.testing.assert_array_equal(found[0], maps[:9].max(0))
-    np.testing.assert_array_equal(found[1], maps[9:].max(0))
 
 
 def test_targets_glow_where_the_joints_are(persons) -> None:

@@ -1,6 +1,5 @@
 """Reading and drawing a metrics.csv in the form that Lightning's CSVLogger writes."""
 
-import csv
 import re
 
 import cv2
@@ -35,36 +34,29 @@ def metrics_csv(tmp_path):
 
 
 def test_each_metric_has_its_own_rows(metrics_csv):
-    expected = {
-        "lr-Adam": ([0, 20], [0.001, 0.0005]),
-        "train/loss_epoch": ([19, 39], [0.0195, 0.0145]),
-        "train/loss_step": ([9, 19, 29], [0.02, 0.018, np.nan]),
-        "val/loss": ([19, 39], [0.019, 0.012]),
-        "val/score": ([19, 39], [9.5, 31.25]),
-    }
-    curves = read_metrics(metrics_csv, against="step")
-    assert curves.keys() == expected.keys()
-    for name, (steps, values) in expected.items():
-        np.testing.assert_array_equal(curves[name][0], steps)
-        np.testing.assert_array_equal(curves[name][1], values)
-
-
-def test_rows_without_an_epoch_count_to_the_next(metrics_csv):
     curves = read_metrics(metrics_csv)
-    np.testing.assert_array_equal(curves["lr-Adam"][0], [0, 1])
-    np.testing.assert_array_equal(curves["train/loss_step"][0], [0, 0, 1])
-    np.testing.assert_array_equal(curves["val/score"][0], [0, 1])
+    expected = {
+        # A row without an epoch counts to the next.
+        "lr-Adam": ([0, 1], [0.001, 0.0005]),
+        "train/loss_epoch": ([0, 1], [0.0195, 0.0145]),
+        "train/loss_step": ([0, 0, 1], [0.02, 0.018, np.nan]),
+        "val/loss": ([0, 1], [0.019, 0.012]),
+        "val/score": ([0, 1], [9.5, 31.25]),
+    }
+    assert curves.keys() == expected.keys()
+    for name, (epochs, values) in expected.items():
+        np.testing.assert_array_equal(curves[name].index, epochs)
+        np.testing.assert_array_equal(curves[name].to_numpy(), values)
     metrics_csv.write_text(METRICS + ",0.0001,40,,,,,\n")
-    np.testing.assert_array_equal(read_metrics(metrics_csv)["lr-Adam"][0], [0, 1, 1])
+    np.testing.assert_array_equal(read_metrics(metrics_csv)["lr-Adam"].index, [0, 1, 1])
 
 
 def test_a_last_line_cut_short_is_left_out(metrics_csv):
-    whole = read_metrics(metrics_csv, against="step")
+    whole = read_metrics(metrics_csv)
     metrics_csv.write_text(METRICS + "2,,49,,0.0")
-    cut = read_metrics(metrics_csv, against="step")
+    cut = read_metrics(metrics_csv)
     assert cut.keys() == whole.keys()
-    for name in whole:
-        np.testing.assert_array_equal(cut[name], whole[name])
+    assert all(cut[name].equals(whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize(
@@ -87,16 +79,13 @@ def test_damaged_files_are_named(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"absent\.csv: cannot be read: No such file"):
-        read_metrics(tmp_path / "absent.csv")
-
-
-def test_a_file_without_values_has_no_metrics(tmp_path):
+def test_files_without_values(tmp_path):
     path = tmp_path / "metrics.csv"
+    with pytest.raises(DataError, match=r"metrics\.csv"):
+        read_metrics(path)
     path.write_text("epoch,step,val/score\n")
     assert read_metrics(path) == {}
-    with pytest.raises(DataError, match="no values"):
+    with pytest.raises(DataError, match=r"metrics\.csv"):
         plot_curves(path, tmp_path / "curves.png")
 
 
@@ -105,9 +94,9 @@ def drawn_text(path):
 
 
 def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path):
-    plot_curves(metrics_csv, tmp_path / "new" / "curves.svg", title="P = 3")
+    plot_curves(metrics_csv, tmp_path / "new" / "curves.svg")
     text = drawn_text(tmp_path / "new" / "curves.svg")
-    assert {"P = 3", "loss (log scale)", "score (%)"} <= set(text)
+    assert {"loss (log scale)", "score (%)"} <= set(text)
     assert text.count("epoch (from 0)") == 2
     # The bare name stands for the epoch means, 0.0195 and 0.0145.
     assert "train/loss: best 0.0145, epoch 1" in text
@@ -115,21 +104,13 @@ def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path):
     assert "val/score: best 31.2 %, epoch 1" in text
 
 
-def test_chosen_series_alone_are_drawn(metrics_csv, tmp_path):
-    plot_curves(metrics_csv, tmp_path / "a.svg", series=["train/loss_step"], against="step")
-    text = drawn_text(tmp_path / "a.svg")
-    assert "train/loss_step: best 0.018, step 19" in text
-    assert "optimiser step" in text
-    assert not any("score" in part for part in text)
-
-
 def test_fractions_and_losses_below_zero_get_fitting_axes(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text("epoch,step,val/AP,val/loss,train/loss\n0,1,0.5,-1,nan\n1,2,0.7089,2,nan\n")
-    plot_curves(path, tmp_path / "a.svg", series=["val/AP", "val/loss", "train/loss"])
+    path.write_text("epoch,step,val/score,val/loss,train/loss\n0,1,0.5,-1,nan\n1,2,0.7089,2,nan\n")
+    plot_curves(path, tmp_path / "a.svg")
     text = drawn_text(tmp_path / "a.svg")
     assert {"score (fraction)", "loss", "train/loss: nan throughout"} <= set(text)
-    assert "val/AP: best 0.709, epoch 1" in text
+    assert "val/score: best 0.709, epoch 1" in text
 
 
 def test_png_curves_have_their_colours_and_leave_matplotlib_alone(metrics_csv, tmp_path):
@@ -152,19 +133,6 @@ def test_png_curves_have_their_colours_and_leave_matplotlib_alone(metrics_csv, t
         assert (image[:, columns] == colour).all(-1).any() == present
 
 
-def test_what_cannot_be_drawn_is_said(metrics_csv, tmp_path):
-    with pytest.raises(DataError, match=r"val/typo not logged; there are lr-Adam.*val/score"):
-        plot_curves(metrics_csv, tmp_path / "a.png", series=["val/loss", "val/typo"])
-    with pytest.raises(ValueError, match="no series"):
-        plot_curves(metrics_csv, tmp_path / "a.png", series=[])
-    with pytest.raises(ValueError, match=r"a\.bmp: a picture is saved as .*\.svg"):
-        plot_curves(metrics_csv, tmp_path / "a.bmp")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file/a\.png: the picture cannot be written"):
-        plot_curves(metrics_csv, tmp_path / "file" / "a.png")
-    assert not list(tmp_path.glob("a.*"))
-
-
 def test_it_reads_what_lightning_writes(tmp_path):
     logger = CSVLogger(tmp_path, name="run", version=0)
     logger.log_metrics({"lr": 0.1}, step=0)
@@ -172,12 +140,9 @@ def test_it_reads_what_lightning_writes(tmp_path):
     logger.save()
     logger.log_metrics({"epoch": 1, "train/loss": 0.25, "val/score": 62.0}, step=9)
     logger.save()
-    path = tmp_path / "run" / "version_0" / "metrics.csv"
-    with path.open() as file:
-        assert len(list(csv.reader(file))) == 4
-    curves = read_metrics(path, against="step")
-    assert {name: [*x, *y] for name, (x, y) in curves.items()} == {
+    curves = read_metrics(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert {name: [*curve.index, *curve] for name, curve in curves.items()} == {
         "lr": [0, 0.1],
-        "train/loss": [4, 9, 0.5, 0.25],
-        "val/score": [9, 62],
+        "train/loss": [0, 1, 0.5, 0.25],
+        "val/score": [1, 62],
     }

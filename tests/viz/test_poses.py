@@ -74,16 +74,6 @@ def test_limbs_have_the_side_of_their_ends(a, b, side):
     assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
 
 
-def test_mirrored_input_gives_the_mirrored_picture():
-    joints = standing() + np.random.default_rng(0).uniform(-5, 5, (14, 2))
-    drawn = draw_pose(grey(), joints, skeleton=LSP)
-    mirrored_joints = np.column_stack([199 - joints[:, 0], joints[:, 1]])
-    mirrored = draw_pose(grey(), mirrored_joints, skeleton=LSP)
-    difference = np.abs(drawn[:, ::-1].astype(int) - mirrored).max(-1)
-    assert (difference > 0).sum() < (drawn != GREY).any(-1).sum() / 4, "more than edges differ"
-    assert difference.max() < 100, "edges differ by more than a fraction of a pixel"
-
-
 def test_mirroring_with_exchanged_names_exchanges_the_side_colours():
     joints = standing() + np.random.default_rng(1).uniform(-5, 5, (14, 2))
     drawn = draw_pose(grey(), joints, skeleton=LSP)
@@ -112,15 +102,6 @@ def test_a_dot_lies_on_its_joint_to_a_fraction_of_a_pixel(place, line_width):
     drawn = draw_pose(white, joints, skeleton=LSP, shown=np.arange(14) == 3, line_width=line_width)
     weight = (255.0 - drawn).sum(-1)
     np.testing.assert_allclose(centre_of_mass(weight), place, atol=0.1)
-
-
-def test_lines_and_dots_grow_with_the_image():
-    covered = [
-        (draw_pose(grey(size, size), standing() * size / 200, skeleton=LSP) != GREY).any(-1).mean()
-        for size in (128, 256, 512)
-    ]
-    # Lines of one width in px would cover four times the share at 128 px that they do at 512.
-    assert max(covered) < 2.5 * min(covered)
 
 
 def test_low_scored_joints_are_hollow_or_left_out():
@@ -158,19 +139,19 @@ def test_joints_far_outside_the_image_are_no_error():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"image": np.zeros((8, 8), np.uint8)}, r"\(8, 8\).*RGB"),
-        ({"image": np.zeros((8, 8, 3), np.float32)}, "float32"),
-        ({"joints": np.zeros((16, 2))}, r"\(16, 2\).*lsp"),
-        ({"scores": np.zeros(3)}, r"scores.*\(3,\)"),
-        ({"shown": np.ones(3, bool)}, r"mask.*\(3,\)"),
+        {"image": np.zeros((8, 8), np.uint8)},
+        {"image": np.zeros((8, 8, 3), np.float32)},
+        {"joints": np.zeros((16, 2))},
+        {"scores": np.zeros(3)},
+        {"shown": np.ones(3, bool)},
     ],
 )
-def test_arrays_of_the_wrong_shape_are_refused(change, message):
-    arguments = {"image": grey(), "joints": standing(), **change}
-    with pytest.raises(ValueError, match=message):
-        draw_pose(arguments.pop("image"), arguments.pop("joints"), skeleton=LSP, **arguments)
+def test_arrays_of_the_wrong_shape_are_refused(change):
+    arguments = {"image": grey(), "joints": standing(), "skeleton": LSP, **change}
+    with pytest.raises(ValueError, match="shape"):
+        draw_pose(**arguments)
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -224,10 +205,6 @@ def test_contact_sheet_puts_images_in_reading_order():
     np.testing.assert_array_equal(sheet, expected)
 
 
-def test_a_sheet_is_not_wider_than_its_images():
-    assert contact_sheet([plain(0)] * 2, columns=8, cell=(16, 16)).shape[1] == 2 * (16 + GAP) + GAP
-
-
 def test_captions_stay_below_their_own_image():
     captions = ["", "W" * 400, ""]
     sheet = contact_sheet([plain(200)] * 3, captions=captions, columns=3, cell=(60, 80))
@@ -240,17 +217,21 @@ def test_captions_stay_below_their_own_image():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "sheet",
     [
-        ({"images": []}, "at least one"),
-        ({"images": [plain(0)], "captions": ["a", "b"]}, "2 captions for 1"),
-        ({"images": [plain(0), plain(0)[..., 0]]}, "image 1"),
-        ({"images": [plain(0)], "columns": 0}, "0 columns"),
+        lambda: contact_sheet([]),
+        lambda: contact_sheet([plain(0)], captions=["a", "b"]),
+        lambda: contact_sheet([plain(0), plain(0)[..., 0]]),
+        lambda: pose_sheet([grey()], np.zeros((2, 14, 2)), skeleton=LSP),
+        lambda: pose_sheet([grey()], np.zeros((1, 14, 2)), skeleton=LSP, scores=np.ones((3, 14))),
+        lambda: score_map_sheet(plain(0), np.zeros((2, 16, 16)), ["one"]),
+        lambda: score_map_sheet(plain(0), np.zeros((1, 16, 12)), ["one"]),
+        lambda: score_map_sheet(plain(0), np.zeros((16, 16)), ["one"]),
     ],
 )
-def test_sheets_that_cannot_be_made(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        contact_sheet(**arguments)
+def test_sheets_that_cannot_be_made(sheet):
+    with pytest.raises(ValueError):  # noqa: PT011
+        sheet()
 
 
 def test_pose_sheet_enlarges_crop_and_joints_alike():
@@ -303,23 +284,6 @@ def test_pose_sheet_explains_its_colours():
     assert len(full) > len(alone), "two more entries need another line in a narrow sheet"
 
 
-def test_pose_sheet_leaves_low_scored_joints_out_if_asked():
-    scores = np.ones((1, 14))
-    scores[0, LSP.indices(["left_wrist"])[0]] = 0.01
-    sheet = pose_sheet(
-        [grey()], standing()[None], skeleton=LSP, scores=scores, low_scored="omit", cell=(200, 200)
-    )
-    x, y = np.array(STANDING["left_wrist"]) + GAP
-    assert (sheet[y - 5 : y + 6, x - 5 : x + 6] == GREY).all()
-
-
-def test_pose_sheet_refuses_arrays_that_do_not_fit():
-    with pytest.raises(ValueError, match="2 rows of predicted for 1"):
-        pose_sheet([grey()], np.zeros((2, 14, 2)), skeleton=LSP)
-    with pytest.raises(ValueError, match="3 rows of scores"):
-        pose_sheet([grey()], np.zeros((1, 14, 2)), skeleton=LSP, scores=np.ones((3, 14)))
-
-
 def test_score_maps_lie_where_their_stride_puts_them():
     crop = np.full((96, 72, 3), 90, np.uint8)
     places = [(5, 7), (12, 18)]
@@ -341,17 +305,6 @@ def test_score_maps_lie_where_their_stride_puts_them():
     np.testing.assert_array_equal(sheet[GAP : GAP + 96, GAP : GAP + 72], crop)
 
 
-def test_score_maps_without_scores_are_drawn():
-    sheet = score_map_sheet(grey(64, 64), np.zeros((1, 16, 16)), ["nothing"], cell=(64, 64))
-    assert sheet.shape[1] == 2 * (64 + GAP) + GAP
-
-
-@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 16, 12), (16, 16), (1, 0, 0)])
-def test_score_maps_that_do_not_fit_are_refused(shape):
-    with pytest.raises(ValueError, match="score maps of shape"):
-        score_map_sheet(grey(64, 64), np.zeros(shape), ["one"])
-
-
 def test_saved_images_come_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     image = cv2.resize(image, (240, 160), interpolation=cv2.INTER_CUBIC)
@@ -363,9 +316,8 @@ def test_saved_images_come_back(tmp_path):
     assert np.abs(read.astype(int) - image).mean() < 12
 
 
-def test_saving_says_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.gif.*\.png"):
-        save_image(tmp_path / "a.gif", grey())
+def test_saving_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file/a\.png: the picture cannot be written"):
-        save_image(tmp_path / "file" / "a.png", grey())
+    for name, kind in (("a.gif", ValueError), ("file/a.png", OSError)):
+        with pytest.raises(kind, match=name):
+            save_image(tmp_path / name, grey())

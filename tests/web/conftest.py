@@ -19,6 +19,14 @@ def node() -> str:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("chromium is not installed; it shows the page")
+    return found
+
+
+@pytest.fixture(scope="session")
 def builder() -> ModuleType:
     """web/build.py, which is no part of the package."""
     spec = importlib.util.spec_from_file_location("web_build", REPOSITORY / "web/build.py")

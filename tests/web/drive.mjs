@@ -10,8 +10,13 @@ const question = JSON.parse(readFileSync(0, "utf8"));
 const browser = await chromium.launch({
   executablePath: question.chromium,
   args: [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
   ],
 });
 const seen = { requests: [], troubles: [], pictures: [] };
@@ -49,8 +54,8 @@ async function findIn(page, box) {
       await field.fill(String(box[n]));
       await field.blur();
     }
-  } else {
-    await page.locator("#whole").click({ trial: false, force: true, timeout: 2000 }).catch(() => {});
+  } else if (await page.locator("#whole").isEnabled()) {
+    await page.locator("#whole").click();
   }
   return answer(page);
 }
@@ -58,10 +63,14 @@ async function findIn(page, box) {
 /** The joints that the page lists once the network has run. */
 async function answer(page) {
   await page.getByText("The network took").waitFor({ timeout: 30000 });
-  const rows = await page.locator("#joints tr").evaluateAll((elements) =>
-    elements.map((row) => [...row.cells].map((cell) => cell.textContent)),
-  );
-  const box = await page.locator("#box-fields input").evaluateAll((all) => all.map((f) => +f.value));
+  const rows = await page
+    .locator("#joints tr")
+    .evaluateAll((elements) =>
+      elements.map((row) => [...row.cells].map((cell) => cell.textContent)),
+    );
+  const box = await page
+    .locator("#box-fields input")
+    .evaluateAll((all) => all.map((f) => +f.value));
   return { rows, box, status: await page.locator("#status").textContent() };
 }
 
@@ -88,6 +97,15 @@ async function tryTheRest(page) {
     await page.setViewportSize({ width, height: 950 });
     seen.layouts.push(await page.evaluate(layout));
   }
+  seen.withoutModel = await withoutModel(await browser.newPage());
+}
+
+/** What the page says where the server has no model. */
+async function withoutModel(page) {
+  await page.route("**/model.onnx", (route) => route.fulfill({ status: 404 }));
+  await page.goto(question.address);
+  await page.locator("#error").waitFor();
+  return page.locator("#error").textContent();
 }
 
 /** Runs in the page: whether it is wider than the window, and the width of the picture. */

@@ -20,10 +20,16 @@ export function listenForBox(canvas, size, onBox) {
       within(((event.clientY - top) / height) * pictureHeight, pictureHeight),
     ];
   };
-  const boxTo = ([x, y]) => wholePixels(
-    [Math.min(x, start.at[0]), Math.min(y, start.at[1]), Math.abs(x - start.at[0]), Math.abs(y - start.at[1])],
-    size(),
-  );
+  const boxTo = ([x, y]) =>
+    wholePixels(
+      [
+        Math.min(x, start.at[0]),
+        Math.min(y, start.at[1]),
+        Math.abs(x - start.at[0]),
+        Math.abs(y - start.at[1]),
+      ],
+      size(),
+    );
   const far = (event) =>
     Math.min(Math.abs(event.clientX - start.x), Math.abs(event.clientY - start.y)) >= SHORTEST;
   canvas.addEventListener("pointerdown", (event) => {

@@ -17,7 +17,12 @@ export function darkStep(map, [peakX, peakY], { mapSize: [height, width], sigma 
       kernel,
     ),
   );
-  const columns = rows[0].map((_, j) => convolve(rows.map((row) => row[j]), kernel));
+  const columns = rows[0].map((_, j) =>
+    convolve(
+      rows.map((row) => row[j]),
+      kernel,
+    ),
+  );
   // Scores of a scalar heatmap may be negative.
   const logarithm = columns[0].map((_, i) =>
     columns.map((column) => Math.log(Math.max(column[i], 1e-10))),
@@ -34,7 +39,10 @@ export function darkStep(map, [peakX, peakY], { mapSize: [height, width], sigma 
 /** Logarithm of the share that a blurred Gaussian around `top` keeps inside the map. */
 function logShare(near, inside, top, sigma, kernel) {
   const whole = near.map((d) => gaussian(d - top, sigma));
-  const kept = convolve(whole.map((v, n) => (inside[n] ? v : 0)), kernel);
+  const kept = convolve(
+    whole.map((v, n) => (inside[n] ? v : 0)),
+    kernel,
+  );
   return convolve(whole, kernel).map((v, n) => Math.log(kept[n] / v));
 }
 
@@ -49,8 +57,7 @@ function newtonStep(values) {
   const determinant = curveXX * curveYY - curveXY ** 2;
   const x = (curveXY * slopeY - curveYY * slopeX) / determinant;
   const y = (curveXY * slopeX - curveXX * slopeY) / determinant;
-  const sound =
-    determinant > 0 && curveXX < 0 && Math.abs(x) <= REACH && Math.abs(y) <= REACH;
+  const sound = determinant > 0 && curveXX < 0 && Math.abs(x) <= REACH && Math.abs(y) <= REACH;
   return sound ? [x, y] : [0, 0];
 }
 

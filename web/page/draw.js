@@ -34,7 +34,10 @@ function drawMaps(pen, { parts, toCrop }, model, zoom) {
     const strengths = parts.map((map) => Math.max(0, map[n] / top) ** 2);
     const sum = strengths.reduce((a, b) => a + b, 0) || 1;
     for (let c = 0; c < 3; c++) {
-      image.data[4 * n + c] = strengths.reduce((total, s, p) => total + (s / sum) * colours[p][c], 0);
+      image.data[4 * n + c] = strengths.reduce(
+        (total, s, p) => total + (s / sum) * colours[p][c],
+        0,
+      );
     }
     image.data[4 * n + 3] = 190 * Math.max(...strengths);
   }
@@ -42,14 +45,17 @@ function drawMaps(pen, { parts, toCrop }, model, zoom) {
   pen.save();
   // From pixels of the maps to those of the canvas; centres of pixels lie at one half.
   const [scaleX, scaleY] = model.stride.map((stride) => (zoom * stride) / toCrop.scale);
-  const [left, top_] = toCrop.offset.map((offset) => zoom * (0.5 - offset / toCrop.scale));
-  pen.setTransform(scaleX, 0, 0, scaleY, left, top_);
+  const [left, above] = toCrop.offset.map((offset) => zoom * (0.5 - offset / toCrop.scale));
+  pen.setTransform(scaleX, 0, 0, scaleY, left, above);
   pen.drawImage(layer, -0.5, -0.5);
   pen.restore();
 }
 
 function drawBox(pen, [x, y, width, height], zoom) {
-  for (const [colour, line] of [[OUTLINE, 4], ["white", 2]]) {
+  for (const [colour, line] of [
+    [OUTLINE, 4],
+    ["white", 2],
+  ]) {
     pen.strokeStyle = colour;
     pen.lineWidth = line;
     pen.strokeRect(x * zoom, y * zoom, width * zoom, height * zoom);

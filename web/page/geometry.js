@@ -35,7 +35,8 @@ export function mapToPicture([u, v], { scale, offset }, [strideX, strideY]) {
  * @returns RGB, height * width * 3 bytes
  */
 export function cutCrop(picture, { scale, offset }, [height, width]) {
-  const crop = new Uint8Array(height * width * 3);
+  // Rounds to the nearest number, halves to even ones, as OpenCV does.
+  const crop = new Uint8ClampedArray(height * width * 3);
   for (let row = 0, at = 0; row < height; row++) {
     const y = (row - offset[1]) / scale;
     const top = Math.floor(y);
@@ -59,12 +60,12 @@ function blend({ width, height, data }, left, top, shareX, shareY, crop, at) {
       for (let c = 0; c < 3; c++) sum[c] += share * data[pixel + c];
     }
   }
-  for (let c = 0; c < 3; c++) crop[at + c] = Math.round(sum[c]);
+  for (let c = 0; c < 3; c++) crop[at + c] = sum[c];
 }
 
 /** The crop with left and right exchanged. */
 export function mirrored(crop, [height, width]) {
-  const result = new Uint8Array(crop.length);
+  const result = new Uint8ClampedArray(crop.length);
   for (let pixel = 0; pixel < height * width; pixel++) {
     const column = pixel % width;
     const from = 3 * (pixel - column + width - 1 - column);

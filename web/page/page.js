@@ -108,7 +108,11 @@ function fillTable() {
     name.append(swatch(colourOf(joint, model, byId("colours").value)), words(joint.name));
     row.append(name, cell(joint.part === null ? "" : words(model.parts[joint.part].name)));
     const { x, y, score } = found?.joints[k] ?? {};
-    for (const [value, digits] of [[x, 1], [y, 1], [score, 2]]) {
+    for (const [value, digits] of [
+      [x, 1],
+      [y, 1],
+      [score, 2],
+    ]) {
       row.append(cell(value === undefined ? "–" : value.toFixed(digits), "number"));
     }
     row.classList.toggle("low", score < model.scoreThreshold);
@@ -159,7 +163,8 @@ function listen() {
   document.addEventListener("drop", (event) => {
     const file = firstFile(event.dataTransfer);
     if (file) take(file);
-    else complain(new Error("What was dropped is no file; save the picture first and drop its file"));
+    else
+      complain(new Error("What was dropped is no file; save the picture first and drop its file"));
   });
   const size = () => state.bitmap && [state.bitmap.width, state.bitmap.height];
   listenForBox(canvas, size, (box, done) => {
@@ -170,7 +175,12 @@ function listen() {
   });
   for (const field of boxFields) {
     field.addEventListener("change", () =>
-      setBox(wholePixels(boxFields.map(({ valueAsNumber }) => valueAsNumber || 0), size())),
+      setBox(
+        wholePixels(
+          boxFields.map(({ valueAsNumber }) => valueAsNumber || 0),
+          size(),
+        ),
+      ),
     );
   }
   byId("whole").addEventListener("click", () => setBox(null));

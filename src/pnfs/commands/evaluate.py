@@ -5,8 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,12 +23,9 @@ from pnfs.commands.scoring import (
     matches_of,
     require_whole_split,
     score_and_predict,
-    warn_of_last,
-    write_pictures,
-    write_predictions,
 )
-from pnfs.data.module import PoseDataModule, Source
-from pnfs.data.predictions import Benchmark, Predictions
+from pnfs.data.module import PoseDataModule
+from pnfs.data.predictions import Benchmark, write_json
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.runs.record import provenance
@@ -46,29 +42,23 @@ console = Console()
 
 
 def run(config: DictConfig) -> float:
-    """Scores one checkpoint, or one file of predictions; nan for a split without labels."""
+    """Scores one checkpoint, exported file, or file of predictions; nan for a split without labels."""
     settings = plain(config)
     check_settings(settings)
     if settings["predictions"] is not None:
         return evaluate_file.run(settings)
-    path = find_checkpoint(settings["checkpoint"])
-    found = exported_file(settings, path) if path.suffix == ".onnx" else checkpoint(settings, path)
-    source, split, data = found.data.source, settings["split"], found.data
-    console.print(f"{found.kind}: {path}", soft_wrap=True)
+    path, split = find_checkpoint(settings["checkpoint"]), settings["split"]
+    found = (exported_file if path.suffix == ".onnx" else checkpoint)(settings, path)
+    source = found.data.source
+    console.print(f"scored: {path}", soft_wrap=True)
     console.print(source.persons(split).described(), soft_wrap=True, highlight=False)
-    # A file that was named is what was asked for; of a folder the best is expected.
-    fell_back = path.name == LAST_CHECKPOINT.name and Path(settings["checkpoint"]).name != path.name
-    if fell_back:
-        warn_of_last(path)
-    scores, predictions = score_and_predict(found.module, data, found.trainer, split)
+    scores, predictions = score_and_predict(found.module, found.data, found.trainer, split)
     if isinstance(source, Benchmark):
         scores |= source.extra_scores(split, predictions)
     choices = evaluation_choices(found.module, source, split)
-    choices |= {"input_size": list(data.input_size), **found.computed}
-    if fell_back:
+    choices |= {"input_size": list(found.data.input_size), **found.computed}
+    if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
-    defining = {"choices": choices, "dataset": found.dataset}
-    folder = result_folder(settings["out"], found.run, split, defining)
     record = {
         "checkpoint": str(path),
         "score": next(iter(scores.values())),
@@ -79,10 +69,17 @@ def run(config: DictConfig) -> float:
         **provenance(found.trainer["accelerator"]),
         "dataset": found.dataset,
     }
+    folder = result_folder(settings["out"], found.run, split, [choices, found.dataset])
     matches = matches_of(source, split, predictions)
-    draw = partial(write_pictures, found.module, data, folder, split, predictions)
-    report(record, folder, data, matches, settings, draw)
-    written = write_named_predictions(settings["eval"]["name"], source, split, predictions, folder)
+    report(record, folder, found.data, matches, settings, found.module)
+    if isinstance(source, Benchmark):
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
+        name = name if settings["eval"]["name"] is None else settings["eval"]["name"]
+        written = source.write_predictions(split, predictions, folder, name)
+    else:
+        written = write_json(
+            folder / f"predictions_{split}.json", source.persons(split), predictions
+        )
     console.print(f"predicted joints: {written}", soft_wrap=True)
     return float(record["score"])
 
@@ -92,7 +89,6 @@ class Scored:
     """A trained network and its data, ready to be scored.
 
     Attributes:
-        kind: What the file is.
         run: The run's folder, or that of an exported file.
         module: What predicts.
         data: Crops as the network was trained on.
@@ -101,13 +97,12 @@ class Scored:
         computed: Runtime and precision.
     """
 
-    kind: str
     run: Path
     module: PoseModule | ScoredPredictor
     data: PoseDataModule
     dataset: dict[str, Any]
     trainer: dict[str, Any]
-    computed: dict[str, str]
+    computed: dict[str, str] = field(default_factory=dict)
 
 
 def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
@@ -115,20 +110,18 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     chosen_runtime(path, settings["runtime"], settings["precision"])
     content = read_checkpoint(path, trust=settings["trust"])
     trained = without_downloads(content[CONFIG_KEY])
-    dataset = with_choices(
-        chosen_dataset(settings["dataset"], trained["dataset"]), settings["eval"]
-    )
-    source = build_source(dataset, trained["input_size"])
-    require_skeleton(path, trained["model"]["skeleton"], source)
-    return Scored(
-        kind="checkpoint",
-        run=path.parent.parent,
-        module=load_module(settings, trained, content, source),
-        data=_data(settings, trained, source),
-        dataset=dataset,
-        trainer=settings["trainer"],
-        computed={"runtime": "torch", "precision": _named(settings["trainer"].get("precision"))},
-    )
+    dataset, data = _data(settings, trained, trained["model"]["skeleton"], path)
+    module = build_module(trained, data.source)
+    module.load_weights(content["state_dict"])
+    module.flip_test = settings["flip_test"]
+    for key in ("flip_shift", "decode_method"):
+        if settings[key] is not None:
+            setattr(module, key, settings[key])
+    precision = settings["trainer"].get("precision")
+    # In the words of the other runtimes, where they have one.
+    precision = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
+    computed = {"runtime": "torch", "precision": precision}
+    return Scored(path.parent.parent, module, data, dataset, settings["trainer"], computed)
 
 
 def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
@@ -140,11 +133,8 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     predictor = load_predictor(
         path,
         build=build_network,
-        runtime=settings["runtime"],
-        precision=settings["precision"],
-        decode_method=settings["decode_method"],
-        flip_shift=settings["flip_shift"],
         batch_size=settings["eval_batch_size"],
+        **{key: settings[key] for key in ("runtime", "precision", "decode_method", "flip_shift")},
     )
     trained: dict[str, Any] = {}
     if (path.parent / "checkpoints").is_dir():
@@ -154,62 +144,19 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
         raise UsageError(
             f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"
         )
-    dataset = with_choices(
-        chosen_dataset(settings["dataset"], trained.get("dataset", {})), settings["eval"]
-    )
-    source = build_source(dataset, predictor.input_size)
-    require_skeleton(path, predictor.skeleton.name, source)
     as_trained = {
+        "dataset": trained.get("dataset", {}),
         "input_size": predictor.input_size,
         "codec": {"unbiased": predictor.codec.unbiased},
         "data": trained.get("data", {}),
     }
-    return Scored(
-        kind="exported file",
-        run=path.parent,
-        module=ScoredPredictor(predictor, source.metric(settings["split"]), settings["flip_test"]),
-        data=_data(settings, as_trained, source),
-        dataset=dataset,
-        # Exported files run in this process; what the trainer says of devices is for PyTorch.
-        trainer={
-            "_target_": settings["trainer"]["_target_"], "accelerator": "cpu", "devices": 1,
-        },
-        computed=runtime_of(predictor),
-    )  # fmt: skip
-
-
-def require_skeleton(path: Path, skeleton: str, source: Source) -> None:
-    """Refuses a dataset of other joints.
-
-    Raises:
-        UsageError: Names both skeletons.
-    """
-    if source.skeleton.name != skeleton:
-        raise UsageError(
-            f"{path} predicts the joints of skeleton {skeleton}, "
-            f"the dataset has those of {source.skeleton.name}"
-        )
-
-
-def _data(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], source: Source
-) -> PoseDataModule:
-    return data_of_run(
-        trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
-    )
-
-
-def _named(precision: Any) -> str:
-    """The trainer's precision in the words of the other runtimes, where they have one."""
-    return "f32" if precision in (None, 32, "32", "32-true") else str(precision)
-
-
-def write_named_predictions(
-    name: str | None, source: Source, split: str, predictions: Predictions, folder: Path
-) -> Path:
-    """Writes the predictions; without a name for them, under that of the run's folder."""
-    chosen = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
-    return write_predictions(source, split, predictions, folder, chosen if name is None else name)
+    dataset, data = _data(settings, as_trained, predictor.skeleton.name, path)
+    metric = data.source.metric(settings["split"])
+    module = ScoredPredictor(predictor, metric, settings["flip_test"])
+    # Exported files run in this process; what the trainer says of devices is for PyTorch.
+    target = settings["trainer"]["_target_"]
+    trainer = {"_target_": target, "accelerator": "cpu", "devices": 1}
+    return Scored(path.parent, module, data, dataset, trainer, runtime_of(predictor))
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -232,35 +179,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             )
 
 
-def load_module(
-    settings: Mapping[str, Any],
-    trained: dict[str, Any],
-    checkpoint: Mapping[str, Any],
-    source: Source,
-) -> PoseModule:
-    """The trained network with the evaluation's choices."""
-    module = build_module(trained, source)
-    module.load_weights(checkpoint["state_dict"])
-    module.flip_test = settings["flip_test"]
-    asked = {name: settings[name] for name in ("flip_shift", "decode_method")}
-    module.codec = replace(module.codec, **{k: v for k, v in asked.items() if v is not None})
-    return module
-
-
-def chosen_dataset(asked: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
-    """The dataset of the command line; without one, the checkpoint's with the keys given."""
-    if "_target_" in asked:
-        return asked
-    return trained | {key: value for key, value in asked.items() if value is not None}
-
-
-def with_choices(dataset: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset with the choices of `eval` that are given.
+def _data(
+    settings: Mapping[str, Any], trained: Mapping[str, Any], skeleton: str, path: Path
+) -> tuple[dict[str, Any], PoseDataModule]:
+    """The dataset's configuration, and the crops in it as a network was trained on.
 
     Raises:
-        UsageError: The dataset does not offer such a choice.
+        UsageError: The dataset has other joints, or does not offer a choice of `eval`.
     """
-    chosen = {k: v for k, v in asked.items() if k != "name" and v is not None}
+    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
+    chosen = {k: v for k, v in settings["eval"].items() if k != "name" and v is not None}
     called = get_class(dataset["_target_"])
     offered = inspect.signature(called).parameters
     for key in chosen:
@@ -269,12 +197,35 @@ def with_choices(dataset: dict[str, Any], asked: Mapping[str, Any]) -> dict[str,
                 f"eval.{key}={chosen[key]}: {called.__name__} offers no such choice; it is for "
                 "datasets with detected boxes, such as COCO"
             )
-    return dataset | chosen
+    dataset |= chosen
+    source = build_source(dataset, trained["input_size"])
+    require_skeleton(path, skeleton, source.skeleton.name)
+    batch_size, workers = settings["eval_batch_size"], settings["workers"]
+    return dataset, data_of_run(trained, source, batch_size=batch_size, workers=workers)
 
 
-def result_folder(out: str | None, run: Path, split: str, defining: Any) -> Path:
-    """`out`, or a folder of its own in the run's for each way to evaluate."""
+def require_skeleton(path: Path, skeleton: str, dataset: str) -> None:
+    """Refuses a dataset of other joints.
+
+    Raises:
+        UsageError: Names both skeletons.
+    """
+    if skeleton != dataset:
+        raise UsageError(
+            f"{path} predicts the joints of skeleton {skeleton}, the dataset has those of {dataset}"
+        )
+
+
+def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The dataset of the command line; without one, the checkpoint's with the keys given."""
+    if "_target_" in asked:
+        return dict(asked)
+    return {**trained, **{key: value for key, value in asked.items() if value is not None}}
+
+
+def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
+    """`out`, or a folder of its own below `parent` for each way to evaluate."""
     if out is not None:
         return Path(out).expanduser()
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return run / f"evaluate_{split}_{digest}"
+    return parent / f"evaluate_{name}_{digest}"

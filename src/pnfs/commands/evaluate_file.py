@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, build_source
 from pnfs.commands.report import report
-from pnfs.commands.scoring import write_sheet
 from pnfs.data.coco import COCO
 from pnfs.data.module import PoseDataModule, Source
 from pnfs.data.persons import UNLABELLED, listed
-from pnfs.data.pose_files import PoseFile, read_pose_file
+from pnfs.data.pose_files import read_pose_file
 from pnfs.data.pose_matching import PosesAsDetections, assign
-from pnfs.data.predictions import UNMATCHED, Benchmark, Matches, Predictions
+from pnfs.data.predictions import UNMATCHED, Benchmark, Predictions
 from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
@@ -53,17 +51,31 @@ def run(settings: Mapping[str, Any]) -> float:
         matches = assign(poses, labels)
         scores = _scores(source, split, matches.predictions)
     console.print(labels.described(), soft_wrap=True, highlight=False)
+    digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
+    record = {
+        "predictions": {
+            "file": str(poses.path),
+            "format": poses.format,
+            "sha256": digest,
+            "persons": len(poses),
+            "left_out": dict(poses.left_out),
+        },
+        "score": next(iter(scores.values())),
+        "scores": scores,
+        "evaluated_with": {"split": split, "predictions": poses.format, "boxes": "as predicted"},
+        "persons": len(poses),
+        "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
+        "data": {split: labels.account()},
+        **provenance(),
+        "dataset": settings["dataset"],
+    }
     data = PoseDataModule(
         source=source,
         input_size=PICTURE_SIZE,
         batch_size=settings["eval_batch_size"],
         workers=settings["workers"],
     )
-    record = _record(settings, poses, scores, matches)
-    record["data"] = {split: labels.account()}
-    folder = _folder(settings, record)
-    draw = partial(write_sheet, data, folder, split, matches.predictions)
-    report(record, folder, data, matches, settings, draw)
+    report(record, _folder(settings, poses.path, digest), data, matches, settings)
     return float(record["score"])
 
 
@@ -100,36 +112,10 @@ def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, f
     return scores
 
 
-def _record(
-    settings: Mapping[str, Any], poses: PoseFile, scores: dict[str, float], matches: Matches
-) -> dict[str, Any]:
-    return {
-        "predictions": {
-            "file": str(poses.path),
-            "format": poses.format,
-            "sha256": hashlib.sha256(poses.path.read_bytes()).hexdigest(),
-            "persons": len(poses),
-            "left_out": dict(poses.left_out),
-        },
-        "score": next(iter(scores.values())),
-        "scores": scores,
-        "evaluated_with": {
-            "split": settings["split"],
-            "predictions": poses.format,
-            "boxes": "as predicted",
-        },
-        "persons": len(poses),
-        "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
-        **provenance(),
-        "dataset": settings["dataset"],
-    }
-
-
-def _folder(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Path:
+def _folder(settings: Mapping[str, Any], file: Path, digest: str) -> Path:
     """`out`, or a folder of its own for each file and dataset; the file's own may be read-only."""
     if settings["out"] is not None:
         return Path(settings["out"]).expanduser()
-    defining = [record["predictions"]["sha256"], settings["split"], settings["dataset"]]
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    stem = Path(record["predictions"]["file"]).stem
-    return Path(settings["run_root"]) / "predictions" / f"{stem}_{settings['split']}_{digest}"
+    defining = json.dumps([digest, settings["split"], settings["dataset"]], sort_keys=True)
+    name = f"{file.stem}_{settings['split']}_{hashlib.sha256(defining.encode()).hexdigest()[:8]}"
+    return Path(settings["run_root"]) / "predictions" / name

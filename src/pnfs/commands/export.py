@@ -12,7 +12,7 @@ from rich.console import Console
 from pnfs.codec import Codec
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.evaluate import chosen_dataset
+from pnfs.commands.evaluate import chosen_dataset, require_skeleton
 from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.onnx_model import export_onnx
@@ -31,13 +31,19 @@ console = Console()
 
 
 def run(config: DictConfig) -> None:
+    """Writes the file, checks it against PyTorch, and says how far it is away.
+
+    Raises:
+        UsageError: A setting has no such choice, or there are too few crops to calibrate on.
+    """
     settings = plain(config)
     for key, choices in _CHOICES.items():
         if settings[key] not in choices:
             raise UsageError(f"unknown {key} {settings[key]!r}; there are {', '.join(choices)}")
     path = find_checkpoint(settings["checkpoint"])
     # Eight bits are calibrated on the run's own training crops.
-    builds = ("model", "dataset") if settings["precision"] == "int8" else ("model",)
+    is_int8 = settings["precision"] == "int8"
+    builds = ("model", "dataset") if is_int8 else ("model",)
     checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
     trained = without_downloads(checkpoint[CONFIG_KEY])
     network = build_network(trained["model"])
@@ -45,15 +51,12 @@ def run(config: DictConfig) -> None:
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
-    out = Path(settings["out"]) if settings["out"] else path.parent.parent / "model.onnx"
-    int8 = None
-    if settings["precision"] == "int8":
-        int8 = _calibration(settings, trained, (height, width))
-    duration = "half a minute" if int8 is None else "one to three minutes"
+    int8 = _calibration(settings, trained, (height, width), path) if is_int8 else None
+    duration = "one to three minutes" if is_int8 else "half a minute"
     console.print(f"exporting {path} (about {duration})", soft_wrap=True)
     report = export_onnx(
         network.eval(),
-        out,
+        _file(settings["out"], path),
         input_size=(height, width),
         outputs=settings["outputs"],
         codec=Codec(**codec),
@@ -63,28 +66,39 @@ def run(config: DictConfig) -> None:
         int8=int8,
     )
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
-    console.print(
+    before = "" if report.convolutions is None else ", before it was put into 8-bit integers"
+    lines = [
         f"{report.path}: {report.metadata.outputs}, {height}x{width}, {report.metadata.precision}, "
         f"{report.path.stat().st_size / 1e6:.1f} MB",
-        soft_wrap=True,
-    )
-    before = "" if report.convolutions is None else ", before it was put into 8-bit integers"
-    console.print(
         f"largest difference from PyTorch: {differences} (allowed: {TOLERANCE}){before}",
-        soft_wrap=True,
-    )
+    ]
     if int8 is not None and report.convolutions is not None:
         total, in_float = report.convolutions.total, report.convolutions.in_float
-        console.print(
+        lines.append(
             f"int8: {total - in_float} of {total} convolutions; {report.moved:.2%} of the joints lie more than a "
             f"pixel of the score maps away from PyTorch's, on {len(int8.held_out)} crops that it was not "
-            f"calibrated on (allowed: {min(1.0, 2 * int8.max_moved):.2%})",
-            soft_wrap=True,
+            f"calibrated on (allowed: {min(1.0, 2 * int8.max_moved):.2%})"
         )
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _file(out: str | None, checkpoint: Path) -> Path:
+    """The file to write; .onnx is added to a name without an ending, since other commands go by it.
+
+    Raises:
+        UsageError: The name has another ending, or is that of a folder.
+    """
+    path = Path(out).expanduser() if out else checkpoint.parent.parent / "model.onnx"
+    if path.suffix not in ("", ".onnx") or path.is_dir():
+        raise UsageError(f"out={out}: name a file that ends in .onnx")
+    return path.with_suffix(".onnx")
 
 
 def _calibration(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], input_size: tuple[int, int]
+    settings: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    input_size: tuple[int, int],
+    path: Path,
 ) -> Calibration:
     """Plain training crops, spread over the split, in turns to calibrate on and to check on.
 
@@ -92,13 +106,8 @@ def _calibration(
         UsageError: There are too few.
     """
     count = settings["int8"]["crops"]
-    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    source = build_source(dataset, input_size)
-    if source.skeleton.name != trained["model"]["skeleton"]:
-        raise UsageError(
-            f"dataset: its joints are those of skeleton {source.skeleton.name}, the network's those of "
-            f"{trained['model']['skeleton']}"
-        )
+    source = build_source(chosen_dataset(settings["dataset"], trained["dataset"]), input_size)
+    require_skeleton(path, trained["model"]["skeleton"], source.skeleton.name)
     data = data_of_run({**trained, "input_size": input_size}, source, batch_size=1, workers=0)
     crops = data.dataset("train")
     if not isinstance(count, int) or not 1 <= count <= len(crops) // 2:

@@ -19,11 +19,15 @@ from omegaconf.errors import OmegaConfBaseException
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
+from pnfs.commands.quoting import quoted
 from pnfs.commands.resolvers import register_resolvers
 from pnfs.errors import PnfsError
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
 """Command -> its module, where the command's name cannot be a module's."""
+
+_EXTRAS = ("wandb", "tensorboard", "onnx", "openvino")
+"""Optional packages, each of which the extra of its name installs."""
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,7 @@ def start(command: str) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
     try:
+        sys.argv[1:] = quoted(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(Task(command))()
     except KeyboardInterrupt:
         print(f"pnfs {command}: interrupted", file=sys.stderr)
@@ -119,6 +124,10 @@ def user_error(error: BaseException) -> BaseException | None:
             reason = " ".join(str(error.__cause__).split())
             return UsageError(f"{reason} The folder of a module of your own must be in PYTHONPATH.")
         error = error.__cause__
+    extra = next((name for name in _EXTRAS if name in str(error)), None)
+    if isinstance(error, ImportError) and extra is not None:
+        reason = str(error).partition("\n")[0]
+        return UsageError(f"{reason} Install it with: pip install 'pnfs[{extra}]'")
     return error if isinstance(error, (ValueError, OmegaConfBaseException)) else None
 
 

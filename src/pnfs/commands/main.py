@@ -21,9 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "cost": "parameters and multiply-accumulates of a configuration",
     "costs": "the cost table: every configuration of the paper's tables beside its counts",
     "reproduce": "the paper's tables and figures, ours beside the paper's",
-    "runs": "list runs with state, score and cost; compare two of them",
-    "dashboard": "one HTML page about all runs; or a workspace at Weights & Biases",
-    "bench": "measure training steps, inference, data and evaluation, each beside its alternatives",
+    "runs": "list runs with state, score and cost; compare two; one HTML page about all",
     "doctor": "check this machine and a dataset before hours are spent",
     "browse": "contact sheets of augmented crops, target maps and flips",
 }

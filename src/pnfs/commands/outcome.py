@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from pnfs.commands.scoring import log_media, warn_of_last
+from pnfs.commands.report import log_media
 from pnfs.commands.tables import described, score_table
 from pnfs.data.module import Source
 from pnfs.models.cost import measure_cost
@@ -70,7 +70,6 @@ def keep_record(
     identity: Mapping[str, Any],
     loggers: Sequence[Logger],
     pictures: Mapping[str, Path],
-    weights: Path,
 ) -> None:
     """Writes `result.json`, tells the loggers, and shows scores and pictures."""
     write_result(folder, dict(record) | {"identity": identity})
@@ -79,7 +78,6 @@ def keep_record(
     columns = {"untrained": record["untrained_scores"], "trained": record["scores"]}
     show_scores(record["config"], {name: scores for name, scores in columns.items() if scores})
     console.print(described(record["evaluated_with"]))
-    warn_of_last(weights)
     for what, path in pictures.items():
         log.info("%s: %s", what, path)
     main = next(iter(record["scores"]))

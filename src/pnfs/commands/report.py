@@ -1,25 +1,46 @@
-"""What every evaluation leaves behind: tables, pictures, a record, and what loggers show."""
+"""What scores leave behind: tables, pictures, a record, and what loggers show."""
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.scoring import log_media, write_score_pictures
 from pnfs.commands.tables import benchmark_table, described, joint_table
-from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Matches
-from pnfs.evaluation.person_metric import PersonMetric
-from pnfs.runs.record import write_result
+from pnfs.data.dataset import CropDataset
+from pnfs.data.geometry import apply, invert
+from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.persons import OCCLUDED, UNLABELLED
+from pnfs.data.predictions import Detections, Matches, Predictions, one_to_one
+from pnfs.evaluation.person_metric import Criterion, PersonMetric
+from pnfs.inference.scored import ScoredPredictor
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.runs.record import RESULT, write_result
 from pnfs.runs.wandb_run import finished_wandb
+from pnfs.training.module import PoseModule
+from pnfs.viz.curves import plot_curves
+from pnfs.viz.fabrics import draw_fabrics
+from pnfs.viz.scores import (
+    plot_error_curve,
+    plot_error_histogram,
+    plot_joint_rates,
+    plot_visibility_rates,
+)
+from pnfs.viz.sheets import pose_sheet
+from pnfs.viz.style import save_image
 
 console = Console()
+
+SHEET_SIZE = 32
+"""Persons on a contact sheet."""
 
 
 def report(
@@ -28,7 +49,7 @@ def report(
     data: PoseDataModule,
     matches: Matches,
     settings: Mapping[str, Any],
-    draw: Callable[[], dict[str, Path]],
+    module: PoseModule | ScoredPredictor | None = None,
 ) -> None:
     """Prints, writes, draws and logs what an evaluation found.
 
@@ -38,13 +59,13 @@ def report(
         data: The predicted persons.
         matches: The labelled persons and their predictions.
         settings: Settings of the command.
-        draw: Writes the pictures that do not show errors; title -> file.
+        module: What predicted them; None for a file of predictions.
     """
-    source, split = data.source, settings["split"]
-    metric, errors = source.metric(split), matches.errors
+    source, split, errors = data.source, settings["split"], matches.errors
+    metric = source.metric(split)
     criterion = metric.criterion() if isinstance(metric, PersonMetric) else None
-    is_scored = bool(errors.scored.any())
-    if is_scored and criterion is not None:
+    criterion = criterion if errors.scored.any() else None
+    if criterion is not None:
         record["by_joint"] = errors.record(criterion)
     # Scores are safe before anything else is written that may fail.
     write_result(folder, record)
@@ -59,28 +80,27 @@ def report(
         console.print(choices, style="dim", highlight=False, soft_wrap=True)
         if "by_joint" in record:
             console.print(joint_table(record["by_joint"]))
-    pictures = draw()
-    if is_scored and criterion is not None:
-        pictures |= write_score_pictures(data, folder, split, matches, criterion)
-    with loggers_of(settings["logger"], folder) as loggers:
+    pictures = write_pictures(module, data, folder, split, matches.predictions)
+    if criterion is not None:
+        pictures |= _score_pictures(data, folder, split, matches, criterion)
+    with _loggers(settings["logger"], folder) as loggers:
         for logger in loggers:
             evaluated = {k: record[k] for k in ("checkpoint", "predictions") if k in record}
             logger.log_hyperparams({**evaluated, **record["evaluated_with"]})
             logger.log_metrics({f"{split}/{k}": v for k, v in record["scores"].items()}, step=0)
         log_media(loggers, pictures)
-    for what, picture in pictures.items():
-        console.print(f"{what}: {picture}", soft_wrap=True)
-    console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
+    for what, file in {**pictures, "record": folder / RESULT}.items():
+        console.print(f"{what}: {file}", soft_wrap=True)
 
 
 @contextmanager
-def loggers_of(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger]]:
+def _loggers(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger]]:
     """The loggers that the logger group names, ended with the block."""
     loggers: list[Logger] = []
+    folder.mkdir(parents=True, exist_ok=True)
     for name, entry in entries.items():
         label = f"{folder.parent.name}-{folder.name}"
         extra = {"name": label, "job_type": "evaluate"} if name == "wandb" else {}
-        folder.mkdir(parents=True, exist_ok=True)
         loggers.append(instantiate(entry, save_dir=str(folder), **extra))
     with finished_wandb(loggers):
         try:
@@ -88,3 +108,129 @@ def loggers_of(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger
         finally:
             for logger in loggers:
                 logger.finalize("success" if sys.exc_info()[0] is None else "failed")
+
+
+def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:
+    """Hands pictures to the loggers that show any: Weights & Biases and TensorBoard.
+
+    Args:
+        loggers: Others are passed over.
+        pictures: Title -> file; files that are no PNG are passed over.
+        step: Where they stand in the run.
+    """
+    shown = {what: path for what, path in pictures.items() if path.suffix == ".png"}
+    for logger in loggers:
+        for what, path in shown.items():
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key=f"media/{what}", images=[str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(f"media/{what}", pixels, step, dataformats="HWC")
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()
+
+
+def write_pictures(
+    module: PoseModule | ScoredPredictor | None,
+    data: PoseDataModule,
+    folder: Path,
+    split: str,
+    predictions: Predictions,
+) -> dict[str, Path]:
+    """Contact sheet of predictions, curves, diagram of the fabrics and the data behind it; title -> file."""
+    written: dict[str, Path] = {}
+    rows = shown_rows(data.source, split, predictions)
+    if len(rows):
+        # Each person in the box that was predicted in, labelled or detected.
+        matches = one_to_one(data.source.persons(split), predictions)
+        written["predictions"] = folder / f"predictions_{split}.png"
+        captions = [str(matches.labels.ids[row]) for row in rows]
+        _write_sheet(written["predictions"], data.dataset(split), matches, rows, captions)
+    # Baselines have no architecture that was searched, and exported files do not show theirs.
+    if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
+        architecture = describe_architecture(module.network)
+        written["architecture data"] = folder / "architecture.json"
+        written["architecture data"].write_text(to_json(architecture))
+        written["architecture"] = folder / "architecture.png"
+        draw_fabrics(architecture, written["architecture"])
+    if (folder / "metrics.csv").is_file():
+        written["curves"] = folder / "curves.png"
+        plot_curves(folder / "metrics.csv", written["curves"])
+    return written
+
+
+def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
+    """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
+
+    Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
+    spread over the split.
+    """
+    there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
+    box_scores = source.box_scores(split) if isinstance(source, Detections) else None
+    if box_scores is not None:
+        return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
+    return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
+
+
+def _score_pictures(
+    data: PoseDataModule, folder: Path, split: str, matches: Matches, criterion: Criterion
+) -> dict[str, Path]:
+    """Worst and best persons, rates by joint and visibility, and errors over thresholds."""
+    title, errors, ids = matches.labels.name, matches.errors, matches.labels.ids
+    rows, means = errors.by_error()
+    written: dict[str, Path] = {}
+
+    def file(what: str) -> Path:
+        written[what] = folder / f"{what}_{split}.png"
+        return written[what]
+
+    if len(rows):
+        for what, step in (("worst", -1), ("best", 1)):
+            chosen, chosen_means = rows[::step][:SHEET_SIZE], means[::step][:SHEET_SIZE]
+            captions = [
+                f"{id_}  error {e:.2f}" for id_, e in zip(ids[chosen], chosen_means, strict=True)
+            ]
+            _write_sheet(file(what), data.dataset(split), matches, chosen, captions)
+        plot_error_histogram(file("errors"), means, criterion.reference, title)
+    plot_joint_rates(file("joints"), errors, criterion, title)
+    # Most datasets do not tell occluded from visible joints.
+    if (errors.visibility == OCCLUDED).any():
+        plot_visibility_rates(file("visibility"), errors, criterion, title)
+    plot_error_curve(file("curve"), errors, criterion, title)
+    return written
+
+
+def _write_sheet(
+    path: Path, crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
+) -> None:
+    """Writes a contact sheet of labelled persons who have a prediction, in the order given.
+
+    Args:
+        path: The picture.
+        crops: The crops of the predicted persons.
+        matches: All labelled persons and their predictions.
+        rows: Rows of the labelled persons.
+        captions: One for each of them.
+    """
+    labels, predictions = matches.labels, matches.predictions
+    matched = matches.rows[rows]
+    samples = [crops[int(row)] for row in matched]
+    to_crop = [invert(np.asarray(sample["to_image"], np.float64)) for sample in samples]
+
+    def placed(joints: np.ndarray) -> np.ndarray:
+        return np.stack([
+            apply(m, j) for m, j in zip(to_crop, joints.astype(np.float64), strict=True)
+        ])  # fmt: skip
+
+    sheet = pose_sheet(
+        [np.asarray(sample["image"]) for sample in samples],
+        placed(predictions.locations[matched]),
+        skeleton=labels.skeleton,
+        scores=predictions.scores[matched],
+        target=placed(labels.joints[rows]),
+        labelled=labels.visibility[rows] > UNLABELLED,
+        captions=captions,
+        # A file of labels has the scores 0, "none", and 1.
+        low_scored="omit" if np.isin(predictions.scores, (0, 1)).all() else "hollow",
+    )
+    save_image(path, sheet)

@@ -1,34 +1,34 @@
-"""`pnfs runs`: lists runs, filters them, compares two."""
+"""`pnfs runs`: lists runs, compares two, or writes one HTML page about all."""
 
 import csv
-import io
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pnfs.commands.configuration import UsageError
+from pnfs.commands.configuration import UsageError, plain
+from pnfs.commands.run_cards import ABSENT, card_of, filtered, flat, page_cards
 from pnfs.runs.finding import Run, find_runs
 from pnfs.runs.identity import defining_part
-from pnfs.runs.plain import json_ready
 from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 
-STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "bold red"}
+# Colours of a terminal, as the numbers that switch them on.
+COLOURS = {"finished": "32", "running": "36", "interrupted": "33", "failed": "1;31"}
 
-ORDERS: Mapping[str, Callable[[Run], Any]] = {
-    "path": lambda run: str(run.folder),
-    "score": lambda run: math.inf if (score := score_of(run)) is None else -score,
-    "seconds": lambda run: (run.record or {}).get("seconds", math.inf),
-    "macs": lambda run: (run.record or {}).get("cost", {}).get("macs", math.inf),
+ORDERS: Mapping[str, Callable[[RunCard], Any]] = {
+    "path": lambda card: card.run,
+    "score": lambda card: math.inf if card.score is None else -card.score,
+    "seconds": lambda card: math.inf if card.seconds is None else card.seconds,
+    "macs": lambda card: math.inf if card.macs is None else card.macs,
 }
-
 FORMATS = ("table", "csv", "json")
 COLUMNS = ("run", "state", "score", "score_name", "parameters", "live_parameters", "macs", "seconds",
            "seed", "what", "cause")  # fmt: skip
@@ -38,111 +38,64 @@ _NARROW = 30
 console = Console()
 
 
-def score_of(run: Run) -> float | None:
-    """None before the end, and where the dataset could not be scored."""
-    return (run.record or {}).get("score")
-
-
 def run(config: DictConfig) -> None:
-    own = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(own, dict)
+    own = plain(config)
     root = Path(own["run_root"]).expanduser()
     if not root.is_dir():
         raise UsageError(f"{root}: there is no such folder; set run_root=<folder of runs>")
-    if own["sort"] not in ORDERS:
-        raise UsageError(f"sort={own['sort']}: choose one of {', '.join(ORDERS)}")
-    if own["format"] not in FORMATS:
-        raise UsageError(f"format={own['format']}: choose one of {', '.join(FORMATS)}")
+    for key, choices in (("sort", tuple(ORDERS)), ("format", FORMATS)):
+        if own[key] not in choices:
+            raise UsageError(f"{key}={own[key]}: choose one of {', '.join(choices)}")
     runs = find_runs(root)
     if own["compare"] is not None:
         console.print(comparison(*_two(runs, own["compare"])))
         return
-    chosen = sorted(filtered(runs, own["filter"] or {}), key=ORDERS[own["sort"]])
-    cards = [card_of(run, root) for run in chosen]
-    if own["format"] == "json":
-        console.out(as_json(cards), highlight=False)
-    elif own["format"] == "csv":
-        console.out(as_csv(cards), highlight=False, end="")
+    runs = filtered(runs, own["filter"] or {})
+    if own["html"] is not None:
+        write_page(runs, root, Path(own["html"]).expanduser(), own["pictured"])
+        return
+    cards = sorted((card_of(run, root) for run in runs), key=ORDERS[own["sort"]])
+    if own["format"] == "table":
+        print(f"{len(cards)} runs below {root}")
+        colours = console.is_terminal and not console.no_color
+        print(*run_lines(cards, console.width, colours), sep="\n")
     else:
-        lines = run_lines(cards, console.width)
-        head = f"{len(cards)} runs below {escape(str(root))}"
-        console.print("\n".join([head, *lines]), soft_wrap=True, highlight=False)
+        write_cards(cards, own["format"])
 
 
-def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
-    """The runs whose configuration has all these values; "state" is the run's own.
+def write_page(runs: Sequence[Run], root: Path, path: Path, pictured: int) -> None:
+    """Writes the page about these runs."""
+    # Here and not above: a list need not wait for what draws.
+    from pnfs.viz.runs_page import runs_page
 
-    Raises:
-        UsageError: No run has such a key.
-    """
-    if not conditions:
-        return list(runs)
-    values = {run.folder: flat(run.config) | {"state": run.status} for run in runs}
-    for key in conditions:
-        if runs and not any(key in value for value in values.values()):
-            raise UsageError(f"filter: no run has the key {key}")
-    return [
-        run
-        for run in runs
-        if all(values[run.folder].get(key, _ABSENT) == v for key, v in conditions.items())
-    ]
-
-
-_ABSENT = object()
-
-
-def _two(runs: Sequence[Run], names: Sequence[str]) -> tuple[Run, Run]:
-    if len(names) != 2:
-        raise UsageError("compare: name two runs, compare=[1a2b3c4d,5e6f7a8b]")
-    first, second = (_named(runs, str(name)) for name in names)
-    return first, second
-
-
-def _named(runs: Sequence[Run], name: str) -> Run:
-    found = [run for run in runs if run.folder.name.startswith(name) or run.folder == Path(name)]
-    if len(found) != 1:
-        what = "no run" if not found else f"{len(found)} runs: {[str(r.folder) for r in found]}"
-        raise UsageError(f"compare: {name!r} names {what}")
-    return found[0]
-
-
-def card_of(run: Run, root: Path) -> RunCard:
-    """What its record, or in want of one its state, says about a run."""
-    record = run.record or {}
-    cost = record.get("cost", {})
-    return RunCard(
-        run=run.folder.relative_to(root).as_posix(),
-        state=run.status,
-        score=score_of(run),
-        score_name=next(iter(record.get("scores", {})), ""),
-        scores=record.get("scores", {}),
-        parameters=cost.get("parameters"),
-        live_parameters=cost.get("live_parameters"),
-        macs=cost.get("macs"),
-        seconds=record.get("seconds"),
-        seed=run.config.get("seed"),
-        what=summary(run.config),
-        cause=run.cause,
+    if not runs:
+        raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>, or filter")
+    page, problems = runs_page(
+        page_cards(runs, root),
+        title="Pose fabrics: runs",
+        subtitle=f"{len(runs)} runs below {root}",
+        pictured=pictured,
     )
+    for problem in problems:
+        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    print(f"{len(runs)} runs: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def as_json(cards: Sequence[RunCard]) -> str:
-    """A list of objects with all scores; null for what is not known."""
+def write_cards(cards: Sequence[RunCard], form: str) -> None:
+    """To standard output: JSON with all scores, null for what is not known; or CSV, with blank cells."""
     entries = [{name: getattr(card, name) for name in (*COLUMNS, "scores")} for card in cards]
-    return json.dumps(json_ready(entries), indent=1, allow_nan=False)
+    if form == "json":
+        print(json.dumps(entries, indent=1, allow_nan=False))
+        return
+    writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(entries)
 
 
-def as_csv(cards: Sequence[RunCard]) -> str:
-    """A header and one line a run; the scores besides the main one are left to JSON."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(json_ready([getattr(card, name) for name in COLUMNS]) for card in cards)
-    return file.getvalue()
-
-
-def run_lines(cards: Sequence[RunCard], width: int) -> list[str]:
-    """A header and one entry a run, in rich's markup.
+def run_lines(cards: Sequence[RunCard], width: int, colours: bool = False) -> list[str]:
+    """A header and one entry a run, in colours on request.
 
     Paths are never cut. What a run is, or why it failed, stands beside the numbers where `width` characters leave
     room for it, else below them.
@@ -155,37 +108,37 @@ def run_lines(cards: Sequence[RunCard], width: int) -> list[str]:
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     used = sum(widths) + 2 * len(widths)
-    indent, room = (used, width - used) if width - used >= _NARROW else (4, width - 4)
+    beside = width - used >= _NARROW
+    indent = used if beside else 4
+    texts = ["what it is, or why it failed" if beside else ""]
+    texts += [(card.cause if card.state == "failed" else card.what) or "" for card in cards]
     lines = []
-    for number, (run, state, *numbers) in enumerate(rows):
-        style, what = "bold", "what it is, or why it failed" if indent == used else ""
-        if number:
-            card = cards[number - 1]
-            style, what = STYLES[state], card.cause if state == "failed" else card.what
+    for (run, state, *numbers), text in zip(rows, texts, strict=True):
+        shown = f"{state:<{widths[1]}}"
+        if colours and state in COLOURS:
+            shown = f"\033[{COLOURS[state]}m{shown}\033[0m"
         cells = [f"{cell:>{size}}" for cell, size in zip(numbers, widths[2:], strict=True)]
-        line = (
-            f"{escape(f'{run:<{widths[0]}}')}  [{style}]{state:<{widths[1]}}[/]  {'  '.join(cells)}"
-        )
-        told = [escape(part) for part in textwrap.wrap(what or "", max(room, 20))]
-        if indent == used:
+        line = "  ".join([f"{run:<{widths[0]}}", shown, *cells])
+        told = textwrap.wrap(text, max(width - indent, 20))
+        if beside:
             line, told = f"{line}  {told[0] if told else ''}", told[1:]
         lines += [line.rstrip(), *(f"{'':{indent}}{part}" for part in told)]
     return lines
 
 
-def summary(config: Mapping[str, Any]) -> str:
-    """What one wants to know first about a configuration."""
-    model, dataset = config.get("model", {}), config.get("dataset", {})
-    words = [_class(dataset), _class(model), _class(model.get("backbone"))]
-    words += [f"P={len(model['parts'])}"] if model.get("parts") else []
-    words += [f"d={model['vector_dim']}"] if "vector_dim" in model else []
-    words += [_class(config.get("strategy")), f"seed {config.get('seed')}"]
-    return " ".join(word for word in words if word)
-
-
-def _class(node: Any) -> str:
-    target = node.get("_target_") if isinstance(node, dict) else None
-    return str(target).rsplit(".", 1)[-1] if target else ""
+def _two(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    if len(names) != 2:
+        raise UsageError("compare: name two runs, compare=[1a2b3c4d,5e6f7a8b]")
+    chosen = []
+    for name in map(str, names):
+        found = [
+            run for run in runs if run.folder.name.startswith(name) or run.folder == Path(name)
+        ]
+        if len(found) != 1:
+            what = "no run" if not found else f"{len(found)} runs: {[str(r.folder) for r in found]}"
+            raise UsageError(f"compare: {name!r} names {what}")
+        chosen += found
+    return chosen
 
 
 def comparison(one: Run, other: Run) -> Table:
@@ -196,31 +149,18 @@ def comparison(one: Run, other: Run) -> Table:
         table.add_column(str(run.folder), overflow="fold")
     persons = [flat({"persons": (run.identity or {}).get("persons", {})}) for run in (one, other)]
     first, second = flat(one.config) | persons[0], flat(other.config) | persons[1]
-    defining = set(flat(defining_part(one.config))) | set(flat(defining_part(other.config)))
-    defining |= {*persons[0], *persons[1]}
-    differing = [
-        key
-        for key in dict.fromkeys([*first, *second])
-        if first.get(key, _ABSENT) != second.get(key, _ABSENT)
-    ]
+    defining = {*persons[0], *persons[1]}
+    for run in (one, other):
+        defining |= set(flat(defining_part(run.config)))
+    keys = dict.fromkeys([*first, *second])
+    differing = [key for key in keys if first.get(key, ABSENT) != second.get(key, ABSENT)]
     for key in sorted(differing, key=lambda key: (key not in defining, key)):
         label = key if key in defining else f"[dim]{key} (does not define the run)[/]"
-        table.add_row(label, *(str(each.get(key, "–")) for each in (first, second)))
+        table.add_row(label, *(escape(str(each.get(key, "–"))) for each in (first, second)))
     table.add_section()
     table.add_row("state", one.status, other.status)
-    scores = [flat((run.record or {}).get("scores", {})) for run in (one, other)]
+    scores = [(run.record or {}).get("scores", {}) for run in (one, other)]
     for name in dict.fromkeys(name for each in scores for name in each if "/" not in name):
         values = (each.get(name) for each in scores)
         table.add_row(name, *("–" if v is None else f"{v:.2f}" for v in values), style="bold")
     return table
-
-
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Dotted key -> value; lists are values."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            found.update(flat(value, f"{above}{key}."))
-        else:
-            found[f"{above}{key}"] = value
-    return found

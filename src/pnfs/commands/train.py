@@ -15,8 +15,9 @@ from pnfs.commands.checks import check_settings, require_labels
 from pnfs.commands.configuration import plain
 from pnfs.commands.outcome import keep_record, main_score, show_scores, training_record
 from pnfs.commands.processes import process_count, run_in_processes
+from pnfs.commands.report import write_pictures
 from pnfs.commands.resolvers import persons_of, training_source
-from pnfs.commands.scoring import evaluation_choices, score, score_and_predict, write_pictures
+from pnfs.commands.scoring import evaluation_choices, score, score_and_predict
 from pnfs.commands.trainer import build_loggers, fit, what_is_left
 from pnfs.data.predictions import GROUND_TRUTH_BOXES
 from pnfs.runs.identity import require_same, run_identity
@@ -134,7 +135,7 @@ def train_one(
         seconds = time.monotonic() - started
         record = training_record(settings, module, source, scores, untrained, seconds, choices)
         pictures = write_pictures(module, final, folder, "val", predictions)
-        keep_record(folder, record, identity, loggers, pictures, weights)
+        keep_record(folder, record, identity, loggers, pictures)
 
 
 def _try_out(settings: dict[str, Any]) -> float:

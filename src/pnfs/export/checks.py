@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pnfs.codec import Codec
 from pnfs.codec.decode import REACHES, decode
-from pnfs.export.int8 import BATCH, Calibration, locations, moved_share
+from pnfs.export.int8 import BATCH, Calibration, answers, moved_share
 from pnfs.export.metadata import ExportError
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.models.network import PoseNetwork
@@ -35,8 +35,6 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
     """
     runtime = OnnxRuntime(path)
     height, width = runtime.metadata.input_size
-    was_training = network.training
-    network.eval()
     differences, allowed = {}, {}
     for batch in CHECKED_BATCHES:
         images = np.random.default_rng(batch).integers(0, 256, (batch, height, width, 3), np.uint8)
@@ -53,7 +51,6 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
             difference = torch.from_numpy(found) - maps
         differences[batch] = float(difference.abs().max())
         allowed[batch] = _allowed(maps)
-    network.train(was_training)
     # Not the other way round: NaN is no success.
     if not all(differences[batch] <= allowed[batch] for batch in differences):
         raise ExportError(
@@ -76,14 +73,11 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
     runtime = OnnxRuntime(path)
     metadata, crops = runtime.metadata, calibration.held_out
     method = metadata.decode_method if metadata.outputs == "joints" else "argmax"
-    was_training = network.training
-    network.eval()
     expected = [
         decode(_maps(network, crops[n : n + BATCH]), method, sigma=metadata.sigma)[0].numpy()  # type: ignore[arg-type]
         for n in range(0, len(crops), BATCH)
     ]
-    network.train(was_training)
-    moved = moved_share(locations(runtime, crops), np.concatenate(expected))
+    moved = moved_share(answers(runtime, crops)[0], np.concatenate(expected))
     if not moved <= 2 * calibration.max_moved:
         raise ExportError(
             f"{path}: {moved:.1%} of the joints lie more than a pixel away from where PyTorch puts them, on "
@@ -95,8 +89,10 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
 
 @torch.no_grad()
 def _maps(network: PoseNetwork, images: np.ndarray) -> Float[Tensor, "B K h w"]:
-    device = next(network.parameters()).device
-    return network.heatmaps(torch.from_numpy(images).to(device)).cpu().float()
+    was_training, device = network.training, next(network.parameters()).device
+    maps = network.eval().heatmaps(torch.from_numpy(images).to(device)).cpu().float()
+    network.train(was_training)
+    return maps
 
 
 def _allowed(maps: Float[Tensor, "B K h w"]) -> float:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 from pnfs.codec.decode import decode
 from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.runtimes import Joints, Maps, OnnxRuntime
+from pnfs.export.runtimes import OnnxRuntime
 
 # Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
 _OPERATORS = ["Conv", "Clip", "Relu"]
@@ -48,17 +48,12 @@ class Calibration:
             raise ExportError("int8 needs crops to calibrate on, and others to check on")
 
 
-@dataclass(frozen=True)
-class Convolutions:
-    """What became of a file's convolutions.
-
-    Attributes:
-        total: How many there are.
-        in_float: How many of them stayed in float32.
-    """
+class Convolutions(NamedTuple):
+    """A file's convolutions."""
 
     total: int
     in_float: int
+    """How many stayed in float32."""
 
 
 def quantise(path: Path, calibration: Calibration) -> Convolutions:
@@ -78,7 +73,7 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
     ends = _ends(graph)
     inner = [n.name for n in graph.node if n.op_type == "Conv" and n.name not in ends]
     groups = [list(map(str, g)) for g in np.array_split(inner, GROUPS) if len(g)]
-    exact_at, exact = _answers(OnnxRuntime(path), calibration.crops)
+    exact_at, exact = answers(OnnxRuntime(path), calibration.crops)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
 
@@ -86,7 +81,7 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
             """Share of the joints that move, and the scores' mean squared difference."""
             excluded = [*ends, *(name for group in in_float for name in group)]
             _quantise(path, target, calibration.crops, excluded)
-            found_at, found = _answers(OnnxRuntime(target), calibration.crops)
+            found_at, found = answers(OnnxRuntime(target), calibration.crops)
             return moved_share(found_at, exact_at), float(np.square(found - exact).mean())
 
         left_out: list[list[str]] = []
@@ -108,20 +103,19 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
     return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
 
 
-def locations(run: OnnxRuntime, crops: UInt8[np.ndarray, "N h w 3"]) -> Float[np.ndarray, "N K 2"]:
-    """Where a file puts the joints of crops: x, y in pixels of the score maps."""
-    return _answers(run, crops)[0]
-
-
-def _answers(
+def answers(
     run: OnnxRuntime, crops: UInt8[np.ndarray, "N h w 3"]
 ) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N ..."]]:
-    """Where the joints are, and the score maps, or the scores of a file that returns joints."""
+    """Joints of crops (x, y in pixels of the score maps); and the maps, or the joints' scores."""
     at, scores = [], []
     for n in range(0, len(crops), BATCH):
-        outputs = run(crops[n : n + BATCH])
-        at.append(_located(outputs, run.metadata))
-        scores.append(outputs[1] if isinstance(outputs, tuple) else outputs)
+        found = run(crops[n : n + BATCH])
+        if isinstance(found, tuple):
+            at.append(found[0] / run.metadata.stride)
+            scores.append(found[1])
+        else:
+            at.append(decode(torch.from_numpy(found), "argmax")[0].numpy())
+            scores.append(found)
     return np.concatenate(at), np.concatenate(scores)
 
 
@@ -130,31 +124,21 @@ def moved_share(found: Float[np.ndarray, "N K 2"], expected: Float[np.ndarray, "
     return float((np.abs(found - expected).max(-1) > 1).mean())
 
 
-def _located(outputs: Maps | Joints, metadata: ModelMetadata) -> Float[np.ndarray, "B K 2"]:
-    if isinstance(outputs, tuple):
-        return outputs[0] / metadata.stride
-    return decode(torch.from_numpy(outputs), "argmax")[0].numpy()
-
-
 def _ends(graph: Any) -> list[str]:
     """The convolutions that no convolution comes before, or none after."""
-    behind_one: set[str] = set()
-    last: dict[str, set[str]] = {}
-    first, not_last = [], set()
+    # Output of a node -> the convolutions before it that no other one lies behind.
+    nearest: dict[str, set[str]] = {}
+    all_of_them, first, followed = [], set(), set()
+    # Nodes come after what they read.
     for node in graph.node:
-        # Nodes come after what they read.
-        before = set().union(*(last.get(name, set()) for name in node.input))
+        before = set().union(*(nearest.get(name, set()) for name in node.input))
         if node.op_type == "Conv":
-            if not any(name in behind_one for name in node.input):
-                first.append(node.name)
-            not_last |= before
+            all_of_them.append(node.name)
+            first |= set() if before else {node.name}
+            followed |= before
             before = {node.name}
-        for name in node.output:
-            last[name] = before
-            if before:
-                behind_one.add(name)
-    names = [node.name for node in graph.node if node.op_type == "Conv"]
-    return [name for name in names if name in first or name not in not_last]
+        nearest |= dict.fromkeys(node.output, before)
+    return [name for name in all_of_them if name in first or name not in followed]
 
 
 def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[str]) -> None:

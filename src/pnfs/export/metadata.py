@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from pnfs.codec import Codec, DecodeMethod
 from pnfs.errors import PnfsError
@@ -16,8 +18,8 @@ FilePrecision = Literal["f32", "int8"]
 
 _PREFIX = "pnfs."
 
-# What files written before there was a choice lack, and what held of all of them.
-_ADDED_LATER: dict[str, Any] = {"precision": "f32", "parts": ()}
+_ADDED_LATER = ("precision", "parts")
+"""Properties that earlier files lack; the defaults hold for them."""
 
 
 class ExportError(PnfsError):
@@ -37,7 +39,7 @@ class ModelMetadata:
         flip_pairs: Pairs of joints that a mirrored image exchanges.
         outputs: What the model returns.
         decode_method: How joints are located in the maps: argmax, quarter, dark.
-        sigma: Of the Gaussians that the maps were trained on, in pixels of a map.
+        sigma: Standard deviation of the Gaussians that the maps were trained on, in pixels of a map.
         unbiased: Whether crops and maps are measured in pixel intervals (UDP).
         flip_shift: Pixels by which mirrored maps move to the right in a flip test.
         padding: Factor on the sides of a person's box, as in training.
@@ -88,29 +90,25 @@ class ModelMetadata:
             where: The file, for messages.
 
         Raises:
-            ExportError: Something is missing or is no JSON.
+            ExportError: Something is missing or damaged; names the property.
         """
-        values: dict[str, Any] = dict(_ADDED_LATER)
-        for field in fields(cls):
-            text = properties.get(_PREFIX + field.name)
-            if text is None and field.name in _ADDED_LATER:
-                continue
-            if text is None:
-                raise ExportError(
-                    f"{where}: its property {_PREFIX}{field.name} is missing; this is no file that "
-                    "`pnfs export` wrote"
-                )
-            try:
-                values[field.name] = _tuples(json.loads(text))
-            except json.JSONDecodeError as error:
-                raise ExportError(
-                    f"{where}: its property {_PREFIX}{field.name} is damaged: {error}"
-                ) from error
-        for name, choices in (("outputs", Outputs), ("precision", FilePrecision)):
-            if values[name] not in get_args(choices):
-                raise ExportError(f"{where}: unknown {name} {values[name]!r}; export it again")
-        return cls(**values)
-
-
-def _tuples(value: object) -> object:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+        values, name = {}, ""
+        try:
+            for name in (field.name for field in fields(cls)):
+                text = properties.get(_PREFIX + name)
+                if text is not None:
+                    values[name] = json.loads(text)
+                elif name not in _ADDED_LATER:
+                    raise ExportError(
+                        f"{where}: its property {_PREFIX}{name} is missing; this is no file that "
+                        "`pnfs export` wrote"
+                    )
+            return TypeAdapter(cls).validate_python(values)
+        except (json.JSONDecodeError, ValidationError) as error:
+            reason = str(error)
+            if isinstance(error, ValidationError):
+                name, reason = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
+            raise ExportError(
+                f"{where}: its property {_PREFIX}{name} is damaged, or of another version: {reason}; export "
+                "it again"
+            ) from None

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +14,7 @@ from jaxtyping import Float32, UInt8
 from pnfs.data.coco_categories import PERSON, person_category
 from pnfs.data.coco_format import CROWD, OTHER_CATEGORY
 from pnfs.data.persons import DataError
-from pnfs.data.readers import (
-    number_column,
-    read_json,
-    require_records,
-    require_rows,
-)
+from pnfs.data.readers import number_column, read_json, require_records, require_rows
 from pnfs.inference.inputs import InputFile
 
 
@@ -68,9 +63,9 @@ class _Listed:
     """A picture of the file, and its boxes."""
 
     id: int
-    size: tuple[int, int] | None
-    boxes: list[list[float]]
-    scores: list[float]
+    size: tuple[int, int] | None = None
+    boxes: list[list[float]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
 
 class CocoBoxes:
@@ -99,34 +94,31 @@ class CocoBoxes:
     def __init__(
         self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None
     ) -> None:
-        self.path = Path(path).expanduser()
-        content = read_json(self.path)
+        self.path = where = Path(path).expanduser()
+        content = described = read_json(where)
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-            records = require_records(self.path, content["annotations"], "annotations")
-            images, categories = content["images"], content.get("categories")
+            records = content["annotations"]
         elif isinstance(content, list):
-            records = require_records(self.path, content, "detections")
-            images = categories = None
+            records, described = content, {}
         else:
             raise DataError(
-                f"{self.path}: neither COCO annotations (an object with images and annotations) nor "
+                f"{where}: neither COCO annotations (an object with images and annotations) nor "
                 "detections (a list)"
             )
-        where = self.path
-        if images is None and names is not None:
+        if isinstance(content, list) and names is not None:
             where = Path(names).expanduser()
-            annotations = read_json(where)
-            images = annotations.get("images") if isinstance(annotations, dict) else None
-            categories = annotations.get("categories") if isinstance(annotations, dict) else None
-            if images is None:
+            described = read_json(where)
+            if not isinstance(described, dict) or "images" not in described:
                 raise DataError(f"{where}: holds no images, whose names were to be taken from it")
+        # Pictures that a list of detections does not mention have no persons.
+        self._lists_all = "images" in described
         self._images: dict[int, _Listed] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
-        # Pictures that a list of detections does not mention have no persons.
-        self._lists_all = images is not None
-        for record in require_records(where, images or [], "images"):
-            self._add_image(where, record)
-        self._add_boxes(records, threshold, person_category(where, categories))
+        for image in require_records(where, described.get("images", []), "images"):
+            self._add_image(where, image)
+        category = person_category(where, described.get("categories"))
+        what = "annotations" if isinstance(content, dict) else "detections"
+        self._add_boxes(require_records(self.path, records, what), threshold, category)
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
@@ -146,9 +138,8 @@ class CocoBoxes:
     def _find(self, file: InputFile, frame: int | None) -> _Listed | None:
         entries = self._by_name.get((file.path.name, frame), [])
         full = f"/{file.path.as_posix()}"
-        fitting = [(name, id_) for name, id_ in entries if full.endswith(f"/{name}")]
         # File names may carry folders that a copy has lost; then the last part must be unique.
-        fitting = fitting or entries
+        fitting = [entry for entry in entries if full.endswith(f"/{entry[0]}")] or entries
         if fitting:
             longest = max(len(name) for name, _ in fitting)
             ids = {id_ for name, id_ in fitting if len(name) == longest}
@@ -168,20 +159,15 @@ class CocoBoxes:
             )
         return self._images.get(int(file.path.stem))
 
-    def _add_image(self, where: Path, record: dict[str, Any]) -> None:
-        match record:
-            case {"id": int(id_), "file_name": str(name)}:
-                pass
-            case _:
-                raise DataError(
-                    f"{where}: an image needs id (a number) and file_name: {record!r:.80}"
-                )
+    def _add_image(self, where: Path, record: Mapping[str, Any]) -> None:
+        id_, name = record.get("id"), record.get("file_name")
+        if not isinstance(id_, int) or not isinstance(name, str):
+            raise DataError(f"{where}: an image needs id (a number) and file_name: {record!r:.80}")
         height, width = record.get("height"), record.get("width")
         size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        self._images[id_] = _Listed(id_, size, [], [])
-        frame = record.get("frame_id")
+        self._images[id_] = _Listed(id_, size)
         last = name.replace("\\", "/").rpartition("/")[2]
-        self._by_name[last, frame].append((name.removeprefix("./"), id_))
+        self._by_name[last, record.get("frame_id")].append((name.removeprefix("./"), id_))
 
     def _add_boxes(self, records: list[dict[str, Any]], threshold: float, category: int) -> None:
         left_out: Counter[str] = Counter()
@@ -192,31 +178,31 @@ class CocoBoxes:
             elif record.get("iscrowd"):
                 left_out[CROWD] += 1
             else:
-                persons.append(record)
+                persons.append({"score": 1.0, **record})
 
         def label(row: int) -> str:
             return f"record {persons[row].get('id', row)}"
 
         boxes = number_column(self.path, persons, "bbox", (4,), label)
-        finite = np.asarray(np.isfinite(boxes).all(-1))
-        require_rows(self.path, finite, label, "bbox is not finite")
-        for row, (record, box) in enumerate(zip(persons, boxes.tolist(), strict=True)):
-            id_, score = record.get("image_id"), record.get("score", 1.0)
-            if not isinstance(id_, int) or not isinstance(score, (int, float)):
-                raise DataError(f"{self.path}: {label(row)}: image_id and score must be numbers")
-            if self._lists_all and id_ not in self._images:
-                raise DataError(
-                    f"{self.path}: {label(row)}: its image_id {id_} is not among the images"
-                )
+        scores = number_column(self.path, persons, "score", (), label)
+        image_ids = number_column(self.path, persons, "image_id", (), label)
+        finite = np.isfinite(np.column_stack([boxes, scores, image_ids])).all(-1)
+        require_rows(self.path, finite, label, "bbox, score or image_id is not finite")
+        if self._lists_all:
+            known = np.isin(image_ids, list(self._images))
+            require_rows(self.path, known, label, "its image_id is not among the images")
+        for box, score, id_ in zip(
+            boxes.tolist(), scores.tolist(), image_ids.astype(int).tolist(), strict=True
+        ):
             # Some annotations hold boxes without extent, which no person can be in.
             if min(box[2:]) <= 0:
                 left_out["without extent"] += 1
             elif score < threshold:
                 left_out[f"with a score below {threshold}"] += 1
             else:
-                listed = self._images.setdefault(id_, _Listed(id_, None, [], []))
+                listed = self._images.setdefault(id_, _Listed(id_))
                 listed.boxes.append(box)
-                listed.scores.append(float(score))
+                listed.scores.append(score)
         self.left_out = dict(left_out)
 
 

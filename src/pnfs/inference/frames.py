@@ -1,6 +1,5 @@
-"""From files to predictions: pictures and frames in order, with what could not be read reported."""
+"""From files to pictures and frames with boxes, in order; what cannot be read is reported."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,9 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pnfs.data.persons import DataError
-from pnfs.inference.boxes import BoxSource, FrameBoxes
+from pnfs.inference.boxes import BoxSource
 from pnfs.inference.inputs import InputFile, Video, read_picture
-from pnfs.inference.predictor import ImageWithBoxes, Prediction, Predictor
+from pnfs.inference.predictor import ImageWithBoxes
 
 
 @dataclass(frozen=True)
@@ -39,27 +38,9 @@ def read_frames(
     """
     for file in files:
         try:
-            yield from _video_frames(file, boxes) if file.is_video else [_picture(file, boxes)]
+            yield from _frames_of(file, boxes)
         except DataError as error:
             report(error)
-
-
-def predict_frames(
-    predictor: Predictor, frames: Iterable[Frame], *, flip_test: bool = True, maps: bool = False
-) -> Iterator[tuple[Frame, Prediction]]:
-    """Frames with the poses in them, in order, batched across frames.
-
-    The arguments are those of `Predictor.predict_each`.
-    """
-    waiting: deque[Frame] = deque()
-
-    def queries() -> Iterator[ImageWithBoxes]:
-        for frame in frames:
-            waiting.append(frame)
-            yield frame.query
-
-    for prediction in predictor.predict_each(queries(), flip_test=flip_test, maps=maps):
-        yield waiting.popleft(), prediction
 
 
 def count_frames(files: Sequence[InputFile]) -> int:
@@ -73,21 +54,17 @@ def count_frames(files: Sequence[InputFile]) -> int:
     return total
 
 
-def _picture(file: InputFile, boxes: BoxSource) -> Frame:
-    image = read_picture(file.path, upright=boxes.upright)
-    found = boxes(image, file, None)
-    return Frame(file, None, _query(file, image, found), found.image_id)
-
-
-def _video_frames(file: InputFile, boxes: BoxSource) -> Iterator[Frame]:
-    video = Video(file.path)
-    for index, image in enumerate(video):
+def _frames_of(file: InputFile, boxes: BoxSource) -> Iterator[Frame]:
+    images: Iterable[tuple[int | None, UInt8[np.ndarray, "H W 3"]]]
+    if file.is_video:
+        video = Video(file.path)
+        images, fps = enumerate(video), video.fps
+    else:
+        images, fps = [(None, read_picture(file.path, upright=boxes.upright))], 0.0
+    for index, image in images:
         found = boxes(image, file, index)
-        yield Frame(file, index, _query(file, image, found), found.image_id, video.fps)
-
-
-def _query(file: InputFile, image: UInt8[np.ndarray, "H W 3"], found: FrameBoxes) -> ImageWithBoxes:
-    try:
-        return ImageWithBoxes(image, found.boxes, found.scores)
-    except DataError as error:
-        raise DataError(f"{file.path}: {error}") from error
+        try:
+            query = ImageWithBoxes(image, found.boxes, found.scores)
+        except DataError as error:
+            raise DataError(f"{file.path}: {error}") from error
+        yield Frame(file, index, query, found.image_id, fps)

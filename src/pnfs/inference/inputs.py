@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from pnfs.data.readers import located
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _WILDCARDS = frozenset("*?[")
+
+MOST_PIXELS = 100_000_000
+"""Pixels that a picture or a frame may have, by its header: it is refused before it is decoded."""
+
 _COMPLETE = 0.95
 """Containers state how many frames they hold, some only roughly."""
 
@@ -36,12 +41,17 @@ class InputFile:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> list[InputFile]:
+def find_inputs(
+    asked: str | Path | Sequence[str | Path], exclude: Path
+) -> tuple[list[InputFile], list[Path]]:
     """The files that are meant, folder by folder in natural order (2 before 10), each once.
 
     Args:
         asked: A file, a folder (searched with all its subfolders), a glob, or a list of these.
         exclude: Files below this folder are left out of folders and globs: where results go.
+
+    Returns:
+        Pictures and videos; and files of folders and globs that are neither, hidden ones apart.
 
     Raises:
         DataError: Something is not there, or there is neither a picture nor a video in it.
@@ -50,33 +60,23 @@ def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> list
     if not items:
         raise DataError("there is no input; name a file, a folder, a glob, or a list of these")
     found: dict[Path, Path] = {}
-    for item in items:
-        folder, paths = _readable(Path(item).expanduser())
+    others: dict[Path, None] = {}
+    for item in (Path(str(item)).expanduser() for item in items):
+        folder, paths = _expanded(item)
+        root, results = folder.resolve(), exclude.resolve()
         # Links to files keep their own names; ".." must not lead results out of their folder.
-        root = folder.resolve()
         below = [root / path.relative_to(folder) for path in paths]
-        kept = [path for path in below if not path.is_relative_to(exclude.resolve())]
-        found |= dict.fromkeys(below if len(below) == 1 else kept, root)
-    if not found:
-        raise DataError(f"{asked}: holds nothing but the results in {exclude}")
+        if not item.is_file():
+            below = [path for path in below if not path.is_relative_to(results)]
+        named = item.is_file()
+        known = [path for path in below if named or _is_known(path)]
+        rest = [] if named else [path for path in below if not _is_known(path)]
+        if not known:
+            raise _nothing_in(item, rest, results if len(below) < len(paths) else None)
+        found |= dict.fromkeys(sorted(known, key=natural_key), root)
+        others |= dict.fromkeys(sorted(rest, key=natural_key))
     common = Path(os.path.commonpath(list(found.values())))
-    return [InputFile(path, path.relative_to(common).as_posix()) for path in found]
-
-
-def passed_over(asked: str | Path | Sequence[str | Path], exclude: Path) -> list[Path]:
-    """Files of folders and globs that `find_inputs` does not take: no known picture or video.
-
-    Hidden files and those below `exclude` are not listed.
-    """
-    items = [asked] if isinstance(asked, (str, Path)) else list(asked)
-    found: dict[Path, None] = {}
-    for item in map(Path, items):
-        if not item.expanduser().is_file():
-            others = [path for path in _expanded(item.expanduser())[1] if not _known(path)]
-            found |= dict.fromkeys(
-                path for path in others if not path.resolve().is_relative_to(exclude.resolve())
-            )
-    return sorted(found, key=natural_key)
+    return [InputFile(path, path.relative_to(common).as_posix()) for path in found], list(others)
 
 
 def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
@@ -88,38 +88,6 @@ def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
         f"{suffix} {len(names)} ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
         for suffix, names in sorted(by_suffix.items())
     )
-
-
-def _readable(item: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the pictures and videos."""
-    if item.is_file():
-        return item.parent, [item]
-    folder, candidates = _expanded(item)
-    files = [path for path in candidates if _known(path)]
-    if not files:
-        suffixes = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
-        there = f"; there are {counted_by_suffix(candidates)}" if candidates else ""
-        raise DataError(
-            f"{item}: there is neither a picture nor a video in it{there}; known are {suffixes}"
-        )
-    return folder, sorted(files, key=natural_key)
-
-
-def _expanded(item: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and all files but hidden ones."""
-    wildcards = [n for n, part in enumerate(item.parts) if _WILDCARDS & set(part)]
-    if item.is_dir():
-        folder, candidates = item, list(item.rglob("*"))
-    elif wildcards:
-        folder = Path(*item.parts[: wildcards[0]])
-        candidates = [Path(p) for p in glob.glob(str(item), recursive=True)]  # noqa: PTH207, absolute patterns
-    else:
-        raise DataError(f"{item}: there is no such file or folder{located(item)}")
-    return folder, [p for p in candidates if p.is_file() and not p.name.startswith(".")]
-
-
-def _known(path: Path) -> bool:
-    return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 def natural_key(path: Path) -> list[list[tuple[int, int, str]]]:
@@ -134,6 +102,42 @@ def natural_key(path: Path) -> list[list[tuple[int, int, str]]]:
     ]
 
 
+def _nothing_in(item: Path, others: Sequence[Path], results: Path | None) -> DataError:
+    there = f"; there are {counted_by_suffix(others)}" if others else ""
+    there += f"; results in {results} are not read" if results else ""
+    suffixes = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
+    return DataError(
+        f"{item}: there is neither a picture nor a video in it{there}; known are {suffixes}"
+    )
+
+
+def _expanded(item: Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and all files but hidden ones."""
+    wildcards = [n for n, part in enumerate(item.parts) if _WILDCARDS & set(part)]
+    if item.is_file():
+        return item.parent, [item]
+    if item.is_dir():
+        folder, candidates = item, list(item.rglob("*"))
+    elif wildcards:
+        folder = Path(*item.parts[: wildcards[0]])
+        candidates = [Path(p) for p in glob.glob(str(item), recursive=True)]  # noqa: PTH207, absolute patterns
+    else:
+        raise DataError(f"{item}: there is no such file or folder{located(item)}")
+    return folder, [p for p in candidates if p.is_file() and not p.name.startswith(".")]
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
+
+
+def _require_size(path: Path, width: float, height: float) -> None:
+    if width * height > MOST_PIXELS:
+        raise DataError(
+            f"{path}: is {width:.0f}x{height:.0f} px by its header, more than the {MOST_PIXELS:,} px that are "
+            "read; scale it down"
+        )
+
+
 def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
     """A picture in RGB.
 
@@ -143,11 +147,15 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
             which is what the boxes of datasets refer to.
 
     Raises:
-        DataError: It is missing, damaged, cut off, or no picture, or its numbers have no known
+        DataError: It is missing, damaged, cut off, too large, or no picture, or its numbers have no known
             scale (see `pnfs.data.pixels.to_bytes`).
     """
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        with picture:
+            _require_size(path, *picture.size)
             # Unlike OpenCV, which fills up with grey, Pillow refuses files that end too early.
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
@@ -157,6 +165,8 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
                 bits = 16 if picture.format == "PNG" or turned.mode.startswith("I;16") else None
                 turned = Image.fromarray(to_bytes(np.asarray(turned), bits))
             return np.array(turned.convert("RGB"))
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such picture") from None
     # Pillow's decoders meet damaged files with errors of many kinds.
@@ -171,18 +181,19 @@ class Video:
         path: The file.
 
     Raises:
-        DataError: It cannot be opened, or holds no frames.
+        DataError: It cannot be opened, holds no frames, or its frames are too large.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         capture = self._opened()
-        self.fps = capture.get(cv2.CAP_PROP_FPS)
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if np.isfinite(fps) and fps > 0 else 25.0
         self.stated_frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         """As the container says; 0 where it does not."""
+        size = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         capture.release()
-        if not (np.isfinite(self.fps) and self.fps > 0):
-            self.fps = 25.0
+        _require_size(path, *size)
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """The frames from first to last.
@@ -193,12 +204,9 @@ class Video:
         capture = self._opened()
         count = 0
         try:
-            while True:
-                ok, frame = capture.read()
-                if not ok:
-                    break
+            while (read := capture.read())[0]:
                 count += 1
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
         finally:
             capture.release()
         if count < max(1, _COMPLETE * self.stated_frames):

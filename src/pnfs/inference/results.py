@@ -23,116 +23,17 @@ RESULT_FILE = "keypoints.json"
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-class CocoKeypoints:
-    """Collects poses as a COCO-format dataset, which pycocotools loads and `pnfs predict` reads boxes from.
-
-    A joint's flag is 2 where it scores `threshold` or more, else 1; `keypoint_scores` holds the
-    scores themselves, `score` the person's. Frames of a video are images with `video_id` and
-    `frame_id` (from 0), and the video's name as `file_name`.
-
-    Args:
-        skeleton: Whose joints they are.
-        threshold: Lowest score of flag 2.
-        computed: Runtime and precision of the network, for the file's "info".
-    """
-
-    def __init__(
-        self,
-        skeleton: Skeleton,
-        threshold: float = JOINT_THRESHOLD,
-        computed: Mapping[str, str] | None = None,
-    ) -> None:
-        self.skeleton = skeleton
-        self.computed = dict(computed or {})
-        self.threshold = threshold
-        self.images: list[dict[str, Any]] = []
-        self.videos: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-
-    def add(self, frame: Frame, prediction: Prediction) -> None:
-        """Takes in the poses of one picture or frame; those of a video come one after another."""
-        height, width = frame.query.image.shape[:2]
-        # Sources of boxes know all their pictures by number, or none.
-        image_id = len(self.images) + 1 if frame.image_id is None else frame.image_id
-        image = {"id": image_id, "file_name": frame.file.name, "width": width, "height": height}
-        if frame.index is not None:
-            image |= {"video_id": self._video_id(frame), "frame_id": frame.index}
-        self.images.append(image)
-        for n in range(len(prediction)):
-            self.annotations.append(
-                {
-                    "id": len(self.annotations) + 1,
-                    "image_id": image_id,
-                    **self._person(prediction, n),
-                }
-            )
-
-    def _video_id(self, frame: Frame) -> int:
-        if not self.videos or self.videos[-1]["name"] != frame.file.name:
-            height, width = frame.query.image.shape[:2]
-            self.videos.append(
-                {
-                    "id": len(self.videos) + 1,
-                    "name": frame.file.name,
-                    "width": width,
-                    "height": height,
-                    "fps": frame.fps,
-                }
-            )
-        return self.videos[-1]["id"]
-
-    def _person(self, prediction: Prediction, n: int) -> dict[str, Any]:
-        joints, scores = prediction.joints[n].astype(float), prediction.scores[n].astype(float)
-        box = prediction.boxes[n].astype(float)
-        keypoints: list[float | int] = []
-        for (x, y), score in zip(joints.round(2).tolist(), scores.tolist(), strict=True):
-            keypoints += [x, y, 2 if score >= self.threshold else 1]
-        return {
-            "category_id": PERSON,
-            "iscrowd": 0,
-            "bbox": box.round(2).tolist(),
-            "area": round(float(box[2] * box[3]), 2),
-            "num_keypoints": len(joints),
-            "keypoints": keypoints,
-            "keypoint_scores": scores.round(4).tolist(),
-            "box_score": round(float(prediction.box_scores[n]), 4),
-            "score": round(float(prediction.person_scores[n]), 4),
-        }
-
-    def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
-        category = {
-            "id": PERSON,
-            "name": "person",
-            "supercategory": "person",
-            "keypoints": list(self.skeleton.joints),
-            # COCO counts joints from 1 here.
-            "skeleton": [
-                [i + 1 for i in self.skeleton.indices(limb)] for limb in self.skeleton.limbs
-            ],
-        }
-        content = {
-            "info": {
-                "description": f"poses predicted by pnfs, skeleton {self.skeleton.name}",
-                **self.computed,
-            },
-            "categories": [category],
-            "videos": self.videos,
-            "images": self.images,
-            "annotations": self.annotations,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, allow_nan=False))
-        partial.replace(path)
-
-
 class ResultFolder:
     """Overlays, `keypoints.json` and, if wanted, score maps; complete also after an interruption.
 
     An overlay has the name of its picture or video below `overlays/`; ".png" is added to a picture of
     another format than PNG and JPEG, ".mp4" to a video of another format. Score maps lie below
     `score_maps/`, a folder for each picture, a sheet for each person.
+
+    `keypoints.json` is a COCO-format dataset, which pycocotools loads and `pnfs predict` reads boxes from. A
+    joint's flag is 2 where it scores `score_threshold` or more, else 1; `keypoint_scores` holds the scores
+    themselves, `score` the person's. Frames of a video are images with `video_id` and `frame_id` (from 0), and
+    the video's name as `file_name`.
 
     Args:
         folder: Where to; made if needed.
@@ -158,8 +59,18 @@ class ResultFolder:
         self.score_threshold = score_threshold
         self.overlays = overlays
         self.score_maps = score_maps
-        self.keypoints = CocoKeypoints(skeleton, score_threshold, computed)
-        self._video: _VideoWriter | None = None
+        description = f"poses predicted by pnfs, skeleton {skeleton.name}"
+        self._images: list[dict[str, Any]] = []
+        self._videos: list[dict[str, Any]] = []
+        self._persons: list[dict[str, Any]] = []
+        self._content = {
+            "info": {"description": description, **(computed or {})},
+            "categories": [_category(skeleton)],
+            "videos": self._videos,
+            "images": self._images,
+            "annotations": self._persons,
+        }
+        self._writer: tuple[Path, cv2.VideoWriter] | None = None
         self._names: dict[str, str] = {}
 
     def __enter__(self) -> "ResultFolder":
@@ -172,18 +83,52 @@ class ResultFolder:
         traceback: TracebackType | None,
     ) -> None:
         self._close_video()
-        self.keypoints.write(self.folder / RESULT_FILE)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{RESULT_FILE}.partial"
+        partial.write_text(json.dumps(self._content, allow_nan=False))
+        partial.replace(self.folder / RESULT_FILE)
 
     def add(self, frame: Frame, prediction: Prediction) -> None:
         """Takes in the poses of one picture or frame; frames of a video come one after another."""
-        self.keypoints.add(frame, prediction)
+        height, width = frame.query.image.shape[:2]
+        # Sources of boxes know all their pictures by number, or none.
+        image_id = len(self._images) + 1 if frame.image_id is None else frame.image_id
+        size = {"width": width, "height": height}
+        image = {"id": image_id, "file_name": frame.file.name, **size}
+        if frame.index is not None:
+            if not self._videos or self._videos[-1]["name"] != frame.file.name:
+                video = {"id": len(self._videos) + 1, "name": frame.file.name}
+                self._videos.append({**video, **size, "fps": frame.fps})
+            image |= {"video_id": self._videos[-1]["id"], "frame_id": frame.index}
+        self._images.append(image)
+        for n in range(len(prediction)):
+            ids = {"id": len(self._persons) + 1, "image_id": image_id}
+            self._persons.append(ids | self._person(prediction, n))
         if self.overlays:
-            self._write_overlay(frame, self._overlay(frame, prediction))
+            self._write_overlay(frame, prediction)
         if self.score_maps:
             self._write_maps(frame, prediction)
 
-    def _overlay(self, frame: Frame, prediction: Prediction) -> UInt8[np.ndarray, "H W 3"]:
-        return draw_persons(
+    def _person(self, prediction: Prediction, n: int) -> dict[str, Any]:
+        joints, scores = prediction.joints[n].astype(float), prediction.scores[n].astype(float)
+        box = prediction.boxes[n].astype(float)
+        keypoints: list[float | int] = []
+        for (x, y), score in zip(joints.round(2).tolist(), scores.tolist(), strict=True):
+            keypoints += [x, y, 2 if score >= self.score_threshold else 1]
+        return {
+            "category_id": PERSON,
+            "iscrowd": 0,
+            "bbox": box.round(2).tolist(),
+            "area": round(float(box[2] * box[3]), 2),
+            "num_keypoints": len(joints),
+            "keypoints": keypoints,
+            "keypoint_scores": scores.round(4).tolist(),
+            "box_score": round(float(prediction.box_scores[n]), 4),
+            "score": round(float(prediction.person_scores[n]), 4),
+        }
+
+    def _write_overlay(self, frame: Frame, prediction: Prediction) -> None:
+        picture = draw_persons(
             frame.query.image,
             prediction.joints,
             skeleton=self.skeleton,
@@ -193,35 +138,30 @@ class ResultFolder:
             draw_boxes=not frame.query.whole_image,
             score_threshold=self.score_threshold,
         )
-
-    def _write_overlay(self, frame: Frame, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-        path = self.folder / "overlays" / self._name(frame.file)
+        path = self.folder / "overlays" / self._overlay_name(frame.file)
         if frame.index is None:
             save_image(path, picture)
             return
-        if self._video is None or self._video.path != path:
+        if self._writer is None or self._writer[0] != path:
             self._close_video()
-            self._video = _VideoWriter(path, frame.fps, picture.shape[:2])
-        self._video.add(picture)
+            self._writer = path, _video_writer(path, frame.fps, picture)
+        self._writer[1].write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
-    def _name(self, file: InputFile) -> str:
+    def _overlay_name(self, file: InputFile) -> str:
         """The overlay's name; a made-up ending that another input has already gets one more."""
         suffixes = (".mp4",) if file.is_video else _PICTURE_SUFFIXES
-        ending = suffixes[0]
-        name = file.name if file.path.suffix.lower() in suffixes else file.name + ending
+        name = file.name if file.path.suffix.lower() in suffixes else file.name + suffixes[0]
         while self._names.setdefault(name, file.name) != file.name:
-            name += ending
+            name += suffixes[0]
         return name
 
     def _write_maps(self, frame: Frame, prediction: Prediction) -> None:
-        if prediction.maps is None:
-            return
         maps = prediction.maps
-        shown, names = (
-            (maps.joint_maps, self.skeleton.joints)
-            if maps.part_maps is None
-            else (maps.part_maps, maps.names)
-        )
+        if maps is None:
+            return
+        shown, names = maps.part_maps, maps.names
+        if shown is None:
+            shown, names = maps.joint_maps, self.skeleton.joints
         folder = self.folder / "score_maps" / frame.file.name
         prefix = "" if frame.index is None else f"frame_{frame.index:06d}_"
         for n, crop in enumerate(maps.crops):
@@ -229,24 +169,28 @@ class ResultFolder:
             save_image(folder / f"{prefix}person_{n:03d}.png", sheet)
 
     def _close_video(self) -> None:
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+        if self._writer is not None:
+            self._writer[1].release()
+            self._writer = None
 
 
-class _VideoWriter:
+def _category(skeleton: Skeleton) -> dict[str, Any]:
+    # COCO counts joints from 1 here.
+    limbs = [[i + 1 for i in skeleton.indices(limb)] for limb in skeleton.limbs]
+    return {
+        "id": PERSON,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.joints),
+        "skeleton": limbs,
+    }
+
+
+def _video_writer(path: Path, fps: float, first: UInt8[np.ndarray, "H W 3"]) -> cv2.VideoWriter:
     """An MP4 video (MPEG-4 part 2, which OpenCV writes everywhere)."""
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(path), code, fps, (size[1], size[0]))
-        if not self._writer.isOpened():
-            raise OSError(f"{path}: the video cannot be written")
-
-    def add(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        self._writer.release()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = first.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():
+        raise OSError(f"{path}: the video cannot be written")
+    return writer

@@ -250,7 +250,7 @@ class NeuralFabrics(nn.Module):
         finest, parts = inputs[min(inputs)], len(self.part_names)
         # One part after the other is faster on a CPU (two cores, channels-last) but for small maps, and for
         # inference at batch 1 with any number of parts.
-        large = finest[:, 0].numel() > _FEW_PIXELS if self.training else len(finest) > 2
+        large = finest[:, 0].numel() > FEW_PIXELS if self.training else len(finest) > 2
         pays = large or parts > 3 if self.training else large and parts > 3
         traced = torch.compiler.is_compiling()
         in_turn = self._template and finest.is_cpu and pays and not traced
@@ -286,7 +286,7 @@ class NeuralFabrics(nn.Module):
         return joined
 
 
-_FEW_PIXELS = 2**14
+FEW_PIXELS = 2**14
 """Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
 
 

@@ -84,10 +84,7 @@ def draw_loss_curves(target: Target, results: Sequence[RowResult], folder: Path)
 
 def _mean_curve(result: RowResult, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the seeds of the epochs that all of them have."""
-    curves = [
-        dict(zip(*read_metrics(run.folder / "metrics.csv")[metric], strict=True))
-        for run in result.finished
-    ]
+    curves = [read_metrics(run.folder / "metrics.csv")[metric].to_dict() for run in result.finished]
     epochs = sorted(set.intersection(*(set(c) for c in curves))) if curves else []
     return np.array(epochs), np.array([np.mean([c[e] for c in curves]) for e in epochs])
 

@@ -1,5 +1,6 @@
 """Checkpoints: plain data only, read without running anybody's code."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pnfs.models.architecture import (
 )
 from pnfs.training.module import PoseModule
 from pnfs.training.roles import Named, is_ours, named_classes, role_name, takes, why_not_importable
+
+log = logging.getLogger(__name__)
 
 CONFIG_KEY = "pnfs_config"
 ARCHITECTURE_KEY = "pnfs_architecture"
@@ -88,7 +91,7 @@ def read_architecture(path: str | Path) -> Architecture:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint a user means: a file, or the best (else the last) of a run's folder.
+    """The checkpoint a user means: a file, or the best (else, with a warning, the last) of a run's folder.
 
     Raises:
         CheckpointError: There is none.
@@ -96,9 +99,14 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_dir():
         folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        for name in ("best.ckpt", "last.ckpt"):
-            if (folder / name).is_file():
-                return folder / name
+        if (folder / "best.ckpt").is_file():
+            return folder / "best.ckpt"
+        if (folder / "last.ckpt").is_file():
+            log.warning(
+                "%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used in its place",
+                folder,
+            )
+            return folder / "last.ckpt"
         raise CheckpointError(f"{path}: no best.ckpt or last.ckpt in this folder")
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")

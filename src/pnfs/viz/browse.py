@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from pnfs.body import PartMode
 from pnfs.codec import Codec
@@ -69,18 +69,15 @@ def crop_sheet(crops: Crops, rows: Sequence[int], *, columns: int = 6) -> Sheet:
     return _poses(crops, crops.of(rows), columns)
 
 
-def flip_sheet(crops: Crops, rows: Sequence[int], *, pairs: int = 3) -> Sheet:
+def flip_sheet(crops: Crops, rows: Sequence[int]) -> Sheet:
     """Each crop beside its mirrored twin, whose left and right joints have changed places.
 
     Both come out of the pipeline that training uses, with equal draws but for the flip: in a
     right pair, colours stay with the person's sides and not with the picture's.
     """
     base = crops.augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
-    plain, mirrored = (
-        replace(crops, augmentation=replace(base, flip=flip)).of(rows) for flip in (0.0, 1.0)
-    )
-    twins = [crop for pair in zip(plain, mirrored, strict=True) for crop in pair]
-    return _poses(crops, twins, 2 * pairs)
+    pairs = [replace(crops, augmentation=replace(base, flip=flip)).of(rows) for flip in (0.0, 1.0)]
+    return _poses(crops, [crop for pair in zip(*pairs, strict=True) for crop in pair], 6)
 
 
 def target_sheet(
@@ -88,7 +85,6 @@ def target_sheet(
     rows: Sequence[int],
     *,
     parts: PartMode,
-    stride: int = 4,
     sigma: float = 2.0,
     quantised: bool = True,
 ) -> Sheet:
@@ -97,46 +93,33 @@ def target_sheet(
     The caption counts the joints that are learned: labelled, and not wholly outside the crop.
 
     Args:
-        crops: The crops; multiples of `stride` in size.
+        crops: The crops; multiples of 4 in size.
         rows: Which persons.
         parts: How the joints are grouped.
-        stride: Crop px per score-map px.
         sigma: Width of the target Gaussians, in score-map px.
         quantised: Put the Gaussians on whole score-map px, as `Codec` says.
     """
     sheets = []
     codec = Codec(sigma=sigma, quantised=quantised, unbiased=crops.unbiased)
-    size = (crops.input_size[0] // stride, crops.input_size[1] // stride)
+    size = (crops.input_size[0] // 4, crops.input_size[1] // 4)
+    groups = {name: parts.skeleton.indices(list(joints)) for name, joints in parts.parts.items()}
     for crop in crops.of(rows):
-        maps, weights = codec.targets(
-            torch.from_numpy(np.asarray(crop["joints_crop"]))[None],
-            torch.from_numpy(np.asarray(crop["labelled"]))[None],
-            size,
+        joints, labelled = (
+            torch.from_numpy(np.asarray(crop[key]))[None] for key in ("joints_crop", "labelled")
         )
+        maps, weights = codec.targets(joints, labelled, size)
         learned = weights[0].numpy() > 0
-        names = [
-            f"{name}: {learned[parts.skeleton.indices(list(joints))].sum()} of {len(joints)} joints"
-            for name, joints in parts.parts.items()
-        ]
         sheets.append(
             score_map_sheet(
                 np.asarray(crop["image"]),
-                part_maxima(maps[0].numpy(), parts),
-                names,
+                np.stack([maps[0, list(group)].amax(0).numpy() for group in groups.values()]),
+                [f"{k}: {learned[g].sum()} of {len(g)} joints" for k, g in groups.items()],
                 columns=len(parts) + 1,
                 cell=crops.cell,
                 highest=1.0,
-                mark_maximum=False,
             )
         )
     return np.concatenate(sheets)
-
-
-def part_maxima(maps: Float[np.ndarray, "K h w"], parts: PartMode) -> Float[np.ndarray, "P h w"]:
-    """For each part the highest of its joints' maps, pixel by pixel."""
-    return np.stack(
-        [maps[parts.skeleton.indices(list(joints))].max(0) for joints in parts.parts.values()]
-    )
 
 
 def describe_crop(persons: Persons, crop: Crop) -> str:
@@ -154,13 +137,15 @@ def describe_crop(persons: Persons, crop: Crop) -> str:
 
 
 def _poses(crops: Crops, shown: Sequence[Crop], columns: int) -> Sheet:
-    labelled = np.stack([np.asarray(crop["labelled"]) for crop in shown])
+    images, joints, labelled = (
+        [np.asarray(crop[key]) for crop in shown] for key in ("image", "joints_crop", "labelled")
+    )
     return pose_sheet(
-        [np.asarray(crop["image"]) for crop in shown],
-        np.stack([np.asarray(crop["joints_crop"]) for crop in shown]),
+        images,
+        np.stack(joints),
         skeleton=crops.persons.skeleton,
         # A joint without label has no place to be drawn at.
-        scores=labelled.astype(np.float32),
+        scores=np.stack(labelled).astype(np.float32),
         low_scored="omit",
         captions=[describe_crop(crops.persons, crop) for crop in shown],
         columns=columns,

@@ -1,6 +1,7 @@
 """Lines, dots, text and resizing on RGB arrays, exact to a fraction of a pixel."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,8 +23,6 @@ PLATE_TEXT: Colour = (240, 240, 240)
 
 _SHIFT = 6
 """Fractional bits of the coordinates handed to OpenCV: 1/64 pixel."""
-_FAR = 1e5
-"""OpenCV's fixed-point coordinates overflow far outside the image; nothing is drawn out there."""
 _UNIT_CIRCLE = np.stack([f(np.arange(32) * (math.tau / 32)) for f in (np.cos, np.sin)], axis=-1)
 
 
@@ -40,15 +39,16 @@ def dot(
     canvas: Picture, center: Point, radius: float, colour: Colour, *, hollow: bool = False
 ) -> None:
     """A disk with a thin dark outline, and with a dark core if `hollow`."""
-    _disk(canvas, center, radius + max(0.8, radius / 6), OUTLINE_COLOUR)
-    _disk(canvas, center, radius, colour)
-    if hollow:
-        _disk(canvas, center, 0.6 * radius, OUTLINE_COLOUR)
+    disks = [(radius + max(0.8, radius / 6), OUTLINE_COLOUR), (radius, colour)]
+    for size, its_colour in [*disks, (0.6 * radius, OUTLINE_COLOUR)][: 3 if hollow else 2]:
+        # A polygon, since OpenCV's own small circles are diamonds; it has half a pixel of smoothed border.
+        points = center + max(size - 0.5, 0.25) * _UNIT_CIRCLE
+        cv2.fillConvexPoly(canvas, _fixed(points)[:, None], its_colour, cv2.LINE_AA, _SHIFT)
 
 
-def ring(canvas: Picture, center: Point, radius: float, colour: Colour) -> None:
+def ring(canvas: Picture, center: Point, radius: float) -> None:
     """A thin circle with a dark outline."""
-    _outlined(canvas, center + radius * _UNIT_CIRCLE, colour, 1)
+    _outlined(canvas, center + radius * _UNIT_CIRCLE, 1)
 
 
 def box(canvas: Picture, place: Float[np.ndarray, " 4"], width: int) -> None:
@@ -56,25 +56,18 @@ def box(canvas: Picture, place: Float[np.ndarray, " 4"], width: int) -> None:
     x, y, box_width, box_height = np.asarray(place, np.float64)
     corners = [(x, y), (x + box_width, y), (x + box_width, y + box_height), (x, y + box_height)]
     # A box from edge to edge has its border half a pixel before the centre of its first pixel.
-    _outlined(canvas, np.array(corners) - 0.5, LABEL_COLOUR, width)
+    _outlined(canvas, np.array(corners) - 0.5, width)
 
 
-def _outlined(
-    canvas: Picture, corners: Float[np.ndarray, "N 2"], colour: Colour, width: int
-) -> None:
-    points = _fixed(corners)[:, None]
-    for each, its_width in ((OUTLINE_COLOUR, width + 2), (colour, width)):
-        cv2.polylines(canvas, [points], True, each, its_width, cv2.LINE_AA, _SHIFT)
-
-
-def _disk(canvas: Picture, center: Point, radius: float, colour: Colour) -> None:
-    # A polygon, since OpenCV's own small circles are diamonds; it has half a pixel of smoothed border.
-    points = np.clip(center, -_FAR, _FAR) + max(radius - 0.5, 0.25) * _UNIT_CIRCLE
-    cv2.fillConvexPoly(canvas, _fixed(points)[:, None], colour, cv2.LINE_AA, _SHIFT)
+def _outlined(canvas: Picture, corners: Float[np.ndarray, "N 2"], width: int) -> None:
+    for colour, its_width in ((OUTLINE_COLOUR, width + 2), (LABEL_COLOUR, width)):
+        points = _fixed(corners)[:, None]
+        cv2.polylines(canvas, [points], True, colour, its_width, cv2.LINE_AA, _SHIFT)
 
 
 def _fixed(points: Float[np.ndarray, "N 2"]) -> Int32[np.ndarray, "N 2"]:
-    return np.rint(np.clip(points, -_FAR, _FAR) * 2**_SHIFT).astype(np.int32)
+    # OpenCV's fixed-point coordinates overflow far outside the image; nothing is drawn out there.
+    return np.rint(np.clip(points, -1e5, 1e5) * 2**_SHIFT).astype(np.int32)
 
 
 def letterbox(
@@ -119,16 +112,11 @@ def shortened(text: str, width: int, size: int) -> str:
     return text.rstrip() + "…"
 
 
-def write(
-    canvas: Picture,
-    texts: list[tuple[str, tuple[int, int]]],
-    size: int,
-    colour: Colour,
-) -> None:
-    """Writes texts, each with the place of its left middle (x, y) in px."""
+def write(canvas: Picture, texts: Sequence[tuple[str, tuple[int, int], Colour]], size: int) -> None:
+    """Writes texts, each with the place of its left middle (x, y) in px and its colour."""
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    for text, place in texts:
+    for text, place, colour in texts:
         draw.text(place, text, colour, font(size), anchor="lm")
     canvas[...] = np.asarray(picture)
 
@@ -141,5 +129,5 @@ def label(canvas: Picture, text: str, corner: Point, size: int) -> None:
     top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
     room = canvas[top : top + plate_height, left : left + plate_width]
     plate = blank(len(room), room.shape[1], PLATE)
-    write(plate, [(text, (2, plate_height // 2))], size, PLATE_TEXT)
+    write(plate, [(text, (2, plate_height // 2), PLATE_TEXT)], size)
     room[...] = plate

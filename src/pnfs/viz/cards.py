@@ -3,7 +3,6 @@
 Loads nothing that draws: a list of runs need not wait for matplotlib.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunCard:
-    """What is said about one run; None for what is not known.
+    """What is said about one run; None for what is not known, and never nan.
 
     Attributes:
         run: Its folder below the folder of all runs.
@@ -38,7 +37,7 @@ class RunCard:
     state: str
     score: float | None = None
     score_name: str = ""
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float | None] = field(default_factory=dict)
     parameters: int | None = None
     live_parameters: int | None = None
     macs: int | None = None
@@ -54,14 +53,9 @@ class RunCard:
     pictures: Mapping[str, Path] = field(default_factory=dict)
 
 
-def known(value: float | None) -> bool:
-    """Whether there is a number."""
-    return value is not None and math.isfinite(value)
-
-
 def duration(seconds: float | None) -> str:
     """Hours and minutes, or seconds of a short run; "–" for None, as the other functions here."""
-    if seconds is None or not math.isfinite(seconds):
+    if seconds is None:
         return "–"
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -71,14 +65,14 @@ def duration(seconds: float | None) -> str:
 
 def millions(count: float | None) -> str:
     """A count of parameters."""
-    return f"{count / 1e6:.2f} M" if count is not None else "–"
+    return "–" if count is None else f"{count / 1e6:.2f} M"
 
 
 def giga(count: float | None) -> str:
     """A count of multiply-accumulates."""
-    return f"{count / 1e9:.3g} G" if count is not None else "–"
+    return "–" if count is None else f"{count / 1e9:.3g} G"
 
 
 def percent(score: float | None) -> str:
     """A score that is in percent already."""
-    return f"{score:.1f}" if score is not None and math.isfinite(score) else "–"
+    return "–" if score is None else f"{score:.1f}"

@@ -1,17 +1,19 @@
 """Skeletons over photographs, coloured by the person's side."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pnfs.body import Skeleton
-from pnfs.viz.canvas import OUTLINE_COLOUR, Picture, box, dot, label, line
+from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR, Colour, Picture, box, dot, label, line
 from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
 
 LowScored = Literal["hollow", "omit"]
+LOW_SCORE = 0.2
+"""Joints that score less are drawn as low-scored."""
 
 
 def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
@@ -32,7 +34,7 @@ def draw_pose(
     scores: Float[np.ndarray, " K"] | None = None,
     shown: Bool[np.ndarray, " K"] | None = None,
     line_width: int | None = None,
-    score_threshold: float = 0.2,
+    score_threshold: float = LOW_SCORE,
     low_scored: LowScored = "hollow",
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A copy of the image with a skeleton on it, coloured by the person's side.
@@ -55,9 +57,7 @@ def draw_pose(
     """
     canvas = checked_rgb(image, "image").copy()
     pose = Pose.of(joints, skeleton, scores, shown, score_threshold, low_scored)
-    width = limb_width(canvas) if line_width is None else max(1, line_width)
-    pose.draw_limbs(canvas, width)
-    pose.draw_joints(canvas, width)
+    pose.draw(canvas, limb_width(canvas) if line_width is None else max(1, line_width))
     return canvas
 
 
@@ -70,8 +70,7 @@ def draw_persons(
     person_scores: Float[np.ndarray, " N"],
     boxes: Float[np.ndarray, "N 4"],
     draw_boxes: bool = True,
-    score_threshold: float = 0.2,
-    low_scored: LowScored = "hollow",
+    score_threshold: float = LOW_SCORE,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A copy of the image with all its persons, the surest on top, each with its score.
 
@@ -86,7 +85,6 @@ def draw_persons(
         boxes: x, y, width, height in px.
         draw_boxes: Whether the boxes are drawn too.
         score_threshold: Joints that score less are low-scored.
-        low_scored: How those are drawn; see `draw_pose`.
 
     Raises:
         ValueError: Arrays whose shapes do not fit together, or a joint that is not finite.
@@ -95,22 +93,13 @@ def draw_persons(
     lengths = {len(joints), len(scores), len(person_scores), len(boxes)}
     if len(lengths) != 1:
         raise ValueError(f"joints, scores, person_scores and boxes have {sorted(lengths)} rows")
-    widest = limb_width(canvas)
     order = np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
     for n in order:
-        width = int(np.clip(round(sizes[n] / 60), 1, widest))
+        width = int(np.clip(round(sizes[n] / 60), 1, limb_width(canvas)))
         if draw_boxes:
             box(canvas, boxes[n], max(1, width // 5))
-        canvas = draw_pose(
-            canvas,
-            joints[n],
-            skeleton=skeleton,
-            scores=scores[n],
-            line_width=width,
-            score_threshold=score_threshold,
-            low_scored=low_scored,
-        )
+        Pose.of(joints[n], skeleton, scores[n], None, score_threshold).draw(canvas, width)
     for n in order:
         size = int(np.clip(sizes[n] / 16, 9, 24))
         label(canvas, f"{person_scores[n]:.2f}", boxes[n][:2], size)
@@ -144,68 +133,60 @@ class Pose:
         low_scored: LowScored = "hollow",
     ) -> Self:
         """The pose, its arrays checked; see `draw_pose`."""
-        joints = _shaped(joints, (len(skeleton), 2), skeleton, "joints").astype(np.float64)
         everyone = np.ones(len(skeleton), bool)
-        certain = everyone
-        if scores is not None:
-            certain = _shaped(scores, (len(skeleton),), skeleton, "the scores") >= threshold
-        if shown is not None:
-            everyone = _shaped(shown, (len(skeleton),), skeleton, "the mask of joints").astype(bool)
-        if low_scored == "omit":
-            everyone = everyone & certain
-        wrong = np.flatnonzero(everyone & ~np.isfinite(joints).all(-1))
+        arrays = {
+            "joints": (joints, (len(skeleton), 2)),
+            "the scores": (everyone if scores is None else scores, everyone.shape),
+            "the mask of joints": (everyone if shown is None else shown, everyone.shape),
+        }
+        for what, (values, shape) in arrays.items():
+            if np.shape(values) != shape:
+                raise ValueError(
+                    f"{what}: shape {np.shape(values)}, but skeleton {skeleton.name} needs {shape}"
+                )
+        joints = np.asarray(joints, np.float64)
+        certain = everyone if scores is None else np.asarray(scores) >= threshold
+        drawn = everyone if shown is None else np.asarray(shown, bool)
+        drawn = drawn & certain if low_scored == "omit" else drawn
+        wrong = np.flatnonzero(drawn & ~np.isfinite(joints).all(-1))
         if len(wrong):
             raise ValueError(
                 f"joint {skeleton.joints[wrong[0]]} is at {joints[wrong[0]].tolist()}; a joint "
                 "without a place must be masked"
             )
-        return cls(joints, skeleton, everyone, certain)
+        return cls(joints, skeleton, drawn, certain)
 
-    def moved(self, scale: Float[np.ndarray, " 2"], offset: Float[np.ndarray, " 2"]) -> Self:
-        """The pose in an image that was resized and shifted."""
-        return replace(self, joints=self.joints * scale + offset)
+    def draw(self, canvas: Picture, width: int, labels: Self | None = None) -> None:
+        """Draws limbs `width` px wide and joints; with labels a line from each joint to its label.
 
-    def draw_limbs(self, canvas: Picture, width: int) -> None:
-        sides = joint_sides(self.skeleton)
-        limbs = []
+        Error lines lie under the joints, labels on them: a label that was hit is a joint's bright core.
+        """
+        sides, joints = joint_sides(self.skeleton), self.joints
+        limbs: list[tuple[int, int, Colour, int]] = []
         for a, b in map(self.skeleton.indices, self.skeleton.limbs):
             if self.shown[a] and self.shown[b]:
+                ends = {sides[a], sides[b]} - {"centre"}
+                colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
                 sure = self.certain[a] and self.certain[b]
-                colour = SIDE_COLOURS[_limb_side(sides[a], sides[b])]
                 limbs.append((a, b, colour, width if sure else max(1, width // 2)))
         # All outlines come first, so that none cuts through a limb drawn earlier.
         for a, b, _, its_width in limbs:
-            line(canvas, self.joints[a], self.joints[b], OUTLINE_COLOUR, its_width + 2)
+            line(canvas, joints[a], joints[b], OUTLINE_COLOUR, its_width + 2)
         for a, b, colour, its_width in limbs:
-            line(canvas, self.joints[a], self.joints[b], colour, its_width)
-
-    def draw_joints(self, canvas: Picture, width: int) -> None:
-        sides = joint_sides(self.skeleton)
+            line(canvas, joints[a], joints[b], colour, its_width)
+        if labels is not None:
+            thin = max(1, width // 3)
+            for k in np.flatnonzero(labels.shown & self.shown):
+                for colour, its_width in ((OUTLINE_COLOUR, thin + 2), (LABEL_COLOUR, thin)):
+                    line(canvas, joints[k], labels.joints[k], colour, its_width)
+        radius = 0.6 + 0.8 * width
         for k in np.flatnonzero(self.shown):
             colour, hollow = SIDE_COLOURS[sides[k]], not self.certain[k]
-            dot(canvas, self.joints[k], dot_radius(width), colour, hollow=hollow)
+            dot(canvas, joints[k], radius, colour, hollow=hollow)
+        if labels is not None:
+            for place in labels.joints[labels.shown]:
+                dot(canvas, place, radius / 2, LABEL_COLOUR)
 
 
 def limb_width(image: Picture) -> int:
     return max(1, round(min(image.shape[:2]) / 70))
-
-
-def dot_radius(line_width: int) -> float:
-    return 0.6 + 0.8 * line_width
-
-
-def _limb_side(a: Side, b: Side) -> Side:
-    if "centre" in (a, b):
-        return b if a == "centre" else a
-    return a if a == b else "centre"
-
-
-def _shaped(
-    values: np.ndarray, shape: tuple[int, ...], skeleton: Skeleton, what: str
-) -> np.ndarray:
-    values = np.asarray(values)
-    if values.shape != shape:
-        raise ValueError(
-            f"{what}: shape {values.shape}, but skeleton {skeleton.name} needs {shape}"
-        )
-    return values

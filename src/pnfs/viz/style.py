@@ -2,8 +2,7 @@
 
 import colorsys
 import io
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +21,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Okabe and Ito's colours, which stay apart under the common kinds of colour blindness."""
 MARKERS = "osD^vPX"
 """One per colour, for whoever sees no colours."""
-INK = "#2e3440"
-FAINT = "#6b7280"
-GRID = "#e2e2e2"
+INK, FAINT, GRID = "#2e3440", "#6b7280", "#e2e2e2"
 DEAD, DASHES = "#b0b0b0", (0, (2, 1.5))
 """Colour and dashes of what a derived architecture does without."""
 
@@ -43,31 +40,25 @@ _OPERATION_COLOURS = {
     "avg_pool_3x3": "#009e73",
     "max_pool_3x3": "#cc79a7",
 }
-_FURTHER_COLOURS = ("#d55e00", "#f0e442", "#000000", "#7f5f3f", "#8a6fdf")
 NEIGHBOUR_COLOURS = {"finer": "#d55e00", "same": "#4d4d4d", "coarser": "#7b3294"}
 
 TITLE, LABEL, SMALL = 10, 9, 7
 """Sizes of type in points."""
-DPI = 150
 FIGURE_SUFFIXES = (".png", ".svg")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-_RC: dict[Any, Any] = {
-    "font.size": LABEL,
-    # Text of an SVG stays text, and the same picture gives the same file.
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pnfs",
-}
+# Text of an SVG stays text, and the same picture gives the same file.
+_RC: dict[Any, Any] = {"font.size": LABEL, "svg.fonttype": "none", "svg.hashsalt": "pnfs"}
 
 
-def operation_colours(operations: Iterable[str]) -> dict[str, str]:
-    """Candidate operation -> a colour of its own; that of the paper's is always the same."""
+def operation_colours(operations: Collection[str]) -> dict[str, str]:
+    """Candidate operation -> a colour of its own; that of the paper's operations is always the same."""
+    others = [name for name in operations if name not in _OPERATION_COLOURS]
     # Hues a golden section apart do not come back.
-    hues = ((0.1 + 0.618034 * n) % 1 for n in itertools.count())
-    further = itertools.chain(
-        _FURTHER_COLOURS, (to_hex(colorsys.hsv_to_rgb(h, 0.6, 0.7)) for h in hues)
-    )
-    return {name: _OPERATION_COLOURS.get(name) or next(further) for name in operations}
+    hues = ((0.1 + 0.618034 * n) % 1 for n in range(len(others)))
+    own = (to_hex(colorsys.hsv_to_rgb(hue, 0.6, 0.7)) for hue in hues)
+    colours = _OPERATION_COLOURS | dict(zip(others, own, strict=True))
+    return {name: colours[name] for name in operations}
 
 
 def side_hex(side: Side) -> str:
@@ -80,7 +71,7 @@ def new_figure(width: float, height: float, *, title: str | None = None) -> Figu
 
     It has a canvas of its own, not pyplot's: a caller's backend and open figures stay untouched.
     """
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     if title is not None:
         figure.suptitle(title, fontsize=TITLE)
@@ -147,7 +138,7 @@ def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarra
     return np.ascontiguousarray(image)
 
 
-def _checked(path: Path | str, suffixes: Iterable[str]) -> Path:
+def _checked(path: Path | str, suffixes: Collection[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{path}: a picture is saved as {', '.join(suffixes)}")
@@ -159,5 +150,4 @@ def _write(path: Path, write: Callable[[], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write()
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{path}: the picture cannot be written: {reason}") from None
+        raise OSError(f"{path}: the picture cannot be written: {error.strerror or error}") from None

@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pnfs.data.persons import DataError
-from pnfs.viz.cards import RunCard, duration, giga, known, millions, percent
-from pnfs.viz.curves import Curve, read_metrics
-from pnfs.viz.run_charts import draw_charts
+from pnfs.viz import cards as words
+from pnfs.viz.cards import RunCard
+from pnfs.viz.curves import read_metrics
+from pnfs.viz.runs_charts import draw_charts
 from pnfs.viz.style import COLOURS
 
 STATES = ("finished", "running", "interrupted", "failed")
-_PICTURE_WIDTH = 1000
+_PICTURE_WIDTH = 900
 
 
 @dataclass
@@ -33,23 +35,18 @@ class Row:
         number: Place on the page, from 0.
         cards: The runs.
         colour: Its colour in table and charts; None for rows that are drawn in grey.
-        curves: For each finished run, or for each where none is: metric -> (epochs, values).
+        curves: For each finished run, or for each where none is: metric -> values by epoch.
     """
 
     number: int
     cards: list[RunCard] = field(default_factory=list)
     colour: str | None = None
-    curves: list[Mapping[str, Curve]] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        return self.cards[0].label
+    curves: list[Mapping[str, pd.Series]] = field(default_factory=list)
 
     @property
     def scores(self) -> list[float]:
         """Scores of the finished runs in percent."""
-        scores = (card.score for card in self.cards)
-        return [score for score in scores if score is not None and known(score)]
+        return [card.score for card in self.cards if card.score is not None]
 
     @property
     def mean(self) -> float | None:
@@ -65,7 +62,7 @@ class Row:
         return next((card.macs for card in self.cards if card.macs), None)
 
 
-def dashboard_page(
+def runs_page(
     cards: Sequence[RunCard], *, title: str, subtitle: str = "", pictured: int = 12
 ) -> tuple[str, list[str]]:
     """The whole page, HTML with everything inside, and what could not be read.
@@ -79,51 +76,33 @@ def dashboard_page(
     Raises:
         DataError: A picture cannot be read.
     """
-    rows = _rows(cards)
-    problems = [problem for row in rows.values() if row.colour for problem in _read_curves(row)]
-    benchmarks = [
-        (benchmark, members, draw_charts(members))
-        for benchmark, members in _by_benchmark(rows.values()).items()
-    ]
-    shown = _best(cards, pictured)
-    environment = Environment(
-        loader=PackageLoader("pnfs.viz", "page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "duration": duration,
-        "millions": millions,
-        "giga": giga,
-        "percent": percent,
-    }
+    rows: dict[tuple[str, str], Row] = {}
+    for card in cards:
+        rows.setdefault((card.benchmark, card.row), Row(len(rows))).cards.append(card)
+    benchmarks = _by_benchmark(rows.values())
+    problems: list[str] = []
+    for members in benchmarks.values():
+        for row, colour in zip(members, COLOURS, strict=False):
+            row.colour = colour
+            problems += _read_curves(row)
+    loader = PackageLoader("pnfs.viz", "page")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    for name in ("duration", "millions", "giga", "percent"):
+        environment.filters[name] = getattr(words, name)
     page = environment.get_template("page.html.j2").render(
         title=title,
         subtitle=subtitle,
         cards=cards,
         row_of=[rows[card.benchmark, card.row] for card in cards],
         states={state: sum(card.state == state for card in cards) for state in STATES},
-        benchmarks=benchmarks,
+        benchmarks=[(name, found, draw_charts(found)) for name, found in benchmarks.items()],
         pictures={
-            n: {what: _data_url(path) for what, path in cards[n].pictures.items()} for n in shown
+            n: {what: _data_url(path) for what, path in cards[n].pictures.items()}
+            for n in _best(cards, pictured)
         },
         with_pictures=sum(bool(card.pictures) for card in cards),
-        known=known,
     )
     return page, problems
-
-
-def _rows(cards: Sequence[RunCard]) -> dict[tuple[str, str], Row]:
-    """The rows, the first of each benchmark with a colour."""
-    rows: dict[tuple[str, str], Row] = {}
-    for card in cards:
-        key = (card.benchmark, card.row)
-        rows.setdefault(key, Row(len(rows))).cards.append(card)
-    for members in _by_benchmark(rows.values()).values():
-        for row, colour in zip(members, COLOURS, strict=False):
-            row.colour = colour
-    return rows
 
 
 def _by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -139,36 +118,32 @@ def _by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _read_curves(row: Row) -> list[str]:
     """Reads what the runs of a row logged, by the metrics' bare names; returns what cannot be read."""
     problems = []
-    logged_any = [card for card in row.cards if card.metrics is not None]
+    logged = [card for card in row.cards if card.metrics is not None]
     # Runs that stopped early would cut the mean of those that did not.
-    finished = [card for card in logged_any if card.state == "finished"]
-    for card in finished or logged_any:
+    for card in [card for card in logged if card.state == "finished"] or logged:
         try:
-            logged = read_metrics(card.metrics or "")
+            metrics = read_metrics(card.metrics or "")
         except DataError as error:
             problems.append(str(error))
             continue
         # Lightning adds the suffix where a metric is logged both per step and per epoch.
-        row.curves.append({name.removesuffix("_epoch"): curve for name, curve in logged.items()})
+        row.curves.append({name.removesuffix("_epoch"): each for name, each in metrics.items()})
     return problems
 
 
 def _best(cards: Sequence[RunCard], count: int) -> list[int]:
     """Runs whose pictures are shown: each benchmark's best, then each one's second, ..."""
     found: dict[str, list[int]] = {}
-    for n, card in enumerate(cards):
-        if card.pictures:
-            found.setdefault(card.benchmark, []).append(n)
-    ranked = []
-    for members in found.values():
-        members.sort(key=lambda n: _descending(cards[n].score))
-        ranked += enumerate(members)
+    for n in sorted(range(len(cards)), key=lambda n: _descending(cards[n].score)):
+        if cards[n].pictures:
+            found.setdefault(cards[n].benchmark, []).append(n)
+    ranked = [(rank, n) for members in found.values() for rank, n in enumerate(members)]
     return [n for _, n in sorted(ranked, key=lambda each: each[0])[:count]]
 
 
 def _descending(score: float | None) -> float:
     """Sorts high scores first, and what has none last."""
-    return -score if score is not None and known(score) else math.inf
+    return math.inf if score is None else -score
 
 
 def _data_url(path: Path) -> str:
@@ -178,7 +153,7 @@ def _data_url(path: Path) -> str:
             picture = image.convert("RGB")
     except OSError as error:
         raise DataError(f"{path}: the picture cannot be read ({error}); delete it") from None
-    picture.thumbnail((_PICTURE_WIDTH, 3 * _PICTURE_WIDTH), Image.Resampling.LANCZOS)
+    picture.thumbnail((_PICTURE_WIDTH, 3 * _PICTURE_WIDTH))
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=70)
+    picture.save(file, "WEBP", quality=60)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

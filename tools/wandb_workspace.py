@@ -1,25 +1,26 @@
-"""The Weights & Biases workspace of a project, as code."""
+"""Builds the workspace of a Weights & Biases project: scores, losses, cost, alpha and beta, pictures.
 
-from typing import TYPE_CHECKING
+    python tools/wandb_workspace.py TEAM/PROJECT
 
-if TYPE_CHECKING:  # An extra, not always installed.
-    from wandb_workspaces.workspaces import Section, Workspace
+Needs `pip install "pnfs[wandb]"` and `wandb login`.
+"""
+
+import sys
+
+import wandb_workspaces.reports.v2 as panels
+import wandb_workspaces.workspaces as workspaces
 
 
-def build_workspace(entity: str, project: str, *, name: str = "Pose fabrics") -> "Workspace":
+def build_workspace(
+    entity: str, project: str, *, name: str = "Pose fabrics"
+) -> workspaces.Workspace:
     """Panels for scores, losses, the trade-off, α and β, and sample predictions; saves nothing.
 
     Args:
         entity: User or team.
         project: Where the runs were logged.
-        name: Of the view.
-
-    Raises:
-        ModuleNotFoundError: wandb-workspaces is not installed.
+        name: Name of the view.
     """
-    import wandb_workspaces.reports.v2 as panels
-    import wandb_workspaces.workspaces as workspaces
-
     x, score = "epoch", panels.SummaryMetric("final/score")
     scores = workspaces.Section(
         name="Scores and losses",
@@ -68,11 +69,8 @@ def build_workspace(entity: str, project: str, *, name: str = "Pose fabrics") ->
     )
 
 
-def _mixing_section() -> "Section":
+def _mixing_section() -> workspaces.Section:
     """How far the search has moved the mixing weights: α of operations, β of neighbours."""
-    import wandb_workspaces.reports.v2 as panels
-    import wandb_workspaces.workspaces as workspaces
-
     wanted = (
         ("α: entropy (nats)", "alpha_entropy"),
         ("β: entropy (nats)", "beta_entropy"),
@@ -89,3 +87,16 @@ def _mixing_section() -> "Section":
             for title, pattern in wanted
         ],
     )
+
+
+def main() -> None:
+    entity, _, project = (sys.argv[1] if len(sys.argv) == 2 else "").partition("/")
+    if not entity or not project or "/" in project:
+        sys.exit("usage: python tools/wandb_workspace.py TEAM/PROJECT")
+    view = build_workspace(entity, project)
+    view.save()
+    print(view.url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Measurements: ratios between alternatives timed in one run, beside what the machine can do."""

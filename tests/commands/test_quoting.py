@@ -1,0 +1,57 @@
+"""What a user types: ordinary file names, Ctrl-C, and a package that is not installed."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from pnfs.commands import launch
+from pnfs.commands.configuration import UsageError
+from pnfs.commands.quoting import quoted
+
+
+@pytest.mark.parametrize(
+    "name", ["my photo (1).jpg", "照片.jpg", "a,b.jpg", 'it\'s "x".jpg', "a=b#1.jpg", "x.jpg"]
+)
+def test_names_of_files_are_what_they_seem(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    for value in (name, str(tmp_path / name)):
+        (argument,) = quoted([f"input={value}"])
+        override = OverridesParser.create().parse_override(argument)
+        assert (override.key_or_group, override.value()) == ("input", value)
+
+
+def test_other_arguments_stay_and_unreadable_ones_tell_the_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    same = ["-m", "--cfg", "job", "seed=0,1", "model=pnfs", "~trainer.x", "+a.b=[1,2]", "x='a b'"]
+    assert quoted(same) == same
+    with pytest.raises(UsageError) as caught:
+        quoted(["input=photo (2).jpg"])
+    (hint,) = [word for word in str(caught.value).split("'") if word.startswith('input="')]
+    assert OverridesParser.create().parse_override(hint).value() == "photo (2).jpg"
+
+
+def test_an_interruption_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["pnfs predict"])
+    monkeypatch.setattr(launch.hydra, "main", lambda **_: lambda task: interrupted)
+    with pytest.raises(SystemExit) as caught:
+        launch.start("predict")
+    assert caught.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
+    assert "pnfs[tensorboard]" in str(launch.user_error(error))
+    assert launch.user_error(ModuleNotFoundError("no torch")) is None
