@@ -460,5 +460,5 @@ def test_a_recorded_variant_is_imported(fixture_file: Path, tmp_path: Path) -> N
     model = imported(tmp_path / "best.pth", tmp_path / "run", *asked)[CONFIG_KEY]["model"]
     assert list(model["parts"]) == list(config["parts"])
     cell = config.get("subnetwork_config", config)["cell_config"]
-    assert model["last_layers"] == cell["depth"] - cell["cut_layers_num"]
-    assert model["alpha_per_cell"] == (not cell["one-shot-search"])
+    assert model["fabrics"]["last_layers"] == cell["depth"] - cell["cut_layers_num"]
+    assert model["fabrics"]["alpha_per_cell"] == (not cell["one-shot-search"])

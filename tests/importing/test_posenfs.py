@@ -106,7 +106,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
         backbone.operators,
     )
     with torch.no_grad():
-        maps = network.joint_maps(network(images))
+        maps = network.merged(network(images))
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     # What is said agrees with what was made.
     fabric, other = told.fabric, told.backbone_fabric

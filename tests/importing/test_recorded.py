@@ -113,7 +113,7 @@ def test_every_recorded_architecture_agrees(fixtures_dir: Path) -> None:
         with torch.no_grad():
             pyramid = network.backbone(images)
             part_maps = network(images)
-            maps = network.joint_maps(part_maps)
+            maps = network.merged(part_maps)
         where = file.name
         for level, features in enumerate(pyramid):
             expected = io[f"backbone_feature_{level}"]
@@ -283,7 +283,7 @@ def test_a_recorded_variant_agrees(fixture_file: Path) -> None:
     images = torch.from_numpy(io["input"])
     with torch.no_grad():
         pyramid = network.backbone(images)
-        maps = network.joint_maps(network(images))
+        maps = network.merged(network(images))
     for level, features in enumerate(pyramid):
         expected = io[f"feature_abs_mean_{level}"]
         np.testing.assert_allclose(features.abs().mean(), expected, rtol=1e-4)

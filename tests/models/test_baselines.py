@@ -87,8 +87,8 @@ def test_a_baseline_is_a_pose_network_of_one_part(networks, name: str, dim: int)
     assert vectors.shape == (2, 16, dim, 16, 24)
     squared = vectors.square().sum(2)
     torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
-    assert network.joint_maps(maps).shape == maps.shape
-    assert torch.equal(network.joint_maps(maps), maps)
+    assert network.merged(maps).shape == maps.shape
+    assert torch.equal(network.merged(maps), maps)
     assert network.parts.names == ("whole_body",)
     assert network.architecture_parameters() == {}
     assert network.named_fabrics() == {}
@@ -154,7 +154,7 @@ def test_overlapping_maps_are_summed_or_averaged(overlap) -> None:
         skeleton="mpii", parts=parts, channels=1, overlap=overlap,
     )  # fmt: skip
     maps = torch.randn(1, 21, 2, 3)
-    joints = network.joint_maps(maps)
+    joints = network.merged(maps)
     both = maps[:, :5] + maps[:, 16:]
     torch.testing.assert_close(joints[:, :5], both / 2 if overlap == "mean" else both)
     torch.testing.assert_close(joints[:, 5:], maps[:, 5:16])

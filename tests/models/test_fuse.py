@@ -74,8 +74,8 @@ def assert_equal_outputs(network: PoseFabricNetwork, fused: PoseFabricNetwork) -
         assert expected.std() > 1e-3  # Maps that are flat would prove nothing.
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            fused.joint_maps(found),
-            network.joint_maps(expected),
+            fused.merged(found),
+            network.merged(expected),
             rtol=1e-4,
             atol=1e-4,
         )

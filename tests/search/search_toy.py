@@ -71,7 +71,7 @@ class ToyNetwork(nn.Module):
         maps = F.pad(F.avg_pool2d(images * std + mean, 4), (0, 0, 0, 0, 0, 1))
         return self.gain * self.cells({4: maps})[4][:, :3]
 
-    def joint_maps(self, part_maps: Tensor) -> Tensor:
+    def merged(self, part_maps: Tensor) -> Tensor:
         return part_maps
 
     def named_fabrics(self) -> dict[str, NeuralFabrics]:

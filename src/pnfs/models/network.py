@@ -71,8 +71,8 @@ class PoseNetwork(nn.Module):
         self.overlap: Literal["sum", "mean"] = overlap
         for name, value in (
             ("map_joints", torch.tensor(self.parts.joint_indices)),
-            ("pixel_mean", torch.tensor(IMAGENET_MEAN) * 255),
-            ("pixel_std", torch.tensor(IMAGENET_STD) * 255),
+            ("pixel_mean", torch.tensor(IMAGENET_MEAN, dtype=torch.float64) * 255),
+            ("pixel_std", torch.tensor(IMAGENET_STD, dtype=torch.float64) * 255),
         ):
             self.register_buffer(name, value, persistent=False)
 
@@ -95,7 +95,8 @@ class PoseNetwork(nn.Module):
             # Not in half precision. The result is a view in channels-last memory.
             dtype = self.head.weight.dtype
             precise = images.to(torch.promote_types(dtype, torch.float32))
-            images = ((precise - self.pixel_mean) / self.pixel_std).to(dtype).permute(0, 3, 1, 2)
+            mean, std = self.pixel_mean.to(precise), self.pixel_std.to(precise)
+            images = ((precise - mean) / std).to(dtype).permute(0, 3, 1, 2)
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
             raise ValueError(f"input height and width must divide by 32, got {height}x{width}")
