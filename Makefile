@@ -16,8 +16,17 @@ endif
 # What tables are made of: smoke (minutes, synthetic), lspet (photographs), paper. Every table names it.
 PROFILE ?= smoke
 
+# Seeds that every row is trained with.
+SEEDS ?= 0
+
+# The paper's tables and figures: folders of conf/experiment and of experiments/.
+TARGETS := table2 table3 table4 table5 table6 table7 figure5 figure6 figure7_8
+empty :=
+comma := ,
+listed = $(subst $(empty) ,$(comma),$(strip $(1)))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format clean stale tables reproduce-all reproduce-figure7 reproduce-figure8 \
+.PHONY: help setup demo test test-slow lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
     table-costs bench runs-page rooms web
 
 help: ## list the targets
@@ -37,19 +46,30 @@ test-slow: $(STAMP) ## run the slow tests: whole trainings, kills and resumes, l
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
 
 reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce-table2 ... table7, reproduce-figure5 ... figure8)
-	$(BIN)/pnfs reproduce target=all profile=$(PROFILE) $(ARGS)
+	$(call reproduce,[$(call listed,$(TARGETS:%=%/*))],[$(call listed,$(TARGETS))])
 
 tables: $(STAMP) ## make all tables and figures from the runs that there are (PROFILE=paper|lspet|smoke)
-	$(BIN)/pnfs reproduce target=all profile=$(PROFILE) train=false $(ARGS)
+	$(BIN)/pnfs tables 'target=[$(call listed,$(TARGETS))]' profile=$(PROFILE) $(ARGS)
+
+study: $(STAMP) ## make the page about the study on LSPET from the records kept in experiments/study
+	$(BIN)/pnfs tables target=study profile=lspet kept=true
 
 # Figures 7 and 8 are one set of pictures.
 reproduce-figure7 reproduce-figure8: reproduce-figure7_8
 
 reproduce-%: $(STAMP)
-	$(BIN)/pnfs reproduce target=$* profile=$(PROFILE) $(ARGS)
+	$(call reproduce,$*/*,$*)
+
+# A run that fails stops no other, the tables say why it is missing, and the exit status tells.
+define reproduce
+@status=0; set -x; \
+$(BIN)/pnfs train --multirun 'experiment=glob($(1))' profile=$(PROFILE) 'seed=$(SEEDS)' $(ARGS) || status=$$?; \
+$(BIN)/pnfs tables 'target=$(2)' profile=$(PROFILE) $(ARGS) || status=$$?; \
+exit $$status
+endef
 
 table-costs: $(STAMP) ## parameters and MACs of every configuration in the paper's tables, beside the paper's
-	$(BIN)/pnfs costs $(ARGS)
+	$(BIN)/pnfs cost tables=true $(ARGS)
 
 bench: $(STAMP) ## measure training steps, inference, data and evaluation into runs/bench/ (half an hour or more)
 	$(BIN)/python -m benchmarks training inference data evaluation $(ARGS)

@@ -17,7 +17,7 @@ from benchmarks.timing import Call, Section, take_turns
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.device import UncutCrops, cut_crops, load_resident
 from pnfs.data.persons import ImageFiles, Persons
 from pnfs.data.synthetic import Synthetic

@@ -144,8 +144,8 @@ def test_every_package_has_a_place_in_the_order() -> None:
         ("pnfs.body.skeleton", "import pnfs.models.cell"),
         ("pnfs.models.cell", "from pnfs.codec.decode import decode"),
         ("pnfs.models.cell", "from pnfs import viz"),
-        ("pnfs.data.mpii", "def f():\n    from pnfs.training.module import PoseModule"),
-        ("pnfs.data.mpii", "if TYPE_CHECKING:\n    import pnfs.search as s"),
+        ("pnfs.data.datasets.mpii", "def f():\n    from pnfs.training.module import PoseModule"),
+        ("pnfs.data.datasets.mpii", "if TYPE_CHECKING:\n    import pnfs.search as s"),
         ("pnfs.training.module", "from pnfs.search import Random"),
         ("pnfs.search.random", "from pnfs.viz.curves import plot_curves"),
         ("pnfs.training.checkpoints", "from pnfs.runs.identity import run_identity"),
@@ -174,7 +174,7 @@ def test_checker_catches(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("pnfs.data.mpii", "from pnfs.evaluation.pck import PCK"),
+        ("pnfs.data.datasets.mpii", "from pnfs.evaluation.pck import PCK"),
         ("pnfs.search.random", "from pnfs.training.module import PoseModule"),
         ("pnfs.runs.identity", "from pnfs.data.persons import Persons"),
         ("pnfs.models.backbones.fabric", "from ..cell import Cell\nfrom .. import lanes"),

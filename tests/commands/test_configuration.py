@@ -19,7 +19,7 @@ from pnfs.commands import main
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
 from pnfs.models import PAPER, POSENFS
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 
 CONF = configuration_folder()
 COMMANDS = (
@@ -30,12 +30,9 @@ COMMANDS = (
     "derive",
     "import",
     "export",
-    "cache",
+    "data",
     "cost",
-    "costs",
-    "doctor",
-    "browse",
-    "reproduce",
+    "tables",
     "runs",
 )
 
@@ -62,9 +59,8 @@ CHOICES = [
     for command in COMMANDS
     for group in groups_of(command)
     for choice in choices_of(group)
-    # A recipe for training, and the choice of another command's checkpoint.
-    if (command, group) != ("cost", "experiment")
-    and (command, choice) not in (("train", "of_checkpoint"), ("train", "finetune"))
+    # The choices of another command's checkpoint.
+    if (command, choice) not in (("train", "of_checkpoint"), ("train", "finetune"))
 ]
 
 
@@ -129,7 +125,9 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
     overrides = [f"{group}={choice}"]
     if command in ("evaluate", "derive", "export", "import"):
         overrides.append("checkpoint=some.ckpt")
-    if choice.startswith("p3_random") and command != "browse":
+    if command == "tables":
+        overrides.append("target=all")
+    if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
     settings = plain(composed(command, *overrides))
     assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []
@@ -360,16 +358,16 @@ def test_part_mode_agrees_with_table_1(skeleton: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "rules", "maps", "factor"),
-    [("paper", PAPER, "parts", 1.0), ("reference", POSENFS, "joints", 0.5)],
+    [("paper", PAPER, "parts", 1.0), ("posenfs", POSENFS, "joints", 0.5)],
 )
 def test_fabric_presets_equal_the_constants(
     choice: str, rules: object, maps: str, factor: float
 ) -> None:
-    config = composed("train", f"fabric={choice}")
-    assert instantiate(config.fabric.rules) == rules
+    config = composed("train", f"variant={choice}")
+    assert instantiate(config.variant.rules) == rules
     assert instantiate(config.model.fabrics.rules) == rules
     loss = instantiate(config.loss)
-    assert isinstance(loss, ScoreMapLoss)
+    assert isinstance(loss, HeatmapLoss)
     assert (loss.maps, loss.factor) == (maps, factor)
 
 

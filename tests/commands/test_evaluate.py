@@ -10,28 +10,20 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig
 
 from pnfs.commands import evaluate, train
-from pnfs.commands.configuration import configuration_folder
 from pnfs.commands.report import log_media
-from pnfs.commands.tables import benchmark_table, described, joint_table, score_table
-from pnfs.data.export import write_coco, write_mpii
-from pnfs.data.results_file import check_results
+from pnfs.commands.score_tables import benchmark_table, described, joint_table, score_table
 from pnfs.data.synthetic import Synthetic
+from tiny_runs import composed
+from written_datasets import require_server_format, write_coco, write_mpii
 
 MODEL = (
     "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p1", "input_size=[64,64]", "batch_size=4", "epochs=1", "trainer=cpu",
     "workers=0", "strategy=frozen",
 )  # fmt: skip
-
-
-def composed(command: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-        return compose(command, list(overrides))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +136,7 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
         assert record["evaluated_with"]["boxes"] == kind
         assert {"AP", "AP (M)", "AP/visible", "AR/occluded"} <= record["scores"].keys()
         (path,) = (tmp_path / kind).glob("person_keypoints_val2017_*_results.json")
-        assert check_results(path, images) == []
+        require_server_format(path, images)
         results[kind] = json.loads(path.read_text()), path.name
     assert results["detected"][1] == "person_keypoints_val2017_mine_results.json"
     assert {r["image_id"] for r in results["detected"][0]} == set(images)

@@ -145,7 +145,7 @@ def test_an_imported_posenfs_network_gives_their_maps_of_bgr_images(
 def test_the_yaml_says_what_the_entries_do_not(reference_run: Path) -> None:
     config = read_checkpoint(reference_run)[CONFIG_KEY]
     assert config["input_size"] == [SIZE, SIZE]
-    assert config["dataset"]["_target_"] == "pnfs.data.mpii.MPII"
+    assert config["dataset"]["_target_"] == "pnfs.data.datasets.mpii.MPII"
     assert config["dataset"]["padding"] == 1.15
     assert config["codec"]["sigma"] == 3
     # Their flip test moves nothing.

@@ -265,7 +265,7 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_ranks(folder: Path, does: str, count: int) -> None:
     function = importlib.import_module("ranks").run_as_rank
     arguments = {"folder": str(folder), "does": does}
-    run_in_processes(function, arguments, count, folder / "logs")
+    run_in_processes(function, arguments, count, folder)
 
 
 def test_processes_know_their_ranks(ranks: Path) -> None:
@@ -311,7 +311,7 @@ def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
     script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     script += "from pathlib import Path; from ranks import run_as_rank; "
     script += "from pnfs.commands.processes import run_in_processes as run; "
-    script += f"run(run_as_rank, {arguments!r}, 2, Path({str(ranks / 'logs')!r}))"
+    script += f"run(run_as_rank, {arguments!r}, 2, Path({str(ranks)!r}))"
     command = [sys.executable, "-c", script]
     parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     files = [ranks / f"pid_{rank}" for rank in range(2)]

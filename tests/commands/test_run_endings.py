@@ -15,7 +15,6 @@ from train_server import assert_same_training
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.data.export import write_mpii
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.finding import read_run
 from pnfs.runs.identity import OtherRunError
@@ -23,6 +22,7 @@ from pnfs.runs.state import UnfinishedError
 from pnfs.search import FirstOrder
 from pnfs.training.finite import NonFiniteLossError
 from pnfs.training.module import PoseModule
+from written_datasets import write_mpii
 
 MODEL = [
     "backbone=fabric",

@@ -35,7 +35,7 @@ def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any)
     path.mkdir(parents=True)
     settings = {
         "name": path.parent.name,
-        "dataset": {"_target_": "pnfs.data.lsp.LSP", "root": "/somewhere"},
+        "dataset": {"_target_": "pnfs.data.datasets.lsp.LSP", "root": "/somewhere"},
         "model": {"_target_": "pnfs.models.PoseFabricNetwork", "parts": {"head": ["neck"]}},
     } | config
     if score is None:

@@ -25,10 +25,10 @@ from train_server import TrainServer, assert_same_training
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
-from pnfs.data.coco import COCO
-from pnfs.data.export import write_coco, write_mpii
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
+from written_datasets import write_coco, write_mpii
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from pnfs.commands import derive, evaluate, train
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import build_source, configuration_folder
 from pnfs.commands.report import SHEET_SIZE, shown_rows
-from pnfs.data.export import write_coco
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Predictions, in_labelled_boxes
+from pnfs.data.predictions import Predictions
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
+from written_datasets import write_coco
 
 MODEL = (
     "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
@@ -177,7 +177,7 @@ def predictions_of(count: int) -> Predictions:
 
 
 def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
-    settings = {"_target_": "pnfs.data.coco.COCO", "root": str(coco)}
+    settings = {"_target_": "pnfs.data.datasets.coco.COCO", "root": str(coco)}
     source = build_source(settings | {"boxes": "detected"})
     rows = shown_rows(source, "val", predictions_of(66))
     # Every eleventh box is a person's, later ones surer.
@@ -196,7 +196,7 @@ def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
 
 def test_a_dataset_without_detector_is_watched_as_it_is() -> None:
     people = Synthetic(skeleton="coco", train=1, val=1, image_size=(64, 64))
-    assert in_labelled_boxes(people) is people
+    assert people.in_labelled_boxes() is people
 
 
 @pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])

@@ -1,7 +1,7 @@
-"""Trainings that can be killed, without the seconds that a new interpreter takes each time.
+"""Command lines of `pnfs` that can be killed, without the seconds that a new interpreter takes each time.
 
-Started as a program, it imports everything once, never trains itself, and forks a process for each list of
-overrides that it reads from its input. Imported, it offers `TrainServer`, which talks to it.
+Started as a program, it imports everything once, and forks a process for each command line that it reads from its
+input. Imported, it offers `TrainServer`, which talks to it.
 """
 
 import json
@@ -20,7 +20,7 @@ import torch
 
 
 class TrainServer:
-    """Runs `pnfs train` in forked processes, one at a time."""
+    """Runs `pnfs` in forked processes, one at a time."""
 
     def __init__(self) -> None:
         # As many threads as here: sums depend on it.
@@ -38,16 +38,33 @@ class TrainServer:
         self._process.stdin.close()
         self._process.wait(60)
 
+    def run(self, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`pnfs ARGUMENTS` in a folder."""
+        files = {name: folder / f"{name}.txt" for name in ("output", "errors")}
+        for file in files.values():
+            file.write_text("")
+        self.start_command(folder, arguments, **files)
+        status = self.wait()
+        texts = [file.read_text() for file in files.values()]
+        return subprocess.CompletedProcess([*arguments], status, *texts)
+
     def start(self, overrides: Sequence[str], log: Path) -> int:
-        """Begins a training in a process group of its own; returns its process id."""
-        job = {"overrides": list(overrides), "log": str(log)}
+        """Begins a training; returns its process id."""
+        return self.start_command(log.parent, ["train", *overrides], output=log, errors=log)
+
+    def start_command(
+        self, folder: Path, arguments: Sequence[str], *, output: Path, errors: Path
+    ) -> int:
+        """Begins a command in a process group of its own; returns its process id."""
+        job = {"arguments": list(arguments), "folder": str(folder)}
+        job |= {"output": str(output), "errors": str(errors)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
     def wait(self) -> int:
-        """Exit status of the training; minus the signal's number if one ended it."""
+        """Exit status of the command; minus the signal's number if one ended it."""
         return self._answer()
 
     def train(self, overrides: Sequence[str], log: Path) -> None:
@@ -139,28 +156,29 @@ def assert_same_training(one: Path, other: Path) -> None:
 
 
 def _serve() -> None:
-    from hydra import compose, initialize_config_dir
+    from pnfs.commands import keys, launch, main, train
 
-    from pnfs.commands import train
-    from pnfs.commands.configuration import configuration_folder
-    from pnfs.commands.resolvers import register_resolvers
-
-    register_resolvers()
+    assert all((keys, launch, train))  # Imported once, for all.
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for line in sys.stdin:
         job = json.loads(line)
-        with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-            config = compose("train", job["overrides"])
         child = os.fork()
         if not child:
             os.setsid()
-            output = os.open(job["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            for stream in (1, 2):
-                os.dup2(output, stream)
+            # What starts in the background ignores Ctrl-C, these tests among it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for stream, name in ((1, "output"), (2, "errors")):
+                os.dup2(os.open(job[name], os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
+            os.chdir(job["folder"])
+            sys.argv = ["pnfs", *job["arguments"]]
             status = 1
             try:
-                train.run(config)
+                main.main()
                 status = 0
+            except SystemExit as end:
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -26,8 +26,8 @@ from pnfs.data.cache import (
     CacheSettings,
     with_crops,
 )
-from pnfs.data.cache_writer import cache_path, ensure_cache, estimate_bytes, partial_of
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.cache_writer import cache_path, ensure_cache, partial_of
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import DataError, ImageFiles, Persons
@@ -111,29 +111,6 @@ def test_crops_and_labels_are_those_of_the_images(
             assert difference.mean() < error, (epoch, index)
 
 
-def test_a_wrong_place_would_show(
-    persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first test, with crops half a pixel off, fails."""
-    ours = cached(persons, tmp_path / "cache", replace(PAPER, format="raw"))
-    view = CachedCrops.view
-
-    def moved(self: CachedCrops, index: int, zoom: float) -> tuple[np.ndarray, np.ndarray]:
-        crop, to_image = view(self, index, zoom)
-        shift = 0.5 * to_image[0, 0] + 0.5
-        return crop, to_image + np.array([[0, 0, shift], [0, 0, 0]])
-
-    monkeypatch.setattr(CachedCrops, "view", moved)
-    worst = max(
-        np.abs(
-            crops_of(ours, Augmentation())[SampleKey(0, i)]["image"].astype(int)
-            - crops_of(persons, Augmentation())[SampleKey(0, i)]["image"].astype(int)
-        ).mean()
-        for i in range(COUNT)
-    )
-    assert worst > 3.5
-
-
 def test_a_plain_crop_is_cut_out_without_interpolation(persons: Persons, tmp_path: Path) -> None:
     settings = CacheSettings(input_size=SIZE, format="raw").with_room_for(None)
     ours = crops_of(cached(persons, tmp_path / "cache", settings), None)
@@ -215,32 +192,28 @@ def test_a_finished_cache_is_taken_as_it_is(persons: Persons, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    "other",
     [
-        ({"input_size": (96, 96)}, r"input_size is \(64, 48\), needed \(96, 96\)"),
-        ({"rotation": 60.0}, "rotation is 45.0, needed 60.0"),
-        ({"largest_scale": 1.5}, "largest_scale is 1.3, needed 1.5"),
-        ({"quality": 50}, "quality is 95, needed 50"),
-        ({"reduced_decoding": False}, "reduced_decoding is True, needed False"),
+        {"input_size": (96, 96)},
+        {"rotation": 60.0},
+        {"largest_scale": 1.5},
+        {"quality": 50},
+        {"reduced_decoding": False},
+        {"resolution": 2.0},
     ],
 )
 def test_other_settings_are_another_cache_and_the_message_says_why(
-    persons: Persons, tmp_path: Path, other: dict, said: str
+    persons: Persons, tmp_path: Path, other: dict
 ) -> None:
     ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
     messages: list[str] = []
     ensure_cache(tmp_path / "cache", persons, replace(PAPER, **other), report=messages.append)
-    with pytest.raises(AssertionError, match=said):
-        raise AssertionError("\n".join(messages))
-    assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 2
-
-
-def test_other_boxes_are_another_cache(persons: Persons, tmp_path: Path) -> None:
-    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    messages: list[str] = []
+    (key,) = other
+    assert any(f"{key} is " in message for message in messages)
     wider = replace(persons, box_size=persons.box_size * np.float32(1.1))
     ensure_cache(tmp_path / "cache", wider, PAPER, report=messages.append)
-    assert any("the persons or their boxes are others" in message for message in messages)
+    assert any("boxes are others" in message for message in messages)
+    assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 3
 
 
 def test_changed_images_are_noticed(persons: Persons, tmp_path: Path) -> None:
@@ -254,18 +227,11 @@ def test_changed_images_are_noticed(persons: Persons, tmp_path: Path) -> None:
 
 def test_the_cache_does_without_the_images(persons: Persons, tmp_path: Path) -> None:
     before = [crops_of(cached(persons, tmp_path / "cache"), None)[i] for i in range(COUNT)]
-    original = persons.images.read(0)
     shutil.rmtree(tmp_path / "images")
     ours = cached(persons, tmp_path / "cache")
     for index in range(COUNT):
         after = crops_of(ours, None)[index]["image"]
         np.testing.assert_array_equal(after, before[index]["image"])
-    # What the cache has of the image lies where it was.
-    rebuilt = ours[0].image
-    assert rebuilt.shape == original.shape
-    x, y = ours.center[0].astype(int)
-    part = np.s_[y - 15 : y + 15, x - 15 : x + 15]
-    assert np.abs(rebuilt[part].astype(int) - original[part]).mean() < 5
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "raw"])
@@ -275,7 +241,7 @@ def test_a_damaged_crop_is_refused_by_name(
 ) -> None:
     settings = replace(PAPER, format=format_)
     path = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
-    names = ["person", "height", "width", "to_image", "crc32", "pixels"]
+    names = ["person", "to_image", "crc32", "pixels"]
     content = bytearray(rows_of(path)[3][names.index(column)])
     content[-9] ^= 1
     change(path, f"UPDATE crops SET {column} = ? WHERE person = 3", bytes(content))
@@ -286,15 +252,6 @@ def test_a_damaged_crop_is_refused_by_name(
         crops_of(ours, None)[3]
     for said in (str(path), "person3", "delete this file"):
         assert said in str(error.value)
-
-
-def test_a_crop_that_is_missing_is_refused_by_name(persons: Persons, tmp_path: Path) -> None:
-    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    change(path, "DELETE FROM crops WHERE person = 2")
-    ours = with_crops(persons, path)
-    with pytest.raises(DataError, match="person2") as error:
-        crops_of(ours, None)[2]
-    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("kept", [0, 40, -4096])
@@ -331,28 +288,16 @@ def test_a_cache_that_says_something_else_is_refused(
     assert str(path) in str(error.value)
 
 
-def test_other_files_in_the_folder_are_left_alone(persons: Persons, tmp_path: Path) -> None:
-    path = ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    (tmp_path / "cache" / "other_train-01234567.sqlite").write_text("damaged, of another dataset")
-    assert ensure_cache(tmp_path / "cache", persons, PAPER, report=silent) == path
-
-
 def test_a_full_disk_is_noticed_before_writing(
     persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = replace(PAPER, format="raw")
-    free = estimate_bytes(persons, raw) - 1
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
-    with pytest.raises(DataError, match=r"needs about .* MB and .* MB are free"):
+    height, width = raw.crop_size
+    free = SimpleNamespace(free=COUNT * height * width * 3 - 1)
+    monkeypatch.setattr("pnfs.data.cache_writer.disk_usage", lambda _: free)
+    with pytest.raises(DataError, match="make room"):
         ensure_cache(tmp_path / "cache", persons, raw, report=silent)
     ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-
-
-def test_the_estimate_is_close(persons: Persons, tmp_path: Path) -> None:
-    for settings in (PAPER, replace(PAPER, format="raw")):
-        path = ensure_cache(tmp_path / "cache", persons, settings, report=silent)
-        size = sum(len(row[-1]) for row in rows_of(path))
-        assert estimate_bytes(persons, settings) == pytest.approx(size, rel=0.02)
 
 
 def test_an_unreadable_image_names_the_person(persons: Persons, tmp_path: Path) -> None:
@@ -397,7 +342,7 @@ def test_a_killed_start_is_continued(tmp_path: Path) -> None:
     assert not path.exists()
     messages: list[str] = []
     ensure_cache(tmp_path / "cache", persons, PAPER, report=messages.append)
-    assert any("of them there already" in message for message in messages)
+    assert not any("70 of 70 crops" in message for message in messages)
     assert rows_of(path) == rows_of(whole)
     assert About.read(path) == About.read(whole)
     assert not partial_of(path).exists()
@@ -409,7 +354,7 @@ def test_a_kill_amid_a_transaction_costs_that_transaction(persons: Persons, tmp_
     path.parent.mkdir()
     with closing(sqlite3.connect(tmp_path / "writing")) as writing:
         writing.executescript(SCHEMA)
-        insert = "INSERT INTO crops VALUES (?, ?, ?, ?, ?, ?)"
+        insert = "INSERT INTO crops VALUES (?, ?, ?, ?)"
         with writing:
             writing.executemany(insert, rows_of(whole)[:2])
         # With so little memory the transaction reaches the file, and its journal says how to undo it.
@@ -420,7 +365,7 @@ def test_a_kill_amid_a_transaction_costs_that_transaction(persons: Persons, tmp_
         shutil.copy(tmp_path / "writing-journal", f"{partial_of(path)}-journal")
     messages: list[str] = []
     ensure_cache(tmp_path / "cache", persons, PAPER, report=messages.append)
-    assert any("2 of them there already" in message for message in messages)
+    assert any("4 of 6 crops" in message for message in messages)
     assert rows_of(path) == rows_of(whole)
 
 
@@ -479,13 +424,6 @@ def test_a_finished_cache_is_read_where_nothing_can_be_written(
         [path.name, path.with_suffix(".lock").name]
     )
     path.parent.chmod(0o755)
-
-
-def test_a_folder_that_cannot_be_written_is_named(persons: Persons, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file in the place of the folder")
-    with pytest.raises(DataError) as error:
-        ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-    assert str(tmp_path / "cache") in str(error.value)
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -1,6 +1,5 @@
 """COCO: choice of persons and boxes as HRNet's, alignment with the evaluation, clear refusals."""
 
-import inspect
 import json
 from pathlib import Path
 
@@ -8,12 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from pycocotools.coco import COCO as CocoIndex
 
-from pnfs.data.coco import COCO
-from pnfs.data.persons import DataError
+from pnfs.data.datasets.coco import COCO
 
 WIDTH, HEIGHT = 100, 80
 
@@ -143,119 +139,6 @@ def test_the_metric_knows_each_rows_image(fixture_file: Path, tmp_path: Path):
         assert average_precision == 1 if perfect else average_precision < 0.1
 
 
-def test_the_file_is_read_once(tmp_path: Path):
-    source = COCO(write(tmp_path / "d", [annotation()]))
-    persons = source.persons("train")
-    (tmp_path / "d/annotations/person_keypoints_train2017.json").unlink()
-    assert source.persons("train") is persons
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"keypoints": [0] * 48}, r"keypoints has shape \(48,\), it must have \(51,\)"),
-        ({"keypoints": [1, 1, 3] * 17}, "visibility flag of keypoints is not 0, 1 or 2"),
-        ({"keypoints": [float("nan"), 1, 2] * 17}, "a labelled joint is not a finite number"),
-        ({"keypoints": None}, r"keypoints has shape \(\)"),
-        ({"bbox": [1, 2, 3]}, r"bbox has shape \(3,\)"),
-        ({"bbox": [1, 2, float("inf"), 4]}, "bbox or area is not a finite number"),
-        ({"area": "large"}, "area is not an array of numbers"),
-        ({"image_id": 99}, "its image_id is not among the annotation file's images"),
-        ({"image_id": 7.5}, "must be whole numbers"),
-    ],
-)
-def test_bad_records_are_named(change: dict, message: str, tmp_path: Path):
-    source = COCO(write(tmp_path / "d", [annotation(1), annotation(2, **change)]))
-    with pytest.raises(DataError, match=message) as caught:
-        source.persons("train")
-    assert "person_keypoints_train2017.json: annotation 2" in str(caught.value)
-
-
-@pytest.mark.parametrize("field", ["id", "image_id", "category_id", "keypoints", "bbox"])
-def test_missing_fields_are_named(field: str, tmp_path: Path):
-    incomplete = annotation(2)
-    del incomplete[field]
-    source = COCO(write(tmp_path / "d", [annotation(1), incomplete]))
-    with pytest.raises(DataError, match=rf"train2017\.json: annotation .*: {field} is missing"):
-        source.persons("train")
-
-
-def test_two_annotations_with_one_id(tmp_path: Path):
-    source = COCO(write(tmp_path / "d", [annotation(5), annotation(6), annotation(5)]))
-    with pytest.raises(DataError, match="annotation 5: its id occurs before"):
-        source.persons("train")
-
-
-@pytest.mark.parametrize(
-    ("annotations", "images", "message"),
-    [
-        ([], [image()], "no usable persons"),
-        ([annotation(iscrowd=1)], [image()], "no usable persons"),
-        ({}, [image()], "annotations must be a list"),
-        ([annotation()], [5], "images: record 0 is not an object"),
-        ([annotation()], [image() | {"width": None}], "image 7: needs id, width"),
-        ([annotation()], [image() | {"file_name": "../../a.jpg"}], "leaves the folder"),
-        ([annotation()], [image() | {"file_name": "b.jpg"}], r"1 of 1 images are missing.*b\.jpg"),
-    ],
-)
-def test_unusable_annotations(annotations: object, images: list, message: str, tmp_path: Path):
-    source = COCO(write(tmp_path / "d", annotations, images=images))
-    with pytest.raises(DataError, match=message):
-        source.persons("train")
-
-
-def test_images_without_persons_may_be_missing(tmp_path: Path):
-    source = COCO(write(tmp_path / "d", [annotation()], images=[image(), image(8)]))
-    assert len(source.persons("train")) == 1
-
-
-def test_a_split_without_its_image_folder(tmp_path: Path):
-    root = write(tmp_path / "d", [annotation()])
-    (root / "images/train2017").rename(tmp_path / "elsewhere")
-    source = COCO(root)
-    assert len(source.persons("val")) == 1
-    with pytest.raises(DataError, match=r"1 of 1 images are missing from .*train2017"):
-        source.persons("train")
-    assert len(COCO(root, check_images=False).persons("train")) == 1
-
-
-@pytest.mark.parametrize("content", ['{"images": [', '{"info": {}}', "[]", "[" * 100_000])
-def test_a_damaged_file_is_named(content: str, tmp_path: Path):
-    path = write(tmp_path / "d", [annotation()]) / "annotations/person_keypoints_train2017.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=r"train2017\.json: is (truncated|not a COCO)"):
-        COCO(tmp_path / "d").persons("train")
-
-
-@pytest.mark.parametrize("name", ["images", "annotations/person_keypoints_val2017.json"])
-def test_constructor_says_what_is_missing(name: str, tmp_path: Path):
-    root = write(tmp_path / "d", [annotation()])
-    (root / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=f"{name} is missing") as caught:
-        COCO(root)
-    assert "Expected layout" in str(caught.value)
-    assert "https://cocodataset.org" in str(caught.value)
-
-
-def test_wrong_arguments(tmp_path: Path):
-    with pytest.raises(DataError, match="there is no folder"):
-        COCO(tmp_path / "nowhere")
-    root = write(tmp_path / "d", [annotation()])
-    with pytest.raises(DataError, match="padding must be"):
-        COCO(root, padding=0)
-    for method in (COCO(root).persons, COCO(root).metric):
-        with pytest.raises(DataError, match="no split 'dev'; there are train, val, test"):
-            method("dev")
-
-
-def test_shipped_configuration_states_the_defaults(tmp_path: Path):
-    config = OmegaConf.load(Path(__file__).parents[2] / "conf/dataset/coco.yaml")
-    source = instantiate(config, root=str(write(tmp_path / "d", [annotation()])))
-    assert len(source.persons("train")) == 1
-    for name, parameter in inspect.signature(COCO).parameters.items():
-        assert name == "root" or config[name] == parameter.default
-
-
 def test_areas_for_suppression_have_the_crops_aspect(tmp_path: Path):
     """HRNet's `_xywh2cs`: the shorter side grows to the input's width / height, then w · h."""
     root = write(tmp_path / "d", [annotation(1), annotation(2, bbox=[10.0, 10.0, 21.0, 61.0])])
@@ -270,23 +153,3 @@ def test_areas_for_suppression_have_the_crops_aspect(tmp_path: Path):
                 width = height * aspect
             expected.append(width * height)
         np.testing.assert_allclose(areas, expected)
-
-
-@pytest.mark.parametrize("relative", ["data/coco", "coco"])
-def test_a_relative_root_is_located(relative: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    root = write(tmp_path / "here" / relative, [annotation(1)])
-    monkeypatch.chdir(tmp_path / "here")
-    assert len(COCO(relative).persons("val")) == 1
-    (root / "images/val2017/000000000007.jpg").unlink()
-    with pytest.raises(DataError) as caught:
-        COCO(relative).persons("val")
-    assert str(root / "images/val2017") in str(caught.value)
-    (tmp_path / "there").mkdir()
-    monkeypatch.chdir(tmp_path / "there")
-    with pytest.raises(DataError) as caught:
-        COCO(relative)
-    assert str(tmp_path / "there" / relative) in str(caught.value)
-    assert f"working directory {tmp_path / 'there'}" in str(caught.value)
-    with pytest.raises(DataError) as caught:
-        COCO(tmp_path / "nowhere")
-    assert "working directory" not in str(caught.value)

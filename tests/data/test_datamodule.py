@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import Persons
 from pnfs.evaluation.pck import PCK

@@ -22,7 +22,7 @@ from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CachedCrops, CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.device import UncutCrops, cut_crops, load_resident
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import DataError, Persons

@@ -1,6 +1,5 @@
 """LSP and LSPET: two layouts of one idea, boxes from joints, torso sizes, clear refusals."""
 
-import inspect
 from pathlib import Path
 
 import cv2
@@ -8,10 +7,8 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from pnfs.data.lsp import LSP, LSPET
+from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.persons import DataError
 
 # The order of both files, as the datasets' descriptions list it.
@@ -197,81 +194,8 @@ def test_a_single_person(tmp_path: Path):
     assert len(LSPET(write_lspet(tmp_path / "d", people(1))).persons("train")) == 1
 
 
-def test_unusable_files_are_named(tmp_path: Path):
-    path = write_lspet(tmp_path / "d", people(2)) / "joints.mat"
-    whole = path.read_bytes()
-    for content in (whole[:-100], whole[:60], b"", b"not a MATLAB file" * 40):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match=r"joints\.mat: is truncated or not a MATLAB file"):
-            LSPET(path.parent).persons("train")
-    scipy.io.savemat(path, {"positions": people(2)})
-    with pytest.raises(DataError, match=r"joints\.mat.*'joints'.*positions"):
-        LSPET(path.parent).persons("train")
-    scipy.io.savemat(path, {"joints": "text"})
-    with pytest.raises(DataError, match=r"joints\.mat.*'joints'"):
-        LSPET(path.parent).persons("train")
-
-
-def test_images_must_be_there(tmp_path: Path):
-    root = write_lspet(tmp_path / "d", people(5))
-    (root / "images/im00002.jpg").unlink()
-    with pytest.raises(DataError, match=r"LSPET train: 1 of 3 images are missing.*im00002\.jpg"):
-        LSPET(root, validation_from=4).persons("train")
-    assert len(LSPET(root, validation_from=4).persons("val")) == 2
-    persons = LSPET(root, validation_from=4, check_images=False).persons("train")
-    with pytest.raises(DataError, match=r"im00002\.jpg: image is missing"):
-        persons[1]
-
-
 def test_two_images_of_one_number(tmp_path: Path):
     root = write_lspet(tmp_path / "d", people(2))
     (root / "images/im0002.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"im00002\.jpg and im0002\.jpg are both image 2"):
         LSPET(root).persons("train")
-
-
-@pytest.mark.parametrize("source", [LSP, LSPET])
-@pytest.mark.parametrize("name", ["images", "joints.mat"])
-def test_constructor_says_what_is_missing(source: type, name: str, tmp_path: Path):
-    root = write_lspet(tmp_path / "d", people(2))
-    (root / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=f"{name} is missing") as caught:
-        source(root)
-    assert "Expected layout" in str(caught.value)
-    assert f"sam.johnson.io/research/{source.__name__.lower()}.html" in str(caught.value)
-
-
-def test_wrong_arguments(tmp_path: Path):
-    with pytest.raises(DataError, match="there is no folder"):
-        LSPET(tmp_path / "nowhere")
-    root = write_lspet(tmp_path / "d", people(2))
-    with pytest.raises(DataError, match="padding must be"):
-        LSPET(root, padding=-1)
-    for method in (LSPET(root).persons, LSPET(root).metric):
-        with pytest.raises(DataError, match="no split 'test'; there are train, val"):
-            method("test")
-    for number, split in ((-3, "train"), (0, "train"), (1, "train"), (3, "val")):
-        with pytest.raises(DataError, match=f"LSPET {split}: there are no usable persons"):
-            LSPET(root, validation_from=number).persons(split)
-
-
-@pytest.mark.parametrize("source", [LSP, LSPET])
-def test_shipped_configuration_states_the_defaults(source: type, tmp_path: Path):
-    name = source.__name__.lower()
-    config = OmegaConf.load(Path(__file__).parents[2] / f"conf/dataset/{name}.yaml")
-    root = write(tmp_path / "d", people(2).transpose((2, 1, 0) if source is LSP else (1, 2, 0)), 5)
-    assert len(instantiate(config, root=str(root)).persons("train")) == 2
-    for name, parameter in inspect.signature(source).parameters.items():
-        assert name == "root" or config[name] == parameter.default
-
-
-def test_a_relative_root_is_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_lspet(tmp_path / "here/data/lspet", people(2))
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir(exist_ok=True)
-    monkeypatch.chdir(tmp_path / "here")
-    assert len(LSPET("data/lspet", validation_from=2).persons("train")) == 1
-    monkeypatch.chdir(tmp_path / "there")
-    with pytest.raises(DataError) as caught:
-        LSPET("data/lspet")
-    assert str(tmp_path / "there/data/lspet") in str(caught.value)

@@ -110,21 +110,16 @@ def test_persons_are_ordered_by_their_mean_error() -> None:
     assert matches.errors.missed() == (scorable & (matches.rows == UNMATCHED)).sum() > 0
 
 
-def test_a_prediction_that_is_no_number_is_wrong() -> None:
+def test_nothing_predicted_is_wrong_and_nothing_labelled_is_not_scored() -> None:
     matches = people()
     matches.predictions.locations[:] = np.nan
     rates, counts = matches.errors.rates(1000.0)
     assert (rates == 0).all()
     assert (counts > 0).all()
-
-
-def test_without_labels_nothing_is_scored() -> None:
     matches = people()
     matches.labels.visibility[:] = 0
-    errors = matches.errors
-    assert not errors.scored.any()
-    assert np.isnan(errors.rates(0.5)[0]).all()
-    assert len(errors.by_error()[0]) == 0
+    assert np.isnan(matches.errors.rates(0.5)[0]).all()
+    assert len(matches.errors.by_error()[0]) == 0
 
 
 def test_records_hold_none_where_nothing_is_labelled() -> None:
@@ -140,7 +135,7 @@ def test_records_hold_none_where_nothing_is_labelled() -> None:
     }
 
 
-def test_criterion_of_pck_is_its_first_threshold() -> None:
+def test_criteria_are_the_first_threshold_and_a_similarity_of_one_half() -> None:
     metric = PCK(
         joints=TOY.joints, groups={}, thresholds=(0.5, 0.1), name="PCKh", mean_excludes=("head",)
     )
@@ -148,17 +143,10 @@ def test_criterion_of_pck_is_its_first_threshold() -> None:
     assert (criterion.label, criterion.reference) == ("PCKh@0.5", "head size")
     assert criterion.thresholds.tolist() == [0.5] * 3
     assert criterion.mean_rows == (1, 2)
-
-
-def test_criterion_of_oks_is_a_similarity_of_one_half() -> None:
     truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
     columns = {"image_ids": np.array([1]), "areas": np.ones(1), "box_scores": np.ones(1)}
     criterion = OKSAveragePrecision(truth=read_annotations(truth), **columns).criterion()
-    squared = 900.0 * criterion.thresholds**2
-    assert oks(squared, np.array(900.0)) == pytest.approx(0.5)
-
-
-# --- what feeds it
+    assert oks(900.0 * criterion.thresholds**2, np.array(900.0)) == pytest.approx(0.5)
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")

@@ -65,7 +65,7 @@ class Pnfs:
 
     def scores(self, *arguments: str) -> list[float]:
         """Scores of the joints that `pnfs predict` finds in a picture."""
-        save_image(self.folder / "person.png", Synthetic(val=1).images("val").read(0))
+        save_image(self.folder / "person.png", Synthetic(val=1).persons("val").images.read(0))
         self("predict", *arguments, "input=person.png", "out=poses")
         (person,) = json.loads((self.folder / "poses/keypoints.json").read_text())["annotations"]
         return person["keypoint_scores"]

@@ -1,33 +1,30 @@
 """A dataset: persons, a metric, and a file of the group `dataset`."""
 
 PYTHON = '''
-from pathlib import Path
 import numpy as np
-from pnfs.body import skeleton_by_name
-from pnfs.data.persons import ImageFiles, Persons
+from pnfs.body import MPII
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.persons import Persons
 from pnfs.evaluation import PCK
 
-class Mine:
+class Mine(PoseDataset):
     """root/train.npy, val.npy: joints (N, 16, 2) in pixels; the person of row 0 stands in train/0.png."""
-    skeleton = skeleton_by_name("mpii")
+    name, skeleton, required = "mine", MPII, ("train.npy", "val.npy")
 
-    def __init__(self, root):
-        self.root = Path(root)
-
-    def persons(self, split):
+    def load(self, split):
         joints = np.load(self.root / f"{split}.npy")
         low, high, rows = joints.min(1), joints.max(1), np.arange(len(joints))
-        images = ImageFiles(self.root, [f"{split}/{row}.png" for row in rows])
+        images = self.image_files(split, split, [f"{row}.png" for row in rows])
         return Persons(
             f"mine {split}", self.skeleton, images, ids=rows.astype(str), image_index=rows, joints=joints,
             visibility=np.full(joints.shape[:2], 2, np.int8), center=(low + high) / 2,
-            box_size=1.25 * (high - low), reference_length=(high - low).max(1),
+            box_size=self.padding * (high - low), reference_length=(high - low).max(1),
         )
 
     def metric(self, split):
         return PCK(joints=self.skeleton.joints, groups=self.skeleton.groups, thresholds=[0.1])
 '''
-YAML = "{_target_: my_dataset.Mine, root: data}"
+YAML = "{_target_: my_dataset.Mine, root: data, skeleton: mpii}"
 SMALL = ("input_size=[64,64]", "batch_size=8", "epochs=1", "workers=0", "trainer=cpu")
 
 

@@ -71,7 +71,7 @@ def test_persons_are_the_category_of_that_name(tmp_path: Path, number: int) -> N
     categories = [{"id": number + 1, "name": "dog"}, {"id": number, "name": "Person"}]
     content = {"images": [image(7, "x.jpg")], "annotations": labels, "categories": categories}
     counted = {
-        "of another category than person": 1,
+        "of another category": 1,
         "crowds": 1,
         "without extent": 1,
         "with a score below 0.5": 1,
@@ -138,6 +138,8 @@ def test_frames_are_found_by_video_and_number(tmp_path: Path) -> None:
         ("text", "neither COCO annotations"),
         ({"images": []}, "neither COCO annotations"),
         ({"images": [{"id": 1}], "annotations": []}, "file_name"),
+        ({"images": [image(1, "x.jpg", frame_id=[1])], "annotations": []}, "frame_id"),
+        ([person(1.5, 1, 1, 1, 1)], "record 0: image_id"),
         ({"images": [], "annotations": [person(4, 1, 1, 1, 1)]}, "image_id"),
         ([person(4, 1, 1, 1)], r"record 0: bbox"),
         ([person(4, 1, 1, 1, float("nan"))], "finite"),

@@ -7,46 +7,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 import pnfs
 from pnfs.commands import evaluate, export, predict
-from pnfs.commands.configuration import (
-    UsageError,
-    build_network,
-    configuration_folder,
-    plain,
-)
+from pnfs.commands.configuration import UsageError
 from pnfs.export.metadata import ExportError
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference.loading import chosen_runtime
-from pnfs.training.checkpoints import CONFIG_KEY
-
-DATASET = ("dataset=synthetic", "dataset.train=8", "dataset.val=6", "dataset.image_size=[64,64]")
-
-
-def composed(command: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-        return compose(command, list(overrides))
+from tiny_runs import PEOPLE, composed, untrained_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a checkpoint of an untrained network, and model.onnx."""
-    config = composed(
-        "train", *DATASET, "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
-        "model.fabrics.channels=2", "parts=p1", "input_size=[64,64]",
-    )  # fmt: skip
-    settings = plain(config)
-    torch.manual_seed(0)
-    network = build_network(settings["model"])
-    network.calibrate(torch.randn(4, 3, 64, 64))
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "checkpoints").mkdir()
-    torch.save({"state_dict": state, CONFIG_KEY: settings}, folder / "checkpoints" / "best.ckpt")
+    folder = untrained_run(tmp_path_factory.mktemp("run"))
     export.run(composed("export", f"checkpoint={folder}"))
     return folder
 
@@ -59,11 +33,6 @@ def evaluated(checkpoint: Path, out: Path, *overrides: str) -> dict[str, Any]:
         )
     )  # fmt: skip
     return json.loads((out / "result.json").read_text())
-
-
-def joints(out: Path) -> np.ndarray:
-    (path,) = out.glob("predictions_val.json")
-    return np.array([p["joints"] for p in json.loads(path.read_text())["persons"]], float)
 
 
 @pytest.mark.parametrize("overrides", [(), ("flip_test=false", "decode_method=argmax")])
@@ -93,12 +62,12 @@ def test_a_file_outside_of_a_run_needs_a_dataset(run: Path, tmp_path: Path, caps
     moved.write_bytes((run / "model.onnx").read_bytes())
     with pytest.raises(UsageError, match=r"moved\.onnx.*dataset="):
         evaluated(moved, tmp_path / "out")
-    record = evaluated(moved, tmp_path / "named", *DATASET)
+    record = evaluated(moved, tmp_path / "named", *PEOPLE)
     expected = evaluated(run / "model.onnx", tmp_path / "in_run")
     assert record["scores"] == pytest.approx(expected["scores"], nan_ok=True)
     assert "runtime: onnx · precision: f32" in capsys.readouterr().out
     with pytest.raises(UsageError, match="skeleton mpii"):
-        evaluated(moved, tmp_path / "coco", *DATASET, "dataset.skeleton=coco")
+        evaluated(moved, tmp_path / "coco", *PEOPLE, "dataset.skeleton=coco")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +79,19 @@ def test_precision_is_for_a_runtime_that_has_a_choice(name: str, runtime, precis
     with pytest.raises(ValueError, match=f"precision={precision}: runtime=(torch|onnx)"):
         chosen_runtime(Path(name), runtime, precision)
     assert chosen_runtime(Path("m.onnx"), "openvino", precision) == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("out", "written"), [("a", "a.onnx"), ("a.onnx", "a.onnx"), ("a.pt", None)]
+)
+def test_an_exported_file_is_called_onnx(run: Path, tmp_path: Path, out, written) -> None:
+    config = composed("export", f"checkpoint={run}", f"out={tmp_path / out}")
+    if written is None:
+        with pytest.raises(UsageError, match=r"\.onnx"):
+            export.run(config)
+    else:
+        export.run(config)
+    assert [path.name for path in tmp_path.iterdir()] == ([written] if written else [])
 
 
 def test_every_command_refuses_a_precision_without_a_choice(run: Path, tmp_path: Path) -> None:
@@ -149,7 +131,7 @@ def test_export_in_int8_calibrates_on_the_runs_training_crops(
     export.run(composed("export", *asked, "int8.crops=4"))
     assert OnnxRuntime(path, 1).precision == "int8"
     assert "convolutions" in capsys.readouterr().out
-    record = evaluated(path, tmp_path / "out", *DATASET)
+    record = evaluated(path, tmp_path / "out", *PEOPLE)
     assert record["evaluated_with"]["precision"] == "int8"
     for count in (0, 5, "many"):
         with pytest.raises(UsageError, match=rf"int8\.crops={count}"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from pnfs.body import COCO
-from pnfs.data.dataset import CropDataset
+from pnfs.data.crops import CropDataset
 from pnfs.data.persons import DataError
 from pnfs.data.synthetic import Synthetic
 from pnfs.inference import ImageWithBoxes, Predictor, TorchRuntime, choose_device

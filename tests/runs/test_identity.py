@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pnfs.data.coco import COCO
-from pnfs.data.export import write_coco, write_mpii
-from pnfs.data.mpii import MPII
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import (
@@ -25,6 +24,7 @@ from pnfs.runs.identity import (
     run_hash,
     run_identity,
 )
+from written_datasets import write_coco, write_mpii
 
 CONFIG: dict[str, Any] = {
     "run_root": "runs",
@@ -37,7 +37,11 @@ CONFIG: dict[str, Any] = {
     "workers": 2,
     "evaluate_untrained": False,
     "restart": False,
-    "dataset": {"_target_": "pnfs.data.mpii.MPII", "root": "data/mpii", "check_images": True},
+    "dataset": {
+        "_target_": "pnfs.data.datasets.mpii.MPII",
+        "root": "data/mpii",
+        "check_images": True,
+    },
     "parts": {"mpii": {"head": ["head_top"]}},
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {
@@ -67,7 +71,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     ("key", "value"),
     [
         ("seed", 1),
-        ("dataset._target_", "pnfs.data.coco.COCO"),
+        ("dataset._target_", "pnfs.data.datasets.coco.COCO"),
         ("model.fabrics.channels", 12),
         ("model.backbone.weights", "/a/other.pth"),
         ("optimizer.lr", 2e-3),

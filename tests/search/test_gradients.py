@@ -4,7 +4,7 @@ import torch
 from search_toy import SIZE, toy_module
 
 from pnfs.body import MPII
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
 from pnfs.models.backbones import MobileNetV2

@@ -147,14 +147,14 @@ def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path, key: str) ->
         "os.system",
         "builtins.eval",
         # Foreign modules and functions under a name of ours.
-        "pnfs.data.lsp.re.compile",
-        "pnfs.data.lsp.Path",
-        "pnfs.data.export.np.savetxt",
+        "pnfs.data.datasets.lsp.re.compile",
+        "pnfs.data.datasets.lsp.Path",
+        "pnfs.data.persons.np.savetxt",
         "pnfs.training.callbacks.json.dumps",
         "pnfs.training.checkpoints.torch.load",
         "pnfs.models.network.torch.hub.load",
         # Functions of ours, which may write files.
-        "pnfs.data.export.write_mpii",
+        "pnfs.data.results_file.write_results",
         "pnfs.training.memory.keep_freed_memory",
         # Packages of ours that a checkpoint has no business in.
         "pnfs.commands.main.main",

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pnfs.body import LSP
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 from pnfs.evaluation.pck import PCK
 from pnfs.models.backbones import Backbone
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import ArchitectureGroup, PoseModule, move_batch
 from pnfs.training.schedules import OneCycleSchedule
 from tiny import fabric_network
@@ -151,7 +151,7 @@ def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
 
 @pytest.mark.parametrize(("sigma", "factor"), [(2.0, 1.0), (1.0, 0.5)])
 def test_the_training_loss_is_made_of_crops_and_joints(sigma: float, factor: float) -> None:
-    pose = module(sigma=sigma, loss=ScoreMapLoss(factor=factor)).eval()
+    pose = module(sigma=sigma, loss=HeatmapLoss(factor=factor)).eval()
     samples = batch()
     with torch.no_grad():
         loss = pose.training_loss(samples).item()

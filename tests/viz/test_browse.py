@@ -5,7 +5,7 @@ import pytest
 
 from pnfs.body import MPII, PartMode
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.synthetic import Synthetic
 from pnfs.viz.browse import (
     Crops,

@@ -1,7 +1,8 @@
 """Skeletons: which joints a dataset labels, in which order, and how they relate."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -9,7 +10,7 @@ from jaxtyping import Int64
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The joints of one dataset.
+    """The joints of one dataset: of persons, hands, animals, anything. Lists, as YAML gives them, become tuples.
 
     Args:
         name: How configurations refer to the skeleton.
@@ -25,13 +26,23 @@ class Skeleton:
     """
 
     name: str
-    joints: tuple[str, ...]
-    flip_pairs: tuple[tuple[str, str], ...]
-    limbs: tuple[tuple[str, str], ...]
-    groups: Mapping[str, tuple[str, ...]]
-    oks_sigmas: tuple[float, ...] | None = None
+    joints: Sequence[str]
+    flip_pairs: Sequence[Sequence[str]]
+    limbs: Sequence[Sequence[str]] = ()
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    oks_sigmas: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        for key in ("joints", "flip_pairs", "limbs", "oks_sigmas"):
+            value = getattr(self, key)
+            inner = (tuple(v) if isinstance(v, (list, tuple)) else v for v in value or ())
+            object.__setattr__(self, key, value if value is None else tuple(inner))
+        groups = {name: tuple(joints) for name, joints in self.groups.items()}
+        object.__setattr__(self, "groups", groups)
+        if not self.joints or not all(isinstance(joint, str) for joint in self.joints):
+            raise ValueError(f"skeleton {self.name}: joints must be a list of names")
+        if any(len(pair) != 2 for pair in (*self.flip_pairs, *self.limbs)):
+            raise ValueError(f"skeleton {self.name}: flip_pairs and limbs are pairs of joints")
         if len(set(self.joints)) != len(self.joints):
             raise ValueError(f"skeleton {self.name}: a joint name occurs twice")
         mentioned = [*self.flip_pairs, *self.limbs, *self.groups.values()]
@@ -42,11 +53,13 @@ class Skeleton:
                 f"skeleton {self.name}: {len(self.oks_sigmas)} OKS sigmas for "
                 f"{len(self.joints)} joints"
             )
+        if self.oks_sigmas is not None and not all(sigma > 0 for sigma in self.oks_sigmas):
+            raise ValueError(f"skeleton {self.name}: OKS sigmas must be positive")
 
     def __len__(self) -> int:
         return len(self.joints)
 
-    def indices(self, names: tuple[str, ...] | list[str]) -> list[int]:
+    def indices(self, names: Sequence[str]) -> list[int]:
         """Positions of the named joints in `joints`."""
         unknown = [name for name in names if name not in self.joints]
         if unknown:
@@ -146,12 +159,22 @@ LSP = Skeleton(
 SKELETONS: Mapping[str, Skeleton] = {skeleton.name: skeleton for skeleton in (MPII, COCO, LSP)}
 
 
-def skeleton_by_name(name: str) -> Skeleton:
-    """The skeleton a configuration names.
+def skeleton_by_name(skeleton: "str | Mapping[str, Any] | Skeleton") -> Skeleton:
+    """The skeleton a configuration names, or describes by the arguments of `Skeleton`.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is none of that name, or the description is wrong.
     """
-    if name not in SKELETONS:
-        raise ValueError(f"unknown skeleton {name!r}; there are {', '.join(SKELETONS)}")
-    return SKELETONS[name]
+    if isinstance(skeleton, Skeleton):
+        return skeleton
+    if isinstance(skeleton, Mapping):
+        try:
+            return Skeleton(**{key: value for key, value in skeleton.items() if key[:1] != "_"})
+        except TypeError as error:
+            raise ValueError(f"skeleton {skeleton.get('name')!r}: {error}") from None
+    if skeleton not in SKELETONS:
+        raise ValueError(
+            f"unknown skeleton {skeleton!r}; there are {', '.join(SKELETONS)}, or describe it: name, "
+            "joints, flip_pairs, limbs, groups, oks_sigmas"
+        )
+    return SKELETONS[skeleton]

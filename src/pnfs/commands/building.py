@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 
 from pnfs.codec import Codec
 from pnfs.commands.configuration import build_network
-from pnfs.data.module import PoseDataModule, Source
-from pnfs.data.predictions import in_labelled_boxes
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.training.module import PoseModule
@@ -18,20 +18,22 @@ from pnfs.training.module import PoseModule
 log = logging.getLogger(__name__)
 
 
-def build_training(settings: dict[str, Any], source: Source) -> tuple[PoseDataModule, PoseModule]:
+def build_training(
+    settings: dict[str, Any], source: PoseDataset
+) -> tuple[PoseDataModule, PoseModule]:
     """Data and network of a run, both as its seed makes them."""
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.
     for split in ("train", "val"):
         log.info(source.persons(split).described())
     # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
-    watched = in_labelled_boxes(source)
+    watched = source.in_labelled_boxes()
     if watched is not source:
         log.info("validation while training: ground-truth boxes; final score: detected boxes")
     return build_data(settings, watched), build_module(settings, watched)
 
 
-def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
+def build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
     """Loaders of a dataset as the configuration wants them."""
     return instantiate(
         settings["data"], source=source, augmentation=settings["augmentation"], _convert_="all"
@@ -39,7 +41,7 @@ def build_data(settings: Mapping[str, Any], source: Source) -> PoseDataModule:
 
 
 def build_module(
-    settings: dict[str, Any], source: Source, network: PoseNetwork | None = None
+    settings: dict[str, Any], source: PoseDataset, network: PoseNetwork | None = None
 ) -> PoseModule:
     """The LightningModule of a resolved configuration, with a new network unless one is given."""
     return PoseModule(
@@ -53,7 +55,7 @@ def build_module(
 
 
 def data_of_run(
-    trained: Mapping[str, Any], source: Source, *, batch_size: int, workers: int
+    trained: Mapping[str, Any], source: PoseDataset, *, batch_size: int, workers: int
 ) -> PoseDataModule:
     """The plain crops of a dataset as a trained run saw them.
 

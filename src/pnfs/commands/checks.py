@@ -2,21 +2,49 @@
 
 from typing import Any
 
+import torch
+from lightning.pytorch.accelerators import MPSAccelerator
+
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.scoring import matches_of
-from pnfs.data.module import Source
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
 
 
 def check_settings(settings: dict[str, Any]) -> None:
+    """Refuses what no training can be made of, before data are read or caches written.
+
+    Raises:
+        UsageError: Names the key.
+    """
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
         )
+    trainer = settings["trainer"]
+    if trainer.get("max_epochs") is None:
+        raise UsageError(
+            "trainer.max_epochs is not set: a trainer file of your own begins with `defaults: [auto, _self_]`"
+        )
+    if settings["initial"] is not None and settings["ckpt_path"] is not None:
+        raise UsageError("initial and ckpt_path: training starts from one of them")
+    if trainer.get("accelerator") in ("gpu", "cuda"):
+        gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+        wanted = (
+            max(devices) + 1
+            if isinstance(devices, list)
+            else int(devices)
+            if str(devices).isdigit()
+            else 1
+        )
+        if wanted > gpus and not (gpus == 0 and MPSAccelerator.is_available()):
+            raise UsageError(
+                f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
+                f"{gpus} GPUs; trainer=cpu runs without"
+            )
 
 
-def require_labels(source: Source) -> None:
+def require_labels(source: PoseDataset) -> None:
     """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it.
 
     Raises:
@@ -27,7 +55,7 @@ def require_labels(source: Source) -> None:
         visibility = persons.visibility
         if split == "val":
             # Of detected boxes the labels lie elsewhere.
-            visibility = matches_of(source, split, no_predictions(persons)).labels.visibility
+            visibility = source.matches(split, no_predictions(persons)).labels.visibility
         if not (visibility > UNLABELLED).any():
             raise UsageError(
                 f"{persons.name}: no person of split {split!r} has a labelled joint, so that nothing could be "

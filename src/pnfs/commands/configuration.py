@@ -14,7 +14,7 @@ from pnfs.errors import PnfsError
 
 if TYPE_CHECKING:
     # For the annotations alone: a command's --help is not to wait for torch.
-    from pnfs.data.module import Source
+    from pnfs.data.datasets.base import PoseDataset
     from pnfs.models import PoseNetwork
 
 
@@ -54,6 +54,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def _without_key(config: DictConfig, error: InterpolationKeyError) -> Exception:
     """What an interpolation without an aim means to a user, where that is known."""
     skeleton = config.get("skeleton")
+    if isinstance(skeleton, DictConfig):
+        skeleton = skeleton["name"]
     if f"'parts.{skeleton}'" not in str(error):
         return error
     return UsageError(
@@ -62,7 +64,9 @@ def _without_key(config: DictConfig, error: InterpolationKeyError) -> Exception:
     )
 
 
-def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> "Source":
+def build_source(
+    config: Mapping[str, Any], input_size: Sequence[int] | None = None
+) -> "PoseDataset":
     """The dataset a configuration names.
 
     Args:

@@ -13,6 +13,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.body import skeleton_by_name
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
 from pnfs.commands.building import build_module, data_of_run
@@ -20,12 +21,10 @@ from pnfs.commands.configuration import UsageError, build_network, build_source,
 from pnfs.commands.report import report
 from pnfs.commands.scoring import (
     evaluation_choices,
-    matches_of,
     require_whole_split,
     score_and_predict,
 )
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Benchmark, write_json
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.runs.record import provenance
@@ -53,8 +52,7 @@ def run(config: DictConfig) -> float:
     console.print(f"scored: {path}", soft_wrap=True)
     console.print(source.persons(split).described(), soft_wrap=True, highlight=False)
     scores, predictions = score_and_predict(found.module, found.data, found.trainer, split)
-    if isinstance(source, Benchmark):
-        scores |= source.extra_scores(split, predictions)
+    scores |= source.extra_scores(split, predictions)
     choices = evaluation_choices(found.module, source, split)
     choices |= {"input_size": list(found.data.input_size), **found.computed}
     if path.name == LAST_CHECKPOINT.name:
@@ -70,16 +68,11 @@ def run(config: DictConfig) -> float:
         "dataset": found.dataset,
     }
     folder = result_folder(settings["out"], found.run, split, [choices, found.dataset])
-    matches = matches_of(source, split, predictions)
+    matches = source.matches(split, predictions)
     report(record, folder, found.data, matches, settings, found.module)
-    if isinstance(source, Benchmark):
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
-        name = name if settings["eval"]["name"] is None else settings["eval"]["name"]
-        written = source.write_predictions(split, predictions, folder, name)
-    else:
-        written = write_json(
-            folder / f"predictions_{split}.json", source.persons(split), predictions
-        )
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
+    name = name if settings["eval"]["name"] is None else settings["eval"]["name"]
+    written = source.write_predictions(split, predictions, folder, name)
     console.print(f"predicted joints: {written}", soft_wrap=True)
     return float(record["score"])
 
@@ -110,7 +103,9 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     chosen_runtime(path, settings["runtime"], settings["precision"])
     content = read_checkpoint(path, trust=settings["trust"])
     trained = without_downloads(content[CONFIG_KEY])
-    dataset, data = _data(settings, trained, trained["model"]["skeleton"], path)
+    dataset, data = _data(
+        settings, trained, skeleton_by_name(trained["model"]["skeleton"]).name, path
+    )
     module = build_module(trained, data.source)
     module.load_weights(content["state_dict"])
     module.flip_test = settings["flip_test"]

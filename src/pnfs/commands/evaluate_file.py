@@ -13,12 +13,13 @@ from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, build_source
 from pnfs.commands.report import report
-from pnfs.data.coco import COCO
-from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import read_pose_file
 from pnfs.data.pose_matching import PosesAsDetections, assign
-from pnfs.data.predictions import UNMATCHED, Benchmark, Predictions
+from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.runs.record import provenance
 
 PICTURE_SIZE = (256, 256)
@@ -79,7 +80,7 @@ def run(settings: Mapping[str, Any]) -> float:
     return float(record["score"])
 
 
-def _source(settings: Mapping[str, Any]) -> Source:
+def _source(settings: Mapping[str, Any]) -> PoseDataset:
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
@@ -93,7 +94,7 @@ def _source(settings: Mapping[str, Any]) -> Source:
     return build_source(settings["dataset"])
 
 
-def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, float]:
+def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
     """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
     persons = source.persons(split)
     # Of what all metrics together ask for each takes what it knows.
@@ -107,9 +108,7 @@ def _scores(source: Source, split: str, predictions: Predictions) -> dict[str, f
         sample_index=torch.arange(len(persons)),
     )
     scores = {name: float(value) for name, value in metric.compute().items()}
-    if isinstance(source, Benchmark):
-        scores |= source.extra_scores(split, predictions)
-    return scores
+    return {**scores, **source.extra_scores(split, predictions)}
 
 
 def _folder(settings: Mapping[str, Any], file: Path, digest: str) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pnfs.body import skeleton_by_name
 from pnfs.codec import Codec
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
@@ -107,7 +108,9 @@ def _calibration(
     """
     count = settings["int8"]["crops"]
     source = build_source(chosen_dataset(settings["dataset"], trained["dataset"]), input_size)
-    require_skeleton(path, trained["model"]["skeleton"], source.skeleton.name)
+    require_skeleton(
+        path, skeleton_by_name(trained["model"]["skeleton"]).name, source.skeleton.name
+    )
     data = data_of_run({**trained, "input_size": input_size}, source, batch_size=1, workers=0)
     crops = data.dataset("train")
     if not isinstance(count, int) or not 1 <= count <= len(crops) // 2:

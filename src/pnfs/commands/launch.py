@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -21,6 +22,7 @@ from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.quiet import quiet_libraries
 from pnfs.commands.quoting import quoted
 from pnfs.commands.resolvers import register_resolvers
+from pnfs.commands.rows import with_globs_expanded
 from pnfs.errors import PnfsError
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
@@ -70,6 +72,9 @@ class Task:
         try:
             take_gpu_if_asked()
             # Loaded when it runs, so that a command's --help need not wait for torch.
+            from pnfs.commands.keys import check_keys
+
+            check_keys(self.command, config)
             module = MODULES.get(self.command, self.command)
             run = importlib.import_module(f"pnfs.commands.{module}").run
             # Lightning's import sets its loggers to talk.
@@ -97,7 +102,7 @@ def start(command: str) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
     try:
-        sys.argv[1:] = quoted(sys.argv[1:])
+        sys.argv[1:] = quoted(with_globs_expanded(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(Task(command))()
     except KeyboardInterrupt:
         print(f"pnfs {command}: interrupted", file=sys.stderr)
@@ -105,11 +110,22 @@ def start(command: str) -> None:
     except JobFailed:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException, PnfsError) as error:
-        causes = "" if error.__cause__ is None else f"\n{error.__cause__}"
-        sys.exit(f"pnfs {command}: {error}{causes}")
+        sys.exit(f"pnfs {command}: {_worded(command, error)}")
     finally:
         for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)
+
+
+def _worded(command: str, error: BaseException) -> str:
+    """What Hydra says of a command line that does not compose."""
+    misspelt = re.match(r"Could not override '([^']+)'", str(error))
+    if misspelt and "not in struct" in str(error.__cause__):
+        from pnfs.commands.keys import known_keys, near_match
+
+        key = misspelt[1]
+        near = near_match(key, known_keys(command))
+        return f"there is no key {key}{near or f' (+{key}=... adds one, where a class takes it)'}"
+    return f"{error}" if error.__cause__ is None else f"{error}\n{error.__cause__}"
 
 
 def _terminate(signum: int, frame: object) -> None:
@@ -128,7 +144,11 @@ def user_error(error: BaseException) -> BaseException | None:
     if isinstance(error, ImportError) and extra is not None:
         reason = str(error).partition("\n")[0]
         return UsageError(f"{reason} Install it with: pip install 'pnfs[{extra}]'")
-    return error if isinstance(error, (ValueError, OmegaConfBaseException)) else None
+    # The last: what Lightning says of arguments that do not go together.
+    known = isinstance(error, (PnfsError, ValueError, OmegaConfBaseException)) or (
+        type(error).__name__ == "MisconfigurationException"
+    )
+    return error if known else None
 
 
 def _where(error: BaseException) -> str:

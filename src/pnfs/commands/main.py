@@ -17,13 +17,10 @@ COMMANDS: Mapping[str, str] = {
     "derive": "the equal, a pruned, or a discretised network of a found architecture",
     "import": "make a run of a public checkpoint: PoseNFS, HRNet, SimpleBaseline",
     "export": "write a trained network as an ONNX file",
-    "cache": "write person crops once, for fast training",
-    "cost": "parameters and multiply-accumulates of a configuration",
-    "costs": "the cost table: every configuration of the paper's tables beside its counts",
-    "reproduce": "the paper's tables and figures, ours beside the paper's",
+    "data": "check a dataset and this machine, look at its crops, or cache them",
+    "cost": "parameters and multiply-accumulates of a configuration, or of all in the paper's tables",
+    "tables": "the paper's tables and figures, ours beside the paper's",
     "runs": "list runs with state, score and cost; compare two; one HTML page about all",
-    "doctor": "check this machine and a dataset before hours are spent",
-    "browse": "contact sheets of augmented crops, target maps and flips",
 }
 
 

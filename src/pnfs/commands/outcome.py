@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from pnfs.commands.report import log_media
-from pnfs.commands.tables import described, score_table
-from pnfs.data.module import Source
+from pnfs.commands.score_tables import described, score_table
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.models.cost import measure_cost
 from pnfs.runs.record import RESULT, provenance, write_result
 from pnfs.runs.wandb_run import log_summary
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def training_record(
     settings: dict[str, Any],
     module: PoseModule,
-    source: Source,
+    source: PoseDataset,
     scores: dict[str, float],
     untrained: dict[str, float],
     seconds: float,

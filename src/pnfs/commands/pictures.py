@@ -1,6 +1,7 @@
 """Pictures of what a network predicts while it is trained."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lightning as L
 import numpy as np
@@ -8,12 +9,11 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import default_collate
 
-from pnfs.commands.scoring import contact_sheet, log_media
-from pnfs.data.dataset import CropDataset
+from pnfs.commands.report import log_media, write_sheet
+from pnfs.data.crops import CropDataset
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.training.module import PoseModule, move_batch
-from pnfs.viz.style import save_image
 
 
 class ValidationPictures(L.Callback):
@@ -44,7 +44,7 @@ class ValidationPictures(L.Callback):
         matches = predicted_rows(pl_module, crops, persons, rows)
         ids = [str(persons.ids[row]) for row in rows]
         path = self.folder / f"epoch_{epoch:04d}.png"
-        save_image(path, contact_sheet(crops, matches, rows, ids))
+        write_sheet(path, crops, matches, rows, ids)
         log_media(trainer.loggers, {"predictions while training": path}, epoch)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -77,13 +77,11 @@ def _log_table(
 
     found, means = matches.errors.by_error()
     errors = dict(zip(found.tolist(), means.tolist(), strict=True))
-    lines = [
-        [
-            wandb.Image(contact_sheet(crops, matches, rows[[n]], [ids[n]])),
-            ids[n],
-            errors.get(int(row)),
-            epoch,
-        ]
-        for n, row in enumerate(rows)
-    ]
-    logger.log_table("validation persons", columns=["picture", "id", "error", "epoch"], data=lines)
+    lines = []
+    with TemporaryDirectory() as folder:
+        for row, name in zip(rows, ids, strict=True):
+            path = Path(folder) / f"{len(lines)}.png"
+            write_sheet(path, crops, matches, np.array([row]), [name])
+            lines.append([wandb.Image(str(path)), name, errors.get(int(row)), epoch])
+        columns = ["picture", "id", "error", "epoch"]
+        logger.log_table("validation persons", columns=columns, data=lines)

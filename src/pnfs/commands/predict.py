@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from pnfs.commands.configuration import UsageError, build_network, plain
-from pnfs.commands.tables import described
+from pnfs.commands.score_tables import described
 from pnfs.data.persons import DataError, listed
 from pnfs.inference import Predictor, choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage

@@ -13,12 +13,13 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.tables import benchmark_table, described, joint_table
-from pnfs.data.dataset import CropDataset
+from pnfs.commands.score_tables import benchmark_table, described, joint_table
+from pnfs.data.crops import CropDataset
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
-from pnfs.data.module import PoseDataModule, Source
+from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import OCCLUDED, UNLABELLED
-from pnfs.data.predictions import Detections, Matches, Predictions, one_to_one
+from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
@@ -145,7 +146,7 @@ def write_pictures(
         matches = one_to_one(data.source.persons(split), predictions)
         written["predictions"] = folder / f"predictions_{split}.png"
         captions = [str(matches.labels.ids[row]) for row in rows]
-        _write_sheet(written["predictions"], data.dataset(split), matches, rows, captions)
+        write_sheet(written["predictions"], data.dataset(split), matches, rows, captions)
     # Baselines have no architecture that was searched, and exported files do not show theirs.
     if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
@@ -159,14 +160,14 @@ def write_pictures(
     return written
 
 
-def shown_rows(source: Source, split: str, predictions: Predictions) -> np.ndarray:
+def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.ndarray:
     """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
 
     Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
     spread over the split.
     """
     there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
-    box_scores = source.box_scores(split) if isinstance(source, Detections) else None
+    box_scores = source.box_scores(split)
     if box_scores is not None:
         return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
     return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
@@ -190,7 +191,7 @@ def _score_pictures(
             captions = [
                 f"{id_}  error {e:.2f}" for id_, e in zip(ids[chosen], chosen_means, strict=True)
             ]
-            _write_sheet(file(what), data.dataset(split), matches, chosen, captions)
+            write_sheet(file(what), data.dataset(split), matches, chosen, captions)
         plot_error_histogram(file("errors"), means, criterion.reference, title)
     plot_joint_rates(file("joints"), errors, criterion, title)
     # Most datasets do not tell occluded from visible joints.
@@ -200,7 +201,7 @@ def _score_pictures(
     return written
 
 
-def _write_sheet(
+def write_sheet(
     path: Path, crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
 ) -> None:
     """Writes a contact sheet of labelled persons who have a prediction, in the order given.

@@ -12,7 +12,7 @@ from pnfs.commands.configuration import build_source, plain
 from pnfs.errors import PnfsError
 
 if TYPE_CHECKING:
-    from pnfs.data.module import Source
+    from pnfs.data.datasets.base import PoseDataset
 
 
 def register_resolvers() -> None:
@@ -26,19 +26,23 @@ def register_resolvers() -> None:
 
 def _run_hash(*, _root_: DictConfig) -> str:
     """What stands for everything that changes a run's numbers; see `run_identity`."""
+    tree = {k: v for k, v in OmegaConf.to_container(_root_).items() if k != "hydra"}  # type: ignore
+    # Made of the hash themselves.
+    return _hash_of(json.dumps(tree | {"run_name": "", "run_dir": ""}))
+
+
+@functools.lru_cache(maxsize=1)
+def _hash_of(tree: str) -> str:
+    """A configuration asks for its hash in a dozen places."""
     # Imported when a run is named, not for --help.
     from pnfs.runs.identity import run_hash
 
-    keys = [key for key in _root_ if key != "hydra"]
-    config = OmegaConf.masked_copy(_root_, [str(key) for key in keys])
-    OmegaConf.set_struct(config, False)
-    # Made of the hash themselves.
-    config.run_name = config.run_dir = ""
+    config = OmegaConf.create(json.loads(tree))
     try:
         settings = plain(config)
     except (PnfsError, OmegaConfBaseException):
         # The run itself says what is wrong with it; its folder must have a name before.
-        return run_hash({"config": OmegaConf.to_container(config)})
+        return run_hash({"config": tree})
     return run_hash(settings, persons_of(settings))
 
 
@@ -52,13 +56,13 @@ def persons_of(settings: dict[str, Any]) -> dict[str, str] | None:
         return None
 
 
-def training_source(settings: dict[str, Any]) -> "Source":
+def training_source(settings: dict[str, Any]) -> "PoseDataset":
     """The dataset of a run; jobs of a sweep share it."""
     return _source(json.dumps([settings["dataset"], settings["input_size"]]))
 
 
 @functools.lru_cache(maxsize=2)
-def _source(dataset_and_size: str) -> "Source":
+def _source(dataset_and_size: str) -> "PoseDataset":
     return build_source(*json.loads(dataset_and_size))
 
 
@@ -76,4 +80,5 @@ def _trained(checkpoint: str | None, key: str, trust: bool) -> Any:
     if checkpoint is None:
         raise PnfsError("initial=null: name the checkpoint, or the run's folder, to start from")
     content = read_checkpoint(checkpoint, builds=("model",), trust=trust)
-    return without_downloads(content[CONFIG_KEY])[key]
+    # As OmegaConf's own nodes: --cfg job --resolve takes no dictionaries.
+    return OmegaConf.create(without_downloads(content[CONFIG_KEY])[key])

@@ -9,14 +9,9 @@ from hydra.utils import instantiate
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError
-from pnfs.data.module import PoseDataModule, Source
-from pnfs.data.predictions import (
-    GROUND_TRUTH_BOXES,
-    Benchmark,
-    Matches,
-    Predictions,
-    one_to_one,
-)
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.module import PoseDataModule
+from pnfs.data.predictions import Predictions
 from pnfs.evaluation.person_metric import Columns, PersonMetric
 from pnfs.inference.scored import ScoredPredictor
 from pnfs.training.callbacks import TerminalProgressBar
@@ -97,21 +92,11 @@ def require_whole_split(trainer: Mapping[str, Any]) -> None:
 
 
 def evaluation_choices(
-    module: PoseModule | ScoredPredictor, source: Source, split: str
+    module: PoseModule | ScoredPredictor, source: PoseDataset, split: str
 ) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
-    benchmark = source.evaluation_choices(split) if isinstance(source, Benchmark) else {}
     choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
     if module.flip_test:
         choices["flip_shift"] = module.codec.flip_shift
-    return choices | {
-        "decode_method": module.codec.decode_method,
-        **(benchmark or GROUND_TRUTH_BOXES),
-    }
-
-
-def matches_of(source: Source, split: str, predictions: Predictions) -> Matches:
-    """Which prediction is compared with which labelled person."""
-    if isinstance(source, Benchmark):
-        return source.matches(split, predictions)
-    return one_to_one(source.persons(split), predictions)
+    decoding = {"decode_method": module.codec.decode_method}
+    return choices | decoding | source.evaluation_choices(split)

@@ -1,98 +1,80 @@
-"""Tables that commands print."""
+"""`pnfs tables`: the paper's tables and figures from the records of the runs."""
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from pnfs.evaluation.coco_eval import STATISTICS
+from pnfs.commands.configuration import UsageError
+from pnfs.commands.rows import Rows, experiments_folder
+from pnfs.reproduce.drawing import draw_table
+from pnfs.reproduce.figures import FIGURES
+from pnfs.reproduce.page import cells, write_table
+from pnfs.reproduce.results import Results, find_results, kept_results
+from pnfs.reproduce.targets import Target, read_target, target_names
+from pnfs.runs.finding import find_runs
 
-_NOTES = {"PCKh@0.11": "PCKh@0.11 is what public code prints as @0.1."}
-"""Scores that go by another name elsewhere."""
+OWN_KEYS = ("target", "experiments", "out", "kept", "profile", "hydra")
+
+console = Console()
 
 
-def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:
-    """Scores by joint group, one row a score and group, one column for each set of scores.
+def run(config: DictConfig) -> None:
+    """Writes table, figure and data of each target; says what is missing."""
+    profile = HydraConfig.get().runtime.choices.get("profile")
+    if profile is None:
+        raise UsageError("choose a profile: profile=paper, profile=lspet or profile=smoke")
+    given = for_the_rows(HydraConfig.get().overrides.task)
+    root = experiments_folder(config.experiments)
+    says = yaml.safe_load((root / "profiles.yaml").read_text(encoding="utf-8")).get(profile, "")
+    chosen = target_names(root) if config.target == "all" else config.target
+    runs = find_runs(Path(config.run_root).expanduser() / config.name)
+    for name in [chosen] if isinstance(chosen, str) else chosen:
+        target = read_target(root, name)
+        if config.kept:
+            results = kept_results(target, root / name / "runs" / profile)
+        else:
+            rows = Rows(name, [f"profile={profile}", *given])
+            results = find_results(target, rows.settings, runs)
+        folder = Path(config.out).expanduser() / name / "results" / profile
+        written = write_table(target, results, folder, profile, says, given)
+        draw_table(target, results, folder / "table.png", profile)
+        written["table.png"] = folder / "table.png"
+        draw = FIGURES.get(target.kind)
+        title = f"{target.title} (profile {profile})"
+        if draw is not None and (picture := draw(target, results, folder, title)) is not None:
+            written["figure"] = picture
+        console.print(summary(target, results, profile, title))
+        console.print(f"written: {', '.join(map(str, written.values()))}", soft_wrap=True)
 
-    Args:
-        title: Says what was evaluated.
-        columns: Column title -> score name ("PCKh@0.5/head", ...) -> value: PCK in percent, COCO's
-            average precision and recall as fractions.
+
+def for_the_rows(overrides: Sequence[str]) -> list[str]:
+    """The overrides that `pnfs train` was given with every row.
+
+    Raises:
+        UsageError: One would make rows the same run.
     """
-    names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
-    table = Table(title=title, caption=_notes(names))
-    table.add_column("score")
-    table.add_column("joints")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name in names:
-        score, _, group = name.partition("/")
-        cells = [_number(scores.get(name, math.nan), score) for scores in columns.values()]
-        table.add_row(score, group or "all", *cells, style=None if group else "bold")
+    names = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    for name in names.values():
+        if name in ("seed", "experiment", "initial"):
+            raise UsageError(f"{name}: a table shows all its rows, with every seed that there is")
+    return [o for o, name in names.items() if name.replace("/", ".").split(".")[0] not in OWN_KEYS]
+
+
+def summary(target: Target, results: Results, profile: str, title: str) -> Table:
+    """What the terminal shows, one line a row; the files say more."""
+    text = cells(target, results, profile).loc[list(target.rows.values())].fillna("–")
+    scores = [name for name in map(str, text) if name.startswith(("paper: ", "ours ("))]
+    costs = ["ours: live parameters (M)", "ours: MACs (G, 10^9)", "seeds"]
+    table = Table("", title=escape(title), title_justify="left")
+    shown = [*scores[:2], *costs]
+    for name in shown:
+        table.add_column(escape(name), justify="right")
+    for label, row in text[shown].iterrows():
+        table.add_row(escape(str(label)), *map(escape, row))
     return table
-
-
-def benchmark_table(title: str, scores: Mapping[str, float]) -> Table:
-    """One network's scores as benchmarks print them, one row a score and one column a joint group.
-
-    Args:
-        title: Says what was evaluated.
-        scores: As a column of `score_table`.
-    """
-    groups = list(dict.fromkeys(name.partition("/")[2] for name in scores))
-    # Narrow, so that all groups of joints fit a terminal of 80 columns.
-    table = Table(title=title, caption=_notes(scores), padding=0)
-    table.add_column("score")
-    for group in groups:
-        table.add_column(group or "all", justify="right", style=None if group else "bold")
-    for score in dict.fromkeys(name.partition("/")[0] for name in scores):
-        names = [f"{score}/{group}" if group else score for group in groups]
-        cells = [_number(scores[name], score) if name in scores else "" for name in names]
-        table.add_row(score, *cells)
-    return table
-
-
-def joint_table(record: Mapping[str, Any]) -> Table:
-    """Right joints in percent, one row a joint, by visibility where that is labelled.
-
-    Args:
-        record: See `pnfs.evaluation.errors.Errors.record`.
-    """
-    joints: Mapping[str, Mapping[str, Any]] = record["joints"]
-    kinds = ["all"]
-    if any(columns["occluded"]["labels"] for columns in joints.values()):
-        kinds += ["visible", "occluded"]
-    title = f"{record['criterion']} by joint, in percent of the labels"
-    missed = record["missed_persons"]
-    table = Table(title=title, caption=f"{missed} persons without prediction" if missed else None)
-    table.add_column("joint")
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-        table.add_column("labels", justify="right", style="dim")
-    for joint, columns in joints.items():
-        cells = []
-        for kind in kinds:
-            percent = columns[kind]["percent"]
-            cells += ["–" if percent is None else f"{percent:.1f}", f"{columns[kind]['labels']:,}"]
-        table.add_row(joint.replace("_", " "), *cells)
-    return table
-
-
-def described(choices: Mapping[str, Any]) -> str:
-    """Choices in one line: "split: val · flip test: yes · ..."."""
-    words = {True: "yes", False: "no"}
-    return " · ".join(
-        f"{name.replace('_', ' ')}: {words[value] if isinstance(value, bool) else value}"
-        for name, value in choices.items()
-    )
-
-
-def _notes(names: Iterable[str]) -> str | None:
-    return " ".join(note for name, note in _NOTES.items() if name in set(names)) or None
-
-
-def _number(value: float | None, score: str) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:.3f}" if score in STATISTICS else f"{value:.1f}"

@@ -19,7 +19,7 @@ from pnfs.commands.report import write_pictures
 from pnfs.commands.resolvers import persons_of, training_source
 from pnfs.commands.scoring import evaluation_choices, score, score_and_predict
 from pnfs.commands.trainer import build_loggers, fit, what_is_left
-from pnfs.data.predictions import GROUND_TRUTH_BOXES
+from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, read_result
 from pnfs.runs.state import (
@@ -144,6 +144,6 @@ def _try_out(settings: dict[str, Any]) -> float:
     source = training_source(settings)
     require_labels(source)
     data, module = build_training(settings, source)
-    fit(settings, module, data, [], {})
+    fit(settings, module, data, build_loggers(settings), {})
     log.info("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
     return math.nan

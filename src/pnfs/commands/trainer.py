@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def build_loggers(settings: Mapping[str, Any]) -> list[Logger]:
-    """What the group logger names; none where `trainer.logger` or `trainer.fast_dev_run` says so."""
+    """What the group logger names; none with trainer.logger=false. (With fast_dev_run Lightning silences them.)"""
     trainer = settings["trainer"]
-    if trainer.get("logger") is False or trainer.get("fast_dev_run"):
+    if trainer.get("logger") is False:
         return []
     loggers = [instantiate(entry) for entry in settings["logger"].values() if entry is not None]
-    for logger in loggers:
+    for logger in [] if trainer.get("fast_dev_run") else loggers:
         if not isinstance(logger, CSVLogger):
             logger.log_hyperparams(dict(settings))
     return loggers
@@ -44,10 +44,13 @@ def build_trainer(
     callbacks: list[Callback] = [
         instantiate(node, _convert_="all") for node in nodes if node is not None
     ]
-    if not trainer.get("enable_progress_bar", True):
-        # Lightning refuses a bar in the callbacks beside this key.
-        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
     given = trainer.pop("logger", None)
+    # Lightning refuses a bar beside enable_progress_bar=false, and learning rates that nobody logs.
+    without: list[type[Callback]] = (
+        [] if trainer.get("enable_progress_bar", True) else [ProgressBar]
+    )
+    without += [] if loggers or given else [LearningRateMonitor]
+    callbacks = [c for c in callbacks if not isinstance(c, tuple(without))]
     return instantiate(
         trainer,
         logger=loggers if given in (None, True) else given,

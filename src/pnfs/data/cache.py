@@ -7,9 +7,9 @@ out of it: at equal resolution training saw softer pictures than validation, whi
 LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache: joints,
 boxes and metrics stay in pixels of the image.
 
-A cache is one file of two tables. `about` says by name, in JSON, what `About` holds. `crops` has a row for each
-person: the image's height and width, the map from the crop's pixels to the image's (six float64), the checksum of
-the pixels, and the pixels: a JPEG file, or raw RGB. A file that is still being written has another suffix.
+A cache has two tables. `about` says by name, in JSON, what `About` holds. `crops` has a row for each person: the
+map from the crop's pixels to the image's (six float64), the checksum of both, and the pixels: a JPEG file, or raw
+RGB. A file that is still being written has another suffix.
 """
 
 import json
@@ -27,19 +27,19 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.geometry import compose, crop_matrix, fit_box, invert
-from pnfs.data.persons import DataError, Persons, view_of
+from pnfs.data.geometry import crop_matrix, fit_box
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
 
 Format = Literal["jpeg", "raw"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SUFFIX = ".sqlite"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS crops (
-    person INTEGER PRIMARY KEY, height INTEGER, width INTEGER, to_image BLOB, crc32 INTEGER, pixels BLOB
-);
+CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
 """
+ANEW = "delete this file, or run `pnfs data action=cache` with cache.rebuild=true, to write it anew"
 
 
 @dataclass(frozen=True)
@@ -99,29 +99,21 @@ class CacheSettings:
         # pixels of a plain crop on those of the cached one.
         return 2 * math.ceil(self.resolution * self.largest_scale * extent / 2 + 1) + along % 2
 
-    def serves(self, needed: "CacheSettings", any_format: bool = False) -> bool:
-        """Whether crops that need `needed` can be cut from this cache.
+    def differences(self, needed: "CacheSettings", any_format: bool = False) -> str:
+        """What keeps this cache from serving crops that need `needed`; "" if nothing does.
 
         Args:
             needed: What the crops must have room for.
             any_format: Whatever the format and quality.
         """
-        return (
-            self.input_size == needed.input_size
-            and self.reduced_decoding == needed.reduced_decoding
-            and self.resolution >= needed.resolution
-            and self.rotation >= needed.rotation
-            and self.largest_scale >= needed.largest_scale
-            and (any_format or (self.format, self.quality) == (needed.format, needed.quality))
-        )
-
-    def differences(self, needed: "CacheSettings") -> str:
-        """What keeps this cache from serving, for messages."""
         mine, theirs = asdict(self), asdict(needed)
+        room = ("rotation", "largest_scale", "resolution")
+        free = ("format", "quality") if any_format else ()
         return ", ".join(
             f"{name} is {mine[name]}, needed {theirs[name]}"
             for name in mine
-            if mine[name] != theirs[name]
+            if name not in free
+            if (mine[name] < theirs[name] if name in room else mine[name] != theirs[name])
         )
 
     def matrix(self, persons: Persons, row: int) -> Float64[np.ndarray, "2 3"]:
@@ -157,20 +149,16 @@ class About:
             with closing(open_finished(path)) as connection:
                 rows = connection.execute("SELECT name, value FROM about").fetchall()
             content: dict[str, Any] = {name: json.loads(value) for name, value in rows}
+            if content["version"] != FORMAT_VERSION:
+                raise ValueError(f"version {content['version']}, this is {FORMAT_VERSION}")
             content["settings"] = CacheSettings(**content["settings"])
-            about = cls(**content)
-            if about.version != FORMAT_VERSION:
-                raise ValueError(f"version {about.version}, this is {FORMAT_VERSION}")
+            return cls(**content)
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path}: is not a usable crop cache ({error}); {ANEW}") from None
-        return about
 
 
 class CachedCrops:
     """The crops of one finished cache, as the images of a `Persons`: row n is person n.
-
-    `view` gives the cached crop and where it lies in the image. `read` gives the image itself; where
-    that is gone, what the cache has of it, on black.
 
     Args:
         path: The cache.
@@ -238,12 +226,8 @@ class CachedCrops:
         return np.frombuffer(self._row(index, "to_image")[0]).reshape(2, 3)
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        try:
-            return self.originals.read(int(self._original_index[index]))
-        except DataError:
-            pass  # Absent, as on a machine that only the cache was carried to.
-        crop, to_image = self.view(index, 1.0)
-        return cv2.warpAffine(crop, to_image, self._row(index, "width, height"))
+        """The image itself, which need not lie there for training."""
+        return self.originals.read(int(self._original_index[index]))
 
     def describe(self, index: int) -> str:
         return self.originals.describe(int(self._original_index[index]))
@@ -252,9 +236,6 @@ class CachedCrops:
         return DataError(
             f"{self.path}: the crop of person {self._ids[index]} is damaged ({why}); {ANEW}"
         )
-
-
-ANEW = "delete this file, or run `pnfs cache` with rebuild=true, to write it anew"
 
 
 def open_finished(path: Path) -> sqlite3.Connection:
@@ -269,26 +250,5 @@ def open_finished(path: Path) -> sqlite3.Connection:
 
 def with_crops(persons: Persons, path: Path) -> Persons:
     """The same persons with the crops of a finished cache in place of their images."""
-    return replace(
-        persons,
-        images=CachedCrops(path, persons),
-        image_index=np.arange(len(persons), dtype=np.int64),
-    )
-
-
-def cut(
-    persons: Persons, row: int, settings: CacheSettings
-) -> tuple[UInt8[np.ndarray, "H W 3"], Float64[np.ndarray, "2 3"], tuple[int, int]]:
-    """A crop to keep, the map of its pixels to the image's, and the image's (height, width).
-
-    Raises:
-        DataError: The image cannot be read.
-    """
-    matrix = settings.matrix(persons, row)
-    image_index = int(persons.image_index[row])
-    zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
-    image, to_image = view_of(persons.images, image_index, zoom)
-    height, width = settings.crop_size
-    crop = cv2.warpAffine(image, compose(matrix, to_image), (width, height))
-    size = tuple(round(side * to_image[0, 0]) for side in image.shape[:2])
-    return crop, invert(matrix), (size[0], size[1])
+    rows = np.arange(len(persons), dtype=np.int64)
+    return replace(persons, images=CachedCrops(path, persons), image_index=rows)

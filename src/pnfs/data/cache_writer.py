@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import shutil
+import math
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from shutil import disk_usage
 
 import cv2
 import numpy as np
@@ -17,28 +18,20 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from pnfs.data.cache import (
-    ANEW,
-    FORMAT_VERSION,
-    SCHEMA,
-    SUFFIX,
-    About,
-    CacheSettings,
-    cut,
-)
-from pnfs.data.dataset import start_worker
-from pnfs.data.persons import DataError, Persons
+from pnfs.data.cache import ANEW, FORMAT_VERSION, SCHEMA, SUFFIX, About, CacheSettings
+from pnfs.data.crops import start_worker
+from pnfs.data.geometry import compose, invert
+from pnfs.data.images import DataError, view_of
+from pnfs.data.persons import Persons
 
 _CHUNK = 64
 """Persons in a transaction."""
 _PROBES = 4
 """Images whose pixels are compared when a cache is opened."""
-_SAMPLES = 24
-"""Crops that the size of a JPEG cache is estimated from."""
 
 console = Console(stderr=True)
 
-Row = tuple[int, int, int, bytes, int, bytes]
+Row = tuple[int, bytes, int, bytes]
 """A row of the table `crops`."""
 
 
@@ -73,22 +66,17 @@ def ensure_cache(
     """
     root = Path(root).expanduser()
     exact = cache_path(root, persons, settings)
-    if not rebuild:
-        # A finished cache may lie where nothing can be written, not even a lock.
-        found, _ = find_cache(root, persons, settings, any_format)
-        if found is not None:
-            return found
+    # A finished cache may lie where nothing can be written, not even a lock.
+    if not rebuild and (found := find_cache(root, persons, settings, any_format, lambda _: None)):
+        return found
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(exact.with_suffix(".lock")):
             if rebuild:
                 for path in (exact, partial_of(exact)):
                     path.unlink(missing_ok=True)
-            found, reasons = find_cache(root, persons, settings, any_format)
-            if found is not None:
+            if found := find_cache(root, persons, settings, any_format, report):
                 return found
-            for reason in reasons:
-                report(f"cache does not fit: {reason}")
             _write(exact, persons, settings, workers, report)
     except (OSError, sqlite3.OperationalError) as error:
         raise DataError(
@@ -98,6 +86,50 @@ def ensure_cache(
     except sqlite3.DatabaseError as error:
         raise DataError(f"{partial_of(exact)}: is damaged ({error}); delete it") from None
     return exact
+
+
+def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
+    """The file below `root` that a cache of these persons with these settings is."""
+    key = json.dumps([FORMAT_VERSION, fingerprint(persons), asdict(settings)], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return root / f"{_stem(persons)}-{digest}{SUFFIX}"
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a cache until it is finished."""
+    return path.with_suffix(".partial")
+
+
+def find_cache(
+    root: Path,
+    persons: Persons,
+    needed: CacheSettings,
+    any_format: bool,
+    report: Callable[[str], None],
+) -> Path | None:
+    """A finished cache of these persons that serves; `report` is called with why others do not.
+
+    Raises:
+        DataError: A cache is damaged, or one that should serve was made from other images.
+    """
+    exact = cache_path(root, persons, needed)
+    caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
+    for path in caches:
+        about = About.read(path)
+        reason = about.settings.differences(needed, any_format)
+        if about.fingerprint != fingerprint(persons):
+            reason = "the persons or their boxes are others"
+        if reason:
+            report(f"cache does not fit: {path}: {reason}")
+            continue
+        for id_, crc in probe_images(persons).items():
+            if about.probes.get(id_, crc) != crc:
+                raise DataError(
+                    f"{path}: the image of person {id_} is not the one that this cache was made "
+                    f"from; {ANEW}"
+                )
+        return path
+    return None
 
 
 def fingerprint(persons: Persons) -> str:
@@ -125,66 +157,6 @@ def _stem(persons: Persons) -> str:
     return "".join(c if c.isalnum() else "_" for c in persons.name.lower())
 
 
-def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
-    """The file below `root` that a cache of these persons with these settings is."""
-    key = json.dumps([FORMAT_VERSION, fingerprint(persons), asdict(settings)], sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return root / f"{_stem(persons)}-{digest}{SUFFIX}"
-
-
-def find_cache(
-    root: Path, persons: Persons, needed: CacheSettings, any_format: bool
-) -> tuple[Path | None, list[str]]:
-    """A finished cache of these persons that serves.
-
-    Args:
-        root: Folder that holds caches.
-        persons: The persons.
-        needed: What their crops must have room for.
-        any_format: Take a cache of another format or quality than `needed` names.
-
-    Returns:
-        The cache, None if there is none; and why others of the same name do not fit.
-
-    Raises:
-        DataError: A cache is damaged, or one that should serve was made from other images.
-    """
-    reasons = []
-    exact = cache_path(root, persons, needed)
-    caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
-    for path in caches:
-        about = About.read(path)
-        if about.fingerprint != fingerprint(persons):
-            reasons.append(f"{path}: the persons or their boxes are others")
-        elif about.settings.serves(needed, any_format):
-            now = probe_images(persons)
-            changed = [id_ for id_, crc in now.items() if about.probes.get(id_, crc) != crc]
-            if changed:
-                raise DataError(
-                    f"{path}: the image of person {changed[0]} is not the one that this cache was "
-                    f"made from; {ANEW}"
-                )
-            return path, reasons
-        else:
-            reasons.append(f"{path}: {about.settings.differences(needed)}")
-    return None, reasons
-
-
-def partial_of(path: Path) -> Path:
-    """The name of a cache until it is finished."""
-    return path.with_suffix(".partial")
-
-
-def estimate_bytes(persons: Persons, settings: CacheSettings) -> int:
-    """Size of a cache's pixels: exact for raw pixels, from a few crops for JPEG."""
-    height, width = settings.crop_size
-    if settings.format == "raw":
-        return len(persons) * height * width * 3
-    rows = np.unique(np.linspace(0, len(persons) - 1, _SAMPLES).astype(int)).tolist()
-    total = sum(len(_encode(cut(persons, row, settings)[0], settings)) for row in rows)
-    return total * len(persons) // len(rows)
-
-
 class _Rows(Dataset):
     """Rows of the table; an error as text, because workers garble exceptions."""
 
@@ -193,12 +165,17 @@ class _Rows(Dataset):
         self.settings = settings
 
     def __getitem__(self, row: int) -> Row | str:
+        persons, settings = self.persons, self.settings
+        matrix = settings.matrix(persons, row)
+        zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
         try:
-            crop, to_image, (height, width) = cut(self.persons, row, self.settings)
+            image, to_image = view_of(persons.images, int(persons.image_index[row]), zoom)
         except DataError as error:
-            return f"person {self.persons.ids[row]}: {error}"
-        place, content = to_image.tobytes(), _encode(crop, self.settings)
-        return row, height, width, place, zlib.crc32(content, zlib.crc32(place)), content
+            return f"person {persons.ids[row]}: {error}"
+        height, width = settings.crop_size
+        crop = cv2.warpAffine(image, compose(matrix, to_image), (width, height))
+        place, content = invert(matrix).tobytes(), _encode(crop, settings)
+        return row, place, zlib.crc32(content, zlib.crc32(place)), content
 
 
 def _encode(crop: np.ndarray, settings: CacheSettings) -> bytes:
@@ -208,11 +185,9 @@ def _encode(crop: np.ndarray, settings: CacheSettings) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def _chunks(
-    persons: Persons, settings: CacheSettings, missing: list[int], workers: int
-) -> Iterator[list[Row]]:
+def _chunks(rows: _Rows, missing: list[int], workers: int) -> Iterator[list[Row]]:
     loader = DataLoader(
-        _Rows(persons, settings),
+        rows,
         batch_size=_CHUNK,
         sampler=missing,
         num_workers=workers,
@@ -220,16 +195,16 @@ def _chunks(
         collate_fn=list,
     )
     try:
-        for rows in loader:
-            errors = [row for row in rows if isinstance(row, str)]
+        for chunk in loader:
+            errors = [row for row in chunk if isinstance(row, str)]
             if errors:
                 raise DataError(errors[0])
-            yield rows
+            yield chunk
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
         raise DataError(
-            f"{persons.name}: a process that writes the cache was stopped (out of memory?): "
+            f"{rows.persons.name}: a process that writes the cache was stopped (out of memory?): "
             f"{error}; the same command resumes"
         ) from None
 
@@ -241,7 +216,7 @@ def _write(
     workers: int,
     report: Callable[[str], None],
 ) -> None:
-    partial = partial_of(path)
+    partial, rows = partial_of(path), _Rows(persons, settings)
     with closing(sqlite3.connect(partial)) as connection:
         if settings.format == "raw":
             # A crop is a chain of pages; longer ones are read faster, and waste more behind a JPEG.
@@ -249,50 +224,35 @@ def _write(
         connection.executescript(SCHEMA)
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
-        _require_space(partial, persons, settings, len(missing), report)
-        chunks = _chunks(persons, settings, missing, workers)
-        for rows in track(chunks, "cache", total=-(-len(missing) // _CHUNK), console=console):
+        _require_space(partial.parent, rows, len(missing), report)
+        chunks = _chunks(rows, missing, workers)
+        for chunk in track(chunks, "cache", total=-(-len(missing) // _CHUNK), console=console):
             with connection:
-                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?,?,?)", rows)
+                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", chunk)
         about = About(
             FORMAT_VERSION, persons.name, fingerprint(persons), probe_images(persons), settings
         )
+        entries = [
+            (key, json.dumps(value, allow_nan=False)) for key, value in asdict(about).items()
+        ]
         with connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO about VALUES (?, ?)",
-                [
-                    (name, json.dumps(value, allow_nan=False))
-                    for name, value in asdict(about).items()
-                ],
-            )
+            connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
     partial.replace(path)
     report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
 
 
-def _require_space(
-    partial: Path,
-    persons: Persons,
-    settings: CacheSettings,
-    missing: int,
-    report: Callable[[str], None],
-) -> None:
-    height, width = settings.crop_size
-    try:
-        expected = estimate_bytes(persons, settings)
-    except DataError as error:
-        raise DataError(f"{persons.name}: the crop cache cannot be written: {error}") from None
-    free = shutil.disk_usage(partial.parent).free
-    done = len(persons) - missing
-    resumed = f", {done:,} of them there already" if done else ""
+def _require_space(folder: Path, rows: _Rows, missing: int, report: Callable[[str], None]) -> None:
+    """Refuses to begin what would fill the disk; JPEGs have about a quarter of the pixels' bytes, or less."""
+    height, width = rows.settings.crop_size
+    pixels = missing * height * width * 3
+    wanted, free = pixels // (1 if rows.settings.format == "raw" else 4), disk_usage(folder).free
     report(
-        f"cache of {persons.name}: {len(persons):,} crops of {width}x{height}{resumed}, about "
-        f"{expected / 1e6:,.0f} MB ({settings.format}); {free / 1e6:,.0f} MB are free"
+        f"cache of {rows.persons.name}: {missing:,} of {len(rows.persons):,} crops of {width}x{height} "
+        f"to write ({rows.settings.format}), {free / 1e6:,.0f} MB are free"
     )
-    # A JPEG cache may come out somewhat larger than its sample says.
-    wanted = (1.02 if settings.format == "raw" else 1.1) * expected * missing / len(persons)
     if wanted > free:
         raise DataError(
-            f"{partial.parent}: the cache of {persons.name} needs about {wanted / 1e6:,.0f} MB and "
+            f"{folder}: the cache of {rows.persons.name} needs about {wanted / 1e6:,.0f} MB and "
             f"{free / 1e6:,.0f} MB are free; make room, choose another folder, or a smaller cache "
-            "(jpeg, lower quality, smaller input_size)"
+            "(jpeg, smaller input_size)"
         )

@@ -1,6 +1,6 @@
-"""COCO's annotation format: the one reading that loader, metric, doctor and prediction share.
+"""COCO's annotation format: the one reading that loader, metric, checks and prediction share.
 
-Ids of the category "person" and the order of its joints come from the file's `categories` by name.
+Ids of categories and the order of their joints come from the file's `categories` by name.
 """
 
 from collections import Counter
@@ -14,10 +14,12 @@ from jaxtyping import Bool, Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
-from pnfs.data.coco_categories import PERSON, joint_order, person_category
-from pnfs.data.persons import UNLABELLED, DataError
+from pnfs.data.images import DataError
+from pnfs.data.persons import UNLABELLED
 from pnfs.data.readers import (
     RecordLabel,
+    finite_rows,
+    first_of_each,
     number_column,
     read_json,
     require_records,
@@ -25,10 +27,13 @@ from pnfs.data.readers import (
 )
 from pnfs.evaluation.coco_eval import GroundTruth
 
+PERSON = 1
+"""COCO's own id of the category "person", for files that name no categories."""
+
 AREA_SHARE = 0.53
 """Share of the box that stands for a missing area, as in mmpose: the mean of COCO's own persons."""
 
-OTHER_CATEGORY = "of another category than person"
+OTHER_CATEGORY = "of another category"
 CROWD = "crowds"
 NO_JOINTS = "without a labelled joint"
 STATED_ZERO = "with num_keypoints 0 beside labelled joints"
@@ -36,8 +41,11 @@ EMPTY_BOX = "with a box that is empty inside the image"
 
 AREA_FROM_BOX = f"without an area (or 0), taken as {AREA_SHARE} of the box"
 ORDERED_BY_NAME = "with joints put in order by name"
-ORDER_ASSUMED = "without joint names, COCO's order assumed"
+ORDER_ASSUMED = "without joint names, the skeleton's order assumed"
 PERSON_ASSUMED = f"without a list of categories, {PERSON} taken as person"
+
+Wanted = str | Sequence[str] | None
+"""Name or names of the categories that are read; None: all that have the skeleton's joints."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,13 @@ class Annotations(GroundTruth):
     there. Training and scoring take the rows of `usable`.
     """
 
-    records: list[dict[str, Any]]
-    """Annotations of persons, none of whose keys is missing: id, image_id, category_id, bbox, area, iscrowd,
-    num_keypoints, keypoints in the skeleton's order."""
     skeleton: Skeleton
+    named: Wanted
+    """What was asked for as category."""
+    categories: tuple[int, ...]
+    """Ids of the categories that were read; scored together, under the first one."""
+    records: list[dict[str, Any]]
+    """The annotations as the file has them."""
     ids: Int64[np.ndarray, " N"]
     left_out: Mapping[str, int]
     """Annotations that are no persons, by reason."""
@@ -60,23 +71,14 @@ class Annotations(GroundTruth):
     order: tuple[int, ...]
     """For every joint of the skeleton its place in the file's keypoints."""
 
-    def to_file_order(self, detections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Detections with their joints in the file's order in place of the skeleton's.
-
-        A list of results names no joints: other tools take them in the annotation file's order.
-        """
-        order = np.argsort(self.order)
-        return [
-            {**d, "keypoints": np.reshape(d["keypoints"], (len(order), 3))[order].ravel().tolist()}
-            for d in detections
-        ]
-
 
 def read_annotations(
     source: Mapping[str, Any] | Path | str,
     skeleton: Skeleton = body.COCO,
     *,
+    category: Wanted = "person",
     labelled: bool = True,
+    where: str = "ground truth",
 ) -> Annotations:
     """Reads and checks annotations.
 
@@ -89,18 +91,19 @@ def read_annotations(
         source: A JSON file, or its content (which stays as it is).
         skeleton: Order of the joints in the result; the file may have another order if its
             category names the joints.
+        category: What is a person.
         labelled: False for the list of a test set's images, whose annotations are not read.
+        where: What messages call content that is not a file.
 
     Raises:
-        DataError: The file cannot be read, is not in the format, has no category "person", or
-            labels other joints; the message names file and record.
+        DataError: The file cannot be read, is not in the format, lacks the category, or labels
+            other joints; the message names file and record.
     """
     if isinstance(source, Mapping):
-        where, content, own = "ground truth", source, False
+        content = source
     else:
         # Outlines are most of the file; without dropping each at once they would fill gigabytes.
-        where, own = str(source), True
-        content = read_json(Path(source), object_hook=without_outline)
+        where, content = str(source), read_json(Path(source), object_hook=without_outline)
     needed = ("images", "annotations") if labelled else ("images",)
     missing = [part for part in needed if not isinstance(content, Mapping) or part not in content]
     if missing:
@@ -108,74 +111,42 @@ def read_annotations(
             f"{where}: is not a COCO annotation file: it lacks {' and '.join(map(repr, missing))}"
         )
     images = require_records(where, content["images"], "images")
-    categories = content.get("categories")
-    category = person_category(where, categories)
-    order = joint_order(where, categories, skeleton) if labelled else None
+    named = _named(where, content.get("categories"), category, skeleton)
+    categories = tuple(record["id"] for record in named) or (PERSON,)
+    stated = _joint_order(where, named, skeleton) if labelled else None
+    order = stated or list(range(len(skeleton)))
     found = content["annotations"] if labelled else []
-    return _persons(where, images, found, category, order, skeleton, own, content)
-
-
-def without_outline(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without `segmentation`."""
-    record.pop("segmentation", None)
-    return record
-
-
-def _persons(
-    where: str,
-    images: list[dict[str, Any]],
-    found: object,
-    category: int,
-    order: list[int] | None,
-    skeleton: Skeleton,
-    own: bool,
-    content: Mapping[str, Any],
-) -> Annotations:
-    order_is_stated, order = order is not None, order or list(range(len(skeleton)))
     everything = require_records(where, found, "annotations")
+    own = number_column(where, everything, "category_id", (), _label(everything))
+    records = [everything[row] for row in np.flatnonzero(np.isin(own, categories)).tolist()]
 
-    def label_all(row: int) -> str:
-        return f"annotation {everything[row].get('id', f'number {row}')}"
-
-    categories = number_column(where, everything, "category_id", (), label_all)
-    records = [r for r, c in zip(everything, categories.tolist(), strict=True) if c == category]
-    # The caller's records are not to change; a file's own need no copy.
-    records = records if own else [dict(record) for record in records]
-
-    def label(row: int) -> str:
-        return f"annotation {records[row].get('id', f'number {row}')}"
-
+    label = _label(records)
     ids, image_ids = _ids(where, images, records, label)
-    crowd, stated = _flags(where, records, label)
-    joints, visibility = _keypoints(where, records, order, crowd | (stated == 0), label)
+    crowd, joint_count = _flags(where, records, label)
+    table = _keypoints(where, records, order, crowd | (joint_count == 0), label)
+    visibility = table[..., 2]
+    joints = np.where(visibility[..., None] > UNLABELLED, table[..., :2], 0)
     boxes = number_column(where, records, "bbox", (4,), label)
     area = number_column(where, [{"area": r.get("area") or 0} for r in records], "area", (), label)
     finite = np.isfinite(boxes).all(-1) & np.isfinite(area)
     require_rows(where, finite, label, "bbox or area is not a finite number")
     from_box = area <= 0
     area = np.where(from_box, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area)
-    count = np.where(stated == 0, 0, (visibility > UNLABELLED).sum(-1))
-    usable = ~crowd & (count > 0)
-    filled = zip(
-        records, ids.tolist(), image_ids.tolist(), crowd.tolist(), count.tolist(), area.tolist(),
-        strict=True,
-    )  # fmt: skip
-    for record, id_, image_id, is_crowd, joint_count, size in filled:
-        record |= {
-            "id": id_, "image_id": image_id, "category_id": category, "iscrowd": int(is_crowd),
-            "num_keypoints": joint_count, "area": size,
-        }  # fmt: skip
+    usable = ~crowd & (joint_count != 0) & (visibility > UNLABELLED).any(-1)
+    in_order = order == list(range(len(skeleton)))
     remarks = {
         AREA_FROM_BOX: int((from_box & usable).sum()),
-        ORDERED_BY_NAME: 0 if order == list(range(len(skeleton))) else int(usable.sum()),
-        ORDER_ASSUMED: 0 if order_is_stated else int(usable.sum()),
-        PERSON_ASSUMED: 0 if content.get("categories") else int(usable.sum()),
+        ORDERED_BY_NAME: 0 if in_order else int(usable.sum()),
+        ORDER_ASSUMED: 0 if stated else int(usable.sum()),
+        PERSON_ASSUMED: 0 if named else int(usable.sum()),
     }
     return Annotations(
         where=where,
         images=images,
         records=records,
-        category=category,
+        category=categories[0],
+        named=category,
+        categories=categories,
         skeleton=skeleton,
         ids=ids,
         image_ids=image_ids,
@@ -192,6 +163,110 @@ def _persons(
     )
 
 
+def without_outline(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without `segmentation`."""
+    record.pop("segmentation", None)
+    return record
+
+
+def person_category(where: Path | str, categories: object) -> int:
+    """Id of the category named "person", in any case; `PERSON` where no categories are listed.
+
+    Raises:
+        DataError: There is no such category, more than one, or its id is not a whole number.
+    """
+    named = _named(where, categories, "person", body.COCO)
+    return named[0]["id"] if named else PERSON
+
+
+# --- categories
+
+
+def _named(
+    where: Path | str, categories: object, wanted: Wanted, skeleton: Skeleton
+) -> list[dict[str, Any]]:
+    """The wanted categories in the file's order; none where the file lists no categories."""
+    if not categories:
+        return []
+    records = require_records(where, categories, "categories")
+    if wanted is None:
+        chosen = [record for record in records if not _difference(record, skeleton)]
+        names = "any with its joints"
+    else:
+        names = [_normal(name) for name in ([wanted] if isinstance(wanted, str) else wanted)]
+        chosen = [record for record in records if _normal(str(record.get("name"))) in names]
+        for name in names:
+            ids = [str(r.get("id")) for r in chosen if _normal(str(r.get("name"))) == name]
+            if len(ids) > 1:
+                raise DataError(
+                    f"{where}: several categories are named {name} (ids {', '.join(ids)}); keep one"
+                )
+            if not ids:
+                chosen = []
+                break
+    if not chosen:
+        there = [
+            f"{r.get('name')}" + (f" (joints: {_difference(r, skeleton)})" if _joints(r) else "")
+            for r in records[:5]
+        ]
+        raise DataError(
+            f"{where}: categories: no {' or '.join(names) if wanted else names}; there are "
+            f"{', '.join(there)}. Choose another category, or name one so under categories"
+        )
+    for record in chosen:
+        if not isinstance(record.get("id"), int) or isinstance(record["id"], bool):
+            raise DataError(
+                f"{where}: categories: id of {record.get('name')} is {record.get('id')!r}, no number"
+            )
+    return chosen
+
+
+def _joint_order(
+    where: Path | str, categories: Sequence[Mapping[str, Any]], skeleton: Skeleton
+) -> list[int] | None:
+    """For every joint of `skeleton` its place in the file's keypoints; None if none are named."""
+    orders = []
+    for record in categories:
+        if not record.get("keypoints"):
+            continue
+        if difference := _difference(record, skeleton):
+            raise DataError(
+                f"{where}: categories: the joints of {record.get('name')} are not those of skeleton "
+                f"{skeleton.name}: {difference}; use a dataset with these {len(skeleton)} joints"
+            )
+        names = _joints(record)
+        orders.append([names.index(_normal(joint)) for joint in skeleton.joints])
+    if any(order != orders[0] for order in orders):
+        raise DataError(f"{where}: categories: joints stand in several orders; give them one order")
+    return orders[0] if orders else None
+
+
+def _joints(category: Mapping[str, Any]) -> list[str]:
+    names = category.get("keypoints")
+    return [_normal(str(name)) for name in names] if isinstance(names, list) else []
+
+
+def _normal(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _difference(category: Mapping[str, Any], skeleton: Skeleton) -> str:
+    """How a category's joints differ from the skeleton's; "" for the same ones in any order."""
+    names, joints = _joints(category), [_normal(joint) for joint in skeleton.joints]
+    unknown = [name for name in names if name not in joints]
+    missing = [joint for joint in joints if joint not in names]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    parts = (("unknown ", unknown), ("missing ", missing), ("repeated ", repeated))
+    return "; ".join(what + ", ".join(which) for what, which in parts if which)
+
+
+# --- columns
+
+
+def _label(records: Sequence[Mapping[str, Any]]) -> RecordLabel:
+    return lambda row: f"annotation {records[row].get('id', f'number {row}')}"
+
+
 def _ids(
     where: str,
     images: Sequence[Mapping[str, Any]],
@@ -203,15 +278,13 @@ def _ids(
     for column in (ids, image_ids):
         whole = np.isfinite(column) & (column == np.round(column)) & (abs(column) < 2**53)
         require_rows(where, whole, label, "id and image_id must be whole numbers")
-    first = np.zeros(len(ids), dtype=bool)
-    first[np.unique(ids, return_index=True)[1]] = True
-    require_rows(where, first, label, "its id occurs before")
+    require_rows(where, first_of_each(ids), label, "its id occurs before")
     known: set[int] = set()
     for row, image in enumerate(images):
         id_ = image.get("id")
-        if not isinstance(id_, int) or id_ in known:
+        if not isinstance(id_, int) or abs(id_) >= 2**53 or id_ in known:
             raise DataError(
-                f"{where}: image {row}: id must be a whole number of its own, not {id_!r}"
+                f"{where}: image {row}: id must be a whole number of its own, not {id_!r:.40}"
             )
         known.add(id_)
     found = np.array([image_id in known for image_id in image_ids.tolist()], dtype=bool)
@@ -223,39 +296,40 @@ def _flags(
     where: str, records: Sequence[Mapping[str, Any]], label: RecordLabel
 ) -> tuple[Bool[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
     """iscrowd, and num_keypoints as stated, -1 where it is not."""
-    crowd = [record.get("iscrowd") or 0 for record in records]
-    fine = np.array([flag in (0, 1) for flag in crowd], dtype=bool)
-    require_rows(where, fine, label, "iscrowd must be 0 or 1")
-    stated = [-1 if r.get("num_keypoints") is None else r["num_keypoints"] for r in records]
-    fine = np.array(
-        [isinstance(n, (int, float)) and n == n // 1 and -1 <= n < 2**31 for n in stated],
-        dtype=bool,
-    )
-    require_rows(where, fine, label, "num_keypoints must be a whole number from 0")
-    return np.array(crowd, dtype=bool), np.array(stated, dtype=np.int64)
+    filled = [
+        {
+            "iscrowd": r.get("iscrowd") or 0,
+            "num_keypoints": -1 if r.get("num_keypoints") is None else r["num_keypoints"],
+        }
+        for r in records
+    ]
+    crowd = number_column(where, filled, "iscrowd", (), label)
+    require_rows(where, np.isin(crowd, (0, 1)), label, "iscrowd must be 0 or 1")
+    stated = number_column(where, filled, "num_keypoints", (), label)
+    whole = (stated == np.floor(stated)) & (stated >= -1) & (stated < 2**31)
+    require_rows(where, whole, label, "num_keypoints must be a whole number from 0")
+    return crowd == 1, stated.astype(np.int64)
 
 
 def _keypoints(
     where: str,
-    records: Sequence[dict[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     order: list[int],
     ignored: Bool[np.ndarray, " N"],
     label: RecordLabel,
-) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N K"]]:
-    """Joints and visibility flags in the skeleton's order, in which the records get them too."""
-    count = len(order)
-    for record, may_lack in zip(records, ignored.tolist(), strict=True):
-        if may_lack and not record.get("keypoints"):
-            record["keypoints"] = [0] * (3 * count)
-    table = number_column(where, records, "keypoints", (3 * count,), label).reshape(-1, count, 3)
-    if order != list(range(count)):
-        table = table[:, order]
-        for record, row in zip(records, table.reshape(-1, 3 * count).tolist(), strict=True):
-            record["keypoints"] = row
-    joints, visibility = table[..., :2], table[..., 2]
-    fine = np.isin(visibility, (0, 1, 2)).all(-1) | ignored
+) -> Float[np.ndarray, "N K 3"]:
+    """x, y, flag of each joint in the skeleton's order."""
+    filled = [
+        {"keypoints": [0] * (3 * len(order))}
+        if may_lack and not record.get("keypoints")
+        else record
+        for record, may_lack in zip(records, ignored.tolist(), strict=True)
+    ]
+    table = number_column(where, filled, "keypoints", (3 * len(order),), label)
+    table = table.reshape(-1, len(order), 3)[:, order]
+    fine = np.isin(table[..., 2], (0, 1, 2)).all(-1) | ignored
     require_rows(where, fine, label, "a visibility flag of keypoints is not 0, 1 or 2")
-    labelled = visibility[..., None] > UNLABELLED
-    finite = (np.isfinite(joints) | ~labelled).all((-2, -1)) | ignored
+    labelled = table[..., 2:] > UNLABELLED
+    finite = finite_rows(np.where(labelled, table[..., :2].astype(np.float32), 0)) | ignored
     require_rows(where, finite, label, "a labelled joint is not a finite number")
-    return np.where(labelled, joints, 0), visibility
+    return table

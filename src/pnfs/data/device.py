@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnfs.data.cache import CachedCrops
-from pnfs.data.dataset import CropDataset, PoseBatch
+from pnfs.data.crops import CropDataset, PoseBatch
 from pnfs.data.geometry import compose, invert
-from pnfs.data.persons import DataError, Persons
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
 
 SAMPLING, CACHED = "sampling", "cached_crop"
 _SHARE_OF_MEMORY = 0.6
@@ -86,7 +87,7 @@ def cut_crops(
     input_size: tuple[int, int],
     resident: UInt8[Tensor, "N H W 3"] | None = None,
 ) -> PoseBatch:
-    """The batch with its crops, on the device that it is on.
+    """The batch with its crops, on the device that it is on: bilinear, black outside of the cached crop.
 
     Args:
         batch: Samples of `UncutCrops`, collated.
@@ -94,40 +95,22 @@ def cut_crops(
         resident: Cached crops of all persons, on the same device, for samples without their own.
     """
     rest = {name: value for name, value in batch.items() if name not in (SAMPLING, CACHED)}
+    sampling: Float[Tensor, "B 2 3"] = batch[SAMPLING]
     if CACHED in batch:
         cached = batch[CACHED]
     else:
         assert resident is not None
         cached = resident[batch["sample_index"]]
-    image = sample(cached, batch[SAMPLING], input_size).round().clamp(0, 255)
-    image = image.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return {"image": image, **rest}  # type: ignore[typeddict-item, return-value]
-
-
-def sample(
-    pixels: UInt8[Tensor, "B H W 3"],
-    sampling: Float[Tensor, "B 2 3"],
-    input_size: tuple[int, int],
-) -> Float[Tensor, "B 3 h w"]:
-    """Crops by bilinear interpolation, black outside of the cached crop, 0 to 255.
-
-    Args:
-        pixels: Cached crops.
-        sampling: From pixels of the crop to those of the cached crop, as `cv2.warpAffine` has it
-            with WARP_INVERSE_MAP.
-        input_size: (height, width) of the crops.
-    """
-    device, (height, width) = pixels.device, input_size
-    x = torch.arange(width, device=device, dtype=torch.float32)
-    y = torch.arange(height, device=device, dtype=torch.float32)[:, None]
+    y, x = (torch.arange(side, device=cached.device, dtype=torch.float32) for side in input_size)
     # Written out: a matrix product may run in reduced precision, half a pixel off.
     rows = sampling[:, :, :, None, None]
-    place = rows[:, :, 0] * x + rows[:, :, 1] * y + rows[:, :, 2]
-    sides = (pixels.shape[2] - 1, pixels.shape[1] - 1)
+    place = rows[:, :, 0] * x + rows[:, :, 1] * y[:, None] + rows[:, :, 2]
+    sides = (cached.shape[2] - 1, cached.shape[1] - 1)
     grid = torch.stack([2 * place[:, axis] / sides[axis] - 1 for axis in (0, 1)], -1)
-    return F.grid_sample(
-        pixels.permute(0, 3, 1, 2).float(), grid, padding_mode="zeros", align_corners=True
-    )
+    pixels = cached.permute(0, 3, 1, 2).float()
+    image = F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=True)
+    image = image.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return {"image": image, **rest}  # type: ignore[typeddict-item, return-value]
 
 
 def resident_bytes(persons: Persons) -> int:
@@ -152,10 +135,9 @@ def load_resident(
         DataError: A crop is damaged, or the device has too little memory.
     """
     crops = crops_of(persons)
+    shape = (len(persons), *crops.settings.crop_size, 3)
     try:
-        pixels = torch.empty(
-            (len(persons), *crops.settings.crop_size, 3), dtype=torch.uint8, device=device
-        )
+        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
     except (torch.OutOfMemoryError, RuntimeError):
         raise DataError(
             f"{crops.path}: its crops take {resident_bytes(persons) / 1e9:.1f} GB of memory, which "

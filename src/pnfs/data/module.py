@@ -1,20 +1,19 @@
 """The data of a run as a LightningDataModule."""
 
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics import Metric
 
-from pnfs.body import Skeleton
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CacheSettings, Format, with_crops
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.dataset import CropDataset, EpochSampler, PoseBatch, start_worker
+from pnfs.data.crops import CropDataset, EpochSampler, PoseBatch, start_worker
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.device import (
     SAMPLING,
     UncutCrops,
@@ -26,20 +25,6 @@ from pnfs.data.device import (
 from pnfs.data.persons import Persons
 
 Split = Literal["train", "val", "test"]
-
-
-class Source(Protocol):
-    """A dataset, as configurations name it."""
-
-    skeleton: Skeleton
-
-    def persons(self, split: str) -> Persons:
-        """The labelled persons of a split."""
-        ...
-
-    def metric(self, split: str) -> Metric:
-        """The benchmark's own score; the first entry of its result is the one that counts."""
-        ...
 
 
 class PoseDataModule(L.LightningDataModule):
@@ -74,7 +59,7 @@ class PoseDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        source: Source,
+        source: PoseDataset,
         input_size: tuple[int, int],
         batch_size: int,
         eval_batch_size: int | None = None,

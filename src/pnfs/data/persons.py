@@ -1,181 +1,40 @@
-"""Labelled persons: one record per person, whatever dataset it comes from."""
+"""Labelled persons, column by column, whatever dataset they come from."""
 
-import os.path
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int8, Int64, UInt8
+from jaxtyping import Float32, Int8, Int64, UInt8
 
 from pnfs.body import Skeleton
-from pnfs.errors import PnfsError
+from pnfs.data.images import DataError, ImageFiles, ImageSource
+
+__all__ = ["OCCLUDED", "UNLABELLED", "VISIBLE", "DataError", "ImageFiles", "ImageSource",
+           "PersonSample", "Persons", "listed"]  # fmt: skip
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2
 """COCO's visibility flags, used for every dataset."""
 
 
-class DataError(PnfsError):
-    """A dataset that cannot be used; the message names the file and the record."""
-
-
 @dataclass(frozen=True)
 class PersonSample:
-    """One person in one image; pixels are 0-based, x to the right, y down."""
+    """One person in one image; the fields are rows of the columns of `Persons`."""
 
     id: str
-    """Unique in its dataset, the same in every run."""
     image: UInt8[np.ndarray, "H W 3"]
     """RGB."""
     joints: Float32[np.ndarray, "K 2"]
-    """x, y in pixels of the image; 0 where unlabelled."""
     visibility: Int8[np.ndarray, " K"]
-    """0 unlabelled, 1 labelled but occluded, 2 visible."""
     center: Float32[np.ndarray, " 2"]
-    """Centre of the person box."""
     box_size: Float32[np.ndarray, " 2"]
-    """Width and height of the person box, padding included, before it gets the crop's shape."""
     reference_length: float
-    """What errors are divided by: head size (MPII), torso size (LSP); nan where unknown."""
-
-
-class ImageSource(Protocol):
-    """Where images come from; small and picklable, so that it can travel to a worker."""
-
-    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Image `index` in RGB. Raises DataError naming the image if it cannot be had."""
-        ...
-
-    def describe(self, index: int) -> str:
-        """The image's name for messages."""
-        ...
-
-
-@runtime_checkable
-class Views(Protocol):
-    """Images that can also be had with fewer pixels than they have, or in part."""
-
-    def view(
-        self, index: int, zoom: float
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-        """What is needed of image `index`.
-
-        Args:
-            index: As for `ImageSource.read`.
-            zoom: Side of the wanted crop's pixels, in pixels of the image.
-
-        Returns:
-            A picture in RGB, and the map of its pixels to those of the image.
-
-        Raises:
-            DataError: The image cannot be had; the message names it.
-        """
-        ...
-
-
-def view_of(
-    images: ImageSource, index: int, zoom: float
-) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-    """`Views.view` of images that have it, the whole image of others."""
-    if isinstance(images, Views):
-        return images.view(index, zoom)
-    return images.read(index), np.eye(2, 3)
-
-
-_JPEG_START = b"\xff\xd8"
-_REDUCTIONS = (
-    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
-    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
-    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
-    (1, cv2.IMREAD_COLOR_RGB),
-)
-"""(factor, how to decode): the factor's bit is that of the greyscale flag, the colour's goes beside it."""
-
-
-class ImageFiles:
-    """Image files below a folder, which no path leaves, nor any symbolic link on its way.
-
-    Folders on the way are followed here, each once; a file that is itself a link is followed when
-    it is read, because to ask for every file's links takes seconds on a large dataset.
-
-    Args:
-        root: The folder that no path may leave.
-        paths: Paths relative to `root`.
-
-    Raises:
-        DataError: A path leaves `root`.
-    """
-
-    def __init__(self, root: Path | str, paths: Sequence[str]) -> None:
-        self.root = Path(root)
-        # A numpy array: a list of str would be copied page by page into every forked worker.
-        self.paths = np.array(paths, dtype=np.str_)
-        self._resolved_root = self.root.resolve()
-        inside: dict[str, bool] = {}
-        for record, path in enumerate(paths):
-            folder, name = os.path.split(path)
-            if name in ("", ".", ".."):
-                folder = path
-            if folder not in inside:
-                inside[folder] = self._holds(self.root / folder)
-            if not inside[folder]:
-                raise self._leaves(path, record)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        return self.view(index, 1.0)[0]
-
-    def view(
-        self, index: int, zoom: float
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-        """Image `index` at an eighth, a quarter, half or all of its resolution: see `Views`.
-
-        A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all
-        of them, and a crop taken from the result has no aliasing.
-        """
-        path = self.root / str(self.paths[index])
-        if not path.is_file():
-            raise DataError(f"{path}: image is missing (record {index})")
-        if not self._holds(path):
-            raise self._leaves(str(self.paths[index]), index)
-        content = np.fromfile(path, np.uint8)
-        factor, flag = 1, cv2.IMREAD_COLOR_RGB
-        # Of other formats OpenCV resizes the decoded image, to a size rounded the other way.
-        if bytes(content[:2]) == _JPEG_START:
-            factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
-        image = None
-        if len(content):
-            image = cv2.imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise DataError(f"{path}: not a readable image (record {index})")
-        # Pixel u of the reduced image lies in the middle of pixels f u to f u + f - 1.
-        shift = (factor - 1) / 2
-        return image, np.array([[factor, 0, shift], [0, factor, shift]], np.float64)
-
-    def _holds(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self._resolved_root)
-
-    def _leaves(self, path: str, record: int) -> DataError:
-        return DataError(
-            f"{self.root}: image path {path!r} (record {record}) leaves the folder; put the images "
-            "themselves there, or set root to the folder that holds them"
-        )
-
-    def describe(self, index: int) -> str:
-        return str(self.paths[index])
-
-    def missing(self) -> list[str]:
-        """Paths that are not there, each once; cheap enough to ask before training starts."""
-        return [path for path in np.unique(self.paths).tolist() if not (self.root / path).is_file()]
 
 
 @dataclass(frozen=True)
 class Persons:
-    """N labelled persons, column by column, so that 100,000 of them stay a few megabytes.
+    """N labelled persons as arrays, so that 100,000 of them stay a few megabytes.
 
     Raises:
         DataError: No persons, columns of different lengths, an id that occurs twice, an image
@@ -188,14 +47,19 @@ class Persons:
     skeleton: Skeleton
     images: ImageSource
     ids: np.ndarray
-    """(N,) str, unique."""
+    """(N,) str, unique, the same in every run."""
     image_index: Int64[np.ndarray, " N"]
     """Row of `images`; several persons may share one image."""
     joints: Float32[np.ndarray, "N K 2"]
+    """x to the right, y down, in 0-based pixels of the image; 0 where unlabelled."""
     visibility: Int8[np.ndarray, "N K"]
+    """0 unlabelled, 1 labelled but occluded, 2 visible."""
     center: Float32[np.ndarray, "N 2"]
+    """Centre of the person box."""
     box_size: Float32[np.ndarray, "N 2"]
+    """Width and height of the person box, padding included, before it gets the crop's shape."""
     reference_length: Float32[np.ndarray, " N"]
+    """What errors are divided by: head size (MPII), torso size (LSP); nan where unknown."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Annotations of the file that are not among the persons, counted by reason."""
     remarks: Mapping[str, int] = field(default_factory=dict)
@@ -208,51 +72,38 @@ class Persons:
             counted = f" (left out: {listed(self.left_out)})" if self.left_out else ""
             raise DataError(f"{self.name}: there are no usable persons in this split{counted}")
         expected = {"joints": (len(self.skeleton), 2), "visibility": (len(self.skeleton),)}
-        for name in (entry.name for entry in fields(self)):
-            column = getattr(self, name)
-            if not isinstance(column, np.ndarray):
-                continue
-            if len(column) != len(self.ids):
+        for name, column in self._columns().items():
+            shape = (len(self.ids), *expected.get(name, column.shape[1:]))
+            if column.shape != shape:
                 raise DataError(
-                    f"{self.name}: {len(column)} rows of {name} for {len(self.ids)} persons"
+                    f"{self.name}: {name} has shape {column.shape}; {len(self.ids)} persons of "
+                    f"skeleton {self.skeleton.name} need {shape}"
                 )
-            if name in expected and column.shape[1:] != expected[name]:
-                raise DataError(
-                    f"{self.name}: {name} has shape {column.shape}, skeleton "
-                    f"{self.skeleton.name} needs (N, {', '.join(map(str, expected[name]))})"
-                )
-        self._require_own_ids()
-        self._require_images()
-        self._require_finite()
-
-    def _require_own_ids(self) -> None:
         known, first = np.unique(self.ids, return_index=True)
         if len(known) < len(self.ids):
             repeated = np.setdiff1d(np.arange(len(self.ids)), first)[0]
             raise DataError(f"{self.name}: the id {self.ids[repeated]!s} occurs twice")
+        images = len(self.images) if isinstance(self.images, Sized) else np.inf
+        self._require(
+            (self.image_index >= 0) & (self.image_index < images),
+            "is in an image that is none of the images (numbered from 0)",
+        )
+        finite = np.isfinite(self.joints).all(-1) | (self.visibility == UNLABELLED)
+        self._require(finite.all(-1), "a joint is not a finite number")
+        box = np.isfinite(self.center) & np.isfinite(self.box_size) & (self.box_size > 0)
+        self._require(box.all(-1), "the person box is not a finite number, or empty")
 
-    def _require_images(self) -> None:
-        count = len(self.images) if isinstance(self.images, Sized) else np.inf
-        wrong = np.flatnonzero((self.image_index < 0) | (self.image_index >= count))
-        if len(wrong):
-            raise DataError(
-                f"{self.name}: person {self.ids[wrong[0]]} is in image "
-                f"{self.image_index[wrong[0]]}, which is none of the images (numbered from 0)"
-            )
+    def _columns(self) -> dict[str, np.ndarray]:
+        columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
 
-    def _require_finite(self) -> None:
-        labelled = self.visibility > UNLABELLED
-        joints_ok = (np.isfinite(self.joints).all(-1) | ~labelled).all(-1)
-        box_ok = np.isfinite(self.center).all(-1) & np.isfinite(self.box_size).all(-1)
-        box_ok &= (self.box_size > 0).all(-1)
-        for ok, what in ((joints_ok, "a joint"), (box_ok, "the person box")):
-            if not ok.all():
-                first = int(np.flatnonzero(~ok)[0])
-                raise DataError(
-                    f"{self.name}: person {self.ids[first]} "
-                    f"({self.images.describe(int(self.image_index[first]))}): {what} is not a "
-                    "finite number, or empty"
-                )
+    def _require(self, ok: np.ndarray | np.bool, wrong: str) -> None:
+        if not ok.all():
+            first = int(np.flatnonzero(~ok)[0])
+            image = int(self.image_index[first])
+            inside = not isinstance(self.images, Sized) or 0 <= image < len(self.images)
+            where = self.images.describe(image) if inside else f"image {image}"
+            raise DataError(f"{self.name}: person {self.ids[first]} ({where}): {wrong}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -271,12 +122,7 @@ class Persons:
     def subset(self, rows: Sequence[int] | np.ndarray) -> "Persons":
         """The persons in `rows`, in that order."""
         rows = np.asarray(rows)
-        columns = {
-            entry.name: getattr(self, entry.name)[rows]
-            for entry in fields(self)
-            if isinstance(getattr(self, entry.name), np.ndarray)
-        }
-        return replace(self, **columns)
+        return replace(self, **{name: column[rows] for name, column in self._columns().items()})
 
     def described(self) -> str:
         """One line for the screen: name, number of persons, what was left out and assumed."""

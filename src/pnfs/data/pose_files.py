@@ -11,9 +11,12 @@ from jaxtyping import Bool, Float, Int64
 from pnfs import body
 from pnfs.body import Skeleton
 from pnfs.data.coco_format import OTHER_CATEGORY, Annotations, read_annotations, without_outline
-from pnfs.data.mpii import FILE_JOINTS
-from pnfs.data.persons import UNLABELLED, DataError
+from pnfs.data.datasets.mpii import FILE_JOINTS, FROM_FILE
+from pnfs.data.images import DataError
+from pnfs.data.persons import UNLABELLED
 from pnfs.data.readers import (
+    finite_rows,
+    first_of_each,
     number_column,
     read_json,
     read_mat,
@@ -54,7 +57,7 @@ class PoseFile:
     scores: Float[np.ndarray, "N K"]
     person_scores: Float[np.ndarray, " N"]
     ids: list[str] | None = None
-    """Of the dataset's persons."""
+    """Ids of the dataset's persons."""
     image_ids: Int64[np.ndarray, " N"] | None = None
     image_names: Mapping[int, str] = field(default_factory=dict)
     """Image id -> the image's file name, where the file tells."""
@@ -106,22 +109,20 @@ def read_pose_file(
     if isinstance(content, dict) and "persons" in content and "joints" in content:
         return _persons(path, content, skeleton)
     if isinstance(content, dict) and "annotations" in content:
-        return _annotations(path, skeleton)
+        return _annotations(path, content, skeleton, truth)
     raise DataError(f"{path}: holds no predictions in a known format; known are {_ACCEPTED}")
 
 
 def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     """`preds`, (N, 16, 2): 1-based px, joints in the order of MPII's files (HRNet, and ours)."""
     _require_mpii(path, skeleton)
-    shape = (len(FILE_JOINTS), 2)
-    locations = read_mat(path, "preds", shape).astype(np.float64) - 1.0
-
-    def label(row: int) -> str:
-        return f"person {row}"
-
-    require_rows(path, _finite(locations), label, "preds is not a finite number")
-    order = [FILE_JOINTS.index(joint) for joint in skeleton.joints]
-    return _unscored(path, PRED_MAT, locations[:, order])
+    joints = read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
+    if not len(joints):
+        raise DataError(f"{path}: preds holds no prediction")
+    wrong = "preds is not a finite number"
+    require_rows(path, finite_rows(joints), lambda row: f"person {row}", wrong)
+    ones = np.ones(joints.shape[:2])
+    return PoseFile(path, PRED_MAT, joints[:, FROM_FILE], ones, ones[:, 0])
 
 
 def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) -> PoseFile:
@@ -133,11 +134,10 @@ def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) 
 
     text_column(path, records, "image", label)
     joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
-    require_rows(path, _finite(joints), label, "joints is not a finite number")
+    require_rows(path, finite_rows(joints), label, "joints is not a finite number")
     flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
-    order = [FILE_JOINTS.index(joint) for joint in skeleton.joints]
-    scores = (flags[:, order] > 0).astype(np.float64)
-    return PoseFile(path, MPII_LABELS, joints[:, order] - 1, scores, np.ones(len(joints)))
+    scores = (flags[:, FROM_FILE] > 0).astype(np.float64)
+    return PoseFile(path, MPII_LABELS, joints[:, FROM_FILE] - 1, scores, np.ones(len(joints)))
 
 
 def _require_mpii(path: Path, skeleton: Skeleton) -> None:
@@ -146,10 +146,6 @@ def _require_mpii(path: Path, skeleton: Skeleton) -> None:
             f"{path}: holds the joints of MPII's files, the dataset has those of skeleton "
             f"{skeleton.name}; choose dataset=mpii, or predictions of {skeleton.name}"
         )
-
-
-def _unscored(path: Path, format_: str, joints: Float[np.ndarray, "N K 2"]) -> PoseFile:
-    return PoseFile(path, format_, joints, np.ones(joints.shape[:2]), np.ones(len(joints)))
 
 
 def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> PoseFile:
@@ -161,29 +157,24 @@ def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> Pose
     def label(row: int) -> str:
         return f"persons: record {row} ({records[row].get('id')})"
 
-    order = _joint_order(path, content["joints"], skeleton)
+    names = content["joints"]
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    if sorted(names) != sorted(skeleton.joints):
+        unknown = ", ".join(name for name in names if name not in skeleton.joints) or "none"
+        missing = ", ".join(joint for joint in skeleton.joints if joint not in names) or "none"
+        raise DataError(
+            f"{path}: joints are not those of skeleton {skeleton.name}: unknown {unknown}; missing "
+            f"{missing}"
+        )
     if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
         raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
     ids = text_column(path, records, "id", label)
-    first = np.zeros(len(ids), dtype=bool)
-    first[np.unique(ids, return_index=True)[1]] = True
-    require_rows(path, first, label, "its id occurs before")
-    table = number_column(path, records, "keypoints", (len(order), 3), label)[:, order]
-    require_rows(path, _finite(table), label, "keypoints is not a finite number")
+    require_rows(path, first_of_each(ids), label, "its id occurs before")
+    table = number_column(path, records, "keypoints", (len(names), 3), label)
+    table = table[:, [names.index(joint) for joint in skeleton.joints]]
+    require_rows(path, finite_rows(table), label, "keypoints is not a finite number")
     scores = table[..., 2]
     return PoseFile(path, PERSONS, table[..., :2], scores, scores.mean(-1), ids=ids)
-
-
-def _joint_order(path: Path, names: Any, skeleton: Skeleton) -> list[int]:
-    if not isinstance(names, list) or sorted(map(str, names)) != sorted(skeleton.joints):
-        given = [str(name) for name in names] if isinstance(names, list) else []
-        unknown = [name for name in given if name not in skeleton.joints]
-        missing = [joint for joint in skeleton.joints if joint not in given]
-        raise DataError(
-            f"{path}: joints are not those of skeleton {skeleton.name}: unknown "
-            f"{', '.join(unknown) or 'none'}; missing {', '.join(missing) or 'none'}"
-        )
-    return [names.index(joint) for joint in skeleton.joints]
 
 
 def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | None) -> PoseFile:
@@ -207,41 +198,39 @@ def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | Non
     )  # fmt: skip
 
 
-def _annotations(path: Path, skeleton: Skeleton) -> PoseFile:
+def _annotations(
+    path: Path, content: Mapping[str, Any], skeleton: Skeleton, truth: Annotations | None
+) -> PoseFile:
     """Labelled persons, or those that `pnfs predict` found, which have scores."""
-    read = read_annotations(path, skeleton)
+    category = "person" if truth is None else truth.named
+    read = read_annotations(content, skeleton, category=category, where=str(path))
     rows = np.flatnonzero(read.usable)
     if not len(rows):
         raise DataError(f"{path}: annotations: no person has a labelled joint")
     persons = [read.records[row] for row in rows.tolist()]
 
     def label(row: int) -> str:
-        return f"annotation {persons[row]['id']}"
+        return f"annotation {read.ids[rows[row]]}"
 
     predicted = any("keypoint_scores" in person for person in persons)
     if predicted:
         scores = number_column(path, persons, "keypoint_scores", (len(skeleton),), label)
         scores = scores[:, list(read.order)]
-        require_rows(path, _finite(scores), label, "keypoint_scores is not finite")
+        require_rows(path, finite_rows(scores), label, "keypoint_scores is not finite")
     else:
         scores = (read.visibility[rows] > UNLABELLED).astype(np.float64)
     person_scores = np.ones(len(rows))
     if any("score" in person for person in persons):
         person_scores = number_column(path, persons, "score", (), label)
         require_rows(path, np.isfinite(person_scores), label, "score is not a finite number")
-    # As the file has them: labels are kept in single precision.
-    table = np.array([person["keypoints"] for person in persons], np.float64)
-    joints = table.reshape(len(rows), -1, 3)[..., :2]
+    joints = read.joints[rows]
     if not predicted:
         joints = _in_the_middle(joints, scores > 0)
+    names = {image["id"]: image.get("file_name") for image in read.images}
     return PoseFile(
         path, KEYPOINTS if predicted else ANNOTATIONS, joints, scores, person_scores,
         image_ids=read.image_ids[rows],
-        image_names={
-            image["id"]: image["file_name"]
-            for image in read.images
-            if isinstance(image.get("file_name"), str)
-        },
+        image_names={id_: name for id_, name in names.items() if isinstance(name, str)},
         boxes=read.boxes[rows],
         left_out=_counted({
             **read.left_out,
@@ -262,10 +251,6 @@ def _in_the_middle(
     counts = labelled.sum(1)[:, None]
     middle = (joints * labelled[..., None]).sum(1) / counts
     return np.where(labelled[..., None], joints, middle[:, None])
-
-
-def _finite(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
-    return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(1))
 
 
 def _counted(counts: Mapping[str, int]) -> dict[str, int]:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from pnfs.data.coco import COCO
-from pnfs.data.persons import UNLABELLED, DataError, Persons
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.images import DataError
+from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.evaluation.average_precision import OKSAveragePrecision
@@ -91,7 +93,7 @@ def _most_similar(
     return matched_by_image(label_images, images, similarity, threshold)
 
 
-class PosesAsDetections:
+class PosesAsDetections(PoseDataset):
     """COCO whose persons are the poses of a file: scored as they stand, no pose ranked or dropped.
 
     Args:
@@ -109,25 +111,27 @@ class PosesAsDetections:
                 f"{poses.path}: names no image, and COCO has several persons in one; give a COCO results "
                 "file, an annotation file, or keypoints of `pnfs predict`"
             )
+        super().__init__()
+        self.name, self.splits = dataset.name, dataset.splits
         # A detector's boxes have no part in it.
         self.dataset = dataset.in_labelled_boxes()
         self.skeleton, self.poses = dataset.skeleton, poses
         self.truth = dataset.annotations(split)
         names = dataset.image_names(split)
-        self.image_ids = images_of(poses, names, f"COCO {split}", numbered=True)
+        self.image_ids = images_of(poses, names, f"{self.name} {split}", numbered=True)
         boxes = joint_extents(poses.joints, poses.scores)
         if poses.boxes is not None:
             given = (poses.boxes[:, 2:] > 0).all(-1, keepdims=True)
             boxes = np.where(given, poses.boxes, boxes)
-        name = f"COCO {split}, poses of {poses.path.name}"
-        self._persons = dataset.persons_in(split, self.image_ids, boxes, name)
+        name = f"{self.name} {split}, poses of {poses.path.name}"
+        self.found = dataset.persons_in(split, self.image_ids, boxes, name)
         self.predictions = Predictions(
             poses.joints.astype(np.float32), poses.scores.astype(np.float32)
         )
 
-    def persons(self, split: str) -> Persons:
+    def load(self, split: str) -> Persons:
         """The poses of the file, without labels."""
-        return self._persons
+        return self.found
 
     def metric(self, split: str) -> OKSAveragePrecision:
         """Whose rule tells when a joint counts as right."""
@@ -136,7 +140,9 @@ class PosesAsDetections:
     def scores(self, split: str) -> dict[str, float]:
         """COCO's ten scores, and AP and AR over visible and over occluded joints."""
         poses = DetectedPoses(self.image_ids, self.poses.joints, self.poses.person_scores)
-        return evaluate_detections(poses, self.truth) | evaluate_by_visibility(poses, self.truth)
+        sigmas = similarity_sigmas(self.skeleton)
+        found = evaluate_detections(poses, self.truth, sigmas)
+        return found | evaluate_by_visibility(poses, self.truth, sigmas)
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"]:
         """The file's score of each person."""

@@ -1,11 +1,10 @@
-"""Predicted joints of a split, and what a dataset adds to its evaluation beside a metric."""
+"""Predicted joints of a split, and which labelled person each is compared with."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -14,9 +13,6 @@ from scipy.optimize import linear_sum_assignment
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.evaluation.errors import Errors
 from pnfs.evaluation.pck import relative_errors
-
-if TYPE_CHECKING:
-    from pnfs.data.module import Source
 
 UNMATCHED = -1
 """Row of a labelled person for whom nothing was predicted."""
@@ -29,7 +25,7 @@ class Predictions:
     locations: Float32[np.ndarray, "N K 2"]
     """x, y in pixels of the image, 0-based."""
     scores: Float32[np.ndarray, "N K"]
-    """Of the joints."""
+    """Score of each joint."""
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -57,58 +53,6 @@ class Matches:
         return Errors(labels.skeleton, relative, labels.visibility, found)
 
 
-@runtime_checkable
-class Benchmark(Protocol):
-    """A dataset with an evaluation of its own; one without it is scored in its persons' boxes."""
-
-    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
-        """What the score of a split depends on besides the network: boxes, suppression, …"""
-        ...
-
-    def matches(self, split: str, predictions: Predictions) -> Matches:
-        """The labelled persons of a split and their predictions."""
-        ...
-
-    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
-        """Scores beside those of the metric that are too slow to compute after every epoch."""
-        ...
-
-    def write_predictions(
-        self, split: str, predictions: Predictions, folder: Path, name: str
-    ) -> Path:
-        """Writes predictions in the format that the benchmark's own tools read; returns the file.
-
-        Args:
-            split: What was predicted.
-            predictions: All persons of the split.
-            folder: Where the file goes.
-            name: Of the method, for benchmarks whose file names hold one.
-        """
-        ...
-
-
-@runtime_checkable
-class Detections(Protocol):
-    """A dataset whose persons may be a detector's."""
-
-    def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
-        """The detector's score of each person's box; None for labelled boxes."""
-        ...
-
-    def in_labelled_boxes(self) -> "Source":
-        """The dataset with the persons in their labelled boxes."""
-        ...
-
-
-def in_labelled_boxes(source: "Source") -> "Source":
-    """The dataset by which training is watched: a detector's boxes are for the final score."""
-    return source.in_labelled_boxes() if isinstance(source, Detections) else source
-
-
-GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
-"""The choices of a dataset whose persons are predicted in their labelled boxes."""
-
-
 def one_to_one(persons: Persons, predictions: Predictions) -> Matches:
     """Each person goes with the prediction of the same row."""
     return Matches(persons, predictions, np.arange(len(persons)))
@@ -132,9 +76,13 @@ def matched_by_image(
     """
     rows = np.full(len(label_images), UNMATCHED, np.int64)
     order = np.argsort(images, kind="stable")
+    ordered = images[order]
+    label_order = np.argsort(label_images, kind="stable")
+    ordered_labels = label_images[label_order]
     for image in np.intersect1d(label_images, images):
-        ours = np.flatnonzero(label_images == image)
-        low, high = np.searchsorted(images[order], [image, image + 1])
+        low, high = np.searchsorted(ordered_labels, [image, image + 1])
+        ours = label_order[low:high]
+        low, high = np.searchsorted(ordered, [image, image + 1])
         theirs = order[low:high]
         values = similarity(ours, theirs)
         for person, other in zip(*linear_sum_assignment(values, maximize=True), strict=True):

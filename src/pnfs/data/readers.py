@@ -1,65 +1,18 @@
-"""What the dataset loaders share: reading annotation files and refusing what cannot be used.
+"""Reading annotation files: every failure is one DataError that names file and record and says what to do."""
 
-Every failure is one DataError that names the file and the record and says what to do.
-"""
-
-import io
 import json
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from jaxtyping import Bool, Float, Shaped
 
-from pnfs.data.persons import DataError, ImageFiles
+from pnfs.data.images import DataError
+from pnfs.data.matfile import read_arrays
 
 RecordLabel = Callable[[int], str]
 """Row of a column -> how messages name the record, such as "record 3 (015601864.jpg)"."""
-
-
-def require_padding(padding: float) -> float:
-    """`padding`, if it is a usable factor.
-
-    Raises:
-        DataError: It is not a positive finite number.
-    """
-    if not (math.isfinite(padding) and padding > 0):
-        raise DataError(f"padding must be a positive factor of the person box, not {padding}")
-    return float(padding)
-
-
-def require_split(dataset: str, split: str, splits: Sequence[str]) -> None:
-    """Checks the name of a split.
-
-    Raises:
-        DataError: `split` is not one of `splits`.
-    """
-    if split not in splits:
-        raise DataError(f"{dataset} has no split {split!r}; there are {', '.join(splits)}")
-
-
-def require_files(dataset: str, root: Path, relative: Sequence[str], guide: str) -> None:
-    """Checks that a dataset lies where it is expected, without reading anything.
-
-    Args:
-        dataset: The dataset's name, for the message.
-        root: The dataset's folder.
-        relative: Files and folders that must exist below `root`.
-        guide: The expected layout and where the dataset is obtained.
-
-    Raises:
-        DataError: Something is not there.
-    """
-    if not root.is_dir():
-        raise DataError(f"{dataset}: there is no folder {root}{located(root)}.\n{guide}")
-    missing = [str(root / name) for name in relative if not (root / name).exists()]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise DataError(f"{dataset}: {', '.join(missing)} {verb} missing{located(root)}.\n{guide}")
 
 
 def located(path: Path) -> str:
@@ -75,43 +28,6 @@ def located(path: Path) -> str:
     )
 
 
-def require_images(name: str, images: ImageFiles, guide: str) -> None:
-    """Checks that all image files exist, with one folder listing instead of one stat per file.
-
-    Args:
-        name: Dataset and split, for the message.
-        images: The images that a split refers to.
-        guide: The expected layout and where the dataset is obtained.
-
-    Raises:
-        DataError: Images are missing; the message counts them and names the first three.
-    """
-    wanted = np.unique(images.paths).tolist()
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for path in wanted:
-        folder, _, file_name = path.rpartition("/")
-        if folder not in listings:
-            listings[folder] = list_files(images.root / folder)
-        if file_name not in listings[folder]:
-            missing.append(path)
-    if missing:
-        examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise DataError(
-            f"{name}: {len(missing)} of {len(wanted)} images are missing from {images.root}"
-            f"{located(images.root)}: {examples}. Complete the folder; with check_images=False the "
-            f"run starts anyway and stops at the first image that it cannot read.\n{guide}"
-        )
-
-
-def list_files(folder: Path) -> set[str]:
-    """Names in `folder`; none if it does not exist."""
-    if not folder.is_dir():
-        return set()
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries}
-
-
 def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
     """The content of a JSON file.
 
@@ -120,7 +36,7 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         object_hook: Called with every object while the file is read, as in `json.load`.
 
     Raises:
-        DataError: The file cannot be read, or is truncated or otherwise not JSON.
+        DataError: The file cannot be read, or is truncated or otherwise not JSON in UTF-8.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -133,53 +49,38 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         ) from None
 
 
-MOST_ROWS = 1 << 20
-"""Rows that an array of a MATLAB file may have."""
-
-
 def read_mat(
-    path: Path, variable: str, shape: tuple[int, ...] | None = None
+    path: Path, variable: str, shape: tuple[int | None, ...] | None = None
 ) -> Shaped[np.ndarray, "..."]:
     """One array of a MATLAB file (version 7.2 or older).
 
     Args:
         path: The file.
         variable: Name of the array.
-        shape: Shape of one row of the array, which then has up to MOST_ROWS, checked before anything is
-            unpacked; None allows any.
+        shape: The array's shape, None for any size; MATLAB drops last axes of size 1, which are put back.
 
     Raises:
         DataError: The file cannot be read, is truncated or not a MATLAB file, or does not hold
             `variable` as an array of real numbers of this shape.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    array = None
-    try:
-        there = {name: (size, kind) for name, size, kind in scipy.io.whosmat(io.BytesIO(data))}
-        size, kind = there.get(variable, ((), "absent"))
-        fits = shape is None or (size[1:] == shape and 0 < size[0] <= MOST_ROWS)
-        if fits and kind not in ("absent", "struct", "cell"):
-            array = scipy.io.loadmat(io.BytesIO(data), variable_names=[variable])[variable]
-    except NotImplementedError:
-        raise DataError(
-            f"{path}: is a MATLAB 7.3 file; save it again in MATLAB with the option -v7"
-        ) from None
-    # scipy's parser meets a damaged file with whatever its byte arithmetic runs into.
-    except Exception as error:
-        raise DataError(
-            f"{path}: is truncated or not a MATLAB file ({type(error).__name__}: {error}); "
-            "download or unpack it again"
-        ) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        wanted = "" if shape is None else f" of shape (persons, {', '.join(map(str, shape))})"
-        listed = ", ".join(f"{name} ({kind}, {size})" for name, (size, kind) in there.items())
-        raise DataError(
-            f"{path}: holds no array {variable!r} of real numbers{wanted}; it holds "
-            f"{listed or 'nothing'}"
+    arrays = read_arrays(path)
+    array = arrays.get(variable)
+    if not isinstance(array, np.ndarray):
+        there = ", ".join(
+            f"{name} ({value if isinstance(value, str) else value.shape})"
+            for name, value in arrays.items()
         )
+        raise DataError(
+            f"{path}: holds no array {variable!r} of real numbers; it holds {there or 'nothing'}"
+        )
+    if shape is None:
+        return array
+    array = array.reshape(*array.shape, *[1] * (len(shape) - array.ndim))
+    if array.ndim != len(shape) or not all(
+        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+    ):
+        wanted = ", ".join("number of persons" if size is None else str(size) for size in shape)
+        raise DataError(f"{path}: {variable} has shape {array.shape}, it must have ({wanted})")
     return array
 
 
@@ -238,7 +139,7 @@ def number_column(
         return np.zeros((0, *shape))
     try:
         column = np.array([record[field] for record in records], dtype=np.float64)
-        if column.shape == (len(records), *shape):
+        if column.shape[1:] == shape:
             return column
     except (KeyError, TypeError, ValueError, OverflowError):
         pass  # Only the record by record search below can say which one is wrong.
@@ -256,6 +157,18 @@ def number_column(
                 f"{path}: {label(row)}: {field} has shape {found}, it must have {shape}"
             )
     raise DataError(f"{path}: {field} does not have shape {shape} in every record")
+
+
+def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
+    """Whether all numbers of a row are finite."""
+    return np.asarray(np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+
+
+def first_of_each(values: np.ndarray | Sequence[str]) -> Bool[np.ndarray, " N"]:
+    """False where a value has occurred before."""
+    first = np.zeros(len(values), dtype=bool)
+    first[np.unique(values, return_index=True)[1]] = True
+    return first
 
 
 def require_rows(

@@ -74,7 +74,7 @@ class PersonMetric(Metric):
         Args:
             sample_index: Which person each row is; of several rows of one person the first counts.
             **batch: `predicted`, (B, K, 2), x, y in image pixels; `scores`, (B, K), of the joints;
-                and the entries of the batch (`pnfs.data.dataset.PoseBatch`).
+                and the entries of the batch (`pnfs.data.crops.PoseBatch`).
 
         Raises:
             ValueError: A column is missing, or does not have the metric's number of joints or one

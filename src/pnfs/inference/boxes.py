@@ -11,8 +11,7 @@ import torch
 import torchvision
 from jaxtyping import Float32, UInt8
 
-from pnfs.data.coco_categories import PERSON, person_category
-from pnfs.data.coco_format import CROWD, OTHER_CATEGORY
+from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, person_category
 from pnfs.data.persons import DataError
 from pnfs.data.readers import number_column, read_json, require_records, require_rows
 from pnfs.inference.inputs import InputFile
@@ -160,14 +159,17 @@ class CocoBoxes:
         return self._images.get(int(file.path.stem))
 
     def _add_image(self, where: Path, record: Mapping[str, Any]) -> None:
-        id_, name = record.get("id"), record.get("file_name")
-        if not isinstance(id_, int) or not isinstance(name, str):
-            raise DataError(f"{where}: an image needs id (a number) and file_name: {record!r:.80}")
+        id_, name, frame = (record.get(key) for key in ("id", "file_name", "frame_id"))
+        if not (isinstance(id_, int) and isinstance(name, str) and isinstance(frame, int | None)):
+            raise DataError(
+                f"{where}: an image needs id (a number) and file_name, and may have frame_id (a number): "
+                f"{record!r:.80}"
+            )
         height, width = record.get("height"), record.get("width")
         size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         self._images[id_] = _Listed(id_, size)
         last = name.replace("\\", "/").rpartition("/")[2]
-        self._by_name[last, record.get("frame_id")].append((name.removeprefix("./"), id_))
+        self._by_name[last, frame].append((name.removeprefix("./"), id_))
 
     def _add_boxes(self, records: list[dict[str, Any]], threshold: float, category: int) -> None:
         left_out: Counter[str] = Counter()
@@ -186,8 +188,10 @@ class CocoBoxes:
         boxes = number_column(self.path, persons, "bbox", (4,), label)
         scores = number_column(self.path, persons, "score", (), label)
         image_ids = number_column(self.path, persons, "image_id", (), label)
-        finite = np.isfinite(np.column_stack([boxes, scores, image_ids])).all(-1)
-        require_rows(self.path, finite, label, "bbox, score or image_id is not finite")
+        finite = np.isfinite(np.column_stack([boxes, scores])).all(-1)
+        require_rows(self.path, finite, label, "bbox or score is not finite")
+        whole = (image_ids == np.round(image_ids)) & (np.abs(image_ids) < 2**53)
+        require_rows(self.path, whole, label, "image_id is not a whole number")
         if self._lists_all:
             known = np.isin(image_ids, list(self._images))
             require_rows(self.path, known, label, "its image_id is not among the images")

@@ -90,15 +90,10 @@ def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
     )
 
 
-def natural_key(path: Path) -> list[list[tuple[int, int, str]]]:
+def natural_key(path: Path) -> list[str]:
     """Sorts folder by folder, and numbers in names by their value."""
     return [
-        [
-            (0, int(piece), "") if piece.isdecimal() else (1, 0, piece.casefold())
-            for piece in re.split(r"(\d+)", part)
-            if piece
-        ]
-        for part in path.parts
+        re.sub(r"\d+", lambda digits: digits[0].zfill(30), part).casefold() for part in path.parts
     ]
 
 

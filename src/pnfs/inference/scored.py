@@ -3,7 +3,7 @@
 import lightning as L
 from torchmetrics import Metric, MetricCollection
 
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 from pnfs.inference.predictor import Predictor
 
 

@@ -1,208 +1,197 @@
-"""What came out: the rows of a target with the runs of each, read from their records."""
+"""What came out: one line for each run of a target's rows, read from the records of the runs only."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pnfs.reproduce.published import Published
-from pnfs.reproduce.targets import Row
-from pnfs.runs.finding import Run, read_run
+import pandas as pd
 
-SECONDS_A_DAY = 86_400
+from pnfs.errors import PnfsError
+from pnfs.reproduce.targets import Target, TargetError
+from pnfs.runs.finding import Run, find_runs
+from pnfs.runs.identity import PERSONS, run_identity
 
 COSTS = ("parameters", "live_parameters", "macs", "macs_by_output")
 """What records hold about a network's cost; macs_by_output counts transposed convolutions by their output."""
 
+_ABOUT = ["row", "seed", "state", "folder", "device", "days", "revision", *COSTS]
+_SECONDS_A_DAY = 86_400
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a row: what defines it, and where it is or will be."""
 
-    row: Row
-    seed: int
-    overrides: tuple[str, ...]
-    """What `pnfs train` is given to make this run."""
-    folder: Path | None
-    """None if the configuration cannot be composed."""
-    settings: Mapping[str, Any]
-    """The resolved configuration; empty if it cannot be composed."""
-    problem: str = ""
-    """Why it cannot be composed."""
+class RowError(PnfsError):
+    """A row that cannot be composed with the overrides for all rows; the message says why."""
+
+
+Compose = Callable[[str, int], Mapping[str, Any]]
+"""(file of a row, seed) -> the configuration that `pnfs train` resolves for it, or a `RowError`."""
 
 
 @dataclass(frozen=True)
-class RowResult:
-    """A row of a table, its planned runs, and the finished ones of them."""
+class Results:
+    """The runs of a target.
 
-    row: Row
-    planned: tuple[PlannedRun, ...]
-    finished: tuple[Run, ...]
-    missing: tuple[str, ...]
-    """For each run without a record, what there is instead."""
+    Attributes:
+        runs: One line per row and seed: row (label), seed, state ("finished", or what there is instead), folder,
+            device, days (of one device), revision of the code, `COSTS`, and a column per score.
+        settings: Label -> the configuration of one of the row's runs.
+    """
 
-    @property
-    def records(self) -> list[Mapping[str, Any]]:
-        return [run.record for run in self.finished if run.record is not None]
-
-    def values(self, name: str) -> list[float]:
-        """A score ("PCKh@0.5"), one of `COSTS` or "days", of each record that has it."""
-        if name == "days":
-            return [record["seconds"] * devices(record) / SECONDS_A_DAY for record in self.records]
-        if name in COSTS:
-            costs = [record["cost"] for record in self.records]
-            return [float(cost[name]) for cost in costs if name in cost]
-        found = (record["scores"].get(name) for record in self.records)
-        return [value for value in found if value is not None]
+    runs: pd.DataFrame
+    settings: dict[str, Mapping[str, Any]]
 
     @property
-    def devices(self) -> str:
-        """What the runs computed on."""
-        return ", ".join(dict.fromkeys(record["device"] for record in self.records))
+    def finished(self) -> pd.DataFrame:
+        """The lines that have scores."""
+        return self.runs[self.runs["state"] == "finished"]
+
+    @property
+    def scores(self) -> list[str]:
+        """Names of the recorded scores, the main one first."""
+        return [name for name in self.runs.columns if name not in _ABOUT]
+
+    def spread(self, name: str) -> pd.DataFrame:
+        """Label -> mean, sample standard deviation (nan for one seed) and count of a column over the seeds."""
+        if name not in self.runs:
+            return pd.DataFrame(columns=["mean", "std", "count"])
+        found = self.finished.dropna(subset=[name])
+        return found.groupby("row", sort=False)[name].agg(["mean", "std", "count"])
 
 
-def read_results(planned: Sequence[PlannedRun], rows: Sequence[Row]) -> list[RowResult]:
-    """The rows with what the folders of their runs hold.
+def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Results:
+    """The runs whose configuration is that of the target's rows, with every seed that any row was run with.
+
+    The dataset need not be at hand: where runs of one configuration differ in their data, none is taken.
+    """
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.identity is not None:
+            found.setdefault(_key(run.identity), []).append(run)
+    lines, settings = [], {}
+    for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
+        for file, label in target.rows.items():
+            try:
+                settings[label] = compose(file, seed)
+            except RowError as error:
+                lines.append({"row": label, "seed": seed, "state": str(error)})
+                continue
+            same = found.get(_key(run_identity(settings[label], {})))
+            if same:
+                lines.append({"row": label, "seed": seed} | _line(same))
+    return Results(_frame(target, lines), settings)
+
+
+def kept_results(target: Target, folder: Path) -> Results:
+    """Records that are kept with the target, as they are: `<folder>/<row>/<anything>/result.json`.
 
     Raises:
-        ValueError: A record is damaged.
+        TargetError: A row has two records of one seed.
     """
-    results = []
-    for row in rows:
-        runs = [run for run in planned if run.row == row]
-        found = [(run, read_run(run.folder) if run.folder else None) for run in runs]
-        results.append(
-            RowResult(
-                row=row,
-                planned=tuple(runs),
-                finished=tuple(run for _, run in found if run and run.status == "finished"),
-                missing=tuple(
-                    _instead(plan, run)
-                    for plan, run in found
-                    if run is None or run.status != "finished"
-                ),
-            )
-        )
-    return results
+    lines, settings = {}, {}
+    for file, label in target.rows.items():
+        for run in find_runs(folder / file):
+            seed = run.config["seed"]
+            if (label, seed) in lines:
+                raise TargetError(f"{run.folder}: another record of {label!r} has seed {seed} too")
+            settings[label] = run.config
+            lines[label, seed] = {"row": label, "seed": seed} | _line([run])
+    return Results(_frame(target, list(lines.values())), settings)
 
 
-def _instead(plan: PlannedRun, run: Run | None) -> str:
-    if plan.problem:
-        return f"seed {plan.seed}: {plan.problem}"
-    if run is None:
-        return f"seed {plan.seed}: not run"
-    return f"seed {plan.seed}: {run.status}" + (f" ({run.cause})" if run.cause else "")
+def _frame(target: Target, lines: list[dict[str, Any]]) -> pd.DataFrame:
+    """A line for every row and every seed that any row was run with, seed 0 if there is none."""
+    columns = list(dict.fromkeys([*_ABOUT, *(name for line in lines for name in line)]))
+    frame = pd.DataFrame(lines, columns=columns).set_index(["row", "seed"])
+    seeds = sorted(set(frame.index.get_level_values("seed"))) or [0]
+    every = pd.MultiIndex.from_product([target.rows.values(), seeds], names=["row", "seed"])
+    frame = frame.reindex(every).reset_index()
+    return frame.assign(state=frame["state"].fillna("not run"))
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    """Stands for an identity, whatever the data."""
+    return json.dumps(dict(identity) | {PERSONS: None}, sort_keys=True)
+
+
+def _line(runs: Sequence[Run]) -> dict[str, Any]:
+    if len(runs) > 1:
+        folders = ", ".join(str(run.folder) for run in runs)
+        return {
+            "state": f"{folders} are runs of one configuration on different data: move all but one away"
+        }
+    run = runs[0]
+    if run.record is None:
+        return {
+            "state": run.status + (f" ({run.cause})" if run.cause else ""),
+            "folder": run.folder,
+        }
+    record = run.record
+    costs = {name: record.get("cost", {}).get(name) for name in COSTS}
+    days = record["seconds"] * devices(record) / _SECONDS_A_DAY
+    about = {"state": run.status, "folder": run.folder, "device": record["device"], "days": days}
+    about["revision"] = record.get("git_revision")
+    return about | costs | record["scores"]
 
 
 def devices(record: Mapping[str, Any]) -> int:
     """How many devices a run computed on at once."""
-    trainer = record["config"]["trainer"]
-    number = trainer.get("devices", 1)
-    if isinstance(number, (list, tuple)):
-        number = len(number)
-    return (number if isinstance(number, int) and number > 0 else 1) * trainer.get("num_nodes", 1)
+    number = record["config"]["trainer"].get("devices", 1)
+    number = len(number) if isinstance(number, (list, tuple)) else number
+    return number if isinstance(number, int) and number > 0 else 1
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and the sample standard deviation of two or more values."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def score_names(results: Sequence[RowResult], published: Sequence[Published] = ()) -> list[str]:
-    """Scores worth a column: those the paper prints, and means over all joints of the records."""
-    papers = [*published, *(result.row.paper for result in results)]
-    printed = list(dict.fromkeys(name for paper in papers if paper for name in paper.scores))
-    recorded = [
-        name
-        for result in results
-        for record in result.records
-        for name in record["scores"]
-        if "/" not in name or name in printed
-    ]
-    return list(dict.fromkeys([*printed, *recorded]))
-
-
-def first_scores(
-    results: Sequence[RowResult], published: Sequence[Published] = ()
-) -> tuple[str | None, str | None]:
-    """The score that counts: as the paper prints it, and as the records hold it."""
-    names = score_names(results, published)
-    papers = [*published, *(result.row.paper for result in results)]
-    printed = [name for name in names if any(paper and name in paper.scores for paper in papers)]
-    recorded = [name for name in names if any(r.values(name) for r in results)]
-    return next(iter(printed), None), next(iter(recorded), None)
-
-
-def groups(results: Sequence[RowResult]) -> list[tuple[str, list[RowResult]]]:
-    """Rows whose scores may stand in one column: those with the same data and the same backbone.
-
-    Rows without a run, of which neither is known, go with the first group.
-
-    Returns:
-        (backbone, data, or both: whatever tells the groups apart; rows), in the order of the first rows.
-    """
-    known = {
-        result.row.label: conditions(run.settings)
-        for result in results
-        for run in reversed(result.planned)
-        if run.settings
-    }
-    first = next(iter(known.values()), ("", ""))
-    found: dict[tuple[str, str], list[RowResult]] = {}
-    for result in results:
-        found.setdefault(known.get(result.row.label, first), []).append(result)
-    differ = [len({key[n] for key in found}) > 1 for n in (0, 1)]
-    return [
-        (", ".join(name for name, told in zip(key, differ, strict=True) if told), rows)
-        for key, rows in found.items()
-    ]
+# --- under which conditions
 
 
 def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
-    backbone = (settings.get("model") or {}).get("backbone") or settings.get("backbone") or {}
-    about = [f"{name} {backbone[name]}" for name in _SIZES if backbone.get(name) is not None]
+    backbone = settings["model"].get("backbone") or {}
+    sizes = {**backbone, **backbone.get("fabrics", {})}
+    about = [f"{name} {sizes[name]}" for name in _SIZES if sizes.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
-    name = _class(backbone) + (f" ({', '.join(about)})" if about else "")
     dataset = settings["dataset"]
     data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
-    return name, data
+    return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
+
+
+_SIZES = ("depth", "width", "first_layers", "channels", "nodes")
+"""Keys of a backbone that tell two of one class apart."""
 
 
 def _class(description: Mapping[str, Any]) -> str:
     return str(description.get("_target_", "")).rsplit(".", 1)[-1]
 
 
-_SIZES = ("depth", "width", "backbone_layers", "channels", "nodes")
-"""Keys of a backbone that tell two of one class apart."""
+def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
+    """Rows whose scores may stand in one column: those with the same data and the same backbone.
+
+    Returns:
+        What tells the group apart -> labels. Rows of which neither is known go with the first group.
+    """
+    known = {label: conditions(settings) for label, settings in results.settings.items()}
+    first = next(iter(known.values()), ("", ""))
+    keys = {label: known.get(label, first) for label in labels}
+    differing = [n for n in (0, 1) if len({key[n] for key in keys.values()}) > 1]
+    found: dict[str, list[str]] = {}
+    for label, key in keys.items():
+        found.setdefault(", ".join(key[n] for n in differing), []).append(label)
+    return found
 
 
-def scale(results: Sequence[RowResult]) -> str:
-    """What the runs have in common: data, size of the input, epochs, persons, batch."""
-    settings = [run.settings for result in results for run in result.planned if run.settings]
+def scale(results: Results) -> str:
+    """What the runs have in common: data, size of the input, epochs, batch, precision."""
     parts = []
     for name, read in _SCALE.items():
-        values = {read(each) for each in settings}
-        if len(values) == 1:
-            parts.append(f"{name}{values.pop()}")
-        elif values:
-            parts.append(f"{name}{' or '.join(sorted(map(str, values)))}")
-    return ", ".join(part for part in parts if part)
+        values = dict.fromkeys(str(read(settings)) for settings in results.settings.values())
+        parts.append(f"{name} {' or '.join(values)}")
+    return ", ".join(parts)
 
 
-def _persons(settings: Mapping[str, Any]) -> str:
-    dataset = settings["dataset"]
-    if isinstance(dataset.get("train"), int):
-        return f"{dataset['train']} persons train, {dataset['val']} validate"
-    return ""
-
-
-_SCALE = {
-    "data ": lambda s: s["dataset"]["_target_"].rsplit(".", 1)[-1],
-    "": _persons,
-    "input ": lambda s: "×".join(map(str, s["input_size"])),
-    "epochs ": lambda s: s["epochs"],
-    "batch ": lambda s: s["batch_size"],
-    "precision ": lambda s: s["trainer"]["precision"],
+_SCALE: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    "data": lambda s: conditions(s)[1],
+    "input": lambda s: "×".join(map(str, s["input_size"])),
+    "epochs": lambda s: s["epochs"],
+    "batch": lambda s: s["batch_size"],
+    "precision": lambda s: s["trainer"]["precision"],
 }

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pnfs.runs.identity import PERSONS, run_identity, runs_of
 from pnfs.runs.plain import read_json
 from pnfs.runs.record import RESULT, read_result
 from pnfs.runs.state import STATE, RunStatus, is_held
@@ -59,17 +58,3 @@ def find_runs(root: Path) -> list[Run]:
             runs.append(run)
             below.clear()  # A run holds no runs, but perhaps thousands of other files.
     return sorted(runs, key=lambda run: run.folder.parts)
-
-
-def find_same(config: Mapping[str, Any]) -> list[Run]:
-    """The runs of a configuration, on whatever data: where the dataset is not at hand, tables find theirs so.
-
-    Raises:
-        ValueError: A file of a run is damaged.
-    """
-    ours = run_identity(config, {}) | {PERSONS: None}
-    return [
-        run
-        for run in find_runs(runs_of(config))
-        if run.identity is not None and dict(run.identity) | {PERSONS: None} == ours
-    ]

@@ -22,7 +22,8 @@ SPLITS = ("train", "val")
 
 # Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
 _NOT_DEFINING = (
-    "run_root", "name", "run_name", "run_dir", "tags", "logger", "restart", "trust", "evaluate_untrained",
+    "run_root", "data_root", "name", "run_name", "run_dir", "tags", "logger", "restart", "trust",
+    "evaluate_untrained",
     "dataset.check_images", "data.workers", "data.eval_batch_size", "data.resident", "optimizer.fused",
     "callbacks.architecture", "callbacks.speed", "callbacks.learning_rate", "callbacks.epochs",
     "callbacks.progress", "callbacks.pictures",
@@ -30,8 +31,8 @@ _NOT_DEFINING = (
 
 # What other keys are made of: these count where they arrive, in model, data, trainer, loss, strategy.
 _INGREDIENTS = (
-    "skeleton", "parts", "backbone", "operations", "fabric", "acceleration", "architecture", "epochs",
-    "input_size", "batch_size", "eval_batch_size", "workers", "callbacks.strategy",
+    "skeleton", "parts", "backbone", "pretrained", "operations", "fabric", "acceleration", "architecture",
+    "epochs", "input_size", "batch_size", "eval_batch_size", "workers", "callbacks.strategy",
 )  # fmt: skip
 
 # Keys of the trainer that change no number, or only its last digits as another device does; any other key

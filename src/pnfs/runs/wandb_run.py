@@ -33,9 +33,7 @@ class RunLogger(WandbLogger):
         super().log_hyperparams(params)
         for metrics in ("val/*", "train/*", "architecture/*"):
             self.experiment.define_metric(metrics, step_metric="epoch")
-        self.experiment.define_metric(
-            "val/score", step_metric="epoch", summary="best", goal="maximize"
-        )
+        self.experiment.define_metric("val/score", step_metric="epoch", summary="max")
 
     def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
         """Writes a finished run's results into the columns of the project's table."""

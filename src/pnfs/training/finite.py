@@ -74,6 +74,6 @@ def describe_loss(loss: SeenLoss, ids: list[str]) -> str:
     return (
         f"the {loss.name} loss is {float(loss.value)} in epoch {loss.epoch}, step {loss.step} (batch "
         f"{loss.batch} of the epoch), learning rate {loss.lr:g}; persons of the batch: {', '.join(ids)}. "
-        "Training stopped: look at these persons (pnfs browse), or choose a smaller optimizer.lr, "
+        "Training stopped: look at these persons (pnfs data action=browse), or choose a smaller optimizer.lr, "
         "trainer.gradient_clip_val, or trainer.precision=32-true"
     )

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from pnfs.codec import Codec
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 
 
 class HeatmapLoss(nn.Module):

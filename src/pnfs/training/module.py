@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from pnfs.codec import Codec, to_image
-from pnfs.data.dataset import PoseBatch
+from pnfs.data.crops import PoseBatch
 from pnfs.models import PoseNetwork
 from pnfs.models.layers import shifted_sums
 from pnfs.training.finite import LossWatch, NonFiniteLossError, SeenLoss, describe_loss

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from pnfs.body import Skeleton
 from pnfs.models import FabricRules, NeuralFabrics, PoseNetwork
 from pnfs.models.backbones import Backbone, Stem
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
 from pnfs.training.loss import HeatmapLoss
 
-_PACKAGES = ("pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
+_PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
 """Where the classes lie that need no trust. A name of another module inside of them is none of theirs."""
 
 
@@ -48,6 +49,7 @@ _ROLES: Mapping[str, _Role] = {
     "rules": _Role("set of rules", _is(FabricRules)),
     "kept": _Role("cell of a derived network", _is(KeptCell)),
     "dataset": _Role("dataset", _has("persons", "metric")),
+    "skeleton": _Role("skeleton", _is(Skeleton)),
     "optimizer": _Role("optimiser", _is(Optimizer)),
     "schedule": _Role("schedule", _has("build")),
     "loss": _Role("loss", _is(HeatmapLoss)),

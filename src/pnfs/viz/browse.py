@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from pnfs.body import PartMode
 from pnfs.codec import Codec
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.dataset import CropDataset, SampleKey
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import fit_box, invert
 from pnfs.data.persons import Persons
 from pnfs.viz.sheets import pose_sheet, score_map_sheet

@@ -1,0 +1,65 @@
+"""Copies finished runs of the study into `runs/lspet/<row>/<seed>/result.json`: collect.py RUNS_FOLDER
+
+The row is told by what the run's configuration changes; a run that is of no row, or of a row at another scale than
+the first record kept here, is named and left out. Paths of the machine become names.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+PARTS = HERE.parents[1] / "conf" / "parts"
+SCALE = ("epochs", "input_size", "batch_size")
+
+
+def row_of(config: dict[str, Any]) -> str | None:
+    """The file in conf/experiment/study whose run this is."""
+    model, strategy = config["model"], config["strategy"]
+    groups = {
+        path.stem: yaml.safe_load(path.read_text()).get("lsp")
+        for path in sorted(PARTS.glob("*.yaml"))
+    }
+    parts = next((name for name, group in groups.items() if group == model.get("parts")), None)
+    search, factor = strategy["_target_"].rsplit(".", 1)[-1], strategy.get("lr_factor", 1.0)
+    names = {"Random": "random", "FirstOrder": "first_order", "Frozen": "frozen"}
+    changed = [] if parts == "p3" else [str(parts)]
+    changed += [] if search == "Synchronous" else [names.get(search, search)]
+    changed += [] if factor == 1.0 else [f"lr_{factor:g}"]
+    changed += [] if model["vector_dim"] == 8 else [f"d{model['vector_dim']}"]
+    changed += [] if model["channels"] == 10 else [f"C{model['channels']}"]
+    changed += [] if model["nodes"] == 1 else [f"H{model['nodes']}"]
+    name = {"": "p3", "p1 C18": "p1_wide"}.get(" ".join(changed), " ".join(changed))
+    rows = yaml.safe_load((HERE / "target.yaml").read_text())["rows"]
+    return name if name in rows else None
+
+
+def without_paths(value: Any) -> Any:
+    """The same data; paths of this machine are shortened to their last component."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+
+def main(runs: Path) -> None:
+    kept = sorted(HERE.glob("runs/lspet/*/*/result.json"))
+    scale = [json.loads(kept[0].read_text())["config"][key] for key in SCALE] if kept else None
+    for path in sorted(runs.glob("**/result.json")):
+        record = json.loads(path.read_text())
+        row = row_of(record["config"])
+        if row is None or (scale and [record["config"][key] for key in SCALE] != scale):
+            print(f"left out: {path.parent}")
+            continue
+        out = HERE / "runs" / "lspet" / row / str(record["seed"]) / "result.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(without_paths(record), indent=1) + "\n")
+        print(f"{row}, seed {record['seed']}: {record['score']:.1f}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

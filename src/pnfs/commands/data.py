@@ -1,0 +1,224 @@
+"""`pnfs data`: check a dataset and this machine, look at its crops, or write them into a cache."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pnfs.body import PartMode
+from pnfs.commands.configuration import UsageError, build_source, plain
+from pnfs.commands.machine import inspect_machine
+from pnfs.data.cache import About, CachedCrops, CacheSettings
+from pnfs.data.cache_writer import ensure_cache
+from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset, worst_first
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
+from pnfs.runs.plain import json_ready
+from pnfs.viz.browse import Crops, chosen_persons, crop_sheet, flip_sheet, target_sheet
+from pnfs.viz.style import save_image
+
+console = Console()
+STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def run(config: DictConfig) -> None:
+    settings = plain(config)
+    actions = {"check": check, "browse": browse, "cache": cache}
+    action = settings["action"]
+    if action not in actions:
+        raise UsageError(f"action is {', '.join(actions)}, not {action!r}")
+    dataset = settings.get("dataset")
+    if (dataset and "_target_" not in dataset) or (action != "check" and not dataset):
+        raise UsageError(f"action={action} needs a dataset by name: dataset=mpii dataset.root=…")
+    size = settings["input_size"]
+    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
+        raise UsageError(f"input_size must be (height, width), multiples of 32, got {size}")
+    if action != "check":
+        settings["out"] = settings["out"] or f"{settings['run_root']}/{action}"
+    actions[action](settings)
+
+
+# --- check
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Prints and writes findings; exit status 1 if there is an error."""
+    if settings["check"]["images"] not in ("all", "sample", "none"):
+        raise UsageError(
+            f"check.images is all, sample or none, not {settings['check']['images']!r}"
+        )
+    findings = {"machine": inspect_machine(settings["run_root"], settings["trainer"]["precision"])}
+    console.print(findings_table("This machine", findings["machine"]))
+    dataset = settings.get("dataset")
+    if dataset:
+        findings["dataset"] = check_dataset(dataset, settings)
+        title = f"Dataset {dataset.get('root') or dataset['_target_'].rpartition('.')[2]}"
+        console.print(findings_table(title, findings["dataset"]))
+    if settings["out"]:
+        path = Path(settings["out"]) / "check.json"
+        write_findings(path, findings)
+        console.print(f"findings: {path}", soft_wrap=True)
+    counts = Counter(finding.severity for found in findings.values() for finding in found)
+    console.print(", ".join(f"{severity}s: {counts[severity]}" for severity in SEVERITIES))
+    if counts["error"]:
+        sys.exit(1)
+
+
+def check_dataset(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Finding]:
+    """Findings about the dataset a configuration names, also if it cannot be opened at all."""
+    if "check_images" in dataset:
+        # The loader would stop at missing images; the inspection lists them and goes on.
+        dataset = {**dataset, "check_images": False}
+    try:
+        source = build_source(dataset)
+    except (DataError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, DataError):
+            raise
+        return [finding_of_error(cause, "layout", str(dataset.get("root", "")))]
+    return inspect_dataset(
+        source,
+        splits=settings["splits"],
+        images=settings["check"]["images"],
+        sample=settings["check"]["sample"],
+        workers=settings["workers"] or None,
+    )
+
+
+def findings_table(title: str, findings: Sequence[Finding]) -> Table:
+    """One row a finding, errors first; the advice under what was found."""
+    table = Table(title=title, show_lines=True, title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("check")
+    table.add_column("finding", overflow="fold")
+    for finding in worst_first(findings):
+        text = Text.assemble((finding.where, "bold"), "\n", finding.problem)
+        if finding.advice:
+            text.append(f"\n→ {finding.advice}", "italic")
+        table.add_row(Text(finding.severity, STYLES[finding.severity]), finding.check, text)
+    if not findings:
+        table.add_row(Text("good", "green"), "all", "nothing to report")
+    return table
+
+
+def write_findings(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
+    """All findings as JSON, with every record concerned.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    content = {name: [asdict(finding) for finding in found] for name, found in findings.items()}
+    text = json.dumps(json_ready(content), indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{path}: cannot be written: {reason}; choose another out=…") from None
+
+
+# --- browse
+
+
+def browse(settings: Mapping[str, Any]) -> None:
+    """Writes contact sheets of what a network sees."""
+    chosen, codec, seed = settings["browse"], settings["codec"], settings["seed"]
+    for key in ("persons", "rows"):
+        if chosen[key] < 1:
+            raise UsageError(f"browse.{key} must be at least 1, got {chosen[key]}")
+    persons = build_source(settings["dataset"]).persons(settings["splits"][0])
+    skeleton = persons.skeleton
+    if skeleton.name not in settings["parts"]:
+        raise UsageError(
+            f"the chosen part mode groups the joints of {', '.join(settings['parts'])}, not those "
+            f"of {skeleton.name}; add `{skeleton.name}: {{part: [joint, ...], ...}}` to it"
+        )
+    parts = PartMode(skeleton, settings["parts"][skeleton.name])
+    crops = Crops(
+        persons,
+        input_size=tuple(settings["input_size"]),
+        augmentation=instantiate(settings["augmentation"], _convert_="all"),
+        seed=seed,
+        epoch=chosen["epoch"],
+        unbiased=codec["unbiased"],
+    )
+    rows, few = (chosen_persons(persons, chosen[key], seed) for key in ("persons", "rows"))
+    targets = {"parts": parts, "sigma": codec["sigma"], "quantised": codec["quantised"]}
+    for what, sheet in (
+        ("crops", crop_sheet(crops, rows)),
+        ("flips", flip_sheet(crops, few)),
+        ("targets", target_sheet(crops, few, **targets)),
+    ):
+        path = Path(settings["out"]) / f"{what}.png"
+        save_image(path, sheet)
+        console.print(f"{what}: {path}", soft_wrap=True)
+
+
+# --- cache
+
+
+def cache(settings: Mapping[str, Any]) -> None:
+    """Writes a crop cache for each split, or finishes it, or says that it is there."""
+    chosen, size = settings["cache"], settings["input_size"]
+    augmentation = instantiate(settings["augmentation"], _convert_="all")
+    source = build_source(settings["dataset"])
+    options = {key: chosen[key] for key in ("format", "quality", "resolution", "reduced_decoding")}
+    plain_crops = CacheSettings(input_size=tuple(size), **options)
+    table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
+    for split in settings["splits"]:
+        started, persons = time.monotonic(), source.persons(split)
+        path = ensure_cache(
+            settings["out"],
+            persons,
+            # As in training: only the training persons are augmented.
+            plain_crops.with_room_for(augmentation if split == "train" else None),
+            workers=settings["workers"],
+            rebuild=chosen["rebuild"],
+        )
+        if chosen["verify"]:
+            _verify(path, persons)
+        height, width = About.read(path).settings.crop_size
+        table.add_row(
+            split,
+            f"{len(persons):,}",
+            f"{height} x {width}",
+            f"{path.stat().st_size / 1e6:,.1f}",
+            f"{time.monotonic() - started:.1f}",
+            str(path),
+        )
+    console.print(table)
+    console.print(
+        f"train from it: pnfs train input_size=[{size[0]},{size[1]}] data.cache={settings['out']} "
+        "and the same dataset, augmentation, resolution",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _verify(path: Path, persons: Persons) -> None:
+    crops = CachedCrops(path, persons)
+    damaged = []
+    for row, id_ in enumerate(persons.ids.tolist()):
+        try:
+            crops.view(row, 1.0)
+        except DataError:
+            damaged.append(id_)
+    if damaged:
+        names = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
+        raise DataError(
+            f"{path}: {len(damaged)} of {len(crops)} crops are damaged: {names}; run the same "
+            "command with cache.rebuild=true"
+        )
+    console.print(f"{persons.name}: all {len(crops):,} crops are as they were written")

@@ -1,1 +1,0 @@
-"""Is a dataset fit to train on? What `pnfs doctor` checks, as plain functions."""

@@ -1,0 +1,194 @@
+"""Crops of persons for training and evaluation, and the order in which they come."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from pnfs.data.augmentation import AffineDraw, Augmentation
+from pnfs.data.geometry import apply, compose, crop_extent, crop_matrix, fit_box, invert
+from pnfs.data.images import view_of
+from pnfs.data.persons import Persons
+
+
+class SampleKey(NamedTuple):
+    """Names one draw: every random number of a sample is a function of the seed and this."""
+
+    epoch: int
+    index: int
+
+
+class PoseBatch(TypedDict):
+    """What a loader hands over; B crops of one size (h, w)."""
+
+    image: Tensor
+    """uint8 (B, h, w, 3), RGB."""
+    joints_crop: Tensor
+    """float32 (B, K, 2), x, y in pixels of the crop."""
+    labelled: Tensor
+    """bool (B, K)."""
+    to_image: Tensor
+    """float32 (B, 2, 3), crop pixels to image pixels."""
+    joints_image: Tensor
+    """float32 (B, K, 2), x, y in pixels of the image."""
+    reference_length: Tensor
+    """float32 (B,)."""
+    sample_index: Tensor
+    """int64 (B,), row of the split's `Persons`."""
+
+
+class CropDataset(Dataset):
+    """One crop a person, by one affine map: box, scale, rotation and flip together.
+
+    Args:
+        persons: The labelled persons.
+        input_size: (height, width) of the crops.
+        augmentation: None for the plain crop.
+        seed: Of the augmentation's draws.
+        reduced_decoding: Decode no more of an image than the crop needs, where the images can do so
+            (`Views`); False decodes whole images. Crops differ by 1 to 3 grey levels.
+        unbiased: Geometry of the crops; see `crop_matrix`.
+    """
+
+    def __init__(
+        self,
+        persons: Persons,
+        *,
+        input_size: tuple[int, int],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        reduced_decoding: bool = True,
+        unbiased: bool = False,
+    ) -> None:
+        self.persons = persons
+        self.input_size = input_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.reduced_decoding = reduced_decoding
+        self.unbiased = unbiased
+        self._permutation = persons.skeleton.flip_permutation
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray | np.generic]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        persons = self.persons
+        if self.augmentation is None:
+            draw, random = AffineDraw(), None
+        else:
+            random = np.random.default_rng([self.seed, epoch, index])
+            draw = self.augmentation.draw(random)
+        matrix = self._matrix(index, draw)
+        joints, visibility = self._crop_joints(index, matrix, draw.flip)
+        joints_image = persons.joints[index]
+        return {
+            **self.pixels(index, matrix, random),
+            "joints_crop": joints.astype(np.float32),
+            "labelled": visibility > 0,
+            "to_image": invert(matrix).astype(np.float32),
+            # In the rows of the crop's joints, also where left and right have changed places.
+            "joints_image": joints_image[self._permutation] if draw.flip else joints_image,
+            "reference_length": np.float32(persons.reference_length[index]),
+            "sample_index": np.int64(index),
+        }
+
+    def _matrix(self, index: int, draw: AffineDraw) -> np.ndarray:
+        width, height = crop_extent(self.input_size, self.unbiased)
+        box = fit_box(self.persons.box_size[index], width / height) * draw.scale
+        return crop_matrix(
+            self.persons.center[index],
+            box,
+            draw.rotation_degrees,
+            self.input_size,
+            draw.flip,
+            self.unbiased,
+        )
+
+    def pixels(
+        self, index: int, matrix: np.ndarray, random: np.random.Generator | None
+    ) -> dict[str, np.ndarray]:
+        """The entry "image" of a sample.
+
+        Args:
+            index: Row of the person.
+            matrix: From pixels of the image to those of the crop.
+            random: What the geometry was drawn from; None without augmentation.
+        """
+        height, width = self.input_size
+        zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced_decoding else 1.0
+        image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
+        matrix = compose(matrix, to_image)
+        crop = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        if random is not None and self.augmentation is not None:
+            crop = self.augmentation.change_pixels(crop, random)
+        return {"image": crop}
+
+    def _crop_joints(
+        self, index: int, matrix: np.ndarray, flip: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        joints, visibility = apply(matrix, self.persons.joints[index]), self.persons.visibility
+        if not flip:
+            return joints, visibility[index]
+        # The matrix has mirrored the coordinates already; what is left is the exchange of sides.
+        return joints[self._permutation], visibility[index][self._permutation]
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """Keys of an epoch, shuffled by (seed, epoch), shared out among distributed processes.
+
+    Args:
+        rows: Persons to draw from, as rows of the dataset; or their number, for all of them.
+        seed: Of the order.
+        shuffle: False keeps the order of `rows`.
+        rank: This process.
+        world_size: Number of processes; each gets the same number of keys, the last ones are
+            filled up from the beginning.
+    """
+
+    def __init__(
+        self,
+        rows: int | Sequence[int] | np.ndarray,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch, but for the first after a start: there the loader is open
+        already, and `PoseDataModule` has set the epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.world_size)
+
+    def order(self) -> Int64[np.ndarray, " n"]:
+        """The rows of this epoch for this process."""
+        order = self.rows
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        return np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for index in self.order().tolist():
+            yield SampleKey(self.epoch, index)
+
+
+def start_worker(_: int) -> None:
+    """Workers are one process each; threads of their own would only get in each other's way."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

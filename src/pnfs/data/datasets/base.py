@@ -1,0 +1,147 @@
+"""What every dataset does: where its files are, which splits it has, how it is scored. Subclasses read labels."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from torchmetrics import Metric
+
+from pnfs.body import Skeleton
+from pnfs.data.images import DataError, ImageFiles
+from pnfs.data.persons import Persons
+from pnfs.data.predictions import Matches, Predictions, one_to_one, write_json
+from pnfs.data.readers import located
+
+GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
+"""The choices of a dataset whose persons are predicted in their labelled boxes."""
+
+
+class PoseDataset(ABC):
+    """Persons of each split, and the benchmark's own score; the group `dataset` names a subclass.
+
+    A subclass has `name`, `skeleton`, `splits`, reads the annotations of a split in `load`, and gives a `metric`.
+    The methods below `metric` have meanings that fit a dataset whose persons are scored in their labelled boxes.
+
+    Args:
+        root: The dataset's folder; None for one that has no files.
+        padding: Factor on the sides of the person box.
+        check_images: Whether `persons` checks that all image files exist.
+
+    Raises:
+        DataError: `root` or one of the `required` files is missing, or `padding` is not positive.
+    """
+
+    name: str = "dataset"
+    skeleton: Skeleton
+    splits: tuple[str, ...] = ("train", "val")
+    required: Sequence[str] = ()
+    """Files and folders below `root` without which nothing can be read."""
+    guide: str = ""
+    """The expected layout and where the dataset is obtained, for messages."""
+
+    def __init__(
+        self, root: Path | str | None = None, padding: float = 1.25, check_images: bool = True
+    ) -> None:
+        if not (math.isfinite(padding) and padding > 0):
+            raise DataError(f"padding must be a positive factor of the person box, not {padding}")
+        self.root = Path() if root is None else Path(root).expanduser()
+        self.padding = float(padding)
+        self.check_images = check_images
+        self._persons: dict[str, Persons] = {}
+        self.require_files(self.required)
+
+    def persons(self, split: str) -> Persons:
+        """The labelled persons of a split, in the file's order; read once.
+
+        Raises:
+            DataError: No such split, a damaged annotation file or record, or missing images.
+        """
+        self.require_split(split)
+        if split not in self._persons:
+            self._persons[split] = self.load(split)
+        return self._persons[split]
+
+    @abstractmethod
+    def load(self, split: str) -> Persons:
+        """Reads the persons of one of `splits`."""
+
+    @abstractmethod
+    def metric(self, split: str) -> Metric:
+        """The benchmark's own score; the first entry of its result is the one that counts."""
+
+    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
+        """What the score of a split depends on besides the network: boxes, suppression, …"""
+        return GROUND_TRUTH_BOXES
+
+    def matches(self, split: str, predictions: Predictions) -> Matches:
+        """The labelled persons of a split and their predictions."""
+        return one_to_one(self.persons(split), predictions)
+
+    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
+        """Scores beside those of the metric that are too slow to compute after every epoch."""
+        return {}
+
+    def write_predictions(
+        self, split: str, predictions: Predictions, folder: Path, name: str
+    ) -> Path:
+        """Writes predictions in the format that the benchmark's own tools read; returns the file.
+
+        Args:
+            split: What was predicted.
+            predictions: All persons of the split.
+            folder: Where the file goes.
+            name: Name of the method, for benchmarks whose file names hold one.
+        """
+        return write_json(folder / f"predictions_{split}.json", self.persons(split), predictions)
+
+    def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
+        """A detector's score of each person's box; None for labelled boxes."""
+        return None
+
+    def in_labelled_boxes(self) -> "PoseDataset":
+        """The dataset by which training is watched: a detector's boxes are for the final score."""
+        return self
+
+    def require_split(self, split: str) -> None:
+        """Raises DataError if there is no such split."""
+        if split not in self.splits:
+            splits = ", ".join(self.splits)
+            raise DataError(f"{self.name} has no split {split!r}; there are {splits}")
+
+    def require_files(self, relative: Sequence[str]) -> None:
+        """Checks that files or folders lie below `root`, without reading anything.
+
+        Raises:
+            DataError: Something is not there.
+        """
+        if relative and not self.root.is_dir():
+            where = f"{self.root}{located(self.root)}"
+            raise DataError(f"{self.name}: there is no folder {where}.\n{self.guide}")
+        missing = [str(self.root / name) for name in relative if not (self.root / name).exists()]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            raise DataError(
+                f"{self.name}: {', '.join(missing)} {verb} missing{located(self.root)}.\n{self.guide}"
+            )
+
+    def image_files(self, split: str, folder: str, paths: Sequence[str]) -> ImageFiles:
+        """The images of a split, looked for if `check_images` says so.
+
+        Raises:
+            DataError: A path leaves the folder, or images are missing; the message counts them.
+        """
+        images = ImageFiles(self.root / folder, paths)
+        missing = images.missing() if self.check_images else []
+        if missing:
+            examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+            raise DataError(
+                f"{self.name} {split}: {len(missing)} of {len(set(paths))} images are missing from "
+                f"{images.root}{located(images.root)}: {examples}. Complete the folder; with "
+                "check_images=False the run starts anyway and stops at the first image that it "
+                f"cannot read.\n{self.guide}"
+            )
+        return images

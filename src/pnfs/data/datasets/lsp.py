@@ -1,0 +1,205 @@
+"""Leeds Sports Pose (Johnson & Everingham, BMVC 2010) and its extended training set (CVPR 2011)."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int8
+
+from pnfs import body
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.images import DataError, list_files
+from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons
+from pnfs.data.readers import finite_rows, read_mat, require_rows
+from pnfs.evaluation.pck import PCK, torso_size
+
+NOT_LIMBS = ("neck", "head_top")
+"""What the group "limbs" leaves out: it holds the 12 joints of arms and legs."""
+
+_IMAGE_NAME = re.compile(r"im(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+
+
+class LSP(PoseDataset):
+    """Leeds Sports Pose: 2,000 persons, one an image, all 14 joints labelled.
+
+    The official split: images 1 to 1000 train, 1001 to 2000 test. There is no validation set of
+    its own: "val" and "test" are both the official test persons.
+
+    The person box is the bounding box of the labelled joints, a square of its longer side ×
+    `padding`; persons without one are left out. `reference_length` is the torso size in px, see
+    `pnfs.evaluation.torso_size`; it is nan, which leaves the person out of the score, where a torso
+    joint is unlabelled. Coordinates are taken as they stand in the file.
+
+    Args:
+        root: Folder with `images` and `joints.mat`, key `joints`, (3, 14, N): x, y in px of the
+            image, 1 where occluded.
+        test_from: Number of the first test image; images are numbered from 1.
+        padding: Factor on the side of the person box.
+        check_images: Whether `persons` checks that all image files exist.
+
+    Raises:
+        DataError: The folder or the annotation file is missing, or `padding` is not positive.
+    """
+
+    name = "LSP"
+    skeleton = body.LSP
+    splits = ("train", "val", "test")
+    required = ("images", "joints.mat")
+    guide = (
+        "Expected layout below root: images/im0001.jpg, … and joints.mat\n"
+        "Dataset: http://sam.johnson.io/research/lsp.html\nThen set root to that folder."
+    )
+    image_format = "im{:04d}.jpg"
+
+    def __init__(
+        self,
+        root: Path | str,
+        test_from: int = 1001,
+        padding: float = 1.25,
+        check_images: bool = True,
+    ) -> None:
+        super().__init__(root, padding, check_images)
+        self.held_out_from = test_from
+
+    def metric(self, split: str) -> PCK:
+        """PCK at 0.2 of the torso size, with the 12 joints of arms and legs as group "limbs".
+
+        Raises:
+            DataError: No such split.
+        """
+        self.require_split(split)
+        limbs = tuple(joint for joint in self.skeleton.joints if joint not in NOT_LIMBS)
+        return PCK(
+            joints=self.skeleton.joints,
+            groups={**self.skeleton.groups, "limbs": limbs},
+            thresholds=(0.2,),
+            name="PCK",
+        )
+
+    def persons(self, split: str) -> Persons:
+        """As `PoseDataset.persons`; "val" and "test" are the same persons."""
+        self.require_split(split)
+        return super().persons(split if split == "train" else self.splits[-1])
+
+    def read(self, path: Path) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
+        """Joints and their visibility from `joints.mat`."""
+        columns = read_mat(path, "joints", (3, len(self.skeleton), None)).astype(np.float64)
+        columns = columns.transpose(2, 1, 0)
+        occluded = _flags(path, columns[..., 2], "the third row (1 = occluded)")
+        return columns[..., :2], np.where(occluded, OCCLUDED, VISIBLE).astype(np.int8)
+
+    def load(self, split: str) -> Persons:
+        joints, visibility = self._labels
+        rows = np.arange(len(joints))
+        rows = rows[(rows >= self.held_out_from - 1) == (split != "train")]
+        center, side = _boxes(joints[rows], visibility[rows] > UNLABELLED)
+        usable, few = side > 0, (visibility[rows] > UNLABELLED).sum(-1) < 2
+        left_out = {
+            "with fewer than two labelled joints": int((~usable & few).sum()),
+            "with all labelled joints on one point": int((~usable & ~few).sum()),
+        }
+        rows, center, side = rows[usable], center[usable], side[usable] * self.padding
+        standard = {number: self.image_format.format(number) for number in (rows + 1).tolist()}
+        # An image that is not there keeps its standard name, which messages then give.
+        names = [self._image_names.get(number, name) for number, name in standard.items()]
+        return Persons(
+            name=f"{self.name} {split}",
+            skeleton=self.skeleton,
+            images=self.image_files(split, "images", names),
+            ids=np.array([Path(name).stem for name in standard.values()], dtype=np.str_),
+            image_index=np.arange(len(rows), dtype=np.int64),
+            joints=joints[rows].astype(np.float32),
+            visibility=visibility[rows],
+            center=center.astype(np.float32),
+            box_size=np.stack([side, side], axis=-1).astype(np.float32),
+            reference_length=torso_size(joints[rows], visibility[rows], self.skeleton).astype(
+                np.float32
+            ),
+            left_out={reason: count for reason, count in left_out.items() if count},
+            file=str(self.root / "joints.mat"),
+        )
+
+    @cached_property
+    def _labels(self) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
+        path = self.root / "joints.mat"
+        joints, visibility = self.read(path)
+        joints = np.where(visibility[..., None] > UNLABELLED, joints, 0)
+        wrong = "a labelled joint is not a finite number"
+        require_rows(path, finite_rows(joints), _label, wrong)
+        return joints, visibility
+
+    @cached_property
+    def _image_names(self) -> dict[int, str]:
+        """Image number -> file name; the datasets differ in the number of digits."""
+        names: dict[int, str] = {}
+        for name in sorted(list_files(self.root / "images")):
+            if match := _IMAGE_NAME.fullmatch(name):
+                number = int(match[1])
+                if number in names:
+                    raise DataError(
+                        f"{self.root / 'images'}: {names[number]} and {name} are both image "
+                        f"{number}; keep one of them"
+                    )
+                names[number] = name
+        return names
+
+
+class LSPET(LSP):
+    """Leeds Sports Pose Extended Training: one person an image, crowd-sourced labels.
+
+    The dataset has no split of its own: images before `validation_from` train, the others are
+    "val". Labelled joints are VISIBLE: the file does not tell occluded ones. All else as in `LSP`.
+
+    Args:
+        root: Folder with `images` and `joints.mat`, key `joints`, (14, 3, N): x, y in px of the
+            image, 1 where labelled (the coordinates of the others mean nothing).
+        validation_from: Number of the first validation image; images are numbered from 1.
+        padding: Factor on the side of the person box.
+        check_images: Whether `persons` checks that all image files exist.
+
+    Raises:
+        DataError: As `LSP`.
+    """
+
+    name = "LSPET"
+    splits = ("train", "val")
+    guide = LSP.guide.replace("im0001", "im00001").replace("lsp.html", "lspet.html")
+    image_format = "im{:05d}.jpg"
+
+    def __init__(
+        self,
+        root: Path | str,
+        validation_from: int = 4501,
+        padding: float = 1.25,
+        check_images: bool = True,
+    ) -> None:
+        super().__init__(root, validation_from, padding, check_images)
+
+    def read(self, path: Path) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
+        columns = read_mat(path, "joints", (len(self.skeleton), 3, None)).astype(np.float64)
+        columns = columns.transpose(2, 0, 1)
+        labelled = _flags(path, columns[..., 2], "the third column (1 = labelled)")
+        return columns[..., :2], np.where(labelled, VISIBLE, UNLABELLED).astype(np.int8)
+
+
+def _boxes(
+    joints: Float[np.ndarray, "N 14 2"], labelled: Bool[np.ndarray, "N 14"]
+) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
+    """Centre and longer side (px) of the labelled joints' bounding box; side 0 if there is none."""
+    has_box = labelled.any(-1, keepdims=True)
+    lowest = np.where(labelled[..., None], joints, np.inf).min(axis=1)
+    highest = np.where(labelled[..., None], joints, -np.inf).max(axis=1)
+    lowest, highest = np.where(has_box, lowest, 0), np.where(has_box, highest, 0)
+    return (lowest + highest) / 2, (highest - lowest).max(-1)
+
+
+def _flags(path: Path, values: Float[np.ndarray, "N 14"], what: str) -> Bool[np.ndarray, "N 14"]:
+    require_rows(
+        path, np.asarray(np.isin(values, (0, 1)).all(-1)), _label, f"{what} must be 0 or 1"
+    )
+    return values == 1
+
+
+def _label(row: int) -> str:
+    return f"person {row + 1}"

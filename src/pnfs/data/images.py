@@ -1,0 +1,215 @@
+"""Where images come from: files below a folder, read no larger than a crop needs them."""
+
+import io
+import os.path
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+
+from pnfs.errors import PnfsError
+
+MOST_PIXELS = 1 << 28
+"""Pixels of the largest image that is decoded (805 MB as RGB). Its header says how many it has."""
+
+
+class DataError(PnfsError):
+    """A dataset that cannot be used; the message names the file and the record."""
+
+
+class ImageSource(Protocol):
+    """Images by number; small and picklable, so that it can travel to a worker."""
+
+    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Image `index` in RGB. Raises DataError naming the image if it cannot be had."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """The image's name for messages."""
+        ...
+
+
+@runtime_checkable
+class Views(Protocol):
+    """Images that can also be had with fewer pixels than they have, or in part."""
+
+    def view(
+        self, index: int, zoom: float
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
+        """What is needed of image `index`.
+
+        Args:
+            index: As for `ImageSource.read`.
+            zoom: Side of the wanted crop's pixels, in pixels of the image.
+
+        Returns:
+            A picture in RGB, and the map of its pixels to those of the image.
+
+        Raises:
+            DataError: The image cannot be had; the message names it.
+        """
+        ...
+
+
+def view_of(
+    images: ImageSource, index: int, zoom: float
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
+    """`Views.view` of images that have it, the whole image of others."""
+    if isinstance(images, Views):
+        return images.view(index, zoom)
+    return images.read(index), np.eye(2, 3)
+
+
+_JPEG_START = b"\xff\xd8"
+_REDUCTIONS = (
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
+    (1, cv2.IMREAD_COLOR_RGB),
+)
+"""(factor, how to decode): the factor's bit is that of the greyscale flag, the colour's goes beside it."""
+
+
+class ImageFiles:
+    """Image files below a folder, which no path leaves, nor any symbolic link on its way.
+
+    Folders on the way are followed here, each once; a file that is itself a link is followed when
+    it is read, because to ask for every file's links takes seconds on a large dataset.
+
+    Args:
+        root: The folder that no path may leave.
+        paths: Paths relative to `root`.
+
+    Raises:
+        DataError: A path leaves `root`.
+    """
+
+    def __init__(self, root: Path | str, paths: Sequence[str]) -> None:
+        self.root = Path(root)
+        # A numpy array: a list of str would be copied page by page into every forked worker.
+        self.paths = np.array(paths, dtype=np.str_)
+        self._resolved_root = self.root.resolve()
+        inside: dict[str, bool] = {}
+        for record, path in enumerate(paths):
+            folder, name = os.path.split(path)
+            if name in ("", ".", ".."):
+                folder = path
+            if folder not in inside:
+                inside[folder] = self._holds(self.root / folder)
+            if not inside[folder]:
+                raise self._leaves(path, record)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return self.view(index, 1.0)[0]
+
+    def view(
+        self, index: int, zoom: float
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
+        """Image `index` at an eighth, a quarter, half or all of its resolution: see `Views`.
+
+        A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all
+        of them, and a crop taken from the result has no aliasing.
+        """
+        path = self.root / str(self.paths[index])
+        if not path.is_file():
+            raise DataError(f"{path}: image is missing (record {index})")
+        if not self._holds(path):
+            raise self._leaves(str(self.paths[index]), index)
+        content = np.fromfile(path, np.uint8)
+        factor, flag = 1, cv2.IMREAD_COLOR_RGB
+        # Of other formats OpenCV resizes the decoded image, to a size rounded the other way.
+        if bytes(content[:2]) == _JPEG_START:
+            factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
+        image = None
+        if len(content):
+            require_size(path, content)
+            image = cv2.imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            raise DataError(f"{path}: not a readable image (record {index})")
+        # Pixel u of the reduced image lies in the middle of pixels f u to f u + f - 1.
+        shift = (factor - 1) / 2
+        return image, np.array([[factor, 0, shift], [0, factor, shift]], np.float64)
+
+    def _holds(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._resolved_root)
+
+    def _leaves(self, path: str, record: int) -> DataError:
+        return DataError(
+            f"{self.root}: image path {path!r} (record {record}) leaves the folder; put the images "
+            "themselves there, or set root to the folder that holds them"
+        )
+
+    def describe(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def missing(self) -> list[str]:
+        """Paths that are not there, each once, by one listing of each folder."""
+        listings: dict[str, set[str]] = {}
+        absent = []
+        for path in np.unique(self.paths).tolist():
+            folder, _, name = path.rpartition("/")
+            if folder not in listings:
+                listings[folder] = list_files(self.root / folder)
+            if name not in listings[folder]:
+                absent.append(path)
+        return absent
+
+
+def list_files(folder: Path) -> set[str]:
+    """Names of the files in `folder`; none if it does not exist."""
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not entry.is_dir()}
+
+
+def require_size(path: Path | str, content: UInt8[np.ndarray, " n"]) -> None:
+    """Refuses an image file whose header announces more than MOST_PIXELS, before it is decoded.
+
+    Args:
+        path: For the message.
+        content: The whole file.
+
+    Raises:
+        DataError: The image is too large. A header that cannot be read is left to the decoder.
+    """
+    width, height = stated_size(content)
+    if width * height > MOST_PIXELS:
+        raise DataError(
+            f"{path}: announces {width}x{height} pixels, more than {MOST_PIXELS:,}; store it smaller"
+        )
+
+
+def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
+    """(width, height) in the header of an image file; (0, 0) where it cannot be read."""
+    data = memoryview(content)  # type: ignore[arg-type]
+    if data[:2] != _JPEG_START:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                return image.size
+        except Image.DecompressionBombError:
+            return MOST_PIXELS, MOST_PIXELS
+        # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
+        except Exception:
+            return 0, 0
+    # A JPEG's segments up to its first frame: Pillow would take longer for that than for the test.
+    largest, place = (0, 0), 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        kind, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == 0xFF or kind == 0x01 or 0xD0 <= kind <= 0xD8:
+            place += 1 if kind == 0xFF else 2
+            continue
+        if kind == 0xDA:
+            break
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(data[p : p + 2], "big") for p in (place + 5, place + 7))
+            largest = max(largest, (width, height), key=lambda size: size[0] * size[1])
+        place += 2 + length
+    return largest

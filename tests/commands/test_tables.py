@@ -1,0 +1,137 @@
+"""`pnfs tables` and the rows that it shows: files of conf/experiment, swept by Hydra."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra import initialize_config_dir
+
+from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.commands.rows import Rows, with_globs_expanded
+from pnfs.commands.tables import for_the_rows
+from pnfs.reproduce.results import RowError
+from pnfs.runs.identity import run_hash
+
+CONF = configuration_folder()
+ROWS = sorted(
+    path.relative_to(CONF / "experiment").with_suffix("")
+    for folder in ("table*", "figure*")
+    for path in CONF.glob(f"experiment/{folder}/*.yaml")
+)
+COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
+
+
+def settings_of(row: str, *overrides: str) -> dict[str, Any]:
+    table, _, name = row.partition("/")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return Rows(table, overrides).settings(name, 0)
+
+
+@pytest.mark.parametrize("row", map(str, ROWS))
+def test_a_profile_applies_to_every_row(row: str) -> None:
+    paper, lspet, smoke = (
+        settings_of(row, f"profile={name}") for name in ("paper", "lspet", "smoke")
+    )
+    data = {name: s["dataset"]["_target_"].rsplit(".", 1)[-1] for name, s in
+            (("paper", paper), ("lspet", lspet), ("smoke", smoke))}  # fmt: skip
+    assert data["paper"] in ("MPII", "COCO")
+    assert (data["lspet"], data["smoke"]) == ("LSPET", "Synthetic")
+    assert (paper["epochs"], lspet["epochs"], smoke["epochs"]) == (200, 20, 2)
+    assert (lspet["input_size"], smoke["input_size"]) == ([128, 128], [64, 64])
+    assert smoke["backbone"]["weights"] == "none"
+    names = [s["name"] for s in (paper, lspet, smoke)]
+    assert names == ["paper", "lspet", "smoke"]
+
+
+def test_rows_head_with_what_they_reproduce_and_their_command() -> None:
+    for row in map(str, ROWS):
+        lines = (CONF / "experiment" / f"{row}.yaml").read_text().splitlines()
+        assert lines[1].startswith("# Reproduces: ")
+        assert any(line.startswith("# Paper: ") for line in lines), row
+        assert f"# Command: pnfs train experiment={row} profile=paper data_root=<folder>" in lines
+
+
+@pytest.mark.parametrize("profile", ["smoke", "lspet", "paper"])
+def test_tables_share_the_runs_that_are_the_same(profile: str) -> None:
+    def shared(*rows: str) -> bool:
+        return len({run_hash(settings_of(row, f"profile={profile}")) for row in rows}) == 1
+
+    assert shared("table2/synchronous", "table3/p3", "table6/d8", "figure6/d8")
+    assert shared("table5/hrnet", "table6/hrnet", "figure6/hrnet")
+    assert shared("figure7_8/mpii", "table4/pnfs")
+    assert shared("figure7_8/coco", "table7/ours_2")
+    assert not shared("table3/p1", "table3/p3")
+
+
+def test_datasets_and_weights_have_one_place_for_all_rows() -> None:
+    given = ("data_root=/data", "pretrained.mobilenet_v2=/w.pth")
+    assert settings_of("table3/p1", *given)["dataset"]["root"] == "/data/mpii"
+    coco = settings_of("table7/ours_1", *given)
+    assert (coco["dataset"]["root"], coco["dataset"]["boxes"]) == ("/data/coco", "detected")
+    assert coco["model"]["backbone"]["weights"] == "/w.pth"
+    assert settings_of("table6/hrnet", *given, "profile=lspet")["backbone"]["weights"] == "none"
+    # Where they lie makes no other run.
+    assert run_hash(settings_of("table3/p1", *given[:1])) == run_hash(settings_of("table3/p1"))
+
+
+def test_globs_reach_into_folders() -> None:
+    assert with_globs_expanded(["-m", "experiment=glob(table3/*)", "seed=0"]) == [
+        "-m", "experiment=table3/p1,table3/p3,table3/p5,table3/p8", "seed=0",
+    ]  # fmt: skip
+    assert with_globs_expanded(["experiment=glob([table3/p[13],figure7*/coco])"]) == [
+        "experiment=table3/p1,table3/p3,figure7_8/coco"
+    ]
+    untouched = ["experiment=glob(lspet*)", "experiment=demo", "parts=glob(*)"]
+    assert with_globs_expanded(untouched) == untouched
+    with pytest.raises(UsageError, match=r"table9.*table7"):
+        with_globs_expanded(["experiment=glob(table9/*)"])
+
+
+def test_keys_of_the_command_are_not_the_rows() -> None:
+    given = [
+        "target=table3",
+        "profile=smoke",
+        "out=x",
+        "hydra/launcher=joblib",
+        "+trainer.x=1",
+        "epochs=3",
+    ]
+    assert for_the_rows(given) == ["+trainer.x=1", "epochs=3"]
+    for refused in ("seed=1", "initial=x", "experiment=demo"):
+        with pytest.raises(UsageError, match=refused.split("=")[0]):
+            for_the_rows([refused])
+
+
+@pytest.mark.slow
+def test_swept_rows_are_in_the_table_and_the_failed_one_says_why(tmp_path: Path) -> None:
+    tiny = ["profile=smoke", "dataset.train=8", "dataset.val=4", "epochs=1", "input_size=[32,32]",
+            "model.fabrics.channels=2"]  # fmt: skip
+    network = ["backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2"]
+
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, *arguments, *tiny]
+        return subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    def table(*network: str) -> pd.DataFrame:
+        shown = start("tables", "target=table3", *network)
+        assert shown.returncode == 0, shown.stderr
+        return pd.read_csv(tmp_path / "experiments/table3/results/smoke/table.csv", index_col="row")
+
+    train = start("train", "--multirun", "experiment=glob(table3/p[13])", "seed=0,1", *network)
+    assert train.returncode == 0, train.stderr
+    found = table(*network)
+    assert list(found["seeds"][["P=1", "P=3"]]) == [2, 2]
+    # Without transposed convolutions both ways of counting agree.
+    assert found["ours macs_by_output"]["P=1"] == found["ours macs"]["P=1"]
+    assert found["missing"]["P=8"] == "seed 0: not run; seed 1: not run"
+    failed = start("train", "--multirun", "experiment=table3/p5", "backbone.weights=absent.pth")
+    assert failed.returncode == 1
+    assert "absent.pth" in table("backbone.weights=absent.pth")["missing"]["P=5"]
+
+
+def test_row_that_does_not_go_with_the_overrides_says_so() -> None:
+    with pytest.raises(RowError, match="width"):
+        settings_of("table6/hrnet", "profile=smoke", "backbone=fabric_1")

@@ -1,0 +1,319 @@
+"""Crops: coloured dots at the joints, draws by (seed, epoch, index), shards of an epoch."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from pnfs.body import Skeleton
+from pnfs.data.augmentation import Augmentation
+from pnfs.data.crops import CropDataset, EpochSampler, SampleKey, start_worker
+from pnfs.data.persons import Persons
+
+TOY = Skeleton(
+    name="toy",
+    joints=("head", "left_hand", "right_hand", "left_foot", "right_foot"),
+    flip_pairs=(("left_hand", "right_hand"), ("left_foot", "right_foot")),
+    limbs=(),
+    groups={},
+)
+PARTNER = {"head": "head", "left_hand": "right_hand", "right_hand": "left_hand"}
+PARTNER |= {"left_foot": "right_foot", "right_foot": "left_foot"}
+COLOURS = {
+    "head": (255, 0, 0),
+    "left_hand": (0, 255, 0),
+    "right_hand": (0, 0, 255),
+    "left_foot": (255, 255, 0),
+    "right_foot": (0, 255, 255),
+}
+HEIGHT, WIDTH, COUNT = 220, 180, 6
+
+
+@dataclass(frozen=True)
+class DottedImages:
+    """Black pictures with a dot of its joint's colour at every joint."""
+
+    joints: np.ndarray
+
+    def read(self, index: int) -> np.ndarray:
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        for joint, (x, y) in zip(TOY.joints, self.joints[index].tolist(), strict=True):
+            cv2.circle(image, (round(x), round(y)), 5, COLOURS[joint], -1)
+        return image
+
+    def describe(self, index: int) -> str:
+        return f"dots{index}"
+
+
+def dotted_persons(visibility: np.ndarray | None = None) -> Persons:
+    # Joints far from each other, so that no dot covers another; the picture is no square.
+    places = np.array([[90, 60], [50, 100], [130, 110], [70, 160], [115, 150]])
+    moves = np.random.default_rng(5).integers(-8, 9, (COUNT, 5, 2))
+    joints = (places + moves).astype(np.float32)
+    if visibility is None:
+        visibility = np.full((COUNT, 5), 2, np.int8)
+    return Persons(
+        name="dots/train",
+        skeleton=TOY,
+        images=DottedImages(joints),
+        ids=np.array([f"dot{i}" for i in range(COUNT)]),
+        image_index=np.arange(COUNT),
+        joints=joints,
+        visibility=visibility,
+        center=np.tile(np.float32([92, 108]), (COUNT, 1)),
+        box_size=np.tile(np.float32([130, 150]), (COUNT, 1)),
+        reference_length=np.linspace(10, 20, COUNT, dtype=np.float32),
+    )
+
+
+def dot_centre(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray | None:
+    """Centre of the pixels of one pure colour, None where there are too few."""
+    weights = 1 - np.abs(image / 255.0 - np.array(colour) / 255.0).max(-1)
+    weights = np.where(weights > 0.6, weights, 0)
+    if weights.sum() < 15:
+        return None
+    rows, columns = np.indices(weights.shape)
+    return np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+
+
+def mirrored(sample) -> bool:
+    return np.linalg.det(sample["to_image"][:, :2]) < 0
+
+
+@pytest.mark.parametrize("size", [(128, 128), (160, 96), (96, 128)])
+def test_joints_lie_on_their_dots(size: tuple[int, int]) -> None:
+    dataset = CropDataset(
+        dotted_persons(), input_size=size, augmentation=Augmentation(rotation=60), seed=3
+    )
+    found, flips = 0, Counter()
+    for epoch in range(4):
+        for index in range(COUNT):
+            sample = dataset[SampleKey(epoch, index)]
+            flip = mirrored(sample)
+            flips[flip] += 1
+            for row, joint in enumerate(TOY.joints):
+                # In a mirrored crop the person's right hand is the left one.
+                colour = COLOURS[PARTNER[joint] if flip else joint]
+                x, y = sample["joints_crop"][row]
+                if not (12 < x < size[1] - 12 and 12 < y < size[0] - 12):
+                    continue
+                centre = dot_centre(sample["image"], colour)
+                assert centre is not None
+                np.testing.assert_allclose(centre, (x, y), atol=0.6)
+                found += 1
+    assert found > 60
+    assert min(flips[True], flips[False]) >= 5
+
+
+def test_a_mirrored_crop_is_the_plain_crop_mirrored() -> None:
+    persons = dotted_persons()
+    still = {"rotation": 0.0, "scale": (1.0, 1.0)}
+    flipped = CropDataset(persons, input_size=(96, 128), augmentation=Augmentation(flip=1, **still))
+    plain = CropDataset(persons, input_size=(96, 128))
+    for index in range(COUNT):
+        ours, theirs = flipped[index], plain[index]
+        difference = ours["image"].astype(int) - theirs["image"][:, ::-1].astype(int)
+        # Interpolation rounds to fractions of a pixel, in one crop to the left, in the other right.
+        assert np.abs(difference).max() <= 20
+        for row, joint in enumerate(TOY.joints):
+            x, y = theirs["joints_crop"][TOY.joints.index(PARTNER[joint])]
+            np.testing.assert_allclose(ours["joints_crop"][row], (127 - x, y), atol=1e-3)
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(), Augmentation(flip=1)])
+def test_to_image_takes_crop_joints_to_the_image(augmentation: Augmentation | None) -> None:
+    persons = dotted_persons()
+    dataset = CropDataset(persons, input_size=(96, 64), augmentation=augmentation)
+    for index in range(COUNT):
+        sample = dataset[SampleKey(7, index)]
+        matrix = sample["to_image"]
+        for row, joint in enumerate(TOY.joints):
+            x, y = sample["joints_crop"][row]
+            place = (
+                matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2],
+                matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2],
+            )
+            source = TOY.joints.index(PARTNER[joint] if mirrored(sample) else joint)
+            np.testing.assert_allclose(place, persons.joints[index, source], atol=1e-3)
+
+
+def test_rows_of_an_unflipped_crop_belong_together() -> None:
+    random = np.random.default_rng(0)
+    visibility = random.integers(0, 3, (COUNT, 5)).astype(np.int8)
+    persons = dotted_persons(visibility)
+    dataset = CropDataset(persons, input_size=(64, 64), augmentation=Augmentation(flip=0))
+    for index in range(COUNT):
+        sample = dataset[SampleKey(0, index)]
+        np.testing.assert_array_equal(sample["labelled"], visibility[index] > 0)
+        np.testing.assert_array_equal(sample["joints_image"], persons.joints[index])
+        assert sample["sample_index"] == index
+        assert sample["reference_length"] == persons.reference_length[index]
+
+
+def test_labels_change_sides_with_their_joints() -> None:
+    visibility = np.full((COUNT, 5), 2, np.int8)
+    visibility[:, TOY.joints.index("left_hand")] = 0
+    dataset = CropDataset(
+        dotted_persons(visibility), input_size=(64, 64), augmentation=Augmentation(flip=1)
+    )
+    labelled = dict(zip(TOY.joints, dataset[0]["labelled"].tolist(), strict=True))
+    assert labelled == dict.fromkeys(TOY.joints, True) | {"right_hand": False}
+
+
+def test_targets_of_a_mirrored_crop_are_its_joints_in_the_image() -> None:
+    dataset = CropDataset(dotted_persons(), input_size=(64, 64), augmentation=Augmentation(flip=1))
+    sample = dataset[0]
+    matrix = sample["to_image"]
+    in_image = sample["joints_crop"] @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(in_image, sample["joints_image"], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 128), (128, 64)])
+def test_a_plain_crop_shows_the_box_in_its_middle(size: tuple[int, int]) -> None:
+    persons = dotted_persons()
+    sample = CropDataset(persons, input_size=size)[2]
+    height, width = size
+    # The box of 130 x 150 pixels, brought to the crop's shape by its shorter side.
+    zoom = min(width / 130, height / 150)
+    expected = (persons.joints[2] - (92, 108)) * zoom + (width / 2, height / 2)
+    np.testing.assert_allclose(sample["joints_crop"], expected, atol=1e-3)
+    assert sample["image"].shape == (height, width, 3)
+    assert sample["image"].dtype == np.uint8
+
+
+def test_draws_cover_scale_and_rotation() -> None:
+    augmentation = Augmentation(rotation=30, scale=(0.5, 2), flip=0)
+    dataset = CropDataset(dotted_persons(), input_size=(64, 64), augmentation=augmentation)
+    plain = CropDataset(dotted_persons(), input_size=(64, 64))
+    growth, turns = [], []
+    for epoch in range(20):
+        matrix = dataset[SampleKey(epoch, 0)]["to_image"].astype(float)
+        growth.append(
+            math.sqrt(np.linalg.det(matrix[:, :2]) / np.linalg.det(plain[0]["to_image"][:, :2]))
+        )
+        turns.append(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
+    assert 0.5 <= min(growth) < 0.8
+    assert 1.5 < max(growth) <= 2
+    assert -30 <= min(turns) < -10
+    assert 10 < max(turns) <= 30
+
+
+STRONG = Augmentation(colour=0.7, blur=0.5, occlusion=0.5)
+
+
+def assert_same(first, second) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:
+    def sample(seed: int, epoch: int, index: int):
+        dataset = CropDataset(dotted_persons(), input_size=(64, 48), augmentation=STRONG, seed=seed)
+        return dataset[SampleKey(epoch, index)]
+
+    assert_same(sample(1, 2, 3), sample(1, 2, 3))
+    base = sample(1, 2, 3)["to_image"]
+    for other in (sample(2, 2, 3), sample(1, 3, 3), sample(3, 2, 1), sample(1, 2, 4)):
+        assert not np.allclose(base, other["to_image"])
+
+
+def test_the_order_of_reading_does_not_matter() -> None:
+    dataset = CropDataset(dotted_persons(), input_size=(64, 48), augmentation=STRONG)
+    forward = [dataset[SampleKey(1, i)] for i in range(COUNT)]
+    backward = [dataset[SampleKey(1, i)] for i in reversed(range(COUNT))]
+    for first, second in zip(forward, reversed(backward), strict=True):
+        assert_same(first, second)
+
+
+def test_a_bare_index_is_the_first_epoch() -> None:
+    dataset = CropDataset(dotted_persons(), input_size=(64, 48), augmentation=STRONG)
+    assert_same(dataset[4], dataset[SampleKey(0, 4)])
+
+
+def epoch_batches(workers: int, epoch: int) -> list[dict[str, torch.Tensor]]:
+    sampler = EpochSampler(COUNT, seed=9)
+    sampler.set_epoch(epoch)
+    loader = DataLoader(
+        CropDataset(dotted_persons(), input_size=(64, 48), augmentation=STRONG, seed=9),
+        batch_size=2,
+        sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=start_worker,
+    )
+    return list(loader)
+
+
+def test_workers_change_nothing_and_epochs_do() -> None:
+    alone, two = epoch_batches(0, 1), epoch_batches(2, 1)
+    for first, second in zip(alone, two, strict=True):
+        assert_same(first, second)
+    later = epoch_batches(0, 2)
+    by_person = [
+        {
+            int(index): image.numpy().tobytes()
+            for batch in batches
+            for index, image in zip(batch["sample_index"], batch["image"], strict=True)
+        }
+        for batches in (alone, later)
+    ]
+    assert by_person[0].keys() == by_person[1].keys() == set(range(COUNT))
+    assert all(by_person[0][index] != by_person[1][index] for index in range(COUNT))
+
+
+def keys(sampler: EpochSampler) -> list[int]:
+    assert len(list(sampler)) == len(sampler)
+    assert {epoch for epoch, _ in sampler} <= {sampler.epoch}
+    return [index for _, index in sampler]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 2), (10, 3), (10, 4), (2, 5), (1, 3)])
+def test_shards_cover_everything_once_but_for_the_padding(
+    size: int, world: int, shuffle: bool
+) -> None:
+    shards = []
+    for rank in range(world):
+        sampler = EpochSampler(size, seed=1, shuffle=shuffle, rank=rank, world_size=world)
+        sampler.set_epoch(6)
+        shards.append(keys(sampler))
+    length = math.ceil(size / world)
+    assert [len(shard) for shard in shards] == [length] * world
+    # In the order in which the processes take turns, the padding comes last.
+    turns = [shard[turn] for turn in range(length) for shard in shards]
+    assert sorted(turns[:size]) == list(range(size))
+    assert turns[size:] == (turns[:size] * world)[: length * world - size]
+    if not shuffle:
+        assert turns[:size] == list(range(size))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(50, seed=seed)
+        sampler.set_epoch(epoch)
+        return keys(sampler)
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(*key)) for key in [(1, 2), (1, 3), (2, 2), (2, 1)]}) == 4
+    assert all(sorted(order(1, epoch)) == list(range(50)) for epoch in range(3))
+
+
+def test_the_order_without_shuffling_is_the_datasets() -> None:
+    sampler = EpochSampler(5, seed=1, shuffle=False)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert list(sampler) == [SampleKey(epoch, index) for index in range(5)]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_sampler_may_draw_from_some_rows_only(shuffle: bool) -> None:
+    rows = [3, 8, 40, 41]
+    found = keys(EpochSampler(rows, seed=0, shuffle=shuffle))
+    assert sorted(found) == rows
+    assert shuffle or found == rows
+    assert rows == [3, 8, 40, 41]

@@ -1,0 +1,171 @@
+"""A skeleton described in YAML: animals in COCO's format are read, trained, scored and drawn without code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pnfs.body import Skeleton, skeleton_by_name
+from pnfs.commands import data as data_command
+from pnfs.commands.configuration import build_network, build_source, configuration_folder, plain
+from pnfs.commands.resolvers import register_resolvers
+from pnfs.data.check import inspect_dataset
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.images import DataError
+from pnfs.data.pose_files import read_pose_file
+from pnfs.data.predictions import Predictions
+from pnfs.evaluation.oks import similarity_sigmas
+
+CONF = configuration_folder()
+ANIMAL = yaml.safe_load((CONF / "dataset/coco_animals.yaml").read_text())["skeleton"]
+JOINTS, COUNT = ANIMAL["joints"], 6
+KINDS = {3: "antelope", 8: "argali sheep"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two kinds of animals, three of each; the file has the joints in reverse order."""
+    folder = tmp_path / "ap10k"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "data").mkdir()
+    random, images, annotations = np.random.default_rng(0), [], []
+    for number in range(COUNT):
+        cv2.imwrite(
+            str(folder / f"data/{number}.jpg"), random.integers(0, 255, (120, 160, 3), np.uint8)
+        )
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": 160, "height": 120})
+        joints = np.column_stack([random.uniform(20, 100, (17, 2)), np.full(17, 2)])
+        annotations.append({
+            "id": number, "image_id": number, "category_id": sorted(KINDS)[number % 2],
+            "bbox": [15, 15, 100, 100], "area": 10000.0, "iscrowd": 0, "num_keypoints": 17,
+            "keypoints": joints[::-1].ravel().tolist(),
+        })  # fmt: skip
+        images[-1]["joints"] = joints[:, :2].tolist()
+    categories = [{"id": i, "name": n, "keypoints": JOINTS[::-1]} for i, n in KINDS.items()]
+    categories.append({"id": 1, "name": "person", "keypoints": ["nose", "left_eye"]})
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    for split in ("train", "val", "test"):
+        (folder / f"annotations/ap10k-{split}-split1.json").write_text(json.dumps(content))
+    return folder
+
+
+def settings_of(command: str, *overrides: str) -> dict[str, Any]:
+    register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return plain(compose(command, ["dataset=coco_animals", *overrides]))
+
+
+def animals(root: Path, **options: Any) -> COCO:
+    config = OmegaConf.to_container(
+        compose_dataset(root), resolve=True
+    ) | options  # fmt: skip
+    return build_source(config)  # type: ignore[return-value]
+
+
+def compose_dataset(root: Path) -> Any:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("data", ["dataset=coco_animals", f"dataset.root={root}"]).dataset
+
+
+def test_the_files_joints_are_found_by_name(root: Path) -> None:
+    dataset = animals(root)
+    persons = dataset.persons("train")
+    assert (len(persons), persons.skeleton.name) == (COUNT, "ap10k")
+    images = json.loads((root / "annotations/ap10k-train-split1.json").read_text())["images"]
+    np.testing.assert_allclose(persons.joints, [image["joints"] for image in images], rtol=1e-6)
+    assert dataset.splits == ("train", "val", "test")
+    assert not [f for f in inspect_dataset(dataset) if f.severity == "error"]
+
+
+def test_categories_are_chosen_by_name(root: Path) -> None:
+    assert len(animals(root, category="antelope").persons("train")) == COUNT // 2
+    both = animals(root, category=["Argali Sheep", "antelope"]).persons("train")
+    assert (len(both), both.left_out) == (COUNT, {})
+    for absent in ("cat", ["antelope", "cat"], "person"):
+        with pytest.raises(DataError, match="ap10k-train"):
+            animals(root, category=absent).persons("train")
+
+
+def test_they_are_scored_by_their_own_sigmas(root: Path, tmp_path: Path) -> None:
+    dataset = animals(root)
+    persons, metric = dataset.persons("val"), dataset.metric("val")
+    sigmas = similarity_sigmas(dataset.skeleton)
+    assert sigmas.tolist() == ANIMAL["oks_sigmas"]
+    # Each joint is as far off as makes its similarity, by COCO's formula, just 0.72.
+    distance = np.sqrt(-2 * 10000 * np.log(0.72)) * 2 * sigmas
+    predicted = persons.joints + np.stack([distance, 0 * distance], -1).astype(np.float32)
+    metric.update(
+        predicted=torch.from_numpy(predicted.astype(np.float32)),
+        scores=torch.ones(COUNT, 17),
+        sample_index=torch.arange(COUNT),
+    )
+    scores = metric.compute()
+    # Of the thresholds .5, .55, …, .95 it passes five.
+    assert float(scores["AP"]) == pytest.approx(0.5)
+    # What is written is read again, in the file's order and under the file's category.
+    right = Predictions(persons.joints, np.ones((COUNT, 17), np.float32))
+    path = dataset.write_predictions("val", right, tmp_path, "mine")
+    assert {record["category_id"] for record in json.loads(path.read_text())} == {3}
+    poses = read_pose_file(path, dataset.skeleton, dataset.annotations("val"))
+    np.testing.assert_allclose(poses.joints, persons.joints, atol=0.01)
+
+
+@pytest.mark.parametrize("parts", ["p1", "p3"])
+def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
+    settings = settings_of(
+        "train", f"dataset.root={root}", f"parts={parts}", "backbone=fabric", "model.fabrics.channels=2",
+        "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3", "input_size=[64,64]",
+    )  # fmt: skip
+    network = build_network(settings["model"])
+    assert network.parts.skeleton.joints == tuple(JOINTS)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    maps = network(torch.zeros(2, 3, 64, 64))
+    assert maps.shape[1] == 17
+    loss = ((maps - 0.5) ** 2).mean()
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+
+
+def test_they_are_drawn(root: Path, tmp_path: Path) -> None:
+    register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        small = ["input_size=[64,64]", "browse.persons=3", "browse.rows=1", f"out={tmp_path}/s"]
+        config = compose(
+            "data", ["action=browse", "dataset=coco_animals", f"dataset.root={root}", *small]
+        )
+    data_command.run(config)
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {
+        "crops.png", "flips.png", "targets.png"
+    }  # fmt: skip
+
+
+def test_a_skeleton_is_named_described_or_given() -> None:
+    described = skeleton_by_name(ANIMAL)
+    assert described == Skeleton(**{k: v for k, v in ANIMAL.items() if k != "_target_"})
+    assert skeleton_by_name(described) is described
+    assert described.flip_permutation.tolist()[:3] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"flip_pairs": [["left_eye", "right_ear"]]}, "right_ear"),
+        ({"joints": [*JOINTS, "nose"]}, "twice"),
+        ({"limbs": [["nose"]]}, "pairs"),
+        ({"oks_sigmas": [0.1]}, "sigmas"),
+        ({"oks_sigmas": [-0.1] * 17}, "positive"),
+        ({"joints": "nose"}, "joints"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_wrong_description_is_refused(change: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        skeleton_by_name(ANIMAL | change)

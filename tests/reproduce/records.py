@@ -1,0 +1,72 @@
+"""Hand-written runs of hand-written rows."""
+
+from pathlib import Path
+from typing import Any
+
+from pnfs.reproduce.results import Results, find_results
+from pnfs.reproduce.targets import Target, read_published
+from pnfs.runs.finding import find_runs
+from pnfs.runs.identity import run_identity
+from pnfs.runs.record import write_result
+
+PAPER = """# Source: a book.
+method,who,x,x_std,params,flops
+cited one,cited,80.0,,,
+seeded,ours,87.1,0.2,3.3,1.2
+lonely,ours,86.0,,,
+"""
+
+
+def target_of(folder: Path, *, paper: str = PAPER, **changes: Any) -> Target:
+    (folder / "paper.csv").write_text(paper)
+    about = {
+        "name": "table9",
+        "title": "Table IX: numbers",
+        "tests": "Does it add up?",
+        "source": "a book",
+        "kind": "table",
+        "scores": {"x": "PCKh@0.5"},
+        "rows": {"seeded": "seeded", "lonely": "lonely"},
+    } | changes
+    return Target(**about, published=read_published(folder, about["scores"]))
+
+
+def settings(
+    row: str, seed: int, backbone: str = "MobileNet", data: str = "MPII"
+) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "row": row,
+        "dataset": {"_target_": f"data.{data}", "root": "somewhere"},
+        "model": {"backbone": {"_target_": f"nets.{backbone}", "weights": "none"}},
+        "input_size": [64, 32],
+        "epochs": 3,
+        "batch_size": 8,
+        "trainer": {"precision": "32-true", "devices": 2},
+    }
+
+
+def record(config: dict[str, Any], score: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "scores": {"PCKh@0.5": score, "PCKh@0.5/head": 90.0, "PCKh@0.1": 10.0, "PCKh@0.11": 11.0},
+        "cost": {
+            "parameters": 3_300_000,
+            "live_parameters": 2_890_000,
+            "macs": 1_250_000_000,
+            "macs_by_output": 3 * 2**29,
+        },
+        "seconds": 43_200.0,
+        "device": "H100",
+        "config": config,
+        "identity": run_identity(config, {"train": "some persons"}),
+    } | changes
+
+
+def write_run(root: Path, config: dict[str, Any], score: float, **changes: Any) -> Path:
+    folder = root / f"{config['row']}{config['seed']}"
+    write_result(folder, record(config, score, **changes))
+    return folder
+
+
+def results_of(root: Path, target: Target, compose: Any = settings) -> Results:
+    return find_results(target, compose, find_runs(root))

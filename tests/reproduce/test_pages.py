@@ -1,0 +1,231 @@
+"""Pages from hand-written records: every number in them is worked out by hand here."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from records import record, results_of, settings, target_of, write_run
+
+from pnfs.reproduce.drawing import draw_table
+from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_trade_off
+from pnfs.reproduce.page import cells, numbers, page, tables, write_table
+from pnfs.reproduce.pairs import compared
+from pnfs.reproduce.results import Results, kept_results
+from pnfs.reproduce.targets import Target, TargetError
+from pnfs.runs.record import write_result
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    return target_of(tmp_path, notes={"smoke": "do not believe it"})
+
+
+@pytest.fixture
+def results(tmp_path: Path, target: Target) -> Results:
+    """Two seeds of one row; the other row has none."""
+    for seed, score in ((0, 10.0), (1, 14.0)):
+        write_run(tmp_path / "runs", settings("seeded", seed), score)
+    return results_of(tmp_path / "runs", target)
+
+
+def test_ours_stand_beside_the_papers(target: Target, results: Results) -> None:
+    table = cells(target, results, "smoke").fillna("–")
+    # Mean of 10 and 14; deviation sqrt(((10-12)^2 + (14-12)^2) / (2-1)). Half a day on two devices.
+    assert table.loc["seeded"].to_dict() == {
+        "published as": "the paper's own",
+        "paper: PCKh@0.5": "87.1 ± 0.2",
+        "ours (smoke): PCKh@0.5": "12.0 ± 2.8",
+        "ours (smoke): PCKh@0.1 (true 0.10)": "10.0 ± 0.0",
+        'ours (smoke): PCKh@0.11 (the paper\'s "PCKh@0.1")': "11.0 ± 0.0",
+        "paper: parameters (M)": "3.3",
+        "paper: MACs (G)": "1.2",
+        "ours: live parameters (M)": "2.89",
+        "ours: all parameters (M)": "3.30",
+        "ours: MACs (G, 10^9)": "1.250",
+        "ours: MACs (G, counted as the paper's)": "1.500",
+        "ours: search time": "1 GPU-days (H100)",
+        "seeds": "2 of 2",
+    }
+    lonely = table.loc["lonely"]
+    assert (lonely["ours (smoke): PCKh@0.5"], lonely["seeds"]) == ("missing", "0 of 2")
+    assert lonely["ours: search time"] == "–"
+
+
+def test_page_says_profile_scale_source_notes_and_what_is_missing(
+    target: Target, results: Results
+) -> None:
+    given = ["dataset.root=/home/me/x", "epochs=8", "backbone.weights=/home/me/net.pth", "~logger"]
+    text = page(target, results, "smoke", "worth nothing.", given)
+    assert text.startswith("# Table IX: numbers (profile smoke)\n")
+    for part in (
+        "Does it add up?", "a book", "worth nothing.", "data MPII", "input 64×32", "epochs 3",
+        "do not believe it", "- lonely, seed 0, 1: not run",
+        'PROFILE=smoke SEEDS=0,1 ARGS="epochs=8 backbone.weights=…/net.pth ~logger"',
+    ):  # fmt: skip
+        assert part in text, part
+    assert "/home" not in text
+
+
+def test_csv_is_in_full_precision_and_empty_where_something_is_missing(
+    target: Target, results: Results
+) -> None:
+    table = numbers(target, results)
+    assert list(table.index) == ["seeded", "lonely", "cited one"]
+    seeded = table.loc["seeded"]
+    assert seeded["ours PCKh@0.5 sd"] == pytest.approx(8**0.5)
+    assert (seeded["paper x"], seeded["ours days"], seeded["ours macs"]) == ("87.1", 1.0, 1.25e9)
+    assert table.loc["lonely"].filter(like="ours").isna().all()
+    assert table.loc["lonely", "missing"] == "seed 0: not run; seed 1: not run"
+
+
+def test_everything_is_written(target: Target, results: Results, tmp_path: Path) -> None:
+    files = write_table(target, results, tmp_path / "out", "smoke", "", [])
+    runs = pd.read_csv(files["runs.csv"])
+    assert list(runs["PCKh@0.5"].dropna()) == [10.0, 14.0]
+    assert list(runs["folder"].dropna()) == ["runs/seeded0", "runs/seeded1"]
+    draw_table(target, results, tmp_path / "table.png", "smoke")
+    with Image.open(tmp_path / "table.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_fractions_keep_three_digits(tmp_path: Path) -> None:
+    target = target_of(tmp_path, scores={"x": "AP"})
+    write_run(tmp_path / "runs", settings("seeded", 0), 0.0, scores={"AP": 0.1234})
+    table = cells(target, results_of(tmp_path / "runs", target), "paper")
+    assert table.loc["seeded", "ours (paper): AP"] == "0.123"
+
+
+def test_what_is_not_finished_says_why(tmp_path: Path, target: Target) -> None:
+    config = settings("lonely", 0)
+    state = {"state": "failed", "cause": "DataError: no images", "config": config, "started": 0}
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    identity = record(config, 0.0)["identity"]
+    (tmp_path / "runs" / "a" / "state.json").write_text(json.dumps(state | {"identity": identity}))
+    found = results_of(tmp_path / "runs", target).runs.set_index("row")["state"]
+    assert found.to_dict() == {"seeded": "not run", "lonely": "failed (DataError: no images)"}
+
+
+def test_runs_that_only_their_data_tell_apart_are_not_taken(tmp_path: Path, target: Target) -> None:
+    config = settings("seeded", 0)
+    other = record(config, 2.0)["identity"] | {"persons": {"train": "others"}}
+    write_run(tmp_path / "runs" / "a", config, 1.0)
+    write_run(tmp_path / "runs" / "b", config, 2.0, identity=other)
+    results = results_of(tmp_path / "runs", target)
+    assert len(results.finished) == 0
+    assert str(tmp_path / "runs" / "b") in results.runs["state"][0]
+
+
+def test_unlike_backbones_and_data_have_tables_of_their_own(tmp_path: Path, target: Target) -> None:
+    def compose(row: str, seed: int) -> dict:
+        unlike = {"backbone": "ResNet", "data": "COCO"} if row == "lonely" else {}
+        return settings(row, seed, **unlike)
+
+    found = tables(target, results_of(tmp_path, target, compose), "paper")
+    assert {name: list(table.index) for name, table in found.items()} == {
+        "Other methods, as cited by the paper": ["cited one"],
+        "MobileNet, MPII": ["seeded"],
+        "ResNet, COCO": ["lonely"],
+    }
+
+
+def test_scale_that_differs_between_rows_is_said(tmp_path: Path, target: Target) -> None:
+    def compose(row: str, seed: int) -> dict:
+        return settings(row, seed) | {"epochs": 20 if row == "lonely" else 3}
+
+    assert "epochs 3 or 20" in page(target, results_of(tmp_path, target, compose), "smoke")
+
+
+# --- compared by seed
+
+
+@pytest.mark.parametrize(
+    ("scores", "difference", "interval", "says"),
+    [
+        ([12.0, 15.0], "+1.5 ± 0.7 (2 seeds)", "-4.9 to +7.9", "inside"),
+        # t of two degrees of freedom is 4.303; 4.303 * 0.1 / sqrt(3) = 0.25.
+        ([12.0, 16.1, 21.9], "+2.0 ± 0.1 (3 seeds)", "+1.8 to +2.2", "more than"),
+        ([12.0], "+2.0 (1 seed)", "–", "one seed"),
+    ],
+)
+def test_rows_are_compared_by_seed(
+    tmp_path: Path, target: Target, scores: list[float], difference: str, interval: str, says: str
+) -> None:
+    for seed, (first, second) in enumerate(zip((10.0, 14.0, 20.0), scores, strict=False)):
+        write_run(tmp_path / "runs", settings("seeded", seed), first)
+        write_run(tmp_path / "runs", settings("lonely", seed), second)
+    (line,) = compared(target, results_of(tmp_path / "runs", target)).to_numpy().tolist()
+    assert line[:2] == [difference, interval]
+    assert says in line[2]
+
+
+def test_rows_without_a_common_seed_are_not_compared(tmp_path: Path, target: Target) -> None:
+    write_run(tmp_path / "runs", settings("seeded", 0), 1.0)
+    write_run(tmp_path / "runs", settings("lonely", 1), 2.0)
+    (line,) = compared(target, results_of(tmp_path / "runs", target)).to_numpy().tolist()
+    assert line == ["–", "–", "no seed in common"]
+
+
+def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
+    target = target_of(tmp_path, against="lonely")
+    for row, seed, score in (("seeded", 3, 5.0), ("lonely", 3, 2.0)):
+        config = settings(row, seed) | {"of an older version": 1}
+        write_result(tmp_path / "kept" / row / "3", record(config, score, identity=None))
+    results = kept_results(target, tmp_path / "kept")
+    assert list(results.finished["seed"]) == [3, 3]
+    assert compared(target, results).iloc[0, 0] == "+3.0 (1 seed)"
+    write_result(tmp_path / "kept" / "lonely" / "again", record(settings("lonely", 3), 2.0))
+    with pytest.raises(TargetError, match="lonely"):
+        kept_results(target, tmp_path / "kept")
+
+
+# --- figures
+
+
+@pytest.mark.parametrize(("scores", "bars"), [([50.0], 0), ([50.0, 54.0], 1)])
+def test_only_several_seeds_have_a_bar(
+    scores: list[float], bars: int, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, score in enumerate(scores):
+        write_run(tmp_path / "runs", settings("seeded", seed), score)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    draw_table(target, results_of(tmp_path / "runs", target), tmp_path / "table.png", "smoke")
+    axes = drawn[0].axes[-1]
+    assert len(axes.containers) == bars
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == 1 - bars
+
+
+def test_loss_curves_are_means_over_the_epochs_that_all_seeds_have(
+    tmp_path: Path, target: Target, results: Results
+) -> None:
+    for folder, losses in zip(
+        results.finished["folder"], ([4.0, 2.0, 1.0], [2.0, 1.0]), strict=True
+    ):
+        lines = ["epoch,step,train/loss_epoch,val/loss"]
+        lines += [f"{n},{n},{loss},{2 * loss}" for n, loss in enumerate(losses)]
+        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    assert draw_loss_curves(target, results, tmp_path, "title") is not None
+    curves = pd.read_csv(tmp_path / "curves.csv")
+    train = curves[curves["split"] == "training"]
+    assert train[["epoch", "loss"]].to_numpy().tolist() == [[0, 3.0], [1, 1.5]]
+
+
+def test_trade_off_and_poses_are_drawn(tmp_path: Path, target: Target, results: Results) -> None:
+    assert draw_trade_off(target, results, tmp_path, "title") is not None
+    folder = results.finished["folder"].iloc[0]
+    Image.new("RGB", (80, 40), "red").save(folder / "predictions_val.png")
+    sheet = draw_poses(target, results, tmp_path, "title")
+    assert sheet is not None
+    with Image.open(sheet) as picture:
+        assert picture.width == 1600
+        red, green, _ = picture.getpixel((800, picture.height - 100))
+        assert red > 200 > 50 > green
+
+
+def test_without_records_there_is_no_figure(tmp_path: Path, target: Target) -> None:
+    for draw in (draw_trade_off, draw_loss_curves, draw_poses):
+        assert draw(target, results_of(tmp_path, target), tmp_path, "title") is None

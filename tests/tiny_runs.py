@@ -1,0 +1,37 @@
+"""Runs that take no training: a configuration as a command composes it, and a folder with an untrained network."""
+
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from pnfs.commands.configuration import build_network, configuration_folder, plain
+from pnfs.training.checkpoints import CONFIG_KEY
+
+PEOPLE = ("dataset=synthetic", "dataset.train=8", "dataset.val=6", "dataset.image_size=[64,64]")
+"""A few drawn people."""
+
+TINY = (
+    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2", "model.fabrics.channels=2",
+    "model.fabrics.last_layers=2", "parts=p1", "input_size=[64,64]", "trainer=cpu",
+)  # fmt: skip
+"""The smallest network that has all kinds of layers."""
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    """A command's configuration."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        return compose(command, list(overrides))
+
+
+def untrained_run(folder: Path, *overrides: str) -> Path:
+    """`folder`, with checkpoints/best.ckpt of an untrained network."""
+    settings = plain(composed("train", *PEOPLE, *TINY, *overrides))
+    torch.manual_seed(0)
+    network = build_network(settings["model"])
+    network.calibrate(torch.randn(4, 3, 64, 64))
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": state, CONFIG_KEY: settings}, folder / "checkpoints" / "best.ckpt")
+    return folder
