@@ -38,7 +38,8 @@ class Gate(Operation):
         return add_scaled(None, x.sigmoid(), weight)
 """
 MODEL = (
-    "backbone=fabric", "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3", "model.fabrics.channels=2",
+    "backbone=fabric", "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3",
+    "model.fabrics.channels=2",
     "parts=p1", "trainer=cpu",
     "+operations.gate={_target_: gate_of_a_user.Gate, _partial_: true}",
     "input_size=[64,64]", "dataset.train=4", "dataset.val=4", "dataset.image_size=[64,64]",

@@ -12,7 +12,8 @@ from torchvision.models import mobilenet_v2, resnet50
 
 from pnfs.models.backbones import Backbone, MobileNetV2, ResNet
 from pnfs.models.backbones.pyramid import read_weights
-from pnfs.models.fabric import PAPER, POSENFS, FabricRules, KeptCell
+from pnfs.models.connect import PAPER, POSENFS, FabricRules
+from pnfs.models.wiring import KeptCell
 from tiny import fabric_backbone
 
 
@@ -216,7 +217,6 @@ def test_imagenet_and_none_mean_the_download_and_nothing() -> None:
         ({"first_layers": 6, "layers": 6}, r"layer 6 of 6 has only the scales 1/4;"),
         ({"first_layers": 7, "layers": 6}, "layers 1 to 7 are not a range within 1 to 6"),
         ({"first_layers": 0}, "layers 1 to 0 are not a range"),
-        ({"weights": "imagenet"}, "weights=imagenet: a fabric backbone has no published weights"),
     ],
 )
 def test_a_fabric_that_gives_no_pyramid_is_refused(arguments: dict, named: str) -> None:

@@ -22,12 +22,12 @@ PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joint
 
 
 def build(
-    rules: FabricRules = PAPER, nodes: int = 1, fabric_backbone: bool = False, **kept: object
+    rules: FabricRules = PAPER, nodes: int = 1, on_fabric: bool = False, **kept: object
 ) -> PoseFabricNetwork:
     subnetworks, backbone_kept = kept.get("subnetworks"), kept.get("backbone")
     backbone = (
         fabric_backbone(first_layers=3, channels=1, rules=rules, kept=backbone_kept)  # type: ignore[arg-type]
-        if fabric_backbone
+        if on_fabric
         else MobileNetV2("none")
     )
     return fabric_network(
@@ -64,12 +64,12 @@ def derive(
 
 
 @pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
-@pytest.mark.parametrize(("nodes", "fabric_backbone"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(("nodes", "on_fabric"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_equal_network_gives_equal_outputs(
-    rules: FabricRules, nodes: int, fabric_backbone: bool, seed: int
+    rules: FabricRules, nodes: int, on_fabric: bool, seed: int
 ) -> None:
-    options = {"rules": rules, "nodes": nodes, "fabric_backbone": fabric_backbone}
+    options = {"rules": rules, "nodes": nodes, "on_fabric": on_fabric}
     source = build(**options)  # type: ignore[arg-type]
     scramble(source, seed)
     derived = derive(source, describe_architecture(source), **options)
@@ -151,11 +151,11 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
 
 
 def test_a_backbone_loses_the_scales_that_no_part_reads() -> None:
-    source = build(fabric_backbone=True)
+    source = build(on_fabric=True)
     scramble(source, 4)
     found = discretise(describe_architecture(source))
     load_architecture(source, found)
-    derived = derive(source, found, fabric_backbone=True)
+    derived = derive(source, found, on_fabric=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(derived(images), source(images), rtol=1e-5, atol=1e-5)

@@ -203,3 +203,19 @@ def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
 def test_an_impossible_number_of_layers_is_refused(kept: int) -> None:
     with pytest.raises(ValueError, match=r"not a range within 1 to 6|end with the last layer"):
         network(last_layers=kept)
+
+
+@pytest.mark.parametrize("overlap", ["sum", "mean"])
+def test_overlapping_maps_are_summed_or_averaged(overlap: str) -> None:
+    model = network(parts={"one": MPII.joints, "two": MPII.joints[:5]}, overlap=overlap)
+    maps = torch.randn(1, 21, 2, 3)
+    both = maps[:, :5] + maps[:, 16:]
+    found = model.merged(maps)
+    torch.testing.assert_close(found[:, :5], both / 2 if overlap == "mean" else both)
+    torch.testing.assert_close(found[:, 5:], maps[:, 5:16])
+
+
+@pytest.mark.parametrize("wrong", [{"overlap": "max"}, {"channel_order": "gbr"}])
+def test_an_unknown_choice_is_named(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{next(iter(wrong))}"):
+        network(**wrong)

@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pnfs.models.fabrics import NeuralFabrics
+from pnfs.models.fabric import NeuralFabrics
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 

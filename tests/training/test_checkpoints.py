@@ -26,11 +26,14 @@ from tiny import fabric_backbone, fabric_network
 CONFIG: dict[str, Any] = {
     "model": {
         "_target_": "pnfs.models.PoseFabricNetwork",
-        "backbone": {"_target_": "pnfs.models.backbones.FabricBackbone", "channels": 2},
-        "operations": {
-            "skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True},
+        "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2"},
+        "fabrics": {
+            "_target_": "pnfs.models.NeuralFabrics",
+            "operations": {
+                "skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True},
+            },
+            "rules": {"_target_": "pnfs.models.FabricRules", "gain": "one"},
         },
-        "rules": {"_target_": "pnfs.models.FabricRules", "gain": "one"},
     },
     "dataset": {"_target_": "pnfs.data.synthetic.Synthetic", "train": 8},
     "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 1e-3},
@@ -133,12 +136,11 @@ def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
         read_checkpoint(with_config(tmp_path, config))
 
 
-@pytest.mark.parametrize("key", ["model.fabrics.operations.skip", "model.backbone"])
-def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path, key: str) -> None:
-    path = with_config(tmp_path, changed(f"{key}._target_", "pnfs.models.operations.Zero"))
-    with pytest.raises(CheckpointError, match=r"earlier version.*train it again") as error:
-        read_checkpoint(path)
-    assert str(path) in str(error.value)
+def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["model"] |= config["model"].pop("fabrics") | {"_target_": config["model"]["_target_"]}
+    with pytest.raises(CheckpointError, match=r"some\.ckpt.*earlier version"):
+        read_checkpoint(with_config(tmp_path, config), trust=True)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,9 @@ def test_trusted_class_may_be_anybodys(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("target", ["absent_module.Gate", "fractions.Absent", "os.name", "Gate", 3])
 def test_trusted_class_that_is_not_there_is_one_clear_error(tmp_path: Path, target: Any) -> None:
     path = with_config(tmp_path, changed("model.fabrics.operations.skip._target_", target))
-    with pytest.raises(CheckpointError, match=rf"{path.name}.*{target}.*model\.operations\.skip"):
+    with pytest.raises(
+        CheckpointError, match=rf"{path.name}.*{target}.*model\.fabrics\.operations\.skip"
+    ):
         read_checkpoint(path, trust=True)
 
 

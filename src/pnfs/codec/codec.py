@@ -21,14 +21,14 @@ class Codec:
 
     Args:
         sigma: Standard deviation of the target Gaussians in heatmap pixels; "dark" decodes with it too.
-        quantised: Put a target's centre on the heatmap pixel `int(x / stride + 0.5)`, truncated towards zero (HRNet's
-            rule); otherwise on the exact `x / stride`.
-        radius: Half the side of the square that holds a target Gaussian, in sigma; HRNet's is 3. None for a Gaussian
-            without end, whose joint has weight 1 wherever it lies.
+        quantised: Put a target's centre on the heatmap pixel `int(x / stride + 0.5)`, truncated towards zero
+            (HRNet's rule); otherwise on the exact `x / stride`.
+        radius: Half the side of the square that holds a target Gaussian, in sigma; HRNet's is 3. None for a
+            Gaussian without end, whose joint has weight 1 wherever it lies.
         unbiased: Crops and heatmaps are measured in pixel intervals (UDP); see `pnfs.data.geometry.crop_matrix`.
         decode_method: From heatmaps to locations; see `decode`.
-        flip_shift: Pixels by which the maps that were mirrored back move to the right in the flip test, 0 or 1. With
-            stride 4 and no half-pixel shift a mirrored joint lands 3/4 of a pixel too far left; HRNet
+        flip_shift: Pixels by which the maps that were mirrored back move to the right in the flip test, 0 or 1.
+            With stride 4 and no half-pixel shift a mirrored joint lands 3/4 of a pixel too far left; HRNet
             corrects this by one pixel (TEST.SHIFT_HEATMAP) and leaves the first column as it is.
 
     Raises:

@@ -98,5 +98,5 @@ def evaluation_choices(
     choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
     if module.flip_test:
         choices["flip_shift"] = module.codec.flip_shift
-    decoding = {"decode_method": module.codec.decode_method}
-    return choices | decoding | source.evaluation_choices(split)
+    choices["decode_method"] = module.codec.decode_method
+    return {**choices, **source.evaluation_choices(split)}

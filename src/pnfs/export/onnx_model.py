@@ -5,7 +5,7 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,9 +100,9 @@ def export_onnx(
         input_size=(height, width),
         stride=network.stride,
         skeleton=skeleton.name,
-        joints=skeleton.joints,
-        limbs=skeleton.limbs,
-        flip_pairs=skeleton.flip_pairs,
+        joints=tuple(skeleton.joints),
+        limbs=_pairs(skeleton.limbs),
+        flip_pairs=_pairs(skeleton.flip_pairs),
         outputs=outputs,
         decode_method=codec.decode_method,
         sigma=codec.sigma,
@@ -128,6 +128,10 @@ def export_onnx(
         raise
     metadata = replace(metadata, precision="int8")
     return ExportReport(path, metadata, differences, convolutions, moved)
+
+
+def _pairs(pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((a, b) for a, b in pairs)
 
 
 def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:

@@ -110,7 +110,9 @@ class Predictor:
             matrices = torch.from_numpy(batch[1].astype(np.float32))
             found = self._read(batch[0], matrices, flip_test, maps or vectors, vectors)
             arrays = {name: value.cpu().numpy() for name, value in found.items()}
-            rows.extend(dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values()))
+            rows.extend(
+                dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)
+            )
 
         def finished() -> Iterator[Prediction]:
             while waiting and len(waiting[0].boxes) <= len(rows):

@@ -45,7 +45,7 @@ class TorchRuntime:
     def of_parts(
         self, images: UInt8[np.ndarray, "B h w 3"], vectors: bool = False
     ) -> Float[Tensor, "B J h/4 w/4"] | Float[Tensor, "B J d h/4 w/4"]:
-        """The heatmaps of all parts' joints, part after part, J = sum(J_p) >= K; or the raw vectors behind them."""
+        """The heatmaps of all parts' joints, part after part, J = sum(J_p) >= K; or the raw vectors."""
         stage: Stage = "vectors" if vectors else "heatmaps"
         return self.network(torch.as_tensor(images).to(self.device), stage)
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.models.backbones import FabricBackbone
-from pnfs.models.fabric import Grid, NeuralFabrics
+from pnfs.models.fabric import Grid, GridCell, NeuralFabrics
 from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 from pnfs.models.wiring import SCALES
@@ -73,8 +73,8 @@ class _FusedFabrics(nn.Module):
             for scale, parts in fabrics.readers.items():
                 place = f"{part}/{first}/{scale}"
                 if part in ("", *parts):
-                    adapter = adapters[str(scale)] if str(scale) in adapters else None
-                    self.sums[place] = [(str(scale), _adapter(adapter, part, parts))]
+                    adapter = _adapter(adapters.get(str(scale)), part, parts)
+                    self.sums[place] = [(str(scale), adapter)]
             self._add_cells(part, grid, *mixing)
         rectify = fabrics.rules.rectify == "sum"
         self.rectified = [name for name in self.sums if rectify and name.endswith("/h0")]
@@ -111,6 +111,7 @@ class _FusedFabrics(nn.Module):
             if place.name not in grid:
                 continue
             whole, name = grid[place.name], f"{part}/{place.layer}/{place.scale}"
+            assert isinstance(whole, GridCell)
             width = grid.theta.channels * place.scale
             found: dict[str, list[tuple[str, nn.Module, Weight]]] = {
                 f"{name}/h0": [
@@ -182,10 +183,11 @@ class _FusedFabrics(nn.Module):
                     continue
                 layers = list(layer) if isinstance(layer, nn.Sequential) else [layer]
                 conv = layers[0]
-                if isinstance(conv, PartConv2d) and not conv.depthwise:
-                    if adapter.in_channels <= conv.in_channels // conv.parts:
-                        through = _ThroughAdapter(adapter, conv)
-                        terms[index] = (pyramid, nn.Sequential(through, *layers[1:]))
+                if not isinstance(conv, PartConv2d) or conv.depthwise:
+                    continue
+                if adapter.in_channels <= conv.in_channels // conv.parts:
+                    through = _ThroughAdapter(adapter, conv)
+                    terms[index] = (pyramid, nn.Sequential(through, *layers[1:]))
 
 
 class _Scale(PartConv2d):

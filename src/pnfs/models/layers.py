@@ -1,4 +1,4 @@
-"""Layers for P parts side by side in the channels, one part a group, and sequences of them with a mixing weight."""
+"""Layers for P parts side by side in the channels, one part a group, and weighted sequences of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -110,10 +110,10 @@ class PartBatchNorm2d(nn.BatchNorm2d):
 
 
 class Weighted(nn.Module):
-    """Layers in sequence for P parts, times one mixing weight a part: weight * o(x) in Eq. 1, weight * T(x) in Eq. 2.
+    """Layers in sequence for P parts, times one mixing weight a part: weight * o(x), weight * T(x).
 
     The weight enters as the scale of the last `PartBatchNorm2d`, where it costs no pass over the map; what follows
-    it must be linear or a ReLU, since mixing weights are not negative. Without a batch norm the result is multiplied.
+    must be linear or a ReLU, since mixing weights are not negative. Without a batch norm the result is multiplied.
 
     Attributes:
         layers: The sequence, a `nn.Sequential` or a list of modules that are attributes too.
@@ -122,21 +122,20 @@ class Weighted(nn.Module):
     layers: Sequence[nn.Module] | nn.Sequential = ()
 
     def forward(self, x: Map, weight: Weight) -> Map:
-        last = None
+        last: PartBatchNorm2d | None = None
         for layer in self.layers:
             last = layer if isinstance(layer, PartBatchNorm2d) else last
         for layer in self.layers:
-            if layer is not last:
+            if layer is not last or last is None:
                 x = layer(x)
                 continue
             # Repeated, since PyTorch's channels-last batch norm reads an expanded scale past its end.
-            scale = weight.repeat_interleave(layer.num_features // len(weight))
+            factor = weight.repeat_interleave(last.num_features // len(weight))
+            scale = factor if last.weight is None else last.weight * factor
             # Without a shift, some kernels refuse a scale that stands alone.
-            shift = torch.zeros_like(scale) if layer.bias is None else layer.bias * scale
-            scale = scale if layer.weight is None else layer.weight * scale
-            mean, variance = layer.running_mean, layer.running_var
-            momentum = 0.0 if layer.momentum is None else layer.momentum
-            x = F.batch_norm(x, mean, variance, scale, shift, layer.training, momentum, layer.eps)
+            shift = torch.zeros_like(factor) if last.bias is None else last.bias * factor
+            momentum, mean, var = last.momentum or 0.0, last.running_mean, last.running_var
+            x = F.batch_norm(x, mean, var, scale, shift, last.training, momentum, last.eps)
         if last is not None:
             return x
         return x * weight.repeat_interleave(x.shape[1] // len(weight)).view(1, -1, 1, 1)

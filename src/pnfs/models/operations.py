@@ -11,8 +11,8 @@ from pnfs.models.layers import PartBatchNorm2d, PartConv2d, Weighted
 class Operation(Weighted):
     """A candidate operation o for P parts, built from (parts, channels of one part).
 
-    A subclass puts its sequence into `layers`; or it writes `forward(x, weight)`, which gives weight * o(x), of the
-    same shape as x (B, P*C, h, w), where `weight` (P,) is the mixing weight softmax(alpha)_o of each part.
+    A subclass puts its sequence into `layers`, or writes `forward(x, weight)`, which gives weight * o(x), of the
+    same shape as x (B, P*C, h, w); `weight` (P,) is the mixing weight softmax(alpha)_o of each part.
 
     Parameters and buffers hold part after part along their first dimension, as those of `PartConv2d` and
     `PartBatchNorm2d` do: on a CPU one part may run after the other, and a derived network holds them apart.

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
@@ -90,7 +91,7 @@ class PoseModule(L.LightningModule):
         """
         for layer in self.network.modules():
             if isinstance(layer, nn.Upsample) and not layer.align_corners:
-                layer.forward = shifted_sums
+                layer.forward = shifted_sums  # type: ignore[method-assign]
         # The bound method, not the module: compiled modules rename the entries of their state dict.
         self._training_network = torch.compile(self.network.forward, dynamic=False, mode=mode)
 
@@ -148,18 +149,23 @@ class PoseModule(L.LightningModule):
         raise NonFiniteLossError(describe_loss(loss, ids))
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
-        images = batch["image"]
-        part_maps = self.network(images)
+        part_maps = self.network(batch["image"])
         loss = self.loss(part_maps, batch, self.codec, self.network.map_joints)
-        self.log("val/loss", loss, batch_size=len(images), sync_dist=True)
+        self.log("val/loss", loss, batch_size=len(part_maps), sync_dist=True)
+        joints, scores = self.locate(part_maps, batch)
+        self.metric.update(predicted=joints, scores=scores, **batch)
+
+    def locate(
+        self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch
+    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+        """Joints in pixels of the image, and their scores; after the flip test, if there is one."""
         maps = self.network.merged(part_maps)
         if self.flip_test:
-            mirrored = self.network.heatmaps(images.flip(-2))  # (B, h, w, 3)
+            mirrored = self.network.heatmaps(batch["image"].flip(-2))  # (B, h, w, 3)
             permutation = self.network.parts.skeleton.flip_permutation
             maps = self.codec.flip_averaged(maps, mirrored, permutation)
         locations, scores = self.codec.decode(maps)
-        joints = to_image(locations, batch["to_image"])
-        self.metric.update(predicted=joints, scores=scores, **batch)
+        return to_image(locations, batch["to_image"]), scores
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()
