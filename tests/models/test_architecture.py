@@ -157,7 +157,7 @@ def edited(path: str, value) -> str:
         ("subnetworks/nodes", 10**9, "head/alpha must have shape"),
         ("subnetworks/layers", "6", "subnetworks.layers"),
         ("subnetworks/layers", 10**9, "head/beta"),
-        ("subnetworks/last_layer", 10**9, "head/beta"),
+        ("subnetworks/last_layer", 10**9, "are not a range"),
         ("subnetworks/last_layer", 7, "layers 4 to 7 are not a range within 1 to 6"),
         ("subnetworks/input_scales", [64], "layer 4, scale 1/4 has no input"),
         ("subnetworks/alpha_per_cell", 1, "subnetworks.alpha_per_cell"),

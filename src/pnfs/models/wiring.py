@@ -39,7 +39,7 @@ class CellWiring:
     connections: tuple[Connection, ...]
     """In the order of beta's columns."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"layer{self.layer}_scale{self.scale}"
 
