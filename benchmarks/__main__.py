@@ -17,23 +17,16 @@ SECTIONS = ("training", "inference", "data", "evaluation")
 
 def main() -> None:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="+", choices=SECTIONS)
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), help="folder for the tables"
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of training steps"
-    )
-    parser.add_argument(
-        "--parts", type=int, nargs="+", default=[1, 3, 5, 8], help="numbers of parts P"
-    )
-    parser.add_argument("--batch", type=int, default=8, help="persons in a training step")
-    parser.add_argument("--size", type=int, default=256, help="side of the crops")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--files", type=Path, nargs="+", default=[], help="inference: exported files"
-    )
+    add = parser.add_argument
+    add("sections", nargs="+", choices=SECTIONS)
+    add("--out", type=Path, default=Path("runs/bench"), help="folder for the tables")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of training steps")
+    add("--parts", type=int, nargs="+", default=[1, 3, 5, 8], help="numbers of parts P")
+    add("--batch", type=int, default=8, help="persons in a training step")
+    add("--size", type=int, default=256, help="side of the crops")
+    add("--rounds", type=int, default=5, help="of which the median counts")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--files", type=Path, nargs="+", default=[], help="inference: exported files")
     arguments = parser.parse_args()
     gpu = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
     machine = f"{gpu}, {arguments.threads} threads, torch {torch.__version__}"

@@ -22,15 +22,8 @@ def take_turns(
 
     Each has a process of its own: threads that wait busily, kept memory and caches disturb no other.
 
-    Args:
-        makers: Name -> what makes the call. The others are compared with the first.
-        threads: PyTorch's threads in each process.
-        rounds: Rounds that count.
-        repeats: Calls in a row of which a round takes the mean.
-        items: Persons or images in a call.
-
     Returns:
-        A row a name: ratio of medians, milliseconds of a call, items per second.
+        A row a name: ratio of medians to the first's, milliseconds, `items` (persons in a call) per second.
     """
     seconds = pd.DataFrame(index=range(rounds), columns=list(makers), dtype=float)
     with ExitStack() as stack:

@@ -34,19 +34,9 @@ def training_step(
     parts: int, *, device: str, batch: int, size: int, channels_last: bool = True, bfloat16: bool = False,
     fused: bool = False, compiled: bool = False, keep_memory: bool = False, in_turn: bool | None = None,
 ) -> Call:  # fmt: skip
-    """One optimisation step on a fixed batch of random crops; all ways compute the same thing.
+    """One optimisation step on a fixed batch of random crops, `size` px a side; all ways compute the same thing.
 
-    Args:
-        parts: P.
-        device: Where.
-        batch: Persons.
-        size: Side of the crops, px.
-        channels_last: Memory layout; False is PyTorch's contiguous default.
-        bfloat16: Mixed precision.
-        fused: One kernel for all parameters in Adam.
-        compiled: `torch.compile` of the network.
-        keep_memory: `keep_freed_memory`, on a CPU.
-        in_turn: One part after another, or all together; None leaves the choice to the network.
+    `fused` is Adam's one kernel for all parameters; `in_turn` None leaves the order of parts to the network.
     """
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True

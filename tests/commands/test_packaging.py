@@ -35,19 +35,21 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("folder", "kind"), [("src/pnfs", "*.py"), ("conf", "*.yaml")])
-def test_wheel_holds_every_file(installed: Path, folder: str, kind: str) -> None:
-    below = "pnfs" if folder == "src/pnfs" else "pnfs/conf"
-    expected = {
-        str(path.relative_to(REPOSITORY / folder)) for path in (REPOSITORY / folder).rglob(kind)
-    }
-    found = {
-        str(path.relative_to(installed / below))
-        for path in (installed / below).rglob(kind)
-        if kind != "*.py" or "conf" not in path.relative_to(installed / below).parts
-    }
-    assert len(expected) > 20
-    assert found == expected
+@pytest.mark.parametrize(
+    ("folder", "below", "kind"),
+    [
+        ("src/pnfs", "pnfs", "*.py"),
+        ("conf", "pnfs/conf", "*.yaml"),
+        ("experiments", "pnfs/experiments", "*/paper.csv"),
+        ("experiments", "pnfs/experiments", "**/*.yaml"),
+    ],
+)
+def test_wheel_holds_every_file(installed: Path, folder: str, below: str, kind: str) -> None:
+    def files(root: Path) -> set[str]:
+        return {str(path.relative_to(root)) for path in root.rglob(kind)}
+
+    assert len(files(REPOSITORY / folder)) >= 7
+    assert files(installed / below) == files(REPOSITORY / folder)
 
 
 def test_wheel_holds_nothing_else(installed: Path) -> None:

@@ -235,13 +235,6 @@ def test_exchanged_axes_are_found() -> None:
     assert "upright persons" in found_in(upside_down)
 
 
-def test_a_wild_label_is_named() -> None:
-    persons = people()
-    joints = persons.joints.copy()
-    joints[17, persons.skeleton.joints.index("left_wrist")] += (150, 0)
-    assert found_in(replace(persons, joints=joints))["limb lengths"] == (persons.ids[17],)
-
-
 def test_a_box_elsewhere_is_named() -> None:
     persons = people()
     center = persons.center.copy()

@@ -72,23 +72,6 @@ def test_boxes_are_clipped_as_hrnets(bbox: list, center: list, size: list, tmp_p
     assert persons.box_size[0].tolist() == size
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"iscrowd": 1, "segmentation": {"counts": [3, 4], "size": [80, 100]}},
-        {"num_keypoints": 0},
-        {"keypoints": [0] * 51},
-        {"category_id": 2},
-        {"bbox": [10.0, 20.0, 0.0, 30.0]},
-        {"bbox": [120.0, 20.0, 30.0, 30.0]},
-    ],
-)
-def test_who_is_left_out(change: dict, tmp_path: Path):
-    source = COCO(write(tmp_path / "d", [annotation(1), annotation(2, **change), annotation(3)]))
-    for split in ("train", "val"):
-        assert source.persons(split).ids.tolist() == ["1", "3"]
-
-
 def test_min_labelled_applies_to_training_only(tmp_path: Path):
     annotations = [annotation(1, labelled=2), annotation(2, labelled=3)]
     source = COCO(write(tmp_path / "d", annotations), min_labelled=3)

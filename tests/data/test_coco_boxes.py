@@ -103,17 +103,6 @@ def test_persons_are_the_detectors(root: Path) -> None:
     assert names == [f"{number:012d}.jpg" for number in (7, 7, 9, 7)]
 
 
-def test_training_persons_are_always_labelled(root: Path) -> None:
-    persons = COCO(root, boxes="detected").persons("train")
-    assert persons.ids.tolist() == ["1", "2", "3"]
-    assert (persons.visibility > 0).all()
-
-
-def test_boxes_below_the_threshold_are_left_out(root: Path) -> None:
-    persons = COCO(root, boxes="detected", box_threshold=0.5).persons("val")
-    assert persons.ids.tolist() == ["7/0", "7/1", "9/0"]
-
-
 @pytest.mark.parametrize("boxes", ["ground_truth", "detected"])
 @pytest.mark.parametrize("nms", ["oks", "soft", "none"])
 def test_right_predictions_score_one(root: Path, boxes: str, nms: str) -> None:
@@ -219,11 +208,6 @@ def test_the_results_file_scores_with_pycocotools(root: Path, tmp_path: Path, ca
     evaluation.summarize()
     capsys.readouterr()
     assert evaluation.stats[0] == pytest.approx(1)
-
-
-def test_test_dev_needs_detected_boxes(root: Path) -> None:
-    with pytest.raises(DataError, match="no ground-truth boxes: choose boxes=detected"):
-        COCO(root).persons("test")
 
 
 # --- refusals

@@ -25,7 +25,6 @@ from pnfs.data.persons import DataError
 from pnfs.data.pose_files import read_pose_file
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation import DetectedPoses, evaluate_detections
-from pnfs.evaluation.coco_eval import evaluate_by_visibility
 
 SIZE = 400
 ANIMAL = [
@@ -228,14 +227,6 @@ def test_loader_metric_and_doctor_agree(
     assert bool(text) == bool(left_out or remarks)
 
 
-@pytest.mark.parametrize("labels", [stored_as(sides_exchanged()), shouted()])
-def test_joints_come_in_the_skeletons_order(labels: dict, tmp_path: Path) -> None:
-    expected = COCO(dataset(tmp_path / "a", content())).persons("val")
-    found = COCO(dataset(tmp_path / "b", labels)).persons("val")
-    np.testing.assert_array_equal(found.joints, expected.joints)
-    np.testing.assert_array_equal(found.visibility, expected.visibility)
-
-
 @pytest.mark.parametrize("labels", [category_id(0), category_id(7), shouted()])
 def test_other_tools_score_the_results_file_alike(labels: dict, tmp_path: Path) -> None:
     source = COCO(dataset(tmp_path / "d", labels))
@@ -267,22 +258,6 @@ def test_an_empty_box_is_counted(tmp_path: Path) -> None:
     labels["annotations"][0]["bbox"] = [10, 10, 0, 30]
     labels["annotations"][3]["bbox"] = [SIZE + 5, 10, 30, 30]
     assert COCO(dataset(tmp_path / "d", labels)).persons("val").left_out == {f.EMPTY_BOX: 2}
-
-
-def test_few_labels_are_counted_in_training(tmp_path: Path) -> None:
-    labels = content()
-    labels["annotations"][1]["keypoints"][6:] = [0] * 45
-    labels["annotations"][1]["num_keypoints"] = 2
-    source = COCO(dataset(tmp_path / "d", labels), min_labelled=3)
-    assert source.persons("train").left_out == {"with fewer than 3 labelled joints": 1}
-    assert source.persons("val").left_out == {}
-
-
-def test_persons_with_num_keypoints_0_are_ignored_by_visibility_too() -> None:
-    labels = ACCEPTED["num_keypoints 0"][0]
-    read = read_annotations(labels)
-    scores = evaluate_by_visibility(own_labels(read), read)
-    assert scores["AP/visible"] == pytest.approx(1)
 
 
 # --- refusals
@@ -355,13 +330,6 @@ def test_refused_by_loader_metric_and_doctor(
     (finding,) = inspect_dataset(source, splits=("val",), images="none")
     assert finding.severity == "error"
     assert file.name in finding.problem
-
-
-def test_all_left_out_is_said(tmp_path: Path) -> None:
-    labels = every(lambda n, r: r.update(iscrowd=1) if n < 4 else r.update(keypoints=[0] * 51))
-    with pytest.raises(DataError) as caught:
-        COCO(dataset(tmp_path / "d", labels)).persons("train")
-    assert f"4 {f.CROWD}, 2 {f.NO_JOINTS}" in str(caught.value)
 
 
 # --- detected boxes

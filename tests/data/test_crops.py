@@ -110,21 +110,6 @@ def test_joints_lie_on_their_dots(size: tuple[int, int]) -> None:
     assert min(flips[True], flips[False]) >= 5
 
 
-def test_a_mirrored_crop_is_the_plain_crop_mirrored() -> None:
-    persons = dotted_persons()
-    still = {"rotation": 0.0, "scale": (1.0, 1.0)}
-    flipped = CropDataset(persons, input_size=(96, 128), augmentation=Augmentation(flip=1, **still))
-    plain = CropDataset(persons, input_size=(96, 128))
-    for index in range(COUNT):
-        ours, theirs = flipped[index], plain[index]
-        difference = ours["image"].astype(int) - theirs["image"][:, ::-1].astype(int)
-        # Interpolation rounds to fractions of a pixel, in one crop to the left, in the other right.
-        assert np.abs(difference).max() <= 20
-        for row, joint in enumerate(TOY.joints):
-            x, y = theirs["joints_crop"][TOY.joints.index(PARTNER[joint])]
-            np.testing.assert_allclose(ours["joints_crop"][row], (127 - x, y), atol=1e-3)
-
-
 @pytest.mark.parametrize("augmentation", [None, Augmentation(), Augmentation(flip=1)])
 def test_to_image_takes_crop_joints_to_the_image(augmentation: Augmentation | None) -> None:
     persons = dotted_persons()
@@ -142,19 +127,6 @@ def test_to_image_takes_crop_joints_to_the_image(augmentation: Augmentation | No
             np.testing.assert_allclose(place, persons.joints[index, source], atol=1e-3)
 
 
-def test_rows_of_an_unflipped_crop_belong_together() -> None:
-    random = np.random.default_rng(0)
-    visibility = random.integers(0, 3, (COUNT, 5)).astype(np.int8)
-    persons = dotted_persons(visibility)
-    dataset = CropDataset(persons, input_size=(64, 64), augmentation=Augmentation(flip=0))
-    for index in range(COUNT):
-        sample = dataset[SampleKey(0, index)]
-        np.testing.assert_array_equal(sample["labelled"], visibility[index] > 0)
-        np.testing.assert_array_equal(sample["joints_image"], persons.joints[index])
-        assert sample["sample_index"] == index
-        assert sample["reference_length"] == persons.reference_length[index]
-
-
 def test_labels_change_sides_with_their_joints() -> None:
     visibility = np.full((COUNT, 5), 2, np.int8)
     visibility[:, TOY.joints.index("left_hand")] = 0
@@ -163,14 +135,6 @@ def test_labels_change_sides_with_their_joints() -> None:
     )
     labelled = dict(zip(TOY.joints, dataset[0]["labelled"].tolist(), strict=True))
     assert labelled == dict.fromkeys(TOY.joints, True) | {"right_hand": False}
-
-
-def test_targets_of_a_mirrored_crop_are_its_joints_in_the_image() -> None:
-    dataset = CropDataset(dotted_persons(), input_size=(64, 64), augmentation=Augmentation(flip=1))
-    sample = dataset[0]
-    matrix = sample["to_image"]
-    in_image = sample["joints_crop"] @ matrix[:, :2].T + matrix[:, 2]
-    np.testing.assert_allclose(in_image, sample["joints_image"], atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (64, 128), (128, 64)])
@@ -221,19 +185,6 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:
     base = sample(1, 2, 3)["to_image"]
     for other in (sample(2, 2, 3), sample(1, 3, 3), sample(3, 2, 1), sample(1, 2, 4)):
         assert not np.allclose(base, other["to_image"])
-
-
-def test_the_order_of_reading_does_not_matter() -> None:
-    dataset = CropDataset(dotted_persons(), input_size=(64, 48), augmentation=STRONG)
-    forward = [dataset[SampleKey(1, i)] for i in range(COUNT)]
-    backward = [dataset[SampleKey(1, i)] for i in reversed(range(COUNT))]
-    for first, second in zip(forward, reversed(backward), strict=True):
-        assert_same(first, second)
-
-
-def test_a_bare_index_is_the_first_epoch() -> None:
-    dataset = CropDataset(dotted_persons(), input_size=(64, 48), augmentation=STRONG)
-    assert_same(dataset[4], dataset[SampleKey(0, 4)])
 
 
 def epoch_batches(workers: int, epoch: int) -> list[dict[str, torch.Tensor]]:
@@ -301,13 +252,6 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(*key)) for key in [(1, 2), (1, 3), (2, 2), (2, 1)]}) == 4
     assert all(sorted(order(1, epoch)) == list(range(50)) for epoch in range(3))
-
-
-def test_the_order_without_shuffling_is_the_datasets() -> None:
-    sampler = EpochSampler(5, seed=1, shuffle=False)
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        assert list(sampler) == [SampleKey(epoch, index) for index in range(5)]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -119,11 +119,6 @@ def test_only_a_last_smaller_batch_is_left_out(size: int, drop_last: bool, sizes
     assert [len(batch["image"]) for batch in loader] == sizes
 
 
-def test_the_evaluation_batch_is_the_training_batch_unless_told_otherwise() -> None:
-    assert data().val_dataloader().batch_size == 4
-    assert data(eval_batch_size=7).val_dataloader().batch_size == 7
-
-
 def on_process(module: PoseDataModule, rank: int, world: int) -> PoseDataModule:
     cpu = SimpleNamespace(root_device=torch.device("cpu"))
     module.trainer = SimpleNamespace(global_rank=rank, world_size=world, strategy=cpu)  # type: ignore
@@ -220,8 +215,3 @@ def test_training_persons_can_be_divided_between_two_loaders(share: float) -> No
 def test_a_division_that_leaves_nothing_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=f"a share of {share} of 10 persons leaves one side"):
         data().split_train(share, seed=0)
-
-
-def test_nothing_is_set_aside_before_the_division() -> None:
-    with pytest.raises(RuntimeError, match="split_train has not divided"):
-        data().architecture_dataloader()

@@ -1,12 +1,10 @@
 """Crops cut on the device: the loader's draws and labels, and its pixels but for interpolation."""
 
-import itertools
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import cv2
@@ -108,22 +106,6 @@ def test_the_device_makes_the_loaders_batch(
     assert augmentation is None or 5 < mirrored < 3 * COUNT - 5
 
 
-def test_a_place_a_fraction_of_a_pixel_off_would_show(persons: Persons) -> None:
-    batch = batch_of(uncut(persons, Augmentation()), 0, range(COUNT))
-    exact = cut_crops(dict(batch), SIZE)["image"].float()
-    crops = cast(CachedCrops, persons.images)
-    batch["sampling"][..., 0, 2] += 0.25 * crops.settings.resolution
-    assert (exact - cut_crops(batch, SIZE)["image"].float()).abs().mean() > 1.2
-
-
-def test_resident_crops_are_rows_of_the_persons_at_hand(persons: Persons) -> None:
-    some = persons.subset([7, 2])
-    pixels = load_resident(some, torch.device("cpu"))
-    batch = cut_crops(batch_of(uncut(some, None, resident=True), 0, [1, 0]), SIZE, pixels)
-    expected = batch_of(samples(persons, None), 0, [2, 7])
-    assert (batch["image"].int() - expected["image"].int()).abs().max() <= 12
-
-
 @pytest.mark.parametrize("name", ["colour", "blur", "occlusion"])
 def test_the_device_refuses_what_only_the_loader_does(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"augmentation\.{name}=0\.3.*data\.augment=loader"):
@@ -161,22 +143,6 @@ def test_only_training_crops_are_cut_on_the_device(tmp_path: Path) -> None:
         for name in expected:
             assert torch.equal(batch[name], expected[name]), name
     assert "sampling" in next(iter(data.train_dataloader()))
-
-
-def test_the_first_batch_is_the_loaders(tmp_path: Path) -> None:
-    expected = next(iter(module(tmp_path, augment="loader").train_dataloader()))
-    assert torch.equal(module(tmp_path).first_batch()["image"], expected["image"])
-
-
-def test_processes_share_an_epoch_on_the_device(tmp_path: Path) -> None:
-    shares = []
-    for rank in range(3):
-        data = module(tmp_path, batch_size=2, drop_last=False)
-        cpu = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=3, strategy=cpu)  # type: ignore
-        shares.append([int(i) for b in data.train_dataloader() for i in b["sample_index"]])
-    assert [len(share) for share in shares] == [4, 4, 4]
-    assert set(itertools.chain(*shares)) == set(range(COUNT))
 
 
 class Recorder(L.LightningModule):
@@ -235,12 +201,6 @@ def test_lightning_trains_on_what_the_device_cuts_and_resumes(
             assert torch.equal(batch["sample_index"], expected["sample_index"])
 
 
-def test_memory_is_given_back_after_training(tmp_path: Path) -> None:
-    data = module(tmp_path / "cache", resident=True)
-    fitted(data, tmp_path, 1)
-    assert data._resident is None
-
-
 def test_a_damaged_crop_does_not_become_resident(tmp_path: Path) -> None:
     persons = module(tmp_path).persons("train", Augmentation())
     path = cast(CachedCrops, persons.images).path
@@ -263,11 +223,6 @@ def test_a_damaged_crop_does_not_become_resident(tmp_path: Path) -> None:
 def test_choices_that_cannot_be_are_refused(tmp_path: Path, wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         module(**({"cache": tmp_path} | wrong))
-
-
-def test_the_device_needs_cached_persons() -> None:
-    with pytest.raises(ValueError, match="from a crop cache only"):
-        uncut(toy_persons(), None)
 
 
 def test_crops_for_which_there_is_no_memory_are_refused(

@@ -72,16 +72,6 @@ def test_splits_count_images_from_one(tmp_path: Path):
     assert lsp.persons("val") is lsp.persons("test")
 
 
-def test_default_splits_are_the_official_ones(tmp_path: Path):
-    rows = np.repeat(people(1), 2000, axis=0)
-    root = write_lsp(tmp_path / "d", rows[:1])
-    scipy.io.savemat(root / "joints.mat", {"joints": rows.transpose(2, 1, 0)})
-    source = LSP(root, check_images=False)
-    for split, first, last in (("train", "im0001", "im1000"), ("test", "im1001", "im2000")):
-        ids = source.persons(split).ids
-        assert (len(ids), ids[0], ids[-1]) == (1000, first, last)
-
-
 def test_each_person_is_in_the_image_of_its_number(tmp_path: Path):
     source = LSPET(write_lspet(tmp_path / "d", people(5), suffix="png"), validation_from=4)
     for split, numbers in (("train", (1, 2, 3)), ("val", (4, 5))):
@@ -121,16 +111,6 @@ def test_persons_without_a_box_are_left_out(tmp_path: Path):
     lsp[1, :, :2] = 7
     persons = LSP(write_lsp(tmp_path / "lsp", lsp), test_from=4).persons("train")
     assert persons.left_out == {"with all labelled joints on one point": 1}
-
-
-def test_torso_size(tmp_path: Path):
-    joints = people(3)
-    joints[:, LEFT_SHOULDER, :2], joints[:, RIGHT_HIP, :2] = (40, 10), (10, 50)  # 50 px apart
-    joints[:, RIGHT_SHOULDER, :2], joints[:, LEFT_HIP, :2] = (10, 10), (34, 42)  # 40 px apart
-    joints[1, LEFT_HIP, 2] = 0
-    joints[2, RIGHT_ANKLE, 2] = 0
-    persons = LSPET(write_lspet(tmp_path / "d", joints), validation_from=4).persons("train")
-    np.testing.assert_array_equal(persons.reference_length, [50, np.nan, 50])
 
 
 def test_the_score_is_pck_of_the_torso(tmp_path: Path):

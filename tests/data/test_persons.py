@@ -92,28 +92,11 @@ def test_an_image_that_is_not_there_is_named(folder: Path, index: int) -> None:
         people(files(folder), image_index=np.array([0, 4, index]))
 
 
-def test_an_empty_subset_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="toys/train: there are no usable persons"):
-        people(files(folder)).subset(np.array([], int))
-
-
 @pytest.mark.parametrize(("record", "name"), [(2, "text.jpg"), (4, "empty.jpg")])
 def test_an_unreadable_image_is_named(folder: Path, record: int, name: str) -> None:
     with pytest.raises(DataError, match=rf"not a readable image \(record {record}\)") as caught:
         files(folder).read(record)
     assert str(folder / name) in str(caught.value)
-
-
-def test_a_missing_image_is_named(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"image is missing \(record 3\)") as caught:
-        files(folder).read(3)
-    assert str(folder / "gone.jpg") in str(caught.value)
-
-
-def test_all_missing_images_can_be_listed_at_once(folder: Path) -> None:
-    images = ImageFiles(folder, ["red.png", "b.jpg", "sub/a.jpg", "b.jpg"])
-    assert images.missing() == ["b.jpg", "sub/a.jpg"]
-    assert ImageFiles(folder, ["red.png"]).missing() == []
 
 
 @pytest.mark.parametrize(
@@ -176,11 +159,6 @@ def test_a_labelled_joint_that_is_no_number_is_named(
         people(files(folder), **with_value("joints", place, value))
 
 
-def test_an_unlabelled_joint_may_be_no_number(folder: Path) -> None:
-    persons = people(files(folder), **with_value("joints", (0, 2, 0), math.nan))
-    assert math.isnan(persons[0].joints[2, 0])
-
-
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -191,13 +169,6 @@ def test_an_unlabelled_joint_may_be_no_number(folder: Path) -> None:
 def test_an_impossible_box_is_named(folder: Path, column: str, value: float) -> None:
     with pytest.raises(DataError, match=r"person p2 \(red.png\): the person box is not"):
         people(files(folder), **with_value(column, (2, 1), value))
-
-
-def test_the_first_wrong_person_is_named(folder: Path) -> None:
-    joints = np.full((3, 3, 2), np.nan, np.float32)
-    joints[0] = 1
-    with pytest.raises(DataError, match="person p1 "):
-        people(files(folder), joints=joints)
 
 
 def test_a_split_without_persons_is_refused(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A candidate operation: a class, and a line in a file of the group `operations`."""
 
 PYTHON = '''
-import torch.nn.functional as F
+from torch import nn
 from pnfs.models.layers import PartBatchNorm2d, PartConv2d
 from pnfs.models.operations import Operation
 
@@ -10,11 +10,9 @@ class Pointwise(Operation):
 
     def __init__(self, parts, channels):
         super().__init__()
-        self.conv = PartConv2d(parts, channels, channels, 1)
-        self.norm = PartBatchNorm2d(parts, channels, affine=False)
-
-    def forward(self, x, weight):
-        return F.relu(self.norm(self.conv(x), weight))
+        conv = PartConv2d(parts, channels, channels, 1)
+        norm = PartBatchNorm2d(parts, channels, affine=False)
+        self.layers = nn.Sequential(conv, norm, nn.ReLU())
 '''
 YAML = """
 defaults: [subnetwork, _self_]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pnfs.body import MPII
+from pnfs.codec import Codec, codec
 from pnfs.codec.decode import decode
 from pnfs.export import onnx_model
 from pnfs.export.checks import TOLERANCE, _check_peaks, check_export
@@ -47,7 +48,7 @@ def network() -> PoseFabricNetwork:
 def maps_file(network: PoseFabricNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "maps.onnx"
     report = export_onnx(
-        network, path, input_size=SIZE, checkpoint="abc", flip_shift=0, padding=1.5
+        network, path, input_size=SIZE, checkpoint="abc", codec=Codec(flip_shift=0), padding=1.5
     )
     assert set(report.differences) == {1, 3}
     assert max(report.differences.values()) < 1e-5
@@ -158,8 +159,8 @@ def test_every_decoding_of_a_sound_network_is_exported(
     # However it was trained: the way to locate joints is chosen at the export.
     path = tmp_path / "joints.onnx"
     export_onnx(
-        sharp, path, input_size=SIZE, outputs="joints", decode_method=method, sigma=sigma,
-        unbiased=unbiased,
+        sharp, path, input_size=SIZE, outputs="joints",
+        codec=Codec(decode_method=method, sigma=sigma, unbiased=unbiased),
     )  # fmt: skip
     crops = images(4)
     joints, scores = OnnxRuntime(path, threads=1)(crops)
@@ -190,6 +191,7 @@ def test_no_decoding_of_noise_is_taken_for_a_fault(method) -> None:
         _check_peaks(maps, moved, method, Path("m.onnx"))
 
 
+@pytest.mark.slow
 def test_joints_away_from_the_peaks_are_refused(
     sharp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,15 +199,16 @@ def test_joints_away_from_the_peaks_are_refused(
         locations, scores = decode(maps, *args, **kwargs)  # type: ignore[arg-type]
         return locations + 8, scores
 
-    monkeypatch.setattr(onnx_model, "decode", displaced)
+    monkeypatch.setattr(codec, "decode", displaced)
     with pytest.raises(ExportError, match=r"wrong\.onnx.*no peak"):
         export_onnx(
             sharp, tmp_path / "wrong.onnx", input_size=SIZE, outputs="joints",
-            decode_method="dark",
+            codec=Codec(decode_method="dark"),
         )  # fmt: skip
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_refused_and_removed(
     network, maps_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +226,7 @@ def test_a_file_that_differs_is_refused_and_removed(
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+@pytest.mark.slow
 def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = fabric_network(

@@ -7,7 +7,6 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pnfs.models.fabric import NeuralFabrics
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -16,6 +15,7 @@ from pnfs.codec import Codec
 from pnfs.data.crops import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
+from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.layers import PartConv2d
 from pnfs.models.operations import Operation, Skip
 from pnfs.search import SearchStrategy

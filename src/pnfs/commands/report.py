@@ -1,5 +1,7 @@
 """What scores leave behind: tables, pictures, a record, and what loggers show."""
 
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +35,6 @@ from pnfs.viz.scores import (
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
-    plot_visibility_rates,
 )
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
@@ -68,6 +69,9 @@ def report(
     criterion = criterion if errors.scored.any() else None
     if criterion is not None:
         record["by_joint"] = errors.record(criterion)
+    unsized = int((errors.visibility.any(-1) & ~errors.scored.any(-1)).sum())
+    if unsized:
+        record["persons_without_size"] = unsized
     # Scores are safe before anything else is written that may fail.
     write_result(folder, record)
     name = source.persons(split).name
@@ -79,6 +83,10 @@ def report(
         console.print(benchmark_table(title, record["scores"]))
         choices = described(record["evaluated_with"])
         console.print(choices, style="dim", highlight=False, soft_wrap=True)
+        if unsized:
+            console.print(
+                f"{unsized:,} persons have no size to measure errors by: they are not scored"
+            )
         if "by_joint" in record:
             console.print(joint_table(record["by_joint"]))
     pictures = write_pictures(module, data, folder, split, matches.predictions)
@@ -92,6 +100,14 @@ def report(
         log_media(loggers, pictures)
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}", soft_wrap=True)
+
+
+def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
+    """`out`, or a folder of its own below `parent` for each thing that is asked for."""
+    if out:
+        return Path(out).expanduser()
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    return parent / f"{name}_{digest}"
 
 
 @contextmanager
@@ -196,7 +212,7 @@ def _score_pictures(
     plot_joint_rates(file("joints"), errors, criterion, title)
     # Most datasets do not tell occluded from visible joints.
     if (errors.visibility == OCCLUDED).any():
-        plot_visibility_rates(file("visibility"), errors, criterion, title)
+        plot_joint_rates(file("visibility"), errors, criterion, title, by_visibility=True)
     plot_error_curve(file("curve"), errors, criterion, title)
     return written
 
@@ -231,7 +247,5 @@ def write_sheet(
         target=placed(labels.joints[rows]),
         labelled=labels.visibility[rows] > UNLABELLED,
         captions=captions,
-        # A file of labels has the scores 0, "none", and 1.
-        low_scored="omit" if np.isin(predictions.scores, (0, 1)).all() else "hollow",
     )
     save_image(path, sheet)

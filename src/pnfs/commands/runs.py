@@ -89,7 +89,9 @@ def write_cards(cards: Sequence[RunCard], form: str) -> None:
     if form == "json":
         print(json.dumps(entries, indent=1, allow_nan=False))
         return
-    writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(
+        sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(entries)
 

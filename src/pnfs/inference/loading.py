@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pnfs.body import skeleton_by_name
+from pnfs.body import SKELETONS, Skeleton
 from pnfs.codec import Codec, DecodeMethod
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.predictor import Predictor
@@ -52,8 +52,12 @@ def load_predictor(
         exported = _exported(path, runtime, precision)
         forward: Runtime = exported  # type: ignore[assignment]
         trained_as = exported.metadata
-        skeleton, input_size = skeleton_by_name(trained_as.skeleton), trained_as.input_size
-        codec, usual = trained_as.codec, trained_as.padding
+        # Of a skeleton that a dataset's file describes, the model's file has the joints.
+        described = (
+            trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs,
+        )  # fmt: skip
+        skeleton = SKELETONS.get(trained_as.skeleton) or Skeleton(*described)
+        input_size, codec, usual = trained_as.input_size, trained_as.codec, trained_as.padding
     else:
         content = read_checkpoint(path, builds=("model",), trust=trust)
         trained = without_downloads(content[CONFIG_KEY])

@@ -83,7 +83,7 @@ def loss_curves(results: Results) -> pd.DataFrame:
         logged = read_metrics(Path(str(run.folder)) / "metrics.csv")
         for metric, split in series.items():
             curve = logged[metric].rename_axis("epoch").rename("loss").reset_index()
-            parts.append(curve.assign(row=run.row, split=split))
+            parts.append(curve.assign(row=str(run.row), split=split))
     if not parts:
         return pd.DataFrame()
     grouped = pd.concat(parts).astype({"epoch": int}).groupby(["row", "split", "epoch"], sort=False)

@@ -160,7 +160,7 @@ def _text(column: pd.Series) -> pd.Series:
 
 def numbers(target: Target, results: Results) -> pd.DataFrame:
     """One line a row in full precision; means and standard deviations in columns of their own."""
-    ours = {"seeds": results.finished.groupby("row")["seed"].nunique()}
+    ours: dict[str, pd.Series] = {"seeds": results.finished.groupby("row")["seed"].nunique()}
     for name in _worth_a_column(target, results):
         spread = results.spread(name)
         ours |= {f"ours {name}": spread["mean"], f"ours {name} sd": spread["std"]}

@@ -19,7 +19,6 @@ LABEL_COLOUR: Colour = (255, 255, 255)
 OUTLINE_COLOUR: Colour = (20, 20, 20)
 FILLER: Colour = (226, 226, 226)
 PLATE: Colour = (56, 56, 56)
-PLATE_TEXT: Colour = (240, 240, 240)
 
 _SHIFT = 6
 """Fractional bits of the coordinates handed to OpenCV: 1/64 pixel."""
@@ -31,8 +30,8 @@ def blank(height: int, width: int, colour: Colour) -> Picture:
 
 
 def line(canvas: Picture, start: Point, end: Point, colour: Colour, width: int) -> None:
-    (x, y), (u, v) = _fixed(np.stack([start, end])).tolist()
-    cv2.line(canvas, (x, y), (u, v), colour, width, cv2.LINE_AA, _SHIFT)
+    ends = _fixed(np.stack([start, end]))[:, None]
+    cv2.polylines(canvas, [ends], False, colour, width, cv2.LINE_AA, _SHIFT)
 
 
 def dot(
@@ -53,10 +52,9 @@ def ring(canvas: Picture, center: Point, radius: float) -> None:
 
 def box(canvas: Picture, place: Float[np.ndarray, " 4"], width: int) -> None:
     """The border of a box (x, y, width, height), with a dark outline."""
-    x, y, box_width, box_height = np.asarray(place, np.float64)
-    corners = [(x, y), (x + box_width, y), (x + box_width, y + box_height), (x, y + box_height)]
+    low, size = np.asarray(place, np.float64).reshape(2, 2)
     # A box from edge to edge has its border half a pixel before the centre of its first pixel.
-    _outlined(canvas, np.array(corners) - 0.5, width)
+    _outlined(canvas, low - 0.5 + size * [(0, 0), (1, 0), (1, 1), (0, 1)], width)
 
 
 def _outlined(canvas: Picture, corners: Float[np.ndarray, "N 2"], width: int) -> None:
@@ -90,26 +88,11 @@ def letterbox(
     return picture, scale, (scale - 1) / 2 + (left, top)
 
 
-def text_size(cell: tuple[int, int]) -> int:
-    """Size of type that suits a cell (height, width), in px."""
-    return int(np.clip(min(cell) // 15, 9, 24))
-
-
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     # Comes with matplotlib, so that a sheet looks the same everywhere; OpenCV 4 writes ASCII only.
     folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
     return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), size)
-
-
-def shortened(text: str, width: int, size: int) -> str:
-    """The text in one line, cut with an ellipsis where it is wider than `width` px."""
-    text = " ".join(text.split())
-    if font(size).getlength(text) <= width:
-        return text
-    while text and font(size).getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
 
 
 def write(canvas: Picture, texts: Sequence[tuple[str, tuple[int, int], Colour]], size: int) -> None:
@@ -123,11 +106,9 @@ def write(canvas: Picture, texts: Sequence[tuple[str, tuple[int, int], Colour]],
 
 def label(canvas: Picture, text: str, corner: Point, size: int) -> None:
     """Text on a dark plate, above the corner where there is room, in any case inside the image."""
-    height, width = canvas.shape[:2]
-    plate_width, plate_height = math.ceil(font(size).getlength(text)) + 4, size + 4
-    left = int(np.clip(corner[0], 0, max(0, width - plate_width)))
-    top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
-    room = canvas[top : top + plate_height, left : left + plate_width]
-    plate = blank(len(room), room.shape[1], PLATE)
-    write(plate, [(text, (2, plate_height // 2), PLATE_TEXT)], size)
-    room[...] = plate
+    extent = np.array([math.ceil(font(size).getlength(text)) + 4, size + 4])
+    last = np.maximum(0, np.array(canvas.shape[1::-1]) - extent)
+    left, top = np.clip(corner - [0, size + 4], 0, last).astype(int).tolist()
+    room = canvas[top : top + size + 4, left : left + extent[0]]
+    room[...] = PLATE
+    write(room, [(text, (2, size // 2 + 2), (240, 240, 240))], size)

@@ -14,20 +14,14 @@ class RunCard:
 
     Attributes:
         run: Its folder below the folder of all runs.
-        state: finished, running, interrupted or failed.
-        score: In percent.
-        score_name: Name of the metric.
-        scores: All scores of its record.
-        parameters: Count.
-        live_parameters: Count of those that can change the output.
+        state: finished, running, interrupted or failed; `cause` says why it failed.
+        score: The main one, named `score_name`; in percent, as are all `scores`.
+        parameters: Count; `live_parameters` are those that can change the output.
         macs: Multiply-accumulates of one image.
         seconds: Duration of search, training and evaluation.
-        seed: Seed of its configuration.
         what: Dataset, model, strategy in a few words.
-        cause: Why it failed.
         benchmark: Runs of one benchmark share axes.
-        row: The same for runs that differ in nothing but the seed.
-        label: What distinguishes the row from others.
+        row: The same for runs that differ in nothing but the seed; `label` names it.
         differences: Keys of the configuration that differ within the experiment -> values.
         metrics: Its `metrics.csv`.
         pictures: Title -> PNG file.

@@ -1,7 +1,7 @@
 """Training curves from the `metrics.csv` that Lightning's CSVLogger writes."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,34 +25,29 @@ def read_metrics(csv_path: Path | str) -> dict[str, pd.Series]:
         csv_path: Columns `epoch`, `step` and one per metric, blank where a row does not log it.
 
     Returns:
-        Metric -> float64 values by epoch, in the file's order. Metrics that were never logged
-        are left out; a logged nan is a value.
+        Metric -> float64 values by epoch, in the file's order. Metrics that were never logged are left
+        out; a logged nan is a value.
 
     Raises:
-        DataError: The file cannot be read, has no column `epoch` or `step`, or a cell is not a
-            number; the message names the row.
+        DataError: The file cannot be read, has no epochs, or a cell is not a number.
     """
     path = Path(csv_path)
     header, cells = _read_cells(path)
-    missing = [name for name in ("epoch", "step") if name not in header]
-    if missing:
-        raise DataError(
-            f"{path}: there is no column {' and no column '.join(missing)}; a metrics.csv of "
-            "Lightning's CSVLogger is expected"
-        )
     logged = cells != ""
+    column = header.index("epoch") if "epoch" in header else None
+    if column is None or (len(cells) and not logged[:, column].any()):
+        raise DataError(
+            f"{path}: there are no epochs; a metrics.csv of Lightning's CSVLogger is expected"
+        )
     try:
         values = np.where(logged, cells, "nan").astype(float)
-    except ValueError:
-        raise DataError(_first_wrong(path, header, cells)) from None
-    column = header.index("epoch")
-    if len(cells) and not logged[:, column].any():
-        raise DataError(f"{path}: the column epoch is blank in all rows")
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
     # The next row that has an epoch; at the end the last one.
     epochs = pd.Series(values[:, column]).bfill().ffill().to_numpy()
     return {
-        name: pd.Series(values[here, column], epochs[here], name=name)
-        for column, (name, here) in enumerate(zip(header, logged.T, strict=True))
+        name: pd.Series(values[here, n], epochs[here], name=name)
+        for n, (name, here) in enumerate(zip(header, logged.T, strict=True))
         if name not in ("epoch", "step") and here.any()
     }
 
@@ -63,23 +58,14 @@ def _read_cells(path: Path) -> tuple[list[str], np.ndarray]:
         text = path.read_text(encoding="utf-8")
         # What stands behind the last end of a line was not written to its end.
         header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is not a CSV file ({error})") from None
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DataError(
                 f"{path}: line {line} has {len(row)} cells, the header {len(header)}; remove that line"
             )
     return header, np.array(rows, dtype=str).reshape(len(rows), len(header))
-
-
-def _first_wrong(path: Path, header: Sequence[str], cells: np.ndarray) -> str:
-    numbers = pd.DataFrame(cells, columns=header).apply(pd.to_numeric, errors="coerce")
-    wrong = numbers.isna().to_numpy() & (cells != "") & (np.char.lower(cells) != "nan")
-    row, column = np.argwhere(wrong)[0]
-    return f"{path}: line {row + 2}: {header[column]} is {str(cells[row, column])!r}, not a number"
 
 
 def plot_curves(metrics_csv: Path | str, out_path: Path | str) -> None:
@@ -95,8 +81,7 @@ def plot_curves(metrics_csv: Path | str, out_path: Path | str) -> None:
 
     Raises:
         DataError: The metrics cannot be read, or do not hold what is to be drawn.
-        ValueError: Another suffix.
-        OSError: The picture cannot be written.
+        PnfsError: Another suffix, or the picture cannot be written.
     """
     logged = read_metrics(metrics_csv)
     # Lightning adds the suffix where a metric is logged both per step and per epoch.

@@ -53,7 +53,7 @@ def draw_mixing(
         texts = axes.bar_label(bars, numbers, label_type="center", fontsize=SMALL - 1)
         for text, shown in zip(texts, used, strict=True):
             text.set_color(_readable_on(colour) if shown else INK)
-        for row in np.flatnonzero(weights == 0):
+        for row in np.flatnonzero(weights == 0).tolist():
             mark = axes.plot(1.14 + 0.035 * column, row, "s", ms=4, mfc="none", mec=colour)[0]
             mark.set(clip_on=False, gid=f"pruned/{owner}/{_name(edges[row])}")
     for row, edge in enumerate(edges):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -11,7 +11,6 @@ from pnfs.body import Skeleton
 from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR, Colour, Picture, box, dot, label, line
 from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
 
-LowScored = Literal["hollow", "omit"]
 LOW_SCORE = 0.2
 """Joints that score less are drawn as low-scored."""
 
@@ -24,41 +23,6 @@ def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
         "left" if joint in left else "right" if joint in right else "centre"
         for joint in skeleton.joints
     )
-
-
-def draw_pose(
-    image: UInt8[np.ndarray, "H W 3"],
-    joints: Float[np.ndarray, "K 2"],
-    *,
-    skeleton: Skeleton,
-    scores: Float[np.ndarray, " K"] | None = None,
-    shown: Bool[np.ndarray, " K"] | None = None,
-    line_width: int | None = None,
-    score_threshold: float = LOW_SCORE,
-    low_scored: LowScored = "hollow",
-) -> UInt8[np.ndarray, "H W 3"]:
-    """A copy of the image with a skeleton on it, coloured by the person's side.
-
-    A limb has the side of its ends; one that touches both sides or none is "centre".
-
-    Args:
-        image: RGB.
-        joints: x, y in px of the image, 0 being the centre of the first pixel.
-        skeleton: Whose joints they are.
-        scores: One per joint; None takes all joints as certain.
-        shown: Joints to draw; None draws all.
-        line_width: Width of the limbs in px; None takes 1/70 of the image's shorter side.
-        score_threshold: Joints that score less are low-scored.
-        low_scored: "hollow" draws them as dark dots with a coloured rim and thin limbs, "omit"
-            leaves them out.
-
-    Raises:
-        ValueError: An array of the wrong shape or type, or a shown joint that is not finite.
-    """
-    canvas = checked_rgb(image, "image").copy()
-    pose = Pose.of(joints, skeleton, scores, shown, score_threshold, low_scored)
-    pose.draw(canvas, limb_width(canvas) if line_width is None else max(1, line_width))
-    return canvas
 
 
 def draw_persons(
@@ -74,7 +38,7 @@ def draw_persons(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A copy of the image with all its persons, the surest on top, each with its score.
 
-    Lines are as wide as the person is large; see `draw_pose` for colours and hollow joints.
+    Lines are as wide as the person is large; see `Pose` for colours and hollow joints.
 
     Args:
         image: RGB.
@@ -108,10 +72,13 @@ def draw_persons(
 
 @dataclass(frozen=True)
 class Pose:
-    """Joints as they are drawn.
+    """A skeleton to draw, coloured by the person's side.
+
+    A limb has the side of its ends; one that touches both sides or none is "centre". Low-scored joints
+    are dark dots with a coloured rim, their limbs thin.
 
     Attributes:
-        joints: x, y in px of the canvas.
+        joints: x, y in px of the canvas, 0 being the centre of the first pixel.
         skeleton: Whose joints they are.
         shown: Joints to draw; their places are finite.
         certain: Joints that do not score low.
@@ -129,32 +96,29 @@ class Pose:
         skeleton: Skeleton,
         scores: Float[np.ndarray, " K"] | None = None,
         shown: Bool[np.ndarray, " K"] | None = None,
-        threshold: float = 0.0,
-        low_scored: LowScored = "hollow",
+        threshold: float = LOW_SCORE,
     ) -> Self:
-        """The pose, its arrays checked; see `draw_pose`."""
-        everyone = np.ones(len(skeleton), bool)
-        arrays = {
-            "joints": (joints, (len(skeleton), 2)),
-            "the scores": (everyone if scores is None else scores, everyone.shape),
-            "the mask of joints": (everyone if shown is None else shown, everyone.shape),
-        }
-        for what, (values, shape) in arrays.items():
-            if np.shape(values) != shape:
-                raise ValueError(
-                    f"{what}: shape {np.shape(values)}, but skeleton {skeleton.name} needs {shape}"
-                )
-        joints = np.asarray(joints, np.float64)
-        certain = everyone if scores is None else np.asarray(scores) >= threshold
-        drawn = everyone if shown is None else np.asarray(shown, bool)
-        drawn = drawn & certain if low_scored == "omit" else drawn
+        """The pose: joints of score 0 have no place and are not drawn, those below the threshold score low.
+
+        Raises:
+            ValueError: An array of the wrong shape, or a shown joint that is not finite.
+        """
+        joints, everyone = np.asarray(joints, np.float64), np.ones(len(skeleton), bool)
+        scores = everyone if scores is None else np.asarray(scores)
+        shown = everyone if shown is None else np.asarray(shown, bool)
+        if joints.shape != (len(skeleton), 2) or {scores.shape, shown.shape} != {everyone.shape}:
+            raise ValueError(
+                f"joints of shape {joints.shape}, scores {scores.shape}, a mask {shown.shape}: skeleton "
+                f"{skeleton.name} has {len(skeleton)} joints"
+            )
+        drawn = shown & (scores != 0)
         wrong = np.flatnonzero(drawn & ~np.isfinite(joints).all(-1))
         if len(wrong):
             raise ValueError(
                 f"joint {skeleton.joints[wrong[0]]} is at {joints[wrong[0]].tolist()}; a joint "
                 "without a place must be masked"
             )
-        return cls(joints, skeleton, drawn, certain)
+        return cls(joints, skeleton, drawn, scores >= threshold)
 
     def draw(self, canvas: Picture, width: int, labels: Self | None = None) -> None:
         """Draws limbs `width` px wide and joints; with labels a line from each joint to its label.
@@ -165,8 +129,7 @@ class Pose:
         limbs: list[tuple[int, int, Colour, int]] = []
         for a, b in map(self.skeleton.indices, self.skeleton.limbs):
             if self.shown[a] and self.shown[b]:
-                ends = {sides[a], sides[b]} - {"centre"}
-                colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
+                colour = SIDE_COLOURS[_limb_side(sides[a], sides[b])]
                 sure = self.certain[a] and self.certain[b]
                 limbs.append((a, b, colour, width if sure else max(1, width // 2)))
         # All outlines come first, so that none cuts through a limb drawn earlier.
@@ -186,6 +149,12 @@ class Pose:
         if labels is not None:
             for place in labels.joints[labels.shown]:
                 dot(canvas, place, radius / 2, LABEL_COLOUR)
+
+
+def _limb_side(a: Side, b: Side) -> Side:
+    if a == "centre":
+        return b
+    return a if b in (a, "centre") else "centre"
 
 
 def limb_width(image: Picture) -> int:

@@ -4,18 +4,20 @@ Rows of several seeds have filled markers and solid lines, with their spread; a 
 rows apart, has a hollow marker and a dashed line.
 """
 
+import io
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from pnfs.viz.style import COLOURS, MARKERS, figure_as_svg, new_figure, plain_axes
+from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
 if TYPE_CHECKING:
     from pnfs.viz.runs_page import Row
@@ -41,10 +43,9 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
     figure = new_figure(4.6, 3.2)
     axes = figure.subplots()
     label = f"{', '.join(sorted(names))} (%)"
-    plain_axes(axes, x_label="MACs of one image (G, log scale)", y_label=label)
+    plain_axes(axes, x_label="MACs of one image (G)", y_label=label)
     costs = [(row.macs or 0) / 1e9 for row in costed]
-    others = [(x, row.mean) for row, x in zip(costed, costs, strict=True) if row.colour is None]
-    axes.plot(*np.reshape(others, (-1, 2)).T, ".", color="0.75", ms=4, zorder=1)
+    axes.plot(costs, [row.mean or 0.0 for row in costed], ".", color="0.75", ms=4, zorder=1)
     for row, x in zip(costed, costs, strict=True):
         if row.colour is None:
             continue
@@ -54,13 +55,8 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
             x, row.mean or 0.0, row.deviation, fmt=marker, color=row.colour, mfc=fill, ms=7,
             clip_on=False,
         ).get_children())  # fmt: skip
-    axes.set_xscale("log")
     axes.margins(0.12)
-    if max(costs) < 4 * min(costs):  # A log axis without two ticks tells nothing.
-        axes.set_xlim(min(costs) / 2, max(costs) * 2)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
+    axes.set_xlim(left=0)
     return _inline(figure, f"{rows[0].number} trade-off")
 
 
@@ -70,10 +66,9 @@ def _curve_chart(rows: Sequence["Row"], metric: str) -> Markup:
     plain_axes(axes, x_label="epoch (from 0)", y_label=_CURVES[metric])
     lowest = np.inf
     for row in rows:
-        curves = [each[metric] for each in row.curves if metric in each]
+        curves = [each[metric].groupby(level=0).last() for each in row.curves if metric in each]
         if not curves or row.colour is None:
             continue
-        curves = [each[~each.index.duplicated(keep="last")] for each in curves]
         # Epochs that all seeds have; where there are none, the first seed alone.
         seeds = pd.concat(curves, axis=1, join="inner")
         seeds = curves[0].to_frame() if seeds.empty else seeds
@@ -91,7 +86,7 @@ def _curve_chart(rows: Sequence["Row"], metric: str) -> Markup:
             low, high = seeds.min(axis=1), seeds.max(axis=1)
             band = axes.fill_between(seeds.index, low, high, color=row.colour, lw=0, alpha=0.2)
             _named(row, [band])
-        lowest = min(lowest, seeds.min(axis=None))
+        lowest = min(lowest, float(seeds.to_numpy().min()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
     if "loss" in metric and lowest > 0:
@@ -107,7 +102,13 @@ def _named(row: "Row", artists: Sequence[Artist]) -> None:
 
 
 def _inline(figure: Figure, name: str) -> Markup:
-    svg = figure_as_svg(figure, name)
+    """The figure as an `<svg>` element; `name` keeps its ids apart from those of other charts."""
+    file = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg)
     # Other charts of the page have the same names.
     return Markup(re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg))

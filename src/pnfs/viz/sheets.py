@@ -18,11 +18,9 @@ from pnfs.viz.canvas import (
     font,
     letterbox,
     ring,
-    shortened,
-    text_size,
     write,
 )
-from pnfs.viz.poses import LOW_SCORE, LowScored, Pose, limb_width
+from pnfs.viz.poses import LOW_SCORE, Pose, limb_width
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
 
 CELL = (192, 192)
@@ -52,24 +50,37 @@ def contact_sheet(
         raise ValueError(
             f"a contact sheet of {len(images)} images with {len(captions or ())} captions"
         )
-    (height, width), size = cell, text_size(cell)
+    (height, width), size = cell, _text_size(cell)
     columns = min(columns, len(images))
     strip = 0 if captions is None else math.ceil(1.5 * size)
-    row_height = height + strip + _GAP
     rows = math.ceil(len(images) / columns)
-    page = blank(rows * row_height + _GAP, columns * (width + _GAP) + _GAP, (255, 255, 255))
+    step = np.array([height + strip + _GAP, width + _GAP])
+    page_height, page_width = (step * [rows, columns] + _GAP).tolist()
+    page = blank(page_height, page_width, (255, 255, 255))
     texts = []
     for index, image in enumerate(images):
-        top = _GAP + index // columns * row_height
-        left = _GAP + index % columns * (width + _GAP)
+        top, left = (step * divmod(index, columns) + _GAP).tolist()
         picture, _, _ = letterbox(checked_rgb(image, f"image {index}"), cell)
         page[top : top + height, left : left + width] = picture
         if captions is not None:
-            caption = shortened(captions[index], width, size)
+            caption = _shortened(captions[index], width, size)
             texts.append((caption, (left + 1, top + height + strip // 2), (40, 40, 40)))
-    if texts:
-        write(page, texts, size)
+    write(page, texts, size)
     return page
+
+
+def _text_size(cell: tuple[int, int]) -> int:
+    """Size of type that suits a cell (height, width), in px."""
+    return int(np.clip(min(cell) // 15, 9, 24))
+
+
+def _shortened(text: str, width: int, size: int) -> str:
+    """The text in one line, cut with an ellipsis where it is wider than `width` px."""
+    text = shown = " ".join(text.split())
+    while text and font(size).getlength(shown) > width:
+        text = text[:-1].rstrip()
+        shown = text + "…"
+    return shown
 
 
 def pose_sheet(
@@ -83,7 +94,6 @@ def pose_sheet(
     captions: Sequence[str] | None = None,
     columns: int = 8,
     cell: tuple[int, int] = CELL,
-    low_scored: LowScored = "hollow",
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Predictions on their crops, with the labels and a line from each joint to its label.
 
@@ -91,13 +101,10 @@ def pose_sheet(
         crops: N images, RGB.
         predicted: x, y in px of the crops.
         skeleton: Whose joints they are.
-        scores: Scores of the predicted joints; see `draw_pose`.
+        scores: Scores of the predicted joints; see `Pose`.
         target: The labels, in px of the crops; None shows the predictions alone.
         labelled: Joints that have a label; None if all have.
-        captions: One line a crop.
-        columns: Crops in a row.
-        cell: (height, width) of a crop on the sheet, in px.
-        low_scored: How joints below `LOW_SCORE` are drawn; see `draw_pose`.
+        captions: One line a crop; this, `columns` and `cell` as in `contact_sheet`.
 
     Raises:
         ValueError: Arrays whose shapes do not fit together, or a drawn joint that is not finite.
@@ -111,15 +118,20 @@ def pose_sheet(
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
         sure = None if scores is None else scores[n]
         known = None if labelled is None else labelled[n]
-        pose = Pose.of(predicted[n] * scale + offset, skeleton, sure, None, LOW_SCORE, low_scored)
+        pose = Pose.of(
+            predicted[n] * scale + offset,
+            skeleton,
+            sure,
+        )
         labels = (
             None if target is None else Pose.of(target[n] * scale + offset, skeleton, None, known)
         )
         pose.draw(picture, limb_width(picture), labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    hollow = scores is not None and low_scored == "hollow"
-    legend = _legend(sheet.shape[1], text_size(cell), labels=target is not None, hollow=hollow)
+    low = np.zeros(0) if scores is None else np.asarray(scores)
+    hollow = bool(((low != 0) & (low < LOW_SCORE)).any())
+    legend = _legend(sheet.shape[1], _text_size(cell), labels=target is not None, hollow=hollow)
     return np.concatenate([sheet, legend])
 
 
@@ -161,8 +173,7 @@ def score_map_sheet(
         crop: RGB.
         maps: Score maps of parts or joints; the stride is H / h.
         names: One per map.
-        columns: Maps in a row; the bare crop comes first.
-        cell: (height, width) of a crop on the sheet, in px.
+        columns: Maps in a row; the bare crop comes first. `cell` as in `contact_sheet`.
         highest: Score of the brightest colour; the maps may be of several joints, so that nothing is
             marked. None: that of the highest of all maps, and each map's maximum is marked.
 

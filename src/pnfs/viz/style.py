@@ -1,7 +1,6 @@
 """How all drawings look: colours, sizes of type, figures, and how they are saved."""
 
 import colorsys
-import io
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+
+from pnfs.errors import PnfsError
 
 Side = Literal["left", "right", "centre"]
 
@@ -44,11 +45,9 @@ NEIGHBOUR_COLOURS = {"finer": "#d55e00", "same": "#4d4d4d", "coarser": "#7b3294"
 
 TITLE, LABEL, SMALL = 10, 9, 7
 """Sizes of type in points."""
-FIGURE_SUFFIXES = (".png", ".svg")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 # Text of an SVG stays text, and the same picture gives the same file.
-_RC: dict[Any, Any] = {"font.size": LABEL, "svg.fonttype": "none", "svg.hashsalt": "pnfs"}
+RC: dict[Any, Any] = {"font.size": LABEL, "svg.fonttype": "none", "svg.hashsalt": "pnfs"}
 
 
 def operation_colours(operations: Collection[str]) -> dict[str, str]:
@@ -92,36 +91,26 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     """Writes a figure as PNG or SVG, by the suffix; makes the folders it needs.
 
     Raises:
-        ValueError: Another suffix.
-        OSError: The file cannot be written.
+        PnfsError: Another suffix, or the file cannot be written.
     """
-    path = _checked(path, FIGURE_SUFFIXES)
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    with mpl.rc_context(_RC):
-        _write(path, lambda: figure.savefig(path, metadata=metadata))
-
-
-def figure_as_svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element, to stand inside a page; `name` keeps its ids apart from others'."""
-    file = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with mpl.rc_context({**_RC, "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", metadata=nothing)
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
+    with mpl.rc_context(RC):
+        _write(path, (".png", ".svg"), lambda file: figure.savefig(file, metadata=metadata))
 
 
 def save_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes an RGB image as PNG or JPEG (quality 95), by the suffix; makes the folders it needs.
 
     Raises:
-        ValueError: Another suffix, or not an RGB image.
-        OSError: The file cannot be written.
+        PnfsError: Another suffix, or the file cannot be written.
+        ValueError: Not an RGB image.
     """
-    path = _checked(path, IMAGE_SUFFIXES)
     pixels = cv2.cvtColor(checked_rgb(image, "image"), cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(path.suffix.lower(), pixels)
-    _write(path, lambda: path.write_bytes(encoded.tobytes()))
+
+    def write(file: Path) -> None:
+        file.write_bytes(cv2.imencode(file.suffix.lower(), pixels)[1].tobytes())
+
+    _write(path, (".png", ".jpg", ".jpeg"), write)
 
 
 def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -138,16 +127,14 @@ def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarra
     return np.ascontiguousarray(image)
 
 
-def _checked(path: Path | str, suffixes: Collection[str]) -> Path:
+def _write(path: Path | str, suffixes: Collection[str], write: Callable[[Path], object]) -> None:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path}: a picture is saved as {', '.join(suffixes)}")
-    return path
-
-
-def _write(path: Path, write: Callable[[], object]) -> None:
+        raise PnfsError(f"{path}: a picture is saved as {', '.join(suffixes)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write()
+        write(path)
     except OSError as error:
-        raise OSError(f"{path}: the picture cannot be written: {error.strerror or error}") from None
+        raise PnfsError(
+            f"{path}: the picture cannot be written: {error.strerror or error}"
+        ) from None

@@ -1,6 +1,5 @@
 """How mixing weights moved during a search, part by part."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pnfs.models.architecture import Architecture, FabricArchitecture
+from pnfs.errors import PnfsError
+from pnfs.models.architecture import Architecture
 from pnfs.models.wiring import NEIGHBOURS
 from pnfs.viz.style import (
     INK,
@@ -53,40 +53,34 @@ def plot_trajectory(
         raise ValueError(f"{len(epochs)} epochs for {len(history)} architectures")
     for index, entry in enumerate(history):
         if _shapes(entry) != _shapes(history[0]):
-            raise ValueError(
+            raise PnfsError(
                 f"architecture {index} has other parts, operations or cells than the first one"
             )
     fabrics = history[0].fabrics
     parts = [(where, part) for where, fabric in fabrics.items() for part in fabric.parts]
     operations = dict.fromkeys(name for fabric in fabrics.values() for name in fabric.operations)
     colours = {"alpha": operation_colours(operations), "beta": NEIGHBOUR_COLOURS}
-    columns = min(4, len(parts))
-    rows = math.ceil(len(parts) / columns)
-    figure = new_figure(2.5 * columns + 2.1, 3.5 * rows + 0.3)
-    # Two rows of axes for each row of parts; a place without a part stays empty.
-    panels = figure.subplots(2 * rows, columns, squeeze=False)
-    tables = [panels[0::2].ravel(), panels[1::2].ravel()]
-    for table, axes in zip(_SYMBOLS, tables, strict=True):
-        for n, (where, part) in enumerate(parts):
-            names = fabrics[where].operations if table == "alpha" else NEIGHBOURS
-            chosen = {name: colours[table][name] for name in names}
-            moves = np.stack([_weights(entry.fabrics[where], part, table) for entry in history])
-            axes[n].sharex(axes[0])
-            axes[n].sharey(axes[0])
-            _plot_weights(axes[n], epochs or range(len(history)), moves, chosen, f"{part}/{table}")
-            if table == "alpha":
-                axes[n].set_title(part, fontsize=LABEL, weight="bold", color=INK)
-            else:
-                axes[n].set_xlabel("epoch", fontsize=LABEL)
-        for empty in axes[len(parts) :]:
-            empty.remove()
-        for first in axes[: len(parts) : columns]:
-            first.set_ylabel(f"{_SYMBOLS[table]} weight", fontsize=LABEL)
-    handles = [
-        Line2D([], [], color=colour, lw=1.8, label=f"{_SYMBOLS[table]} {name}")
-        for table, chosen in colours.items()
-        for name, colour in chosen.items()
-    ]
+    figure = new_figure(2.5 * len(parts) + 2.1, 3.8)
+    panels = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False)
+    for (where, part), (above, below) in zip(parts, panels.T, strict=True):
+        found = [entry.fabrics[where].parts[part] for entry in history]
+        alpha = np.stack([each.alpha_weights for each in found])
+        weights = {
+            "alpha": alpha.reshape(len(history), -1, alpha.shape[-1]),
+            "beta": np.stack([each.beta_weights for each in found]),
+        }
+        names = {"alpha": fabrics[where].operations, "beta": NEIGHBOURS}
+        for axes, (table, moves) in zip((above, below), weights.items(), strict=True):
+            chosen = {name: colours[table][name] for name in names[table]}
+            _plot_weights(axes, epochs or range(len(history)), moves, chosen, f"{part}/{table}")
+        above.set_title(part, fontsize=LABEL, weight="bold", color=INK)
+        below.set_xlabel("epoch", fontsize=LABEL)
+    handles = []
+    for axes, (table, chosen) in zip(panels[:, 0], colours.items(), strict=True):
+        axes.set_ylabel(f"{_SYMBOLS[table]} weight", fontsize=LABEL)
+        for name, colour in chosen.items():
+            label = f"{_SYMBOLS[table]} {name}"
+            handles.append(Line2D([], [], color=colour, lw=1.8, label=label))
     handles.append(Line2D([], [], color=INK, lw=0.8, ls=":", label="uniform"))
     figure.legend(handles=handles, loc="outside right upper", fontsize=SMALL, frameon=False)
     if out_path is not None:
@@ -99,12 +93,6 @@ def _shapes(architecture: Architecture) -> list:
         (where, list(fabric.parts), fabric.operations, fabric.cells, fabric.alpha_shape)
         for where, fabric in architecture.fabrics.items()
     ]
-
-
-def _weights(fabric: FabricArchitecture, part: str, table: str) -> Float[np.ndarray, "rows O"]:
-    found = fabric.parts[part]
-    weights = found.alpha_weights if table == "alpha" else found.beta_weights
-    return weights.reshape(-1, weights.shape[-1])
 
 
 def _plot_weights(

@@ -3,34 +3,29 @@
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float32, Int64
 from torchvision.ops import box_iou
 
 from pnfs import body
 from pnfs.body import Skeleton, skeleton_by_name
-from pnfs.data.coco_format import (
-    CROWD,
-    EMPTY_BOX,
-    NO_JOINTS,
-    OTHER_CATEGORY,
-    STATED_ZERO,
-    Annotations,
-    Wanted,
-    read_annotations,
-)
+from pnfs.data.coco_categories import Wanted
+from pnfs.data.coco_format import Annotations, read_annotations
 from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco_boxes import (
+    PersonsInBoxes,
+    detected_persons,
+    image_table,
+    labelled_persons,
+)
 from pnfs.data.geometry import fit_box
-from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
-from pnfs.data.readers import located, read_json, require_records
-from pnfs.data.results_file import read_results, results_name, write_results
+from pnfs.data.results_file import results_name, write_results
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
 from pnfs.evaluation.oks import similarity_sigmas
@@ -62,11 +57,6 @@ FILES: Mapping[str, Mapping[str, str]] = {
 }
 """COCO's own layout below root."""
 
-_DETECTIONS_GUIDE = """\
-Detected person boxes are linked under "Data preparation" in the README of
-github.com/leoxiaobin/deep-high-resolution-net.pytorch; any JSON file in COCO's result format will
-do (image_id, category_id, bbox, score). Put it there, or name it with `detections`."""
-
 _GUIDE = """\
 Expected layout below root:
   images/train2017/   images/val2017/   000000000139.jpg, …
@@ -75,17 +65,6 @@ Images ("2017 Train/Val images") and annotations ("2017 Train/Val annotations"):
 https://cocodataset.org/#download
 Split "test" is test-dev: images/test2017/ and annotations/image_info_test-dev2017.json.
 Then set root to that folder."""
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """Persons and the columns that only the benchmark's metric needs, row by row the same."""
-
-    persons: Persons
-    image_ids: Int64[np.ndarray, " N"]
-    """COCO's image ids."""
-    scores: Float32[np.ndarray, " N"]
-    """The detector's; 1 for ground-truth boxes."""
 
 
 class COCO(PoseDataset):
@@ -168,9 +147,8 @@ class COCO(PoseDataset):
         self.skeleton = skeleton_by_name(skeleton)
         if self.skeleton.name != body.COCO.name:
             self.name = f"COCO ({self.skeleton.name})"
-        self.required = ("images", *(self.files[s]["annotations"] for s in ("train", "val")))
-        if files is not None:
-            self.required = self.required[1:]
+        folder = () if files else ("images",)
+        self.required = (*folder, *(self.files[s]["annotations"] for s in ("train", "val")))
         super().__init__(root, padding, check_images)
         self.min_labelled = min_labelled
         self.boxes: Boxes = boxes
@@ -182,20 +160,14 @@ class COCO(PoseDataset):
         self.aspect = PUBLISHED_ASPECT if input_size is None else input_size[1] / input_size[0]
         self.category = category
         self._annotations: dict[str, Annotations] = {}
-        self._boxes: dict[tuple[str, str], _Boxes] = {}
+        self._boxes: dict[tuple[str, str], PersonsInBoxes] = {}
 
     def load(self, split: str) -> Persons:
         """Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box."""
         return self._loaded(split, self._boxes_of(split)).persons
 
     def metric(self, split: str) -> OKSAveragePrecision:
-        """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`.
-
-        Raises:
-            DataError: As `persons`.
-            ValueError: The annotation file lacks something that only the evaluation needs.
-        """
-        self.require_split(split)
+        """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`."""
         loaded = self._loaded(split, self._boxes_of(split))
         return OKSAveragePrecision(
             truth=self.annotations(split),
@@ -225,11 +197,11 @@ class COCO(PoseDataset):
         if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
             return super().matches(split, predictions)
         labelled, found = (self._loaded(split, boxes) for boxes in get_args(Boxes))
-        corners, detected = _corners(labelled.persons), _corners(found.persons)
+        ours, theirs = labelled.corners(), found.corners()
         rows = matched_by_image(
             labelled.image_ids,
             found.image_ids,
-            lambda ours, theirs: box_iou(corners[ours], detected[theirs]).numpy(),
+            lambda m, n: box_iou(ours[m], theirs[n]).numpy(),
             MATCHING_OVERLAP,
         )
         return Matches(labelled.persons, predictions, rows)
@@ -268,7 +240,7 @@ class COCO(PoseDataset):
         if self.boxes == "detected":
             found = self._loaded(split, "detected")
             columns += [found.image_ids, found.persons.center, found.persons.box_size, found.scores]
-        digest = hashlib.sha256(repr(sorted(_image_table(read).items())).encode())
+        digest = hashlib.sha256(repr(sorted(image_table(read).items())).encode())
         for column in columns:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
@@ -288,7 +260,7 @@ class COCO(PoseDataset):
 
     def image_names(self, split: str) -> Mapping[int, str]:
         """COCO's image id -> file name, of all images of a split."""
-        return {number: name for number, (name, _) in _image_table(self.annotations(split)).items()}
+        return {number: name for number, (name, _) in image_table(self.annotations(split)).items()}
 
     def annotations(self, split: str) -> Annotations:
         """What a split's annotation file holds; without persons for COCO's test set."""
@@ -308,40 +280,9 @@ class COCO(PoseDataset):
         return read
 
     def labelled(self, split: str) -> tuple[Persons, Int64[np.ndarray, " N"]]:
-        """The persons in ground-truth boxes, and COCO's id of each one's image.
-
-        Raises:
-            DataError: As `persons`.
-        """
+        """The persons in ground-truth boxes, and COCO's id of each one's image."""
         loaded = self._loaded(split, "ground_truth")
         return loaded.persons, loaded.image_ids
-
-    def persons_in(
-        self,
-        split: str,
-        image_ids: Int64[np.ndarray, " N"],
-        boxes: Float[np.ndarray, "N 4"],
-        name: str,
-    ) -> Persons:
-        """Unlabelled persons in boxes (x, y, width, height) of a split's images.
-
-        Raises:
-            DataError: An image file is missing.
-        """
-        images, image_index = self._images(split, image_ids, _image_table(self.annotations(split)))
-        count, joints = len(boxes), len(self.skeleton)
-        return Persons(
-            name=name,
-            skeleton=self.skeleton,
-            images=images,
-            ids=_numbered(image_ids),
-            image_index=image_index,
-            joints=np.zeros((count, joints, 2), np.float32),
-            visibility=np.full((count, joints), UNLABELLED, np.int8),
-            center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
-            box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
-            reference_length=np.full(count, np.nan, np.float32),
-        )
 
     def _poses(
         self, split: str, predictions: Predictions
@@ -362,7 +303,7 @@ class COCO(PoseDataset):
             raise DataError(f"{self.name}: boxes=detected needs detections=<file> for {split!r}")
         return self.detections or self.root / self.files[split]["detections"]
 
-    def _loaded(self, split: str, boxes: Boxes) -> _Boxes:
+    def _loaded(self, split: str, boxes: Boxes) -> PersonsInBoxes:
         self.require_split(split)
         if (split, boxes) not in self._boxes:
             if boxes == "ground_truth" and self._unlabelled(split):
@@ -370,124 +311,9 @@ class COCO(PoseDataset):
                     f"{self.name}: split {split!r} has no public labels, so no ground-truth boxes: "
                     "choose boxes=detected"
                 )
-            load = self._labelled if boxes == "ground_truth" else self._detected
-            self._boxes[split, boxes] = load(split)
+            self._boxes[split, boxes] = (
+                labelled_persons(self, split)
+                if boxes == "ground_truth"
+                else detected_persons(self, split, self._detections_path(split))
+            )
         return self._boxes[split, boxes]
-
-    def _labelled(self, split: str) -> _Boxes:
-        read = self.annotations(split)
-        table = _image_table(read)
-        sizes = np.array([table[i][1] for i in read.image_ids.tolist()]).reshape(-1, 2)
-        center, size = _clip(read.boxes, sizes)
-        keep, left_out = _reasons(read, size, self.min_labelled if split == "train" else 1)
-        images, image_index = self._images(split, read.image_ids[keep], table)
-        persons = Persons(
-            name=f"{self.name} {split}",
-            skeleton=self.skeleton,
-            images=images,
-            ids=read.ids[keep].astype(np.str_),
-            image_index=image_index,
-            joints=read.joints[keep].astype(np.float32),
-            visibility=read.visibility[keep].astype(np.int8),
-            center=center[keep].astype(np.float32),
-            box_size=(size[keep] * self.padding).astype(np.float32),
-            reference_length=np.sqrt(read.area[keep]).astype(np.float32),
-            left_out=left_out,
-            remarks=read.remarks,
-            file=read.where,
-        )
-        return _Boxes(persons, read.image_ids[keep], np.ones(len(persons), np.float32))
-
-    def _detected(self, split: str) -> _Boxes:
-        path, read = self._detections_path(split), self.annotations(split)
-        if not path.is_file():
-            raise DataError(f"{self.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
-        records = require_records(path, read_json(path), "the file")
-        found = read_results(path, records, read, {"bbox": 4})
-        image_ids, boxes, scores = found["image_id"], found["bbox"], found["score"]
-        empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < self.box_threshold
-        keep = ~empty & ~low
-        left_out = {
-            OTHER_CATEGORY: len(records) - len(scores),
-            "boxes without extent": int(empty.sum()),
-            f"boxes that score less than {self.box_threshold}": int((low & ~empty).sum()),
-        }
-        image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
-        name = f"{self.name} {split}, detected boxes"
-        persons = self.persons_in(split, image_ids, boxes, name)
-        counted = {reason: number for reason, number in left_out.items() if number}
-        persons = replace(persons, left_out=counted, file=str(path))
-        return _Boxes(persons, image_ids, scores.astype(np.float32))
-
-    def _images(
-        self,
-        split: str,
-        image_ids: Int64[np.ndarray, " N"],
-        table: Mapping[int, tuple[str, tuple[int, int]]],
-    ) -> tuple[ImageFiles, Int64[np.ndarray, " N"]]:
-        """The image files that persons are in, and which of them each person is in."""
-        used, image_index = np.unique(image_ids, return_inverse=True)
-        names = [table[image_id][0] for image_id in used.tolist()]
-        images = self.image_files(split, self.files[split]["images"], names)
-        return images, image_index.astype(np.int64)
-
-
-def _image_table(read: Annotations) -> dict[int, tuple[str, tuple[int, int]]]:
-    """Image id -> file name, (width, height)."""
-    table = {}
-    for row, image in enumerate(read.images):
-        match image:
-            case {"id": int(id_), "width": int(w), "height": int(h), "file_name": str(name)}:
-                table[id_] = name, (w, h)
-            case _:
-                raise DataError(
-                    f"{read.where}: image {image.get('id', row)}: needs id, width and height as "
-                    "whole numbers and file_name as text"
-                )
-    return table
-
-
-def _reasons(
-    read: Annotations, size: Float[np.ndarray, "N 2"], fewest: int
-) -> tuple[Bool[np.ndarray, " N"], dict[str, int]]:
-    """Which persons stay, and how many do not, by the first reason that applies."""
-    labelled = (read.visibility > UNLABELLED).sum(-1)
-    keep, counts = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
-    for reason, wrong in (
-        (CROWD, read.crowd),
-        (NO_JOINTS, labelled == 0),
-        (STATED_ZERO, ~read.usable),
-        (EMPTY_BOX, ~(size > 0).all(-1)),
-        (f"with fewer than {fewest} labelled joints", labelled < fewest),
-    ):
-        if (keep & wrong).any():
-            counts[reason] = int((keep & wrong).sum())
-        keep &= ~wrong
-    return keep, counts
-
-
-def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
-    """An id for each box: its image and its number among the image's boxes, from 0."""
-    order = np.argsort(image_ids, kind="stable")
-    number = np.empty(len(order), np.int64)
-    number[order] = np.arange(len(order)) - np.searchsorted(image_ids[order], image_ids[order])
-    pairs = zip(image_ids.tolist(), number.tolist(), strict=True)
-    return np.array([f"{image_id}/{count}" for image_id, count in pairs], dtype=np.str_)
-
-
-def _corners(persons: Persons) -> torch.Tensor:
-    """(N, 4) x, y of the upper left and the lower right corner."""
-    half = persons.box_size.astype(np.float64) / 2
-    return torch.from_numpy(np.hstack([persons.center - half, persons.center + half]))
-
-
-def _clip(
-    boxes: Float[np.ndarray, "N 4"], image_sizes: Float[np.ndarray, "N 2"]
-) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"]]:
-    """Centre and (width, height) of boxes (x, y, w, h) clipped to the image, by HRNet's rules.
-
-    HRNet measures a box from its first to its last pixel: one less than its width.
-    """
-    low = np.maximum(boxes[:, :2], 0)
-    high = np.minimum(image_sizes - 1, low + np.maximum(boxes[:, 2:] - 1, 0))
-    return (low + high) / 2, high - low

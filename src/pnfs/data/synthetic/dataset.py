@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, UInt8
+from jaxtyping import Int8, UInt8
 from numpy.random import Generator
 
 from pnfs.body import skeleton_by_name
@@ -19,11 +19,9 @@ from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons
 from pnfs.data.synthetic.body import FACE, LANDMARKS, Draws, Figures, pose_people
 from pnfs.data.synthetic.drawing import (
     background,
-    disc,
     draw_person,
     lit,
     random_appearance,
-    random_color,
 )
 from pnfs.evaluation.pck import PCK
 
@@ -32,43 +30,8 @@ SKELETON_NAMES = ("mpii", "coco")
 
 _DRAWS = 80
 """Random numbers of a person, more than are used."""
-_HIDEABLE = [
-    row
-    for row, name in enumerate(LANDMARKS)
-    if name.endswith(("elbow", "wrist", "hip", "knee", "ankle"))
-]
-
 # Independent streams of random numbers of one picture.
 _PERSON, _BACKGROUND, _LOOKS, _LIGHT = range(4)
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """The labelled people of N pictures, and a disc that may lie over each; lengths in pixels."""
-
-    figures: Figures
-    labelled: Bool[np.ndarray, "N L"]
-    """By landmark, in the order of `LANDMARKS`."""
-    covered: Bool[np.ndarray, " N"]
-    """Whether there is a disc."""
-    center: Float64[np.ndarray, "N 2"]
-    radius: Float64[np.ndarray, " N"]
-
-    def visibility(self, size: tuple[int, int]) -> Int8[np.ndarray, "N L"]:
-        """0 unlabelled, 1 hidden behind the disc or on the far side of the head, 2 visible."""
-        figures, at = self.figures, self.figures.points[..., :2]
-        inside = ((at >= 0) & (at <= (size[1] - 1, size[0] - 1))).all(axis=2)
-        distance = np.linalg.norm(at - self.center[:, None], axis=2)
-        hidden = self.covered[:, None] & (distance <= self.radius[:, None])
-        labelled = self.labelled & inside
-        for name in FACE:
-            column = LANDMARKS.index(name)
-            hidden[:, column] |= ~figures.face_turned_to_camera(name)
-            if not name.endswith("ear"):
-                # Nobody can say where the face of a person seen from behind is.
-                labelled[:, column] &= figures.facing()
-        visibility = np.where(hidden, OCCLUDED, VISIBLE)
-        return np.where(labelled, visibility, UNLABELLED).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -85,7 +48,6 @@ class SyntheticImages:
     turned_away: float
     truncated: float
     unlabelled: float
-    occluder: float
     clutter: int
     noise: int
 
@@ -104,29 +66,30 @@ class SyntheticImages:
         """
         if not 0 <= index < self.count:
             raise DataError(f"{self.describe(index)}: there are only {self.count}")
-        scene, looks = self.scenes([index]), self._stream(index, _LOOKS)
-        own_look, shape_color = random_appearance(looks), random_color(looks)
         image = background(self._stream(index, _BACKGROUND), self.size, self.clutter)
         if with_person:
-            draw_person(image, scene.figures, 0, own_look)
-        if scene.covered[0]:
-            disc(image, scene.center[0], float(scene.radius[0]), shape_color)
+            figures, _ = self.people([index])
+            draw_person(image, figures, 0, random_appearance(self._stream(index, _LOOKS)))
         return lit(self._stream(index, _LIGHT), image, self.noise)
 
-    def scenes(self, indices: Sequence[int]) -> Scenes:
-        """The labelled people of these pictures."""
+    def people(self, indices: Sequence[int]) -> tuple[Figures, Int8[np.ndarray, "N L"]]:
+        """The people of these pictures, and the visibility of their `LANDMARKS`.
+
+        0 unlabelled, 1 hidden on the far side of the head, 2 visible.
+        """
         draws = Draws(np.stack([self._stream(index, _PERSON).random(_DRAWS) for index in indices]))
         figures = self._placed(pose_people(draws, self.turned_away), draws)
-        # The disc lies near a limb joint, so that it hides something.
-        chosen = (draws.uniform() * len(_HIDEABLE)).astype(int)
-        joint = figures.points[np.arange(len(chosen)), np.array(_HIDEABLE)[chosen], :2]
-        return Scenes(
-            figures,
-            labelled=np.stack([~draws.chance(self.unlabelled) for _ in LANDMARKS], axis=1),
-            covered=draws.chance(self.occluder),
-            center=joint + draws.pairs(-0.08, 0.08) * figures.unit[:, None],
-            radius=draws.uniform(0.04, 0.13) * figures.unit,
-        )
+        at, (height, width) = figures.points[..., :2], self.size
+        labelled = np.stack([~draws.chance(self.unlabelled) for _ in LANDMARKS], axis=1)
+        labelled &= ((at >= 0) & (at <= (width - 1, height - 1))).all(axis=2)
+        visibility = np.full(labelled.shape, VISIBLE)
+        for name in FACE:
+            column = LANDMARKS.index(name)
+            visibility[~figures.face_turned_to_camera(name), column] = OCCLUDED
+            if not name.endswith("ear"):
+                # Nobody can say where the face of a person seen from behind is.
+                labelled[:, column] &= figures.facing()
+        return figures, np.where(labelled, visibility, UNLABELLED).astype(np.int8)
 
     def _stream(self, index: int, stream: int) -> Generator:
         return np.random.default_rng([self.seed, self.split, index, stream])
@@ -160,7 +123,6 @@ class Synthetic(PoseDataset):
         turned_away: Probability that a person shows the back.
         truncated: Probability that a person is cut off by the picture's edge.
         unlabelled: Probability that a joint has no label.
-        occluder: Probability that a disc hides a part of the person.
         clutter: Number of bars and discs in the background.
         noise: Sensor noise, at most this many grey levels up or down.
 
@@ -181,7 +143,6 @@ class Synthetic(PoseDataset):
         turned_away: float = 0.3,
         truncated: float = 0.08,
         unlabelled: float = 0.02,
-        occluder: float = 0.2,
         clutter: int = 8,
         noise: int = 5,
     ) -> None:
@@ -193,8 +154,7 @@ class Synthetic(PoseDataset):
                 "synthetic: image_size must be (height, width) of at least 32 pixels, not "
                 f"{tuple(image_size)}"
             )
-        shares = {"turned_away": turned_away, "truncated": truncated, "occluder": occluder,
-                  "unlabelled": unlabelled}  # fmt: skip
+        shares = {"turned_away": turned_away, "truncated": truncated, "unlabelled": unlabelled}
         counts = {"clutter": clutter, "noise": noise}
         for name, value in {**shares, **counts, "seed": seed}.items():
             most = 1 if name in shares else 100 if name == "noise" else np.inf
@@ -216,12 +176,11 @@ class Synthetic(PoseDataset):
         )
         if images.count < 1:
             raise DataError(f"synthetic {split}: there are no persons; set dataset.{split} above 0")
-        scenes = images.scenes(range(images.count))
+        figures, visibility = images.people(range(images.count))
         columns = [LANDMARKS.index(name) for name in self.skeleton.joints]
-        visibility = scenes.visibility(images.size)[:, columns]
-        joints = scenes.figures.points[:, columns, :2]
+        joints, visibility = figures.points[:, columns, :2], visibility[:, columns]
         limit = np.array(images.size[::-1]) - 1
-        low, high = (np.clip(corner, 0, limit) for corner in scenes.figures.bounds())
+        low, high = (np.clip(corner, 0, limit) for corner in figures.bounds())
         box = high - low
         if self.skeleton.name == "mpii":
             # MPII gives one scale per person, not a box of the person's shape.
@@ -236,7 +195,7 @@ class Synthetic(PoseDataset):
             visibility=visibility,
             center=((low + high) / 2).astype(np.float32),
             box_size=(self.padding * box).astype(np.float32),
-            reference_length=scenes.figures.head_size().astype(np.float32),
+            reference_length=figures.head_size().astype(np.float32),
         )
 
     def metric(self, split: str) -> PCK:
