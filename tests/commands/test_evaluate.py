@@ -20,7 +20,7 @@ from tiny_runs import composed
 from written_datasets import require_server_format, write_coco, write_mpii
 
 MODEL = (
-    "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
+    "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p1", "input_size=[64,64]", "batch_size=4", "epochs=1", "trainer=cpu",
     "workers=0", "strategy=frozen",
 )  # fmt: skip

@@ -145,7 +145,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     as_trained = {
         "dataset": trained.get("dataset", {}),
         "input_size": predictor.input_size,
-        "codec": {"unbiased": predictor.unbiased},
+        "codec": {"unbiased": predictor.codec.unbiased},
         "data": trained.get("data", {}),
     }
     dataset, data = _data(settings, as_trained, predictor.skeleton.name, path)

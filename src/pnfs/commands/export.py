@@ -10,13 +10,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.body import skeleton_by_name
+from pnfs.codec import Codec
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.evaluate import chosen_dataset, require_skeleton
 from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.onnx_model import export_onnx
-from pnfs.inference.loading import DEFAULT_PADDING, trained_unbiased
+from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
     find_checkpoint,
@@ -48,7 +49,8 @@ def run(config: DictConfig) -> None:
     trained = without_downloads(checkpoint[CONFIG_KEY])
     network = build_network(trained["model"])
     load_network_state(network, checkpoint["state_dict"])
-    codec = trained.get("codec", {})
+    codec = dict(trained.get("codec", {}))
+    codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
     int8 = _calibration(settings, trained, (height, width), path) if is_int8 else None
     duration = "one to three minutes" if is_int8 else "half a minute"
@@ -58,13 +60,10 @@ def run(config: DictConfig) -> None:
         _file(settings["out"], path),
         input_size=(height, width),
         outputs=settings["outputs"],
-        decode_method=settings["decode_method"] or codec.get("decode_method", "quarter"),
-        sigma=codec.get("sigma", 2.0),
-        unbiased=trained_unbiased(trained),
-        flip_shift=codec.get("flip_shift", 1),
+        codec=Codec(**codec),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
-        fuse=settings["fuse"],
+        fused=settings["fuse"],
         int8=int8,
     )
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
