@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-import pnfs
 from pnfs.commands import evaluate, export, predict
 from pnfs.commands.configuration import UsageError
-from pnfs.export.metadata import ExportError
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference.loading import chosen_runtime
 from tiny_runs import PEOPLE, composed, untrained_run
@@ -92,22 +90,6 @@ def test_an_exported_file_is_called_onnx(run: Path, tmp_path: Path, out, written
     else:
         export.run(config)
     assert [path.name for path in tmp_path.iterdir()] == ([written] if written else [])
-
-
-def test_every_command_refuses_a_precision_without_a_choice(run: Path, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    for checkpoint in (run, run / "model.onnx"):
-        with pytest.raises(ValueError, match="precision=bf16: runtime"):
-            evaluated(checkpoint, tmp_path / "out", "precision=bf16")
-        with pytest.raises(ValueError, match="precision=bf16: runtime"):
-            pnfs.load(checkpoint, "cpu", precision="bf16")
-        with pytest.raises(ValueError, match="precision=bf16: runtime"):
-            predict.run(
-                composed("predict", f"checkpoint={checkpoint}", f"input={tmp_path / 'a.png'}",
-                         f"out={tmp_path / 'p'}", "precision=bf16")
-            )  # fmt: skip
-    with pytest.raises(ExportError, match="precision=f64"):
-        pnfs.load(run / "model.onnx", runtime="openvino", precision="f64")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
