@@ -58,6 +58,8 @@ def run(config: DictConfig) -> float:
         choices["weights"] = "last"
     record = {
         "checkpoint": str(path),
+        "kind": "evaluate",
+        "primary": next(iter(scores)),
         "score": next(iter(scores.values())),
         "scores": scores,
         "evaluated_with": choices,

@@ -61,6 +61,8 @@ def run(settings: Mapping[str, Any]) -> float:
             "persons": len(poses),
             "left_out": dict(poses.left_out),
         },
+        "kind": "evaluate",
+        "primary": next(iter(scores)),
         "score": next(iter(scores.values())),
         "scores": scores,
         "evaluated_with": {"split": split, "predictions": poses.format, "boxes": "as predicted"},
