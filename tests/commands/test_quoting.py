@@ -1,4 +1,4 @@
-"""What a user types: ordinary file names, Ctrl-C, and a package that is not installed."""
+"""Ordinary file names; and what is said of Ctrl-C, a package that is not installed, and a place that is full."""
 
 import sys
 from pathlib import Path
@@ -55,3 +55,11 @@ def test_a_missing_package_names_the_extra() -> None:
     error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
     assert "pnfs[tensorboard]" in str(launch.user_error(error))
     assert launch.user_error(ModuleNotFoundError("no torch")) is None
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        (tmp_path / "file" / "below").mkdir()
+    assert str(tmp_path / "file") in str(launch.user_error(caught.value))
+    assert isinstance(launch.user_error(OSError(28, "No space left on device")), UsageError)
