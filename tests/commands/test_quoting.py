@@ -8,7 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pnfs.commands import launch
 from pnfs.commands.configuration import UsageError
+from pnfs.commands.keys import check_keys
 from pnfs.commands.quoting import quoted
+from tiny_runs import composed
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,19 @@ def test_other_arguments_stay_and_unreadable_ones_tell_the_quotes(
         quoted(["input=photo (2).jpg"])
     (hint,) = [word for word in str(caught.value).split("'") if word.startswith('input="')]
     assert OverridesParser.create().parse_override(hint).value() == "photo (2).jpg"
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "value"),
+    [("evaluate", "decode_method", "best"), ("evaluate", "flip_shift", "2"),
+     ("predict", "nms_threshold", "1.5"), ("predict", "box_threshold", "much"),
+     ("predict", "runtime", "tpu"), ("export", "outputs", "poses"), ("export", "int8.crops", "0"),
+     ("export", "int8.max_moved", "2")],
+)  # fmt: skip
+def test_values_that_say_nothing_are_named(command: str, key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"{key}={value}"):
+        check_keys(command, composed(command, f"{key}={value}"))
+    check_keys(command, composed(command))
 
 
 def test_an_interruption_is_one_line(

@@ -115,8 +115,7 @@ def test_export_in_int8_calibrates_on_the_runs_training_crops(
     assert "convolutions" in capsys.readouterr().out
     record = evaluated(path, tmp_path / "out", *PEOPLE)
     assert record["evaluated_with"]["precision"] == "int8"
-    for count in (0, 5, "many"):
-        with pytest.raises(UsageError, match=rf"int8\.crops={count}"):
-            export.run(composed("export", *asked, f"int8.crops={count}"))
-    with pytest.raises(UsageError, match="precision 'int4'"):
+    with pytest.raises(UsageError, match=r"int8\.crops=5"):
+        export.run(composed("export", *asked, "int8.crops=5"))
+    with pytest.raises(UsageError, match=r"precision.*int4"):
         export.run(composed("export", f"checkpoint={run}", "precision=int4"))
