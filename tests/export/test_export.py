@@ -290,15 +290,6 @@ def test_a_missing_package_names_the_extra(
         runtime(maps_file)
 
 
-def test_importing_the_package_needs_no_extra() -> None:
-    source = Path(onnx_model.__file__).parent
-    for path in source.glob("*.py"):
-        lines = path.read_text().splitlines()
-        assert not [
-            x for x in lines if x.startswith(("import onnx", "from onnx", "import openvino"))
-        ]
-
-
 def test_damaged_metadata() -> None:
     metadata = ModelMetadata((64, 64), 4, "mpii", ("a",), (), (), "maps")
     properties = metadata.to_properties()
