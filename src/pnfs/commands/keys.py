@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pkgutil import resolve_name
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Optional, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.models.network import ChannelOrder
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -37,11 +38,13 @@ _VALUES: Mapping[str, tuple[Any, str]] = {
     "input_size": (tuple[_Side, _Side], "[height, width], multiples of 32"),
     "optimizer.lr": (_Positive, "a number above 0"),
     "codec.sigma": (_Positive, "a number above 0"),
-    "codec.radius": (_Positive | None, "a number above 0, or null"),
+    "codec.radius": (Optional[_Positive], "a number above 0, or null"),
     "codec.quantised": (_Yes, "true or false"),
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
     "codec.decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
+    "padding": (_Positive, "a number above 0"),
+    "channel_order": (ChannelOrder, "rgb or bgr"),
     "evaluate_untrained": (_Yes, "true or false"),
     "restart": (_Yes, "true or false"),
     "trust": (_Yes, "true or false"),
@@ -77,7 +80,9 @@ def known_keys(command: str) -> dict[str, Any]:
             groups += [*entry] if isinstance(entry, dict) else [str(entry).partition("/")[0]]
         content.pop("hydra", None)
         known |= dict(_flat(content))
-    for group in (group.removeprefix("optional ").partition("@")[0] for group in groups):
+    for entry in groups:
+        group, _, package = entry.removeprefix("optional ").partition("@")
+        known |= {package.partition(".")[0]: {}} if package else {}
         for path in (folder / group).glob("*.yaml"):
             text = path.read_text()
             content = yaml.safe_load(text) or {}
@@ -137,7 +142,9 @@ def _check_object(place: str, node: Mapping[str, Any]) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kinds = _annotations(called)
     for key, value in node.items():
-        if key in _HYDRAS or (place, key) == ("dataset", "skeleton"):
+        # Classes of datasets that know one skeleton only are not told its name.
+        of_dataset = place.partition(".")[0] in ("dataset", "known")
+        if key in _HYDRAS or (of_dataset and key == "skeleton"):
             continue
         if key not in parameters and not takes_any:
             near = get_close_matches(key, parameters, 1)

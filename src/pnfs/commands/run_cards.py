@@ -61,7 +61,7 @@ def card_of(run: Run, root: Path) -> RunCard:
         run=run.folder.relative_to(root).as_posix(),
         state=run.status,
         score=_number(record.get("score")),
-        score_name=next(iter(scores), ""),
+        score_name=record.get("primary") or next(iter(scores), ""),
         scores={name: _number(score) for name, score in scores.items()},
         parameters=cost.get("parameters"),
         live_parameters=cost.get("live_parameters"),
