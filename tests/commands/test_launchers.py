@@ -166,7 +166,9 @@ def test_search_returns_its_best_trial(tmp_path: Path) -> None:
     factors = {record["config"]["strategy"]["lr_factor"] for record in trials}
     assert len(factors) == 2
     assert all(0.1 <= factor <= 100 for factor in factors)
-    best = yaml.safe_load((tmp_path / "runs" / "optimization_results.yaml").read_text())
+    best = yaml.safe_load(
+        next(tmp_path.glob("runs/sweeps/*/optimization_results.yaml")).read_text()
+    )
     assert best["best_value"] == pytest.approx(max(record["score"] for record in trials))
     chosen = best["best_params"]
     # The channels are given, which takes them out of the search.

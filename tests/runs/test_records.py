@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pnfs.runs.finding import find_runs, read_run
 from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_identity
@@ -47,7 +48,7 @@ CONFIG: dict[str, Any] = {
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
     unknown = {"PCKh@0.5/head": math.nan, "PCKh@0.5/hip": -math.inf}
-    record = {"score": 12.5, "scores": {"PCKh@0.5": 12.5} | unknown, "list": [math.inf, 1]}
+    record = {"scores": {"PCKh@0.5": 12.5} | unknown, "data": {"list": [math.inf, 1]}}
     folder = tmp_path / "not" / "there" / "yet"
     assert write_result(folder, record) == folder / RESULT
     back = read_result(folder)
@@ -55,7 +56,8 @@ def test_record_comes_back_as_written(tmp_path: Path) -> None:
     assert back["score"] == 12.5
     # JSON has neither nan nor infinity.
     assert back["scores"] == {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
-    assert back["list"] == [None, 1]
+    assert back["data"]["list"] == [None, 1]
+    assert back["primary"] == "PCKh@0.5"
     assert [path.name for path in folder.iterdir()] == [RESULT]
 
 
@@ -66,8 +68,9 @@ def test_run_without_a_record_is_not_finished(tmp_path: Path) -> None:
 
 def test_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     write_result(tmp_path, {"score": 1.0})
-    with pytest.raises(TypeError):
-        write_result(tmp_path, {"score": object()})
+    for wrong in ({"score": object()}, {"scroe": 1.0}):
+        with pytest.raises(ValidationError):
+            write_result(tmp_path, wrong)
     assert read_result(tmp_path) == {"score": 1.0}
 
 

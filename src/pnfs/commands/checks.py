@@ -28,6 +28,12 @@ def check_settings(settings: dict[str, Any]) -> None:
         )
     if settings["initial"] is not None and settings["ckpt_path"] is not None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
+    mixed = str(trainer.get("precision")).endswith("mixed")
+    if mixed and trainer.get("gradient_clip_val") and settings["optimizer"].get("fused"):
+        raise UsageError(
+            f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
+            "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
+        )
     if trainer.get("accelerator") in ("gpu", "cuda"):
         gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
         wanted = (

@@ -64,8 +64,16 @@ def run(config: DictConfig) -> None:
     cost = {name: {"parameters": c.parameters, "macs": c.macs} for name, c in costs.items()}
     scores = _scores(settings, trained, networks) if settings["evaluate"] else {}
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
-    record = {"checkpoint": str(path), "method": settings["method"], "thresholds": thresholds}
-    write_result(folder, record | {"cost": cost, "scores": scores} | provenance())
+    record = {
+        "kind": "derive",
+        "checkpoint": str(path),
+        "method": settings["method"],
+        "thresholds": thresholds,
+        "cost": cost,
+        "scores": scores,
+        **provenance(),
+    }
+    write_result(folder, record)
     console.print(f"source: {path}", soft_wrap=True)
     console.print(_table(f"derived by {settings['method']}", cost, scores))
     console.print(f"checkpoint: {saved}", soft_wrap=True)

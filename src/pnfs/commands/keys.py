@@ -23,6 +23,8 @@ _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _Count = Annotated[int, Field(gt=0, strict=True)]
 _Some = Annotated[int, Field(ge=0, strict=True)]
 _Positive = Annotated[float, Field(gt=0, strict=True)]
+_CountOrNone = Annotated[int | None, Field(gt=0, strict=True)]
+_PositiveOrNone = Annotated[float | None, Field(gt=0, strict=True)]
 _Yes = Annotated[bool, Field(strict=True)]
 _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 
@@ -30,14 +32,15 @@ _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 _VALUES: Mapping[str, tuple[Any, str]] = {
     "seed": (_Some, "a whole number from 0"),
     "epochs": (_Count, "a whole number above 0"),
-    "trainer.max_epochs": (_Count, "a whole number above 0"),
+    # Null in the commands that train nothing.
+    "trainer.max_epochs": (_CountOrNone, "a whole number above 0"),
     "batch_size": (_Count, "a whole number above 0"),
     "eval_batch_size": (_Count, "a whole number above 0"),
     "workers": (_Some, "a whole number from 0"),
     "input_size": (tuple[_Side, _Side], "[height, width], multiples of 32"),
     "optimizer.lr": (_Positive, "a number above 0"),
     "codec.sigma": (_Positive, "a number above 0"),
-    "codec.radius": (_Positive | None, "a number above 0, or null"),
+    "codec.radius": (_PositiveOrNone, "a number above 0, or null"),
     "codec.quantised": (_Yes, "true or false"),
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),

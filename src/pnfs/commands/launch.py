@@ -111,6 +111,10 @@ def start(command: str) -> None:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException, PnfsError) as error:
         sys.exit(f"pnfs {command}: {_worded(command, error)}")
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        sys.exit(f"pnfs {command}: {error}; ~GROUP leaves a group out")
     finally:
         for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)

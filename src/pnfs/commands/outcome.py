@@ -46,6 +46,8 @@ def training_record(
     return {
         "name": settings["name"],
         "seed": settings["seed"],
+        "kind": "train",
+        "primary": next(iter(scores)),
         "score": next(iter(scores.values())),
         "scores": scores,
         "untrained_scores": untrained,
@@ -80,8 +82,7 @@ def keep_record(
     console.print(described(record["evaluated_with"]))
     for what, path in pictures.items():
         log.info("%s: %s", what, path)
-    main = next(iter(record["scores"]))
-    log.info("%s: %s; record: %s", main, record["score"], folder / RESULT)
+    log.info("%s: %s; record: %s", record["primary"], record["score"], folder / RESULT)
 
 
 def show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:

@@ -3,7 +3,7 @@
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,7 +37,7 @@ def _hash_of(tree: str) -> str:
     # Imported when a run is named, not for --help.
     from pnfs.runs.identity import run_hash
 
-    config = OmegaConf.create(json.loads(tree))
+    config = cast("DictConfig", OmegaConf.create(json.loads(tree)))
     try:
         settings = plain(config)
     except (PnfsError, OmegaConfBaseException):

@@ -40,7 +40,7 @@ def build_trainer(
     """The trainer with the callbacks of its own key and of the group; configuration and identity go into
     every checkpoint."""
     trainer = dict(settings["trainer"])
-    nodes = [*settings["callbacks"].values(), *(trainer.pop("callbacks", None) or [])]
+    nodes = [*(settings.get("callbacks") or {}).values(), *(trainer.pop("callbacks", None) or [])]
     callbacks: list[Callback] = [
         instantiate(node, _convert_="all") for node in nodes if node is not None
     ]

@@ -33,7 +33,7 @@ def read_run(folder: Path) -> Run | None:
         ValueError: A file of it is damaged.
     """
     record = read_result(folder)
-    if record is not None and "config" in record:
+    if record is not None and record.get("kind", "train") == "train" and record.get("config"):
         return Run(folder, "finished", None, record["config"], record, record.get("identity"))
     state = read_json(folder / STATE)
     if state is None:

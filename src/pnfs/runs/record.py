@@ -6,11 +6,71 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pnfs.runs.plain import read_json, write_json
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from pnfs.runs.plain import json_ready, read_json, write_json
 
 RESULT = "result.json"
+
+
+class Record(BaseModel):
+    """The content of `result.json`, whatever command wrote it; no command writes another key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["train", "evaluate", "derive"] = "train"
+    """The command."""
+    primary: str | None = None
+    """Name of the score that counts, an entry of `scores`; None: the first."""
+    score: float | None = None
+    """Its value."""
+    scores: dict[str, Any] = {}
+    """Metric -> score; of a derivation network -> metric -> score."""
+    untrained_scores: dict[str, float | None] = {}
+    """The same before training."""
+    evaluated_with: dict[str, Any] = {}
+    """Everything besides weights and data that the scores depend on."""
+    by_joint: dict[str, Any] = {}
+    """See `pnfs.evaluation.errors.Errors.record`."""
+    cost: dict[str, Any] = {}
+    """Parameters and multiply-accumulates."""
+    seconds: float | None = None
+    """Time that all starts of a run have taken."""
+    name: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] = {}
+    """Resolved, of a training."""
+    identity: dict[str, Any] | None = None
+    """See `run_identity`."""
+    data: dict[str, Any] = {}
+    """Split -> persons, and what was left out."""
+    dataset: dict[str, Any] = {}
+    """Configuration of the dataset of an evaluation."""
+    checkpoint: str | None = None
+    """What was evaluated or derived from."""
+    predictions: dict[str, Any] = {}
+    """The file that was evaluated."""
+    persons: int | None = None
+    persons_without_prediction: int | None = None
+    method: str | None = None
+    """How a network was derived."""
+    thresholds: dict[str, float] = {}
+    """See conf/derive.yaml."""
+    versions: dict[str, str] = {}
+    git_revision: str | None = None
+    device: str | None = None
+    finished: str | None = None
+    """Time, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _has_one_score(self) -> "Record":
+        if self.primary is None and self.scores and self.kind != "derive":
+            self.primary = next(iter(self.scores))
+        if self.primary is not None and self.score is None:
+            self.score = self.scores[self.primary]
+        return self
 
 
 def provenance(accelerator: str = "auto") -> dict[str, Any]:
@@ -48,8 +108,18 @@ def _device_name(accelerator: str) -> str:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes `result.json` whole or not at all; what is nan or infinite becomes null."""
-    return write_json(folder / RESULT, result)
+    """Writes `result.json` whole or not at all; what is nan or infinite becomes null.
+
+    Args:
+        folder: For the file.
+        result: The fields of a `Record`.
+
+    Raises:
+        ValidationError: A field that a record does not have, or of another type.
+    """
+    # The others were set by the validator.
+    record = Record.model_validate(json_ready(result))
+    return write_json(folder / RESULT, record.model_dump(exclude_unset=True, mode="json"))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
