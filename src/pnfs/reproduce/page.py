@@ -110,9 +110,9 @@ def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
             table[f"ours ({profile}): {OUR_NAMES.get(name, name)}"] = ours
     for column in [c for c in OTHERS if c in target.published and c not in target.scores]:
         table[f"paper: {OTHERS[column]}"] = _text(target.published[column])
-    for title, column, unit, digits in _COSTS:
+    for title, column, unit, places in _COSTS:
         mean = results.spread(column)["mean"].astype(float) / unit
-        table[f"ours: {title}"] = mean.map(f"{{:.{digits}f}}".format).reindex(table.index)
+        table[f"ours: {title}"] = mean.map(f"{{:.{places}f}}".format).reindex(table.index)
     table["ours: search time"] = _search_times(results)
     done = results.runs["state"].eq("finished").groupby(results.runs["row"])
     table["seeds"] = done.sum().astype(str) + " of " + done.count().astype(str)
