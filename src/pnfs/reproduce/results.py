@@ -152,6 +152,11 @@ def devices(record: Mapping[str, Any]) -> int:
 def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
     backbone = settings["model"].get("backbone") or {}
+    backbone = {
+        **backbone,
+        **(backbone.get("fabrics") or {}),
+        "_target_": backbone.get("_target_", ""),
+    }
     about = [f"{name} {backbone[name]}" for name in _SIZES if backbone.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
     dataset = settings["dataset"]
@@ -159,7 +164,7 @@ def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
 
 
-_SIZES = ("depth", "width", "backbone_layers", "channels", "nodes")
+_SIZES = ("depth", "width", "backbone_layers", "first_layers", "channels", "nodes")
 """Keys of a backbone that tell two of one class apart."""
 
 
