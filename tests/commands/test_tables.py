@@ -77,13 +77,17 @@ def test_datasets_and_weights_have_one_place_for_all_rows() -> None:
     assert run_hash(settings_of("table3/p1", *given[:1])) == run_hash(settings_of("table3/p1"))
 
 
-def test_globs_reach_into_folders() -> None:
+def test_globs_reach_into_folders(tmp_path: Path) -> None:
     assert with_globs_expanded(["-m", "experiment=glob(table3/*)", "seed=0"]) == [
         "-m", "experiment=table3/p1,table3/p3,table3/p5,table3/p8", "seed=0",
     ]  # fmt: skip
     assert with_globs_expanded(["experiment=glob([table3/p[13],figure7*/coco])"]) == [
         "experiment=table3/p1,table3/p3,figure7_8/coco"
     ]
+    (tmp_path / "experiment" / "mine").mkdir(parents=True)
+    (tmp_path / "experiment" / "mine" / "a.yaml").touch()
+    own = ["--config-dir", str(tmp_path)]
+    assert with_globs_expanded([*own, "experiment=glob(mine/*)"]) == [*own, "experiment=mine/a"]
     untouched = ["experiment=glob(lspet*)", "experiment=demo", "parts=glob(*)"]
     assert with_globs_expanded(untouched) == untouched
     with pytest.raises(UsageError, match=r"table9.*table7"):
