@@ -22,7 +22,7 @@ from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from written_datasets import write_coco
 
 MODEL = (
-    "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
+    "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p3", "batch_size=4", "trainer=cpu", "workers=0", "strategy=frozen",
 )  # fmt: skip
 

@@ -42,7 +42,7 @@ def crop_matrix(
         unbiased: Measure the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al.,
             The Devil is in the Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles
             of the outermost pixels, its centre on the point that mirroring leaves in place. The
-            flip test then needs no shift; `heatmap_stride` gives the stride that goes with it.
+            flip test then needs no shift; `pnfs.codec.Codec.stride` gives the stride that goes with it.
 
     Raises:
         ValueError: The box has no width, a number is not finite, or the crop is too small.
@@ -82,28 +82,6 @@ def crop_extent(size: tuple[int, int], unbiased: bool = False) -> tuple[int, int
         needed = "two pixels a side in unbiased geometry" if unbiased else "a pixel a side"
         raise ValueError(f"a crop or heatmap of {size} (height, width) is too small: give {needed}")
     return width, height
-
-
-def heatmap_stride(
-    input_size: tuple[int, int], heatmap_size: tuple[int, int], unbiased: bool = False
-) -> tuple[float, float]:
-    """Crop pixels per heatmap pixel along x and y.
-
-    In unbiased geometry (width - 1) / (heatmap width - 1): a joint and its mirror image then lie
-    on pixels of the heatmap that mirror each other exactly. Otherwise width / heatmap width, and
-    they lie stride - 1 crop pixels off.
-
-    Args:
-        input_size: (height, width) of the crops.
-        heatmap_size: (height, width) of the score maps.
-        unbiased: As `crop_matrix` has made the crops.
-
-    Raises:
-        ValueError: A side is shorter than one.
-    """
-    width, height = crop_extent(input_size, unbiased)
-    map_width, map_height = crop_extent(heatmap_size, unbiased)
-    return width / map_width, height / map_height
 
 
 def invert(matrix: Float64[np.ndarray, "2 3"]) -> Float64[np.ndarray, "2 3"]:
