@@ -180,7 +180,7 @@ def test_train_and_evaluate_from_the_command_line(root: Path, tmp_path: Path) ->
         subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, check=True)
 
     pnfs("train", "dataset=coco_animals", f"dataset.root={root}", "backbone=fabric",
-         "backbone.backbone_layers=3", "backbone.channels=2", "model.channels=2", "epochs=1",
+         "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2", "model.fabrics.channels=2", "epochs=1",
          "input_size=[64,64]", "trainer=cpu", "batch_size=2", "workers=0")  # fmt: skip
     (record,) = tmp_path.glob("runs/*/*/result.json")
     pnfs("evaluate", f"checkpoint={record.parent}", "trainer=cpu", "workers=0", "out=scores")
