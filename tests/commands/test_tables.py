@@ -112,8 +112,8 @@ def test_keys_of_the_command_are_not_the_rows() -> None:
 @pytest.mark.slow
 def test_swept_rows_are_in_the_table_and_the_failed_one_says_why(tmp_path: Path) -> None:
     tiny = ["profile=smoke", "dataset.train=8", "dataset.val=4", "epochs=1", "input_size=[32,32]",
-            "model.channels=2"]  # fmt: skip
-    network = ["backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2"]
+            "model.fabrics.channels=2"]  # fmt: skip
+    network = ["backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2"]
 
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, *arguments, *tiny]

@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 import pnfs
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
-from pnfs.reproduce.results import RowError
 
 
 def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
@@ -85,4 +84,7 @@ class Rows:
             config.run_name = config.run_dir = ""
             return plain(config)
         except (HydraException, OmegaConfBaseException, UsageError) as error:
+            # Here and not above: every command reads this file, and few need pandas.
+            from pnfs.reproduce.results import RowError
+
             raise RowError(" ".join(str(error).split())) from None

@@ -152,19 +152,15 @@ def devices(record: Mapping[str, Any]) -> int:
 def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
     backbone = settings["model"].get("backbone") or {}
-    backbone = {
-        **backbone,
-        **(backbone.get("fabrics") or {}),
-        "_target_": backbone.get("_target_", ""),
-    }
-    about = [f"{name} {backbone[name]}" for name in _SIZES if backbone.get(name) is not None]
+    sizes = {**backbone, **backbone.get("fabrics", {})}
+    about = [f"{name} {sizes[name]}" for name in _SIZES if sizes.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
     dataset = settings["dataset"]
     data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
     return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
 
 
-_SIZES = ("depth", "width", "backbone_layers", "first_layers", "channels", "nodes")
+_SIZES = ("depth", "width", "first_layers", "channels", "nodes")
 """Keys of a backbone that tell two of one class apart."""
 
 
