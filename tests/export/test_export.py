@@ -12,7 +12,6 @@ import torch
 from pnfs.body import MPII
 from pnfs.codec import Codec, codec
 from pnfs.codec.decode import decode
-from pnfs.export import onnx_model
 from pnfs.export.checks import TOLERANCE, _check_peaks, check_export
 from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.onnx_model import export_onnx
