@@ -70,19 +70,16 @@ def training_step(
 
 
 def ladder(device: str) -> dict[str, dict[str, Any]]:
-    """From plain eager to everything, one optimisation more in each row; then everything by order of parts."""
-    ways: dict[str, dict[str, Any]] = {
-        "contiguous": {"channels_last": False},
-        "+ channels-last": {},
-    }
+    """From plain eager to everything, one optimisation more in each row."""
+    ways: dict[str, dict[str, Any]] = {"contiguous": {"channels_last": False}}
+    ways["+ channels-last"] = {}
     if device == "cuda":
         ways["+ bfloat16"] = {"bfloat16": True}
     ways["+ fused optimiser"] = {**list(ways.values())[-1], "fused": True}
     last = {"compiled": True} if device == "cuda" else {"keep_memory": True}
     best = {**ways["+ fused optimiser"], **last}
     ways["+ compiled" if device == "cuda" else "+ memory kept"] = best
-    together, in_turn = ({**best, "in_turn": choice} for choice in (False, True))
-    return ways | {"the same, parts together": together, "the same, parts in turn": in_turn}
+    return ways
 
 
 def sections(
@@ -91,11 +88,15 @@ def sections(
     """A table for each P, then one of all P."""
     step = partial(training_step, device=device, batch=batch, size=size)
     turns = {"threads": threads, "rounds": rounds, "items": batch}
+    steps = ladder(device)
+    best = list(steps.values())[-1]
+    together, in_turn = ({**best, "in_turn": choice} for choice in (False, True))
+    orders = {"the same, parts together": together, "the same, parts in turn": in_turn}
     for count in parts:
-        ways = {how: partial(step, count, **given) for how, given in ladder(device).items()}
+        given = steps | (orders if count > 1 else {})
+        ways = {how: partial(step, count, **options) for how, options in given.items()}
         table = take_turns(ways, **turns)
         yield Section(f"Training step, P={count}, batch {batch}, {size}x{size}", table)
-    best = list(ladder(device).values())[-3]
     table = take_turns({f"P={count}": partial(step, count, **best) for count in parts}, **turns)
     macs = [measure_cost(ablation_network(count), (size, size)).macs for count in parts]
     table.insert(0, "step time / first", table["ms"] / table["ms"].iloc[0])

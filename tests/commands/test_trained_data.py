@@ -139,11 +139,9 @@ def column(run: Path, name: str) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name)]
 
 
-def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path, capsys) -> None:
+def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> None:
     detected = trained_on(coco, "detected", tmp_path / "detected")
-    assert "ground-truth boxes; final score: detected boxes" in capsys.readouterr().out
     labelled = trained_on(coco, "ground_truth", tmp_path / "labelled")
-    assert "final score: detected" not in capsys.readouterr().out
     # The same training but for the final score.
     for name in ("val/loss", "val/AP", "val/AR"):
         assert column(detected, name) == column(labelled, name)

@@ -138,15 +138,6 @@ def test_where_every_part_moves_too_many_joints_the_file_stays_as_it_was(
     assert path.read_bytes() == f32_file.read_bytes()
 
 
-def test_moved_share_counts_joints_more_than_a_pixel_away() -> None:
-    expected = np.zeros((2, 3, 2))
-    found = expected.copy()
-    found[0, 0] = (1, -1)
-    found[0, 1] = (0, 1.25)
-    found[1, 2] = (-7, 0)
-    assert moved_share(found, expected) == pytest.approx(2 / 6)
-
-
 def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration) -> None:
     loose = Calibration(calibration.crops, smooth(8, 3), max_moved=0.5)
     moved = check_moved(network, int8_file, loose)

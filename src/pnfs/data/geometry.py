@@ -4,7 +4,7 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float64, Int8, Int64
+from jaxtyping import Float, Float64
 
 
 def fit_box(size: Float[np.ndarray, "*N 2"], aspect: float) -> Float[np.ndarray, "*N 2"]:
@@ -38,8 +38,7 @@ def crop_matrix(
         box_size: Width and height of the box.
         rotation_degrees: Positive turns the content of the crop counter-clockwise.
         output_size: (height, width) of the crop.
-        flip: Mirror the crop, x' = width - 1 - x; exchanging left and right joints is
-            `flip_joints`' business.
+        flip: Mirror the crop, x' = width - 1 - x; left and right joints are to change places too.
         unbiased: Measure the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al.,
             The Devil is in the Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles
             of the outermost pixels, its centre on the point that mirroring leaves in place. The
@@ -104,22 +103,3 @@ def apply(
 ) -> Float[np.ndarray, "*N 2"]:
     """Where `matrix` takes points x, y."""
     return points @ matrix[:, :2].T + matrix[:, 2]
-
-
-def flip_joints(
-    joints: Float[np.ndarray, "*N K 2"],
-    visibility: Int8[np.ndarray, "*N K"],
-    width: int,
-    permutation: Int64[np.ndarray, " K"],
-) -> tuple[Float[np.ndarray, "*N K 2"], Int8[np.ndarray, "*N K"]]:
-    """The joints of the mirrored image: x' = width - 1 - x, left and right exchanged.
-
-    Args:
-        joints: x, y in pixels; unlabelled joints keep their coordinates.
-        visibility: 0 unlabelled, 1 occluded, 2 visible.
-        width: Width of the image.
-        permutation: `Skeleton.flip_permutation`.
-    """
-    joints, visibility = joints[..., permutation, :].copy(), visibility[..., permutation]
-    joints[..., 0] = np.where(visibility > 0, width - 1 - joints[..., 0], joints[..., 0])
-    return joints, visibility

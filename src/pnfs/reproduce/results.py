@@ -134,6 +134,11 @@ def _line(runs: Sequence[Run]) -> dict[str, Any]:
     return about | costs | record["scores"]
 
 
+def digits(score: str) -> int:
+    """Decimals that papers print: COCO's scores are fractions, the others percent."""
+    return 3 if score.startswith(("AP", "AR")) else 1
+
+
 def devices(record: Mapping[str, Any]) -> int:
     """How many devices a run computed on at once."""
     number = record["config"]["trainer"].get("devices", 1)
