@@ -301,6 +301,23 @@ def test_version(server: TrainServer, tmp_path: Path) -> None:
     assert server.run(tmp_path, "--version").stdout == f"pnfs {pnfs.__version__}\n"
 
 
+COMPLETED = """
+pnfs() { "$PYTHON" -c "from pnfs.commands.main import main; main()" "$@"; }
+eval "$("$PYTHON" -c "import sys; sys.argv[0] = 'pnfs'; from pnfs.commands.main import main; main()" -sc install=bash)"
+command() { echo /bin/true; }
+COMP_LINE="pnfs train parts=p" COMP_WORDS=(pnfs train parts=p) COMP_CWORD=2 COMP_POINT=18
+hydra_bash_completion
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_bash_completes_choices(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHON": sys.executable}
+    command = ["bash", "-c", COMPLETED]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "parts=p1 parts=p3" in done.stdout, done.stderr
+
+
 def test_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
     script = "from pnfs.commands.main import main; main()"
     line = f'"{sys.executable}" -c "{script}" train --cfg job | head -1'

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pkgutil import resolve_name
-from typing import Annotated, Any, Optional, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -36,7 +36,7 @@ _VALUES: Mapping[str, tuple[Any, str]] = {
     "input_size": (tuple[_Side, _Side], "[height, width], multiples of 32"),
     "optimizer.lr": (_Positive, "a number above 0"),
     "codec.sigma": (_Positive, "a number above 0"),
-    "codec.radius": (Optional[_Positive], "a number above 0, or null"),
+    "codec.radius": (_Positive | None, "a number above 0, or null"),  # type: ignore[operator]
     "codec.quantised": (_Yes, "true or false"),
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
