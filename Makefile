@@ -27,7 +27,7 @@ listed = $(subst $(empty) ,$(comma),$(strip $(1)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
-    table-costs bench runs-page rooms web
+    table-costs bench runs-page docs rooms web
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -80,6 +80,10 @@ runs-page: $(STAMP) ## one HTML page about all runs: runs/index.html
 web: $(STAMP) ## build the page that runs an exported model in the browser: web/dist (MODEL=model.onnx)
 	@[ -n '$(MODEL)' ] || { echo 'web: name a file that `pnfs export` wrote: make web MODEL=model.onnx' >&2; exit 1; }
 	$(BIN)/python web/build.py '$(MODEL)'
+
+docs: $(STAMP) ## build the documentation into build/site, links checked
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build
 
 rooms: $(STAMP) ## draw who imports whom in src/pnfs: docs/rooms.md, docs/rooms.svg
 	$(BIN)/python tools/rooms.py

@@ -164,6 +164,7 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
         (["format=xml"], "format=xml"),
         (["sort=speed"], "sort=speed"),
         (["+filter={model.depth:8}"], "model.depth"),
+        (["filter=seed:0"], "filter"),
         (["compare=[aaaa]"], "compare"),
         (["compare=[aaaa,cccc]"], "cccc"),
         (["+filter={state:running}", "html=page.html"], "no run"),

@@ -1,19 +1,9 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pnfs.body import COCO, LSP, MPII
+from pnfs.body import LSP, MPII
 from pnfs.codec import gaussian_targets
 from pnfs.evaluation import average_with_flip, flip_maps
-
-
-@settings(deadline=None)
-@given(st.sampled_from([COCO, LSP, MPII]), st.integers(1, 7), st.integers(1, 7))
-def test_flipping_twice_gives_the_maps_back(skeleton, height: int, width: int) -> None:
-    maps = torch.rand(2, len(skeleton), height, width)
-    permutation = torch.from_numpy(skeleton.flip_permutation)
-    assert torch.equal(flip_maps(flip_maps(maps, permutation), permutation), maps)
 
 
 def test_flipping_mirrors_and_exchanges_left_and_right() -> None:

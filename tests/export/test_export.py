@@ -190,6 +190,7 @@ def test_no_decoding_of_noise_is_taken_for_a_fault(method) -> None:
         _check_peaks(maps, moved, method, Path("m.onnx"))
 
 
+@pytest.mark.slow
 def test_joints_away_from_the_peaks_are_refused(
     sharp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +207,7 @@ def test_joints_away_from_the_peaks_are_refused(
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_refused_and_removed(
     network, maps_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_file_that_differs_is_refused_and_removed(
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+@pytest.mark.slow
 def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = PoseFabricNetwork(

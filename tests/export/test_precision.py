@@ -92,53 +92,32 @@ def test_most_convolutions_are_in_integers_with_a_scale_a_channel(f32_file, int8
         assert list(scales[dequantised.input[1]].dims) == [weight.dims[0]]
 
 
-def test_maps_of_integers_are_near_those_of_floats(f32_file, int8_file) -> None:
-    crops = smooth(4, 2)
-    exact, found = OnnxRuntime(f32_file, 1)(crops), OnnxRuntime(int8_file, 1)(crops)
+@pytest.mark.parametrize("runtime", [OnnxRuntime, OpenVinoRuntime])
+def test_maps_of_integers_are_near_those_of_floats(f32_file, int8_file, runtime) -> None:
+    crops, run, other = smooth(4, 2), OnnxRuntime(f32_file, 1), runtime(int8_file, 1)
+    exact, found = run(crops), other(crops)
     assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
     assert np.abs(exact - found).max() > 1e-5
-
-
-def test_files_say_their_precision(f32_file, int8_file) -> None:
-    assert (
-        OnnxRuntime(f32_file, 1).metadata.precision == OnnxRuntime(f32_file, 1).precision == "f32"
-    )
-    assert (
-        OnnxRuntime(int8_file, 1).metadata.precision
-        == OnnxRuntime(int8_file, 1).precision
-        == "int8"
-    )
-    assert OpenVinoRuntime(int8_file, 1).precision == "int8"
-
-
-def test_openvino_computes_integers_too(f32_file, int8_file) -> None:
-    crops = smooth(4, 2)
-    exact, found = OnnxRuntime(f32_file, 1)(crops), OpenVinoRuntime(int8_file, 1)(crops)
-    assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
+    assert (run.metadata.precision, run.precision) == ("f32", "f32")
+    assert (other.metadata.precision, other.precision) == ("int8", "int8")
 
 
 def test_layers_stay_in_float_until_few_joints_move(
     f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "GROUPS", 4)
-    path = tmp_path / "strict.onnx"
+    path = tmp_path / "m.onnx"
     path.write_bytes(f32_file.read_bytes())
-    loose = moved_of(f32_file, calibration, tmp_path)
+    int8.quantise(path, calibration)
+    loose = moved_between(path, f32_file, calibration)
+    assert loose > 0, "this network tells nothing about the search"
+    path.write_bytes(f32_file.read_bytes())
     strict = Calibration(calibration.crops, calibration.held_out, max_moved=loose / 2)
     convolutions = int8.quantise(path, strict)
     # One that shares its weight with others is computed in float32 with that weight rounded.
     assert 0 <= convolutions.in_float - len(float_convolutions(path)) < 4
     assert convolutions.in_float > len(_ends(onnx.load(f32_file).graph))
     assert moved_between(path, f32_file, calibration) <= loose / 2
-
-
-def moved_of(f32_file: Path, calibration: Calibration, folder: Path) -> float:
-    path = folder / "all.onnx"
-    path.write_bytes(f32_file.read_bytes())
-    int8.quantise(path, calibration)
-    moved = moved_between(path, f32_file, calibration)
-    assert moved > 0, "this network tells nothing about the search"
-    return moved
 
 
 def moved_between(first: Path, second: Path, calibration: Calibration) -> float:
@@ -231,21 +210,15 @@ def test_the_ends_are_convolutions_with_none_before_or_none_after() -> None:
 
 
 def test_openvino_computes_in_float32_unless_told_otherwise(f32_file) -> None:
-    run = OpenVinoRuntime(f32_file, 1)
-    assert run.precision == "f32"
-    assert str(compiled_precision(run)) == "<Type: 'float32'>"
-
-
-def test_bfloat16_where_the_processor_has_it(network, f32_file) -> None:
     import openvino
 
+    run, crops = OpenVinoRuntime(f32_file, 1), smooth(4, 2)
+    assert (run.precision, str(compiled_precision(run))) == ("f32", "<Type: 'float32'>")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor does not compute in bfloat16")
-    run, crops = OpenVinoRuntime(f32_file, 1, precision="bf16"), smooth(4, 2)
-    assert run.precision == "bf16"
-    assert str(compiled_precision(run)) == "<Type: 'bfloat16'>"
-    difference = np.abs(run(crops) - OpenVinoRuntime(f32_file, 1, precision="f32")(crops)).max()
-    assert 1e-5 < difference < 0.05
+    coarse = OpenVinoRuntime(f32_file, 1, precision="bf16")
+    assert (coarse.precision, str(compiled_precision(coarse))) == ("bf16", "<Type: 'bfloat16'>")
+    assert 1e-5 < np.abs(coarse(crops) - run(crops)).max() < 0.05
 
 
 def compiled_precision(run: OpenVinoRuntime) -> object:

@@ -8,7 +8,7 @@ import pytest
 
 from pnfs.body import COCO, LSP, MPII
 from pnfs.errors import PnfsError
-from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR
+from pnfs.viz.canvas import FILLER, LABEL_COLOUR, OUTLINE_COLOUR
 from pnfs.viz.poses import Pose, limb_width
 from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
 from pnfs.viz.style import SIDE_COLOURS, save_image
@@ -40,10 +40,6 @@ def standing():
     return np.array([STANDING[name] for name in LSP.joints], float)
 
 
-def side_of(name):
-    return name.split("_")[0] if name.startswith(("left_", "right_")) else "centre"
-
-
 def is_colour(image, colour):
     return (image == np.array(colour)).all(-1)
 
@@ -56,29 +52,25 @@ def centre_of_mass(weight):
 @pytest.mark.parametrize("skeleton", [MPII, COCO, LSP], ids=lambda skeleton: skeleton.name)
 def test_each_joint_has_its_sides_colour_and_far_pixels_stay(skeleton):
     joints = np.array([(20 + 40 * (k % 5), 20 + 40 * (k // 5)) for k in range(len(skeleton))])
-    image = grey()
-    drawn = draw_pose(image, joints, skeleton=skeleton)
+    drawn = draw_pose(grey(), joints, skeleton=skeleton)
     for name, (x, y) in zip(skeleton.joints, joints, strict=True):
-        assert tuple(drawn[y, x]) == SIDE_COLOURS[side_of(name)], name
+        side = name.split("_")[0] if name.startswith(("left_", "right_")) else "centre"
+        assert tuple(drawn[y, x]) == SIDE_COLOURS[side], name
     assert (drawn[190:] == GREY).all()
     assert (drawn[:, 195:] == GREY).all()
-    assert (image == GREY).all(), "the input was drawn on"
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "side"),
-    [
+def test_limbs_have_the_side_of_their_ends():
+    drawn = draw_pose(grey(), standing(), skeleton=LSP)
+    for a, b, side in (
         ("left_elbow", "left_wrist", "left"),
         ("right_hip", "right_knee", "right"),
         ("neck", "left_shoulder", "left"),
         ("left_hip", "right_hip", "centre"),
         ("head_top", "neck", "centre"),
-    ],
-)
-def test_limbs_have_the_side_of_their_ends(a, b, side):
-    drawn = draw_pose(grey(), standing(), skeleton=LSP)
-    x, y = np.rint((np.array(STANDING[a]) + STANDING[b]) / 2).astype(int)
-    assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
+    ):
+        x, y = np.rint((np.array(STANDING[a]) + STANDING[b]) / 2).astype(int)
+        assert tuple(drawn[y, x]) == SIDE_COLOURS[side]
 
 
 @pytest.mark.parametrize("place", [(20.0, 20.0), (20.25, 19.5), (20.5, 20.5), (19.8, 20.1)])
@@ -181,15 +173,12 @@ def test_contact_sheet_puts_images_in_reading_order():
     levels = [10, 60, 110, 160, 210]
     sheet = contact_sheet([plain(level) for level in levels], columns=3, cell=(20, 30))
     assert sheet.shape == (2 * (20 + GAP) + GAP, 3 * (30 + GAP) + GAP, 3)
-    expected = np.full(sheet.shape, 255, np.uint8)
     for index, level in enumerate(levels):
         top, left = GAP + index // 3 * 24, GAP + index % 3 * 34
         # A square image in a cell that is wider than high leaves 5 px on either side.
-        expected[top : top + 20, left + 5 : left + 25] = level
-        assert len(np.unique(sheet[top : top + 20, left : left + 5])) == 1
-        expected[top : top + 20, left : left + 5] = sheet[top, left]
-        expected[top : top + 20, left + 25 : left + 30] = sheet[top, left]
-    np.testing.assert_array_equal(sheet, expected)
+        assert (sheet[top : top + 20, left + 5 : left + 25] == level).all()
+        assert (sheet[top : top + 20, left : left + 5] == FILLER).all()
+    assert contact_sheet([plain(0)] * 2, cell=(16, 16)).shape[1] == 2 * (16 + GAP) + GAP
 
 
 def test_captions_stay_below_their_own_image():
@@ -280,13 +269,10 @@ def test_score_maps_lie_where_their_stride_puts_them():
 
 def test_saved_images_come_back(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    image = cv2.resize(image, (240, 160), interpolation=cv2.INTER_CUBIC)
-    save_image(tmp_path / "new" / "folder" / "a.png", image)
-    save_image(tmp_path / "a.JPG", image)
-    read = cv2.imread(str(tmp_path / "new" / "folder" / "a.png"))[..., ::-1]
-    np.testing.assert_array_equal(read, image)
-    read = cv2.imread(str(tmp_path / "a.JPG"))[..., ::-1]
-    assert np.abs(read.astype(int) - image).mean() < 12
+    save_image(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
+    save_image(tmp_path / "a.JPG", plain(90))
+    assert (cv2.imread(str(tmp_path / "a.JPG")) == 90).all()
 
 
 def test_saving_names_the_file(tmp_path):

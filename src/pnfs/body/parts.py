@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pnfs.body.skeleton import Skeleton
+from pnfs.errors import PnfsError
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class PartMode:
         parts: Part name -> names of the part's joints. A joint may belong to several parts.
 
     Raises:
-        ValueError: A part name that is no identifier, an unknown joint, a joint named twice in one
+        PnfsError: A part name that is no identifier, an unknown joint, a joint named twice in one
             part, an empty part, or a joint that is in no part.
     """
 
@@ -25,26 +26,26 @@ class PartMode:
     def __post_init__(self) -> None:
         where = f"part mode for skeleton {self.skeleton.name}"
         if not self.parts:
-            raise ValueError(f"{where}: there are no parts")
+            raise PnfsError(f"{where}: there are no parts")
         covered: set[str] = set()
         for part, joints in self.parts.items():
             if not part.isidentifier():
-                raise ValueError(
+                raise PnfsError(
                     f"{where}: part {part!r} needs a name of letters, digits and underscores"
                 )
             if not joints:
-                raise ValueError(f"{where}: part {part!r} is empty")
+                raise PnfsError(f"{where}: part {part!r} is empty")
             try:
                 self.skeleton.indices(list(joints))
             except ValueError as error:
-                raise ValueError(f"{where}: part {part!r}: {error}") from None
+                raise PnfsError(f"{where}: part {part!r}: {error}") from None
             twice = sorted({joint for joint in joints if list(joints).count(joint) > 1})
             if twice:
-                raise ValueError(f"{where}: part {part!r} names a joint twice: {', '.join(twice)}")
+                raise PnfsError(f"{where}: part {part!r} names a joint twice: {', '.join(twice)}")
             covered.update(joints)
         missing = [joint for joint in self.skeleton.joints if joint not in covered]
         if missing:
-            raise ValueError(f"{where}: in no part: {', '.join(missing)}")
+            raise PnfsError(f"{where}: in no part: {', '.join(missing)}")
 
     def __len__(self) -> int:
         """P, the number of parts."""

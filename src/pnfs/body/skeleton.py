@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from pnfs.errors import PnfsError
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -22,7 +24,7 @@ class Skeleton:
             defines none.
 
     Raises:
-        ValueError: A pair, limb or group names a joint that is not in `joints`.
+        PnfsError: A pair, limb or group names a joint that is not in `joints`.
     """
 
     name: str
@@ -40,21 +42,21 @@ class Skeleton:
         groups = {name: tuple(joints) for name, joints in self.groups.items()}
         object.__setattr__(self, "groups", groups)
         if not self.joints or not all(isinstance(joint, str) for joint in self.joints):
-            raise ValueError(f"skeleton {self.name}: joints must be a list of names")
+            raise PnfsError(f"skeleton {self.name}: joints must be a list of names")
         if any(len(pair) != 2 for pair in (*self.flip_pairs, *self.limbs)):
-            raise ValueError(f"skeleton {self.name}: flip_pairs and limbs are pairs of joints")
+            raise PnfsError(f"skeleton {self.name}: flip_pairs and limbs are pairs of joints")
         if len(set(self.joints)) != len(self.joints):
-            raise ValueError(f"skeleton {self.name}: a joint name occurs twice")
+            raise PnfsError(f"skeleton {self.name}: a joint name occurs twice")
         mentioned = [*self.flip_pairs, *self.limbs, *self.groups.values()]
         for names in mentioned:
             self.indices(names)
         if self.oks_sigmas is not None and len(self.oks_sigmas) != len(self.joints):
-            raise ValueError(
+            raise PnfsError(
                 f"skeleton {self.name}: {len(self.oks_sigmas)} OKS sigmas for "
                 f"{len(self.joints)} joints"
             )
         if self.oks_sigmas is not None and not all(sigma > 0 for sigma in self.oks_sigmas):
-            raise ValueError(f"skeleton {self.name}: OKS sigmas must be positive")
+            raise PnfsError(f"skeleton {self.name}: OKS sigmas must be positive")
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -63,7 +65,7 @@ class Skeleton:
         """Positions of the named joints in `joints`."""
         unknown = [name for name in names if name not in self.joints]
         if unknown:
-            raise ValueError(
+            raise PnfsError(
                 f"skeleton {self.name} has no joint {', '.join(map(repr, unknown))}; "
                 f"its joints are {', '.join(self.joints)}"
             )
@@ -163,7 +165,7 @@ def skeleton_by_name(skeleton: "str | Mapping[str, Any] | Skeleton") -> Skeleton
     """The skeleton a configuration names, or describes by the arguments of `Skeleton`.
 
     Raises:
-        ValueError: There is none of that name, or the description is wrong.
+        PnfsError: There is none of that name, or the description is wrong.
     """
     if isinstance(skeleton, Skeleton):
         return skeleton
@@ -171,9 +173,9 @@ def skeleton_by_name(skeleton: "str | Mapping[str, Any] | Skeleton") -> Skeleton
         try:
             return Skeleton(**{key: value for key, value in skeleton.items() if key[:1] != "_"})
         except TypeError as error:
-            raise ValueError(f"skeleton {skeleton.get('name')!r}: {error}") from None
+            raise PnfsError(f"skeleton {skeleton.get('name')!r}: {error}") from None
     if skeleton not in SKELETONS:
-        raise ValueError(
+        raise PnfsError(
             f"unknown skeleton {skeleton!r}; there are {', '.join(SKELETONS)}, or describe it: name, "
             "joints, flip_pairs, limbs, groups, oks_sigmas"
         )

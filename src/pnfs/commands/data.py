@@ -22,10 +22,11 @@ from pnfs.commands.machine import inspect_machine
 from pnfs.data.cache import About, CachedCrops, CacheSettings
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset, worst_first
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
 from pnfs.runs.plain import json_ready
-from pnfs.viz.browse import Crops, chosen_persons, crop_sheet, flip_sheet, target_sheet
+from pnfs.viz.browse import chosen_persons, crop_sheet, flip_sheet, target_sheet
 from pnfs.viz.style import save_image
 
 console = Console()
@@ -145,18 +146,20 @@ def browse(settings: Mapping[str, Any]) -> None:
             f"of {skeleton.name}; add `{skeleton.name}: {{part: [joint, ...], ...}}` to it"
         )
     parts = PartMode(skeleton, settings["parts"][skeleton.name])
-    crops = Crops(
+    crops = CropDataset(
         persons,
         input_size=tuple(settings["input_size"]),
         augmentation=instantiate(settings["augmentation"], _convert_="all"),
         seed=seed,
-        epoch=chosen["epoch"],
         unbiased=codec["unbiased"],
     )
-    rows, few = (chosen_persons(persons, chosen[key], seed) for key in ("persons", "rows"))
+    keys, few = (
+        [SampleKey(chosen["epoch"], row) for row in chosen_persons(persons, chosen[key], seed)]
+        for key in ("persons", "rows")
+    )
     targets = {"parts": parts, "sigma": codec["sigma"], "quantised": codec["quantised"]}
     for what, sheet in (
-        ("crops", crop_sheet(crops, rows)),
+        ("crops", crop_sheet(crops, keys)),
         ("flips", flip_sheet(crops, few)),
         ("targets", target_sheet(crops, few, **targets)),
     ):

@@ -1,8 +1,6 @@
 """`pnfs evaluate`: score a trained network, or a file of predictions."""
 
-import hashlib
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +16,8 @@ from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
 from pnfs.commands.building import build_module, data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.report import report
+from pnfs.commands.every_split import with_every_split
+from pnfs.commands.report import report, result_folder
 from pnfs.commands.scoring import (
     evaluation_choices,
     require_whole_split,
@@ -69,7 +68,9 @@ def run(config: DictConfig) -> float:
         **provenance(found.trainer["accelerator"]),
         "dataset": found.dataset,
     }
-    folder = result_folder(settings["out"], found.run, split, [choices, found.dataset])
+    folder = result_folder(
+        settings["out"], found.run, f"evaluate_{split}", [choices, found.dataset]
+    )
     matches = source.matches(split, predictions)
     report(record, folder, found.data, matches, settings, found.module)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
@@ -195,7 +196,7 @@ def _data(
                 "datasets with detected boxes, such as COCO"
             )
     dataset |= chosen
-    source = build_source(dataset, trained["input_size"])
+    source = with_every_split(build_source(dataset, trained["input_size"]), settings["split"])
     require_skeleton(path, skeleton, source.skeleton.name)
     batch_size, workers = settings["eval_batch_size"], settings["workers"]
     return dataset, data_of_run(trained, source, batch_size=batch_size, workers=workers)
@@ -218,11 +219,3 @@ def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[st
     if "_target_" in asked:
         return dict(asked)
     return {**trained, **{key: value for key, value in asked.items() if value is not None}}
-
-
-def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
-    """`out`, or a folder of its own below `parent` for each way to evaluate."""
-    if out is not None:
-        return Path(out).expanduser()
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return parent / f"evaluate_{name}_{digest}"

@@ -1,7 +1,6 @@
 """`pnfs evaluate predictions=…`: score a file of predicted poses, without a network."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich.console import Console
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, build_source
-from pnfs.commands.report import report
+from pnfs.commands.every_split import with_every_split
+from pnfs.commands.report import report, result_folder
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
@@ -78,7 +78,14 @@ def run(settings: Mapping[str, Any]) -> float:
         batch_size=settings["eval_batch_size"],
         workers=settings["workers"],
     )
-    report(record, _folder(settings, poses.path, digest), data, matches, settings)
+    # Not beside the file, whose folder may be read-only.
+    folder = result_folder(
+        settings["out"],
+        Path(settings["run_root"]) / "predictions",
+        f"{poses.path.stem}_{split}",
+        [digest, split, settings["dataset"]],
+    )
+    report(record, folder, data, matches, settings)
     return float(record["score"])
 
 
@@ -93,7 +100,7 @@ def _source(settings: Mapping[str, Any]) -> PoseDataset:
         raise UsageError(
             f"{given[0]} is for a network's predictions; those of a file are scored as they stand"
         )
-    return build_source(settings["dataset"])
+    return with_every_split(build_source(settings["dataset"]), settings["split"])
 
 
 def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
@@ -111,12 +118,3 @@ def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[s
     )
     scores = {name: float(value) for name, value in metric.compute().items()}
     return {**scores, **source.extra_scores(split, predictions)}
-
-
-def _folder(settings: Mapping[str, Any], file: Path, digest: str) -> Path:
-    """`out`, or a folder of its own for each file and dataset; the file's own may be read-only."""
-    if settings["out"] is not None:
-        return Path(settings["out"]).expanduser()
-    defining = json.dumps([digest, settings["split"], settings["dataset"]], sort_keys=True)
-    name = f"{file.stem}_{settings['split']}_{hashlib.sha256(defining.encode()).hexdigest()[:8]}"
-    return Path(settings["run_root"]) / "predictions" / name

@@ -2,33 +2,27 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pnfs.body import Skeleton
-from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.saving import save_network
 from pnfs.importing.experiment import Experiment, read_experiment
 from pnfs.importing.networks import Imported, import_posenfs, import_public
 from pnfs.importing.posenfs import is_posenfs
 from pnfs.importing.public import describe_public
-from pnfs.models import PoseFabricNetwork, PoseNetwork
-from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture
 from pnfs.models.backbones.pyramid import read_file
 from pnfs.models.cost import measure_cost
-from pnfs.models.network import ChannelOrder
 from pnfs.runs.record import RESULT
 from pnfs.runs.state import STATE
-from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
 
 # Evaluation builds the training module, which wants them; nothing is trained.
 _UNUSED = {
@@ -40,15 +34,18 @@ console = Console()
 
 
 def run(config: DictConfig) -> None:
+    """Saves the checkpoint as a run's, and prints what was read and assumed."""
     settings = plain(config)
-    _check_settings(settings)
     file = Path(settings["checkpoint"]).expanduser()
     if not file.is_file():
         raise UsageError(f"checkpoint: {file} is not a file")
     imported, experiment = import_checkpoint(settings, file)
     trained = _configuration(settings, imported, experiment, file)
     folder = _folder(settings, file, trained)
-    saved = _save(folder, imported.network, trained)
+    network = imported.network
+    fabrics = isinstance(network, PoseFabricNetwork)
+    architecture = describe_architecture(network) if fabrics else None
+    saved = save_network(folder, network, trained, architecture)
     console.print(_table(imported, trained, file))
     console.print(f"checkpoint: {saved}", soft_wrap=True)
 
@@ -71,7 +68,7 @@ def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported
         experiment = Experiment()
         if settings["config"] is not None:
             experiment = read_experiment(settings["config"], posenfs=public is None)
-        skeleton = _chosen_skeleton(settings["dataset"])
+        skeleton = settings["dataset"].get("skeleton")
         if public is None:
             found = import_posenfs(settings, state, skeleton, experiment, build_network)
         else:
@@ -79,20 +76,6 @@ def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported
         return found, experiment
     except ValueError as error:
         raise UsageError(f"checkpoint: {file}: {error}") from error
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses what no other command could use later."""
-    codec = settings["codec"]
-    choices = {"decode_method": get_args(DecodeMethod), "flip_shift": (None, 0, 1)}
-    for key, allowed in choices.items():
-        if codec[key] not in allowed:
-            raise UsageError(f"codec.{key} must be one of {allowed}, not {codec[key]!r}")
-    for key, value in (("padding", settings["padding"]), ("codec.sigma", codec["sigma"])):
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            raise UsageError(f"{key} must be a number above 0, not {value!r}")
-    if settings["channel_order"] not in (None, *get_args(ChannelOrder)):
-        raise UsageError(f"channel_order must be rgb or bgr, not {settings['channel_order']!r}")
 
 
 def _checked_state(file: Path) -> dict[str, Tensor]:
@@ -105,18 +88,6 @@ def _checked_state(file: Path) -> dict[str, Tensor]:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UsageError(f"checkpoint: {file}: {name} holds numbers that are not finite")
     return state
-
-
-def _chosen_skeleton(dataset: Mapping[str, Any]) -> str | None:
-    """Of the dataset on the command line; None if there is none."""
-    if "_target_" not in dataset:
-        return None
-    if "skeleton" in dataset:
-        return str(dataset["skeleton"])
-    skeleton = getattr(get_class(dataset["_target_"]), "skeleton", None)
-    if not isinstance(skeleton, Skeleton):
-        raise UsageError(f"dataset: {dataset['_target_']} does not say whose joints it has")
-    return skeleton.name
 
 
 def _configuration(
@@ -158,13 +129,9 @@ def _input_size(asked: Any, experiment: Experiment) -> list[int]:
             "input_size is needed, (height, width) of the crops that the checkpoint was trained on, such as "
             "input_size=[256,192]; or its YAML as config=FILE"
         )
-    match list(size):
-        case [int(height), int(width)] if min(height, width) > 0 and not (
-            height % 32 or width % 32
-        ):
-            return [height, width]
-        case other:
-            raise UsageError(f"input_size is (height, width), multiples of 32, not {other}")
+    if any(side <= 0 or side % 32 for side in size):
+        raise UsageError(f"input_size is (height, width), multiples of 32, not {list(size)}")
+    return list(size)
 
 
 def _sha256(file: Path) -> str:
@@ -181,23 +148,6 @@ def _folder(settings: Mapping[str, Any], file: Path, trained: Mapping[str, Any])
     digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:8]
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in file.name.split(".")[0])
     return Path(settings["run_root"]) / "imported" / f"{name or 'checkpoint'}-{digest}"
-
-
-def _save(folder: Path, network: PoseNetwork, trained: Mapping[str, Any]) -> Path:
-    """Writes best.ckpt, with what a trained run's has but for the training's own state."""
-    content: dict[str, Any] = {
-        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        CONFIG_KEY: dict(trained),
-        "epoch": 0,
-    }
-    if isinstance(network, PoseFabricNetwork):
-        content[ARCHITECTURE_KEY] = to_json(describe_architecture(network))
-    path = folder / "checkpoints" / "best.ckpt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
-    return path
 
 
 def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:

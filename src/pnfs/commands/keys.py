@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.models.network import ChannelOrder
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -22,6 +23,8 @@ _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _Count = Annotated[int, Field(gt=0, strict=True)]
 _Some = Annotated[int, Field(ge=0, strict=True)]
 _Positive = Annotated[float, Field(gt=0, strict=True)]
+_CountOrNone = Annotated[int | None, Field(gt=0, strict=True)]
+_PositiveOrNone = Annotated[float | None, Field(gt=0, strict=True)]
 _Yes = Annotated[bool, Field(strict=True)]
 _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 
@@ -29,18 +32,21 @@ _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 _VALUES: Mapping[str, tuple[Any, str]] = {
     "seed": (_Some, "a whole number from 0"),
     "epochs": (_Count, "a whole number above 0"),
-    "trainer.max_epochs": (_Count, "a whole number above 0"),
+    # Null in the commands that train nothing.
+    "trainer.max_epochs": (_CountOrNone, "a whole number above 0"),
     "batch_size": (_Count, "a whole number above 0"),
     "eval_batch_size": (_Count, "a whole number above 0"),
     "workers": (_Some, "a whole number from 0"),
     "input_size": (tuple[_Side, _Side], "[height, width], multiples of 32"),
     "optimizer.lr": (_Positive, "a number above 0"),
     "codec.sigma": (_Positive, "a number above 0"),
-    "codec.radius": (_Positive | None, "a number above 0, or null"),  # type: ignore[operator]
+    "codec.radius": (_PositiveOrNone, "a number above 0, or null"),
     "codec.quantised": (_Yes, "true or false"),
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
     "codec.decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
+    "padding": (_Positive, "a number above 0"),
+    "channel_order": (ChannelOrder, "rgb or bgr"),
     "evaluate_untrained": (_Yes, "true or false"),
     "restart": (_Yes, "true or false"),
     "trust": (_Yes, "true or false"),
@@ -76,7 +82,9 @@ def known_keys(command: str) -> dict[str, Any]:
             groups += [*entry] if isinstance(entry, dict) else [str(entry).partition("/")[0]]
         content.pop("hydra", None)
         known |= dict(_flat(content))
-    for group in (group.removeprefix("optional ").partition("@")[0] for group in groups):
+    for entry in groups:
+        group, _, package = entry.removeprefix("optional ").partition("@")
+        known |= {package.partition(".")[0]: {}} if package else {}
         for path in (folder / group).glob("*.yaml"):
             text = path.read_text()
             content = yaml.safe_load(text) or {}
@@ -136,7 +144,9 @@ def _check_object(place: str, node: Mapping[str, Any]) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kinds = _annotations(called)
     for key, value in node.items():
-        if key in _HYDRAS or (place, key) == ("dataset", "skeleton"):
+        # Classes of datasets that know one skeleton only are not told its name.
+        of_dataset = place.partition(".")[0] in ("dataset", "known")
+        if key in _HYDRAS or (of_dataset and key == "skeleton"):
             continue
         if key not in parameters and not takes_any:
             near = get_close_matches(key, parameters, 1)

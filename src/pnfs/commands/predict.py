@@ -1,6 +1,5 @@
 """`pnfs predict`: poses in pictures and videos."""
 
-import hashlib
 from collections.abc import Mapping
 from itertools import tee
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.report import result_folder
 from pnfs.commands.score_tables import described
 from pnfs.data.persons import DataError, listed
 from pnfs.inference import Predictor, choose_device
@@ -127,13 +127,11 @@ def _say(text: str) -> None:
 
 
 def _folder(settings: Mapping[str, Any]) -> Path:
-    if settings["out"]:
-        return Path(settings["out"]).expanduser()
     asked = settings["input"] if isinstance(settings["input"], list) else [settings["input"]]
     if not asked:
         raise UsageError("input is an empty list; name a picture, a video, a folder or a glob")
     paths = [Path(str(item)).expanduser().absolute() for item in [*asked, settings["checkpoint"]]]
-    digest = hashlib.sha256("\n".join(map(str, paths)).encode()).hexdigest()[:8]
     # A glob's name may not be a file's.
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in paths[0].stem) or "input"
-    return Path(settings["run_root"]) / "predict" / f"{name}-{digest}"
+    parent = Path(settings["run_root"]) / "predict"
+    return result_folder(settings["out"], parent, name, list(map(str, paths)))

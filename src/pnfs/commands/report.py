@@ -1,5 +1,7 @@
 """What scores leave behind: tables, pictures, a record, and what loggers show."""
 
+import hashlib
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +69,9 @@ def report(
     criterion = criterion if errors.scored.any() else None
     if criterion is not None:
         record["by_joint"] = errors.record(criterion)
+    unsized = int((errors.visibility.any(-1) & ~errors.scored.any(-1)).sum())
+    if unsized:
+        record["persons_without_size"] = unsized
     # Scores are safe before anything else is written that may fail.
     write_result(folder, record)
     name = source.persons(split).name
@@ -78,6 +83,10 @@ def report(
         console.print(benchmark_table(title, record["scores"]))
         choices = described(record["evaluated_with"])
         console.print(choices, style="dim", highlight=False, soft_wrap=True)
+        if unsized:
+            console.print(
+                f"{unsized:,} persons have no size to measure errors by: they are not scored"
+            )
         if "by_joint" in record:
             console.print(joint_table(record["by_joint"]))
     pictures = write_pictures(module, data, folder, split, matches.predictions)
@@ -91,6 +100,14 @@ def report(
         log_media(loggers, pictures)
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}", soft_wrap=True)
+
+
+def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
+    """`out`, or a folder of its own below `parent` for each thing that is asked for."""
+    if out:
+        return Path(out).expanduser()
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    return parent / f"{name}_{digest}"
 
 
 @contextmanager

@@ -18,18 +18,19 @@ PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.
 _MOST_DIFFERENCES = 8
 _LONGEST_VALUE = 60
 ABSENT = "absent"
-# Groups whose values stand in model, loss and data, or in the choices themselves.
-_REPEATED = ("parts", "backbone", "operations", "fabric", "data")
 
 
 def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
     """The runs whose configuration has all these values; "state" is the run's own.
 
     Raises:
-        UsageError: No run has such a key.
+        UsageError: No run has such a key, or these are no keys with values.
     """
     if not conditions:
         return list(runs)
+    if not isinstance(conditions, Mapping):
+        # What a shell makes of braces that are not quoted.
+        raise UsageError(f"filter={conditions}: quote it: 'filter={{key:value,key:value}}'")
     values = [flat(run.config) | {"state": run.status} for run in runs]
     for key in conditions:
         if runs and not any(key in each for each in values):
@@ -123,9 +124,11 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 def _defining_values(run: Run) -> dict[str, str]:
     """Dotted key -> text of what makes the run the run it is; parts and operations by their names."""
     defining = defining_part(run.config) if run.identity is None else run.identity
-    once = {key: _named(value) for key, value in defining.items() if key not in _REPEATED}
     # Of the digests of persons a few digits tell one from another.
-    return {k: str(v)[:8] if k.startswith("persons.") else str(v) for k, v in flat(once).items()}
+    return {
+        key: str(value)[:8] if key.startswith("persons.") else str(value)
+        for key, value in flat(_named(defining)).items()
+    }
 
 
 def _named(tree: Any) -> Any:

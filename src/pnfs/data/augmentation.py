@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
+from pnfs.errors import PnfsError
+
 if TYPE_CHECKING:
     from albumentations import Compose
 
@@ -44,13 +46,13 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("flip", "colour", "blur", "occlusion"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
+                raise PnfsError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
         if len(self.scale) != 2:
-            raise ValueError(f"augmentation.scale must be two numbers, low, high; got {self.scale}")
+            raise PnfsError(f"augmentation.scale must be two numbers, low, high; got {self.scale}")
         if not 0 < self.scale[0] <= self.scale[1] < float("inf"):
-            raise ValueError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
+            raise PnfsError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
         if not 0 <= self.rotation < float("inf"):
-            raise ValueError(
+            raise PnfsError(
                 f"augmentation.rotation must be a number of degrees from 0 on, got {self.rotation}"
             )
 

@@ -30,6 +30,7 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.geometry import crop_matrix, fit_box
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
+from pnfs.errors import PnfsError
 
 Format = Literal["jpeg", "raw"]
 
@@ -56,7 +57,7 @@ class CacheSettings:
         reduced_decoding: See `CropDataset`.
 
     Raises:
-        ValueError: A value out of range; the message names it.
+        PnfsError: A value out of range; the message names it.
     """
 
     input_size: tuple[int, int]
@@ -70,11 +71,11 @@ class CacheSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
         if self.format not in ("jpeg", "raw"):
-            raise ValueError(f"the cache's format is jpeg or raw, not {self.format!r}")
+            raise PnfsError(f"the cache's format is jpeg or raw, not {self.format!r}")
         if not (isinstance(self.quality, int) and 1 <= self.quality <= 100):
-            raise ValueError(f"JPEG quality must be a whole number from 1 to 100: {self.quality}")
+            raise PnfsError(f"JPEG quality must be a whole number from 1 to 100: {self.quality}")
         if not 0 < self.resolution < math.inf:
-            raise ValueError(f"the cache's resolution must be positive, got {self.resolution}")
+            raise PnfsError(f"the cache's resolution must be positive, got {self.resolution}")
 
     def with_room_for(self, augmentation: Augmentation | None) -> "CacheSettings":
         """The same with room for what an augmentation may draw; None: for the plain crop, as it is."""
@@ -99,20 +100,14 @@ class CacheSettings:
         # pixels of a plain crop on those of the cached one.
         return 2 * math.ceil(self.resolution * self.largest_scale * extent / 2 + 1) + along % 2
 
-    def differences(self, needed: "CacheSettings", any_format: bool = False) -> str:
-        """What keeps this cache from serving crops that need `needed`; "" if nothing does.
-
-        Args:
-            needed: What the crops must have room for.
-            any_format: Whatever the format and quality.
-        """
+    def differences(self, needed: "CacheSettings") -> str:
+        """What keeps this cache from serving crops that need `needed`, of any quality; "" if nothing does."""
         mine, theirs = asdict(self), asdict(needed)
         room = ("rotation", "largest_scale", "resolution")
-        free = ("format", "quality") if any_format else ()
         return ", ".join(
             f"{name} is {mine[name]}, needed {theirs[name]}"
             for name in mine
-            if name not in free
+            if name != "quality"
             if (mine[name] < theirs[name] if name in room else mine[name] != theirs[name])
         )
 
@@ -150,7 +145,7 @@ class About:
                 rows = connection.execute("SELECT name, value FROM about").fetchall()
             content: dict[str, Any] = {name: json.loads(value) for name, value in rows}
             if content["version"] != FORMAT_VERSION:
-                raise ValueError(f"version {content['version']}, this is {FORMAT_VERSION}")
+                raise PnfsError(f"version {content['version']}, this is {FORMAT_VERSION}")
             content["settings"] = CacheSettings(**content["settings"])
             return cls(**content)
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:

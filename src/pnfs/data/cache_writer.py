@@ -45,7 +45,6 @@ def ensure_cache(
     persons: Persons,
     settings: CacheSettings,
     *,
-    any_format: bool = False,
     workers: int = 0,
     rebuild: bool = False,
     report: Callable[[str], None] = report_to_terminal,
@@ -56,7 +55,6 @@ def ensure_cache(
         root: Folder that holds caches. Processes that ask for the same one wait for each other.
         persons: The persons whose crops are wanted.
         settings: What is needed, and how a new cache is written.
-        any_format: Take an existing cache of another format or quality.
         workers: Processes that cut and encode; 0: this one.
         rebuild: Delete what there is with the same settings first.
         report: Called with what is done, and why existing caches do not fit.
@@ -67,7 +65,7 @@ def ensure_cache(
     root = Path(root).expanduser()
     exact = cache_path(root, persons, settings)
     # A finished cache may lie where nothing can be written, not even a lock.
-    if not rebuild and (found := find_cache(root, persons, settings, any_format, lambda _: None)):
+    if not rebuild and (found := find_cache(root, persons, settings, lambda _: None)):
         return found
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -75,7 +73,7 @@ def ensure_cache(
             if rebuild:
                 for path in (exact, partial_of(exact)):
                     path.unlink(missing_ok=True)
-            if found := find_cache(root, persons, settings, any_format, report):
+            if found := find_cache(root, persons, settings, report):
                 return found
             _write(exact, persons, settings, workers, report)
     except (OSError, sqlite3.OperationalError) as error:
@@ -101,11 +99,7 @@ def partial_of(path: Path) -> Path:
 
 
 def find_cache(
-    root: Path,
-    persons: Persons,
-    needed: CacheSettings,
-    any_format: bool,
-    report: Callable[[str], None],
+    root: Path, persons: Persons, needed: CacheSettings, report: Callable[[str], None]
 ) -> Path | None:
     """A finished cache of these persons that serves; `report` is called with why others do not.
 
@@ -116,7 +110,7 @@ def find_cache(
     caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
     for path in caches:
         about = About.read(path)
-        reason = about.settings.differences(needed, any_format)
+        reason = about.settings.differences(needed)
         if about.fingerprint != fingerprint(persons):
             reason = "the persons or their boxes are others"
         if reason:

@@ -19,6 +19,7 @@ from pnfs.data.crops import CropDataset, PoseBatch
 from pnfs.data.geometry import compose, invert
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
+from pnfs.errors import PnfsError
 
 SAMPLING, CACHED = "sampling", "cached_crop"
 _SHARE_OF_MEMORY = 0.6
@@ -36,7 +37,7 @@ class UncutCrops(CropDataset):
         **options: Those of `CropDataset`.
 
     Raises:
-        ValueError: The images are not `CachedCrops`, or the augmentation changes more than geometry.
+        PnfsError: The images are not `CachedCrops`, or the augmentation changes more than geometry.
     """
 
     def __init__(self, persons: Persons, *, resident: bool = False, **options: Any) -> None:
@@ -61,11 +62,11 @@ def require_geometry_alone(augmentation: Any) -> None:
     """Refuses an `Augmentation` that changes colours, blurs or blots out.
 
     Raises:
-        ValueError: The message names the key.
+        PnfsError: The message names the key.
     """
     for name in ("colour", "blur", "occlusion"):
         if getattr(augmentation, name, 0) > 0:
-            raise ValueError(
+            raise PnfsError(
                 f"augmentation.{name}={getattr(augmentation, name)} is made by the loader alone: "
                 f"set data.augment=loader, or augmentation.{name}=0"
             )
@@ -75,10 +76,10 @@ def crops_of(persons: Persons) -> CachedCrops:
     """The cache that persons take their crops from.
 
     Raises:
-        ValueError: There is none.
+        PnfsError: There is none.
     """
     if not isinstance(persons.images, CachedCrops):
-        raise ValueError(f"{persons.name}: crops are cut on the device from a crop cache only")
+        raise PnfsError(f"{persons.name}: crops are cut on the device from a crop cache only")
     return persons.images
 
 

@@ -23,6 +23,7 @@ from pnfs.data.device import (
     require_geometry_alone,
 )
 from pnfs.data.persons import Persons
+from pnfs.errors import PnfsError
 
 Split = Literal["train", "val", "test"]
 
@@ -36,16 +37,14 @@ class PoseDataModule(L.LightningDataModule):
         batch_size: Persons in a training batch, in each process.
         eval_batch_size: Persons in a validation batch.
         workers: Loader processes; 0 loads in the training process.
-        augmentation: Of the training crops.
-        seed: Of order and augmentation.
+        augmentation: Augmentation of the training crops.
+        seed: Seed of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
         unbiased: Geometry of the crops; see `crop_matrix`.
         reduced_decoding: Read JPEGs at a half, a quarter or an eighth where the crops need no more; see
             `CropDataset`.
         cache: Folder for crop caches; what is not there yet is written first. None reads images.
-        cache_format: jpeg or raw. None takes an existing cache of any format and quality, and
-            writes jpeg.
-        cache_quality: Of a JPEG cache that has to be written.
+        cache_format: jpeg or raw.
         augment: Where training crops are cut: in the loader's processes ("loader"), or whole batches on
             the device ("device", which needs a cache, and an augmentation of geometry alone). Crops for
             evaluation are cut in the loader.
@@ -53,7 +52,7 @@ class PoseDataModule(L.LightningDataModule):
             "auto": on a CUDA device where they fit.
 
     Raises:
-        ValueError: A choice that there is not, or one that excludes another; the message names the key.
+        PnfsError: A choice that there is not, or one that excludes another; the message names the key.
     """
 
     def __init__(
@@ -70,8 +69,7 @@ class PoseDataModule(L.LightningDataModule):
         unbiased: bool = False,
         reduced_decoding: bool = True,
         cache: Path | str | None = None,
-        cache_format: Format | None = None,
-        cache_quality: int = 95,
+        cache_format: Format = "jpeg",
         augment: Literal["loader", "device"] = "loader",
         resident: bool | Literal["auto"] = "auto",
     ) -> None:
@@ -90,8 +88,7 @@ class PoseDataModule(L.LightningDataModule):
         self.unbiased = unbiased
         self.reduced_decoding = reduced_decoding
         self.cache = cache
-        self.cache_format: Format | None = cache_format
-        self.cache_quality = cache_quality
+        self.cache_format: Format = cache_format
         self.augment: Literal["loader", "device"] = augment
         self.resident = resident
         self.weight_rows: list[int] | None = None
@@ -130,22 +127,14 @@ class PoseDataModule(L.LightningDataModule):
             return persons
         # Plain crops of training persons come from the cache that training needs anyway.
         room_for = self.augmentation if augmentation is None and split == "train" else augmentation
-        written_as: Format = "jpeg" if self.cache_format is None else self.cache_format
         needed = CacheSettings(
             input_size=self.input_size,
-            format=written_as,
-            quality=self.cache_quality,
+            format=self.cache_format,
             reduced_decoding=self.reduced_decoding,
         ).with_room_for(room_for)
         if (split, needed) not in self._cached:
-            folder = ensure_cache(
-                self.cache,
-                persons,
-                needed,
-                any_format=self.cache_format is None,
-                workers=self.workers,
-            )
-            self._cached[split, needed] = with_crops(persons, folder)
+            path = ensure_cache(self.cache, persons, needed, workers=self.workers)
+            self._cached[split, needed] = with_crops(persons, path)
         return self._cached[split, needed]
 
     def state_dict(self) -> dict[str, int]:
@@ -160,8 +149,8 @@ class PoseDataModule(L.LightningDataModule):
         """Divides the training persons between weights and architecture parameters.
 
         Args:
-            share: Of the persons that go to the architecture parameters, above 0 and below 1.
-            seed: Of the shuffling.
+            share: Share of the persons that go to the architecture parameters, above 0 and below 1.
+            seed: Seed of the shuffling.
 
         Returns:
             Rows for the weights, rows for the architecture parameters.
@@ -172,7 +161,7 @@ class PoseDataModule(L.LightningDataModule):
         total = len(self.source.persons("train"))
         for_architecture = round(share * total)
         if not 0 < for_architecture < total:
-            raise ValueError(f"a share of {share} of {total} persons leaves one side without any")
+            raise PnfsError(f"a share of {share} of {total} persons leaves one side without any")
         shuffled = np.random.default_rng([seed, total]).permutation(total)
         self.architecture_rows = sorted(shuffled[:for_architecture].tolist())
         self.weight_rows = sorted(shuffled[for_architecture:].tolist())
@@ -269,14 +258,12 @@ class PoseDataModule(L.LightningDataModule):
 
 def _require_choices(cache: Path | str | None, augment: str, resident: bool | str) -> None:
     if augment not in ("loader", "device"):
-        raise ValueError(f"data.augment is loader or device, not {augment!r}")
+        raise PnfsError(f"data.augment is loader or device, not {augment!r}")
     if not isinstance(resident, bool) and resident != "auto":
-        raise ValueError(f"data.resident is true, false or auto, not {resident!r}")
+        raise PnfsError(f"data.resident is true, false or auto, not {resident!r}")
     if augment == "device" and cache is None:
-        raise ValueError(
+        raise PnfsError(
             "data.augment=device cuts crops from a crop cache: set data.cache=<folder> too"
         )
     if resident is True and augment != "device":
-        raise ValueError(
-            "data.resident=true keeps crops on the device: set data.augment=device too"
-        )
+        raise PnfsError("data.resident=true keeps crops on the device: set data.augment=device too")

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float32, Int64
 
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
+from pnfs.data.datasets.coco_boxes import persons_in
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.pose_files import PoseFile
@@ -124,7 +125,7 @@ class PosesAsDetections(PoseDataset):
             given = (poses.boxes[:, 2:] > 0).all(-1, keepdims=True)
             boxes = np.where(given, poses.boxes, boxes)
         name = f"{self.name} {split}, poses of {poses.path.name}"
-        self.found = dataset.persons_in(split, self.image_ids, boxes, name)
+        self.found = persons_in(dataset, split, self.image_ids, boxes, name)
         self.predictions = Predictions(
             poses.joints.astype(np.float32), poses.scores.astype(np.float32)
         )

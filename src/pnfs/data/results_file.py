@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from pnfs.data.coco_format import Annotations
 from pnfs.data.images import DataError
 from pnfs.data.readers import RecordLabel, finite_rows, number_column, require_rows
+from pnfs.errors import PnfsError
 
 _METHOD = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -24,10 +25,10 @@ def results_name(test_set: str, method: str) -> str:
         method: Letters, digits, dots, dashes and underscores.
 
     Raises:
-        ValueError: The method's name holds anything else.
+        PnfsError: The method's name holds anything else.
     """
     if not _METHOD.fullmatch(method):
-        raise ValueError(
+        raise PnfsError(
             f"the method's name {method!r} goes into the results file's name: letters, digits, "
             "dots, dashes and underscores only"
         )

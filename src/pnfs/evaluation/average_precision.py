@@ -53,14 +53,11 @@ class OKSAveragePrecision(PersonMetric):
                 f"{len(image_ids)} image ids, {len(areas)} areas and {len(box_scores)} box scores: "
                 "there must be one of each for every sample"
             )
-        unknown = np.setdiff1d(image_ids, [image["id"] for image in truth.images])
-        if unknown.size:
-            raise ValueError(f"{truth.where} has no image {unknown[0]}, which a sample refers to")
+        truth.require_images(image_ids)
         self.truth = truth
         self.image_ids, self.areas, self.box_scores = image_ids, areas, box_scores
         self.sigmas = np.asarray(sigmas, np.float64)
-        self.joint_threshold = joint_threshold
-        self.nms_threshold = nms_threshold
+        self.joint_threshold, self.nms_threshold = joint_threshold, nms_threshold
         self.soft_nms = soft_nms
 
     def score(self, persons: Columns) -> dict[str, float]:
@@ -96,15 +93,14 @@ class OKSAveragePrecision(PersonMetric):
         joints = joints.astype(np.float64)
         means = mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
         scores, image_ids = self.box_scores[samples] * means, self.image_ids[samples]
-        rows = np.argsort(image_ids, kind="stable")
-        if self.nms_threshold is not None:
-            areas, starts = self.areas[samples], np.flatnonzero(np.diff(image_ids[rows])) + 1
-            kept = [
-                group[oks_nms(
-                    joints[group], scores[group], areas[group], self.nms_threshold, self.sigmas,
-                    soft=self.soft_nms,
-                )] if len(group) > 1 else group
-                for group in np.split(rows, starts)
-            ]  # fmt: skip
-            rows = np.concatenate(kept)
+        areas, rows = self.areas[samples], np.argsort(image_ids, kind="stable")
+
+        def kept(group: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+            if self.nms_threshold is None or len(group) == 1:
+                return group
+            of_image = joints[group], scores[group], areas[group]
+            return group[oks_nms(*of_image, self.nms_threshold, self.sigmas, soft=self.soft_nms)]
+
+        starts = np.flatnonzero(np.diff(image_ids[rows])) + 1
+        rows = np.concatenate([kept(group) for group in np.split(rows, starts)])
         return DetectedPoses(image_ids[rows], joints[rows], scores[rows]), rows

@@ -49,6 +49,15 @@ class GroundTruth:
     usable: Bool[np.ndarray, " N"]
     """Neither crowd nor without a labelled joint; predictions of others are ignored."""
 
+    def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
+        """Raises ValueError if one is not among the images."""
+        unknown = np.setdiff1d(image_ids, [image["id"] for image in self.images])
+        if unknown.size:
+            raise ValueError(
+                f"{self.where} has no image {unknown[0]}, which a person is predicted in: predictions and "
+                "annotations are of different datasets"
+            )
+
 
 class DetectedPoses(NamedTuple):
     """M predicted persons."""
@@ -80,12 +89,7 @@ def evaluate_detections(
     Raises:
         ValueError: An image that the ground truth does not list.
     """
-    unknown = np.setdiff1d(detections.image_ids, [image["id"] for image in truth.images])
-    if unknown.size:
-        raise ValueError(
-            f"{truth.where} does not list image {unknown[0]}, which a detection is in: detections and "
-            "annotations are of different datasets"
-        )
+    truth.require_images(detections.image_ids)
     # A test set's annotations are not public.
     if not len(detections.scores) or not len(truth.area):
         return dict.fromkeys(STATISTICS, math.nan)
@@ -143,20 +147,14 @@ def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
 def _match(
     found: DetectedPoses, truth: GroundTruth, sigmas: Float[np.ndarray, " K"]
 ) -> tuple[Bool[np.ndarray, "A T M"], Bool[np.ndarray, "A T M"]]:
-    """Detections that match a person, and those that do not count, by size and threshold.
-
-    Args:
-        found: Image by image, best first.
-        truth: All persons.
-        sigmas: The skeleton's per-joint standard deviations.
-    """
+    """Detections that match a person, and those that do not count, by size and threshold."""
     matched = np.zeros((len(_AREAS), len(_THRESHOLDS), len(found.scores)), bool)
     ignored = np.zeros_like(matched)
     ignored_persons = _of_another_size(truth.area) | ~truth.usable
     thresholds = np.minimum(_THRESHOLDS, 1 - 1e-10)[:, None, None]
+    size, level, _ = np.ogrid[: len(_AREAS), : len(_THRESHOLDS), :1]
     for persons, first, number in _images(found.image_ids, truth.image_ids):
-        there = persons >= 0
-        crowd, unwanted = truth.crowd[persons], ignored_persons[:, None, persons]
+        there, crowd, unwanted = persons >= 0, truth.crowd[persons], ignored_persons[:, persons]
         taken = np.zeros((len(_AREAS), len(_THRESHOLDS), *persons.shape), bool)
         # Images side by side, the best detection of each, then the second best, ...
         for place in range(number.max()):
@@ -165,19 +163,14 @@ def _match(
             similar = _similarity(found.joints[detection], truth, persons[rows], sigmas)
             free = (similar >= thresholds) & there[rows] & (~taken[:, :, rows] | crowd[rows])
             # Persons who count come before those who are ignored, however similar.
-            counting = free & ~unwanted[:, :, rows]
+            counting = free & ~unwanted[:, None, rows]
             among = np.where(counting.any(-1, keepdims=True), counting, free)
             # pycocotools takes the last of equals.
-            reverse = np.where(among, similar, -1)[..., ::-1].argmax(-1, keepdims=True)
-            pick = persons.shape[1] - 1 - reverse
-            hit = among.any(-1, keepdims=True)
-            of_rows = taken[:, :, rows]
-            before = np.take_along_axis(of_rows, pick, -1)
-            np.put_along_axis(of_rows, pick, before | hit, -1)
-            taken[:, :, rows] = of_rows
-            is_unwanted = np.take_along_axis(unwanted[:, :, rows], pick, -1)
-            matched[:, :, detection] = hit[..., 0]
-            ignored[:, :, detection] = (hit & is_unwanted)[..., 0]
+            pick = persons.shape[1] - 1 - np.where(among, similar, -1)[..., ::-1].argmax(-1)
+            hit = np.asarray(among.any(-1))
+            taken[size, level, rows, pick] |= hit
+            matched[:, :, detection] = hit
+            ignored[:, :, detection] = hit & unwanted[size, rows, pick]
     extent = np.ptp(found.joints, axis=1).prod(-1)
     return matched, ignored | (~matched & _of_another_size(extent)[:, None])
 
@@ -185,12 +178,9 @@ def _match(
 def _images(
     found: Int64[np.ndarray, " M"], labelled: Int64[np.ndarray, " N"]
 ) -> Iterator[tuple[Int64[np.ndarray, "I G"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]]:
-    """Groups of images with detections and labels: rows of their persons (-1: none), the row of each
-    image's first detection, and its number of detections.
+    """Groups of images that have both detections and labels.
 
-    Args:
-        found: Image of each detection, ascending.
-        labelled: Image of each labelled person.
+    Rows of the labelled persons of each image (-1: none), row of its first detection, number of its detections.
     """
     by_image = np.argsort(labelled, kind="stable")
     images, first, number = np.unique(found, return_index=True, return_counts=True)
@@ -218,7 +208,7 @@ def _similarity(
     """
     predicted, boxes = joints[:, None].astype(np.float64), truth.boxes[persons][:, :, None]
     labelled = truth.visibility[persons] > 0
-    unlabelled = ~labelled.any(-1, keepdims=True)
+    unlabelled = np.asarray(~labelled.any(-1, keepdims=True))
     corner, size = boxes[..., :2], boxes[..., 2:]
     outside = np.maximum(corner - size - predicted, 0) + np.maximum(
         predicted - corner - 2 * size, 0
@@ -233,10 +223,7 @@ def _precision_and_recall(
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
     """Mean precision over 101 recalls, and the highest recall, at each threshold.
 
-    Args:
-        hits: Detections that match a person, best first.
-        counts: Detections that are not ignored.
-        persons: How many there are to be found.
+    Of detections, best first, `hits` match a person and `counts` are not ignored; `persons` are to be found.
     """
     right = np.cumsum(hits & counts, -1)
     precision = right / (np.cumsum(counts, -1) + np.spacing(1))

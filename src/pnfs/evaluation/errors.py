@@ -1,6 +1,5 @@
 """Where predictions are wrong: errors by joint, by visibility and by person."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, Integer
 
 from pnfs.body import Skeleton
 from pnfs.evaluation.coco_eval import VISIBILITIES
-from pnfs.evaluation.pck import PCKCurve, count_right, pck_curve, percent
+from pnfs.evaluation.pck import PCKCurve, joint_rates, pck_curve
 from pnfs.evaluation.person_metric import Criterion
 
 CURVE_POINTS = 101
@@ -19,19 +18,15 @@ CURVE_POINTS = 101
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of M labelled persons.
-
-    Args:
-        skeleton: Names the K joints.
-        relative: See `pnfs.evaluation.pck.relative_errors`.
-        visibility: COCO's visibility flag of each label.
-        predicted: Persons who have a prediction.
-    """
+    """Errors of M labelled persons."""
 
     skeleton: Skeleton
     relative: Float[np.ndarray, "M K"]
+    """See `pnfs.evaluation.pck.relative_errors`."""
     visibility: Integer[np.ndarray, "M K"]
+    """COCO's visibility flag of each label."""
     predicted: Bool[np.ndarray, " M"]
+    """Persons who have a prediction."""
 
     @cached_property
     def scored(self) -> Bool[np.ndarray, "M K"]:
@@ -41,21 +36,13 @@ class Errors:
     def rates(
         self, thresholds: float | Float[np.ndarray, " K"], visibility: int | None = None
     ) -> tuple[Float[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
-        """Percentage of each joint's errors up to a threshold (nan of none), and their number.
-
-        Args:
-            thresholds: Shares of the reference length, one for all joints or one each.
-            visibility: Only joints with this flag; None takes all labelled joints.
-        """
+        """`joint_rates` of the joints with this visibility flag; None takes all labelled joints."""
         asked = visibility is None or self.visibility == visibility
-        right, counts = count_right(np.where(asked, self.relative, np.nan), thresholds)
-        return percent(right, counts), counts
+        return joint_rates(np.where(asked, self.relative, np.nan), thresholds)
 
     def curve(self, criterion: Criterion) -> PCKCurve:
         """Scores over thresholds from 0 to the criterion's highest."""
-        groups = {
-            label: self.skeleton.indices(names) for label, names in self.skeleton.groups.items()
-        }
+        groups = {label: self.skeleton.indices(n) for label, n in self.skeleton.groups.items()}
         thresholds = np.linspace(0, float(criterion.thresholds.max()), CURVE_POINTS)
         return pck_curve(self.relative, thresholds, list(criterion.mean_rows), groups)
 
@@ -72,23 +59,18 @@ class Errors:
 
     def record(self, criterion: Criterion) -> dict[str, Any]:
         """Rates of every joint, all and by visibility, for `result.json`; None where no label is."""
-        kinds: Mapping[str, int | None] = {"all": None, **VISIBILITIES}
-        columns = {kind: self.rates(criterion.thresholds, flag) for kind, flag in kinds.items()}
+        joints: dict[str, dict[str, Any]] = {
+            joint: {"threshold": round(float(threshold), 4)}
+            for joint, threshold in zip(self.skeleton.joints, criterion.thresholds, strict=True)
+        }
+        for kind, flag in {"all": None, **VISIBILITIES}.items():
+            rates, counts = self.rates(criterion.thresholds, flag)
+            for joint, rate, count in zip(joints, rates.tolist(), counts.tolist(), strict=True):
+                percent = round(rate, 4) if count else None
+                joints[joint][kind] = {"percent": percent, "labels": count}
         return {
             "criterion": criterion.label,
             "reference_length": criterion.reference,
             "missed_persons": self.missed(),
-            "joints": {
-                joint: {
-                    "threshold": round(float(criterion.thresholds[k]), 4),
-                    **{
-                        kind: {
-                            "percent": None if counts[k] == 0 else round(float(rates[k]), 4),
-                            "labels": int(counts[k]),
-                        }
-                        for kind, (rates, counts) in columns.items()
-                    },
-                }
-                for k, joint in enumerate(self.skeleton.joints)
-            },
+            "joints": joints,
         }

@@ -11,14 +11,8 @@ from torch import Tensor
 def flip_maps(
     maps: Float[Tensor, "*B K h w"], permutation: Int64[Tensor | np.ndarray, " K"]
 ) -> Float[Tensor, "*B K h w"]:
-    """Mirror score maps and exchange left and right joints; twice gives the maps back.
-
-    Args:
-        maps: Score maps.
-        permutation: `Skeleton.flip_permutation`.
-    """
-    order = torch.as_tensor(permutation, device=maps.device)
-    return maps.flip(-1).index_select(-3, order)
+    """Mirror score maps and exchange left and right joints (`Skeleton.flip_permutation`)."""
+    return maps.flip(-1).index_select(-3, torch.as_tensor(permutation, device=maps.device))
 
 
 def average_with_flip(

@@ -1,12 +1,10 @@
 """Percentage of correct keypoints: PCKh (MPII) and PCK (LSP)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
-from numpy.typing import ArrayLike
 
 from pnfs.body import Skeleton
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
@@ -19,11 +17,7 @@ _REFERENCES = {"PCKh": "head size", "PCK": "torso size"}
 
 
 def head_size(headbox: Float[np.ndarray, "*N 2 2"]) -> Float[np.ndarray, "*N"]:
-    """Reference length of PCKh, in pixels: 0.6 times the diagonal of the head box.
-
-    Args:
-        headbox: Two opposite corners, x, y each.
-    """
+    """Reference length of PCKh, in pixels: 0.6 times the diagonal of the head box (two opposite corners)."""
     return HEAD_SIZE_FACTOR * np.linalg.norm(headbox[..., 1, :] - headbox[..., 0, :], axis=-1)
 
 
@@ -32,13 +26,9 @@ def torso_size(
     visibility: Integer[np.ndarray, "*N K"],
     skeleton: Skeleton,
 ) -> Float[np.ndarray, "*N"]:
-    """Reference length of PCK, in pixels: the longer diagonal of the torso.
+    """Reference length of PCK, in pixels: the longer of left shoulder – right hip and right shoulder – left hip.
 
-    The diagonals run from left shoulder to right hip and from right shoulder to left hip.
-
-    Returns:
-        Lengths; nan for persons of whom one of the four joints is unlabelled, so that they are
-        left out of the score.
+    nan for persons of whom one of these joints is unlabelled, so that they are left out of the score.
 
     Raises:
         ValueError: The skeleton lacks one of these joints.
@@ -56,17 +46,10 @@ def relative_errors(
     labelled: Bool[np.ndarray, "N K"],
     reference_length: Float[np.ndarray, " N"],
 ) -> Float[np.ndarray, "N K"]:
-    """Distance of each joint from its label over the person's reference length.
+    """Distance of each joint from its label over the person's reference length, all in image pixels.
 
-    Args:
-        predicted: x, y in image pixels.
-        joints: Labelled x, y in image pixels.
-        labelled: Joints that count.
-        reference_length: In image pixels.
-
-    Returns:
-        inf where the prediction is not finite; nan where nothing is scored: joints without a label,
-        and persons whose reference length is nan or not positive.
+    inf where the prediction is not finite; nan where nothing is scored: joints that are not `labelled`, and
+    persons whose reference length is nan or not positive.
     """
     # In double precision an error that equals the threshold stays equal to it.
     distance = np.linalg.norm(predicted.astype(np.float64) - joints, axis=-1)
@@ -76,20 +59,15 @@ def relative_errors(
     return np.where(scored, error, np.nan)
 
 
-def count_right(
+def joint_rates(
     errors: Float[np.ndarray, "N K"], thresholds: float | Float[np.ndarray, " K"]
-) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
-    """For each joint how many errors are at most a threshold, and how many are scored."""
-    return (errors <= thresholds).sum(0), (~np.isnan(errors)).sum(0)
+) -> tuple[Float[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
+    """Percentage of each joint's errors up to a threshold (nan of none), and how many are scored."""
+    counts = (~np.isnan(errors)).sum(0)
+    return 100 * (errors <= thresholds).sum(0) / np.where(counts > 0, counts, np.nan), counts
 
 
-def percent(part: ArrayLike, whole: ArrayLike) -> Float[np.ndarray, "..."]:
-    """100 × part / whole, nan where the whole is 0."""
-    return 100 * np.asarray(part) / np.where(np.asarray(whole) > 0, whole, np.nan)
-
-
-@dataclass(frozen=True)
-class PCKCurve:
+class PCKCurve(NamedTuple):
     """Scores over thresholds in percent, nan where no joint counts; see `pck_curve`."""
 
     thresholds: Float[np.ndarray, " T"]
@@ -111,17 +89,15 @@ def pck_curve(
         mean_rows: Joints in the mean over all, in which every labelled joint counts the same.
         group_rows: Label -> joints whose percentages are averaged, each counting the same.
     """
-    right = np.array([count_right(errors, threshold)[0] for threshold in thresholds])
-    counts = count_right(errors, 0)[1]
-    shares = right / np.maximum(counts, 1)
-    return PCKCurve(
-        thresholds=np.asarray(thresholds),
-        mean=percent(right[:, mean_rows].sum(1), counts[mean_rows].sum()),
-        groups={
-            label: percent(shares[:, rows].sum(1), (counts[rows] > 0).sum())
-            for label, rows in group_rows.items()
-        },
-    )
+    counts = joint_rates(errors, 0)[1]
+    rates = np.nan_to_num([joint_rates(errors, threshold)[0] for threshold in thresholds])
+
+    def mean(rows: Sequence[int], weights: np.ndarray) -> Float[np.ndarray, " T"]:
+        total = weights[rows].sum()
+        return rates[:, rows] @ weights[rows] / (total if total else np.nan)
+
+    groups = {label: mean(rows, counts > 0) for label, rows in group_rows.items()}
+    return PCKCurve(np.asarray(thresholds), mean(mean_rows, counts), groups)
 
 
 class PCK(PersonMetric):
@@ -167,8 +143,7 @@ class PCK(PersonMetric):
                 raise ValueError(f"{name}: {label} names {unknown}, which are not among {joints}")
         if not thresholds or min(thresholds) <= 0:
             raise ValueError(f"{name}: thresholds must be positive, not {thresholds}")
-        self.name = name
-        self.thresholds = tuple(thresholds)
+        self.name, self.thresholds = name, tuple(thresholds)
         self.mean_rows = [k for k, joint in enumerate(joints) if joint not in mean_excludes]
         self.group_rows = {
             label: [list(joints).index(joint) for joint in names] for label, names in groups.items()

@@ -15,6 +15,9 @@ from torchmetrics.utilities import dim_zero_cat
 Columns = Mapping[str, np.ndarray]
 """Name -> array with one row for each person."""
 
+_OF_JOINTS = {"predicted": (2,), "joints_image": (2,), "scores": (), "labelled": ()}
+"""Columns with an entry for each joint -> its shape."""
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -60,8 +63,7 @@ class PersonMetric(Metric):
         """Scores of all persons, name -> value; the first one decides, the higher the better.
 
         Args:
-            persons: `columns` and "sample_index", one row for each person, in the order of the
-                samples; no rows if there was no input.
+            persons: `columns` and "sample_index", in the order of the samples; no rows without input.
         """
 
     def criterion(self) -> Criterion | None:
@@ -80,16 +82,15 @@ class PersonMetric(Metric):
             ValueError: A column is missing, or does not have the metric's number of joints or one
                 row for each person.
         """
-        rows = len(sample_index)
         kept = {"sample_index": sample_index}
         for name in self.columns:
             if name not in batch:
                 raise ValueError(f"{type(self).__name__} needs the column {name}")
             values = kept[name] = batch[name].detach()
-            if values.shape != self._shapes(rows).get(name, (rows, *values.shape[1:])):
+            if values.shape != self._shape(name, len(sample_index), values.shape[1:]):
                 raise ValueError(
                     f"{type(self).__name__} of {self.joint_count} joints: {name} has shape "
-                    f"{tuple(values.shape)}, sample_index names {rows} persons"
+                    f"{tuple(values.shape)}, sample_index names {len(sample_index)} persons"
                 )
         for name, values in kept.items():
             # NumPy has no bfloat16.
@@ -106,27 +107,18 @@ class PersonMetric(Metric):
     def persons(self) -> dict[str, np.ndarray]:
         """What `score` gets, of this process alone unless called from `compute`."""
         if len(self.sample_index) == 0:
-            shapes = self._shapes(0)
-            empty = {name: np.zeros(shapes.get(name, 0)) for name in self.columns}
+            empty = {name: np.zeros(self._shape(name, 0, ())) for name in self.columns}
             return {"sample_index": np.zeros(0, np.int64), **empty}
-        table = {
-            name: dim_zero_cat(getattr(self, name)).cpu().numpy()
-            for name in ("sample_index", *self.columns)
-        }
+        names = ("sample_index", *self.columns)
+        table = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in names}
         first = first_rows(table["sample_index"])
         return {name: values[first] for name, values in table.items()}
 
-    def _shapes(self, persons: int) -> dict[str, tuple[int, ...]]:
-        pairs, single = (persons, self.joint_count, 2), (persons, self.joint_count)
-        return {
-            "predicted": pairs, "joints_image": pairs, "scores": single, "labelled": single,
-            "reference_length": (persons,),
-        }  # fmt: skip
+    def _shape(self, name: str, persons: int, other: tuple[int, ...]) -> tuple[int, ...]:
+        tail = (self.joint_count, *_OF_JOINTS[name]) if name in _OF_JOINTS else other
+        return (persons, *tail)
 
 
 def first_rows(sample_index: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
-    """Row at which each sample occurs first, in the order of the samples.
-
-    A distributed sampler fills its last batches with samples that another process has too.
-    """
+    """Row at which each sample occurs first: a distributed sampler gives some to two processes."""
     return np.unique(sample_index, return_index=True)[1]

@@ -1,11 +1,11 @@
 """An exported file's convolutions in 8-bit integers, by ONNX Runtime's own static quantisation."""
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from pnfs.codec.decode import decode
+from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.runtimes import OnnxRuntime
 
@@ -49,11 +50,10 @@ class Calibration:
 
 
 class Convolutions(NamedTuple):
-    """A file's convolutions."""
+    """How many convolutions a file has, and how many of them stayed in float32."""
 
     total: int
     in_float: int
-    """How many stayed in float32."""
 
 
 def quantise(path: Path, calibration: Calibration) -> Convolutions:
@@ -108,10 +108,13 @@ def answers(
 ) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N ..."]]:
     """Joints of crops (x, y in pixels of the score maps); and the maps, or the joints' scores."""
     at, scores = [], []
+    height, width = run.metadata.input_size
+    maps_size = height // run.metadata.stride, width // run.metadata.stride
+    stride = heatmap_stride((height, width), maps_size, run.metadata.unbiased)
     for n in range(0, len(crops), BATCH):
         found = run(crops[n : n + BATCH])
         if isinstance(found, tuple):
-            at.append(found[0] / run.metadata.stride)
+            at.append(found[0] / np.array(stride))
             scores.append(found[1])
         else:
             at.append(decode(torch.from_numpy(found), "argmax")[0].numpy())
@@ -144,10 +147,12 @@ def _ends(graph: Any) -> list[str]:
 def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[str]) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    onnx = _onnx()
-    # Not a subclass of theirs: onnxruntime is imported only where it is needed.
-    reader: Any = _Crops(crops)
-    with _quiet():
+    batches = iter([{"images": crops[n : n + BATCH]} for n in range(0, len(crops), BATCH)])
+    # Has what is called of a CalibrationDataReader.
+    reader: Any = SimpleNamespace(get_next=lambda: next(batches, None))
+    # Advice on preparing models, which ours need not, is kept from the user.
+    logging.disable(logging.WARNING)
+    try:
         quantize_static(
             path,
             target,
@@ -161,22 +166,14 @@ def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[st
             # The mean of the batches' extremes: one outlier does not set the scale.
             extra_options={"CalibMovingAverage": True},
         )
+    finally:
+        logging.disable(logging.NOTSET)
+    onnx = _onnx()
     model = onnx.load(target)
     properties = {p.key: p.value for p in model.metadata_props}
     metadata = replace(ModelMetadata.from_properties(properties, path), precision="int8")
     onnx.helper.set_model_props(model, properties | metadata.to_properties())
     onnx.save(model, target)
-
-
-class _Crops:
-    """Batches of crops, as `quantize_static` asks for them (its `CalibrationDataReader`)."""
-
-    def __init__(self, crops: UInt8[np.ndarray, "N h w 3"]) -> None:
-        self._batches = iter([crops[n : n + BATCH] for n in range(0, len(crops), BATCH)])
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
 
 
 def _onnx() -> Any:
@@ -188,15 +185,3 @@ def _onnx() -> Any:
             f"precision=int8 needs the packages onnx and onnxruntime: pip install 'pnfs[onnx]' ({error})"
         ) from error
     return onnx
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the quantisation's advice on preparing models, which ours need not, from the user."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

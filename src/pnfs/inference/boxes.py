@@ -189,7 +189,7 @@ class CocoBoxes:
         boxes = number_column(self.path, persons, "bbox", (4,), label)
         scores = number_column(self.path, persons, "score", (), label)
         image_ids = number_column(self.path, persons, "image_id", (), label)
-        finite = np.isfinite(np.column_stack([boxes, scores])).all(-1)
+        finite = np.asarray(np.isfinite(np.column_stack([boxes, scores])).all(-1))
         require_rows(self.path, finite, label, "bbox or score is not finite")
         whole = (image_ids == np.round(image_ids)) & (np.abs(image_ids) < 2**53)
         require_rows(self.path, whole, label, "image_id is not a whole number")
@@ -215,7 +215,7 @@ class PersonDetector:
     """torchvision's detectors, with weights that are on this machine.
 
     Args:
-        name: One of `DETECTORS`.
+        name: torchvision's name of a detector.
         weights: File with the detector's weights; None: where torchvision keeps downloads.
         threshold: Persons with a lower score are left out.
         device: Where it runs.
@@ -234,8 +234,9 @@ class PersonDetector:
         threshold: float = 0.5,
         device: torch.device | str = "cpu",
     ) -> None:
-        if name not in DETECTORS:
-            raise DataError(f"unknown detector {name!r}; there are {', '.join(DETECTORS)}")
+        known = torchvision.models.list_models(torchvision.models.detection)
+        if name not in known:
+            raise DataError(f"unknown detector {name!r}; there are {', '.join(known)}")
         path = self.default_weights(name) if weights is None else Path(weights).expanduser()
         if not path.is_file():
             raise DataError(
@@ -273,16 +274,5 @@ class PersonDetector:
         return FrameBoxes(boxes[usable].cpu().numpy(), scores[usable].cpu().numpy())
 
 
-DETECTORS = (
-    "fasterrcnn_resnet50_fpn_v2",
-    "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_mobilenet_v3_large_fpn",
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "retinanet_resnet50_fpn_v2",
-    "ssdlite320_mobilenet_v3_large",
-)
-
-
 def _published(name: str) -> torchvision.models.WeightsEnum:
-    (weights,) = torchvision.models.get_model_weights(name)
-    return weights
+    return torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]

@@ -42,20 +42,10 @@ _LANES = {"down": 0.12, "identity": 0.0, "up": -0.12}
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of a fabric.
-
-    Attributes:
-        fabric: The fabric.
-        name: The part's name.
-        joints: Joints it predicts; none for a backbone.
-        alpha: softmax(alpha); one table, or one for each cell.
-        beta: softmax(beta), columns finer, same, coarser.
-        live: Cells that reach an output that is read -> what of them carries weight.
-    """
+    """One part: softmax(alpha), softmax(beta), and which of its cells reach an output that is read."""
 
     fabric: FabricArchitecture
     name: str
-    joints: tuple[str, ...]
     alpha: Float[np.ndarray, "tables E O"]
     beta: Float[np.ndarray, "cells 3"]
     live: KeptCells
@@ -63,11 +53,6 @@ class Panel:
     def place(self, layer: int, scale: int) -> tuple[int, int]:
         """x and y of a cell in the grid; the input is in column 0."""
         return layer - self.fabric.first_layer + 1, -self.fabric.scales.index(scale)
-
-    @property
-    def any_dead(self) -> bool:
-        zeros = (self.alpha == 0).any() or (self.beta == 0).any()
-        return bool(zeros) or len(self.live) < len(self.fabric.cells)
 
 
 def draw_fabrics(
@@ -98,14 +83,16 @@ def draw_fabrics(
             cannot be written as PNG or SVG.
     """
     panels = _read_panels(architecture, fabrics)
-    fabric, edges = panels[0].fabric, len(cell_edges(panels[0].fabric.nodes))
-    layers, scales = fabric.last_layer - fabric.first_layer + 2, len(fabric.scales)
+    fabric, source = panels[0].fabric, "stem" if fabrics == "backbone" else "pyramid"
+    edges, scales = len(cell_edges(fabric.nodes)), len(fabric.scales)
+    layers = fabric.last_layer - fabric.first_layer + 2
     width, heights = max(3.4, 0.7 + 0.95 * layers), (0.75 * scales, 0.7 + 0.26 * edges)
     if fabric.alpha_per_cell:
         width, heights = 0.7 + 1.8 * layers, (scales * max(0.9, 0.3 + 0.2 * edges), 0.2)
     columns = min(4, len(panels))
     rows = math.ceil(len(panels) / columns)
-    subtitles = [textwrap.wrap(", ".join(p.joints) or " ", int(13 * width)) for p in panels]
+    joints = [", ".join(fabric.parts[panel.name].joints) or " " for panel in panels]
+    subtitles = [textwrap.wrap(text, int(13 * width)) for text in joints]
     lines = max(map(len, subtitles))
     total = max(5.0, columns * width)
     figure = new_figure(total, rows * (sum(heights) + 0.9 + 0.13 * lines) + 0.8)
@@ -117,12 +104,14 @@ def draw_fabrics(
     places = figure.subfigures(rows, columns, squeeze=False).flat
     for place, panel, subtitle in zip(places, panels, subtitles, strict=False):
         padded = "\n".join(subtitle + [" "] * (lines - len(subtitle)))
-        _draw_panel(place, panel, padded, "stem" if fabrics == "backbone" else "pyramid", heights)
-    handles = _handles(fabric.operations, any(panel.any_dead for panel in panels))
-    figure.legend(
-        handles=handles, loc="outside lower left", ncols=int(total / 1.6), fontsize=SMALL,
-        frameon=False,
-    )  # fmt: skip
+        _draw_panel(place, panel, padded, source, heights)
+    any_dead = any(
+        (panel.alpha == 0).any() or (panel.beta == 0).any() or len(panel.live) < len(fabric.cells)
+        for panel in panels
+    )
+    style = {"ncols": int(total / 1.6), "fontsize": SMALL, "frameon": False}
+    handles = _handles(fabric.operations, any_dead)
+    figure.legend(handles=handles, loc="outside lower left", **style)
     if out_path is not None:
         save_figure(figure, out_path)
     return figure
@@ -141,10 +130,9 @@ def _read_panels(architecture: Architecture, fabrics: str) -> list[Panel]:
                     f"{name}/{kind} has a row without finite mixing weights "
                     "(a logit of +inf, or none above -inf)"
                 )
-    live = kept_settings(architecture)[fabrics]
     return [
-        Panel(fabric, name, part.joints, part.alpha_weights, part.beta_weights, live[name])
-        for name, part in fabric.parts.items()
+        Panel(fabric, name, fabric.parts[name].alpha_weights, fabric.parts[name].beta_weights, live)
+        for name, live in kept_settings(architecture)[fabrics].items()
     ]
 
 

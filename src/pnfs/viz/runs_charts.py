@@ -86,7 +86,7 @@ def _curve_chart(rows: Sequence["Row"], metric: str) -> Markup:
             low, high = seeds.min(axis=1), seeds.max(axis=1)
             band = axes.fill_between(seeds.index, low, high, color=row.colour, lw=0, alpha=0.2)
             _named(row, [band])
-        lowest = min(lowest, seeds.min(axis=None))
+        lowest = min(lowest, float(seeds.to_numpy().min()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
     if "loss" in metric and lowest > 0:

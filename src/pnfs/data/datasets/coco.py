@@ -3,30 +3,29 @@
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 from torchvision.ops import box_iou
 
 from pnfs import body
 from pnfs.body import Skeleton, skeleton_by_name
-from pnfs.data.coco_format import (
-    OTHER_CATEGORY,
-    Annotations,
-    Wanted,
-    read_annotations,
-)
+from pnfs.data.coco_categories import Wanted
+from pnfs.data.coco_format import Annotations, read_annotations
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.datasets.coco_boxes import clipped, corners, image_table, numbered, usable_persons
+from pnfs.data.datasets.coco_boxes import (
+    PersonsInBoxes,
+    detected_persons,
+    image_table,
+    labelled_persons,
+)
 from pnfs.data.geometry import fit_box
-from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
-from pnfs.data.readers import located, read_json, require_records
-from pnfs.data.results_file import read_results, results_name, write_results
+from pnfs.data.results_file import results_name, write_results
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
 from pnfs.evaluation.oks import similarity_sigmas
@@ -58,11 +57,6 @@ FILES: Mapping[str, Mapping[str, str]] = {
 }
 """COCO's own layout below root."""
 
-_DETECTIONS_GUIDE = """\
-Detected person boxes are linked under "Data preparation" in the README of
-github.com/leoxiaobin/deep-high-resolution-net.pytorch; any JSON file in COCO's result format will
-do (image_id, category_id, bbox, score). Put it there, or name it with `detections`."""
-
 _GUIDE = """\
 Expected layout below root:
   images/train2017/   images/val2017/   000000000139.jpg, …
@@ -71,17 +65,6 @@ Images ("2017 Train/Val images") and annotations ("2017 Train/Val annotations"):
 https://cocodataset.org/#download
 Split "test" is test-dev: images/test2017/ and annotations/image_info_test-dev2017.json.
 Then set root to that folder."""
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """Persons and the columns that only the benchmark's metric needs, row by row the same."""
-
-    persons: Persons
-    image_ids: Int64[np.ndarray, " N"]
-    """COCO's image ids."""
-    scores: Float32[np.ndarray, " N"]
-    """The detector's; 1 for ground-truth boxes."""
 
 
 class COCO(PoseDataset):
@@ -164,9 +147,8 @@ class COCO(PoseDataset):
         self.skeleton = skeleton_by_name(skeleton)
         if self.skeleton.name != body.COCO.name:
             self.name = f"COCO ({self.skeleton.name})"
-        self.required = ("images", *(self.files[s]["annotations"] for s in ("train", "val")))
-        if files is not None:
-            self.required = self.required[1:]
+        folder = () if files else ("images",)
+        self.required = (*folder, *(self.files[s]["annotations"] for s in ("train", "val")))
         super().__init__(root, padding, check_images)
         self.min_labelled = min_labelled
         self.boxes: Boxes = boxes
@@ -178,20 +160,14 @@ class COCO(PoseDataset):
         self.aspect = PUBLISHED_ASPECT if input_size is None else input_size[1] / input_size[0]
         self.category = category
         self._annotations: dict[str, Annotations] = {}
-        self._boxes: dict[tuple[str, str], _Boxes] = {}
+        self._boxes: dict[tuple[str, str], PersonsInBoxes] = {}
 
     def load(self, split: str) -> Persons:
         """Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box."""
         return self._loaded(split, self._boxes_of(split)).persons
 
     def metric(self, split: str) -> OKSAveragePrecision:
-        """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`.
-
-        Raises:
-            DataError: As `persons`.
-            ValueError: The annotation file lacks something that only the evaluation needs.
-        """
-        self.require_split(split)
+        """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`."""
         loaded = self._loaded(split, self._boxes_of(split))
         return OKSAveragePrecision(
             truth=self.annotations(split),
@@ -221,7 +197,7 @@ class COCO(PoseDataset):
         if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
             return super().matches(split, predictions)
         labelled, found = (self._loaded(split, boxes) for boxes in get_args(Boxes))
-        ours, theirs = corners(labelled.persons), corners(found.persons)
+        ours, theirs = labelled.corners(), found.corners()
         rows = matched_by_image(
             labelled.image_ids,
             found.image_ids,
@@ -304,40 +280,9 @@ class COCO(PoseDataset):
         return read
 
     def labelled(self, split: str) -> tuple[Persons, Int64[np.ndarray, " N"]]:
-        """The persons in ground-truth boxes, and COCO's id of each one's image.
-
-        Raises:
-            DataError: As `persons`.
-        """
+        """The persons in ground-truth boxes, and COCO's id of each one's image."""
         loaded = self._loaded(split, "ground_truth")
         return loaded.persons, loaded.image_ids
-
-    def persons_in(
-        self,
-        split: str,
-        image_ids: Int64[np.ndarray, " N"],
-        boxes: Float[np.ndarray, "N 4"],
-        name: str,
-    ) -> Persons:
-        """Unlabelled persons in boxes (x, y, width, height) of a split's images.
-
-        Raises:
-            DataError: An image file is missing.
-        """
-        images, image_index = self._images(split, image_ids, image_table(self.annotations(split)))
-        count, joints = len(boxes), len(self.skeleton)
-        return Persons(
-            name=name,
-            skeleton=self.skeleton,
-            images=images,
-            ids=numbered(image_ids),
-            image_index=image_index,
-            joints=np.zeros((count, joints, 2), np.float32),
-            visibility=np.full((count, joints), UNLABELLED, np.int8),
-            center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
-            box_size=(boxes[:, 2:] * self.padding).astype(np.float32),
-            reference_length=np.full(count, np.nan, np.float32),
-        )
 
     def _poses(
         self, split: str, predictions: Predictions
@@ -358,7 +303,7 @@ class COCO(PoseDataset):
             raise DataError(f"{self.name}: boxes=detected needs detections=<file> for {split!r}")
         return self.detections or self.root / self.files[split]["detections"]
 
-    def _loaded(self, split: str, boxes: Boxes) -> _Boxes:
+    def _loaded(self, split: str, boxes: Boxes) -> PersonsInBoxes:
         self.require_split(split)
         if (split, boxes) not in self._boxes:
             if boxes == "ground_truth" and self._unlabelled(split):
@@ -366,63 +311,9 @@ class COCO(PoseDataset):
                     f"{self.name}: split {split!r} has no public labels, so no ground-truth boxes: "
                     "choose boxes=detected"
                 )
-            load = self._labelled if boxes == "ground_truth" else self._detected
-            self._boxes[split, boxes] = load(split)
+            self._boxes[split, boxes] = (
+                labelled_persons(self, split)
+                if boxes == "ground_truth"
+                else detected_persons(self, split, self._detections_path(split))
+            )
         return self._boxes[split, boxes]
-
-    def _labelled(self, split: str) -> _Boxes:
-        read = self.annotations(split)
-        table = image_table(read)
-        sizes = np.array([table[i][1] for i in read.image_ids.tolist()]).reshape(-1, 2)
-        center, size = clipped(read.boxes, sizes)
-        keep, left_out = usable_persons(read, size, self.min_labelled if split == "train" else 1)
-        images, image_index = self._images(split, read.image_ids[keep], table)
-        persons = Persons(
-            name=f"{self.name} {split}",
-            skeleton=self.skeleton,
-            images=images,
-            ids=read.ids[keep].astype(np.str_),
-            image_index=image_index,
-            joints=read.joints[keep].astype(np.float32),
-            visibility=read.visibility[keep].astype(np.int8),
-            center=center[keep].astype(np.float32),
-            box_size=(size[keep] * self.padding).astype(np.float32),
-            reference_length=np.sqrt(read.area[keep]).astype(np.float32),
-            left_out=left_out,
-            remarks=read.remarks,
-            file=read.where,
-        )
-        return _Boxes(persons, read.image_ids[keep], np.ones(len(persons), np.float32))
-
-    def _detected(self, split: str) -> _Boxes:
-        path, read = self._detections_path(split), self.annotations(split)
-        if not path.is_file():
-            raise DataError(f"{self.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
-        records = require_records(path, read_json(path), "the file")
-        found = read_results(path, records, read, {"bbox": 4})
-        image_ids, boxes, scores = found["image_id"], found["bbox"], found["score"]
-        empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < self.box_threshold
-        keep = ~empty & ~low
-        left_out = {
-            OTHER_CATEGORY: len(records) - len(scores),
-            "boxes without extent": int(empty.sum()),
-            f"boxes that score less than {self.box_threshold}": int((low & ~empty).sum()),
-        }
-        image_ids, boxes, scores = image_ids[keep], boxes[keep], scores[keep]
-        name = f"{self.name} {split}, detected boxes"
-        persons = self.persons_in(split, image_ids, boxes, name)
-        counted = {reason: number for reason, number in left_out.items() if number}
-        persons = replace(persons, left_out=counted, file=str(path))
-        return _Boxes(persons, image_ids, scores.astype(np.float32))
-
-    def _images(
-        self,
-        split: str,
-        image_ids: Int64[np.ndarray, " N"],
-        table: Mapping[int, tuple[str, tuple[int, int]]],
-    ) -> tuple[ImageFiles, Int64[np.ndarray, " N"]]:
-        """The image files that persons are in, and which of them each person is in."""
-        used, image_index = np.unique(image_ids, return_inverse=True)
-        names = [table[image_id][0] for image_id in used.tolist()]
-        images = self.image_files(split, self.files[split]["images"], names)
-        return images, image_index.astype(np.int64)
