@@ -303,7 +303,7 @@ def test_version(server: TrainServer, tmp_path: Path) -> None:
 
 COMPLETED = """
 pnfs() { "$PYTHON" -c "from pnfs.commands.main import main; main()" "$@"; }
-eval "$("$PYTHON" -c "import sys; sys.argv[0] = 'pnfs'; from pnfs.commands.main import main; main()" -sc install=bash)"
+eval "$(pnfs -sc install=bash | sed '$ s/-F .*/-F hydra_bash_completion pnfs/')"
 command() { echo /bin/true; }
 COMP_LINE="pnfs train parts=p" COMP_WORDS=(pnfs train parts=p) COMP_CWORD=2 COMP_POINT=18
 hydra_bash_completion
