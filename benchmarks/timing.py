@@ -20,7 +20,7 @@ def take_turns(
 ) -> pd.DataFrame:
     """Times calls against each other; each round runs every call, so that drift hits all alike.
 
-    Each has a process of its own: threads that wait busily, kept memory and caches disturb no other.
+    Each has a process of its own, so that its busy threads, kept memory and caches disturb no other.
 
     Returns:
         A row a name: ratio of medians to the first's, milliseconds, `items` (persons in a call) per second.

@@ -1,24 +1,28 @@
 """Builds the workspace of a Weights & Biases project: scores, losses, cost, alpha and beta, pictures.
 
-    python tools/wandb_workspace.py TEAM/PROJECT
+    python tools/wandb_workspace.py TEAM/PROJECT [KEY ...]
 
+Every run is a line of its own, unless keys of the configuration are named by which the rows of a sweep
+differ, such as model.vector_dim: then runs that share their values, the seeds of a row, are one line.
 Needs `pip install "pnfs[wandb]"` and `wandb login`.
 """
 
 import sys
+from collections.abc import Sequence
 
 import wandb_workspaces.reports.v2 as panels
 import wandb_workspaces.workspaces as workspaces
 
 
 def build_workspace(
-    entity: str, project: str, *, name: str = "Pose fabrics"
+    entity: str, project: str, *, rows: Sequence[str] = (), name: str = "Pose fabrics"
 ) -> workspaces.Workspace:
     """Panels for scores, losses, the trade-off, α and β, and sample predictions; saves nothing.
 
     Args:
         entity: User or team.
         project: Where the runs were logged.
+        rows: Keys of the configuration by which rows differ.
         name: Name of the view.
     """
     x, score = "epoch", panels.SummaryMetric("final/score")
@@ -63,7 +67,7 @@ def build_workspace(
         sections=[scores, trade_off, _mixing_section(), samples, compared],
         settings=workspaces.WorkspaceSettings(x_axis=x),
         runset_settings=workspaces.RunsetSettings(
-            groupby=[workspaces.Metric("Group")],
+            groupby=[workspaces.Config(key) for key in rows],
             order=[workspaces.Ordering(workspaces.Summary("final/score"), ascending=False)],
         ),
     )
@@ -90,10 +94,11 @@ def _mixing_section() -> workspaces.Section:
 
 
 def main() -> None:
-    entity, _, project = (sys.argv[1] if len(sys.argv) == 2 else "").partition("/")
+    place, *rows = sys.argv[1:] or [""]
+    entity, _, project = place.partition("/")
     if not entity or not project or "/" in project:
-        sys.exit("usage: python tools/wandb_workspace.py TEAM/PROJECT")
-    view = build_workspace(entity, project)
+        sys.exit("usage: python tools/wandb_workspace.py TEAM/PROJECT [KEY ...]")
+    view = build_workspace(entity, project, rows=rows)
     view.save()
     print(view.url)
 

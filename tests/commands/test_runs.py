@@ -194,7 +194,13 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
         find_runs(tmp_path)
 
 
-def test_listing_waits_for_no_heavy_library() -> None:
-    heavy = "{'torch', 'lightning', 'matplotlib', 'pandas', 'scipy'}"
-    code = f"import sys, pnfs.commands.runs; sys.exit(bool({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_listing_waits_for_no_heavy_library(tmp_path: Path) -> None:
+    write_run(tmp_path, "grid/aaaaaaaa")
+    code = (
+        "import sys; from pnfs.commands.main import main; main();"
+        "sys.exit(bool({'torch', 'lightning', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, "runs", f"run_root={tmp_path}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "grid/aaaaaaaa" in done.stdout
+    assert done.returncode == 0

@@ -13,6 +13,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.export.metadata import Outputs
+from pnfs.inference.loading import RuntimeName
 from pnfs.models.network import ChannelOrder
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
@@ -25,6 +27,7 @@ _Some = Annotated[int, Field(ge=0, strict=True)]
 _Positive = Annotated[float, Field(gt=0, strict=True)]
 _CountOrNone = Annotated[int | None, Field(gt=0, strict=True)]
 _PositiveOrNone = Annotated[float | None, Field(gt=0, strict=True)]
+_ShareOrNone = Annotated[float | None, Field(ge=0, le=1, strict=True)]
 _Yes = Annotated[bool, Field(strict=True)]
 _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 
@@ -45,6 +48,16 @@ _VALUES: Mapping[str, tuple[Any, str]] = {
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
     "codec.decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
+    "decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
+    "flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
+    "flip_test": (_Yes, "true or false"),
+    "runtime": (RuntimeName, "one of " + ", ".join(get_args(RuntimeName))),
+    "nms_threshold": (_ShareOrNone, "an OKS from 0 to 1, or null"),
+    "box_threshold": (_ShareOrNone, "a number from 0 to 1"),
+    "score_threshold": (_ShareOrNone, "a number from 0 to 1"),
+    "outputs": (Outputs, "one of " + ", ".join(get_args(Outputs))),
+    "int8.crops": (_Count, "a whole number above 0"),
+    "int8.max_moved": (Annotated[float, Field(gt=0, le=1, strict=True)], "a share above 0, to 1"),
     "padding": (_Positive, "a number above 0"),
     "channel_order": (ChannelOrder, "rgb or bgr"),
     "evaluate_untrained": (_Yes, "true or false"),

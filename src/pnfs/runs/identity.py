@@ -32,7 +32,7 @@ _NOT_DEFINING = (
 
 # What other keys are made of: these count where they arrive, in model, data, trainer, loss, strategy.
 _INGREDIENTS = (
-    "skeleton", "parts", "backbone", "pretrained", "operations", "fabric", "acceleration", "architecture",
+    "skeleton", "parts", "backbone", "pretrained", "operations", "variant", "acceleration", "architecture",
     "epochs", "input_size", "batch_size", "eval_batch_size", "workers", "callbacks.strategy",
 )  # fmt: skip
 

@@ -31,6 +31,9 @@ BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 _REQUIRED = ("model", "dataset")
 
 
+_FABRICS = "pnfs.models.PoseFabricNetwork"
+
+
 class CheckpointError(PnfsError):
     """A checkpoint that cannot be used; the message names the file."""
 
@@ -146,6 +149,10 @@ def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
     missing = [key for key in _REQUIRED if not isinstance(config, Mapping) or key not in config]
     if missing:
         yield f"its configuration lacks {', '.join(missing)}"
+    model = config["model"]
+    is_fabric = isinstance(model, Mapping) and model.get("_target_") == _FABRICS
+    if is_fabric and "model" in builds and "fabrics" not in model:
+        yield "an earlier version wrote it, whose networks this version cannot build; train it again"
     for key in builds:
         yield from problems(config.get(key), key, key, trust)
     for text in interpolations(config):

@@ -9,14 +9,11 @@ from typing import Any
 from torch.optim import Optimizer
 
 from pnfs.body import Skeleton
-from pnfs.models import FabricRules, PoseNetwork
-from pnfs.models.backbones import Backbone
+from pnfs.models import FabricRules, NeuralFabrics, PoseNetwork
+from pnfs.models.backbones import Backbone, Stem
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
-from pnfs.training.loss import ScoreMapLoss
-
-# What checkpoints named before a map of P parts was one tensor.
-_GONE = "pnfs.models.operations.Zero"
+from pnfs.training.loss import HeatmapLoss
 
 _PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
 """Where the classes lie that need no trust. A name of another module inside of them is none of theirs."""
@@ -33,6 +30,8 @@ def _has(*methods: str) -> Callable[[type], bool]:
 _ROLES: Mapping[str, tuple[str, Callable[[type], bool]]] = {
     "model": ("network", _is(PoseNetwork)),
     "backbone": ("backbone", _is(Backbone)),
+    "stem": ("stem", _is(Stem)),
+    "fabrics": ("set of fabrics", _is(NeuralFabrics)),
     "operations": ("operation", _is(Operation)),
     "rules": ("set of rules", _is(FabricRules)),
     "kept": ("cell of a derived network", _is(KeptCell)),
@@ -40,7 +39,7 @@ _ROLES: Mapping[str, tuple[str, Callable[[type], bool]]] = {
     "skeleton": ("skeleton", _is(Skeleton)),
     "optimizer": ("optimiser", _is(Optimizer)),
     "schedule": ("schedule", _has("build")),
-    "loss": ("loss", _is(ScoreMapLoss)),
+    "loss": ("loss", _is(HeatmapLoss)),
 }
 """Key -> what the class there is for, in words and as a test; or the classes in the dictionary there."""
 
@@ -95,12 +94,10 @@ def _problem(target: Any, role: str | None, trust: bool) -> str | None:
     """Why a class may not be built, as the end of a sentence; None if it may."""
     if _is_ours(target, role):
         return None
-    if target == _GONE:
-        return (
-            ": an earlier version wrote it, whose weights this version cannot load; train it again"
-        )
     if not trust:
-        name = _ROLES[role][0] if role in _ROLES else "class that belongs there"
+        name = (
+            _ROLES[role][0] if role is not None and role in _ROLES else "class that belongs there"
+        )
         return (
             f", which is no {name} of pnfs; trust=true builds it all the same, which runs its code: only for "
             "checkpoints that you wrote"
@@ -118,7 +115,7 @@ def _problem(target: Any, role: str | None, trust: bool) -> str | None:
 
 def _is_ours(target: Any, role: str | None) -> bool:
     """Whether it is a class of this package (or an optimiser of PyTorch) that does what is done in its place."""
-    if role not in _ROLES or not str(target).startswith(_PACKAGES):
+    if role is None or role not in _ROLES or not str(target).startswith(_PACKAGES):
         return False
     module, _, name = str(target).rpartition(".")
     try:
