@@ -139,4 +139,4 @@ def test_no_part_of_a_model_downloads_its_weights(checkpoint: Path) -> None:
     assert found["model"]["backbone"]["weights"] == "none"
     assert found["model"]["more"][0] == {**model["more"][0], "weights": "none"}
     # A class that knows no weights is not given any.
-    assert found["model"]["fabrics"]["operations"] == model["operations"]
+    assert found["model"]["operations"] == model["operations"]
