@@ -218,7 +218,11 @@ def _write(
         connection.executescript(SCHEMA)
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
-        _require_space(partial.parent, rows, len(missing), report)
+        height, width = settings.crop_size
+        report(
+            f"cache of {persons.name}: {len(missing):,} of {len(persons):,} crops of {width}x{height} "
+            f"to write ({settings.format}), {disk_usage(path.parent).free / 1e6:,.0f} MB are free"
+        )
         chunks = _chunks(rows, missing, workers)
         for chunk in track(chunks, "cache", total=-(-len(missing) // _CHUNK), console=console):
             with connection:
@@ -233,20 +237,3 @@ def _write(
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
     partial.replace(path)
     report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
-
-
-def _require_space(folder: Path, rows: _Rows, missing: int, report: Callable[[str], None]) -> None:
-    """Refuses to begin what would fill the disk; JPEGs have about a quarter of the pixels' bytes, or less."""
-    height, width = rows.settings.crop_size
-    pixels = missing * height * width * 3
-    wanted, free = pixels // (1 if rows.settings.format == "raw" else 4), disk_usage(folder).free
-    report(
-        f"cache of {rows.persons.name}: {missing:,} of {len(rows.persons):,} crops of {width}x{height} "
-        f"to write ({rows.settings.format}), {free / 1e6:,.0f} MB are free"
-    )
-    if wanted > free:
-        raise DataError(
-            f"{folder}: the cache of {rows.persons.name} needs about {wanted / 1e6:,.0f} MB and "
-            f"{free / 1e6:,.0f} MB are free; make room, choose another folder, or a smaller cache "
-            "(jpeg, smaller input_size)"
-        )
