@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Call, Section, take_turns
-from pnfs.codec import decode, gaussian_targets, to_image
+from pnfs.codec import Codec, to_image
 from pnfs.evaluation import PCK
 
 THRESHOLDS = (0.5, 0.1, 0.11)
@@ -33,7 +33,7 @@ def score_maps(persons: int, joints: int, side: int = 64) -> tuple[Tensor, Tenso
     seen = truth + far * torch.randn(truth.shape, generator=noise)
     labelled, size = torch.ones(persons, joints, dtype=torch.bool), (side, side)
     pieces = zip(seen.split(64), labelled.split(64), strict=True)
-    maps = torch.cat([gaussian_targets(*piece, heatmap_size=size)[0] for piece in pieces])
+    maps = torch.cat([Codec().targets(*piece, size)[0] for piece in pieces])
     maps += 0.02 * torch.randn(maps.shape, generator=noise)
     return maps, truth, torch.full((persons,), side / 2)
 
@@ -46,7 +46,7 @@ def by_pnfs(persons: int, joints: int, side: int = 64) -> Call:
         names = [str(joint) for joint in range(joints)]
         metric = PCK(joints=names, groups={}, thresholds=THRESHOLDS, name="PCKh")
         metric.update(
-            predicted=to_image(decode(maps, "quarter")[0], identity, 4),
+            predicted=to_image(Codec().decode(maps)[0], identity),
             joints_image=truth, labelled=torch.ones(persons, joints, dtype=torch.bool),
             reference_length=lengths, sample_index=torch.arange(persons),
         )  # fmt: skip

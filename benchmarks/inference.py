@@ -18,6 +18,7 @@ from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseNetwork
 from pnfs.models.backbones import HRNet, ResNet
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
+from pnfs.models.fuse import fuse
 
 
 def networks(parts: list[int]) -> Iterator[tuple[str, PoseNetwork]]:
@@ -53,7 +54,7 @@ def sections(
                 ways: dict[str, Maker] = {
                     "eager, contiguous": partial(_eager, plain, images, torch.contiguous_format),
                     "eager, channels-last": partial(_eager, network, images),
-                    "fused, PyTorch": partial(_eager, network.fused(), images),
+                    "fused, PyTorch": partial(_eager, fuse(network), images),
                     "exported, ONNX Runtime": partial(_file, OnnxRuntime, path, threads, images),
                     "exported, OpenVINO": partial(_file, OpenVinoRuntime, path, threads, images),
                 }
@@ -83,11 +84,12 @@ def _images(batch: int, size: int) -> np.ndarray:
 
 def _eager(network: PoseNetwork, images: np.ndarray, layout=torch.channels_last) -> Call:
     inputs = torch.from_numpy(images)
+    if layout is torch.contiguous_format:
+        inputs = inputs.permute(0, 3, 1, 2).float().contiguous() / 128 - 1
 
     @torch.inference_mode()
     def call() -> None:
-        maps = network(network.normalise(inputs).contiguous(memory_format=layout))
-        network.joint_maps(maps)
+        network.heatmaps(inputs)
 
     return call
 

@@ -1,5 +1,6 @@
 """A training step of the paper's ablation model: optimisations, parts together or in turn, cost against P."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,11 +12,11 @@ import yaml
 from torch.optim import Adam
 
 from benchmarks.timing import Call, Section, take_turns
-from pnfs.codec.targets import gaussian_targets
-from pnfs.models import PoseFabricNetwork
+from pnfs.codec import Codec
+from pnfs.models import NeuralFabrics, PoseFabricNetwork, fabric
 from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 from pnfs.training.memory import keep_freed_memory
 
 PARTS = Path(__file__).parents[1] / "conf" / "parts"
@@ -24,7 +25,9 @@ PARTS = Path(__file__).parents[1] / "conf" / "parts"
 def ablation_network(parts: int) -> PoseFabricNetwork:
     """MobileNet-V2, H=1, C=10, d=8, with MPII's joints in this many parts."""
     groups = yaml.safe_load((PARTS / f"p{parts}.yaml").read_text())["mpii"]
-    return PoseFabricNetwork(backbone=MobileNetV2(weights="none"), skeleton="mpii", parts=groups)
+    backbone = MobileNetV2(weights="none")
+    fabrics = NeuralFabrics(part_names=tuple(groups), last_layers=3)
+    return PoseFabricNetwork(backbone=backbone, fabrics=fabrics, skeleton="mpii", parts=groups)
 
 
 def training_step(
@@ -43,20 +46,24 @@ def training_step(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout).train()
     if in_turn is not None:
-        network.fabrics._in_turn_pays = lambda inputs: in_turn  # type: ignore[method-assign]
+        fabric.FEW_PIXELS = 0 if in_turn else sys.maxsize
+        network.fabrics._template = network.fabrics._template if in_turn else ()
     if compiled:
         network.compile(dynamic=False)
-    loss, optimizer = ScoreMapLoss(), Adam(network.parameters(), fused=fused)
-    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8).to(device)
+    loss, optimizer = HeatmapLoss(), Adam(network.parameters(), fused=fused)
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
+    if not channels_last:
+        images = images.permute(0, 3, 1, 2).float().contiguous() / 128 - 1
+    images = images.to(device)
     joints = (size * torch.rand(batch, len(network.parts.skeleton), 2)).to(device)
     labelled = torch.ones(joints.shape[:2], dtype=torch.bool, device=device)
+    joint_batch = {"joints_crop": joints, "labelled": labelled}
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16) if bfloat16 else nullcontext():
-            maps = network(network.normalise(images).contiguous(memory_format=layout))
-        targets, weights = gaussian_targets(joints, labelled, heatmap_size=maps.shape[-2:])
-        loss(maps, targets, weights, network.map_joints).backward()
+            maps = network(images)
+        loss(maps, joint_batch, Codec(), network.map_joints).backward()
         optimizer.step()
 
     return step

@@ -13,8 +13,9 @@ PEOPLE = ("dataset=synthetic", "dataset.train=8", "dataset.val=6", "dataset.imag
 """A few drawn people."""
 
 TINY = (
-    "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2", "model.channels=2",
-    "model.subnetwork_layers=2", "parts=p1", "input_size=[64,64]", "trainer=cpu",
+    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
+    "model.fabrics.last_layers=2", "parts=p1", "input_size=[64,64]", "trainer=cpu",
 )  # fmt: skip
 """The smallest network that has all kinds of layers."""
 

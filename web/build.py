@@ -16,7 +16,6 @@ from typing import Any
 from matplotlib.colors import to_hex
 
 from pnfs.body import Skeleton
-from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference.predictor import JOINT_THRESHOLD
@@ -95,7 +94,7 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
         "precision": metadata.precision,
         "inputSize": [height, width],
         "mapSize": map_size,
-        "stride": heatmap_stride((height, width), map_size, metadata.unbiased),
+        "stride": metadata.codec.stride(map_size),
         "unbiased": metadata.unbiased,
         "padding": metadata.padding,
         "decodeMethod": metadata.decode_method,

@@ -18,7 +18,7 @@ SCALE = ("epochs", "input_size", "batch_size")
 
 def row_of(config: dict[str, Any]) -> str | None:
     """The file in conf/experiment/study whose run this is."""
-    model, strategy = config["model"], config["strategy"]
+    model, strategy = config["model"] | config["model"].get("fabrics", {}), config["strategy"]
     groups = {
         path.stem: yaml.safe_load(path.read_text()).get("lsp")
         for path in sorted(PARTS.glob("*.yaml"))
@@ -30,6 +30,7 @@ def row_of(config: dict[str, Any]) -> str | None:
     changed += [] if search == "Synchronous" else [names.get(search, search)]
     changed += [] if factor == 1.0 else [f"lr_{factor:g}"]
     changed += [] if model["vector_dim"] == 8 else [f"d{model['vector_dim']}"]
+    changed += [] if model["rules"]["gain"] == "one" else ["posenfs"]
     changed += [] if model["channels"] == 10 else [f"C{model['channels']}"]
     changed += [] if model["nodes"] == 1 else [f"H{model['nodes']}"]
     name = {"": "p3", "p1 C18": "p1_wide"}.get(" ".join(changed), " ".join(changed))

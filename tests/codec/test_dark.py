@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pnfs.codec import blur_size, decode, gaussian_targets
+from pnfs.codec import Codec, blur_size, decode
 from pnfs.codec.decode import DecodeMethod
 
 STRIDE = 4
@@ -17,9 +17,7 @@ def peaks(
 ) -> torch.Tensor:
     """Score maps of joints at places x, y in crop pixels."""
     labelled = torch.ones(places.shape[:2], dtype=torch.bool)
-    return gaussian_targets(
-        places, labelled, heatmap_size=size, stride=STRIDE, sigma=sigma, quantised=False
-    )[0]
+    return Codec(sigma=sigma, quantised=False).targets(places, labelled, size)[0]
 
 
 def anywhere(

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from pnfs.commands.configuration import configuration_folder
-from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
+from tiny import fabric_network
 
 CONF = configuration_folder()
 PNFS = Path(sys.executable).with_name("pnfs")
@@ -139,10 +139,10 @@ def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_cost_prints_what_is_measured_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    overrides = ["skeleton=coco", "parts=p8", "model.nodes=2", "input_size=[128,96]"]
+    overrides = ["skeleton=coco", "parts=p8", "model.fabrics.nodes=2", "input_size=[128,96]"]
     done = pnfs(tmp_path, "cost", *overrides)
     assert done.returncode == 0, done.stderr
-    network = PoseFabricNetwork(
+    network = fabric_network(
         backbone=MobileNetV2(weights="none"),
         skeleton="coco",
         parts=yaml.safe_load((CONF / "parts" / "p8.yaml").read_text())["coco"],

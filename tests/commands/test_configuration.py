@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from pnfs.body import SKELETONS, PartMode, skeleton_by_name
 from pnfs.commands import main
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
-from pnfs.models import PAPER, REFERENCE
+from pnfs.models import PAPER, POSENFS
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 
 CONF = configuration_folder()
 COMMANDS = (
@@ -358,22 +358,22 @@ def test_part_mode_agrees_with_table_1(skeleton: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "rules", "maps", "factor"),
-    [("paper", PAPER, "parts", 1.0), ("reference", REFERENCE, "joints", 0.5)],
+    [("paper", PAPER, "parts", 1.0), ("posenfs", POSENFS, "joints", 0.5)],
 )
 def test_fabric_presets_equal_the_constants(
     choice: str, rules: object, maps: str, factor: float
 ) -> None:
-    config = composed("train", f"fabric={choice}")
-    assert instantiate(config.fabric.rules) == rules
-    assert instantiate(config.model.rules) == rules
+    config = composed("train", f"variant={choice}")
+    assert instantiate(config.variant.rules) == rules
+    assert instantiate(config.model.fabrics.rules) == rules
     loss = instantiate(config.loss)
-    assert isinstance(loss, ScoreMapLoss)
+    assert isinstance(loss, HeatmapLoss)
     assert (loss.maps, loss.factor) == (maps, factor)
 
 
 def test_presets_of_fabrics_differ() -> None:
     # Otherwise the test above could not tell them apart.
-    assert PAPER != REFERENCE
+    assert PAPER != POSENFS
 
 
 def call(factory: Any) -> tuple[Any, dict[str, Any]]:
@@ -407,8 +407,8 @@ def test_operations_equal_the_constants(choice: str, constant: Any, extra: tuple
 
 def test_backbone_fabric_has_all_operations_whatever_the_subnetworks_have() -> None:
     config = composed("train", "backbone=fabric", "operations=subnetwork")
-    assert list(config.model.operations) == list(SUBNETWORK_OPERATIONS)
-    assert list(config.model.backbone.operations) == list(BACKBONE_OPERATIONS)
+    assert list(config.model.fabrics.operations) == list(SUBNETWORK_OPERATIONS)
+    assert list(config.model.backbone.fabrics.operations) == list(BACKBONE_OPERATIONS)
 
 
 def test_configuration_resolves_to_plain_data() -> None:

@@ -20,7 +20,7 @@ from tiny_runs import composed
 from written_datasets import require_server_format, write_coco, write_mpii
 
 MODEL = (
-    "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
+    "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p1", "input_size=[64,64]", "batch_size=4", "epochs=1", "trainer=cpu",
     "workers=0", "strategy=frozen",
 )  # fmt: skip
@@ -152,8 +152,6 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("eval.boxes=detected", r"eval\.boxes=detected: MPII offers no such choice"),
-        ("decode_method=best", "decode_method must be one of argmax, quarter, dark"),
-        ("flip_shift=2", "flip_shift must be one of 0, 1, not 2"),
         ("split=dev", "no split 'dev'"),
     ],
 )

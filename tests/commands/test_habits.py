@@ -20,8 +20,8 @@ import pnfs
 
 TINY = [
     "dataset=synthetic", "dataset.train=16", "dataset.val=8", "dataset.image_size=[64,64]",
-    "input_size=[64,64]", "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2",
-    "model.channels=2", "parts=p1", "epochs=1", "batch_size=8", "trainer=cpu", "workers=0",
+    "input_size=[64,64]", "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2", "parts=p1", "epochs=1", "batch_size=8", "trainer=cpu", "workers=0",
 ]  # fmt: skip
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -179,12 +179,12 @@ def test_named_checkpoint_is_continued(train: Run, tmp_path: Path) -> None:
 def test_network_of_a_checkpoint_is_trained_further(
     train: Run, server: TrainServer, tmp_path: Path
 ) -> None:
-    train("model.channels=3")
+    train("model.fabrics.channels=3")
     (first,) = folders(tmp_path)
     tiny = [override for override in TINY if not override.startswith("model.")]
     finetune = ["train", *tiny, "experiment=finetune", f"initial={first}", "name=further"]
     done = server.run(tmp_path, *finetune, "--cfg", "job", "--resolve")
-    assert yaml.safe_load(done.stdout)["model"]["channels"] == 3
+    assert yaml.safe_load(done.stdout)["model"]["fabrics"]["channels"] == 3
     assert server.run(tmp_path, *finetune).returncode == 0
     error = train(f"initial={first}", status=1).stderr
     assert "experiment=finetune" in error
@@ -206,12 +206,12 @@ def test_network_of_a_checkpoint_is_trained_further(
         ("optimizer.lr=text", "optimizer.lr"),
         ("strategy.lr_factor=text", "strategy.lr_factor"),
         ("data.augment=divice", "data.augment"),
-        ("model.nodes=one", "model.nodes"),
+        ("model.fabrics.nodes=one", "model.fabrics.nodes"),
         ("trainer=gpu", "trainer.accelerator"),
         ("epochz=3", "epochs"),
         ("+epochz=3", "epochs"),
         ("+trainer.max_epoch=3", "trainer.max_epochs"),
-        ("+model.chanels=3", "model.channels"),
+        ("+model.chanels=3", "model.fabrics.channels"),
         ("+codec.sigmas=3", "codec.sigma"),
         ("+callbacks.best.moniter=x", "callbacks.best.monitor"),
     ],
@@ -229,20 +229,20 @@ def test_mistake_is_one_sentence_that_names_the_key(train: Run, override: str, k
 
 
 def test_sweep_goes_on_and_names_what_failed(train: Run, tmp_path: Path) -> None:
-    done = train("model.channels=2,0,3", "--multirun", status=1)
+    done = train("model.fabrics.channels=2,0,3", "--multirun", status=1)
     assert "Launching 3 jobs" in done.stdout
     assert "#2 : " in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if "failed: " in line]
-    assert "model.channels=0" in line
+    assert "model.fabrics.channels=0" in line
     channels = {
         path.parent: record_of(path.parent) for path in tmp_path.glob("runs/*/*/result.json")
     }
-    assert sorted(r["config"]["model"]["channels"] for r in channels.values()) == [2, 3]
+    assert sorted(r["config"]["model"]["fabrics"]["channels"] for r in channels.values()) == [2, 3]
     for folder in channels:
         assert (folder / ".hydra" / "config.yaml").is_file()
     # Its jobs have the folders that they have alone, and each sweep its own record.
     assert "finished before" in train().stdout
-    train("seed=0,1", "model.channels=3", "-m")
+    train("seed=0,1", "model.fabrics.channels=3", "-m")
     assert len(list(tmp_path.glob("runs/sweeps/*/multirun.yaml"))) == 2
     assert len(folders(tmp_path)) == 4
 

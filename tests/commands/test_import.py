@@ -152,7 +152,12 @@ def test_the_yaml_says_what_the_entries_do_not(reference_run: Path) -> None:
     assert config["codec"]["sigma"] == 3
     # Their flip test moves nothing.
     assert config["codec"]["flip_shift"] == 0
-    assert list(config["model"]["operations"]) == ["zero", "skip", "dil_conv_3x3", "sep_conv_3x3"]
+    assert list(config["model"]["fabrics"]["operations"]) == [
+        "zero",
+        "skip",
+        "dil_conv_3x3",
+        "sep_conv_3x3",
+    ]
     assert not (reference_run / "result.json").exists()
 
 
@@ -423,5 +428,5 @@ def test_a_recorded_variant_is_imported(fixture_file: Path, tmp_path: Path) -> N
     model = imported(tmp_path / "best.pth", tmp_path / "run", *asked)[CONFIG_KEY]["model"]
     assert list(model["parts"]) == list(config["parts"])
     cell = config.get("subnetwork_config", config)["cell_config"]
-    assert model["subnetwork_layers"] == cell["depth"] - cell["cut_layers_num"]
-    assert model["alpha_per_cell"] == (not cell["one-shot-search"])
+    assert model["fabrics"]["last_layers"] == cell["depth"] - cell["cut_layers_num"]
+    assert model["fabrics"]["alpha_per_cell"] == (not cell["one-shot-search"])

@@ -26,9 +26,9 @@ TINY = [
     "dataset.image_size=[64,64]",
     "input_size=[64,64]",
     "backbone=fabric",
-    "backbone.backbone_layers=3",
-    "backbone.channels=2",
-    "model.channels=2",
+    "backbone.fabrics.first_layers=3",
+    "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "parts=p1",
     "epochs=1",
     "batch_size=16",
@@ -57,7 +57,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def states(folder: Path) -> dict[int, str]:
     """Channels -> state of the run."""
     found = [json.loads(path.read_text()) for path in folder.glob("runs/*/*/state.json")]
-    return {state["config"]["model"]["channels"]: state["state"] for state in found}
+    return {state["config"]["model"]["fabrics"]["channels"]: state["state"] for state in found}
 
 
 # --- launchers
@@ -73,10 +73,10 @@ LAUNCHERS = {
 def assert_sweep_went_on(folder: Path, done: "subprocess.CompletedProcess[str]") -> None:
     """Of the jobs with 2, 0 and 3 channels, the second cannot be built."""
     assert states(folder) == {2: "finished", 0: "failed", 3: "finished"}, done.stderr
-    assert sorted(r["config"]["model"]["channels"] for r in records(folder)) == [2, 3]
+    assert sorted(r["config"]["model"]["fabrics"]["channels"] for r in records(folder)) == [2, 3]
     assert done.returncode == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("pnfs train: failed")]
-    assert "model.channels=0" in failed
+    assert "model.fabrics.channels=0" in failed
     assert "Traceback" not in done.stderr
 
 
@@ -86,7 +86,7 @@ def test_launcher_runs_all_jobs_and_names_the_one_that_fails(tmp_path: Path, lau
     plugin, overrides = LAUNCHERS[launcher]
     pytest.importorskip(plugin, reason="an extra of the package, not installed")
     choice = f"hydra/launcher={launcher}"
-    done = train(tmp_path, choice, *overrides, "model.channels=2,0,3", "--multirun")
+    done = train(tmp_path, choice, *overrides, "model.fabrics.channels=2,0,3", "--multirun")
     assert_sweep_went_on(tmp_path, done)
 
 
@@ -129,7 +129,7 @@ def test_slurm_gets_an_array_with_the_resources_asked_for(tmp_path: Path, cluste
         "hydra/launcher=slurm",
         "hydra.launcher.partition=gpu",
         "hydra.launcher.cpus_per_task=2",
-        "model.channels=2,0,3",
+        "model.fabrics.channels=2,0,3",
         "--multirun",
         PATH=f"{cluster}:{os.environ['PATH']}",
         CLUSTER=str(cluster),
@@ -158,7 +158,7 @@ def test_slurm_gets_an_array_with_the_resources_asked_for(tmp_path: Path, cluste
 @pytest.mark.slow
 def test_search_returns_its_best_trial(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
-    overrides = ["hydra.sweeper.n_trials=2", "model.nodes=choice(1,2)"]
+    overrides = ["hydra.sweeper.n_trials=2", "model.fabrics.nodes=choice(1,2)"]
     done = train(tmp_path, "experiment=tune", *overrides, "--multirun")
     assert done.returncode == 0, done.stderr
     trials = records(tmp_path)
@@ -172,7 +172,7 @@ def test_search_returns_its_best_trial(tmp_path: Path) -> None:
     assert best["best_value"] == pytest.approx(max(record["score"] for record in trials))
     chosen = best["best_params"]
     # The channels are given, which takes them out of the search.
-    assert set(chosen) == {"strategy.lr_factor", "model.nodes"}
+    assert set(chosen) == {"strategy.lr_factor", "model.fabrics.nodes"}
     assert chosen["strategy.lr_factor"] in factors
 
 
@@ -182,7 +182,7 @@ def test_search_returns_its_best_trial(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_make_one_run_each_in_a_sweep_too(tmp_path: Path) -> None:
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "evaluate_untrained=true"]
-    done = train(tmp_path, *ddp, "model.channels=2,3", "--multirun")
+    done = train(tmp_path, *ddp, "model.fabrics.channels=2,3", "--multirun")
     assert done.returncode == 0, done.stderr
     assert states(tmp_path) == {2: "finished", 3: "finished"}
     folders = sorted(path for path in (tmp_path / "runs" / "train").iterdir())
@@ -199,7 +199,7 @@ def test_two_processes_make_one_run_each_in_a_sweep_too(tmp_path: Path) -> None:
     assert done.stdout.count("record: ") == 2
     assert done.stdout.count("synthetic train: 32 persons") == 2
     # Started again, there is nothing to do: the same configuration is the same run.
-    again = train(tmp_path, *ddp, "model.channels=3")
+    again = train(tmp_path, *ddp, "model.fabrics.channels=3")
     assert "finished before" in again.stdout
 
 

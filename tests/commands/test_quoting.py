@@ -1,4 +1,4 @@
-"""What a user types: ordinary file names, Ctrl-C, and a package that is not installed."""
+"""Ordinary file names; and what is said of Ctrl-C, a package that is not installed, and a place that is full."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pnfs.commands import launch
 from pnfs.commands.configuration import UsageError
+from pnfs.commands.keys import check_keys
 from pnfs.commands.quoting import quoted
+from tiny_runs import composed
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,19 @@ def test_other_arguments_stay_and_unreadable_ones_tell_the_quotes(
     assert OverridesParser.create().parse_override(hint).value() == "photo (2).jpg"
 
 
+@pytest.mark.parametrize(
+    ("command", "key", "value"),
+    [("evaluate", "decode_method", "best"), ("evaluate", "flip_shift", "2"),
+     ("predict", "nms_threshold", "1.5"), ("predict", "box_threshold", "much"),
+     ("predict", "runtime", "tpu"), ("export", "outputs", "poses"), ("export", "int8.crops", "0"),
+     ("export", "int8.max_moved", "2")],
+)  # fmt: skip
+def test_values_that_say_nothing_are_named(command: str, key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"{key}={value}"):
+        check_keys(command, composed(command, f"{key}={value}"))
+    check_keys(command, composed(command))
+
+
 def test_an_interruption_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,3 +70,11 @@ def test_a_missing_package_names_the_extra() -> None:
     error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
     assert "pnfs[tensorboard]" in str(launch.user_error(error))
     assert launch.user_error(ModuleNotFoundError("no torch")) is None
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        (tmp_path / "file" / "below").mkdir()
+    assert str(tmp_path / "file") in str(launch.user_error(caught.value))
+    assert isinstance(launch.user_error(OSError(28, "No space left on device")), UsageError)

@@ -26,9 +26,9 @@ from written_datasets import write_mpii
 
 MODEL = [
     "backbone=fabric",
-    "backbone.backbone_layers=3",
-    "backbone.channels=2",
-    "model.channels=2",
+    "backbone.fabrics.first_layers=3",
+    "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "parts=p1",
     "input_size=[32,32]",
     "batch_size=4",

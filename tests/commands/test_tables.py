@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.commands.keys import check_keys
 from pnfs.commands.rows import Rows, with_globs_expanded
 from pnfs.commands.tables import for_the_rows
 from pnfs.reproduce.results import RowError
@@ -32,18 +34,16 @@ def settings_of(row: str, *overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", map(str, ROWS))
 def test_a_profile_applies_to_every_row(row: str) -> None:
-    paper, lspet, smoke = (
-        settings_of(row, f"profile={name}") for name in ("paper", "lspet", "smoke")
-    )
-    data = {name: s["dataset"]["_target_"].rsplit(".", 1)[-1] for name, s in
-            (("paper", paper), ("lspet", lspet), ("smoke", smoke))}  # fmt: skip
-    assert data["paper"] in ("MPII", "COCO")
-    assert (data["lspet"], data["smoke"]) == ("LSPET", "Synthetic")
-    assert (paper["epochs"], lspet["epochs"], smoke["epochs"]) == (200, 20, 2)
-    assert (lspet["input_size"], smoke["input_size"]) == ([128, 128], [64, 64])
-    assert smoke["backbone"]["weights"] == "none"
-    names = [s["name"] for s in (paper, lspet, smoke)]
-    assert names == ["paper", "lspet", "smoke"]
+    found = [settings_of(row, f"profile={name}") for name in ("paper", "lspet", "smoke")]
+    paper, *others = (s["dataset"]["_target_"].rsplit(".", 1)[-1] for s in found)
+    assert paper in ("MPII", "COCO")
+    assert others == ["LSPET", "Synthetic"]
+    assert [s["epochs"] for s in found] == [200, 20, 2]
+    assert [s["input_size"] for s in found[1:]] == [[128, 128], [64, 64]]
+    assert [s["name"] for s in found] == ["paper", "lspet", "smoke"]
+    assert found[2]["backbone"]["weights"] == "none"
+    # No key of a row goes unread.
+    check_keys("train", OmegaConf.create(found[2]))
 
 
 def test_rows_head_with_what_they_reproduce_and_their_command() -> None:
@@ -77,13 +77,17 @@ def test_datasets_and_weights_have_one_place_for_all_rows() -> None:
     assert run_hash(settings_of("table3/p1", *given[:1])) == run_hash(settings_of("table3/p1"))
 
 
-def test_globs_reach_into_folders() -> None:
+def test_globs_reach_into_folders(tmp_path: Path) -> None:
     assert with_globs_expanded(["-m", "experiment=glob(table3/*)", "seed=0"]) == [
         "-m", "experiment=table3/p1,table3/p3,table3/p5,table3/p8", "seed=0",
     ]  # fmt: skip
     assert with_globs_expanded(["experiment=glob([table3/p[13],figure7*/coco])"]) == [
         "experiment=table3/p1,table3/p3,figure7_8/coco"
     ]
+    (tmp_path / "experiment" / "mine").mkdir(parents=True)
+    (tmp_path / "experiment" / "mine" / "a.yaml").touch()
+    own = ["--config-dir", str(tmp_path)]
+    assert with_globs_expanded([*own, "experiment=glob(mine/*)"]) == [*own, "experiment=mine/a"]
     untouched = ["experiment=glob(lspet*)", "experiment=demo", "parts=glob(*)"]
     assert with_globs_expanded(untouched) == untouched
     with pytest.raises(UsageError, match=r"table9.*table7"):
@@ -108,8 +112,8 @@ def test_keys_of_the_command_are_not_the_rows() -> None:
 @pytest.mark.slow
 def test_swept_rows_are_in_the_table_and_the_failed_one_says_why(tmp_path: Path) -> None:
     tiny = ["profile=smoke", "dataset.train=8", "dataset.val=4", "epochs=1", "input_size=[32,32]",
-            "model.channels=2"]  # fmt: skip
-    network = ["backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2"]
+            "model.fabrics.channels=2"]  # fmt: skip
+    network = ["backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2"]
 
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*COMMAND, *arguments, *tiny]

@@ -35,9 +35,9 @@ pytestmark = pytest.mark.slow
 EPOCHS = 3
 MODEL = [
     "backbone=fabric",
-    "backbone.backbone_layers=3",
-    "backbone.channels=2",
-    "model.channels=2",
+    "backbone.fabrics.first_layers=3",
+    "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "parts=p3",
     "input_size=[64,64]",
     "batch_size=4",
@@ -110,7 +110,7 @@ def test_run_leaves_its_record(finished: Path) -> None:
     # Some, but not all: otherwise the comparisons below would not say much.
     assert 0 < record["score"] < 100
     assert record["seed"] == 0
-    assert record["config"]["model"]["channels"] == 2
+    assert record["config"]["model"]["fabrics"]["channels"] == 2
     assert record["cost"]["live_parameters"] > 0
     assert record["cost"]["macs"] > 0
     assert record["evaluated_with"]["flip_test"] is True

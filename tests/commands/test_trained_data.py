@@ -22,7 +22,7 @@ from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from written_datasets import write_coco
 
 MODEL = (
-    "backbone=fabric", "model.channels=4", "model.layers=3", "model.subnetwork_layers=2",
+    "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p3", "batch_size=4", "trainer=cpu", "workers=0", "strategy=frozen",
 )  # fmt: skip
 
@@ -139,11 +139,9 @@ def column(run: Path, name: str) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name)]
 
 
-def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path, capsys) -> None:
+def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> None:
     detected = trained_on(coco, "detected", tmp_path / "detected")
-    assert "ground-truth boxes; final score: detected boxes" in capsys.readouterr().out
     labelled = trained_on(coco, "ground_truth", tmp_path / "labelled")
-    assert "final score: detected" not in capsys.readouterr().out
     # The same training but for the final score.
     for name in ("val/loss", "val/AP", "val/AR"):
         assert column(detected, name) == column(labelled, name)

@@ -38,7 +38,8 @@ class Gate(Operation):
         return add_scaled(None, x.sigmoid(), weight)
 """
 MODEL = (
-    "backbone=fabric", "backbone.channels=2", "backbone.backbone_layers=3", "model.channels=2",
+    "backbone=fabric", "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3",
+    "model.fabrics.channels=2",
     "parts=p1", "trainer=cpu",
     "+operations.gate={_target_: gate_of_a_user.Gate, _partial_: true}",
     "input_size=[64,64]", "dataset.train=4", "dataset.val=4", "dataset.image_size=[64,64]",
@@ -139,4 +140,4 @@ def test_no_part_of_a_model_downloads_its_weights(checkpoint: Path) -> None:
     assert found["model"]["backbone"]["weights"] == "none"
     assert found["model"]["more"][0] == {**model["more"][0], "weights": "none"}
     # A class that knows no weights is not given any.
-    assert found["model"]["operations"] == model["operations"]
+    assert found["model"]["fabrics"]["operations"] == model["operations"]

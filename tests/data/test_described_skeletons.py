@@ -120,8 +120,8 @@ def test_they_are_scored_by_their_own_sigmas(root: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("parts", ["p1", "p3"])
 def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
     settings = settings_of(
-        "train", f"dataset.root={root}", f"parts={parts}", "backbone=fabric", "model.channels=2",
-        "backbone.channels=2", "backbone.backbone_layers=3", "input_size=[64,64]",
+        "train", f"dataset.root={root}", f"parts={parts}", "backbone=fabric", "model.fabrics.channels=2",
+        "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3", "input_size=[64,64]",
     )  # fmt: skip
     network = build_network(settings["model"])
     assert network.parts.skeleton.joints == tuple(JOINTS)

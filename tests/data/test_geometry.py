@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnfs.body import MPII
-from pnfs.codec import decode, gaussian_targets
+from pnfs.codec import Codec, decode
 from pnfs.data import geometry
-from pnfs.evaluation import average_with_flip, flip_maps
 
 
 def assert_matrices_agree(found: np.ndarray, recorded: np.ndarray, translation: float) -> None:
@@ -82,15 +81,6 @@ def persons(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(visibility[..., None] > 0, joints, 0), visibility
 
 
-@given(st.integers(0, 10_000), st.integers(1, 500))
-def test_flipping_joints_twice_gives_them_back(seed: int, width: int) -> None:
-    joints, visibility = persons(seed)
-    once = geometry.flip_joints(joints, visibility, width, MPII.flip_permutation)
-    twice = geometry.flip_joints(*once, width, MPII.flip_permutation)
-    np.testing.assert_array_equal(twice[0], joints)
-    np.testing.assert_array_equal(twice[1], visibility)
-
-
 # --- unbiased: sizes in pixel intervals
 
 
@@ -141,23 +131,21 @@ def test_unbiased_maps_of_a_joint_and_its_mirror_image_agree(seed: int, heatmap_
     in_image = generator.uniform(130, 170, (1, 1, 2))
     maps = {}
     for unbiased in (True, False):
-        stride = geometry.heatmap_stride(input_size, heatmap_size, unbiased)
         for flip in (False, True):
             matrix = geometry.crop_matrix(
                 np.array([150.0, 150.0]), np.array([130.0, 130.0]), 20, input_size, flip, unbiased
             )
             joints = torch.from_numpy(geometry.apply(matrix, in_image))
             labelled = torch.ones(1, 1, dtype=torch.bool)
-            maps[unbiased, flip] = gaussian_targets(
-                joints, labelled, heatmap_size=heatmap_size, stride=stride, quantised=False
-            )[0]
+            codec = Codec(quantised=False, unbiased=unbiased, flip_shift=0)
+            maps[unbiased, flip] = codec.targets(joints, labelled, heatmap_size)[0]
     single = np.array([0])
-    found = average_with_flip(maps[True, False], maps[True, True], single, 0)
+    found = codec.flip_averaged(maps[True, False], maps[True, True], single)
     # Where the 3-sigma square cuts off, rounding may put an edge pixel in or out.
     torch.testing.assert_close(found, maps[True, False], atol=0.006, rtol=0)
     places = [decode(m, "dark")[0] for m in (found, maps[True, False])]
     torch.testing.assert_close(places[0], places[1], atol=2e-3, rtol=0)
-    biased = [decode(flip_maps(maps[False, f], single) if f else maps[False, f], "dark")[0]
+    biased = [decode(maps[False, f].flip(-1) if f else maps[False, f], "dark")[0]
               for f in (False, True)]  # fmt: skip
     # What HRNet shifts by a whole pixel to make up for.
     assert (biased[0] - biased[1])[0, 0, 0].item() == pytest.approx(0.75, abs=0.02)
@@ -167,8 +155,8 @@ def test_unbiased_maps_of_a_joint_and_its_mirror_image_agree(seed: int, heatmap_
     ("size", "unbiased", "needed"), [((1, 8), True, "two pixels"), ((8, 0), False, "a pixel")]
 )
 def test_sizes_without_extent_are_refused(size, unbiased: bool, needed: str) -> None:
-    with pytest.raises(ValueError, match=needed):
-        geometry.heatmap_stride((64, 64), size, unbiased)
+    with pytest.raises(ValueError, match="too small"):
+        Codec(unbiased=unbiased).stride(size)
     with pytest.raises(ValueError, match=needed):
         geometry.crop_matrix(np.array([5.0, 5.0]), np.array([9.0, 9.0]), 0, size, unbiased=unbiased)
 

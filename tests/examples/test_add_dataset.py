@@ -31,6 +31,6 @@ SMALL = ("input_size=[64,64]", "batch_size=8", "epochs=1", "workers=0", "trainer
 def test_dataset(write, people, pnfs):
     write("my_dataset.py", PYTHON)
     write("conf/dataset/mine.yaml", YAML)
-    run = pnfs("train", "dataset=mine", "backbone.weights=none", "model.channels=2", *SMALL)
+    run = pnfs("train", "dataset=mine", "backbone.weights=none", "model.fabrics.channels=2", *SMALL)
     pnfs("evaluate", f"checkpoint={run}", "out=scores", "trust=true", "trainer=cpu", "workers=0")
     assert len(pnfs.scores(f"checkpoint={run}")) == 16

@@ -25,7 +25,7 @@ YAML = "defaults: [synthetic, _self_]\n_target_: my_metric.ByPerson\n"
 def test_metric(write, pnfs):
     write("my_metric.py", PYTHON)
     write("conf/dataset/by_person.yaml", YAML)
-    run = pnfs("train", "profile=smoke", "model.channels=2", "dataset=by_person")
+    run = pnfs("train", "profile=smoke", "model.fabrics.channels=2", "dataset=by_person")
     assert '"whole persons"' in (run / "result.json").read_text()
     pnfs("evaluate", f"checkpoint={run}", "out=scores", "trust=true")
     pnfs("derive", f"checkpoint={run}", "out=small", "trust=true")

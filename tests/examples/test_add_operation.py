@@ -1,7 +1,7 @@
 """A candidate operation: a class, and a line in a file of the group `operations`."""
 
 PYTHON = '''
-import torch.nn.functional as F
+from torch import nn
 from pnfs.models.layers import PartBatchNorm2d, PartConv2d
 from pnfs.models.operations import Operation
 
@@ -10,11 +10,9 @@ class Pointwise(Operation):
 
     def __init__(self, parts, channels):
         super().__init__()
-        self.conv = PartConv2d(parts, channels, channels, 1)
-        self.norm = PartBatchNorm2d(parts, channels, affine=False)
-
-    def forward(self, x, weight):
-        return F.relu(self.norm(self.conv(x), weight))
+        conv = PartConv2d(parts, channels, channels, 1)
+        norm = PartBatchNorm2d(parts, channels, affine=False)
+        self.layers = nn.Sequential(conv, norm, nn.ReLU())
 '''
 YAML = """
 defaults: [subnetwork, _self_]
@@ -26,7 +24,11 @@ def test_operation(tmp_path, write, pnfs):
     write("my_operation.py", PYTHON)
     write("conf/operations/mine.yaml", YAML)
     run = pnfs(
-        "train", "profile=smoke", "model.channels=2", "model.vector_dim=1", "operations=mine"
+        "train",
+        "profile=smoke",
+        "model.fabrics.channels=2",
+        "model.vector_dim=1",
+        "operations=mine",
     )
     checkpoint = (f"checkpoint={run}", "trust=true")
     pnfs("show", *checkpoint, "format=svg", "out=pictures")

@@ -12,7 +12,7 @@ mpii:
 
 def test_parts(write, pnfs):
     write("conf/parts/halves.yaml", YAML)
-    run = pnfs("train", "profile=smoke", "model.channels=2", "parts=halves")
+    run = pnfs("train", "profile=smoke", "model.fabrics.channels=2", "parts=halves")
     found = json.loads((run / "architecture.json").read_text())["subnetworks"]["parts"]
     assert list(found) == ["upper", "lower"]
     pnfs("evaluate", f"checkpoint={run}", "out=scores")

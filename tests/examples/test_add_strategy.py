@@ -28,7 +28,7 @@ YAML = "{_target_: my_strategy.Dirichlet, seed: '${seed}'}"
 def test_strategy(write, pnfs):
     write("my_strategy.py", PYTHON)
     write("conf/strategy/dirichlet.yaml", YAML)
-    run = pnfs("train", "profile=smoke", "model.channels=2", "strategy=dirichlet")
+    run = pnfs("train", "profile=smoke", "model.fabrics.channels=2", "strategy=dirichlet")
     found = json.loads((run / "architecture.json").read_text())["subnetworks"]["parts"]
     assert np.ptp(found["head"]["alpha"]) > 0
     # No command that reads a checkpoint builds its strategy: nothing has to be trusted.

@@ -21,7 +21,7 @@ from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone
+from tiny import fabric_backbone, fabric_network
 
 SIZE = (64, 96)
 
@@ -34,11 +34,11 @@ def smooth(count: int, seed: int) -> np.ndarray:
 
 def build(seed: int) -> PoseFabricNetwork:
     torch.manual_seed(seed)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=2),
+    network = fabric_network(
+        backbone=fabric_backbone(first_layers=3, channels=2),
         skeleton="mpii",
         parts={"all": MPII.joints},
-        subnetwork_layers=1,
+        last_layers=1,
         channels=2,
     ).eval()
     network.calibrate(torch.randn(4, 3, *SIZE))
@@ -138,20 +138,11 @@ def test_where_every_part_moves_too_many_joints_the_file_stays_as_it_was(
     assert path.read_bytes() == f32_file.read_bytes()
 
 
-def test_moved_share_counts_joints_more_than_a_pixel_away() -> None:
-    expected = np.zeros((2, 3, 2))
-    found = expected.copy()
-    found[0, 0] = (1, -1)
-    found[0, 1] = (0, 1.25)
-    found[1, 2] = (-7, 0)
-    assert moved_share(found, expected) == pytest.approx(2 / 6)
-
-
 def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration) -> None:
     loose = Calibration(calibration.crops, smooth(8, 3), max_moved=0.5)
     moved = check_moved(network, int8_file, loose)
     with torch.no_grad():
-        maps = network.crops_to_maps(torch.from_numpy(loose.held_out)).flatten(2).argmax(-1).numpy()
+        maps = network.heatmaps(torch.from_numpy(loose.held_out)).flatten(2).argmax(-1).numpy()
     found = OnnxRuntime(int8_file)(loose.held_out).reshape(8, 16, -1).argmax(-1)
     width = SIZE[1] // 4
     away = np.maximum(abs(maps % width - found % width), abs(maps // width - found // width)) > 1
@@ -272,6 +263,7 @@ sys.addaudithook(watch)
 _RUN = """
 import numpy as np
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from tiny import fabric_backbone, fabric_network
 {runtime}(sys.argv[1], 1)(np.zeros((1, 64, 96, 3), np.uint8))
 assert "openvino_telemetry" not in sys.modules
 """

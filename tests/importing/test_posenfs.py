@@ -10,10 +10,10 @@ from pnfs.body import COCO, MPII
 from pnfs.importing.posenfs import describe_posenfs, read_fabric
 from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
 from pnfs.importing.posenfs_parts import PARTS
-from pnfs.models import REFERENCE, PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone
+from pnfs.models import POSENFS
 from pnfs.models.operations import BACKBONE_OPERATIONS, SeparableConv
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
+from tiny import fabric_backbone, fabric_network
 
 OPERATIONS = {
     **BACKBONE_OPERATIONS,
@@ -78,24 +78,24 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
     parts = dict(told.parts)
     if reverse:
         parts = dict(reversed(parts.items()))
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(
-            backbone_layers=backbone.last + 1,
+    network = fabric_network(
+        backbone=fabric_backbone(
+            first_layers=backbone.last + 1,
             channels=backbone.factor,
             nodes=backbone.hidden_states_num,
             operations=operations(backbone.operators, reverse),
             alpha_per_cell=backbone.one_alpha_a_cell,
-            rules=REFERENCE,
+            rules=POSENFS,
         ),
         skeleton=told.skeleton.name,
         parts=parts,
         layers=subnetwork.depth,
-        subnetwork_layers=subnetwork.depth - subnetwork.first,
+        last_layers=subnetwork.depth - subnetwork.first,
         channels=subnetwork.factor,
         nodes=subnetwork.hidden_states_num,
         operations=operations(subnetwork.operators, reverse),
         alpha_per_cell=subnetwork.one_alpha_a_cell,
-        rules=REFERENCE,
+        rules=POSENFS,
         vector_dim=given.get("vector_dim", 8),
     ).eval()
     unread = load_posenfs_state_dict(
@@ -106,7 +106,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
         backbone.operators,
     )
     with torch.no_grad():
-        maps = network.joint_maps(network(images))
+        maps = network.merged(network(images))
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     # What is said agrees with what was made.
     fabric, other = told.fabric, told.backbone_fabric
@@ -152,12 +152,12 @@ def test_parts_that_do_not_stack_are_named() -> None:
 
 def load(state: dict[str, Tensor], operators: tuple[str, ...] = FOUR) -> None:
     told = describe_posenfs(state)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(
-            backbone_layers=3, channels=1, operations=operations(FOUR, False), rules=REFERENCE
+    network = fabric_network(
+        backbone=fabric_backbone(
+            first_layers=3, channels=1, operations=operations(FOUR, False), rules=POSENFS
         ),
         skeleton="mpii", parts=told.parts, channels=2, operations=operations(FOUR, False),
-        rules=REFERENCE,
+        rules=POSENFS,
     )  # fmt: skip
     load_posenfs_state_dict(network, state, {p: p for p in told.parts}, operators, FOUR)
 

@@ -15,10 +15,11 @@ import torch
 from pnfs.body import skeleton_by_name
 from pnfs.importing.posenfs import describe_posenfs
 from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
-from pnfs.models import REFERENCE, PoseFabricNetwork
-from pnfs.models.backbones import Backbone, FabricBackbone, HRNet, MobileNetV2, ResNet
+from pnfs.models import POSENFS, PoseFabricNetwork
+from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory, SeparableConv
+from tiny import fabric_backbone, fabric_network
 
 pytestmark = pytest.mark.fixtures
 
@@ -47,14 +48,14 @@ def backbone_of(config: dict) -> Backbone:
     if sized := re.fullmatch(r"hrnet_w(\d+)", name):
         return HRNet(int(sized[1]), weights="none")  # type: ignore[arg-type]
     fabric = config["backbone_config"]
-    return FabricBackbone(
+    return fabric_backbone(
         layers=fabric["depth"],
-        backbone_layers=fabric["reserve_layers_num"],
+        first_layers=fabric["reserve_layers_num"],
         channels=fabric["factor"],
         nodes=fabric["hidden_states_num"],
         operations=operations_of(fabric["operators"]),
         alpha_per_cell=has_alpha_per_cell(config, "backbone"),
-        rules=REFERENCE,
+        rules=POSENFS,
     )
 
 
@@ -66,7 +67,7 @@ def network_of(config: dict) -> PoseFabricNetwork:
     subnetworks = config.get("subnetwork_config", config)
     cell = subnetworks["cell_config"]
     skeleton = skeleton_by_name(subnetworks.get("dataset_name") or config["dataset"])
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=backbone_of(config),
         skeleton=skeleton.name,
         parts={
@@ -74,12 +75,12 @@ def network_of(config: dict) -> PoseFabricNetwork:
             for name, indices in config["parts"].items()
         },
         layers=cell["depth"],
-        subnetwork_layers=cell["depth"] - cell["cut_layers_num"],
+        last_layers=cell["depth"] - cell["cut_layers_num"],
         channels=cell["factor"],
         nodes=cell["hidden_states_num"],
         operations=operations_of(cell["operators"]),
         alpha_per_cell=has_alpha_per_cell(config, next(iter(config["parts"]))),
-        rules=REFERENCE,
+        rules=POSENFS,
         vector_dim=cell["vector_dim"] if cell["vector_in_pixel"] else 1,
     ).eval()
 
@@ -112,7 +113,7 @@ def test_every_recorded_architecture_agrees(fixtures_dir: Path) -> None:
         with torch.no_grad():
             pyramid = network.backbone(images)
             part_maps = network(images)
-            maps = network.joint_maps(part_maps)
+            maps = network.merged(part_maps)
         where = file.name
         for level, features in enumerate(pyramid):
             expected = io[f"backbone_feature_{level}"]
@@ -282,7 +283,7 @@ def test_a_recorded_variant_agrees(fixture_file: Path) -> None:
     images = torch.from_numpy(io["input"])
     with torch.no_grad():
         pyramid = network.backbone(images)
-        maps = network.joint_maps(network(images))
+        maps = network.merged(network(images))
     for level, features in enumerate(pyramid):
         expected = io[f"feature_abs_mean_{level}"]
         np.testing.assert_allclose(features.abs().mean(), expected, rtol=1e-4)

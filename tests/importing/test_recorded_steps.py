@@ -13,6 +13,7 @@ from test_recorded import load_case
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pnfs.codec import Codec
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
 from pnfs.importing.posenfs_names import OPERATION_NAMES
@@ -20,7 +21,7 @@ from pnfs.models import PoseFabricNetwork
 from pnfs.models.fabric import NEIGHBOURS
 from pnfs.search import FirstOrder, SearchStrategy, Synchronous
 from pnfs.search.strategy import freeze_architecture
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import PoseModule
 from pnfs.training.schedules import StepSchedule
 
@@ -110,10 +111,8 @@ def module_of(settings: dict[str, Any], network: PoseFabricNetwork) -> PoseModul
             groups, lr=settings["lr"], betas=tuple(settings["adam_betas"])
         ),
         schedule=StepSchedule(milestones=()),
-        loss=ScoreMapLoss("joints", 0.5),
-        sigma=settings["sigma"],
-        quantised=False,
-        radius=None,
+        loss=HeatmapLoss("joints", 0.5),
+        codec=Codec(sigma=settings["sigma"], quantised=False, radius=None),
     )
 
 

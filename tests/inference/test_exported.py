@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-import pnfs
 from pnfs.commands import evaluate, export, predict
 from pnfs.commands.configuration import UsageError
-from pnfs.export.metadata import ExportError
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference.loading import chosen_runtime
 from tiny_runs import PEOPLE, composed, untrained_run
@@ -94,22 +92,6 @@ def test_an_exported_file_is_called_onnx(run: Path, tmp_path: Path, out, written
     assert [path.name for path in tmp_path.iterdir()] == ([written] if written else [])
 
 
-def test_every_command_refuses_a_precision_without_a_choice(run: Path, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    for checkpoint in (run, run / "model.onnx"):
-        with pytest.raises(ValueError, match="precision=bf16: runtime"):
-            evaluated(checkpoint, tmp_path / "out", "precision=bf16")
-        with pytest.raises(ValueError, match="precision=bf16: runtime"):
-            pnfs.load(checkpoint, "cpu", precision="bf16")
-        with pytest.raises(ValueError, match="precision=bf16: runtime"):
-            predict.run(
-                composed("predict", f"checkpoint={checkpoint}", f"input={tmp_path / 'a.png'}",
-                         f"out={tmp_path / 'p'}", "precision=bf16")
-            )  # fmt: skip
-    with pytest.raises(ExportError, match="precision=f64"):
-        pnfs.load(run / "model.onnx", runtime="openvino", precision="f64")  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_predictions_say_what_computed_them(run: Path, tmp_path: Path, runtime, capsys) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
@@ -133,8 +115,7 @@ def test_export_in_int8_calibrates_on_the_runs_training_crops(
     assert "convolutions" in capsys.readouterr().out
     record = evaluated(path, tmp_path / "out", *PEOPLE)
     assert record["evaluated_with"]["precision"] == "int8"
-    for count in (0, 5, "many"):
-        with pytest.raises(UsageError, match=rf"int8\.crops={count}"):
-            export.run(composed("export", *asked, f"int8.crops={count}"))
-    with pytest.raises(UsageError, match="precision 'int4'"):
+    with pytest.raises(UsageError, match=r"int8\.crops=5"):
+        export.run(composed("export", *asked, "int8.crops=5"))
+    with pytest.raises(UsageError, match=r"precision.*int4"):
         export.run(composed("export", f"checkpoint={run}", "precision=int4"))

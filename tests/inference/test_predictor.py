@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from pnfs.body import COCO
+from pnfs.codec import Codec
 from pnfs.data.crops import CropDataset
 from pnfs.data.persons import DataError
 from pnfs.data.synthetic import Synthetic
@@ -18,6 +19,7 @@ from pnfs.inference import ImageWithBoxes, Predictor, TorchRuntime, choose_devic
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import Backbone
 from pnfs.training.module import PoseModule
+from tiny import fabric_network
 
 K = len(COCO)
 PARTS = {"upper": COCO.joints[:11], "legs": COCO.joints[9:]}
@@ -40,7 +42,7 @@ class TinyBackbone(Backbone):
 
 def network() -> PoseFabricNetwork:
     torch.manual_seed(0)
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=TinyBackbone(), skeleton="coco", parts=PARTS, channels=1, vector_dim=2
     ).eval()
 
@@ -81,13 +83,16 @@ def test_predictor_equals_the_modules_evaluation() -> None:
         metric=source.metric("val"),
         optimizer=torch.optim.Adam,
         flip_test=True,
-        flip_shift=1,
     )
     dataset = CropDataset(persons, input_size=SIZE)
     batch = default_collate([dataset[n] for n in range(len(dataset))])
     with torch.no_grad():
-        part_maps, maps = module.score_maps(batch)
-        expected, expected_scores = module.locate(maps, batch)
+        images = batch["image"]
+        part_maps = module.network(images)
+        mirrored = module.network.heatmaps(images.flip(2))
+        maps = module.network.merged(part_maps)
+        maps = Codec().flip_averaged(maps, mirrored, COCO.flip_permutation)
+        expected, expected_scores = module.locate(part_maps, batch)
     predictor = Predictor(
         TorchRuntime(network()), skeleton=COCO, input_size=SIZE, padding=1.0, batch_size=2
     )
@@ -123,7 +128,9 @@ def test_a_persons_box_takes_the_datasets_margin() -> None:
 def test_joints_are_where_the_picture_shows_them(flip_test: bool) -> None:
     places = [(61.0, 203.0), (322.0, 110.0)]
     boxes = [[11, 150, 100, 120], [280, 60, 90, 100]]
-    found = finder(decode_method="dark").predict(dots(*places), boxes, flip_test=flip_test)
+    found = finder(codec=Codec(decode_method="dark")).predict(
+        dots(*places), boxes, flip_test=flip_test
+    )
     assert found.joints.shape == (2, K, 2)
     for n, place in enumerate(places):
         # The flip test leaves a shift of up to a quarter of a score-map pixel, 0.6 px here.
@@ -137,7 +144,7 @@ def test_joints_are_where_the_picture_shows_them(flip_test: bool) -> None:
 
 
 def test_whole_image_is_one_person_without_margin() -> None:
-    found = finder(decode_method="dark").predict(dots((350, 40)), maps=True)
+    found = finder(codec=Codec(decode_method="dark")).predict(dots((350, 40)), maps=True)
     assert found.boxes.tolist() == [[0, 0, 400, 300]]
     np.testing.assert_allclose(found.joints[0], np.tile((350, 40), (K, 1)), atol=1.3)
     # 400 px of width fill the crop's 256; above and below it is black.

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from pnfs.models import PAPER, REFERENCE, PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models import PAPER, POSENFS, NeuralFabrics, PoseFabricNetwork
+from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2, Stem
+from pnfs.models.operations import BACKBONE_OPERATIONS
 
 STEPS = 20
 LEARNING_RATE = 1e-4
@@ -53,22 +54,28 @@ CASES = [
 
 def build(case: Case, seed: int = 0) -> PoseFabricNetwork:
     """The network with the initial values of `seed`."""
-    rules = {"paper": PAPER, "reference": REFERENCE}[case.preset]
+    rules = {"paper": PAPER, "reference": POSENFS}[case.preset]
     groups = yaml.safe_load((CONFIGURATION / f"parts/p{case.parts}.yaml").read_text())["mpii"]
-    backbone = {
-        "mobilenet": partial(MobileNetV2, weights="none"),
-        "fabric": partial(
-            FabricBackbone, channels=CHANNELS, nodes=case.nodes, backbone_layers=3, rules=rules
-        ),
-    }[case.backbone]
+    fabric = partial(NeuralFabrics, channels=CHANNELS, nodes=case.nodes, rules=rules)
     torch.manual_seed(seed)
+    backbone: Backbone = (
+        MobileNetV2("none")
+        if case.backbone == "mobilenet"
+        else FabricBackbone(
+            stem=Stem(CHANNELS, rules.stem_relu),
+            fabrics=fabric(
+                part_names=("backbone",),
+                first_layers=3,
+                input_scales=(4,),
+                operations=BACKBONE_OPERATIONS,
+            ),
+        )
+    )
     return PoseFabricNetwork(
-        backbone=backbone(),
+        backbone=backbone,
+        fabrics=fabric(part_names=tuple(groups), last_layers=3),
         skeleton="mpii",
         parts=groups,
-        channels=CHANNELS,
-        nodes=case.nodes,
-        rules=rules,
     )
 
 

@@ -16,8 +16,9 @@ from pnfs.models.architecture import (
     mixing_statistics,
     to_json,
 )
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.backbones import MobileNetV2
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+from tiny import fabric_backbone, fabric_network
 
 PARTS = {
     "head": ["neck", "head_top"],
@@ -27,7 +28,7 @@ PARTS = {
 
 
 def build(backbone=None, parts=PARTS, **options) -> PoseFabricNetwork:
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=backbone or MobileNetV2(weights="none"),
         skeleton="lsp",
         parts=parts,
@@ -54,12 +55,12 @@ def bits(network: PoseFabricNetwork) -> dict[str, list]:
 
 
 @pytest.fixture(scope="module")
-def fabric_network() -> PoseFabricNetwork:
-    return randomise(build(FabricBackbone(backbone_layers=4, channels=2), nodes=2))
+def searched() -> PoseFabricNetwork:
+    return randomise(build(fabric_backbone(first_layers=4, channels=2), nodes=2))
 
 
 def test_description_holds_theta_wiring_and_logits():
-    network = build(nodes=2, layers=7, subnetwork_layers=2)
+    network = build(nodes=2, layers=7, last_layers=2)
     network.architecture_parameters()["upper/beta"].data[1, 2] = 0.1
     found = describe_architecture(network)
     fabric = found.subnetworks
@@ -100,7 +101,7 @@ def test_description_refuses_nan():
 def test_round_trip_is_bitwise(alpha_per_cell):
     network = randomise(
         build(
-            FabricBackbone(backbone_layers=3, channels=2, alpha_per_cell=alpha_per_cell),
+            fabric_backbone(first_layers=3, channels=2, alpha_per_cell=alpha_per_cell),
             nodes=2,
             alpha_per_cell=alpha_per_cell,
         )
@@ -120,7 +121,7 @@ def test_round_trip_is_bitwise(alpha_per_cell):
     assert bits(network) == expected
 
 
-def test_json_is_small_and_readable(fabric_network):
+def test_json_is_small_and_readable(searched):
     network = build()
     network.architecture_parameters()["head/alpha"].data[0] = torch.tensor([0.1, -0.25, 0, 1e-3])
     text = to_json(describe_architecture(network))
@@ -156,7 +157,7 @@ def edited(path: str, value) -> str:
         ("subnetworks/nodes", 10**9, "head/alpha must have shape"),
         ("subnetworks/layers", "6", "subnetworks.layers"),
         ("subnetworks/layers", 10**9, "head/beta"),
-        ("subnetworks/last_layer", 10**9, "head/beta"),
+        ("subnetworks/last_layer", 10**9, "are not a range"),
         ("subnetworks/last_layer", 7, "layers 4 to 7 are not a range within 1 to 6"),
         ("subnetworks/input_scales", [64], "layer 4, scale 1/4 has no input"),
         ("subnetworks/alpha_per_cell", 1, "subnetworks.alpha_per_cell"),
@@ -220,7 +221,7 @@ def test_loaded_network_computes_the_same():
 
 def test_load_allows_other_channels_and_another_depth():
     found = randomise(build())
-    deeper = PoseFabricNetwork(
+    deeper = fabric_network(
         backbone=MobileNetV2(weights="none"), skeleton="lsp", parts=PARTS, channels=4, layers=7
     )
     load_architecture(deeper, describe_architecture(found))
@@ -235,7 +236,7 @@ def test_load_keeps_frozen_parameters_frozen():
     assert not any(p.requires_grad for p in network.architecture_parameters().values())
 
 
-def test_load_errors_say_what_does_not_fit(fabric_network):
+def test_load_errors_say_what_does_not_fit(searched):
     plain = build(nodes=2)
     cases = [
         (
@@ -246,11 +247,11 @@ def test_load_errors_say_what_does_not_fit(fabric_network):
         (build(), build(parts={**PARTS, "face": ["neck"]}), "network has no part named 'face'"),
         (build(), plain, r"head/alpha has shape \(3, 4\) in the architecture, \(1, 4\)"),
         (build(nodes=2, alpha_per_cell=True), plain, r"head/alpha has shape \(3, 4\)"),
-        (build(subnetwork_layers=2), build(), r"head/beta has shape \(6, 3\).*\(3, 3\)"),
+        (build(last_layers=2), build(), r"head/beta has shape \(6, 3\).*\(3, 3\)"),
         (build(operations=BACKBONE_OPERATIONS), build(), "architecture has no operation.*avg_pool"),
         (build(), build(operations=BACKBONE_OPERATIONS), "network has no operation.*max_pool_3x3"),
-        (fabric_network, plain, "network has a fabric as its backbone, the architecture has none"),
-        (plain, fabric_network, "architecture has a fabric as its backbone, the network has none"),
+        (searched, plain, "network has a fabric as its backbone, the architecture has none"),
+        (plain, searched, "architecture has a fabric as its backbone, the network has none"),
     ]
     for network, source, message in cases:
         before = bits(network)
@@ -269,16 +270,16 @@ def test_load_refuses_other_wiring():
         load_architecture(network, other)
 
 
-def test_nothing_is_loaded_where_only_the_backbone_differs(fabric_network):
-    network = build(FabricBackbone(backbone_layers=3, channels=2), nodes=2)
+def test_nothing_is_loaded_where_only_the_backbone_differs(searched):
+    network = build(fabric_backbone(first_layers=3, channels=2), nodes=2)
     with pytest.raises(ValueError, match="backbone/beta"):
-        load_architecture(network, describe_architecture(fabric_network))
+        load_architecture(network, describe_architecture(searched))
     assert all(not p.any() for p in network.architecture_parameters().values())
 
 
 def test_statistics_of_uniform_weights():
     found = mixing_statistics(
-        describe_architecture(build(FabricBackbone(backbone_layers=3, channels=2)))
+        describe_architecture(build(fabric_backbone(first_layers=3, channels=2)))
     )
     assert found["head/alpha_entropy"] == pytest.approx(math.log(4))
     assert found["backbone/alpha_entropy"] == pytest.approx(math.log(6))

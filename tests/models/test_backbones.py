@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet50
 
-from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2, ResNet
+from pnfs.models.backbones import Backbone, MobileNetV2, ResNet
 from pnfs.models.backbones.pyramid import read_weights
-from pnfs.models.fabric import PAPER, REFERENCE, FabricRules, KeptCell
+from pnfs.models.connect import PAPER, POSENFS, FabricRules
+from pnfs.models.wiring import KeptCell
+from tiny import fabric_backbone
 
 
 def randomise_statistics(module: nn.Module) -> None:
@@ -41,10 +43,10 @@ def mobilenet_file(mobilenet: nn.Module, tmp_path_factory: pytest.TempPathFactor
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "mobilenet_v2": lambda: MobileNetV2("none"),
     "resnet50": lambda: ResNet(50, "none"),
-    "fabric": lambda: FabricBackbone(channels=1),
-    "fabric, m=3": lambda: FabricBackbone(backbone_layers=3, channels=1, nodes=2),
-    "fabric of ten layers": lambda: FabricBackbone(layers=10, backbone_layers=7, channels=1),
-    "fabric, reference": lambda: FabricBackbone(channels=1, rules=REFERENCE),
+    "fabric": lambda: fabric_backbone(channels=1),
+    "fabric, m=3": lambda: fabric_backbone(first_layers=3, channels=1, nodes=2),
+    "fabric of ten layers": lambda: fabric_backbone(layers=10, first_layers=7, channels=1),
+    "fabric, reference": lambda: fabric_backbone(channels=1, rules=POSENFS),
 }
 
 
@@ -209,23 +211,22 @@ def test_imagenet_and_none_mean_the_download_and_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"backbone_layers": 2}, r"layer 2 of 5 has only the scales 1/4, 1/8, 1/16"),
-        ({"backbone_layers": 1}, r"layer 1 of 4 has only the scales 1/4, 1/8;"),
-        ({"backbone_layers": 4, "layers": 6}, r"layer 4 of 6 has only the scales 1/4, 1/8, 1/16;"),
-        ({"backbone_layers": 6, "layers": 6}, r"layer 6 of 6 has only the scales 1/4;"),
-        ({"backbone_layers": 7, "layers": 6}, "layers 1 to 7 are not a range within 1 to 6"),
-        ({"backbone_layers": 0}, "layers 1 to 0 are not a range"),
-        ({"weights": "imagenet"}, "weights=imagenet: a fabric backbone has no published weights"),
+        ({"first_layers": 2}, r"layer 2 of 5 has only the scales 1/4, 1/8, 1/16"),
+        ({"first_layers": 1}, r"layer 1 of 4 has only the scales 1/4, 1/8;"),
+        ({"first_layers": 4, "layers": 6}, r"layer 4 of 6 has only the scales 1/4, 1/8, 1/16;"),
+        ({"first_layers": 6, "layers": 6}, r"layer 6 of 6 has only the scales 1/4;"),
+        ({"first_layers": 7, "layers": 6}, "layers 1 to 7 are not a range within 1 to 6"),
+        ({"first_layers": 0}, "layers 1 to 0 are not a range"),
     ],
 )
 def test_a_fabric_that_gives_no_pyramid_is_refused(arguments: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        FabricBackbone(channels=1, **arguments)
+        fabric_backbone(channels=1, **arguments)
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 def test_the_stem_is_two_stride_two_convolutions(rules: FabricRules) -> None:
-    backbone = FabricBackbone(backbone_layers=3, channels=2, rules=rules).eval()
+    backbone = fabric_backbone(first_layers=3, channels=2, rules=rules).eval()
     randomise_statistics(backbone)
     stem = backbone.stem
     layers = [stem.conv1, stem.norm1, stem.conv2, stem.norm2, nn.ReLU(), stem.project]
@@ -244,7 +245,7 @@ def test_the_stem_is_two_stride_two_convolutions(rules: FabricRules) -> None:
 def test_a_derived_backbone_may_lack_scales_that_nobody_reads() -> None:
     left = KeptCell(("same",), [["skip"]])
     kept = {"backbone": {f"layer{layer}_scale4": left for layer in (1, 2, 3)}}
-    backbone = FabricBackbone(backbone_layers=3, channels=1, kept=kept).eval()
+    backbone = fabric_backbone(first_layers=3, channels=1, kept=kept).eval()
     pyramid = backbone(torch.randn(1, 3, 64, 64))
     assert pyramid[0].shape == (1, 4, 16, 16)
 

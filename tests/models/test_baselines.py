@@ -6,12 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pnfs.body import MPII
-from pnfs.models import PoseFabricNetwork, PoseNetwork, normalise_images
-from pnfs.models.backbones import FabricBackbone, HRNet, ResNet, TimmBackbone
+from pnfs.models import PoseNetwork
+from pnfs.models.backbones import HRNet, ResNet, TimmBackbone
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
 from pnfs.models.cost import measure_cost
-from public_networks import crops_with_border, public_input
 
 GIGA = 2**30
 
@@ -82,12 +80,12 @@ def test_a_baseline_is_a_pose_network_of_one_part(networks, name: str, dim: int)
     network = networks[name, dim].eval()
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
-        vectors, maps = network.vectors(images), network(images)
+        vectors, maps = network(images, "vectors"), network(images)
     assert vectors.shape == (2, 16, dim, 16, 24)
     squared = vectors.square().sum(2)
     torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
-    assert network.joint_maps(maps).shape == maps.shape
-    assert torch.equal(network.joint_maps(maps), maps)
+    assert network.merged(maps).shape == maps.shape
+    assert torch.equal(network.merged(maps), maps)
     assert network.parts.names == ("whole_body",)
     assert network.architecture_parameters() == {}
     assert network.named_fabrics() == {}
@@ -98,7 +96,7 @@ def test_a_baseline_is_a_pose_network_of_one_part(networks, name: str, dim: int)
 
 @pytest.mark.parametrize("name", ["simple", "hrnet"])
 def test_scores_start_low(networks, name: str) -> None:
-    images = normalise_images(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     network = networks[name, 8].train()
     network.calibrate(images)
     assert network.training
@@ -127,66 +125,9 @@ def test_steps_along_the_gradient_lower_the_loss(networks, name: str, dim: int) 
     assert losses[-1] < losses[0]
 
 
-def test_the_head_makes_scores_of_the_features(networks) -> None:
-    small = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=1),
-        skeleton="mpii",
-        parts={"whole": MPII.joints},
-        channels=1,
-    )
-    for network in (*networks.values(), small):
-        network.eval()
-        images = torch.randn(1, 3, 64, 64)
-        with torch.no_grad():
-            scores = network.head.scores(network.head(network.features(images)))
-            torch.testing.assert_close(scores, network(images), rtol=1e-4, atol=1e-5)
-        # The cost is counted by these.
-        held = [id(p) for child in network.children() for p in child.parameters()]
-        assert sorted(held) == sorted(id(p) for p in network.parameters())
-
-
-@pytest.mark.parametrize("overlap", ["sum", "mean"])
-def test_overlapping_maps_are_summed_or_averaged(overlap) -> None:
-    parts = {"one": MPII.joints, "two": MPII.joints[:5]}
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=1),
-        skeleton="mpii", parts=parts, channels=1, overlap=overlap,
-    )  # fmt: skip
-    maps = torch.randn(1, 21, 2, 3)
-    joints = network.joint_maps(maps)
-    both = maps[:, :5] + maps[:, 16:]
-    torch.testing.assert_close(joints[:, :5], both / 2 if overlap == "mean" else both)
-    torch.testing.assert_close(joints[:, 5:], maps[:, 5:16])
-
-
-def test_an_unknown_overlap_is_refused() -> None:
-    with pytest.raises(ValueError, match="overlap must be sum or mean, got 'max'"):
-        PoseFabricNetwork(
-            backbone=FabricBackbone(backbone_layers=3, channels=1),
-            skeleton="mpii", parts={"a": MPII.joints}, channels=1, overlap="max",  # type: ignore[arg-type]
-        )  # fmt: skip
-
-
 def test_the_pose_network_reads_hrnets_finest_map_alone() -> None:
     with pytest.raises(ValueError, match="needs last_stage=4 and finest_only=true"):
         HRNetPose(backbone=HRNet(32, weights="none"), skeleton="mpii")
-
-
-def test_colours_are_exchanged_before_they_are_normalised() -> None:
-    crops = crops_with_border()
-    for order, flipped in (("rgb", False), ("bgr", True)):
-        network = simple_baseline(filters=8, channel_order=order)
-        expected = public_input(crops, bgr=flipped)
-        torch.testing.assert_close(network.normalise(crops), expected, rtol=1e-5, atol=1e-5)
-    parts = {"whole": MPII.joints}
-    backbone = FabricBackbone(backbone_layers=3, channels=1)
-    fabric = PoseFabricNetwork(
-        backbone=backbone, skeleton="mpii", parts=parts, channels=1, channel_order="bgr"
-    )
-    expected = public_input(crops, bgr=True)
-    torch.testing.assert_close(fabric.normalise(crops), expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match=r"model\.channel_order.*'gbr'"):
-        simple_baseline(channel_order="gbr")
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def literal_cell(cell: Cell, x: Tensor, weights: Tensor) -> Tensor:
     """Eq. 1 for one part, term by term; `weights` is (E, O)."""
     hidden = [x]
     edge = 0
-    for node in range(1, cell.nodes + 1):
+    for node in range(1, len(cell.terms) + 1):
         total = torch.zeros_like(x)
         for source in range(node):
             for name, operation in cell.edges[edge].items():
@@ -88,7 +88,7 @@ def literal_cell(cell: Cell, x: Tensor, weights: Tensor) -> Tensor:
 
 def single_part(cell: Cell, part: int, parts: int) -> Cell:
     """A cell of one part with the weights and statistics of part `part`."""
-    single = Cell(1, cell.channels, cell.nodes, BACKBONE_OPERATIONS).double().train(cell.training)
+    single = Cell(1, CHANNELS, len(cell.terms), BACKBONE_OPERATIONS).double().train(cell.training)
     share = {name: value.chunk(parts)[part] for name, value in cell.state_dict().items()}
     single.load_state_dict(copy.deepcopy(share))
     return single

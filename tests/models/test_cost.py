@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnfs.body import LSP
-from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
-from pnfs.models.backbones import Backbone, FabricBackbone
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
+from pnfs.models.backbones import Backbone
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
+from tiny import fabric_backbone, fabric_network
 
 SIZE = (64, 96)
 PARTS = {
@@ -39,7 +40,7 @@ class TinyBackbone(Backbone):
 
 def network(**arguments) -> PoseFabricNetwork:
     arguments = {"backbone": TinyBackbone(), "channels": 2, "vector_dim": 4, **arguments}
-    return PoseFabricNetwork(skeleton="lsp", parts=PARTS, **arguments)
+    return fabric_network(skeleton="lsp", parts=PARTS, **arguments)
 
 
 def pixels(scale: int) -> int:
@@ -83,7 +84,7 @@ def subnetwork_parameters(factor: int, nodes: int, bias: bool) -> int:
     return total + edges * len(SUBNETWORK_OPERATIONS) + 3 * len(CELLS)
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_costs_equal_a_count_by_hand(nodes: int, rules: FabricRules) -> None:
     factor, dim = 2, 4
@@ -114,7 +115,7 @@ def test_costs_equal_a_count_by_hand(nodes: int, rules: FabricRules) -> None:
 
 
 def test_all_parameters_are_counted_once() -> None:
-    model = network(backbone=FabricBackbone(backbone_layers=3, channels=1))
+    model = network(backbone=fabric_backbone(first_layers=3, channels=1))
     cost = measure_cost(model, SIZE)
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
     architecture = model.architecture_parameters().values()
@@ -123,8 +124,8 @@ def test_all_parameters_are_counted_once() -> None:
 
 def test_backbone_cells_that_no_output_depends_on_are_dead() -> None:
     # One last layer reads the pyramid at 1/4 and 1/8 only, so nobody reads the coarse cells.
-    backbone = FabricBackbone(backbone_layers=3, channels=2)
-    cost = measure_cost(network(backbone=backbone, subnetwork_layers=1), SIZE)
+    backbone = fabric_backbone(first_layers=3, channels=2)
+    cost = measure_cost(network(backbone=backbone, last_layers=1), SIZE)
     dead = 0
     # Layer 3: at 1/16 one way down; at 1/32, which layer 2 lacks, three.
     for channels, ways_down in ((32, 1), (64, 3)):

@@ -7,29 +7,30 @@ import pytest
 import torch
 
 from pnfs.body import MPII
-from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
     describe_architecture,
     load_architecture,
 )
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
+from tiny import fabric_backbone, fabric_network
 
 PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joints[9:]}
 
 
 def build(
-    rules: FabricRules = PAPER, nodes: int = 1, fabric_backbone: bool = False, **kept: object
+    rules: FabricRules = PAPER, nodes: int = 1, on_fabric: bool = False, **kept: object
 ) -> PoseFabricNetwork:
     subnetworks, backbone_kept = kept.get("subnetworks"), kept.get("backbone")
     backbone = (
-        FabricBackbone(backbone_layers=3, channels=1, rules=rules, kept=backbone_kept)  # type: ignore[arg-type]
-        if fabric_backbone
+        fabric_backbone(first_layers=3, channels=1, rules=rules, kept=backbone_kept)  # type: ignore[arg-type]
+        if on_fabric
         else MobileNetV2("none")
     )
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=backbone,
         skeleton="mpii",
         parts=PARTS,
@@ -62,13 +63,13 @@ def derive(
     return derived
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
-@pytest.mark.parametrize(("nodes", "fabric_backbone"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
+@pytest.mark.parametrize(("nodes", "on_fabric"), [(1, False), (2, False), (1, True)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_equal_network_gives_equal_outputs(
-    rules: FabricRules, nodes: int, fabric_backbone: bool, seed: int
+    rules: FabricRules, nodes: int, on_fabric: bool, seed: int
 ) -> None:
-    options = {"rules": rules, "nodes": nodes, "fabric_backbone": fabric_backbone}
+    options = {"rules": rules, "nodes": nodes, "on_fabric": on_fabric}
     source = build(**options)  # type: ignore[arg-type]
     scramble(source, seed)
     derived = derive(source, describe_architecture(source), **options)
@@ -84,8 +85,8 @@ def test_the_equal_network_gives_equal_outputs(
 
 def test_a_network_of_one_part_has_an_equal_derived_one() -> None:
     def whole(**kept: object) -> PoseFabricNetwork:
-        return PoseFabricNetwork(
-            backbone=FabricBackbone(backbone_layers=3, channels=1, kept=kept.get("backbone")),  # type: ignore[arg-type]
+        return fabric_network(
+            backbone=fabric_backbone(first_layers=3, channels=1, kept=kept.get("backbone")),  # type: ignore[arg-type]
             skeleton="mpii",
             parts={"whole": MPII.joints},
             channels=1,
@@ -150,11 +151,11 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
 
 
 def test_a_backbone_loses_the_scales_that_no_part_reads() -> None:
-    source = build(fabric_backbone=True)
+    source = build(on_fabric=True)
     scramble(source, 4)
     found = discretise(describe_architecture(source))
     load_architecture(source, found)
-    derived = derive(source, found, fabric_backbone=True)
+    derived = derive(source, found, on_fabric=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(derived(images), source(images), rtol=1e-5, atol=1e-5)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnfs.models import PAPER, REFERENCE, FabricRules, NeuralFabrics
+from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
-from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells, wire_fabric
+from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
 # layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.
@@ -50,8 +50,13 @@ FIRST_LAYER_ON_A_PYRAMID: Table = {
 }
 
 
+def theta(**arguments) -> Theta:
+    usual = {"channels": 1, "nodes": 1, "operations": ("skip",), "alpha_per_cell": False}
+    return Theta(**{**usual, **arguments})
+
+
 def wired(**arguments) -> Table:
-    cells = wire_fabric(**arguments)
+    cells = theta(**arguments).cells
     for cell in cells:
         assert [c.neighbour for c in cell.connections] == ["finer", "same", "coarser"]
     return {
@@ -87,7 +92,7 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
 
 @pytest.mark.parametrize(("kept", "cells"), [(1, 1), (2, 3), (3, 6), (4, 10), (5, 13), (6, 15)])
 def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> None:
-    fabrics = NeuralFabrics(layers=6, first_layer=7 - kept, channels=1)
+    fabrics = NeuralFabrics(layers=6, last_layers=kept, channels=1)
     assert len(fabrics.theta.cells) == len(fabrics.cells) == cells
     assert fabrics.theta.output_scales == (4,)
     pyramid = {scale: torch.randn(2, scale, 64 // scale, 96 // scale) for scale in SCALES}
@@ -98,38 +103,23 @@ def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> Non
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 4])
 def test_a_backbone_of_any_depth_gives_the_scales_of_its_last_layer(kept: int) -> None:
-    fabrics = NeuralFabrics(layers=7, last_layer=kept, input_scales=(4,), channels=1)
+    fabrics = NeuralFabrics(layers=7, first_layers=kept, input_scales=(4,), channels=1)
     out = fabrics({4: torch.randn(2, 4, 8, 16)})
     assert tuple(out) == fabrics.theta.output_scales == SCALES[: kept + 1]
     for scale, x in out.items():
         assert x.shape == (2, scale, 32 // scale, 64 // scale)
 
 
-def test_a_grid_may_have_scales_of_its_own() -> None:
-    table = wired(layers=3, first_layer=2, last_layer=3, input_scales=(3, 6), scales=(3, 6, 12))
-    assert table == {
-        (2, 3): [(3, "identity"), (3, "identity"), (6, "up")],
-        (2, 6): [(3, "down"), (6, "identity"), (6, "identity")],
-        (3, 3): [(3, "identity"), (3, "identity"), (6, "up")],
-    }
-
-
-@pytest.mark.parametrize("scales", [(4, 8, 12), (4, 6), (8, 4), (4, 4)])
-def test_scales_that_do_not_double_are_refused(scales: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"each scale must be twice the one before, got \(.*4"):
-        wire_fabric(layers=6, first_layer=1, last_layer=6, input_scales=scales, scales=scales)
-
-
 @pytest.mark.parametrize(("first", "last"), [(0, 3), (4, 3), (1, 7), (7, 7), (-1, -1)])
 def test_a_range_outside_of_the_grid_is_refused(first: int, last: int) -> None:
     with pytest.raises(ValueError, match=f"layers {first} to {last} are not a range within 1 to 6"):
-        wire_fabric(layers=6, first_layer=first, last_layer=last, input_scales=SCALES)
+        theta(layers=6, first_layer=first, last_layer=last, input_scales=SCALES)
 
 
 @pytest.mark.parametrize(("inputs", "scale"), [((32,), 4), ((), 4), ((4,), 16)])
 def test_a_cell_without_input_is_named(inputs: tuple[int, ...], scale: int) -> None:
     with pytest.raises(ValueError, match=f"layer 4, scale 1/{scale} has no input"):
-        wire_fabric(layers=6, first_layer=4, last_layer=6, input_scales=inputs)
+        assert theta(layers=6, first_layer=4, last_layer=6, input_scales=inputs).cells
 
 
 @pytest.mark.parametrize(
@@ -202,7 +192,7 @@ def literal_fabric(fabrics: NeuralFabrics, table: Table, inputs: Mapping[int, Te
 
 RULES = {
     "paper": PAPER,
-    "reference": REFERENCE,
+    "reference": POSENFS,
     "paper, gain": replace(PAPER, gain="candidates"),
     "paper, rectified sum": replace(PAPER, rectify="sum"),
     "paper, norm first": replace(PAPER, upsample="norm_first"),
@@ -225,11 +215,13 @@ def randomise(module: nn.Module) -> None:
 
 def fabric_on_random_maps(kind: str, **arguments) -> tuple[NeuralFabrics, Table, dict[int, Tensor]]:
     if kind == "subnetwork":
-        fabrics = NeuralFabrics(layers=6, first_layer=4, channels=1, **arguments)
+        fabrics = NeuralFabrics(layers=6, last_layers=3, channels=1, **arguments)
         inputs = {s: torch.randn(2, s, 64 // s, 96 // s).double() for s in SCALES}
     else:
         arguments["operations"] = BACKBONE_OPERATIONS
-        fabrics = NeuralFabrics(layers=7, last_layer=4, input_scales=(4,), channels=1, **arguments)
+        fabrics = NeuralFabrics(
+            layers=7, first_layers=4, input_scales=(4,), channels=1, **arguments
+        )
         inputs = {4: torch.randn(2, 4, 16, 24).double()}
     fabrics = fabrics.double()
     randomise(fabrics)
@@ -262,8 +254,10 @@ def test_every_cell_may_have_an_alpha_of_its_own(kind: str) -> None:
 
 def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise() -> None:
     counts = []
-    for rules in (PAPER, REFERENCE):
-        fabrics = NeuralFabrics(layers=7, last_layer=2, input_scales=(4,), channels=1, rules=rules)
+    for rules in (PAPER, POSENFS):
+        fabrics = NeuralFabrics(
+            layers=7, first_layers=2, input_scales=(4,), channels=1, rules=rules
+        )
         counts.append({name: len(cell.transforms) for name, cell in fabrics.cells.items()})
     later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
     assert counts[0] == {"layer1_scale4": 0, "layer1_scale8": 1, **later}
@@ -271,7 +265,7 @@ def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise
 
 
 def test_alpha_and_beta_have_the_papers_shapes_and_start_at_zero() -> None:
-    fabrics = NeuralFabrics(part_names=("arm", "leg"), first_layer=4, nodes=2, channels=1)
+    fabrics = NeuralFabrics(part_names=("arm", "leg"), last_layers=3, nodes=2, channels=1)
     assert {name: tuple(p.shape) for name, p in fabrics.alpha.items()} == dict.fromkeys(
         ("arm", "leg"), (3, 4)
     )
@@ -279,15 +273,15 @@ def test_alpha_and_beta_have_the_papers_shapes_and_start_at_zero() -> None:
         ("arm", "leg"), (6, 3)
     )
     assert all(not p.any() for table in (fabrics.alpha, fabrics.beta) for p in table.values())
-    per_cell = NeuralFabrics(first_layer=4, nodes=2, channels=1, alpha_per_cell=True)
+    per_cell = NeuralFabrics(last_layers=3, nodes=2, channels=1, alpha_per_cell=True)
     assert per_cell.alpha["whole"].shape == (6, 3, 4)
 
 
-@pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (REFERENCE, 4, 3)])
+@pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (POSENFS, 4, 3)])
 def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
     rules: FabricRules, alpha_sum: float, beta_sum: float
 ) -> None:
-    fabrics = NeuralFabrics(part_names=("a", "b"), first_layer=4, channels=1, rules=rules)
+    fabrics = NeuralFabrics(part_names=("a", "b"), last_layers=3, channels=1, rules=rules)
     randomise(fabrics)
     alpha, beta = fabrics.mixing_weights()
     assert alpha.shape == (2, 6, 1, len(SUBNETWORK_OPERATIONS))
@@ -298,7 +292,7 @@ def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
 
 
 def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
-    fabrics = NeuralFabrics(first_layer=6, channels=1).double()
+    fabrics = NeuralFabrics(last_layers=1, channels=1).double()
     randomise(fabrics)
     pyramid = {scale: torch.randn(1, scale, 64 // scale, 64 // scale).double() for scale in (4, 8)}
 
@@ -321,7 +315,7 @@ def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
 
 def test_scores_of_a_part_do_not_depend_on_the_other_parts_architecture() -> None:
     torch.manual_seed(0)
-    fabrics = NeuralFabrics(part_names=("a", "b"), first_layer=5, channels=1).double().eval()
+    fabrics = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1).double().eval()
     randomise(fabrics)
     pyramid = {s: torch.randn(1, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
     before = fabrics(pyramid)[4].chunk(2, dim=1)
@@ -334,7 +328,7 @@ def test_scores_of_a_part_do_not_depend_on_the_other_parts_architecture() -> Non
 
 def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None:
     torch.manual_seed(0)
-    whole = NeuralFabrics(part_names=("a", "b"), first_layer=5, channels=1).double().eval()
+    whole = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1).double().eval()
     randomise(whole)
     off = -torch.inf
     # Layer 5 at 1/8 is cut off for part a, and one operation of each part is left out.
@@ -353,7 +347,7 @@ def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None
             for name in ("layer5_scale4", "layer5_scale8", "layer6_scale4")
         },
     }
-    derived = NeuralFabrics(part_names=("a", "b"), first_layer=5, channels=1, kept=kept)
+    derived = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1, kept=kept)
     derived = derived.double().eval()
     state = whole.state_dict()
     for name, target in derived.state_dict().items():
@@ -373,7 +367,7 @@ def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None
 @pytest.mark.parametrize("inputs", [("same",), ("coarser",), ("same", "coarser")])
 def test_what_is_left_of_a_shared_transform_is_the_whole_ones(inputs: tuple[str, ...]) -> None:
     torch.manual_seed(0)
-    arguments = {"layers": 7, "last_layer": 1, "input_scales": (4,), "channels": 1}
+    arguments = {"layers": 7, "first_layers": 1, "input_scales": (4,), "channels": 1}
     whole = NeuralFabrics(**arguments).eval()
     randomise(whole)
     for column, neighbour in enumerate(("finer", "same", "coarser")):
@@ -402,7 +396,7 @@ def test_what_is_left_of_a_shared_transform_is_the_whole_ones(inputs: tuple[str,
 )
 def test_a_wrong_remainder_is_refused(kept: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        NeuralFabrics(first_layer=5, channels=1, kept=kept)
+        NeuralFabrics(last_layers=2, channels=1, kept=kept)
 
 
 @pytest.mark.parametrize("inputs", [(), ("above",), ("same", "below")])

@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from pnfs.body import MPII
-from pnfs.models import PAPER, REFERENCE, FabricRules, PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone, MobileNetV2
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
+from pnfs.models.backbones import MobileNetV2
+from pnfs.models.fuse import fuse
 from pnfs.models.layers import PartBatchNorm2d
+from pnfs.models.network import PoseNetwork
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operation, SeparableConv
 from pnfs.models.wiring import KeptCell
+from tiny import fabric_backbone, fabric_network
 
 JOINTS = MPII.joints
 # The second and the third part share a joint, so that maps have to be summed.
@@ -26,16 +28,16 @@ PARTS: Mapping[int, dict[str, tuple[str, ...]]] = {
 def build(
     parts: int = 3,
     rules: FabricRules = PAPER,
-    fabric_backbone: bool = False,
+    on_fabric: bool = False,
     channels: int = 2,
     **options: object,
 ) -> PoseFabricNetwork:
     backbone = (
-        FabricBackbone(backbone_layers=3, channels=channels, rules=rules)
-        if fabric_backbone
+        fabric_backbone(first_layers=3, channels=channels, rules=rules)
+        if on_fabric
         else MobileNetV2("none")
     )
-    return PoseFabricNetwork(
+    return fabric_network(
         backbone=backbone,
         skeleton="mpii",
         parts=PARTS[parts],
@@ -66,45 +68,37 @@ def scramble(network: PoseFabricNetwork, seed: int) -> PoseFabricNetwork:
     return network.eval()
 
 
-def assert_equal_outputs(network: PoseFabricNetwork, fused: PoseFabricNetwork) -> None:
+def assert_equal_outputs(network: PoseFabricNetwork, fused: PoseNetwork) -> None:
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         expected, found = network(images), fused(images)
         assert expected.std() > 1e-3  # Maps that are flat would prove nothing.
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            fused.joint_maps(found),
-            network.joint_maps(expected),
+            fused.merged(found),
+            network.merged(expected),
             rtol=1e-4,
             atol=1e-4,
         )
 
 
-@pytest.mark.parametrize("rules", [PAPER, REFERENCE], ids=["paper", "reference"])
-@pytest.mark.parametrize("fabric_backbone", [False, True], ids=["mobilenet", "fabric"])
+@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
+@pytest.mark.parametrize("on_fabric", [False, True], ids=["mobilenet", "fabric"])
 @pytest.mark.parametrize(("nodes", "vector_dim"), [(1, 8), (2, 1)])
 def test_a_fused_network_is_equal(
-    rules: FabricRules, fabric_backbone: bool, nodes: int, vector_dim: int
+    rules: FabricRules, on_fabric: bool, nodes: int, vector_dim: int
 ) -> None:
-    network = build(
-        rules=rules, fabric_backbone=fabric_backbone, nodes=nodes, vector_dim=vector_dim
-    )
+    network = build(rules=rules, on_fabric=on_fabric, nodes=nodes, vector_dim=vector_dim)
     for seed in (0, 1):
         scramble(network, seed)
-        assert_equal_outputs(network, network.fused())
+        assert_equal_outputs(network, fuse(network))
 
 
 def test_connections_read_a_narrower_backbone_directly() -> None:
     # C=7 is wider than MobileNet-V2's maps, and an adapter's bias meets the zero padding of a stride-2
     # convolution.
     network = scramble(build(parts=1, channels=7), seed=3)
-    assert_equal_outputs(network, network.fused())
-
-
-def test_options_of_the_network() -> None:
-    for options in ({"alpha_per_cell": True}, {"overlap": "mean"}):
-        network = scramble(build(**options), seed=1)  # type: ignore[arg-type]
-        assert_equal_outputs(network, network.fused())
+    assert_equal_outputs(network, fuse(network))
 
 
 def test_weights_that_are_nearly_nothing() -> None:
@@ -112,7 +106,7 @@ def test_weights_that_are_nearly_nothing() -> None:
     for parameter in network.architecture_parameters().values():
         parameter.data = parameter.data.clamp(min=-1)
         parameter.data[..., 1] = -60.0  # Skip, and the same-scale input: e^-60 in single precision.
-    assert_equal_outputs(network, network.fused())
+    assert_equal_outputs(network, fuse(network))
 
 
 def test_every_candidate_is_the_zero_operation() -> None:
@@ -123,7 +117,7 @@ def test_every_candidate_is_the_zero_operation() -> None:
         alpha.data[..., 0] = 0
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(network.fused()(images), network(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fuse(network)(images), network(images), rtol=1e-4, atol=1e-4)
 
 
 def test_a_derived_network_is_fused_part_by_part() -> None:
@@ -143,13 +137,13 @@ def test_a_derived_network_is_fused_part_by_part() -> None:
     for name, buffer in network.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
-    assert_equal_outputs(network.eval(), network.fused())
+    assert_equal_outputs(network.eval(), fuse(network))
 
 
 def test_the_source_is_left_as_it_is() -> None:
     network = scramble(build(), seed=0).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    fused = network.fused()
+    fused = fuse(network)
     assert network.training
     assert not fused.training
     for name, value in network.state_dict().items():
@@ -165,21 +159,21 @@ def macs(network: nn.Module) -> int:
 
 
 def test_no_batch_norm_of_a_fabric_is_left() -> None:
-    fused = scramble(build(fabric_backbone=True), seed=0).fused()
+    fused = fuse(scramble(build(on_fabric=True), seed=0))
     assert not any(isinstance(module, PartBatchNorm2d) for module in fused.modules())
     assert not any(parameter.requires_grad for parameter in fused.parameters())
 
 
 def test_what_carries_no_weight_is_not_built() -> None:
     network = scramble(build(channels=10), seed=0)
-    whole = macs(network.fused())
+    whole = macs(fuse(network))
     for part in network.parts.names:
         beta = network.fabrics.beta[part].data
         beta[:, 2] = -math.inf
         beta[:, :2] = 0
         alpha = network.fabrics.alpha[part].data
         alpha[:] = torch.tensor([0.0, 0.0, -math.inf, 0.0])
-    fused = network.fused()
+    fused = fuse(network)
     assert_equal_outputs(network, fused)
     # Only the three cells at 1/4 are left, with one depthwise convolution each.
     depthwise = [m for m in fused.fabrics.modules() if isinstance(m, nn.Conv2d) and m.groups > 3]
@@ -201,18 +195,12 @@ class Doubling(Operation):
 def test_an_operation_of_ones_own_is_kept_as_it_is() -> None:
     operations = {**SUBNETWORK_OPERATIONS, "doubling": Doubling}
     network = scramble(build(operations=operations), seed=2)
-    assert_equal_outputs(network, network.fused())
-
-
-def test_a_kernel_of_five() -> None:
-    operations = {**SUBNETWORK_OPERATIONS, "sep_conv_5x5": partial(SeparableConv, kernel_size=5)}
-    network = scramble(build(operations=operations), seed=2)
-    assert_equal_outputs(network, network.fused())
+    assert_equal_outputs(network, fuse(network))
 
 
 def test_an_operation_of_ones_own_leaves_the_others_fused() -> None:
     operations = {**SUBNETWORK_OPERATIONS, "doubling": Doubling}
-    fused = scramble(build(operations=operations), seed=2).fused()
+    fused = fuse(scramble(build(operations=operations), seed=2))
     norms = [n for n, m in fused.fabrics.named_modules() if isinstance(m, PartBatchNorm2d)]
     assert norms
     assert all(".operation.inner." in name for name in norms)

@@ -8,7 +8,6 @@ from torch import Tensor
 from pnfs.models.layers import (
     PartBatchNorm2d,
     PartConv2d,
-    add_scaled,
     block_diagonal,
     dilated_as_phases,
     shifted_sums,
@@ -62,48 +61,6 @@ def test_a_block_diagonal_convolution_is_a_grouped_one(kernel) -> None:
     found = F.conv2d(x, block_diagonal(weight, 3), padding=kernel // 2)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients(found, weight), gradients(expected, weight))
-
-
-def scaled_inputs(layout: torch.memory_format, parts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A total that is contiguous, a map in the layout, and weights."""
-    total, x = torch.randn(2, 2, 6, 4, 5, dtype=torch.float64)
-    weights = torch.linspace(0.2, 1.4, parts, dtype=torch.float64)
-    x = x.to(memory_format=layout)
-    return total.requires_grad_(), x.requires_grad_(), weights.requires_grad_()
-
-
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("parts", [1, 3])
-def test_a_scaled_summand_is_a_product_and_a_sum(layout, parts) -> None:
-    total, x, weights = inputs = scaled_inputs(layout, parts)
-    expected = total + x * weights.repeat_interleave(6 // parts)[None, :, None, None]
-    found = add_scaled(total, x, weights)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
-    alone = add_scaled(None, x, weights)
-    torch.testing.assert_close(alone, expected - total)
-
-
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_a_scaled_summand_has_second_derivatives(layout) -> None:
-    def summand(*inputs: Tensor) -> Tensor:
-        total, x, weights = inputs
-        return add_scaled(total, x, weights)
-
-    assert torch.autograd.gradgradcheck(summand, scaled_inputs(layout, 1))
-
-
-def test_a_scaled_summand_in_mixed_precision() -> None:
-    total, x, weights = (t.detach() for t in scaled_inputs(torch.channels_last, 1))
-    with torch.autocast("cpu", torch.bfloat16):
-        halves = [t.bfloat16().requires_grad_() for t in (total, x)]
-        weight = weights.float().requires_grad_()
-        found = add_scaled(halves[0], halves[1], weight)
-    torch.testing.assert_close(found.double(), total + x * weights, atol=0.05, rtol=0.02)
-    found.sum().backward()
-    assert [t.grad is not None and t.grad.dtype for t in halves] == [torch.bfloat16] * 2
-    assert weight.grad is not None
-    torch.testing.assert_close(weight.grad.double(), x.sum().view(1), atol=0.2, rtol=0.02)
 
 
 def test_a_batch_norm_of_parts_has_no_count_and_asks_no_state_dict_for_it() -> None:

@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pnfs.body import MPII, skeleton_by_name
-from pnfs.models import PoseFabricNetwork, normalise_images
-from pnfs.models.backbones import Backbone, FabricBackbone, MobileNetV2
+from pnfs.models import POSENFS, PoseFabricNetwork
+from pnfs.models.backbones import Backbone, MobileNetV2
+from tiny import fabric_backbone, fabric_network
 
 
 class TinyBackbone(Backbone):
@@ -38,7 +38,7 @@ def table_one(skeleton: str, count: int) -> dict[str, list[str]]:
 def network(skeleton: str = "mpii", count: int = 3, **arguments) -> PoseFabricNetwork:
     arguments = {"backbone": TinyBackbone(), "channels": 1, "vector_dim": 2, **arguments}
     parts = arguments.pop("parts", None) or table_one(skeleton, count)
-    return PoseFabricNetwork(skeleton=skeleton, parts=parts, **arguments)
+    return fabric_network(skeleton=skeleton, parts=parts, **arguments)
 
 
 @pytest.mark.parametrize(("skeleton", "shared"), [("mpii", 6), ("coco", 6), ("lsp", 6)])
@@ -50,7 +50,7 @@ def test_a_joint_of_several_parts_gets_the_sum_of_its_maps(skeleton: str, shared
     expected = torch.zeros(2, len(joints), 3, 5).double()
     for row, (_, joint) in enumerate(rows):
         expected[:, joints.index(joint)] += part_maps[:, row]
-    torch.testing.assert_close(model.joint_maps(part_maps), expected)
+    torch.testing.assert_close(model.merged(part_maps), expected)
     # Shoulders, elbows and knees belong to two parts.
     assert len(rows) - len(joints) == shared
 
@@ -61,7 +61,7 @@ def test_parts_without_common_joints_only_change_the_order(count: int) -> None:
     part_maps = torch.randn(1, 17, 2, 2)
     joints = skeleton_by_name("coco").joints
     order = [joint for names in table_one("coco", count).values() for joint in names]
-    maps = model.joint_maps(part_maps)
+    maps = model.merged(part_maps)
     for row, joint in enumerate(order):
         assert torch.equal(maps[:, joints.index(joint)], part_maps[:, row])
 
@@ -71,7 +71,7 @@ def test_parts_without_common_joints_only_change_the_order(count: int) -> None:
 def test_score_maps_have_a_quarter_of_the_inputs_size(dim: int, size: tuple[int, int]) -> None:
     model = network(vector_dim=dim).eval()
     images = torch.randn(2, 3, *size)
-    vectors, maps = model.vectors(images), model(images)
+    vectors, maps = model(images, "vectors"), model(images)
     assert vectors.shape == (2, 16, dim, size[0] // 4, size[1] // 4)
     assert maps.shape == (2, 16, size[0] // 4, size[1] // 4)
     squared = vectors.square().sum(2)
@@ -85,21 +85,8 @@ def test_an_input_that_does_not_divide_by_32_is_refused(size: tuple[int, int]) -
         network()(torch.zeros(1, 3, *size))
 
 
-def test_architecture_parameters_are_named_by_part() -> None:
-    model = network(parts=table_one("mpii", 3), nodes=2)
-    found = model.architecture_parameters()
-    parts = ["head", "upper_limb", "lower_limb"]
-    assert list(found) == [f"{part}/{kind}" for part in parts for kind in ("alpha", "beta")]
-    fabrics = model.fabrics
-    for part in parts:
-        assert found[f"{part}/alpha"] is fabrics.alpha[part]
-        assert found[f"{part}/beta"] is fabrics.beta[part]
-    assert found["head/alpha"].shape == (3, 4)
-    assert found["head/beta"].shape == (6, 3)
-
-
 def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
-    backbone = FabricBackbone(backbone_layers=3, channels=1)
+    backbone = fabric_backbone(first_layers=3, channels=1)
     model = network(backbone=backbone)
     found = model.architecture_parameters()
     assert found["backbone/alpha"] is backbone.fabrics.alpha["backbone"]
@@ -111,7 +98,7 @@ def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
 @pytest.mark.parametrize("backbone", ["tiny", "fabric"])
 @pytest.mark.parametrize("count", [1, 8])
 def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: str) -> None:
-    fabric = FabricBackbone(backbone_layers=3, channels=1) if backbone == "fabric" else None
+    fabric = fabric_backbone(first_layers=3, channels=1) if backbone == "fabric" else None
     model = network(count=count, backbone=fabric or TinyBackbone())
     architecture = {id(p) for p in model.architecture_parameters().values()}
     weights = [id(p) for p in model.weight_parameters()]
@@ -133,7 +120,7 @@ def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
 def test_a_compiled_training_step_is_one_graph_and_the_same_step(count) -> None:
     """Without the code generator, which needs a C++ compiler: what is traced is what matters here."""
     torch.manual_seed(0)
-    model = network(count=count, subnetwork_layers=2).double().train()
+    model = network(count=count, last_layers=2).double().train()
     with torch.no_grad():
         for parameter in model.architecture_parameters().values():
             parameter.normal_()
@@ -166,16 +153,28 @@ def test_calibration_keeps_the_mode_and_the_architecture(training: bool) -> None
         assert 0.01 < model.train()(images).mean().item() < 0.06
 
 
-def test_images_are_scaled_by_imagenets_statistics() -> None:
-    images = torch.randint(0, 256, (2, 3, 4, 3), dtype=torch.uint8)
-    out = normalise_images(images)
-    assert out.shape == (2, 3, 3, 4)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    for index in np.ndindex(2, 3, 4, 3):
-        sample, row, column, channel = index
-        mean, std = (0.485, 0.456, 0.406)[channel], (0.229, 0.224, 0.225)[channel]
-        expected = (images[index].item() / 255 - mean) / std
-        assert out[sample, channel, row, column].item() == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_crops_are_scaled_by_imagenets_statistics(order: str) -> None:
+    """Colours are exchanged before they are normalised."""
+    model = network(channel_order=order).eval()
+    images = torch.randint(0, 256, (2, 32, 64, 3), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    ordered = images.flip(-1) if order == "bgr" else images
+    expected = ((ordered / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(model(images), model(expected))
+    torch.testing.assert_close(model.heatmaps(images), model.merged(model(expected)))
+    assert not [name for name in model.state_dict() if "pixel" in name]
+
+
+def test_a_pyramid_of_the_fabrics_channels_needs_no_adapters_in_one_variant() -> None:
+    assert list(network(backbone=fabric_backbone()).adapters) == ["4", "8", "16", "32"]
+    assert list(network(backbone=fabric_backbone(), last_layers=1).adapters) == ["4", "8"]
+    model = network(backbone=fabric_backbone(rules=POSENFS), rules=POSENFS).eval()
+    assert list(model.adapters) == []
+    images = torch.randn(1, 3, 64, 64)
+    maps = [x.repeat(1, 3, 1, 1) for x in model.backbone(images)]
+    expected = model.fabrics(dict(zip((4, 8, 16, 32), maps, strict=True)))[4]
+    torch.testing.assert_close(model(images, "features"), expected)
 
 
 def test_an_unknown_skeleton_is_named() -> None:
@@ -192,7 +191,7 @@ def test_a_part_mode_that_leaves_joints_out_is_refused() -> None:
 @pytest.mark.parametrize("name", ["keys", "backbone"])
 def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"named '{name}'"):
-        PoseFabricNetwork(
+        fabric_network(
             backbone=MobileNetV2("none"),
             skeleton="mpii",
             parts={name: MPII.joints},
@@ -202,5 +201,21 @@ def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("kept", [0, 7, -1])
 def test_an_impossible_number_of_layers_is_refused(kept: int) -> None:
-    with pytest.raises(ValueError, match=f"subnetwork_layers={kept} is not within 1 to 6"):
-        network(subnetwork_layers=kept)
+    with pytest.raises(ValueError, match=r"not a range within 1 to 6|end with the last layer"):
+        network(last_layers=kept)
+
+
+@pytest.mark.parametrize("overlap", ["sum", "mean"])
+def test_overlapping_maps_are_summed_or_averaged(overlap: str) -> None:
+    model = network(parts={"one": MPII.joints, "two": MPII.joints[:5]}, overlap=overlap)
+    maps = torch.randn(1, 21, 2, 3)
+    both = maps[:, :5] + maps[:, 16:]
+    found = model.merged(maps)
+    torch.testing.assert_close(found[:, :5], both / 2 if overlap == "mean" else both)
+    torch.testing.assert_close(found[:, 5:], maps[:, 5:16])
+
+
+@pytest.mark.parametrize("wrong", [{"overlap": "max"}, {"channel_order": "gbr"}])
+def test_an_unknown_choice_is_named(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{next(iter(wrong))}"):
+        network(**wrong)

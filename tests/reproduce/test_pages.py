@@ -123,7 +123,11 @@ def test_unlike_backbones_and_data_have_tables_of_their_own(tmp_path: Path, targ
         unlike = {"backbone": "ResNet", "data": "COCO"} if row == "lonely" else {}
         return settings(row, seed, **unlike)
 
-    found = tables(target, results_of(tmp_path, target, compose), "paper")
+    for row in ("seeded", "lonely"):
+        write_run(tmp_path / "runs", compose(row, 0), 1.0)
+    results = results_of(tmp_path / "runs", target, compose)
+    assert len(compared(target, results)) == 0
+    found = tables(target, results, "paper")
     assert {name: list(table.index) for name, table in found.items()} == {
         "Other methods, as cited by the paper": ["cited one"],
         "MobileNet, MPII": ["seeded"],
@@ -157,15 +161,15 @@ def test_rows_are_compared_by_seed(
         write_run(tmp_path / "runs", settings("seeded", seed), first)
         write_run(tmp_path / "runs", settings("lonely", seed), second)
     (line,) = compared(target, results_of(tmp_path / "runs", target)).to_numpy().tolist()
-    assert line[:2] == [difference, interval]
-    assert says in line[2]
+    assert line[:3] == ["seeded", difference, interval]
+    assert says in line[3]
 
 
 def test_rows_without_a_common_seed_are_not_compared(tmp_path: Path, target: Target) -> None:
     write_run(tmp_path / "runs", settings("seeded", 0), 1.0)
     write_run(tmp_path / "runs", settings("lonely", 1), 2.0)
     (line,) = compared(target, results_of(tmp_path / "runs", target)).to_numpy().tolist()
-    assert line == ["–", "–", "no seed in common"]
+    assert line == ["seeded", "–", "–", "no seed in common"]
 
 
 def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -175,7 +179,7 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
         write_result(tmp_path / "kept" / row / "3", record(config, score, identity=None))
     results = kept_results(target, tmp_path / "kept")
     assert list(results.finished["seed"]) == [3, 3]
-    assert compared(target, results).iloc[0, 0] == "+3.0 (1 seed)"
+    assert list(compared(target, results).iloc[0, :2]) == ["lonely", "+3.0 (1 seed)"]
     write_result(tmp_path / "kept" / "lonely" / "again", record(settings("lonely", 3), 2.0))
     with pytest.raises(TargetError, match="lonely"):
         kept_results(target, tmp_path / "kept")

@@ -17,7 +17,8 @@ wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2  # noqa: E402
 
 TINY = [
-    "backbone=fabric", "backbone.backbone_layers=3", "backbone.channels=2", "model.channels=2",
+    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2",
     "parts=p3", "input_size=[64,64]", "batch_size=4", "eval_batch_size=6", "augmentation=none",
     "workers=0", "trainer=cpu", "epochs=1", "dataset.train=8", "dataset.val=4",
     "dataset.image_size=[64,64]", "logger=wandb", "name=tiny", "tags=[mine]",

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pnfs.body import PartMode, Skeleton
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec import Codec
 from pnfs.data.crops import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
-from pnfs.models.fabrics import NeuralFabrics
+from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.layers import PartConv2d
-from pnfs.models.network import normalise_images
 from pnfs.models.operations import Operation, Skip
 from pnfs.search import SearchStrategy
 from pnfs.training.module import PoseModule
@@ -44,7 +43,6 @@ class ToyNetwork(nn.Module):
     """The image's colours are the target maps; one cell stands between them and the output."""
 
     stride = 4
-    normalise = staticmethod(normalise_images)
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,12 +64,14 @@ class ToyNetwork(nn.Module):
         self.register_buffer("map_joints", torch.arange(3))
 
     def forward(self, images: Tensor) -> Tensor:
-        mean = images.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        std = images.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-        maps = F.pad(F.avg_pool2d(images * std + mean, 4), (0, 0, 0, 0, 0, 1))
+        crops = images.permute(0, 3, 1, 2) / 255  # uint8 (B, h, w, 3)
+        maps = F.pad(F.avg_pool2d(crops, 4), (0, 0, 0, 0, 0, 1))
         return self.gain * self.cells({4: maps})[4][:, :3]
 
-    def joint_maps(self, part_maps: Tensor) -> Tensor:
+    def heatmaps(self, images: Tensor) -> Tensor:
+        return self(images)
+
+    def merged(self, part_maps: Tensor) -> Tensor:
         return part_maps
 
     def named_fabrics(self) -> dict[str, NeuralFabrics]:
@@ -101,9 +101,8 @@ class ToyPeople(Dataset):
     def __getitem__(self, key: Any) -> Mapping[str, Any]:
         index = key[1] if isinstance(key, tuple) else key
         joints = torch.from_numpy(self.joints[index])
-        maps, _ = gaussian_targets(
-            joints[None], torch.ones(1, 3, dtype=torch.bool), heatmap_size=(SIZE // 4, SIZE // 4)
-        )
+        labelled = torch.ones(1, 3, dtype=torch.bool)
+        maps, _ = Codec().targets(joints[None], labelled, (SIZE // 4, SIZE // 4))
         picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
         return {
             "image": (picture * 255).round().to(torch.uint8),

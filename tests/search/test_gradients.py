@@ -7,24 +7,24 @@ from pnfs.body import MPII
 from pnfs.data.crops import PoseBatch
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
-from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import MobileNetV2
 from pnfs.search import FirstOrder, SecondOrder
 from pnfs.search.strategy import architecture_of
 from pnfs.training.module import PoseModule
+from tiny import fabric_network
 
 
 def tiny_module() -> tuple[PoseModule, PoseBatch, PoseBatch]:
     """A real fabric in double precision, and a batch for each level."""
     source = Synthetic(train=8, val=2, image_size=(48, 48))
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
+    network = fabric_network(
         backbone=MobileNetV2("none"),
         skeleton="mpii",
         parts={"head": MPII.joints[:3], "body": MPII.joints[3:]},
         channels=1,
         layers=3,
-        subnetwork_layers=2,
+        last_layers=2,
         vector_dim=2,
     ).double()
     for parameter in network.architecture_parameters().values():
@@ -42,6 +42,11 @@ def tiny_module() -> tuple[PoseModule, PoseBatch, PoseBatch]:
     return module, first, second
 
 
+def loss_of(module: PoseModule, batch: PoseBatch) -> torch.Tensor:
+    part_maps = module.network(batch["image"])
+    return module.loss(part_maps, batch, module.codec, module.network.map_joints)
+
+
 def loss_after_a_step(
     module: PoseModule, step: float, train: PoseBatch, search: PoseBatch
 ) -> float:
@@ -49,13 +54,11 @@ def loss_after_a_step(
     network = module.network
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     weights = [p for p in network.weight_parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(
-        module.loss_of_maps(network(module.normalised(train)), train), weights
-    )
+    gradients = torch.autograd.grad(loss_of(module, train), weights)
     with torch.no_grad():
         for weight, gradient in zip(weights, gradients, strict=True):
             weight -= step * gradient
-        loss = module.loss_of_maps(network(module.normalised(search)), search).item()
+        loss = loss_of(module, search).item()
         network.load_state_dict(kept)
     return loss
 
@@ -90,7 +93,7 @@ def test_first_order_gradient_is_the_search_losss_own() -> None:
     module, train, search = tiny_module()
     found, loss = FirstOrder().architecture_gradients(module, train, search)
     buffers = {name: value.clone() for name, value in module.network.named_buffers()}
-    module.loss_of_maps(module.network(module.normalised(search)), search).backward()
+    loss_of(module, search).backward()
     for gradient, parameter in zip(found, architecture_of(module), strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
     # The plain pass moved running statistics; the strategy's pass had not.

@@ -18,7 +18,6 @@ from pnfs.body import MPII
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
-from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.models.backbones import MobileNetV2
 from pnfs.search import (
@@ -32,6 +31,7 @@ from pnfs.search import (
 )
 from pnfs.training.checkpoints import CheckpointError
 from pnfs.training.module import PoseModule
+from tiny import fabric_network
 
 PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joints[9:]}
 
@@ -39,9 +39,7 @@ PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joint
 def people_module(lr: float = 1e-3) -> tuple[PoseModule, PoseDataModule]:
     source = Synthetic(train=24, val=8, image_size=(64, 64))
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
-        backbone=MobileNetV2("none"), skeleton="mpii", parts=PARTS, channels=2
-    )
+    network = fabric_network(backbone=MobileNetV2("none"), skeleton="mpii", parts=PARTS, channels=2)
     module = PoseModule(
         network=network,
         metric=source.metric("val"),
@@ -118,7 +116,7 @@ def test_frozen_keeps_what_it_was_given(tmp_path: Path) -> None:
 
 
 def test_frozen_says_what_does_not_fit(tmp_path: Path) -> None:
-    other = PoseFabricNetwork(
+    other = fabric_network(
         backbone=MobileNetV2("none"), skeleton="mpii", parts={"whole": MPII.joints}, channels=2
     )
     file = tmp_path / "other.json"

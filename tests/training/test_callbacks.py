@@ -10,11 +10,10 @@ import torch
 from torchmetrics import MeanMetric
 
 from pnfs.body import skeleton_by_name
-from pnfs.models import PoseFabricNetwork
-from pnfs.models.backbones import FabricBackbone
 from pnfs.training import callbacks
 from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed, read_trajectory
 from pnfs.training.module import PoseModule
+from tiny import fabric_backbone, fabric_network
 
 
 @pytest.mark.parametrize(("world_size", "expected"), [(1, (5 + 3) / 4.0), (2, 2 * (5 + 3) / 4.0)])
@@ -58,8 +57,8 @@ def test_epoch_of_one_step_has_no_speed() -> None:
 def started(folder: Path, value: float) -> ArchitectureMonitor:
     """A monitor at the start of a training whose architecture parameters all have this value."""
     skeleton = skeleton_by_name("lsp")
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(channels=2, backbone_layers=3),
+    network = fabric_network(
+        backbone=fabric_backbone(channels=2, first_layers=3),
         skeleton=skeleton.name,
         parts={"upper": skeleton.joints[:7], "lower": skeleton.joints[7:]},
         channels=2,

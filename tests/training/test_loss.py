@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.codec import Codec
+from pnfs.training.loss import HeatmapLoss
 
 # Five part maps of three joints; joints 0 and 2 belong to two parts.
 MAP_JOINTS = torch.tensor([2, 0, 1, 0, 2])
@@ -14,6 +15,24 @@ def batch(samples: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
     weights = (torch.rand(samples, 3) < 0.6).double()
     return torch.rand(samples, 5, 6, 4).double(), torch.rand(samples, 3, 6, 4).double(), weights
+
+
+class Given(Codec):
+    """Makes these targets, whatever the joints are."""
+
+    def __init__(self, *given: Tensor) -> None:
+        object.__setattr__(self, "given", given)
+
+    def targets(self, *_: object) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return self.given  # type: ignore[attr-defined]
+
+
+def loss_of(
+    part_maps: Tensor, targets: Tensor, weights: Tensor, maps: str, factor: float = 1.0
+) -> Tensor:
+    joints = {"joints_crop": None, "labelled": None}
+    loss = HeatmapLoss(maps, factor)  # type: ignore[arg-type]
+    return loss(part_maps, joints, Given(targets, weights), MAP_JOINTS)
 
 
 def by_loops(part_maps: Tensor, targets: Tensor, weights: Tensor, maps: str) -> float:
@@ -44,7 +63,7 @@ def by_loops(part_maps: Tensor, targets: Tensor, weights: Tensor, maps: str) -> 
 def test_unlabelled_joints_count_in_the_denominator_alone(maps, factor: float) -> None:
     part_maps, targets, weights = batch()
     assert 0 < weights.sum() < weights.numel()
-    loss = ScoreMapLoss(maps, factor)(part_maps, targets, weights, MAP_JOINTS)
+    loss = loss_of(part_maps, targets, weights, maps, factor)
     assert loss.item() == pytest.approx(factor * by_loops(part_maps, targets, weights, maps))
 
 
@@ -52,7 +71,7 @@ def test_unlabelled_joints_count_in_the_denominator_alone(maps, factor: float) -
 def test_a_batch_without_labels_costs_nothing(maps) -> None:
     part_maps, targets, _ = batch()
     part_maps.requires_grad_()
-    loss = ScoreMapLoss(maps)(part_maps, targets, torch.zeros(4, 3), MAP_JOINTS)
+    loss = loss_of(part_maps, targets, torch.zeros(4, 3), maps)
     loss.backward()
     assert loss.item() == 0
     assert part_maps.grad is not None
@@ -63,7 +82,7 @@ def test_a_batch_without_labels_costs_nothing(maps) -> None:
 def test_unlabelled_joints_get_no_gradient_and_others_do(maps) -> None:
     part_maps, targets, weights = batch()
     part_maps.requires_grad_()
-    ScoreMapLoss(maps)(part_maps, targets, weights, MAP_JOINTS).backward()
+    loss_of(part_maps, targets, weights, maps).backward()
     assert part_maps.grad is not None
     moved = part_maps.grad.abs().sum((-2, -1)) > 0
     assert torch.equal(moved, weights[:, MAP_JOINTS] > 0)
@@ -71,7 +90,7 @@ def test_unlabelled_joints_get_no_gradient_and_others_do(maps) -> None:
 
 def test_with_all_labels_it_is_the_public_codes_loss() -> None:
     part_maps, targets, _ = batch()
-    loss = ScoreMapLoss("joints", 0.5)(part_maps, targets, torch.ones(4, 3), MAP_JOINTS)
+    loss = loss_of(part_maps, targets, torch.ones(4, 3), "joints", 0.5)
     # HRNet's JointsMSELoss, which PoseNFS uses on the sum of its parts' maps.
     output = torch.zeros_like(targets)
     for row, joint in enumerate(MAP_JOINTS):
@@ -89,7 +108,7 @@ def test_the_loss_of_half_precision_maps_is_single_precision(maps, autocast: boo
     part_maps, targets, weights = batch()
     halves = part_maps.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = ScoreMapLoss(maps)(halves, targets.float(), weights.float(), MAP_JOINTS)
+        loss = loss_of(halves, targets.float(), weights.float(), maps)
     assert loss.dtype == torch.float32
     expected = by_loops(halves.double(), targets, weights, maps)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -97,4 +116,4 @@ def test_the_loss_of_half_precision_maps_is_single_precision(maps, autocast: boo
 
 def test_an_unknown_kind_of_map_is_refused() -> None:
     with pytest.raises(ValueError, match="maps must be parts or joints, got 'pixels'"):
-        ScoreMapLoss("pixels")  # type: ignore[arg-type]
+        HeatmapLoss("pixels")  # type: ignore[arg-type]

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pnfs.body import LSP
+from pnfs.codec import Codec
 from pnfs.data.crops import PoseBatch
 from pnfs.evaluation.pck import PCK
-from pnfs.models import PoseFabricNetwork
 from pnfs.models.backbones import Backbone
-from pnfs.training.loss import ScoreMapLoss
-from pnfs.training.module import ArchitectureGroup, PoseModule, move_batch
+from pnfs.training.loss import HeatmapLoss
+from pnfs.training.module import ArchitectureGroup, PoseModule
 from pnfs.training.schedules import OneCycleSchedule
+from tiny import fabric_network
 
 PARTS = {
     "upper": [j for j in LSP.joints if j not in ("left_knee", "right_knee", "left_ankle")],
@@ -44,7 +45,7 @@ class TinyBackbone(Backbone):
 
 def module(**arguments) -> PoseModule:
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
+    network = fabric_network(
         backbone=TinyBackbone(), skeleton="lsp", parts=PARTS, channels=1, vector_dim=2
     )
     pck = PCK(joints=LSP.joints, groups=LSP.groups, thresholds=(0.2, 0.5))
@@ -151,10 +152,12 @@ def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
 
 @pytest.mark.parametrize(("sigma", "factor"), [(2.0, 1.0), (1.0, 0.5)])
 def test_the_training_loss_is_made_of_crops_and_joints(sigma: float, factor: float) -> None:
-    pose = module(sigma=sigma, loss=ScoreMapLoss(factor=factor)).eval()
+    pose = module(codec=Codec(sigma=sigma), loss=HeatmapLoss(factor=factor)).eval()
     samples = batch()
     with torch.no_grad():
-        loss = pose.training_loss(samples).item()
+        loss = pose.loss(
+            pose.network(samples["image"]), samples, pose.codec, pose.network.map_joints
+        ).item()
         assert loss == pytest.approx(factor * plain_loss(pose, samples, sigma), rel=1e-4)
 
 
@@ -171,49 +174,11 @@ def test_a_batch_without_labels_trains_nothing() -> None:
     pose = module()
     samples = batch()
     samples["labelled"].zero_()
-    loss = pose.training_loss(samples)
+    part_maps = pose.network(samples["image"])
+    loss = pose.loss(part_maps, samples, pose.codec, pose.network.map_joints)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in pose.parameters())
-
-
-def test_locations_are_the_brightest_pixels_in_the_image() -> None:
-    pose = module(decode_method="argmax")
-    samples = batch(2)
-    maps = torch.zeros(2, K, 16, 16)
-    places = torch.randint(0, 16, (2, K, 2))
-    for sample in range(2):
-        for k in range(K):
-            x, y = places[sample, k].tolist()
-            maps[sample, k, y, x] = 0.25 + k / 100
-    locations, scores = pose.locate(maps, samples)
-    expected = places * 4 * 2 + torch.tensor([10, 20])
-    torch.testing.assert_close(locations, expected.float())
-    torch.testing.assert_close(scores, (0.25 + torch.arange(K) / 100).expand(2, K))
-
-
-@pytest.mark.parametrize("shift", [0, 1])
-def test_the_flip_test_averages_with_the_mirrored_image(shift) -> None:
-    pose = module(flip_test=True, flip_shift=shift).eval()
-    samples = batch(2)
-    mirrored_samples = dict(samples)
-    mirrored_samples["image"] = samples["image"].flip(2)
-    with torch.no_grad():
-        part_maps, maps = pose.score_maps(samples)
-        pose.flip_test = False
-        plain_parts, plain = pose.score_maps(samples)
-        _, mirrored = pose.score_maps(mirrored_samples)  # type: ignore[arg-type]
-    expected = torch.zeros_like(maps)
-    for k, joint in enumerate(LSP.joints):
-        swapped = {"left": "right", "right": "left"}
-        side, _, stem = joint.partition("_")
-        partner = f"{swapped[side]}_{stem}" if side in swapped else joint
-        for x in range(16):
-            source = 15 - (max(x - 1, 0) if shift else x)
-            other = mirrored[:, LSP.joints.index(partner), :, source]
-            expected[:, k, :, x] = (plain[:, k, :, x] + other) / 2
-    torch.testing.assert_close(maps, expected)
-    assert torch.equal(part_maps, plain_parts)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -225,7 +190,7 @@ def test_validation_logs_the_benchmarks_score() -> None:
     everything = next(iter(DataLoader(samples, batch_size=5)))
     pose.eval()
     with torch.no_grad():
-        locations, _ = pose.locate(pose.score_maps(everything)[1], everything)
+        locations, _ = pose.locate(pose.network(everything["image"]), everything)
     right = labelled = 0
     for sample in range(5):
         for k in range(K):
@@ -240,26 +205,6 @@ def test_validation_logs_the_benchmarks_score() -> None:
     assert len(pose.metric["PCK"].sample_index) == 0
 
 
-def test_a_perfect_network_scores_a_hundred() -> None:
-    pose = module()
-    samples = batch(2)
-
-    def perfect(images: Tensor) -> Tensor:
-        maps = torch.zeros(len(images), len(pose.network.map_joints), 16, 16)
-        for row, k in enumerate(pose.network.map_joints.tolist()):
-            for sample in range(len(images)):
-                x, y = (samples["joints_crop"][sample, k] / 4).round().long().tolist()
-                maps[sample, row, y, x] = 1
-        return maps
-
-    pose.network.forward = perfect
-    _, maps = pose.score_maps(samples)
-    locations, _ = pose.locate(maps, samples)
-    # Half a heatmap pixel and the quarter offset, in each direction, are lost.
-    limit = 2 * 4 * math.hypot(0.75, 0.75)
-    assert (locations - samples["joints_image"]).norm(dim=-1).max() < limit
-
-
 def test_a_checkpoints_network_can_be_loaded_alone() -> None:
     trained, fresh = module(), module()
     for parameter in trained.network.parameters():
@@ -272,7 +217,27 @@ def test_a_checkpoints_network_can_be_loaded_alone() -> None:
         fresh.load_weights({name: value for name, value in state.items() if "head" not in name})
 
 
-def test_a_batch_moves_as_a_whole() -> None:
-    moved = move_batch(batch(1), torch.device("meta"))
-    assert set(moved) == set(batch(1))
-    assert {value.device.type for value in moved.values()} == {"meta"}  # type: ignore[attr-defined]
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_joints_are_read_off_the_maps_and_those_of_the_mirrored_image(flip_test: bool) -> None:
+    """A network whose maps have a peak at each joint, in mirrored images at the mirrored one."""
+    pose = module(flip_test=flip_test, codec=Codec(decode_method="argmax", flip_shift=0))
+    samples = batch(2)
+    places = torch.randint(0, 16, (2, K, 2))
+    swapped = torch.from_numpy(LSP.flip_permutation)
+
+    def perfect(images: Tensor) -> Tensor:
+        mirrored = not torch.equal(images, samples["image"])
+        maps = torch.zeros(len(images), len(pose.network.map_joints), 16, 16)
+        for row, k in enumerate(pose.network.map_joints.tolist()):
+            for sample in range(len(images)):
+                x, y = places[sample, swapped[k] if mirrored else k].tolist()
+                maps[sample, row, y, 15 - x if mirrored else x] = 0.25 + min(k, swapped[k]) / 100
+        return maps
+
+    pose.network.forward = perfect  # type: ignore[method-assign]
+    joints, scores = pose.locate(perfect(samples["image"]), samples)
+    torch.testing.assert_close(joints, (places * 4 * 2 + torch.tensor([10, 20])).float())
+    once = torch.bincount(pose.network.map_joints) == 1
+    once &= once[swapped]  # Maps of a joint in two parts are summed.
+    expected = 0.25 + torch.minimum(torch.arange(K), swapped) / 100
+    torch.testing.assert_close(scores[:, once], expected.expand(2, K)[:, once])

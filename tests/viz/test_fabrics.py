@@ -12,11 +12,11 @@ from matplotlib.text import Text
 from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
-from pnfs.models.backbones import FabricBackbone
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.style import operation_colours
 from pnfs.viz.trajectory import plot_trajectory
+from tiny import fabric_backbone, fabric_network
 
 SIDES = ("left", "right")
 PARTS = {
@@ -28,9 +28,8 @@ OFF = -math.inf
 
 
 def build(parts=PARTS, **options) -> PoseFabricNetwork:
-    backbone = FabricBackbone(backbone_layers=3, channels=2)
-    network = PoseFabricNetwork(
-        backbone=backbone, skeleton="lsp", parts=parts, channels=2, **options
+    network = fabric_network(
+        parts, backbone=fabric_backbone(channels=2), skeleton="lsp", channels=2, **options
     )
     generator = torch.Generator().manual_seed(1)
     for parameter in network.architecture_parameters().values():
@@ -153,7 +152,7 @@ def test_svg_holds_the_names_as_text_and_is_reproducible(tmp_path):
         (1, {}),
         (8, {"nodes": 3}),
         (3, {"nodes": 3, "alpha_per_cell": True}),
-        (2, {"layers": 10, "subnetwork_layers": 7}),
+        (2, {"layers": 10, "last_layers": 7}),
     ],
 )
 def test_texts_stay_apart_and_inside(count, options):

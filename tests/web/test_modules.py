@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from pnfs.body import MPII
-from pnfs.codec.decode import decode, to_image
-from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, heatmap_stride, invert
-from pnfs.evaluation.flip import average_with_flip
+from pnfs.codec import Codec, decode, to_image
+from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.export.metadata import ModelMetadata
 
 SIZE, MAP_SIZE = (96, 64), (24, 16)
@@ -81,9 +80,8 @@ def test_modules_agree_with_pnfs(
         padding=1.25,
     )
 
-    averaged = average_with_flip(
-        torch.from_numpy(maps), torch.from_numpy(mirrored_maps), MPII.flip_permutation, shift
-    )
+    both = torch.from_numpy(maps), torch.from_numpy(mirrored_maps)
+    averaged = Codec(flip_shift=shift).flip_averaged(*both, MPII.flip_permutation)  # type: ignore[arg-type]
     locations, scores = decode(averaged[None], method, sigma=sigma)
     np.testing.assert_allclose([[j["x"], j["y"]] for j in found["joints"]], locations[0], atol=1e-3)
     np.testing.assert_allclose([j["score"] for j in found["joints"]], scores[0], atol=1e-6)
@@ -93,8 +91,8 @@ def test_modules_agree_with_pnfs(
     size = fit_box(np.array([width, height]) * 1.25, extent[0] / extent[1])
     center = np.array([x + width / 2, y + height / 2])
     matrix = crop_matrix(center, size, 0.0, SIZE, unbiased=unbiased)
-    stride = heatmap_stride(SIZE, MAP_SIZE, unbiased)
-    places = to_image(locations, torch.from_numpy(invert(matrix))[None], stride)
+    stride = torch.tensor(Codec(unbiased=unbiased).stride(MAP_SIZE))
+    places = to_image(locations * stride, torch.from_numpy(invert(matrix))[None])
     np.testing.assert_allclose(found["places"], places[0], atol=1e-2)
 
     crop = cv2.warpAffine(picture, matrix, SIZE[::-1], flags=cv2.INTER_LINEAR).astype(int)

@@ -18,13 +18,12 @@ from PIL import ExifTags, Image
 
 import pnfs
 from pnfs.body import MPII
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec import Codec
 from pnfs.data.geometry import apply, crop_matrix
 from pnfs.export.onnx_model import export_onnx
 from pnfs.inference import Prediction
 from pnfs.inference.inputs import read_picture
-from pnfs.models import PoseFabricNetwork, normalise_images
-from pnfs.models.backbones import FabricBackbone
+from tiny import fabric_backbone, fabric_network
 
 pytestmark = pytest.mark.slow
 
@@ -54,10 +53,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained for some steps on crops of the one picture, so that its score maps have peaks."""
     torch.manual_seed(0)
-    network = PoseFabricNetwork(
-        backbone=FabricBackbone(backbone_layers=3, channels=4),
-        skeleton="mpii",
-        parts={"upper": MPII.joints[:9], "lower": MPII.joints[7:]},
+    network = fabric_network(
+        {"upper": MPII.joints[:9], "lower": MPII.joints[7:]},
+        backbone=fabric_backbone(channels=4),
         channels=4,
     )
     images, targets = training_crops(32)
@@ -65,12 +63,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimiser = torch.optim.Adam(network.weight_parameters(), 0.01)
     for step in range(60):
         rows = torch.arange(8) + 8 * (step % 4)
-        loss = (network.joint_maps(network(images[rows])) - targets[rows]).square().mean()
+        loss = (network.heatmaps(images[rows]) - targets[rows]).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     path = tmp_path_factory.mktemp("model") / "tiny.onnx"
-    export_onnx(network.eval(), path, input_size=SIZE, sigma=1.5)
+    export_onnx(network.eval(), path, input_size=SIZE, codec=Codec(sigma=1.5))
     return path
 
 
@@ -85,10 +83,9 @@ def training_crops(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         crops.append(cv2.warpAffine(image, matrix, SIZE[::-1]))
         places.append(apply(matrix, joints))
     labelled = torch.ones(count, 16, dtype=torch.bool)
-    targets, _ = gaussian_targets(
-        torch.tensor(np.stack(places)).float(), labelled, heatmap_size=(24, 16), sigma=1.5
-    )
-    return normalise_images(torch.from_numpy(np.stack(crops))), targets
+    places = torch.tensor(np.stack(places)).float()
+    targets, _ = Codec(sigma=1.5).targets(places, labelled, (24, 16))
+    return torch.from_numpy(np.stack(crops)), targets
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""Joints to score maps and back."""
+"""Joints to heatmaps and back."""
 
-from pnfs.codec.decode import blur_size, decode, to_image
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec.codec import Codec, to_image
+from pnfs.codec.decode import DecodeMethod, blur_size, decode
 
-__all__ = ["blur_size", "decode", "gaussian_targets", "to_image"]
+__all__ = ["Codec", "DecodeMethod", "blur_size", "decode", "to_image"]

@@ -1,4 +1,4 @@
-"""Score maps to joint locations: argmax, a quarter pixel's offset (HRNet), and DARK."""
+"""Heatmaps to joint locations: argmax, a quarter pixel's offset (HRNet), and DARK."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -26,7 +26,7 @@ def decode(
     """Locations of the joints and the scores found there.
 
     Args:
-        maps: Score maps.
+        maps: Heatmaps.
         method: "argmax": the first pixel of highest score. "quarter": from there, a quarter of a
             pixel towards the higher neighbour along each axis (HRNet's `get_final_preds`). "dark":
             from there, one Newton step on the logarithm of the blurred map (F. Zhang et al.,
@@ -47,7 +47,7 @@ def decode(
             f"unknown decoding {method!r}; there are {', '.join(get_args(DecodeMethod))}"
         )
     if 0 in maps.shape[-2:]:
-        raise ValueError(f"score maps of shape {tuple(maps.shape)} have no pixel to decode")
+        raise ValueError(f"heatmaps of shape {tuple(maps.shape)} have no pixel to decode")
     maps = maps.float().contiguous()
     locations, scores = _argmax(maps)
     if method == "quarter":
@@ -70,24 +70,6 @@ def blur_size(sigma: float) -> int:
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, not {sigma}")
     return 2 * max(1, round((sigma - 0.8) / 0.3 + 1)) + 1
-
-
-def to_image(
-    locations: Float[Tensor, "B K 2"],
-    matrices: Float[Tensor, "B 2 3"],
-    stride: float | tuple[float, float] = 4.0,
-) -> Float[Tensor, "B K 2"]:
-    """Locations in pixels of the image.
-
-    Args:
-        locations: x, y in heatmap pixels.
-        matrices: Affine maps from crop pixels to image pixels, one a sample.
-        stride: Crop pixels per heatmap pixel; one number, or one each for x and y.
-    """
-    x, y = (locations.float() * torch.as_tensor(stride, device=locations.device)).unbind(-1)
-    affine = matrices.float()[:, None]  # (B, 1, 2, 3)
-    # Not a matrix product: TF32 and autocast would cost whole pixels in a large image.
-    return x[..., None] * affine[..., 0] + y[..., None] * affine[..., 1] + affine[..., 2]
 
 
 def _argmax(

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 
+from pnfs.codec import Codec
 from pnfs.commands.configuration import build_network
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
@@ -49,7 +50,7 @@ def build_module(
         optimizer=instantiate(settings["optimizer"], _convert_="all"),
         schedule=instantiate(settings["schedule"], _convert_="all"),
         loss=instantiate(settings["loss"]),
-        **settings["codec"],
+        codec=Codec(**settings["codec"]),
     )
 
 

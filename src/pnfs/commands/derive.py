@@ -44,7 +44,7 @@ def run(config: DictConfig) -> None:
     builds = BUILT if settings["evaluate"] else ("model",)
     checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
     trained = without_downloads(checkpoint[CONFIG_KEY])
-    if trained["model"].get("kept") is not None:
+    if trained["model"].get("fabrics", {}).get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     source = _fabric_network(trained["model"], path)
     load_network_state(source, checkpoint["state_dict"])
@@ -108,7 +108,7 @@ def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> 
     settings = copy.deepcopy(dict(model))
     for place, parts in kept_settings(architecture).items():
         holder = settings if place == "subnetworks" else settings[place]
-        holder["kept"] = {
+        holder["fabrics"]["kept"] = {
             part: {
                 name: {"_target_": "pnfs.models.wiring.KeptCell"}
                 | {"inputs": [*cell.inputs], "edges": [[*edge] for edge in cell.edges]}

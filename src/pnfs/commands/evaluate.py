@@ -5,14 +5,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.body import skeleton_by_name
-from pnfs.codec.decode import DecodeMethod
 from pnfs.commands import evaluate_file
 from pnfs.commands.building import build_module, data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
@@ -145,7 +144,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     as_trained = {
         "dataset": trained.get("dataset", {}),
         "input_size": predictor.input_size,
-        "codec": {"unbiased": predictor.unbiased},
+        "codec": {"unbiased": predictor.codec.unbiased},
         "data": trained.get("data", {}),
     }
     dataset, data = _data(settings, as_trained, predictor.skeleton.name, path)
@@ -158,23 +157,13 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses a part of a split, and what no decoder and no flip test knows, before anything is loaded.
-
-    Raises:
-        UsageError: Names the key and its choices, or keys that do not go together.
-    """
+    """Raises UsageError for a part of a split, and for keys that do not go together."""
     require_whole_split(settings["trainer"])
     if (settings["checkpoint"] is None) == (settings["predictions"] is None):
         given = "neither is given" if settings["checkpoint"] is None else "both are given"
         raise UsageError(
             f"evaluate scores either a network, checkpoint=…, or a file, predictions=…: {given}"
         )
-    allowed = {"decode_method": get_args(DecodeMethod), "flip_shift": (0, 1)}
-    for key, choices in allowed.items():
-        if settings[key] is not None and settings[key] not in choices:
-            raise UsageError(
-                f"{key} must be one of {', '.join(map(str, choices))}, not {settings[key]!r}"
-            )
 
 
 def _data(

@@ -3,20 +3,22 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.body import skeleton_by_name
+from pnfs.codec import Codec
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.evaluate import chosen_dataset, require_skeleton
 from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
+from pnfs.export.metadata import FilePrecision
 from pnfs.export.onnx_model import export_onnx
-from pnfs.inference.loading import DEFAULT_PADDING, trained_unbiased
+from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
     find_checkpoint,
@@ -24,8 +26,6 @@ from pnfs.training.checkpoints import (
     without_downloads,
 )
 from pnfs.training.module import load_network_state
-
-_CHOICES = {"format": ("onnx",), "outputs": ("maps", "joints"), "precision": ("f32", "int8")}
 
 console = Console()
 
@@ -37,9 +37,11 @@ def run(config: DictConfig) -> None:
         UsageError: A setting has no such choice, or there are too few crops to calibrate on.
     """
     settings = plain(config)
-    for key, choices in _CHOICES.items():
-        if settings[key] not in choices:
-            raise UsageError(f"unknown {key} {settings[key]!r}; there are {', '.join(choices)}")
+    # What OpenVINO computes in, the same key of other commands, is another choice.
+    if settings["precision"] not in get_args(FilePrecision):
+        raise UsageError(
+            f"precision must be one of {', '.join(get_args(FilePrecision))}, not {settings['precision']}"
+        )
     path = find_checkpoint(settings["checkpoint"])
     # Eight bits are calibrated on the run's own training crops.
     is_int8 = settings["precision"] == "int8"
@@ -48,7 +50,8 @@ def run(config: DictConfig) -> None:
     trained = without_downloads(checkpoint[CONFIG_KEY])
     network = build_network(trained["model"])
     load_network_state(network, checkpoint["state_dict"])
-    codec = trained.get("codec", {})
+    codec = dict(trained.get("codec", {}))
+    codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
     int8 = _calibration(settings, trained, (height, width), path) if is_int8 else None
     duration = "one to three minutes" if is_int8 else "half a minute"
@@ -58,13 +61,10 @@ def run(config: DictConfig) -> None:
         _file(settings["out"], path),
         input_size=(height, width),
         outputs=settings["outputs"],
-        decode_method=settings["decode_method"] or codec.get("decode_method", "quarter"),
-        sigma=codec.get("sigma", 2.0),
-        unbiased=trained_unbiased(trained),
-        flip_shift=codec.get("flip_shift", 1),
+        codec=Codec(**codec),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
-        fuse=settings["fuse"],
+        fused=settings["fuse"],
         int8=int8,
     )
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
@@ -114,7 +114,7 @@ def _calibration(
     )
     data = data_of_run({**trained, "input_size": input_size}, source, batch_size=1, workers=0)
     crops = data.dataset("train")
-    if not isinstance(count, int) or not 1 <= count <= len(crops) // 2:
+    if count > len(crops) // 2:
         raise UsageError(
             f"int8.crops={count}: take from 1 to {len(crops) // 2}, half of the {len(crops)} training persons"
         )

@@ -155,7 +155,8 @@ def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:
     model, codec = trained["model"], trained["codec"]
     height, width = trained["input_size"]
     cost = measure_cost(imported.network, (height, width))
-    backbone = {k: v for k, v in model["backbone"].items() if k in ("depth", "width", "channels")}
+    backbone = model["backbone"] | model["backbone"].get("fabrics", {})
+    backbone = {k: v for k, v in backbone.items() if k in ("depth", "width", "channels")}
     size = "".join(f" {key} {value}" for key, value in backbone.items())
     rows = {
         "joints": model["skeleton"],
@@ -165,13 +166,14 @@ def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:
         "parameters": f"{cost.parameters:,}",
     }
     if "parts" in model:
-        per = "cell" if model["alpha_per_cell"] else "fabric"
+        fabrics = model["fabrics"]
+        per = "cell" if fabrics["alpha_per_cell"] else "fabric"
         rows["parts"] = ", ".join(model["parts"])
         rows["fabric"] = (
-            f"L={model['layers']}, n={model['subnetwork_layers']}, H={model['nodes']}, "
-            f"C={model['channels']}, d={model['vector_dim']}, one alpha a {per}"
+            f"L={fabrics['layers']}, n={fabrics['last_layers']}, H={fabrics['nodes']}, "
+            f"C={fabrics['channels']}, d={model['vector_dim']}, one alpha a {per}"
         )
-        rows["operations"] = ", ".join(model["operations"])
+        rows["operations"] = ", ".join(fabrics["operations"])
     if imported.unread:
         count = len(imported.unread)
         rows["left out"] = f"{count} entries that reach no output, such as {imported.unread[0]}"

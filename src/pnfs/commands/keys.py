@@ -5,13 +5,17 @@ import inspect
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pkgutil import resolve_name
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.export.metadata import Outputs
+from pnfs.inference.loading import RuntimeName
+from pnfs.models.network import ChannelOrder
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -23,11 +27,11 @@ _Some = Annotated[int, Field(ge=0, strict=True)]
 _Positive = Annotated[float, Field(gt=0, strict=True)]
 _CountOrNone = Annotated[int | None, Field(gt=0, strict=True)]
 _PositiveOrNone = Annotated[float | None, Field(gt=0, strict=True)]
+_ShareOrNone = Annotated[float | None, Field(ge=0, le=1, strict=True)]
 _Yes = Annotated[bool, Field(strict=True)]
 _Side = Annotated[int, Field(ge=32, multiple_of=32, strict=True)]
 
 # Key -> what it may hold, and in words. Keys of objects are checked by the annotations of their classes besides.
-# Types of modules that load torch go by their names: `pnfs runs` need not wait for it.
 _VALUES: Mapping[str, tuple[Any, str]] = {
     "seed": (_Some, "a whole number from 0"),
     "epochs": (_Count, "a whole number above 0"),
@@ -43,9 +47,19 @@ _VALUES: Mapping[str, tuple[Any, str]] = {
     "codec.quantised": (_Yes, "true or false"),
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
-    "codec.decode_method": ("pnfs.codec.decode:DecodeMethod", "argmax, quarter or dark"),
+    "codec.decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
+    "decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
+    "flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
+    "flip_test": (_Yes, "true or false"),
+    "runtime": (RuntimeName, "one of " + ", ".join(get_args(RuntimeName))),
+    "nms_threshold": (_ShareOrNone, "an OKS from 0 to 1, or null"),
+    "box_threshold": (_ShareOrNone, "a number from 0 to 1"),
+    "score_threshold": (_ShareOrNone, "a number from 0 to 1"),
+    "outputs": (Outputs, "one of " + ", ".join(get_args(Outputs))),
+    "int8.crops": (_Count, "a whole number above 0"),
+    "int8.max_moved": (Annotated[float, Field(gt=0, le=1, strict=True)], "a share above 0, to 1"),
     "padding": (_Positive, "a number above 0"),
-    "channel_order": ("pnfs.models.network:ChannelOrder", "rgb or bgr"),
+    "channel_order": (ChannelOrder, "rgb or bgr"),
     "evaluate_untrained": (_Yes, "true or false"),
     "restart": (_Yes, "true or false"),
     "trust": (_Yes, "true or false"),
@@ -178,5 +192,4 @@ def _check(key: str, value: Any, kind: Any, words: str) -> None:
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    kind = resolve_name(kind) if isinstance(kind, str) else kind
     return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))

@@ -144,10 +144,19 @@ def user_error(error: BaseException) -> BaseException | None:
             reason = " ".join(str(error.__cause__).split())
             return UsageError(f"{reason} The folder of a module of your own must be in PYTHONPATH.")
         error = error.__cause__
+        if isinstance(error, TypeError) and "argument" in str(error):
+            return UsageError(
+                f"{error}: a key of the configuration, or of a checkpoint that another version wrote, does not fit"
+            )
     extra = next((name for name in _EXTRAS if name in str(error)), None)
     if isinstance(error, ImportError) and extra is not None:
         reason = str(error).partition("\n")[0]
         return UsageError(f"{reason} Install it with: pip install 'pnfs[{extra}]'")
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = "" if error.filename is None else f"{error.filename}: "
+        return UsageError(
+            f"{place}{error.strerror}; free that place, or name another (run_root=…, out=…)"
+        )
     # The last: what Lightning says of arguments that do not go together.
     known = isinstance(error, (PnfsError, ValueError, OmegaConfBaseException)) or (
         type(error).__name__ == "MisconfigurationException"

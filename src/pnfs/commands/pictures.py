@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import default_collate
 
@@ -13,7 +14,7 @@ from pnfs.commands.report import log_media, write_sheet
 from pnfs.data.crops import CropDataset
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, one_to_one
-from pnfs.training.module import PoseModule, move_batch
+from pnfs.training.module import PoseModule
 
 
 class ValidationPictures(L.Callback):
@@ -55,9 +56,10 @@ def predicted_rows(
     module: PoseModule, crops: CropDataset, persons: Persons, rows: np.ndarray
 ) -> Matches:
     """Predictions of some persons; the others have none."""
-    batch = move_batch(default_collate([crops[int(row)] for row in rows]), module.device)
+    chosen = default_collate([crops[int(row)] for row in rows])
+    batch = move_data_to_device(chosen, module.device)
     with torch.no_grad():
-        locations, scores = module.locate(module.score_maps(batch)[1], batch)
+        locations, scores = module.locate(module.network(batch["image"]), batch)
     shape = (len(persons), len(persons.skeleton))
     predictions = Predictions(np.full((*shape, 2), np.nan, np.float32), np.zeros(shape, np.float32))
     predictions.locations[rows] = locations.float().cpu().numpy()

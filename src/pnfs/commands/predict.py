@@ -32,12 +32,9 @@ def run(config: DictConfig) -> None:
     """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named.
 
     Raises:
-        UsageError: A setting says nothing, results cannot be written, or an input could not be used.
+        UsageError: An input could not be used.
     """
     settings = plain(config)
-    threshold = settings["nms_threshold"]
-    if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
-        raise UsageError(f"nms_threshold is an OKS, from 0 to 1, or null; not {threshold}")
     out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:
@@ -48,10 +45,7 @@ def run(config: DictConfig) -> None:
     predictor = load_predictor(
         settings["checkpoint"], build=build_network, **{k: settings[k] for k in _OF_THE_PREDICTOR}
     )
-    try:
-        problems = _predict(settings, predictor, files, boxes, out)
-    except OSError as error:
-        raise UsageError(f"the results cannot be written: {error}") from error
+    problems = _predict(settings, predictor, files, boxes, out)
     if problems:
         raise UsageError(
             f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "

@@ -20,24 +20,31 @@ def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
     Raises:
         UsageError: No row matches.
     """
+    folders = [configuration_folder()]
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option in ("--config-dir", "-cd"):
+            folders.append(Path(value if equals else following))
     return [
-        f"experiment={','.join(_matching(found[1]))}" if found else argument
+        f"experiment={','.join(_matching(found[1], folders))}" if found else argument
         for argument in arguments
         for found in [re.fullmatch(r"experiment=glob\((.*/.*)\)", argument)]
     ]
 
 
-def _matching(patterns: str) -> list[str]:
-    folder = configuration_folder() / "experiment"
-    files = [
-        path
+def _matching(patterns: str, folders: Sequence[Path]) -> list[str]:
+    roots = [folder / "experiment" for folder in folders]
+    names = [
+        path.relative_to(root).with_suffix("").as_posix()
         for pattern in re.sub(r"^\[(.*)\]$", r"\1", patterns).split(",")
-        for path in sorted(folder.glob(f"{pattern.strip()}.yaml"))
+        for root in roots
+        for path in sorted(root.glob(f"{pattern.strip()}.yaml"))
     ]
-    if not files:
-        tables = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-        raise UsageError(f"experiment=glob({patterns}) matches no row; there are rows of {tables}")
-    return [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    if not names:
+        tables = {path.name for root in roots for path in root.glob("*/")}
+        known = ", ".join(sorted(tables))
+        raise UsageError(f"experiment=glob({patterns}) matches no row; there are rows of {known}")
+    return names
 
 
 def experiments_folder(given: str | None) -> Path:

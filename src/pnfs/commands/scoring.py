@@ -97,5 +97,6 @@ def evaluation_choices(
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
     if module.flip_test:
-        choices["flip_shift"] = module.flip_shift
-    return choices | {"decode_method": module.decode_method, **source.evaluation_choices(split)}
+        choices["flip_shift"] = module.codec.flip_shift
+    choices["decode_method"] = module.codec.decode_method
+    return {**choices, **source.evaluation_choices(split)}

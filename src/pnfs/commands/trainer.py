@@ -106,7 +106,7 @@ def fit(
     elif settings["initial"] is not None:
         load_initial(module, settings)
     else:
-        module.network.calibrate(module.network.normalise(data.first_batch()["image"]))
+        module.network.calibrate(data.first_batch()["image"])
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)

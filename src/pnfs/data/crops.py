@@ -50,7 +50,7 @@ class CropDataset(Dataset):
         persons: The labelled persons.
         input_size: (height, width) of the crops.
         augmentation: None for the plain crop.
-        seed: Of the augmentation's draws.
+        seed: Seed of the augmentation's draws.
         reduced_decoding: Decode no more of an image than the crop needs, where the images can do so
             (`Views`); False decodes whole images. Crops differ by 1 to 3 grey levels.
         unbiased: Geometry of the crops; see `crop_matrix`.
@@ -85,31 +85,27 @@ class CropDataset(Dataset):
         else:
             random = np.random.default_rng([self.seed, epoch, index])
             draw = self.augmentation.draw(random)
-        matrix = self._matrix(index, draw)
-        joints, visibility = self._crop_joints(index, matrix, draw.flip)
-        joints_image = persons.joints[index]
-        return {
-            **self.pixels(index, matrix, random),
-            "joints_crop": joints.astype(np.float32),
-            "labelled": visibility > 0,
-            "to_image": invert(matrix).astype(np.float32),
-            # In the rows of the crop's joints, also where left and right have changed places.
-            "joints_image": joints_image[self._permutation] if draw.flip else joints_image,
-            "reference_length": np.float32(persons.reference_length[index]),
-            "sample_index": np.int64(index),
-        }
-
-    def _matrix(self, index: int, draw: AffineDraw) -> np.ndarray:
         width, height = crop_extent(self.input_size, self.unbiased)
-        box = fit_box(self.persons.box_size[index], width / height) * draw.scale
-        return crop_matrix(
-            self.persons.center[index],
-            box,
+        matrix = crop_matrix(
+            persons.center[index],
+            fit_box(persons.box_size[index], width / height) * draw.scale,
             draw.rotation_degrees,
             self.input_size,
             draw.flip,
             self.unbiased,
         )
+        # The matrix mirrors the coordinates; left and right joints change places too.
+        rows = self._permutation if draw.flip else slice(None)
+        joints = persons.joints[index][rows]
+        return {
+            **self.pixels(index, matrix, random),
+            "joints_crop": apply(matrix, joints).astype(np.float32),
+            "labelled": persons.visibility[index][rows] > 0,
+            "to_image": invert(matrix).astype(np.float32),
+            "joints_image": joints,
+            "reference_length": np.float32(persons.reference_length[index]),
+            "sample_index": np.int64(index),
+        }
 
     def pixels(
         self, index: int, matrix: np.ndarray, random: np.random.Generator | None
@@ -130,22 +126,13 @@ class CropDataset(Dataset):
             crop = self.augmentation.change_pixels(crop, random)
         return {"image": crop}
 
-    def _crop_joints(
-        self, index: int, matrix: np.ndarray, flip: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        joints, visibility = apply(matrix, self.persons.joints[index]), self.persons.visibility
-        if not flip:
-            return joints, visibility[index]
-        # The matrix has mirrored the coordinates already; what is left is the exchange of sides.
-        return joints[self._permutation], visibility[index][self._permutation]
-
 
 class EpochSampler(Sampler[SampleKey]):
     """Keys of an epoch, shuffled by (seed, epoch), shared out among distributed processes.
 
     Args:
         rows: Persons to draw from, as rows of the dataset; or their number, for all of them.
-        seed: Of the order.
+        seed: Seed of the order.
         shuffle: False keeps the order of `rows`.
         rank: This process.
         world_size: Number of processes; each gets the same number of keys, the last ones are

@@ -4,6 +4,7 @@ Draws, joints and matrices are the loader's own, whatever cuts the crops. The pi
 OpenCV's places are multiples of 1/32 pixel.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,7 +43,9 @@ class UncutCrops(CropDataset):
 
     def __init__(self, persons: Persons, *, resident: bool = False, **options: Any) -> None:
         super().__init__(persons, **options)
-        self.crops = crops_of(persons)
+        if not isinstance(persons.images, CachedCrops):
+            raise PnfsError(f"{persons.name}: crops are cut on the device from a crop cache only")
+        self.crops = persons.images
         self.resident = resident
         require_geometry_alone(self.augmentation)
 
@@ -70,17 +73,6 @@ def require_geometry_alone(augmentation: Any) -> None:
                 f"augmentation.{name}={getattr(augmentation, name)} is made by the loader alone: "
                 f"set data.augment=loader, or augmentation.{name}=0"
             )
-
-
-def crops_of(persons: Persons) -> CachedCrops:
-    """The cache that persons take their crops from.
-
-    Raises:
-        PnfsError: There is none.
-    """
-    if not isinstance(persons.images, CachedCrops):
-        raise PnfsError(f"{persons.name}: crops are cut on the device from a crop cache only")
-    return persons.images
 
 
 def cut_crops(
@@ -114,17 +106,18 @@ def cut_crops(
     return {"image": image, **rest}  # type: ignore[typeddict-item, return-value]
 
 
-def resident_bytes(persons: Persons) -> int:
-    """Memory that the cached crops of persons take on a device."""
-    height, width = crops_of(persons).settings.crop_size
-    return len(persons) * height * width * 3
-
-
 def fits(persons: Persons, device: torch.device) -> bool:
-    """Whether the crops leave a CUDA device enough memory to train; False on other devices."""
+    """Whether the cached crops leave a CUDA device enough memory to train; False on other devices."""
     if device.type != "cuda":
         return False
-    return resident_bytes(persons) < _SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]
+    share = _SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]
+    return math.prod(resident_shape(persons)) < share
+
+
+def resident_shape(persons: Persons) -> tuple[int, int, int, int]:
+    """(N, H, W, 3) of the cached crops of persons."""
+    assert isinstance(persons.images, CachedCrops)
+    return (len(persons), *persons.images.settings.crop_size, 3)
 
 
 def load_resident(
@@ -135,13 +128,13 @@ def load_resident(
     Raises:
         DataError: A crop is damaged, or the device has too little memory.
     """
-    crops = crops_of(persons)
-    shape = (len(persons), *crops.settings.crop_size, 3)
+    crops, shape = persons.images, resident_shape(persons)
+    assert isinstance(crops, CachedCrops)
     try:
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)
     except (torch.OutOfMemoryError, RuntimeError):
         raise DataError(
-            f"{crops.path}: its crops take {resident_bytes(persons) / 1e9:.1f} GB of memory, which "
+            f"{crops.path}: its crops take {math.prod(shape) / 1e9:.1f} GB of memory, which "
             f"{device} does not have; set data.resident=false"
         ) from None
     # Some at a time: what is read, and waits for its transfer, takes memory of the host.

@@ -4,7 +4,7 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float64, Int8, Int64
+from jaxtyping import Float, Float64
 
 
 def fit_box(size: Float[np.ndarray, "*N 2"], aspect: float) -> Float[np.ndarray, "*N 2"]:
@@ -38,12 +38,11 @@ def crop_matrix(
         box_size: Width and height of the box.
         rotation_degrees: Positive turns the content of the crop counter-clockwise.
         output_size: (height, width) of the crop.
-        flip: Mirror the crop, x' = width - 1 - x; exchanging left and right joints is
-            `flip_joints`' business.
+        flip: Mirror the crop, x' = width - 1 - x; left and right joints are to change places too.
         unbiased: Measure the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al.,
             The Devil is in the Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles
             of the outermost pixels, its centre on the point that mirroring leaves in place. The
-            flip test then needs no shift; `heatmap_stride` gives the stride that goes with it.
+            flip test then needs no shift; `pnfs.codec.Codec.stride` gives the stride that goes with it.
 
     Raises:
         ValueError: The box has no width, a number is not finite, or the crop is too small.
@@ -85,28 +84,6 @@ def crop_extent(size: tuple[int, int], unbiased: bool = False) -> tuple[int, int
     return width, height
 
 
-def heatmap_stride(
-    input_size: tuple[int, int], heatmap_size: tuple[int, int], unbiased: bool = False
-) -> tuple[float, float]:
-    """Crop pixels per heatmap pixel along x and y.
-
-    In unbiased geometry (width - 1) / (heatmap width - 1): a joint and its mirror image then lie
-    on pixels of the heatmap that mirror each other exactly. Otherwise width / heatmap width, and
-    they lie stride - 1 crop pixels off.
-
-    Args:
-        input_size: (height, width) of the crops.
-        heatmap_size: (height, width) of the score maps.
-        unbiased: As `crop_matrix` has made the crops.
-
-    Raises:
-        ValueError: A side is shorter than one.
-    """
-    width, height = crop_extent(input_size, unbiased)
-    map_width, map_height = crop_extent(heatmap_size, unbiased)
-    return width / map_width, height / map_height
-
-
 def invert(matrix: Float64[np.ndarray, "2 3"]) -> Float64[np.ndarray, "2 3"]:
     """The map that undoes `matrix`."""
     return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
@@ -126,22 +103,3 @@ def apply(
 ) -> Float[np.ndarray, "*N 2"]:
     """Where `matrix` takes points x, y."""
     return points @ matrix[:, :2].T + matrix[:, 2]
-
-
-def flip_joints(
-    joints: Float[np.ndarray, "*N K 2"],
-    visibility: Int8[np.ndarray, "*N K"],
-    width: int,
-    permutation: Int64[np.ndarray, " K"],
-) -> tuple[Float[np.ndarray, "*N K 2"], Int8[np.ndarray, "*N K"]]:
-    """The joints of the mirrored image: x' = width - 1 - x, left and right exchanged.
-
-    Args:
-        joints: x, y in pixels; unlabelled joints keep their coordinates.
-        visibility: 0 unlabelled, 1 occluded, 2 visible.
-        width: Width of the image.
-        permutation: `Skeleton.flip_permutation`.
-    """
-    joints, visibility = joints[..., permutation, :].copy(), visibility[..., permutation]
-    joints[..., 0] = np.where(visibility > 0, width - 1 - joints[..., 0], joints[..., 0])
-    return joints, visibility

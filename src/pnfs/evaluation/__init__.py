@@ -1,8 +1,7 @@
-"""Scores of predicted poses, and the flip test."""
+"""Scores of predicted poses."""
 
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth, evaluate_detections
-from pnfs.evaluation.flip import average_with_flip, flip_maps
 from pnfs.evaluation.oks import oks, oks_nms
 from pnfs.evaluation.pck import PCK, PCKCurve, head_size, torso_size
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
@@ -15,9 +14,7 @@ __all__ = [
     "OKSAveragePrecision",
     "PCKCurve",
     "PersonMetric",
-    "average_with_flip",
     "evaluate_detections",
-    "flip_maps",
     "head_size",
     "oks",
     "oks_nms",

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pnfs.codec import Codec
 from pnfs.codec.decode import REACHES, decode
-from pnfs.data.geometry import heatmap_stride
 from pnfs.export.int8 import BATCH, Calibration, answers, moved_share
 from pnfs.export.metadata import ExportError
 from pnfs.export.runtimes import OnnxRuntime
@@ -42,9 +42,8 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
         found = runtime(images)
         if isinstance(found, tuple):
             joints, scores = (torch.from_numpy(x) for x in found)
-            stride = heatmap_stride(
-                (height, width), (maps.shape[-2], maps.shape[-1]), runtime.metadata.unbiased
-            )
+            codec = Codec(unbiased=runtime.metadata.unbiased)
+            stride = codec.stride((maps.shape[-2], maps.shape[-1]))
             method = runtime.metadata.decode_method
             _check_peaks(maps, joints / torch.tensor(stride), method, path)
             difference = scores - maps.amax((2, 3))
@@ -91,7 +90,7 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
 @torch.no_grad()
 def _maps(network: PoseNetwork, images: np.ndarray) -> Float[Tensor, "B K h w"]:
     was_training, device = network.training, next(network.parameters()).device
-    maps = network.eval().crops_to_maps(torch.from_numpy(images).to(device)).cpu().float()
+    maps = network.eval().heatmaps(torch.from_numpy(images).to(device)).cpu().float()
     network.train(was_training)
     return maps
 

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, UInt8
 
 from pnfs.codec.decode import decode
-from pnfs.data.geometry import heatmap_stride
 from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.runtimes import OnnxRuntime
 
@@ -110,7 +109,7 @@ def answers(
     at, scores = [], []
     height, width = run.metadata.input_size
     maps_size = height // run.metadata.stride, width // run.metadata.stride
-    stride = heatmap_stride((height, width), maps_size, run.metadata.unbiased)
+    stride = run.metadata.codec.stride(maps_size)
     for n in range(0, len(crops), BATCH):
         found = run(crops[n : n + BATCH])
         if isinstance(found, tuple):

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from pnfs.codec import Codec, DecodeMethod
 from pnfs.errors import PnfsError
 
 Outputs = Literal["maps", "joints"]
@@ -62,6 +63,16 @@ class ModelMetadata:
     checkpoint: str = ""
     precision: FilePrecision = "f32"
     parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def codec(self) -> Codec:
+        """How heatmaps are read and crops measured."""
+        return Codec(
+            sigma=self.sigma,
+            unbiased=self.unbiased,
+            decode_method=cast(DecodeMethod, self.decode_method),
+            flip_shift=cast(Literal[0, 1], self.flip_shift),
+        )
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""

@@ -1,11 +1,11 @@
-"""Export to ONNX: images in, score maps or joints out, checked against PyTorch."""
+"""Export to ONNX: images in, heatmaps or joints out, checked against PyTorch."""
 
 import contextlib
 import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,62 +13,30 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pnfs.codec.decode import DecodeMethod, decode
-from pnfs.data.geometry import heatmap_stride
+from pnfs.codec import Codec
 from pnfs.export.checks import check_export, check_moved
 from pnfs.export.int8 import Calibration, Convolutions, quantise
 from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
+from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
 
 OPSET = 20
 """ONNX operator set of exported files."""
 
 
-class ImagesToMaps(nn.Module):
-    """A network with the normalisation in front and one map a joint behind, as the exporter takes it.
+class _Exported(nn.Module):
+    """Images to one heatmap a joint, or to joints in pixels of the image and their scores."""
 
-    Args:
-        network: A `PoseNetwork`.
-    """
-
-    def __init__(self, network: PoseNetwork) -> None:
+    def __init__(self, network: PoseNetwork, codec: Codec | None) -> None:
         super().__init__()
         self.network = network
-
-    def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        return self.network.crops_to_maps(images)
-
-
-class ImagesToJoints(nn.Module):
-    """Images to joints in pixels of the image, and their scores.
-
-    Args:
-        maps: Images to score maps.
-        stride: Image pixels for each pixel of a map, along x and y.
-        method: How joints are located.
-        sigma: Of the target Gaussians, pixels of a map.
-    """
-
-    stride: Tensor
-
-    def __init__(
-        self,
-        maps: ImagesToMaps,
-        stride: tuple[float, float],
-        method: DecodeMethod,
-        sigma: float = 2.0,
-    ) -> None:
-        super().__init__()
-        self.maps = maps
-        self.register_buffer("stride", torch.tensor(stride), persistent=False)
-        self.method: DecodeMethod = method
-        self.sigma = sigma
+        self.codec = codec
 
     def forward(
         self, images: UInt8[Tensor, "B h w 3"]
-    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
-        locations, scores = decode(self.maps(images), self.method, sigma=self.sigma)
-        return locations * self.stride, scores
+    ) -> Float[Tensor, "B K h/4 w/4"] | tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+        maps = self.network.heatmaps(images)
+        return maps if self.codec is None else self.codec.decode(maps)
 
 
 @dataclass(frozen=True)
@@ -96,13 +64,10 @@ def export_onnx(
     *,
     input_size: tuple[int, int],
     outputs: Outputs = "maps",
-    decode_method: DecodeMethod = "quarter",
-    sigma: float = 2.0,
-    unbiased: bool = False,
-    flip_shift: int = 1,
+    codec: Codec | None = None,
     padding: float = 1.25,
     checkpoint: str = "",
-    fuse: bool = True,
+    fused: bool = True,
     int8: Calibration | None = None,
 ) -> ExportReport:
     """Writes an ONNX file and compares what ONNX Runtime makes of it with the network's outputs.
@@ -116,13 +81,10 @@ def export_onnx(
         path: File to write.
         input_size: (height, width) of the images.
         outputs: What the file returns.
-        decode_method: How joints are located.
-        sigma: Of the target Gaussians, pixels of a map; "dark" needs it.
-        unbiased: The crops' geometry in training; see `pnfs.data.geometry.crop_matrix`.
-        flip_shift: Of the flip test, and
-        padding: of person boxes: written into the file for those who run it.
+        codec: How the network was trained to be read; None for the paper's way.
+        padding: Factor on person boxes, for those who run the file.
         checkpoint: SHA-256 of the checkpoint, to be written into the file.
-        fuse: Whether the network is fused first; see `PoseNetwork.fused`.
+        fused: Whether the network is fused first; see `pnfs.models.fuse`.
         int8: Crops to put most convolutions into 8-bit integers by; None writes all in float32.
 
     Raises:
@@ -133,28 +95,26 @@ def export_onnx(
     height, width = input_size
     if height % 32 or width % 32 or height < 32 or width < 32:
         raise ExportError(f"input height and width must divide by 32, got {height}x{width}")
-    skeleton = network.parts.skeleton
+    skeleton, codec = network.parts.skeleton, codec or Codec()
     metadata = ModelMetadata(
         input_size=(height, width),
         stride=network.stride,
         skeleton=skeleton.name,
-        joints=skeleton.joints,
-        limbs=skeleton.limbs,
-        flip_pairs=skeleton.flip_pairs,
+        joints=tuple(skeleton.joints),
+        limbs=_pairs(skeleton.limbs),
+        flip_pairs=_pairs(skeleton.flip_pairs),
         outputs=outputs,
-        decode_method=decode_method,
-        sigma=sigma,
-        unbiased=unbiased,
-        flip_shift=flip_shift,
+        decode_method=codec.decode_method,
+        sigma=codec.sigma,
+        unbiased=codec.unbiased,
+        flip_shift=codec.flip_shift,
         padding=padding,
         checkpoint=checkpoint,
         parts=tuple((name, tuple(joints)) for name, joints in network.parts.parts.items()),
     )
-    model: nn.Module = ImagesToMaps(network.fused() if fuse else copy.deepcopy(network))
-    if outputs == "joints":
-        heatmap_size = (height // network.stride, width // network.stride)
-        stride = heatmap_stride((height, width), heatmap_size, unbiased)
-        model = ImagesToJoints(model, stride, decode_method, sigma)
+    model = _Exported(
+        fuse(network) if fused else copy.deepcopy(network), codec if outputs == "joints" else None
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(model.eval(), path, metadata)
     try:
@@ -168,6 +128,10 @@ def export_onnx(
         raise
     metadata = replace(metadata, precision="int8")
     return ExportReport(path, metadata, differences, convolutions, moved)
+
+
+def _pairs(pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((a, b) for a, b in pairs)
 
 
 def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:

@@ -12,7 +12,6 @@ from pnfs.importing.posenfs import PoseNFSFabric, PoseNFSModel, describe_posenfs
 from pnfs.importing.posenfs_names import load_posenfs_state_dict, ours_of
 from pnfs.importing.public import PublicNetwork, load_public_state
 from pnfs.models import PoseFabricNetwork, PoseNetwork
-from pnfs.models.baselines.baseline import Baseline
 from pnfs.models.network import ChannelOrder
 
 Build = Callable[[Mapping[str, Any]], PoseNetwork]
@@ -81,9 +80,11 @@ def import_posenfs(
         "backbone": _backbone(settings, described, backbone_operators),
         "skeleton": described.skeleton.name,
         "parts": {part: list(joints) for part, joints in described.parts.items()},
-        "layers": described.fabric.last_layer,
-        "subnetwork_layers": described.fabric.last_layer - described.fabric.first_layer + 1,
-        **_fabric(settings, described.fabric, operators),
+        "fabrics": _fabric(settings, described.fabric, operators, list(described.parts))
+        | {
+            "layers": described.fabric.last_layer,
+            "last_layers": described.fabric.last_layer - described.fabric.first_layer + 1,
+        },
         "vector_dim": described.vector_dim,
         # They were trained on images as OpenCV reads them.
         "channel_order": _channel_order(settings, experiment, "bgr"),
@@ -148,15 +149,20 @@ def _compare(experiment: Experiment, told: Mapping[str, Any]) -> None:
 
 
 def _fabric(
-    settings: Mapping[str, Any], fabric: PoseNFSFabric, operators: Sequence[str]
+    settings: Mapping[str, Any],
+    fabric: PoseNFSFabric,
+    operators: Sequence[str],
+    part_names: Sequence[str],
 ) -> dict[str, Any]:
     return {
+        "_target_": "pnfs.models.NeuralFabrics",
+        "part_names": part_names,
         "channels": fabric.channels,
         "nodes": fabric.nodes,
         # In the order of alpha's columns.
         "operations": {name: settings["operations"][name] for name in ours_of(operators)},
         "alpha_per_cell": fabric.alpha_per_cell,
-        "rules": settings["fabric"]["rules"],
+        "rules": settings["variant"]["rules"],
     }
 
 
@@ -166,9 +172,18 @@ def _backbone(
     home = "pnfs.models.backbones"
     fabric = described.backbone_fabric
     if fabric is not None:
-        made = {"_target_": f"{home}.FabricBackbone", "backbone_layers": fabric.last_layer}
-        # How many layers the whole fabric had makes no difference to those that are kept.
-        made |= {"layers": None, **_fabric(settings, fabric, operators)}
+        relu = settings["variant"]["rules"]["stem_relu"]
+        made = {
+            "_target_": f"{home}.FabricBackbone",
+            "stem": {"_target_": f"{home}.Stem", "channels": fabric.channels, "relu": relu},
+            # How many layers the whole fabric had makes no difference to those that are kept.
+            "fabrics": _fabric(settings, fabric, operators, ["backbone"])
+            | {
+                "layers": fabric.last_layer + 3,
+                "first_layers": fabric.last_layer,
+                "input_scales": [4],
+            },
+        }
     elif described.backbone == "resnet":
         made = {"_target_": f"{home}.ResNet", "depth": described.backbone_size}
     elif described.backbone == "hrnet":
@@ -232,6 +247,5 @@ def import_public(
     model["backbone"] = backbone | {"weights": "none"}
     model["channel_order"] = _channel_order(settings, experiment, "rgb" if is_hrnet else "bgr")
     network = build(model)
-    assert isinstance(network, Baseline)
     load_public_state(network, state, public.kind)
     return Imported("HRNet" if is_hrnet else "SimpleBaseline", model, network, 1)

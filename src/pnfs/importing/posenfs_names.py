@@ -1,7 +1,7 @@
 """Loading checkpoints of the authors' public code (PoseNFS) into our models.
 
 Their state dict names one module a part (`<part>.cell_<layer>_<scale>...`); ours stacks the parts. Build
-the model with `rules=REFERENCE` to get the same outputs. `pnfs.importing.posenfs` reads off what to build.
+the model with `rules=POSENFS` to get the same outputs. `pnfs.importing.posenfs` reads off what to build.
 """
 
 import re
@@ -46,7 +46,7 @@ def load_posenfs_state_dict(
     """Copies a state dict of the public implementation into `network`.
 
     Args:
-        network: Built with the same Theta, part mode and `rules=REFERENCE`.
+        network: Built with the same Theta, part mode and `rules=POSENFS`.
         state: Name -> tensor or array in their naming, without the prefix "module.".
         part_names: Our part name -> theirs, in the order of the parts in their construction.
         operation_names: Their candidate operations, in the order of their alpha's columns.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pnfs.body import Skeleton
+from pnfs.models import PoseNetwork
 from pnfs.models.backbones.pyramid import load_part_of
-from pnfs.models.baselines.baseline import Baseline
 
 PublicKind = Literal["hrnet", "simple_baseline"]
 
@@ -98,7 +98,7 @@ def public_state_dict(
     return renamed
 
 
-def load_public_state(network: Baseline, state: Mapping[str, Tensor], kind: PublicKind) -> None:
+def load_public_state(network: PoseNetwork, state: Mapping[str, Tensor], kind: PublicKind) -> None:
     """Loads a state dict of the public SimpleBaseline or HRNet code, in its own names.
 
     Args:

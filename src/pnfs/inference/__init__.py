@@ -1,6 +1,7 @@
 """Poses in anybody's pictures: from an image and boxes to joints."""
 
-from pnfs.inference.predictor import ImageWithBoxes, PersonMaps, Prediction, Predictor
+from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
+from pnfs.inference.predictor import Predictor
 from pnfs.inference.runtime import Runtime, TorchRuntime, choose_device
 
 __all__ = [

@@ -1,14 +1,15 @@
 """From a checkpoint or an exported file to an object that predicts (`pnfs.load`, `pnfs predict`)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from pnfs.body import SKELETONS, Skeleton
-from pnfs.codec.decode import DecodeMethod
+from pnfs.codec import Codec, DecodeMethod
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.predictor import Predictor
-from pnfs.inference.runtime import TorchRuntime, choose_device
+from pnfs.inference.runtime import Runtime, TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
@@ -49,37 +50,29 @@ def load_predictor(
     runtime = chosen_runtime(path, runtime, precision)
     if runtime != "torch":
         exported = _exported(path, runtime, precision)
+        forward: Runtime = exported  # type: ignore[assignment]
         trained_as = exported.metadata
-        return Predictor(
-            exported,  # type: ignore[arg-type]
-            # Of a skeleton that a dataset's file describes, the model's file has the joints.
-            skeleton=SKELETONS.get(trained_as.skeleton)
-            or Skeleton(
-                trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs
-            ),
-            input_size=trained_as.input_size,
-            unbiased=trained_as.unbiased,
-            padding=trained_as.padding if padding is None else padding,
-            decode_method=decode_method or cast(DecodeMethod, trained_as.decode_method),
-            sigma=trained_as.sigma,
-            flip_shift=cast(Literal[0, 1], trained_as.flip_shift)
-            if flip_shift is None
-            else flip_shift,
-            batch_size=batch_size,
-        )
-    content = read_checkpoint(path, builds=("model",), trust=trust)
-    trained = without_downloads(content[CONFIG_KEY])
-    network = _network(build(trained["model"]), content, path)
-    codec = trained.get("codec", {})
+        # Of a skeleton that a dataset's file describes, the model's file has the joints.
+        described = (
+            trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs,
+        )  # fmt: skip
+        skeleton = SKELETONS.get(trained_as.skeleton) or Skeleton(*described)
+        input_size, codec, usual = trained_as.input_size, trained_as.codec, trained_as.padding
+    else:
+        content = read_checkpoint(path, builds=("model",), trust=trust)
+        trained = without_downloads(content[CONFIG_KEY])
+        network = _network(build(trained["model"]), content, path)
+        forward = TorchRuntime(network, choose_device(device))
+        skeleton, input_size = network.parts.skeleton, _input_size(trained, path)
+        codec = Codec(**trained.get("codec", {}))
+        usual = trained["dataset"].get("padding", DEFAULT_PADDING)
+    asked = {"decode_method": decode_method, "flip_shift": flip_shift}
     return Predictor(
-        TorchRuntime(network, choose_device(device)),
-        skeleton=network.parts.skeleton,
-        input_size=_input_size(trained, path),
-        unbiased=trained_unbiased(trained),
-        padding=trained["dataset"].get("padding", DEFAULT_PADDING) if padding is None else padding,
-        decode_method=decode_method or codec.get("decode_method", "quarter"),
-        sigma=codec.get("sigma", 2.0),
-        flip_shift=codec.get("flip_shift", 1) if flip_shift is None else flip_shift,
+        forward,
+        skeleton=skeleton,
+        input_size=input_size,
+        codec=replace(codec, **{key: value for key, value in asked.items() if value is not None}),
+        padding=usual if padding is None else padding,
         batch_size=batch_size,
     )
 

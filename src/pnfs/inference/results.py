@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from pnfs.body import Skeleton
 from pnfs.data.coco_categories import PERSON
+from pnfs.errors import PnfsError
 from pnfs.inference.frames import Frame
 from pnfs.inference.inputs import InputFile
 from pnfs.inference.predictor import JOINT_THRESHOLD, Prediction
@@ -192,5 +193,5 @@ def _video_writer(path: Path, fps: float, first: UInt8[np.ndarray, "H W 3"]) -> 
     height, width = first.shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
-        raise OSError(f"{path}: the video cannot be written")
+        raise PnfsError(f"{path}: the video cannot be written; name another folder (out=…)")
     return writer

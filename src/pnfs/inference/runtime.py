@@ -1,6 +1,5 @@
-"""What runs the network: crops in, score maps out."""
+"""What runs the network: crops in, heatmaps out."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -9,28 +8,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pnfs.models import PoseNetwork
+from pnfs.models.network import Stage
 
 
 class Runtime(Protocol):
-    """Anything that turns crops into one score map a joint."""
+    """Anything that turns crops into one heatmap a joint."""
 
     def __call__(
         self, images: UInt8[np.ndarray, "B h w 3"]
     ) -> Float[Tensor, "B K h/4 w/4"] | Float[np.ndarray, "B K h/4 w/4"]:
-        """Score maps of RGB crops, joints in the skeleton's order."""
+        """Heatmaps of RGB crops, joints in the skeleton's order."""
         ...
-
-
-@dataclass(frozen=True)
-class PartOutputs:
-    """What lies behind the joints' score maps, part after part, J = sum(J_p) >= K."""
-
-    vectors: Float[Tensor, "B J d h/4 w/4"]
-    """Raw vectors of the parts' joints."""
-    part_maps: Float[Tensor, "B J h/4 w/4"]
-    """Their score maps; before maps of one joint are put together."""
-    joint_maps: Float[Tensor, "B K h/4 w/4"]
-    """One map a joint."""
 
 
 class TorchRuntime:
@@ -47,22 +35,19 @@ class TorchRuntime:
         self.names = [
             f"{part}: {joint}" for part, joints in network.parts.parts.items() for joint in joints
         ]
-        """Of the maps of `PartOutputs`: part and joint."""
+        """Part and joint of each of the parts' heatmaps."""
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:
-        return self.network.crops_to_maps(torch.as_tensor(images).to(self.device))
+        return self.network.heatmaps(torch.as_tensor(images).to(self.device))
 
     @torch.inference_mode()
-    def details(self, images: UInt8[np.ndarray, "B h w 3"]) -> PartOutputs:
-        """Vectors and score maps of every part, of the crops as they are (no flip test)."""
-        vectors = self.network.vectors(self._normalised(images))
-        part_maps = self.network.head.scores(vectors)
-        return PartOutputs(vectors, part_maps, self.network.joint_maps(part_maps))
-
-    def _normalised(self, images: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B 3 h w"]:
-        dtype = next(self.network.parameters()).dtype
-        return self.network.normalise(torch.as_tensor(images).to(self.device), dtype)
+    def of_parts(
+        self, images: UInt8[np.ndarray, "B h w 3"], vectors: bool = False
+    ) -> Float[Tensor, "B J h/4 w/4"] | Float[Tensor, "B J d h/4 w/4"]:
+        """The heatmaps of all parts' joints, part after part, J = sum(J_p) >= K; or the raw vectors."""
+        stage: Stage = "vectors" if vectors else "heatmaps"
+        return self.network(torch.as_tensor(images).to(self.device), stage)
 
 
 def choose_device(device: str) -> torch.device:

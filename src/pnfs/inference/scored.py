@@ -1,11 +1,8 @@
 """A predictor as a LightningModule, so that an exported file is scored as a checkpoint is."""
 
-from typing import Literal
-
 import lightning as L
 from torchmetrics import Metric, MetricCollection
 
-from pnfs.codec.decode import DecodeMethod
 from pnfs.data.crops import PoseBatch
 from pnfs.inference.predictor import Predictor
 
@@ -22,18 +19,9 @@ class ScoredPredictor(L.LightningModule):
     def __init__(self, predictor: Predictor, metric: Metric, flip_test: bool) -> None:
         super().__init__()
         self.predictor = predictor
+        self.codec = predictor.codec
         self.metric = MetricCollection([metric])
         self.flip_test = flip_test
-
-    @property
-    def flip_shift(self) -> Literal[0, 1]:
-        """Pixels by which the mirrored maps move to the right."""
-        return self.predictor.flip_shift
-
-    @property
-    def decode_method(self) -> DecodeMethod:
-        """From score maps to locations."""
-        return self.predictor.decode_method
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
         locations, scores = self.predictor.locate(

@@ -1,15 +1,14 @@
 """Pose networks: operations, cells, fabrics, vector heads, backbones."""
 
-from pnfs.models.fabric import PAPER, REFERENCE, FabricRules
-from pnfs.models.fabrics import NeuralFabrics
-from pnfs.models.network import PoseFabricNetwork, PoseNetwork, normalise_images
+from pnfs.models.connect import PAPER, POSENFS, FabricRules
+from pnfs.models.fabric import NeuralFabrics
+from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 
 __all__ = [
     "PAPER",
-    "REFERENCE",
+    "POSENFS",
     "FabricRules",
     "NeuralFabrics",
     "PoseFabricNetwork",
     "PoseNetwork",
-    "normalise_images",
 ]

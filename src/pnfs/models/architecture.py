@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, 
 from scipy.special import entr
 
 from pnfs.models.backbones import FabricBackbone
-from pnfs.models.fabrics import NeuralFabrics, softmax
+from pnfs.models.fabric import NeuralFabrics, softmax
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.wiring import NEIGHBOURS, Theta
 

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.fuse import SMALLEST_DIVISOR, Scale, scaled, with_weights
-from pnfs.models.layers import Map, PartConv2d, Weight
-from pnfs.models.operations import Operation, Operations, Skip
+from pnfs.models.layers import Map, PartConv2d
+from pnfs.models.operations import Operations, Skip
 
 
 def cell_edges(nodes: int) -> list[tuple[int, int]]:
@@ -25,6 +24,9 @@ class Cell(nn.Module):
         nodes: H >= 1.
         operations: Name -> factory of a candidate operation, in the order of alpha's columns.
         kept: For each edge the names of the operations to build; None for all.
+
+    Attributes:
+        terms: For each node its candidates: the operation, the node that it reads, its row and column in alpha.
     """
 
     def __init__(
@@ -36,79 +38,43 @@ class Cell(nn.Module):
         kept: Sequence[Sequence[str]] | None = None,
     ) -> None:
         super().__init__()
-        self.parts, self.channels, self.nodes = parts, channels, nodes
-        wiring = cell_edges(nodes)
-        if kept is not None and len(kept) != len(wiring):
-            raise ValueError(f"a cell of H={nodes} has {len(wiring)} edges, {len(kept)} are listed")
-        self.columns = {name: column for column, name in enumerate(operations)}
-        self.edges = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name: build(parts, channels)
-                    for name, build in operations.items()
-                    if build is not None and (kept is None or name in kept[edge])
-                }
-            )
-            for edge in range(len(wiring))
-        )
+        self.parts = parts
+        edges = cell_edges(nodes)
+        if kept is not None and len(kept) != len(edges):
+            raise ValueError(f"a cell of H={nodes} has {len(edges)} edges, {len(kept)} are listed")
+        self.edges = nn.ModuleList()
+        self.terms: list[list[tuple[nn.Module, int, int, int]]] = [[] for _ in range(nodes)]
+        for row, (source, target) in enumerate(edges):
+            built = {
+                name: (build(parts, channels), column)
+                for column, (name, build) in enumerate(operations.items())
+                if build is not None and (kept is None or name in kept[row])
+            }
+            self.edges.append(nn.ModuleDict({name: o for name, (o, _) in built.items()}))
+            self.terms[target - 1] += [(o, source, row, column) for o, column in built.values()]
+        for terms in self.terms:
+            # A skip that is added onto a sum costs one pass over the maps.
+            terms.sort(key=lambda term: isinstance(term[0], Skip))
         self.output = PartConv2d(parts, nodes * channels, channels, 1, bias=True)
-
-    def candidates(self, node: int) -> list[tuple[int, int, int, Operation]]:
-        """Of each operation that feeds a node: its edge's row and its column of alpha, its source, itself."""
-        found = [
-            (edge, self.columns[name], source, operation)
-            for edge, (source, target) in enumerate(cell_edges(self.nodes))
-            if target == node
-            for name, operation in self.edges[edge].items()  # type: ignore[operator]
-        ]
-        # A skip that is added onto a sum costs one pass over the maps.
-        return sorted(found, key=lambda candidate: isinstance(candidate[-1], Skip))
 
     def forward(self, h_0: Map, mixing: Float[Tensor, "P E O"]) -> Map:
         hidden = [h_0]
-        for node in range(1, self.nodes + 1):
+        for terms in self.terms:
             total: Map | None = None
-            for edge, column, source, operation in self.candidates(node):
-                total = operation.add_to(total, hidden[source], mixing[:, edge, column])
+            for operation, source, row, column in terms:
+                weight = mixing[:, row, column]
+                if total is None:
+                    total = operation(hidden[source], weight)
+                elif isinstance(operation, Skip):
+                    scale = weight.repeat_interleave(h_0.shape[1] // len(weight))
+                    total = torch.addcmul(total, hidden[source], scale.view(1, -1, 1, 1))
+                else:
+                    total = total + operation(hidden[source], weight)
             hidden.append(torch.zeros_like(h_0) if total is None else total)
-        if self.nodes == 1:
+        if len(hidden) == 2:
             return self.output(hidden[1])
         # (B, P*C, h, w) H times -> (B, P*H*C, h, w): a part's nodes stand side by side.
-        split = [h.unflatten(1, (self.parts, -1)) for h in hidden[1:]]
-        joined = torch.cat(split, dim=2).flatten(1, 2)
+        for node, h in enumerate(hidden):
+            hidden[node] = h.unflatten(1, (self.parts, -1))
+        joined = torch.cat(hidden[1:], dim=2).flatten(1, 2)
         return self.output(joined.contiguous(memory_format=torch.channels_last))
-
-    def fuse(
-        self, mixing: Float[Tensor, "P E O"], live: Sequence[Sequence[str]], scale: Weight
-    ) -> tuple[list[list[tuple[int, nn.Module]]], list[nn.Module]]:
-        """Nodes and outputs of a `FusedCell`.
-
-        Args:
-            mixing: softmax(alpha).
-            live: For each edge the operations that carry weight.
-            scale: Factor on h_0.
-        """
-        scales, nodes = [scale], []
-        names = list(self.columns)
-        for node in range(1, self.nodes + 1):
-            terms = [
-                (operation, source, mixing[:, edge, column])
-                for edge, column, source, operation in self.candidates(node)
-                if names[column] in live[edge]
-            ]
-            divisor = torch.ones_like(scale)
-            for operation, source, weight in terms:
-                passed = weight * scales[source]
-                if isinstance(operation, Skip) and bool((passed >= SMALLEST_DIVISOR).all()):
-                    divisor = passed
-            nodes.append([(i, o.fuse(w / divisor, scales[i])) for o, i, w in terms])
-            if not terms:
-                nodes[-1].append((0, Scale(torch.zeros_like(scale), self.channels)))
-            scales.append(divisor)
-        # (P*C, H*C, 1, 1) -> H times (P*C, C, 1, 1); one of them holds the bias.
-        outputs: list[nn.Module] = []
-        for factor, weight in zip(scales[1:], self.output.weight.chunk(self.nodes, 1), strict=True):
-            conv = PartConv2d(self.parts, self.channels, self.channels, 1, bias=not outputs)
-            bias = None if outputs else self.output.bias
-            outputs.append(scaled(with_weights(conv.to(weight), weight, bias), factor))
-        return nodes, outputs

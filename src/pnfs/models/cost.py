@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pnfs.models.meta import meta_copy
@@ -71,12 +71,19 @@ def measure_cost(
                 parameters=sum(p.numel() for p in module.parameters()),
                 live_parameters=sum(p.numel() for p in module.parameters() if p in live),
                 # The counter takes a multiplication and an addition for two operations.
-                macs=sum(counts.get(f"{type(model).__name__}.{name}", {}).values()) // 2,
+                macs=_flops(module, f"{type(model).__name__}.{name}", counts) // 2,
             )
             for name, module in model.named_children()
         },
         architecture_parameters=sum(p.numel() for p in model.architecture_parameters().values()),
     )
+
+
+def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
+    """Those of a module; of one that is never called itself, such as a dictionary, those of what it holds."""
+    if name in counts:
+        return sum(counts[name].values())
+    return sum(_flops(m, f"{name}.{child}", counts) for child, m in module.named_children())
 
 
 def _reached(output: Tensor) -> set[Tensor]:

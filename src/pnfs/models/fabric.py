@@ -1,108 +1,22 @@
-"""A cell-based neural fabric: the grid of cells and the mixture that feeds each (Eq. 2)."""
+"""P cell-based neural fabrics: the grid of cells and the mixture that feeds each (Eq. 2)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from pnfs.models.cell import Cell
-from pnfs.models.fuse import SMALLEST_DIVISOR, FusedCell, absorb, scale_by
-from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, add_scaled, double_size
-from pnfs.models.operations import Operations
-from pnfs.models.wiring import NEIGHBOURS, CellWiring, KeptCell, KeptCells, Theta, live_cells
+from pnfs.models.connect import PAPER, Connect, FabricRules
+from pnfs.models.layers import Map
+from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operations, Skip
+from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCells, Theta, sources
 
-
-@dataclass(frozen=True)
-class FabricRules:
-    """What the paper and the authors' public code do differently inside a fabric.
-
-    Args:
-        gain: "one": mixing weights are the softmax. "candidates": they are multiplied by the number of
-            candidates (|O| in a cell, 3 between cells).
-        rectify: "connection": a ReLU follows the normalisation of each transforming connection T.
-            "sum": T has none, the mixture h_0 is rectified.
-        upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation.
-            "norm_first": 1x1 convolution, normalisation, bilinear x2.
-        align_corners: Which bilinear interpolation.
-        connection_bias: Whether the convolutions of T have a bias in front of the normalisation.
-        stem_connections: "shared": a first-layer cell at 1/8 reads the stem through one T.
-            "separate": through three, one for each missing neighbour.
-        stem_relu: Whether the stem's first convolution is followed by a ReLU.
-        adapters: "always": each part sees the pyramid through its own 1x1 convolutions.
-            "where_needed": only where the backbone's channels differ from the fabric's.
-    """
-
-    gain: Literal["one", "candidates"] = "one"
-    rectify: Literal["connection", "sum"] = "connection"
-    upsample: Literal["conv_first", "norm_first"] = "conv_first"
-    align_corners: bool = False
-    connection_bias: bool = False
-    stem_connections: Literal["shared", "separate"] = "shared"
-    stem_relu: bool = True
-    adapters: Literal["always", "where_needed"] = "always"
-
-
-PAPER = FabricRules()
-REFERENCE = FabricRules(
-    gain="candidates",
-    rectify="sum",
-    upsample="norm_first",
-    align_corners=True,
-    connection_bias=True,
-    stem_connections="separate",
-    stem_relu=False,
-    adapters="where_needed",
-)
-
-
-class Connect(nn.Module):
-    """T times its mixing weight.
-
-    "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
-
-    Args:
-        parts: P.
-        channels: Channels of one part at the cell's scale.
-        transform: "down" or "up".
-        rules: Paper or reference behaviour.
-    """
-
-    def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:
-        super().__init__()
-        self.up = transform == "up"
-        self.rules = rules
-        inside, kernel, stride = (2 * channels, 1, 1) if self.up else (channels // 2, 3, 2)
-        bias = rules.connection_bias
-        self.conv = PartConv2d(parts, inside, channels, kernel, stride=stride, bias=bias)
-        self.norm = PartBatchNorm2d(parts, channels, affine=True)
-
-    def forward(self, x: Map, weight: Weight) -> Map:
-        # The mixing weight may be applied before the interpolation: both are linear.
-        x = self._double(self.conv(x), "conv_first")
-        return self._double(self._rectify(self.norm(x, weight)), "norm_first")
-
-    def _double(self, x: Map, order: str) -> Map:
-        doubles = self.up and self.rules.upsample == order
-        return double_size(x, self.rules.align_corners) if doubles else x
-
-    def _rectify(self, x: Map) -> Map:
-        return F.relu_(x) if self.rules.rectify == "connection" else x
-
-    def fuse(self, weight: Weight) -> nn.Module:
-        """For inference: a module from x to weight * T(x)."""
-        # The normalisation commutes with the interpolation, whose weights sum to one.
-        layers: list[nn.Module] = [absorb(self.conv, self.norm, weight)]
-        if self.rules.rectify == "connection":
-            layers.append(nn.ReLU(inplace=True))
-        if self.up:
-            corners = self.rules.align_corners
-            double = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=corners)
-            layers.insert(1 if self.rules.upsample == "conv_first" else len(layers), double)
-        return nn.Sequential(*layers)
+softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
+"""Mixing weights of Eq. 1 and Eq. 2."""
 
 
 class GridCell(nn.Module):
@@ -114,8 +28,11 @@ class GridCell(nn.Module):
         channels: Channels of one part.
         nodes: H.
         operations: Candidate operations O.
-        rules: Paper or reference behaviour.
+        rules: The variant.
         kept: What is left of the cell; None for everything.
+
+    Attributes:
+        terms: What h_0 is the sum of: T or the identity, the scale that it reads, its columns in beta.
     """
 
     def __init__(
@@ -129,36 +46,34 @@ class GridCell(nn.Module):
         kept: KeptCell | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.rules = channels, rules
-        self.connections = [
-            c for c in wiring.connections if kept is None or c.neighbour in kept.inputs
-        ]
-        # Three candidates through one T are that T with the sum of their weights.
+        self.rectify = rules.rectify == "sum"
+        # Three candidates through one T are that T with the sum of their weights, as identities are.
         shared = rules.stem_connections == "shared" and wiring.layer == 1 and wiring.reads_one_map
-        self.owners = {
-            c.neighbour: NEIGHBOURS[0] if shared else c.neighbour
-            for c in self.connections
-            if c.transform != "identity"
-        }
-        transforms = {self.owners.get(c.neighbour): c.transform for c in self.connections}
+        columns: dict[str, list[int]] = {}
+        found: dict[str, tuple[str, int]] = {}
+        for column, c in enumerate(wiring.connections):
+            if kept is None or c.neighbour in kept.inputs:
+                identity = c.transform == "identity"
+                name = "" if identity else NEIGHBOURS[0] if shared else c.neighbour
+                columns.setdefault(name, []).append(column)
+                found[name] = (c.transform, c.source)
         self.transforms = nn.ModuleDict(
             {
-                owner: Connect(parts, channels, transform, rules)
-                for owner, transform in transforms.items()
-                if owner is not None
+                name: Connect(parts, channels, transform, rules)
+                for name, (transform, _) in found.items()
+                if name
             }
         )
-        self.cell = Cell(parts, channels, nodes, operations, None if kept is None else kept.edges)
-
-    def inputs(self, beta: Float[Tensor, "P 3"]) -> dict[str | None, tuple[int, Weight]]:
-        """What h_0 is the sum of: name of a T, None for the identity -> the scale it reads, its weight."""
-        found: dict[str | None, tuple[int, Weight]] = {}
-        for c in self.connections:
-            owner = self.owners.get(c.neighbour)
-            weight = beta[:, NEIGHBOURS.index(c.neighbour)]
-            found[owner] = (c.source, found[owner][1] + weight if owner in found else weight)
         # The identity is added onto the sum of the others.
-        return dict(sorted(found.items(), key=lambda item: item[0] is None))
+        self.terms: list[tuple[nn.Module, int, list[int]]] = [
+            (
+                self.transforms[name] if name else Skip(parts, channels),
+                found[name][1],
+                columns[name],
+            )
+            for name in sorted(found, key=lambda name: name == "")
+        ]
+        self.cell = Cell(parts, channels, nodes, operations, None if kept is None else kept.edges)
 
     def forward(
         self,
@@ -168,32 +83,19 @@ class GridCell(nn.Module):
     ) -> Map:
         """Maps of the previous layer, scale -> (B, P*C*s, h/s, w/s), to the cell's output."""
         h_0: Map | None = None
-        for owner, (source, weight) in self.inputs(beta).items():
-            if owner is None:
-                h_0 = add_scaled(h_0, previous[source], weight)
+        for transform, source, columns in self.terms:
+            weight, x = beta[:, columns[0]], previous[source]
+            for column in columns[1:]:
+                weight = weight + beta[:, column]
+            if h_0 is None:
+                h_0 = transform(x, weight)
+            elif isinstance(transform, Skip):
+                scale = weight.repeat_interleave(x.shape[1] // len(weight))
+                h_0 = torch.addcmul(h_0, x, scale.view(1, -1, 1, 1))
             else:
-                term = self.transforms[owner](previous[source], weight)
-                h_0 = term if h_0 is None else h_0 + term
+                h_0 = h_0 + transform(x, weight)
         assert h_0 is not None  # A cell has at least one connection.
-        return self.cell(F.relu(h_0) if self.rules.rectify == "sum" else h_0, alpha)
-
-    def fuse(
-        self, alpha: Float[Tensor, "P E O"], beta: Float[Tensor, "P 3"], live: KeptCell
-    ) -> FusedCell:
-        """For inference, with the mixing weights built in and without what carries none."""
-        self.connections = [c for c in self.connections if c.neighbour in live.inputs]
-        inputs = self.inputs(beta)
-        divisor = torch.ones_like(beta[:, 0])
-        if None in inputs and bool((inputs[None][1] >= SMALLEST_DIVISOR).all()):
-            divisor = inputs[None][1]
-        terms: list[tuple[int, nn.Module]] = []
-        for owner, (source, weight) in inputs.items():
-            if owner is None:
-                terms.append((source, scale_by(weight / divisor, self.channels)))
-            else:
-                terms.append((source, self.transforms[owner].fuse(weight / divisor)))  # type: ignore[operator]
-        nodes, outputs = self.cell.fuse(alpha, live.edges, divisor)
-        return FusedCell(terms, self.rules.rectify == "sum", nodes, outputs)
+        return self.cell(F.relu(h_0) if self.rectify else h_0, alpha)
 
 
 class Grid(nn.ModuleDict):
@@ -203,7 +105,7 @@ class Grid(nn.ModuleDict):
         theta: The fabrics' shape.
         parts: P.
         operations: Candidate operations O.
-        rules: Paper or reference behaviour.
+        rules: The variant.
         kept: What is left of each cell; None for everything.
     """
 
@@ -238,19 +140,181 @@ class Grid(nn.ModuleDict):
                 outputs[cell.scale] = self[cell.name](previous, alpha[:, index], beta[:, index])
         return layers[self.theta.last_layer]
 
-    def fuse(
+
+class NeuralFabrics(nn.Module):
+    """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), or a range of their layers.
+
+    A fabric backbone keeps the first layers, a fabric subnetwork the last; both are this class. Each part has
+    its own weights, alpha and beta.
+
+    Args:
+        part_names: The P parts' names.
+        layers: L of the whole fabric.
+        first_layers: m, how many first layers to build; None for all.
+        last_layers: n, how many last layers to build; None for all.
+        input_scales: Scales of the maps that feed the first layer.
+        channels: C; a cell at scale 1/s has C*s channels.
+        nodes: H, hidden nodes of a cell.
+        operations: Candidate operations O.
+        alpha_per_cell: One alpha a cell in place of one a fabric.
+        rules: The variant.
+        kept: In a derived network, what is left of each part; None for everything.
+
+    Attributes:
+        theta: The shape.
+        alpha: For each part (E, |O|), or (cells, E, |O|); E = H(H+1)/2. Zero at the start.
+        beta: For each part (cells, 3), columns finer, same, coarser. Zero at the start.
+        relaxation: Logits to mixing weights along the last dimension, in training mode; softmax unless a
+            search strategy puts another in its place. Evaluation always takes the softmax.
+        readers: Scale of the input -> the parts that read it, whose channels stand side by side there.
+
+    Raises:
+        ValueError: A shape that cannot be, or `kept` does not fit it.
+    """
+
+    def __init__(
         self,
-        alpha: Float[Tensor, "P cells E O"],
-        beta: Float[Tensor, "P cells 3"],
-        outputs: Sequence[int],
-    ) -> KeptCells:
-        """Puts fused cells in the cells' place and drops those that reach no output; returns what is live."""
-        live = live_cells(self.theta, alpha.cpu().numpy(), beta.cpu().numpy(), outputs)
-        for index, cell in enumerate(self.theta.cells):
-            if cell.name not in self:
-                continue
-            whole = self.pop(cell.name)
-            if cell.name in live:
-                mixing = (alpha[:, index], beta[:, index])
-                self[cell.name] = whole.fuse(*mixing, live[cell.name])  # type: ignore[operator]
-        return live
+        *,
+        part_names: Sequence[str] = ("whole",),
+        layers: int = 6,
+        first_layers: int | None = None,
+        last_layers: int | None = None,
+        input_scales: Sequence[int] = SCALES,
+        channels: int = 10,
+        nodes: int = 1,
+        operations: Operations = SUBNETWORK_OPERATIONS,
+        alpha_per_cell: bool = False,
+        rules: FabricRules = PAPER,
+        kept: Mapping[str, KeptCells] | None = None,
+    ) -> None:
+        super().__init__()
+        for part in part_names:
+            if hasattr(nn.ParameterDict, part):
+                raise ValueError(f"a part cannot be named {part!r}; choose another name")
+        self.part_names = tuple(part_names)
+        self.theta = Theta(
+            layers=layers,
+            first_layer=1 if last_layers is None else layers - last_layers + 1,
+            last_layer=layers if first_layers is None else first_layers,
+            input_scales=tuple(input_scales),
+            channels=channels,
+            nodes=nodes,
+            operations=tuple(operations),
+            alpha_per_cell=alpha_per_cell,
+        )
+        self.rules, self.kept = rules, kept
+        one = (self.theta, 1, operations, rules)
+        if kept is None:
+            self.cells: nn.ModuleDict = Grid(self.theta, len(self.part_names), operations, rules)
+            # One part without weights, to run part after part; in a tuple, so that it is no submodule.
+            with torch.device("meta"):
+                self._template: tuple[Grid, ...] = (Grid(*one),) if len(self.part_names) > 1 else ()
+            for grid in self._template:
+                _check_layout(self.cells, grid, len(self.part_names))
+            whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
+            kept = dict.fromkeys(self.part_names, whole)
+        else:
+            _check_kept(self.theta, self.part_names, kept)
+            # What is left differs from part to part: each part has cells of its own.
+            self.cells = nn.ModuleDict({part: Grid(*one, kept[part]) for part in self.part_names})
+            self._template = ()
+        read = {part: sources(self.theta, kept[part]) for part in self.part_names}
+        self.readers = {
+            scale: [part for part in read if scale in read[part]]
+            for scale in sorted(set().union(*read.values()))
+        }
+        self.alpha, self.beta = (
+            nn.ParameterDict({part: nn.Parameter(torch.zeros(shape)) for part in self.part_names})
+            for shape in (self.theta.alpha_shape, self.theta.beta_shape)
+        )
+        self.relaxation = softmax
+
+    def mixing_weights(self) -> tuple[Float[Tensor, "P cells E O"], Float[Tensor, "P cells 3"]]:
+        """The weights of every candidate in Eq. 1 and Eq. 2, for all parts and cells."""
+        relax = self.relaxation if self.training else softmax
+        # In the order of the parts; a ParameterDict sorts them.
+        alpha = relax(torch.stack(list(map(self.alpha.__getitem__, self.part_names))))
+        beta = relax(torch.stack(list(map(self.beta.__getitem__, self.part_names))))
+        if not self.theta.alpha_per_cell:
+            alpha = alpha.unsqueeze(1).expand(-1, len(self.theta.cells), -1, -1)
+        if self.rules.gain == "candidates":
+            alpha, beta = alpha * alpha.shape[-1], beta * beta.shape[-1]
+        return alpha, beta
+
+    def forward(self, inputs: Mapping[int, Map]) -> dict[int, Map]:
+        """Maps of the layer before, scale -> (B, P*C*s, h/s, w/s), to those of the last layer.
+
+        Where not all parts read a scale, its map holds the channels of those that do; see `readers`.
+        """
+        alpha, beta = self.mixing_weights()
+        finest, parts = inputs[min(inputs)], len(self.part_names)
+        # One part after the other is faster on a CPU (two cores, channels-last) but for small maps, and for
+        # inference at batch 1 with any number of parts.
+        large = finest[:, 0].numel() > FEW_PIXELS if self.training else len(finest) > 2
+        pays = large or parts > 3 if self.training else large and parts > 3
+        traced = torch.compiler.is_compiling()
+        in_turn = self._template and finest.is_cpu and pays and not traced
+        if self.kept is None and not in_turn:
+            return self.cells(inputs, alpha, beta)
+        # All tensors of a grid hold part after part along the first dimension.
+        shares: dict[str, tuple[Tensor, ...]] = {}
+        for grid in self._template:
+            grid.train(self.training)
+            for name, tensor in (*self.cells.named_parameters(), *self.cells.named_buffers()):
+                shares[name] = tensor.chunk(parts)
+        maps: dict[int, tuple[Map, ...]] = {}
+        for scale, x in inputs.items():
+            maps[scale] = x.chunk(len(self.readers[scale]), 1)
+        outputs: dict[int, list[Map]] = {}
+        for index, part in enumerate(self.part_names):
+            tensors: dict[str, Tensor] = {}
+            for name, share in shares.items():
+                tensors[name] = share[index]
+            own: dict[int, Map] = {}
+            for scale, share in maps.items():
+                if part in self.readers[scale]:
+                    x = share[self.readers[scale].index(part)]
+                    # A copy for the part alone is cheaper than strides in every convolution that reads it.
+                    own[scale] = x.contiguous(memory_format=torch.channels_last)
+            grid = self._template[0] if self._template else self.cells[part]
+            row = slice(index, index + 1)
+            for scale, x in functional_call(grid, tensors, (own, alpha[row], beta[row])).items():
+                outputs.setdefault(scale, []).append(x)
+        joined: dict[int, Map] = {}
+        for scale, found in outputs.items():
+            joined[scale] = torch.cat(found, dim=1)
+        return joined
+
+
+FEW_PIXELS = 2**14
+"""Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
+
+
+def _check_layout(cells: nn.Module, one: nn.Module, parts: int) -> None:
+    """Refuses operations with a tensor of which a part has no share, as in derived networks.
+
+    Raises:
+        ValueError: Names the tensor.
+    """
+    shares = one.state_dict()
+    for name, tensor in cells.state_dict().items():
+        share = shares.get(name)
+        if (
+            share is None
+            or not share.ndim
+            or tensor.shape != (parts * len(share), *share.shape[1:])
+        ):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}: every tensor of an operation must hold part after "
+                "part along its first dimension, as those of PartConv2d and PartBatchNorm2d do"
+            )
+
+
+def _check_kept(theta: Theta, part_names: Sequence[str], kept: Mapping[str, KeptCells]) -> None:
+    known = {cell.name for cell in theta.cells}
+    for part in part_names:
+        if part not in kept:
+            raise ValueError(f"kept says nothing about part {part!r}")
+        unknown = [name for name in kept[part] if name not in known]
+        if unknown:
+            raise ValueError(f"kept, part {part!r}: there is no cell {', '.join(unknown)}")

@@ -1,5 +1,6 @@
-"""Convolution and batch norm for P parts side by side in the channels: one part is one group."""
+"""Layers for P parts side by side in the channels, one part a group, and weighted sequences of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,8 +59,11 @@ class PartConv2d(nn.Conv2d):
         if x.is_cuda and self.parts > 1 and not self.depthwise:
             weight = block_diagonal(self.weight, self.parts)
             return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
-        if self.depthwise and self.dilation == (2, 2) and self.bias is None and _phases_pay(x):
-            return dilated_as_phases(x, self.weight)
+        if self.depthwise and self.dilation == (2, 2) and self.bias is None:
+            channels_last = x.is_contiguous(memory_format=torch.channels_last)
+            # Slow in cuDNN, and on a CPU the gradient is in oneDNN.
+            if x.is_cuda or (torch.is_grad_enabled() and channels_last):
+                return dilated_as_phases(x, self.weight)
         return super().forward(x)
 
 
@@ -69,13 +73,6 @@ def block_diagonal(weight: Float[Tensor, "PO I k k"], parts: int) -> Float[Tenso
     eye = torch.eye(parts, device=weight.device, dtype=weight.dtype)
     blocks = weight.view(parts, out // parts, 1, inputs, *kernel)
     return (blocks * eye[:, None, :, None, None, None]).reshape(out, parts * inputs, *kernel)
-
-
-def _phases_pay(x: Map) -> bool:
-    """Whether a dilated depthwise convolution is slow: cuDNN's, and on a CPU the gradient of oneDNN's."""
-    if x.is_cuda:
-        return True
-    return torch.is_grad_enabled() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def dilated_as_phases(x: Map, weight: Float[Tensor, "PC 1 k k"]) -> Map:
@@ -94,10 +91,7 @@ def dilated_as_phases(x: Map, weight: Float[Tensor, "PC 1 k k"]) -> Map:
 
 
 class PartBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of P parts, times one mixing weight a part.
-
-    The mixing weight enters as the affine scale, so that Eq. 1 and 2 cost no pass over the maps of their own.
-    A ReLU may follow: mixing weights are not negative.
+    """Batch norm of P parts.
 
     Args:
         parts: P.
@@ -107,7 +101,6 @@ class PartBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, parts: int, channels: int, *, affine: bool) -> None:
         super().__init__(parts * channels, affine=affine)
-        self.channels = channels
         # Only an average without momentum needs the count; all other tensors hold part after part.
         self.register_buffer("num_batches_tracked", None)
 
@@ -115,74 +108,44 @@ class PartBatchNorm2d(nn.BatchNorm2d):
         # Not the parent's, which asks old state dicts for the count.
         nn.Module._load_from_state_dict(self, *args)
 
-    def forward(self, x: Map, mixing: Weight | None = None) -> Map:
-        scale, shift = self.weight, self.bias
-        if mixing is not None:
-            factor = per_channel(mixing, self.channels)
-            scale = factor if scale is None else scale * factor
+
+class Weighted(nn.Module):
+    """Layers in sequence for P parts, times one mixing weight a part: weight * o(x), weight * T(x).
+
+    The weight enters as the scale of the last `PartBatchNorm2d`, where it costs no pass over the map; what follows
+    must be linear or a ReLU, since mixing weights are not negative. Without a batch norm the result is multiplied.
+
+    Attributes:
+        layers: The sequence, a `nn.Sequential` or a list of modules that are attributes too.
+    """
+
+    layers: Sequence[nn.Module] | nn.Sequential = ()
+
+    def forward(self, x: Map, weight: Weight) -> Map:
+        last: PartBatchNorm2d | None = None
+        for layer in self.layers:
+            last = layer if isinstance(layer, PartBatchNorm2d) else last
+        for layer in self.layers:
+            if layer is not last or last is None:
+                x = layer(x)
+                continue
+            # Repeated, since PyTorch's channels-last batch norm reads an expanded scale past its end.
+            factor = weight.repeat_interleave(last.num_features // len(weight))
+            scale = factor if last.weight is None else last.weight * factor
             # Without a shift, some kernels refuse a scale that stands alone.
-            shift = torch.zeros_like(factor) if shift is None else shift * factor
-        momentum = 0.0 if self.momentum is None else self.momentum
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, scale, shift, self.training, momentum, self.eps
-        )
-
-
-def per_channel(weights: Weight, channels: int) -> Float[Tensor, " PC"]:
-    """One number a part, repeated for each of the part's channels.
-
-    The result owns its memory: PyTorch's channels-last batch norm reads the scale of an expanded tensor past
-    its end in the backward pass.
-    """
-    return weights.repeat_interleave(channels)
-
-
-def add_scaled(total: Map | None, x: Map, weights: Weight) -> Map:
-    """`total` plus x times one weight a part, without the product in between; None stands for zero."""
-    scale = per_channel(weights, x.shape[1] // len(weights)).view(1, -1, 1, 1)
-    if total is None:
-        return x * scale
-    one_on_cpu = x.device.type == "cpu" and len(weights) == 1 and x.dtype == weights.dtype
-    # Compilers leave out the product by themselves.
-    if one_on_cpu and not torch.compiler.is_compiling():
-        return _AddScaled.apply(total, x, weights)
-    return torch.addcmul(total, x, scale)
-
-
-class _AddScaled(torch.autograd.Function):
-    """total + x * weight for one weight, whose gradient is a dot product: grad * x is never written."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Tensor, x: Tensor, weight: Float[Tensor, "1"]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.addcmul(total, x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        (grad,) = grads
-        x, weight = ctx.saved_tensors
-        along = None
-        if ctx.needs_input_grad[2]:
-            pair = [grad, x]
-            if not x.is_contiguous():  # (B, C, h, w) -> (B, h, w, C), as channels-last memory is.
-                pair = [t.permute(0, 2, 3, 1) for t in pair]
-            along = torch.dot(*(t.reshape(-1) for t in pair)).view(1)
-        return grad, grad * weight, along
-
-
-def double_size(x: Map, align_corners: bool = False) -> Map:
-    """Bilinear interpolation to twice the size.
-
-    Compiled for training it is written as sums of shifted maps, whose gradient needs no atomic additions; those
-    took a sixth of a step on an H100. Not in an exported graph: runtimes have one kernel for interpolation.
-    """
-    if align_corners or not torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=align_corners)
-    return shifted_sums(x)
+            shift = torch.zeros_like(factor) if last.bias is None else last.bias * factor
+            momentum, mean, var = last.momentum or 0.0, last.running_mean, last.running_var
+            x = F.batch_norm(x, mean, var, scale, shift, last.training, momentum, last.eps)
+        if last is not None:
+            return x
+        return x * weight.repeat_interleave(x.shape[1] // len(weight)).view(1, -1, 1, 1)
 
 
 def shifted_sums(x: Map) -> Map:
-    """`double_size` with corners not aligned, in additions: pixel i becomes pixels 2i and 2i + 1."""
+    """Bilinear interpolation to twice the size, corners not aligned: pixel i becomes pixels 2i and 2i + 1.
+
+    For compiled training: the gradient needs no atomic additions, which took a sixth of a step on an H100.
+    """
     for axis in (-2, -1):
         before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
         after = torch.cat([x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, -1, 1)], axis)

@@ -3,34 +3,20 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import torch.nn.functional as F
 from torch import nn
 
-from pnfs.models.fuse import Scale, WithFixedWeight, absorb, scale_by, scaled
-from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, add_scaled
+from pnfs.models.layers import PartBatchNorm2d, PartConv2d, Weighted
 
 
-class Operation(nn.Module):
+class Operation(Weighted):
     """A candidate operation o for P parts, built from (parts, channels of one part).
 
-    `forward(x, weight)` gives weight * o(x), of the same shape as x (B, P*C, h, w); `weight` (P,) is the mixing
-    weight softmax(alpha)_o of each part. Nothing else has to be written; `add_to` and `fuse` may be.
+    A subclass puts its sequence into `layers`, or writes `forward(x, weight)`, which gives weight * o(x), of the
+    same shape as x (B, P*C, h, w); `weight` (P,) is the mixing weight softmax(alpha)_o of each part.
 
     Parameters and buffers hold part after part along their first dimension, as those of `PartConv2d` and
     `PartBatchNorm2d` do: on a CPU one part may run after the other, and a derived network holds them apart.
     """
-
-    def forward(self, x: Map, weight: Weight) -> Map:
-        raise NotImplementedError(f"{type(self).__name__} defines no forward")
-
-    def add_to(self, total: Map | None, x: Map, weight: Weight) -> Map:
-        """`total` plus weight * o(x); None stands for zero."""
-        out = self(x, weight)
-        return out if total is None else total + out
-
-    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
-        """For inference: a module from x to weight * o(scale * x), with both constants built in."""
-        return WithFixedWeight(self, weight, scale)
 
 
 class Skip(Operation):
@@ -38,16 +24,6 @@ class Skip(Operation):
 
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Map, weight: Weight) -> Map:
-        return add_scaled(None, x, weight)
-
-    def add_to(self, total: Map | None, x: Map, weight: Weight) -> Map:
-        return add_scaled(total, x, weight)
-
-    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
-        return scale_by(weight * scale, self.channels)
 
 
 class SeparableConv(Operation):
@@ -81,25 +57,8 @@ class SeparableConv(Operation):
         self.norm = nn.ModuleList(
             PartBatchNorm2d(parts, channels, affine=False) for _ in range(repeats)
         )
-
-    def forward(self, x: Map, weight: Weight) -> Map:
-        last = self.norm[-1]
-        for depthwise, pointwise, norm in zip(
-            self.depthwise, self.pointwise, self.norm, strict=True
-        ):
-            x = F.relu_(norm(pointwise(depthwise(x)), weight if norm is last else None))
-        return x
-
-    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
-        layers: list[nn.Module] = []
-        for depthwise, pointwise, norm in zip(
-            self.depthwise, self.pointwise, self.norm, strict=True
-        ):
-            assert isinstance(depthwise, PartConv2d)
-            layers += [depthwise if layers else scaled(depthwise, scale)]
-            layers += [absorb(pointwise, norm, weight if norm is self.norm[-1] else None)]
-            layers += [nn.ReLU(inplace=True)]
-        return nn.Sequential(*layers)
+        repeated = zip(self.depthwise, self.pointwise, self.norm, strict=True)
+        self.layers = [x for triple in repeated for x in (*triple, nn.ReLU(inplace=True))]
 
 
 class Pool(Operation):
@@ -121,13 +80,7 @@ class Pool(Operation):
             else nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
         )
         self.norm = PartBatchNorm2d(parts, channels, affine=False)
-
-    def forward(self, x: Map, weight: Weight) -> Map:
-        return self.norm(self.pool(x), weight)
-
-    def fuse(self, weight: Weight, scale: Weight) -> nn.Module:
-        # Both pools of scale * x are scale times those of x.
-        return nn.Sequential(self.pool, absorb(Scale(scale, self.norm.channels), self.norm, weight))
+        self.layers = [self.pool, self.norm]
 
 
 OperationFactory = Callable[[int, int], Operation]

@@ -1,8 +1,7 @@
 """The grid of a fabric, scale x layer: what feeds each cell (Eq. 2, footnote 2), and what is live. Plain data."""
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -40,7 +39,7 @@ class CellWiring:
     connections: tuple[Connection, ...]
     """In the order of beta's columns."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"layer{self.layer}_scale{self.scale}"
 
@@ -65,7 +64,8 @@ class Theta:
         alpha_per_cell: One alpha a cell in place of one a fabric.
 
     Raises:
-        ValueError: A cell would be empty, or an operation is named twice.
+        ValueError: A cell would be empty or without input, an operation is named twice, or the range of layers
+            is none.
     """
 
     layers: int
@@ -85,16 +85,19 @@ class Theta:
             )
         if len(set(self.operations)) != len(self.operations):
             raise ValueError(f"each operation must be named once, got {self.operations}")
+        if not 1 <= self.first_layer <= self.last_layer <= self.layers:
+            raise ValueError(
+                f"layers {self.first_layer} to {self.last_layer} are not a range within 1 to {self.layers}"
+            )
 
     @cached_property
     def cells(self) -> tuple[CellWiring, ...]:
         """The cells in the order of beta's rows: layer by layer, from fine to coarse."""
-        cells = wire_fabric(
-            layers=self.layers,
-            first_layer=self.first_layer,
-            last_layer=self.last_layer,
-            input_scales=self.input_scales,
-        )
+        previous, cells = self.input_scales, []
+        for layer in range(self.first_layer, self.last_layer + 1):
+            present = layer_scales(layer, self.layers)
+            cells += [CellWiring(layer, s, _connections(layer, s, previous)) for s in present]
+            previous = present
         return tuple(cells)
 
     @property
@@ -118,61 +121,28 @@ class Theta:
         return len(self.cells), len(NEIGHBOURS)
 
 
-def layer_scales(layer: int, layers: int, scales: Sequence[int] = SCALES) -> tuple[int, ...]:
+def layer_scales(layer: int, layers: int) -> tuple[int, ...]:
     """Scales that have a cell in layer `layer` (1-based) of `layers`: the fan of the paper's Fig. 1 and 4."""
-    return tuple(scales[: min(layer + 1, len(scales), layers - layer + 1)])
+    return SCALES[: min(layer + 1, len(SCALES), layers - layer + 1)]
 
 
-def wire_fabric(
-    *,
-    layers: int,
-    first_layer: int,
-    last_layer: int,
-    input_scales: Sequence[int],
-    scales: Sequence[int] = SCALES,
-) -> list[CellWiring]:
-    """The cells of layers `first_layer`..`last_layer` and their inputs.
+def _connections(layer: int, scale: int, previous: Sequence[int]) -> tuple[Connection, ...]:
+    """What stands in the three neighbours' places, where the layer before has the scales `previous`.
 
     A cell without a finer or coarser neighbour takes its same-scale input for it. A cell at a scale that
     the previous layer lacks takes the finer input for all three, each with its own transform.
-
-    Args:
-        layers: L of the whole fabric, which gives the grid its shape.
-        first_layer: First layer to build, 1-based.
-        last_layer: Last layer to build, inclusive.
-        input_scales: Scales of the maps that feed the first layer.
-        scales: The grid's scales, from fine to coarse; each twice the one before.
-
-    Raises:
-        ValueError: The range is not within 1..L, scales do not double, or a cell has no input.
     """
-    if not 1 <= first_layer <= last_layer <= layers:
-        raise ValueError(
-            f"layers {first_layer} to {last_layer} are not a range within 1 to {layers}"
-        )
-    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(scales)):
-        raise ValueError(f"each scale must be twice the one before, got {tuple(scales)}")
-    previous = tuple(input_scales)
-    cells = []
-    for layer in range(first_layer, last_layer + 1):
-        present = layer_scales(layer, layers, scales)
-        cells += [
-            CellWiring(layer, scale, _connections(layer, scale, previous)) for scale in present
-        ]
-        previous = present
-    return cells
-
-
-def _connections(layer: int, scale: int, previous: tuple[int, ...]) -> tuple[Connection, ...]:
     finer, coarser = scale // 2, scale * 2
+    same = Connection("same", scale, "identity")
     if scale in previous:
-        down, up = finer in previous, coarser in previous
         return (
-            Connection("finer", finer, "down") if down else Connection("finer", scale, "identity"),
-            Connection("same", scale, "identity"),
+            Connection("finer", finer, "down")
+            if finer in previous
+            else replace(same, neighbour="finer"),
+            same,
             Connection("coarser", coarser, "up")
-            if up
-            else Connection("coarser", scale, "identity"),
+            if coarser in previous
+            else replace(same, neighbour="coarser"),
         )
     if finer in previous:
         return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)

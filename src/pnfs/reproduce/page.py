@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pnfs.reproduce.pairs import compared
-from pnfs.reproduce.results import COSTS, Results, groups, scale
+from pnfs.reproduce.results import COSTS, Results, digits, groups, scale
 from pnfs.reproduce.targets import OTHERS, PAPER_GIGA, Target
 
 NOTHING = "–"
@@ -110,9 +110,9 @@ def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
             table[f"ours ({profile}): {OUR_NAMES.get(name, name)}"] = ours
     for column in [c for c in OTHERS if c in target.published and c not in target.scores]:
         table[f"paper: {OTHERS[column]}"] = _text(target.published[column])
-    for title, column, unit, digits in _COSTS:
+    for title, column, unit, places in _COSTS:
         mean = results.spread(column)["mean"].astype(float) / unit
-        table[f"ours: {title}"] = mean.map(f"{{:.{digits}f}}".format).reindex(table.index)
+        table[f"ours: {title}"] = mean.map(f"{{:.{places}f}}".format).reindex(table.index)
     table["ours: search time"] = _search_times(results)
     done = results.runs["state"].eq("finished").groupby(results.runs["row"])
     table["seeds"] = done.sum().astype(str) + " of " + done.count().astype(str)
@@ -130,10 +130,9 @@ def _worth_a_column(target: Target, results: Results) -> list[str]:
 
 
 def score_text(name: str, value: float, deviation: float = float("nan")) -> str:
-    """A score with the digits that papers print: COCO's are fractions, the others percent."""
-    digits = 3 if name.startswith(("AP", "AR")) else 1
-    text = f"{value:.{digits}f}"
-    return text if pd.isna(deviation) else f"{text} ± {deviation:.{digits}f}"
+    """A score, and its deviation where there is one, as papers print them."""
+    text = f"{value:.{digits(name)}f}"
+    return text if pd.isna(deviation) else f"{text} ± {deviation:.{digits(name)}f}"
 
 
 def _our_scores(results: Results, name: str) -> pd.Series:

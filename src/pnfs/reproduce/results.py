@@ -134,6 +134,11 @@ def _line(runs: Sequence[Run]) -> dict[str, Any]:
     return about | costs | record["scores"]
 
 
+def digits(score: str) -> int:
+    """Decimals that papers print: COCO's scores are fractions, the others percent."""
+    return 3 if score.startswith(("AP", "AR")) else 1
+
+
 def devices(record: Mapping[str, Any]) -> int:
     """How many devices a run computed on at once."""
     number = record["config"]["trainer"].get("devices", 1)
@@ -147,14 +152,15 @@ def devices(record: Mapping[str, Any]) -> int:
 def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
     backbone = settings["model"].get("backbone") or {}
-    about = [f"{name} {backbone[name]}" for name in _SIZES if backbone.get(name) is not None]
+    sizes = {**backbone, **backbone.get("fabrics", {})}
+    about = [f"{name} {sizes[name]}" for name in _SIZES if sizes.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
     dataset = settings["dataset"]
     data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
     return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
 
 
-_SIZES = ("depth", "width", "backbone_layers", "channels", "nodes")
+_SIZES = ("depth", "width", "first_layers", "channels", "nodes")
 """Keys of a backbone that tell two of one class apart."""
 
 

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,7 +19,7 @@ from pnfs.search.strategy import (
     freeze_architecture,
     pose_module,
 )
-from pnfs.training.module import PoseBatch, PoseModule, move_batch
+from pnfs.training.module import PoseBatch, PoseModule
 
 Parameters = dict[str, Tensor]
 
@@ -127,7 +128,7 @@ class BilevelStrategy(SearchStrategy):
         self.loss_scale = 1.0 if scaler is None else float(scaler.get_scale())
         data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
         search_batch = data.on_after_batch_transfer(
-            move_batch(self._next_batch(), module.device), dataloader_idx=0
+            move_data_to_device(self._next_batch(), module.device), dataloader_idx=0
         )
         parameters = architecture_of(module)
         for parameter in parameters:
@@ -176,8 +177,8 @@ def functional_loss(
     """The loss of the network with `parameters` in place of its own; running statistics stay."""
     network = module.network
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    part_maps = functional_call(network, (parameters, buffers), (module.normalised(batch),))
-    return module.loss_of_maps(part_maps, batch)
+    part_maps = functional_call(network, (parameters, buffers), (batch["image"],))
+    return module.loss(part_maps, batch, module.codec, network.map_joints)
 
 
 def architecture_names(module: PoseModule) -> list[str]:

@@ -30,8 +30,8 @@ BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 
 _REQUIRED = ("model", "dataset")
 
-# What checkpoints named before a map of P parts was one tensor.
-_GONE = "pnfs.models.operations.Zero"
+
+_FABRICS = "pnfs.models.PoseFabricNetwork"
 
 
 class CheckpointError(PnfsError):
@@ -176,6 +176,13 @@ def check_configuration(
     missing = [key for key in _REQUIRED if not isinstance(config, Mapping) or key not in config]
     if missing:
         raise CheckpointError(f"{path}: its configuration lacks {', '.join(missing)}")
+    model = config["model"]
+    is_fabric = isinstance(model, Mapping) and model.get("_target_") == _FABRICS
+    if is_fabric and "model" in builds and "fabrics" not in model:
+        raise CheckpointError(
+            f"{path}: an earlier version wrote it, whose networks this version cannot build; train it again, "
+            "or use that version"
+        )
     for key in (key for key in builds if key in config):
         for named in named_classes(config[key], key, key):
             _check_class(named, path, trust)
@@ -186,11 +193,6 @@ def _check_class(named: Named, path: Path, trust: bool) -> None:
     if is_ours(named):
         return
     where = f"{path}: its configuration names {named.target!r} under {named.key}"
-    if named.target == _GONE:
-        raise CheckpointError(
-            f"{where}: an earlier version wrote it, whose weights this version cannot load; train it again, "
-            "or use that version"
-        )
     if not trust:
         raise CheckpointError(
             f"{where}, which is no {role_name(named)} of pnfs; trust=true builds it all the same, which "

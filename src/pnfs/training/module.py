@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
-from pnfs.codec.decode import DecodeMethod, decode, to_image
-from pnfs.codec.targets import RADIUS, gaussian_targets
+from pnfs.codec import Codec, to_image
 from pnfs.data.crops import PoseBatch
-from pnfs.data.geometry import heatmap_stride
-from pnfs.evaluation.flip import average_with_flip
 from pnfs.models import PoseNetwork
+from pnfs.models.layers import shifted_sums
 from pnfs.training.finite import LossWatch, NonFiniteLossError, SeenLoss, describe_loss
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
@@ -30,7 +28,7 @@ class ArchitectureGroup:
 
     Args:
         lr_factor: Times the weights' learning rate.
-        weight_decay: Of alpha and beta.
+        weight_decay: Weight decay of alpha and beta.
     """
 
     lr_factor: float = 1.0
@@ -45,14 +43,9 @@ class PoseModule(L.LightningModule):
         metric: The benchmark's score for validation, higher is better; its first entry is logged as "val/score".
         optimizer: Makes the optimiser from parameter groups.
         schedule: Makes the learning-rate schedule.
-        loss: On score maps.
-        sigma: Standard deviation of the target Gaussians, in heatmap pixels.
-        quantised: Put targets on whole heatmap pixels, as HRNet does.
-        radius: Half the side of the square that holds a target Gaussian, in sigma; None for no bound.
-        unbiased: The crops' geometry, which decides where a joint lies on the score maps; see `crop_matrix`.
-        decode_method: From score maps to locations.
+        loss: On heatmaps.
+        codec: From joints to target heatmaps, and from heatmaps to joints.
         flip_test: Average with the mirrored image in evaluation.
-        flip_shift: Pixels by which the mirrored maps move to the right, 0 or 1.
 
     Attributes:
         architecture_group: Set by a search strategy whose alpha and beta are trained by this optimiser;
@@ -69,14 +62,9 @@ class PoseModule(L.LightningModule):
         metric: Metric,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         schedule: Schedule | None = None,
-        loss: ScoreMapLoss | None = None,
-        sigma: float = 2.0,
-        quantised: bool = True,
-        radius: float | None = RADIUS,
-        unbiased: bool = False,
-        decode_method: DecodeMethod = "quarter",
+        loss: HeatmapLoss | None = None,
+        codec: Codec | None = None,
         flip_test: bool = False,
-        flip_shift: Literal[0, 1] = 1,
     ) -> None:
         super().__init__()
         if metric.higher_is_better is False:
@@ -86,46 +74,42 @@ class PoseModule(L.LightningModule):
             )
         self.network = network
         self.metric = MetricCollection([metric])
-        self.loss: nn.Module = ScoreMapLoss() if loss is None else loss
-        self.sigma = sigma
-        self.quantised = quantised
-        self.radius = radius
-        self.unbiased = unbiased
-        self.decode_method: DecodeMethod = decode_method
+        self.loss: nn.Module = HeatmapLoss() if loss is None else loss
+        self.codec = Codec() if codec is None else codec
         self.flip_test = flip_test
-        self.flip_shift: Literal[0, 1] = flip_shift
         self.architecture_group: ArchitectureGroup | None = None
-        self._training_network: Callable[[Tensor], Tensor] = self.network.forward
         self._losses = LossWatch()
+        self._training_network: Callable[[Tensor], Tensor] = self.network.forward
         self._make_optimizer = optimizer
         self._schedule = StepSchedule() if schedule is None else schedule
-
-    def normalised(self, batch: PoseBatch) -> Float[Tensor, "B 3 h w"]:
-        """The network's input, in the precision of its weights."""
-        return self.network.normalise(batch["image"], next(self.network.parameters()).dtype)
-
-    def training_loss(self, batch: PoseBatch) -> Float[Tensor, ""]:
-        """The loss of a batch; what a strategy takes the gradient of."""
-        return self.loss_of_maps(self._training_network(self.normalised(batch)), batch)
 
     def compile_training(self, mode: CompileMode = "default") -> None:
         """Compiles the network for training steps; validation, with its odd last batch, stays eager.
 
         Args:
-            mode: Of `torch.compile`; "reduce-overhead" replays CUDA graphs, for small batches.
+            mode: Mode of `torch.compile`; "reduce-overhead" replays CUDA graphs, for small batches.
         """
+        for layer in self.network.modules():
+            if isinstance(layer, nn.Upsample) and not layer.align_corners:
+                layer.forward = shifted_sums  # type: ignore[method-assign]
         # The bound method, not the module: compiled modules rename the entries of their state dict.
         self._training_network = torch.compile(self.network.forward, dynamic=False, mode=mode)
 
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
-        loss = self.training_loss(batch)
-        self.watch_loss("training", loss, batch, batch_idx)
+        part_maps = self._training_network(batch["image"])
+        loss = self.loss(part_maps, batch, self.codec, self.network.map_joints)
         self.log("train/loss_step", loss, prog_bar=True)
         # Gathered from all processes once an epoch; a step's loss is the first process's.
         self.log(
             "train/loss_epoch", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
         )
         return loss
+
+    def on_train_batch_start(self, batch: PoseBatch, batch_idx: int) -> None:
+        self._at = batch, batch_idx
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.watch_loss("training", loss, *self._at)
 
     def watch_loss(self, name: str, loss: Tensor, batch: PoseBatch, batch_idx: int) -> None:
         """Stops the training at the first loss that is not finite; on a GPU at the next look at them.
@@ -139,8 +123,6 @@ class PoseModule(L.LightningModule):
         Raises:
             NonFiniteLossError: Names epoch, step, persons and learning rate.
         """
-        if self._trainer is None:
-            return
         seen = SeenLoss(
             name=name,
             value=loss.detach(),
@@ -167,12 +149,23 @@ class PoseModule(L.LightningModule):
         raise NonFiniteLossError(describe_loss(loss, ids))
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
-        part_maps, maps = self.score_maps(batch)
-        self.log(
-            "val/loss", self.loss_of_maps(part_maps, batch), batch_size=len(maps), sync_dist=True
-        )
-        locations, scores = self.locate(maps, batch)
-        self.metric.update(predicted=locations, scores=scores, **batch)
+        part_maps = self.network(batch["image"])
+        loss = self.loss(part_maps, batch, self.codec, self.network.map_joints)
+        self.log("val/loss", loss, batch_size=len(part_maps), sync_dist=True)
+        joints, scores = self.locate(part_maps, batch)
+        self.metric.update(predicted=joints, scores=scores, **batch)
+
+    def locate(
+        self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch
+    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+        """Joints in pixels of the image, and their scores; after the flip test, if there is one."""
+        maps = self.network.merged(part_maps)
+        if self.flip_test:
+            mirrored = self.network.heatmaps(batch["image"].flip(-2))  # (B, h, w, 3)
+            permutation = self.network.parts.skeleton.flip_permutation
+            maps = self.codec.flip_averaged(maps, mirrored, permutation)
+        locations, scores = self.codec.decode(maps)
+        return to_image(locations, batch["to_image"]), scores
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()
@@ -182,50 +175,7 @@ class PoseModule(L.LightningModule):
         self.log("val/score", next(iter(scores.values())), prog_bar=True)
 
     test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
-
-    def score_maps(
-        self, batch: PoseBatch
-    ) -> tuple[Float[Tensor, "B J h w"], Float[Tensor, "B K h w"]]:
-        """Maps of all parts' joints, and one map a joint; the second after the flip test."""
-        images = self.normalised(batch)
-        part_maps = self.network(images)
-        maps = self.network.joint_maps(part_maps)
-        if self.flip_test:
-            mirrored = self.network.joint_maps(self.network(images.flip(-1)))
-            permutation = self.network.parts.skeleton.flip_permutation
-            maps = average_with_flip(maps, mirrored, permutation, self.flip_shift)
-        return part_maps, maps
-
-    def locate(
-        self, maps: Float[Tensor, "B K h w"], batch: PoseBatch
-    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
-        """Joints in pixels of the image, and their scores."""
-        locations, scores = decode(maps, self.decode_method, sigma=self.sigma)
-        return to_image(locations, batch["to_image"], self.heatmap_stride(maps)), scores
-
-    def heatmap_stride(self, maps: Float[Tensor, "B J h w"]) -> tuple[float, float]:
-        """Crop pixels for each pixel of the score maps, along x and y."""
-        height, width = maps.shape[-2:]
-        stride = self.network.stride
-        return heatmap_stride((height * stride, width * stride), (height, width), self.unbiased)
-
-    def loss_of_maps(
-        self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch
-    ) -> Float[Tensor, ""]:
-        """The loss of given score maps against the targets of a batch."""
-        targets, weights = gaussian_targets(
-            batch["joints_crop"],
-            batch["labelled"],
-            heatmap_size=(part_maps.shape[-2], part_maps.shape[-1]),
-            stride=self.heatmap_stride(part_maps),
-            sigma=self.sigma,
-            quantised=self.quantised,
-            radius=self.radius,
-        )
-        return self.loss(part_maps, targets, weights, self.network.map_joints)
+    on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups: list[dict[str, Any]] = [{"params": self.network.weight_parameters()}]
@@ -258,8 +208,3 @@ def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> Non
     network.load_state_dict(
         {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     )
-
-
-def move_batch(batch: PoseBatch, device: torch.device) -> PoseBatch:
-    """The batch on `device`."""
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}  # type: ignore

@@ -9,11 +9,11 @@ from typing import Any
 from torch.optim import Optimizer
 
 from pnfs.body import Skeleton
-from pnfs.models import FabricRules, PoseNetwork
-from pnfs.models.backbones import Backbone
+from pnfs.models import FabricRules, NeuralFabrics, PoseNetwork
+from pnfs.models.backbones import Backbone, Stem
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
-from pnfs.training.loss import ScoreMapLoss
+from pnfs.training.loss import HeatmapLoss
 
 _PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
 """Where the classes lie that need no trust. A name of another module inside of them is none of theirs."""
@@ -43,6 +43,8 @@ class _Role:
 _ROLES: Mapping[str, _Role] = {
     "model": _Role("network", _is(PoseNetwork)),
     "backbone": _Role("backbone", _is(Backbone)),
+    "stem": _Role("stem", _is(Stem)),
+    "fabrics": _Role("set of fabrics", _is(NeuralFabrics)),
     "operations": _Role("operation", _is(Operation)),
     "rules": _Role("set of rules", _is(FabricRules)),
     "kept": _Role("cell of a derived network", _is(KeptCell)),
@@ -50,7 +52,7 @@ _ROLES: Mapping[str, _Role] = {
     "skeleton": _Role("skeleton", _is(Skeleton)),
     "optimizer": _Role("optimiser", _is(Optimizer)),
     "schedule": _Role("schedule", _has("build")),
-    "loss": _Role("loss", _is(ScoreMapLoss)),
+    "loss": _Role("loss", _is(HeatmapLoss)),
 }
 """Key -> what the class at that key is for, or the classes in the dictionary there."""
 

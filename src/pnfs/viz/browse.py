@@ -9,10 +9,10 @@ import torch
 from jaxtyping import UInt8
 
 from pnfs.body import PartMode
-from pnfs.codec.targets import gaussian_targets
+from pnfs.codec import Codec
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
-from pnfs.data.geometry import fit_box, heatmap_stride, invert
+from pnfs.data.geometry import fit_box, invert
 from pnfs.data.persons import Persons
 from pnfs.viz.sheets import pose_sheet, score_map_sheet
 
@@ -73,21 +73,18 @@ def target_sheet(
         keys: Which of them.
         parts: How the joints are grouped.
         sigma: Width of the target Gaussians, in score-map px.
-        quantised: Put the Gaussians on whole score-map px, as `gaussian_targets` says.
+        quantised: Put the Gaussians on whole score-map px, as `Codec` says.
         height: Height of a crop on the sheet, px.
     """
     sheets = []
+    codec = Codec(sigma=sigma, quantised=quantised, unbiased=crops.unbiased)
     size = (crops.input_size[0] // 4, crops.input_size[1] // 4)
     groups = {name: parts.skeleton.indices(list(joints)) for name, joints in parts.parts.items()}
     for sample in (_arrays(crops, key) for key in keys):
-        maps, weights = gaussian_targets(
-            torch.from_numpy(sample["joints_crop"])[None],
-            torch.from_numpy(sample["labelled"])[None],
-            heatmap_size=size,
-            stride=heatmap_stride(crops.input_size, size, crops.unbiased),
-            sigma=sigma,
-            quantised=quantised,
+        joints, labelled = (
+            torch.from_numpy(sample[name])[None] for name in ("joints_crop", "labelled")
         )
+        maps, weights = codec.targets(joints, labelled, size)
         learned = weights[0].numpy() > 0
         sheets.append(
             score_map_sheet(

@@ -1,6 +1,6 @@
 """What every backbone offers: a feature pyramid, and weights that may be loaded into it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +20,6 @@ class Backbone(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> list[Float[Tensor, "B C_s h_s w_s"]]:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
-
-    def fuse(self, scales: Sequence[int]) -> None:
-        """Prepares the backbone for inference, for good, where the maps at `scales` alone are read."""
 
 
 def read_weights(

@@ -1,0 +1,156 @@
+"""Pictures with boxes, and the poses found in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64, UInt8
+
+from pnfs.body import Skeleton
+from pnfs.data.persons import DataError
+from pnfs.evaluation.oks import oks_nms, similarity_sigmas
+
+
+class ImageWithBoxes:
+    """A picture and the persons in it.
+
+    Args:
+        image: RGB.
+        boxes: x, y, width, height in pixels of the image, tight around each person; None: one person
+            fills the whole image.
+        box_scores: How sure each box is, in (0, 1]; None: 1.
+
+    Raises:
+        DataError: Not an RGB image of bytes, or boxes that are no boxes in it.
+    """
+
+    def __init__(
+        self,
+        image: UInt8[np.ndarray, "H W 3"],
+        boxes: Float[np.ndarray, "N 4"] | None = None,
+        box_scores: Float[np.ndarray, " N"] | None = None,
+    ) -> None:
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise DataError(
+                f"an image is RGB, uint8 (H, W, 3); this one has shape {image.shape} and type "
+                f"{image.dtype}"
+            )
+        height, width = image.shape[:2]
+        self.image = image
+        self.whole_image = boxes is None
+        self.boxes: Float32[np.ndarray, "N 4"] = (
+            np.array([[0, 0, width, height]], np.float32)
+            if boxes is None
+            else _checked_boxes(boxes, (height, width))
+        )
+        scores = np.ones(len(self.boxes)) if box_scores is None else np.asarray(box_scores)
+        if scores.shape != (len(self.boxes),) or not np.isfinite(scores).all():
+            raise DataError(
+                f"box_scores must be {len(self.boxes)} finite numbers, one a box; their shape is "
+                f"{scores.shape}"
+            )
+        self.box_scores: Float32[np.ndarray, " N"] = scores.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PersonMaps:
+    """What the network saw and answered for N persons; maps are h/4 × w/4."""
+
+    crops: UInt8[np.ndarray, "N h w 3"]
+    """RGB, as the network saw them."""
+    to_image: Float32[np.ndarray, "N 2 3"]
+    """Affine maps from crop pixels to image pixels."""
+    joint_maps: Float32[np.ndarray, "N K h/4 w/4"]
+    """Heatmaps the joints were read from, after the flip test."""
+    part_maps: Float32[np.ndarray, "N J h/4 w/4"] | None
+    """Heatmaps of the parts' joints, without the flip test; None unless PyTorch is the runtime."""
+    vectors: Float32[np.ndarray, "N J d h/4 w/4"] | None
+    """Raw vectors behind `part_maps`; None unless asked for."""
+    names: tuple[str, ...]
+    """Of the J part maps, "part: joint"."""
+
+    def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "PersonMaps":
+        """Those of some of the persons."""
+        return _rows_of(self, ("crops", "to_image", "joint_maps", "part_maps", "vectors"), rows)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The poses of N persons in one picture, in the order of the boxes."""
+
+    joints: Float32[np.ndarray, "N K 2"]
+    """x, y in pixels of the image; 0 is the centre of the first pixel."""
+    scores: Float32[np.ndarray, "N K"]
+    """Of the joints."""
+    person_scores: Float32[np.ndarray, " N"]
+    """Box score × mean of the joint scores above 0.2; 0 where no joint scores more."""
+    boxes: Float32[np.ndarray, "N 4"]
+    """x, y, width, height."""
+    box_scores: Float32[np.ndarray, " N"]
+    skeleton: Skeleton
+    maps: PersonMaps | None = None
+    """Only if asked for."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.joints)
+
+    def without_duplicates(self, threshold: float = 0.9) -> "Prediction":
+        """Without the poses that are too similar to a better one, as of boxes around one person.
+
+        Args:
+            threshold: The highest OKS that two poses which stay may have. Where the skeleton's benchmark
+                defines no OKS, its joints are compared as COCO's.
+
+        Returns:
+            The others, still in the order of the boxes.
+        """
+        # Where no joint is sure all poses score 0: the surer box is the better one then, or the first.
+        order = np.lexsort((-np.arange(len(self)), self.box_scores, self.person_scores))
+        kept = oks_nms(
+            self.joints.astype(np.float64),
+            np.argsort(order),
+            self.boxes[:, 2:].astype(np.float64).prod(-1),
+            threshold,
+            similarity_sigmas(self.skeleton),
+        )
+        if len(kept) == len(self):
+            return self
+        rows = np.sort(kept)
+        names = ("joints", "scores", "person_scores", "boxes", "box_scores")
+        maps = None if self.maps is None else self.maps.of_persons(rows)
+        return replace(_rows_of(self, names, rows), maps=maps)
+
+
+RecordT = TypeVar("RecordT", PersonMaps, Prediction)
+
+
+def _rows_of(record: RecordT, names: Sequence[str], rows: Int64[np.ndarray, " M"]) -> RecordT:
+    values = {name: getattr(record, name) for name in names}
+    return replace(record, **{n: None if v is None else v[rows] for n, v in values.items()})
+
+
+def _checked_boxes(
+    boxes: Float[np.ndarray, "N 4"], image_size: tuple[int, int]
+) -> Float32[np.ndarray, "N 4"]:
+    try:
+        table: np.ndarray = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):
+        raise DataError("boxes must be numbers, x, y, width, height for each person") from None
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise DataError(
+            f"boxes must be numbers of shape (N, 4), x, y, width, height; theirs is {table.shape}"
+        )
+    height, width = image_size
+    low, size = table[:, :2], table[:, 2:]
+    usable = np.isfinite(table).all(-1) & (size > 0).all(-1)
+    usable &= (low < (width, height)).all(-1) & (low + size > 0).all(-1)
+    if not usable.all():
+        row = int(np.flatnonzero(~usable)[0])
+        raise DataError(
+            f"box {row}, {table[row].tolist()} (x, y, width, height), is empty or lies outside the "
+            f"image of {width}x{height} px"
+        )
+    return table
