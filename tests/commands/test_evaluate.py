@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.report import log_media
-from pnfs.commands.score_tables import benchmark_table, described, joint_table, score_table
+from pnfs.commands.score_tables import described, joint_table, score_table
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import composed
 from written_datasets import require_server_format, write_coco, write_mpii
@@ -208,16 +208,18 @@ def cells(table: Any, column: int) -> list[str]:
 
 
 def test_fractions_and_percent_are_printed_as_their_benchmarks_do() -> None:
-    table = score_table("t", {"a": {"AP": 0.6741, "PCKh@0.5": 87.123, "AP (L)": float("nan")}})
-    assert cells(table, 2) == ["0.674", "87.1", "–"]
+    table = score_table("t", {"": {"AP": 0.6741, "PCKh@0.5": 87.123, "AP (L)": float("nan")}})
+    assert cells(table, 1) == ["0.674", "87.1", "–"]
 
 
 def test_scores_stand_in_one_row_by_group() -> None:
     scores = {"PCKh@0.5": 87.0, "PCKh@0.5/head": 96.0, "PCKh@0.11": 34.0}
-    table = benchmark_table("t", scores)
+    table = score_table("t", {"before": {"PCKh@0.5": 1.0}, "after": scores})
     assert [cells(table, n) for n in range(3)] == [
-        ["PCKh@0.5", "PCKh@0.11"], ["87.0", "34.0"], ["96.0", ""],
-    ]  # fmt: skip
+        ["PCKh@0.5 before", "PCKh@0.5 after", "PCKh@0.11 before", "PCKh@0.11 after"],
+        ["1.0", "87.0", "", "34.0"],
+        ["", "96.0", "", ""],
+    ]
     assert table.caption == "PCKh@0.11 is what public code prints as @0.1."
 
 

@@ -256,18 +256,6 @@ def test_a_cache_that_says_something_else_is_refused(
     assert str(path) in str(error.value)
 
 
-def test_a_full_disk_is_noticed_before_writing(
-    persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = replace(PAPER, format="raw")
-    height, width = raw.crop_size
-    free = SimpleNamespace(free=COUNT * height * width * 3 - 1)
-    monkeypatch.setattr("pnfs.data.cache_writer.disk_usage", lambda _: free)
-    with pytest.raises(DataError, match="make room"):
-        ensure_cache(tmp_path / "cache", persons, raw, report=silent)
-    ensure_cache(tmp_path / "cache", persons, PAPER, report=silent)
-
-
 def test_an_unreadable_image_names_the_person(persons: Persons, tmp_path: Path) -> None:
     (tmp_path / "images" / "p4.jpg").write_bytes(b"\xff\xd8nothing")
     with pytest.raises(DataError, match=r"p4\.jpg"):

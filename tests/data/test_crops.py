@@ -150,23 +150,6 @@ def test_a_plain_crop_shows_the_box_in_its_middle(size: tuple[int, int]) -> None
     assert sample["image"].dtype == np.uint8
 
 
-def test_draws_cover_scale_and_rotation() -> None:
-    augmentation = Augmentation(rotation=30, scale=(0.5, 2), flip=0)
-    dataset = CropDataset(dotted_persons(), input_size=(64, 64), augmentation=augmentation)
-    plain = CropDataset(dotted_persons(), input_size=(64, 64))
-    growth, turns = [], []
-    for epoch in range(20):
-        matrix = dataset[SampleKey(epoch, 0)]["to_image"].astype(float)
-        growth.append(
-            math.sqrt(np.linalg.det(matrix[:, :2]) / np.linalg.det(plain[0]["to_image"][:, :2]))
-        )
-        turns.append(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])))
-    assert 0.5 <= min(growth) < 0.8
-    assert 1.5 < max(growth) <= 2
-    assert -30 <= min(turns) < -10
-    assert 10 < max(turns) <= 30
-
-
 STRONG = Augmentation(colour=0.7, blur=0.5, occlusion=0.5)
 
 

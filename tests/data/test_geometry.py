@@ -103,26 +103,6 @@ def test_the_unbiased_crop_takes_the_box_to_the_outermost_pixels(
     np.testing.assert_allclose(geometry.apply(matrix, corners), expected, atol=1e-6)
 
 
-@given(finite, finite, boxes, degrees, output_sizes, st.booleans(), st.booleans())
-def test_flipping_twice_is_no_flip_and_the_inverse_undoes_it(
-    x, y, width, rotation, output_size, flip, unbiased
-) -> None:
-    matrix = geometry.crop_matrix(
-        np.array([x, y]), np.array([width, width]), rotation, output_size, flip, unbiased
-    )
-    mirror = np.array([[-1.0, 0.0, output_size[1] - 1], [0.0, 1.0, 0.0]])
-    points = np.array([[0.0, 0.0], [x, y], [300.0, -40.0]])
-    in_crop = geometry.apply(matrix, points)
-    twice = geometry.apply(mirror, geometry.apply(mirror, in_crop))
-    np.testing.assert_allclose(twice, in_crop, atol=1e-6)
-    other = geometry.crop_matrix(
-        np.array([x, y]), np.array([width, width]), rotation, output_size, not flip, unbiased
-    )
-    np.testing.assert_allclose(geometry.apply(mirror, in_crop), geometry.apply(other, points))
-    restored = geometry.apply(geometry.invert(matrix), in_crop)
-    np.testing.assert_allclose(restored, points, atol=1e-6)
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([(64, 64), (64, 48), (96, 72)]))
 def test_unbiased_maps_of_a_joint_and_its_mirror_image_agree(seed: int, heatmap_size) -> None:

@@ -19,12 +19,11 @@ from rich.text import Text
 from pnfs.body import PartMode
 from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.commands.machine import inspect_machine
-from pnfs.data.cache import About, CachedCrops, CacheSettings
+from pnfs.data.cache import About, CacheSettings
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset, worst_first
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.images import DataError
-from pnfs.data.persons import Persons
 from pnfs.runs.plain import json_ready
 from pnfs.viz.browse import chosen_persons, crop_sheet, flip_sheet, target_sheet
 from pnfs.viz.style import save_image
@@ -176,7 +175,7 @@ def cache(settings: Mapping[str, Any]) -> None:
     chosen, size = settings["cache"], settings["input_size"]
     augmentation = instantiate(settings["augmentation"], _convert_="all")
     source = build_source(settings["dataset"])
-    options = {key: chosen[key] for key in ("format", "quality", "resolution", "reduced_decoding")}
+    options = {key: chosen[key] for key in ("format", "quality", "reduced_decoding")}
     plain_crops = CacheSettings(input_size=tuple(size), **options)
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
@@ -189,8 +188,6 @@ def cache(settings: Mapping[str, Any]) -> None:
             workers=settings["workers"],
             rebuild=chosen["rebuild"],
         )
-        if chosen["verify"]:
-            _verify(path, persons)
         height, width = About.read(path).settings.crop_size
         table.add_row(
             split,
@@ -203,25 +200,8 @@ def cache(settings: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(
         f"train from it: pnfs train input_size=[{size[0]},{size[1]}] data.cache={settings['out']} "
-        "and the same dataset, augmentation, resolution",
+        "and the same dataset and augmentation",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
-
-
-def _verify(path: Path, persons: Persons) -> None:
-    crops = CachedCrops(path, persons)
-    damaged = []
-    for row, id_ in enumerate(persons.ids.tolist()):
-        try:
-            crops.view(row, 1.0)
-        except DataError:
-            damaged.append(id_)
-    if damaged:
-        names = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
-        raise DataError(
-            f"{path}: {len(damaged)} of {len(crops)} crops are damaged: {names}; run the same "
-            "command with cache.rebuild=true"
-        )
-    console.print(f"{persons.name}: all {len(crops):,} crops are as they were written")

@@ -44,7 +44,7 @@ def run(settings: Mapping[str, Any]) -> float:
     if poses.left_out:
         console.print(f"left out of the file: {listed(poses.left_out)}", highlight=False)
     if isinstance(source, COCO):
-        labels = source.labelled(split)[0]
+        labels = source.labelled(split).persons
         source = PosesAsDetections(source, split, poses)
         scores, matches = source.scores(split), source.matches(split, source.predictions)
     else:

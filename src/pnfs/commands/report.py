@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.score_tables import benchmark_table, described, joint_table
+from pnfs.commands.score_tables import described, joint_table, score_table
 from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
@@ -80,7 +80,7 @@ def report(
         console.print(f"[bold]{name} has {lack}: nothing is scored.[/]")
     else:
         title = f"{name}, {len(matches.predictions):,} persons"
-        console.print(benchmark_table(title, record["scores"]))
+        console.print(score_table(title, {"": record["scores"]}))
         choices = described(record["evaluated_with"])
         console.print(choices, style="dim", highlight=False, soft_wrap=True)
         if unsized:

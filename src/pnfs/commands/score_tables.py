@@ -13,43 +13,25 @@ _NOTES = {"PCKh@0.11": "PCKh@0.11 is what public code prints as @0.1."}
 
 
 def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:
-    """Scores by joint group, one row a score and group, one column for each set of scores.
+    """Scores as benchmarks print them: one row a score and set of scores, one column a group of joints.
 
     Args:
         title: Says what was evaluated.
-        columns: Column title -> score name ("PCKh@0.5/head", ...) -> value: PCK in percent, COCO's
-            average precision and recall as fractions.
+        columns: Name of a set ("trained", or "") -> score name ("PCKh@0.5/head", ...) -> value: PCK in percent,
+            COCO's average precision and recall as fractions.
     """
     names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
-    table = Table(title=title, caption=_notes(names))
-    table.add_column("score")
-    table.add_column("joints")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name in names:
-        score, _, group = name.partition("/")
-        cells = [_number(scores.get(name, math.nan), score) for scores in columns.values()]
-        table.add_row(score, group or "all", *cells, style=None if group else "bold")
-    return table
-
-
-def benchmark_table(title: str, scores: Mapping[str, float]) -> Table:
-    """One network's scores as benchmarks print them, one row a score and one column a joint group.
-
-    Args:
-        title: Says what was evaluated.
-        scores: As a column of `score_table`.
-    """
-    groups = list(dict.fromkeys(name.partition("/")[2] for name in scores))
+    groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
     # Narrow, so that all groups of joints fit a terminal of 80 columns.
-    table = Table(title=title, caption=_notes(scores), padding=0)
+    table = Table(title=title, caption=_notes(names), padding=0)
     table.add_column("score")
     for group in groups:
         table.add_column(group or "all", justify="right", style=None if group else "bold")
-    for score in dict.fromkeys(name.partition("/")[0] for name in scores):
-        names = [f"{score}/{group}" if group else score for group in groups]
-        cells = [_number(scores[name], score) if name in scores else "" for name in names]
-        table.add_row(score, *cells)
+    for score in dict.fromkeys(name.partition("/")[0] for name in names):
+        keys = [f"{score}/{group}" if group else score for group in groups]
+        for which, scores in columns.items():
+            cells = [_number(scores[key], score) if key in scores else "" for key in keys]
+            table.add_row(f"{score} {which}".strip(), *cells)
     return table
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -14,9 +15,9 @@ from pnfs.commands.configuration import UsageError
 from pnfs.commands.rows import Rows, experiments_folder
 from pnfs.reproduce.drawing import draw_table
 from pnfs.reproduce.figures import FIGURES
-from pnfs.reproduce.page import cells, write_table
-from pnfs.reproduce.results import Results, find_results, kept_results
-from pnfs.reproduce.targets import Target, read_target, target_names
+from pnfs.reproduce.page import tables, write_table
+from pnfs.reproduce.results import find_results, kept_results
+from pnfs.reproduce.targets import read_target, target_names
 from pnfs.runs.finding import find_runs
 
 OWN_KEYS = ("target", "experiments", "out", "kept", "profile", "hydra")
@@ -49,7 +50,9 @@ def run(config: DictConfig) -> None:
         title = f"{target.title} (profile {profile})"
         if draw is not None and (picture := draw(target, results, folder, title)) is not None:
             written["figure"] = picture
-        console.print(summary(target, results, profile, title))
+        for name, text in tables(target, results, profile).items():
+            if "seeds" in text:
+                console.print(summary(f"{title}{f': {name}' if name else ''}", text))
         console.print(f"written: {', '.join(map(str, written.values()))}", soft_wrap=True)
 
 
@@ -66,13 +69,19 @@ def for_the_rows(overrides: Sequence[str]) -> list[str]:
     return [o for o, name in names.items() if name.replace("/", ".").split(".")[0] not in OWN_KEYS]
 
 
-def summary(target: Target, results: Results, profile: str, title: str) -> Table:
-    """What the terminal shows, one line a row; the files say more."""
-    text = cells(target, results, profile).loc[list(target.rows.values())].fillna("–")
-    scores = [name for name in map(str, text) if name.startswith(("paper: ", "ours ("))]
-    costs = ["ours: live parameters (M)", "ours: MACs (G, 10^9)", "seeds"]
-    table = Table("", title=escape(title), title_justify="left")
-    shown = [*scores[:2], *costs]
+def summary(title: str, text: pd.DataFrame) -> Table:
+    """What the terminal shows of a table of a page: its first scores and its costs, one line a row."""
+    names = [str(name) for name in text]
+    firsts = [
+        next((n for n in names if n.startswith(start)), "") for start in ("paper: ", "ours (")
+    ]
+    shown = [
+        n
+        for n in (*firsts, "ours: live parameters (M)", "ours: MACs (G, 10^9)", "seeds")
+        if n in names
+    ]
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("", overflow="fold")
     for name in shown:
         table.add_column(escape(name), justify="right")
     for label, row in text[shown].iterrows():

@@ -104,12 +104,19 @@ def find_cache(
     """A finished cache of these persons that serves; `report` is called with why others do not.
 
     Raises:
-        DataError: A cache is damaged, or one that should serve was made from other images.
+        DataError: The cache with these very settings is damaged, or one that should serve was made from
+            other images.
     """
     exact = cache_path(root, persons, needed)
     caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
     for path in caches:
-        about = About.read(path)
+        try:
+            about = About.read(path)
+        except DataError as error:
+            if path == exact:
+                raise
+            report(str(error))  # Of an earlier version, perhaps.
+            continue
         reason = about.settings.differences(needed)
         if about.fingerprint != fingerprint(persons):
             reason = "the persons or their boxes are others"
@@ -218,7 +225,11 @@ def _write(
         connection.executescript(SCHEMA)
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
-        _require_space(partial.parent, rows, len(missing), report)
+        height, width = settings.crop_size
+        report(
+            f"cache of {persons.name}: {len(missing):,} of {len(persons):,} crops of {width}x{height} "
+            f"to write ({settings.format}), {disk_usage(path.parent).free / 1e6:,.0f} MB are free"
+        )
         chunks = _chunks(rows, missing, workers)
         for chunk in track(chunks, "cache", total=-(-len(missing) // _CHUNK), console=console):
             with connection:
@@ -233,20 +244,3 @@ def _write(
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
     partial.replace(path)
     report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
-
-
-def _require_space(folder: Path, rows: _Rows, missing: int, report: Callable[[str], None]) -> None:
-    """Refuses to begin what would fill the disk; JPEGs have about a quarter of the pixels' bytes, or less."""
-    height, width = rows.settings.crop_size
-    pixels = missing * height * width * 3
-    wanted, free = pixels // (1 if rows.settings.format == "raw" else 4), disk_usage(folder).free
-    report(
-        f"cache of {rows.persons.name}: {missing:,} of {len(rows.persons):,} crops of {width}x{height} "
-        f"to write ({rows.settings.format}), {free / 1e6:,.0f} MB are free"
-    )
-    if wanted > free:
-        raise DataError(
-            f"{folder}: the cache of {rows.persons.name} needs about {wanted / 1e6:,.0f} MB and "
-            f"{free / 1e6:,.0f} MB are free; make room, choose another folder, or a smaller cache "
-            "(jpeg, smaller input_size)"
-        )

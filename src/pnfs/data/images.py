@@ -13,8 +13,8 @@ from PIL import Image
 
 from pnfs.errors import PnfsError
 
-MOST_PIXELS = 1 << 28
-"""Pixels of the largest image that is decoded (805 MB as RGB). Its header says how many it has."""
+MOST_PIXELS = 100_000_000
+"""Pixels of the largest image that is decoded (300 MB as RGB). Its header says how many it has."""
 
 
 class DataError(PnfsError):

@@ -155,10 +155,10 @@ class PosesAsDetections(PoseDataset):
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """Labelled persons with the pose most similar to each, at least `SIMILAR`."""
-        labels, label_images = self.dataset.labelled(split)
-        areas = labels.reference_length.astype(np.float64) ** 2
+        found = self.dataset.labelled(split)
+        labels, areas = found.persons, found.persons.reference_length.astype(np.float64) ** 2
         rows = _most_similar(
-            labels, label_images, areas, self.poses.joints, self.image_ids, SIMILAR
+            labels, found.image_ids, areas, self.poses.joints, self.image_ids, SIMILAR
         )
         return Matches(labels, predictions, rows)
 

@@ -77,12 +77,9 @@ class COCO(PoseDataset):
     `pnfs.data.coco_format.read_annotations`. Coordinates are taken as they stand.
 
     The person box has the centre of the clipped box and its (width, height) × `padding`.
-    `reference_length` is the square root of the annotated (segment) area in px: the object scale s
-    of the benchmark's OKS, so that an error over it compares across persons.
-
-    With `boxes="detected"` the persons of all splits but "train" are those of a detector: its boxes
-    of the category as they stand, without labels. COCO's split "test" is test-dev; its labels are
-    not public, so that its scores are nan.
+    `reference_length` is the square root of the annotated (segment) area in px, the scale s of OKS.
+    With `boxes="detected"` the persons of all splits but "train" are a detector's boxes as they stand,
+    without labels. COCO's split "test" is test-dev, without public labels: its scores are nan.
 
     Args:
         root: Folder with `annotations` and `images`.
@@ -92,22 +89,18 @@ class COCO(PoseDataset):
         boxes: Where the persons of the other splits come from.
         detections: File of detected boxes in COCO's result format; None takes that of `files`.
         box_threshold: Detected boxes that score less are left out.
-        joint_threshold: Joints that score more count in the person's score, which is the box's
-            score times their mean.
-        nms: What happens to several predictions of one person: "oks" drops, "soft" ranks lower
-            and keeps 20 an image, "none" keeps all.
+        joint_threshold: A person's score is the box's times the mean of the joints that score more.
+        nms: Several predictions of one person: "oks" drops, "soft" ranks lower and keeps 20 an image,
+            "none" keeps all.
         nms_threshold: OKS above which two predictions are of one person.
         input_size: (height, width) of the network's crops. HRNet's code fits a box to their aspect
             ratio before it takes its area for OKS-NMS; None: 4:3, as the published crops have.
         skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
-        category: Name or names of the categories that are read, such as kinds of animals; None: all
-            that have the skeleton's joints.
-        files: Split -> "annotations", "images" and perhaps "detections", paths below `root`; None:
-            COCO's own layout.
+        category: Name or names of the categories that are read; None: all with the skeleton's joints.
+        files: Split -> "annotations", "images" and perhaps "detections" below `root`; None: COCO's own.
 
     Raises:
-        DataError: Folders or annotation files are missing, `padding` is not positive, or `boxes`
-            or `nms` is none of the choices.
+        DataError: Files are missing, or an argument is none of the choices.
     """
 
     name = "COCO"
@@ -131,11 +124,9 @@ class COCO(PoseDataset):
         category: Wanted = "person",
         files: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        for key, value, choices in (("boxes", boxes, Boxes), ("nms", nms, Suppression)):
-            if value not in get_args(choices):
-                raise DataError(
-                    f"COCO: {key} must be one of {', '.join(get_args(choices))}, not {value!r}"
-                )
+        for key, value, kind in (("boxes", boxes, Boxes), ("nms", nms, Suppression)):
+            if value not in get_args(kind):
+                raise DataError(f"COCO: {key} is {', '.join(get_args(kind))}, not {value!r}")
         self.files = FILES if files is None else files
         if files is not None:
             self.splits = tuple(files)
@@ -210,9 +201,8 @@ class COCO(PoseDataset):
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
         if self._unlabelled(split):
             return {}
-        poses, _ = self._poses(split, predictions)
-        sigmas = similarity_sigmas(self.skeleton)
-        return evaluate_by_visibility(poses, self.annotations(split), sigmas)
+        poses, truth = self._poses(split, predictions)[0], self.annotations(split)
+        return evaluate_by_visibility(poses, truth, similarity_sigmas(self.skeleton))
 
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
@@ -221,8 +211,8 @@ class COCO(PoseDataset):
 
         Category and joint order are those of the annotation file, as other tools expect.
         """
-        test_sets = {"train": "train2017", "val": "val2017", "test": "test-dev2017"}
-        path = folder / results_name(test_sets.get(split, split), name)
+        test_set = {"val": "val2017", "test": "test-dev2017"}.get(split, split)
+        path = folder / results_name(test_set, name)
         poses, rows = self._poses(split, predictions)
         read = self.annotations(split)
         table = np.dstack([poses.joints, predictions.scores[rows].astype(np.float64)])
@@ -247,8 +237,8 @@ class COCO(PoseDataset):
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
-        boxes = self._boxes_of(split)
-        return self._loaded(split, boxes).scores if boxes == "detected" else None
+        detected = self._boxes_of(split) == "detected"
+        return self._loaded(split, "detected").scores if detected else None
 
     def in_labelled_boxes(self) -> "COCO":
         """The dataset in ground-truth boxes; what was read is shared."""
@@ -265,24 +255,21 @@ class COCO(PoseDataset):
     def annotations(self, split: str) -> Annotations:
         """What a split's annotation file holds; without persons for COCO's test set."""
         self.require_split(split)
-        if split in self._annotations:
-            return self._annotations[split]
-        file = self.files[split]["annotations"]
-        self.require_files([file])
-        read = read_annotations(
-            self.root / file,
-            self.skeleton,
-            category=self.category,
-            labelled=not self._unlabelled(split),
-        )
-        if split != "train":
+        if split not in self._annotations:
+            file = self.files[split]["annotations"]
+            self.require_files([file])
+            labelled = not self._unlabelled(split)
+            read = read_annotations(
+                self.root / file, self.skeleton, category=self.category, labelled=labelled
+            )
+            if split == "train":
+                return read  # Too large to be kept for nothing.
             self._annotations[split] = read
-        return read
+        return self._annotations[split]
 
-    def labelled(self, split: str) -> tuple[Persons, Int64[np.ndarray, " N"]]:
-        """The persons in ground-truth boxes, and COCO's id of each one's image."""
-        loaded = self._loaded(split, "ground_truth")
-        return loaded.persons, loaded.image_ids
+    def labelled(self, split: str) -> PersonsInBoxes:
+        """The persons in ground-truth boxes."""
+        return self._loaded(split, "ground_truth")
 
     def _poses(
         self, split: str, predictions: Predictions
