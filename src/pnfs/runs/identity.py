@@ -6,14 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.errors import PnfsError
 from pnfs.runs.plain import json_ready
+
+if TYPE_CHECKING:
+    # For the annotation alone: `pnfs runs` is not to wait for torch.
+    from pnfs.data.datasets.base import PoseDataset
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
@@ -63,7 +66,7 @@ _WORDS = ("imagenet", "none")
 """Weights that are no file, even if there happens to be one of that name."""
 
 
-def read_digests(source: PoseDataset) -> dict[str, str]:
+def read_digests(source: "PoseDataset") -> dict[str, str]:
     """Split -> digest of the persons and labels that a run reads, wherever they lie."""
     digests = {}
     for split in SPLITS:
