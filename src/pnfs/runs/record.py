@@ -51,6 +51,7 @@ class Record(BaseModel):
     predictions: dict[str, Any] = {}
     persons: int | None = None
     persons_without_prediction: int | None = None
+    persons_without_size: int | None = None
     method: str | None = None
     thresholds: dict[str, float] = {}
     versions: dict[str, str] = {}
