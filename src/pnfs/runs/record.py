@@ -54,6 +54,8 @@ class Record(BaseModel):
     """The file that was evaluated."""
     persons: int | None = None
     persons_without_prediction: int | None = None
+    persons_without_size: int | None = None
+    """Persons who are not scored, since there is no length to measure their errors by."""
     method: str | None = None
     """How a network was derived."""
     thresholds: dict[str, float] = {}
