@@ -52,10 +52,7 @@ class Record(BaseModel):
     persons: int | None = None
     persons_without_prediction: int | None = None
     persons_without_size: int | None = None
-<<<<<<< HEAD
-=======
     """Persons who are not scored, since there is no length to measure their errors by."""
->>>>>>> 9b3b7bcc2e65d3e78f564404e954bd2c85095b66
     method: str | None = None
     thresholds: dict[str, float] = {}
     versions: dict[str, str] = {}
