@@ -162,7 +162,7 @@ def test_a_timm_model_is_a_pyramid(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_tiny_patch16_224", "does not take images of 256x256"),
+        ("vit_tiny_patch16_224", "has maps at 1/16"),
         ("efficientnet_bb", "timm has no such model; similar ones are efficientnet_b0"),
     ],
 )

@@ -1,12 +1,12 @@
-"""Exported models behind one call: images in, score maps or joints out."""
+"""Exported models behind one call: images in, heatmaps or joints out."""
 
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -23,62 +23,75 @@ Precision = Literal["f32", "bf16"]
 _TELEMETRY = "openvino_telemetry"
 
 
-class Runtime(Protocol):
-    """An exported model that can be called.
-
-    Attributes:
-        metadata: What the file says about itself.
-        precision: What is computed in: f32, bf16 or int8.
-    """
-
-    metadata: ModelMetadata
-    precision: str
-
-    def __call__(self, images: Images) -> Maps | Joints:
-        """Crops of the model's input size, RGB, to its outputs.
-
-        Returns:
-            Score maps, or joints (x and y in pixels of the crop) and their scores; see `ModelMetadata.outputs`.
-
-        Raises:
-            ExportError: The images have another type or shape.
-        """
-        ...
-
-
-class OnnxRuntime:
-    """An exported model in ONNX Runtime, on the CPU.
+class Runtime:
+    """An exported model that can be called, on the CPU.
 
     Args:
         path: File that `pnfs export` wrote.
         threads: Threads to compute with; None for one a core.
 
+    Attributes:
+        metadata: What the file says about itself.
+        precision: What is computed in: f32, bf16 or int8.
+
     Raises:
         ExportError: The package is missing, or the file is not one of ours or damaged.
     """
 
+    metadata: ModelMetadata
+    precision: str
+
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        library = _library("onnxruntime", extra="onnx")
-        path = _existing(path)
-        options = library.SessionOptions()
-        options.intra_op_num_threads = _checked_threads(threads)
-        try:
-            self._session = library.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ExportError(f"{path}: ONNX Runtime cannot read it: {error}") from error
-        properties = self._session.get_modelmeta().custom_metadata_map
-        self.metadata = ModelMetadata.from_properties(properties, path)
-        self.precision: str = self.metadata.precision
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            raise ExportError(f"{self.path}: there is no such file; `pnfs export` writes one")
+        if threads is not None and threads < 1:
+            raise ExportError(f"threads must be at least 1, got {threads}")
 
     def __call__(self, images: Images) -> Maps | Joints:
-        _check_images(images, self.metadata)
-        return _returned(self._session.run(None, {"images": images}))
+        """Crops of the model's input size, RGB, to its outputs.
+
+        Returns:
+            Heatmaps, or joints (x and y in pixels of the crop) and their scores; see `ModelMetadata.outputs`.
+
+        Raises:
+            ExportError: The images have another type or shape.
+        """
+        wanted = (*self.metadata.input_size, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
+            raise ExportError(
+                f"images must be uint8 (B, {wanted[0]}, {wanted[1]}, 3), got {images.dtype} {images.shape}"
+            )
+        outputs = self._run(images)
+        return outputs[0] if len(outputs) == 1 else (outputs[0], outputs[1])
+
+    def _run(self, images: Images) -> Sequence[np.ndarray]:
+        raise NotImplementedError
 
 
-class OpenVinoRuntime:
-    """An exported model in OpenVINO, on the CPU.
+class OnnxRuntime(Runtime):
+    """An exported model in ONNX Runtime; see `Runtime`."""
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        library = _library("onnxruntime", extra="onnx")
+        super().__init__(path, threads)
+        options = library.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # 0 stands for one a core.
+        providers = ["CPUExecutionProvider"]
+        try:
+            self._session = library.InferenceSession(str(self.path), options, providers=providers)
+        except Exception as error:
+            raise ExportError(f"{self.path}: ONNX Runtime cannot read it: {error}") from error
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = ModelMetadata.from_properties(properties, self.path)
+        self.precision = self.metadata.precision
+
+    def _run(self, images: Images) -> Sequence[np.ndarray]:
+        return self._session.run(None, {"images": images})
+
+
+class OpenVinoRuntime(Runtime):
+    """An exported model in OpenVINO; see `Runtime`.
 
     Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster.
 
@@ -89,8 +102,7 @@ class OpenVinoRuntime:
             processor has a faster, coarser type that OpenVINO would take by itself.
 
     Raises:
-        ExportError: The package is missing, the file is not one of ours or damaged, or there is no such
-            precision on this processor or for this file.
+        ExportError: As `Runtime`, or there is no such precision on this processor or for this file.
     """
 
     def __init__(
@@ -101,45 +113,37 @@ class OpenVinoRuntime:
         precision: Precision | None = None,
     ) -> None:
         library = _library("openvino", extra="openvino")
-        path = _existing(path)
+        super().__init__(path, threads)
         self._core = library.Core()
         try:
-            self._model = self._core.read_model(path)
-            properties = _openvino_properties(self._model)
+            self._model = self._core.read_model(self.path)
+            # The ONNX file's properties.
+            has = self._model.has_rt_info("framework")
+            entries = self._model.get_rt_info()["framework"] if has else {}
+            properties = {name: str(entry.value) for name, entry in entries.items()}
         except Exception as error:
-            raise ExportError(f"{path}: OpenVINO cannot read it: {error}") from error
-        self.metadata = ModelMetadata.from_properties(properties, path)
+            raise ExportError(f"{self.path}: OpenVINO cannot read it: {error}") from error
+        self.metadata = ModelMetadata.from_properties(properties, self.path)
         is_float = self.metadata.precision == "f32"
         if precision is not None:
-            _check_precision(precision, path, is_float, self._core)
+            _check_precision(precision, self.path, is_float, self._core)
         chosen = precision or "f32"
-        self.precision: str = chosen if is_float else self.metadata.precision
+        self.precision = chosen if is_float else self.metadata.precision
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": chosen}
-        if _checked_threads(threads):
+        if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
         self._requests: dict[int, Any] = {}
 
-    def __call__(self, images: Images) -> Maps | Joints:
-        _check_images(images, self.metadata)
+    def _run(self, images: Images) -> Sequence[np.ndarray]:
         request = self._requests.get(len(images))
         if request is None:
-            request = self._requests[len(images)] = self._compile(len(images))
+            model = self._model.clone()
+            model.reshape([len(images), *self.metadata.input_size, 3])
+            compiled = self._core.compile_model(model, "CPU", self._options)
+            request = self._requests[len(images)] = compiled.create_infer_request()
         results = request.infer([images], share_inputs=True)
         # The request's next call overwrites its own memory.
-        return _returned([np.array(results[index]) for index in range(len(results))])
-
-    def _compile(self, batch: int) -> Any:
-        model = self._model.clone()
-        model.reshape([batch, *self.metadata.input_size, 3])
-        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
-
-
-def _openvino_properties(model: Any) -> dict[str, str]:
-    """The ONNX file's properties, which OpenVINO keeps under "framework"."""
-    if not model.has_rt_info("framework"):
-        return {}
-    properties = model.get_rt_info()["framework"]
-    return {name: str(entry.value) for name, entry in properties.items()}
+        return [np.array(results[index]) for index in range(len(results))]
 
 
 def _check_precision(precision: str, path: Path, is_float: bool, core: Any) -> None:
@@ -183,29 +187,3 @@ def _without_telemetry() -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules[_TELEMETRY]
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ExportError(f"{path}: there is no such file; `pnfs export` writes one")
-    return path
-
-
-def _checked_threads(threads: int | None) -> int:
-    """0 stands for one a core."""
-    if threads is not None and threads < 1:
-        raise ExportError(f"threads must be at least 1, got {threads}")
-    return threads or 0
-
-
-def _check_images(images: Images, metadata: ModelMetadata) -> None:
-    wanted = (*metadata.input_size, 3)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
-        raise ExportError(
-            f"images must be uint8 (B, {wanted[0]}, {wanted[1]}, 3), got {images.dtype} {images.shape}"
-        )
-
-
-def _returned(outputs: list[np.ndarray]) -> Maps | Joints:
-    return outputs[0] if len(outputs) == 1 else (outputs[0], outputs[1])

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,6 @@ from pnfs.models.fabric import NeuralFabrics, softmax
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.wiring import NEIGHBOURS, Theta
 
-_LINE_WIDTH = 100
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -33,16 +33,11 @@ def _read_logit(value: Any) -> float:
 
 
 def _write_logit(logit: float) -> float | str:
-    """The shortest decimal that is still the same float32."""
-    if math.isinf(logit):
-        return str(logit)
-    short = float(str(np.float32(logit)))
-    # Reading goes through a double, which might round a decimal near a tie the other way.
-    return short if np.float32(short) == logit else logit
+    return str(logit) if math.isinf(logit) else float(str(np.float32(logit)))
 
 
 Logit = Annotated[float, BeforeValidator(_read_logit), PlainSerializer(_write_logit)]
-"""The exact value of a float32."""
+"""The value of a float32; in JSON the shortest decimal that is that float32, "inf" or "-inf"."""
 
 Table = tuple[tuple[Logit, ...], ...]
 """Rows of logits."""
@@ -136,19 +131,14 @@ class Architecture:
 
 
 def _check_logits(where: str, table: Sequence, shape: tuple[int, ...]) -> None:
-    if not _has_shape(table, shape):
+    try:
+        values = np.array(table, np.float64)
+    except ValueError:
+        values = np.empty(0)  # Rows of different lengths.
+    if values.shape != shape:
         raise ValueError(f"{where} must have shape {shape}")
-    if np.isnan(np.asarray(table)).any():
+    if np.isnan(values).any():
         raise ValueError(f"{where} holds NaN: that is no architecture")
-
-
-def _has_shape(table: Sequence, shape: tuple[int, ...]) -> bool:
-    return len(table) == shape[0] and (
-        len(shape) == 1 or all(_has_shape(row, shape[1:]) for row in table)
-    )
-
-
-# --- in and out of a network ---------------------------------------------------------------------
 
 
 def describe_architecture(network: PoseFabricNetwork) -> Architecture:
@@ -157,12 +147,18 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
     Raises:
         ValueError: alpha or beta of a part holds NaN; names it.
     """
-    backbone = network.backbone
+    found = _fabrics(network)
     return Architecture(
         skeleton=network.parts.skeleton.name,
-        subnetworks=_describe(network.fabrics, network.parts.parts),
-        backbone=_describe(backbone.fabrics, {}) if isinstance(backbone, FabricBackbone) else None,
+        subnetworks=_describe(found["subnetworks"], network.parts.parts),
+        backbone=_describe(found["backbone"], {}) if "backbone" in found else None,
     )
+
+
+def _fabrics(network: PoseFabricNetwork) -> dict[str, NeuralFabrics]:
+    backbone = network.backbone
+    found = {"backbone": backbone.fabrics} if isinstance(backbone, FabricBackbone) else {}
+    return {"subnetworks": network.fabrics, **found}
 
 
 def _describe(fabrics: NeuralFabrics, joints: Mapping[str, Sequence[str]]) -> FabricArchitecture:
@@ -170,11 +166,8 @@ def _describe(fabrics: NeuralFabrics, joints: Mapping[str, Sequence[str]]) -> Fa
     for part in fabrics.part_names:
         alpha, beta = fabrics.alpha[part].detach(), fabrics.beta[part].detach()
         tables = alpha if fabrics.theta.alpha_per_cell else alpha.unsqueeze(0)
-        parts[part] = PartArchitecture(
-            joints=tuple(joints.get(part, ())),
-            alpha=_nested_tuple(tables.float().tolist()),
-            beta=_nested_tuple(beta.float().tolist()),
-        )
+        logits = (_nested_tuple(table.float().tolist()) for table in (tables, beta))
+        parts[part] = PartArchitecture(tuple(joints.get(part, ())), *logits)
     return FabricArchitecture(**asdict(fabrics.theta), parts=parts)
 
 
@@ -192,19 +185,13 @@ def load_architecture(network: PoseFabricNetwork, architecture: Architecture) ->
         ValueError: A part, an operation, a table's shape or a cell of one is missing or different in
             the other; names it.
     """
-    pairs = [(network.fabrics, architecture.subnetworks)]
-    backbone = network.backbone.fabrics if isinstance(network.backbone, FabricBackbone) else None
-    if (backbone is None) != (architecture.backbone is None):
-        has, lacks = "network", "architecture"
-        if backbone is None:
-            has, lacks = lacks, has
-        raise ValueError(f"the {has} has a fabric as its backbone, the {lacks} has none")
-    if backbone is not None and architecture.backbone is not None:
-        pairs.append((backbone, architecture.backbone))
-    for fabrics, found in pairs:
-        _check_fit(fabrics, found)
+    mine, theirs = _fabrics(network), architecture.fabrics
+    _check_same_names("fabric", mine, theirs)
+    for where, fabrics in mine.items():
+        _check_fit(fabrics, theirs[where])
     with torch.no_grad():
-        for fabrics, found in pairs:
+        for where, fabrics in mine.items():
+            found = theirs[where]
             columns = [found.operations.index(name) for name in fabrics.theta.operations]
             for name, part in found.parts.items():
                 alpha = torch.tensor(part.alpha)[..., columns]
@@ -213,39 +200,22 @@ def load_architecture(network: PoseFabricNetwork, architecture: Architecture) ->
 
 
 def _check_fit(fabrics: NeuralFabrics, found: FabricArchitecture) -> None:
-    mine = fabrics.theta
-    _check_same_names("part", fabrics.part_names, list(found.parts))
-    where = f"in {', '.join(fabrics.part_names)}"
+    mine, where = fabrics.theta, f"in {', '.join(fabrics.part_names)}"
+    _check_same_names("part", fabrics.part_names, found.parts)
     _check_same_names(f"operation {where}", mine.operations, found.operations)
-    first = fabrics.part_names[0]
-    for name, have, want in (
-        ("alpha", found.alpha_shape, mine.alpha_shape),
-        ("beta", found.beta_shape, mine.beta_shape),
-    ):
+    for name in ("alpha", "beta"):
+        have, want = (getattr(theta, f"{name}_shape") for theta in (found, mine))
         if have != want:
-            raise ValueError(
-                f"{first}/{name} has shape {have} in the architecture, {want} in the network"
-            )
-    shift = mine.first_layer - found.first_layer
-    for index, (ours, theirs) in enumerate(zip(mine.cells, found.cells, strict=True)):
-        there = (theirs.layer + shift, theirs.scale, theirs.connections)
-        if (ours.layer, ours.scale, ours.connections) != there:
-            raise ValueError(
-                f"cell {index} {where} is wired otherwise: {theirs.name} in the architecture, "
-                f"{ours.name} in the network"
-            )
+            raise ValueError(f"{name} {where} has shape {have} in the architecture, {want} here")
+    for ours, theirs in zip(mine.cells, found.cells, strict=True):
+        if (ours.scale, ours.connections) != (theirs.scale, theirs.connections):
+            raise ValueError(f"the cell {ours.name} {where} is wired otherwise in the architecture")
 
 
-def _check_same_names(kind: str, network: Sequence[str], architecture: Sequence[str]) -> None:
-    for owner, names, other in (
-        ("architecture", architecture, network),
-        ("network", network, architecture),
-    ):
-        missing = [repr(name) for name in other if name not in names]
-        if missing:
-            raise ValueError(
-                f"the {owner} has no {kind} named {', '.join(missing)}; it has {', '.join(names)}"
-            )
+def _check_same_names(kind: str, network: Collection[str], architecture: Collection[str]) -> None:
+    for name in sorted(set(network) ^ set(architecture)):
+        has, lacks = ("network", "architecture")[:: 1 if name in network else -1]
+        raise ValueError(f"the {lacks} has no {kind} named {name!r}, the {has} has")
 
 
 def mixing_statistics(architecture: Architecture) -> dict[str, float]:
@@ -272,35 +242,21 @@ def mixing_statistics(architecture: Architecture) -> dict[str, float]:
     return found
 
 
-# --- JSON ----------------------------------------------------------------------------------------
-
 _ADAPTER = TypeAdapter(Architecture)
 
 
 def to_json(architecture: Architecture, *, lines: bool = True) -> str:
     """The architecture as JSON text, without loss: `architecture_from_json` gives an equal one.
 
-    Logits are written as the shortest decimal that is still the same float32, infinite ones as the
-    strings "inf" and "-inf".
-
     Args:
         architecture: What to write.
-        lines: Whether long lists are broken into lines, for readers; else it is one line.
+        lines: Whether the text is broken into lines, one a row of logits, for readers.
     """
     record = _ADAPTER.dump_python(architecture, mode="json")
-    return _layout(record) + "\n" if lines else json.dumps(record, ensure_ascii=False)
-
-
-def _layout(value: Any, indent: str = "") -> str:
-    """JSON text that keeps a list or record on one line where it fits."""
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if len(indent) + len(line) <= _LINE_WIDTH or not isinstance(value, dict | list) or not value:
-        return line
-    inner = indent + "  "
-    if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_layout(item, inner)}" for key, item in value.items()]
-        return "{\n" + ",\n".join(inner + item for item in items) + f"\n{indent}}}"
-    return "[\n" + ",\n".join(inner + _layout(item, inner) for item in value) + f"\n{indent}]"
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2 if lines else None)
+    # Lists of plain values stand on one line.
+    joined = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    return joined + "\n" if lines else text
 
 
 def architecture_from_json(text: str) -> Architecture:
@@ -315,6 +271,6 @@ def architecture_from_json(text: str) -> Architecture:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole text"
-        found = repr(first["input"])
-        found = found if len(found) <= 40 else found[:37] + "..."
-        raise ValueError(f"architecture: {place}: {first['msg']}, found {found}") from None
+        raise ValueError(
+            f"architecture: {place}: {first['msg']}, found {str(first['input'])[:40]}"
+        ) from None

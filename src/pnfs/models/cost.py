@@ -1,5 +1,6 @@
 """Parameters and multiply-accumulates of a network, live and total, by part of the model."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from pnfs.models.meta import meta_copy
 from pnfs.models.network import PoseNetwork
 
 
@@ -60,7 +60,7 @@ def measure_cost(
             "input", which is what is multiplied, or of its "output", as the summary in HRNet's and
             SimpleBaseline's public code counts (stride^2 times as much).
     """
-    model = meta_copy(network)
+    model = _meta_copy(network)
     with _counter(deconvolution) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
     counts = counter.get_flop_counts()
@@ -77,6 +77,19 @@ def measure_cost(
         },
         architecture_parameters=sum(p.numel() for p in model.architecture_parameters().values()),
     )
+
+
+def _meta_copy(network: PoseNetwork) -> PoseNetwork:
+    """A copy on the meta device in evaluation mode, all of whose parameters take gradients.
+
+    The numbers themselves are never copied.
+    """
+    memo: dict[int, Tensor] = {}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
+    for buffer in network.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(network, memo).eval()
 
 
 def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:

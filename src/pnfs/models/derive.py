@@ -1,7 +1,7 @@
 """Deriving smaller networks from a continuous architecture.
 
 Each way of deriving is a change of the logits, where minus infinity means "left out" and the softmax
-spreads its weight over what remains. `kept_cells` then finds what carries no weight or reaches no output,
+spreads its weight over what remains. `live_cells` then finds what carries no weight or reaches no output,
 and a network built without it has the same outputs.
 """
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 from pnfs.models.architecture import Architecture, FabricArchitecture, PartArchitecture
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.operations import ZERO
@@ -37,16 +38,16 @@ def prune(
         beta_threshold: For the inputs of a cell, 0 to 1.
 
     Raises:
-        ValueError: A threshold is out of range.
+        PnfsError: A threshold is out of range.
     """
     for name, value in (("alpha", alpha_threshold), ("beta", beta_threshold)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}_threshold must be between 0 and 1, got {value}")
+            raise PnfsError(f"{name}_threshold must be between 0 and 1, got {value}")
 
     def strong(threshold: float) -> Mask:
         return lambda weights: (weights >= threshold) | (weights == weights.max())
 
-    return _change(architecture, lambda _: strong(alpha_threshold), strong(beta_threshold))
+    return _masked(architecture, lambda _: strong(alpha_threshold), strong(beta_threshold))
 
 
 def discretise(architecture: Architecture) -> Architecture:
@@ -58,35 +59,33 @@ def discretise(architecture: Architecture) -> Architecture:
 
     def strongest(operations: Sequence[str]) -> Mask:
         zero = np.array([name == ZERO for name in operations])
+        some = not zero.all()
+        return lambda w: np.arange(len(w)) == np.where(zero & some, -1, w).argmax()
 
-        def mask(weights: Float[np.ndarray, " O"]) -> Bool[np.ndarray, " O"]:
-            candidates = weights if zero.all() else np.where(zero, -1, weights)
-            return np.arange(len(weights)) == candidates.argmax()
-
-        return mask
-
-    return _change(architecture, strongest, lambda weights: weights == weights.max())
+    return _masked(architecture, strongest, lambda weights: weights == weights.max())
 
 
-def _change(
+def _masked(
     architecture: Architecture, alpha: Callable[[Sequence[str]], Mask], beta: Mask
 ) -> Architecture:
     """Sets logits to minus infinity where the masks are false."""
 
+    def row(logits: Sequence[float], mask: Bool[np.ndarray, " n"]) -> tuple[float, ...]:
+        return tuple(np.where(mask, logits, -math.inf).tolist())
+
     def changed(fabric: FabricArchitecture, part: PartArchitecture) -> PartArchitecture:
         operations = alpha(fabric.operations)
-        tables = tuple(
-            tuple(
-                _masked(row, operations(weights))
-                for row, weights in zip(table, table_weights, strict=True)
-            )
-            for table, table_weights in zip(part.alpha, part.alpha_weights, strict=True)
+        return replace(
+            part,
+            alpha=tuple(
+                tuple(row(logits, operations(w)) for logits, w in zip(table, weights, strict=True))
+                for table, weights in zip(part.alpha, part.alpha_weights, strict=True)
+            ),
+            beta=tuple(
+                row(logits, _inputs(cell, w, beta))
+                for cell, logits, w in zip(fabric.cells, part.beta, part.beta_weights, strict=True)
+            ),
         )
-        rows = tuple(
-            _masked(row, _input_mask(cell, weights, beta))
-            for cell, row, weights in zip(fabric.cells, part.beta, part.beta_weights, strict=True)
-        )
-        return replace(part, alpha=tables, beta=rows)
 
     fabrics = {
         where: replace(fabric, parts={n: changed(fabric, p) for n, p in fabric.parts.items()})
@@ -95,26 +94,12 @@ def _change(
     return replace(architecture, **fabrics)
 
 
-def _masked(row: Sequence[float], mask: Bool[np.ndarray, " n"]) -> tuple[float, ...]:
-    return tuple(
-        value if keep else -math.inf for value, keep in zip(row, mask.tolist(), strict=True)
-    )
-
-
-def _input_mask(
-    cell: CellWiring, weights: Float[np.ndarray, "3"], keep: Mask
-) -> Bool[np.ndarray, "3"]:
+def _inputs(cell: CellWiring, weights: Float[np.ndarray, "3"], keep: Mask) -> Bool[np.ndarray, "3"]:
     # Identities read the same map in the same way and count together; each T counts alone.
-    groups: dict[object, list[int]] = {}
-    for column, connection in enumerate(cell.connections):
-        identity = connection.transform == "identity"
-        groups.setdefault("identity" if identity else column, []).append(column)
-    kept = keep(np.array([weights[group].sum() for group in groups.values()]))
-    mask = np.zeros(len(weights), bool)
-    for group, stays in zip(groups.values(), kept, strict=True):
-        mask[group] = stays
-    # A member without weight of its own must not come back.
-    return mask & (weights > 0)
+    identity = np.array([c.transform == "identity" for c in cell.connections])
+    together = np.where(identity, weights[identity].sum(), weights)
+    # One without weight of its own must not come back.
+    return keep(together) & (weights > 0)
 
 
 def kept_settings(architecture: Architecture) -> dict[str, dict[str, KeptCells]]:
@@ -128,24 +113,21 @@ def kept_settings(architecture: Architecture) -> dict[str, dict[str, KeptCells]]
 
 
 def _kept_cells(fabric: FabricArchitecture, outputs: Sequence[int]) -> dict[str, KeptCells]:
-    return {
-        name: live_cells(
-            fabric,
-            np.broadcast_to(part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:]))[
-                None
-            ],
-            part.beta_weights[None],
-            outputs,
+    found: dict[str, KeptCells] = {}
+    for name, part in fabric.parts.items():
+        # One table for all cells, or one for each.
+        alpha = np.broadcast_to(
+            part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:])
         )
-        for name, part in fabric.parts.items()
-    }
+        found[name] = live_cells(fabric, alpha[None], part.beta_weights[None], outputs)
+    return found
 
 
 @torch.no_grad()
 def transfer_weights(source: PoseFabricNetwork, derived: PoseFabricNetwork) -> None:
     """Copies into a derived network what it shares with the network it comes from.
 
-    alpha and beta are not copied: the derived network's own have been set from its architecture.
+    alpha and beta are not copied: the derived network's have been set from its architecture.
 
     Args:
         source: The whole network.
@@ -172,16 +154,14 @@ def _counterpart(
     derived: PoseFabricNetwork,
 ) -> Tensor | None:
     for where, fabrics in derived.named_fabrics().items():
-        prefix = f"{where}.cells."
-        if fabrics.kept is not None and name.startswith(prefix):
-            part, _, rest = name.removeprefix(prefix).partition(".")
-            stacked = theirs.get(prefix + rest)
+        if fabrics.kept is not None and name.startswith(f"{where}.cells."):
+            part, _, rest = name.removeprefix(f"{where}.cells.").partition(".")
+            stacked = theirs.get(f"{where}.cells.{rest}")
             row = fabrics.part_names.index(part)
             return None if stacked is None else stacked.chunk(len(fabrics.part_names))[row]
     if name.startswith("adapters.") and name in theirs:
         scale = int(name.split(".")[1])
         readers = source.fabrics.readers[scale]
         pieces = theirs[name].chunk(len(readers))
-        rows = [pieces[readers.index(part)] for part in derived.fabrics.readers[scale]]
-        return torch.cat(rows)
+        return torch.cat([pieces[readers.index(p)] for p in derived.fabrics.readers[scale]])
     return theirs.get(name)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.fabric import Grid, GridCell, NeuralFabrics
@@ -274,15 +275,16 @@ def _fused(operation: nn.Module, weight: Weight, channels: int) -> nn.Module:
 def _absorb(conv: nn.Module, norm: PartBatchNorm2d, mixing: Weight | None) -> PartConv2d:
     """A convolution equal to `norm(conv(x))` in evaluation mode, times the mixing weights."""
     assert isinstance(conv, PartConv2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = (0 if conv.bias is None else conv.bias) - norm.running_mean
-    shift = shift * scale + (0 if norm.bias is None else norm.bias)
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
+    )
     if mixing is not None:
-        scale, shift = scale * _spread(mixing, conv), shift * _spread(mixing, conv)
-    return _with(conv, conv.weight * scale[:, None, None, None], shift)
+        factor = _spread(mixing, conv)
+        weight, bias = weight * factor[:, None, None, None], bias * factor
+    return _with(conv, weight, bias)
 
 
 def _scale(weight: Weight, channels: int) -> _Scale:

@@ -1,6 +1,5 @@
 """HRNet as a feature pyramid (timm's network; K. Sun et al., arXiv 1902.09212)."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 import timm
@@ -55,16 +54,20 @@ class HRNet(Backbone):
             network.add_module("stage4", nn.Identity())
             unused += _LAST_STAGE
         elif finest_only:
-            _fuse_finest_only(network)
+            # Without what makes the last module's coarser outputs.
+            last = network.stage4[-1]
+            assert isinstance(last, HighResolutionModule)
+            assert isinstance(last.fuse_layers, nn.ModuleList)
+            last.fuse_layers, last.multi_scale_output = last.fuse_layers[:1], False
             unused += _COARSE_FUSION
         self.network = network
         count = 1 if finest_only else len(SCALES)
         self.channels = tuple(width * 2**level for level in range(count))
-
-        def download() -> Mapping[str, Tensor]:
-            return timm.create_model(name, pretrained=True).state_dict()
-
-        state = read_weights(weights, download, f"HRNet-W{width}")
+        state = read_weights(
+            weights,
+            lambda: timm.create_model(name, pretrained=True).state_dict(),
+            f"HRNet-W{width}",
+        )
         if state is not None:
             load_part_of(self.network, state, unused, f"weights {weights}")
 
@@ -72,12 +75,3 @@ class HRNet(Backbone):
         net = self.network
         x = net.act1(net.bn1(net.conv1(images)))
         return net.stages(net.act2(net.bn2(net.conv2(x))))
-
-
-def _fuse_finest_only(network: HighResolutionNet) -> None:
-    """Takes away what makes the last module's coarser outputs."""
-    last = network.stage4[-1]
-    assert isinstance(last, HighResolutionModule)
-    assert isinstance(last.fuse_layers, nn.ModuleList)
-    last.fuse_layers = last.fuse_layers[:1]
-    last.multi_scale_output = False

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pnfs.errors import PnfsError
+
 
 class Backbone(nn.Module):
     """Images (B, 3, h, w) to maps at 1/4, 1/8, 1/16 and 1/32, h and w divisible by 32.
@@ -35,21 +37,21 @@ def read_weights(
         name: The backbone, for messages.
 
     Raises:
-        ValueError: The weights cannot be had, or are not a state dict; says what to do.
+        PnfsError: The weights cannot be had, or are not a state dict; says what to do.
     """
     if weights == "none":
         return None
-    if weights == "imagenet":
-        try:
-            return download()
-        except Exception as error:
-            # Downloads fail in as many ways as there are libraries that download.
-            raise ValueError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}); pass a "
-                "state dict in its public naming as backbone.weights=/path/to/weights.pth, "
-                "or train from scratch with backbone.weights=none"
-            ) from error
-    return read_file(weights)
+    if weights != "imagenet":
+        return read_file(weights)
+    try:
+        return download()
+    except Exception as error:
+        # Downloads fail in as many ways as there are libraries that download.
+        raise PnfsError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}); pass a "
+            "state dict in its public naming as backbone.weights=/path/to/weights.pth, "
+            "or train from scratch with backbone.weights=none"
+        ) from error
 
 
 def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
@@ -63,60 +65,40 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
         key: The configuration key that named it, for messages.
 
     Raises:
-        ValueError: The file is missing, unreadable or something else, or holds several state dicts.
+        PnfsError: The file is missing, unreadable or something else, or holds several state dicts.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(
+        raise PnfsError(
             f"{key}: {file} is not a file; give imagenet, none, or the path of a state dict"
         )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
+        raise PnfsError(
             f"{key}: {file} is not a readable state dict: it is damaged, or holds pickled objects, which "
             f"are never loaded; save its weights alone, as a dictionary of tensors ({error})"
         ) from error
-    state = _state_in(content, f"{key}: {file}")
-    shared = all(str(name).startswith(_PARALLEL) for name in state)
-    return {
-        str(name).removeprefix(_PARALLEL) if shared else str(name): value
-        for name, value in state.items()
-    }
-
-
-_PARALLEL = "module."
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
-"""Where training checkpoints keep the network's weights, the usual one first."""
-
-
-def _state_in(content: Any, where: str) -> Mapping[str, Tensor]:
-    if _is_state(content):
-        return content
+    # The file itself, or what it holds under a key, "state_dict" before others.
     entries = content if isinstance(content, Mapping) else {}
-    held = {name: value for name, value in entries.items() if _is_state(value)}
-    for name in _STATE_KEYS:
-        if name in held:
-            return held[name]
-    if len(held) == 1:
-        return next(iter(held.values()))
-    if held:
-        raise ValueError(
-            f"{where} holds several state dicts: {', '.join(map(str, held))}; save the one you mean alone"
+    held = {k: v for k, v in {"": content, **entries}.items() if _is_state(v)}
+    chosen = next((k for k in ("", "state_dict", "model_state_dict", "model") if k in held), None)
+    if chosen is None and len(held) != 1:
+        found = f"several state dicts: {', '.join(held)}; save one alone" if held else "none"
+        raise PnfsError(
+            f"{key}: {file} is not a state dict of tensors; under its keys it has {found}"
         )
-    raise ValueError(f"{where} is not a state dict of tensors, nor does it hold one under a key")
+    state = held[next(iter(held)) if chosen is None else chosen]
+    shared = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module.") if shared else name: t for name, t in state.items()}
 
 
 def _is_state(content: Any) -> bool:
     return (
         isinstance(content, Mapping)
         and bool(content)
-        and all(isinstance(value, Tensor) for value in content.values())
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
     )
-
-
-_SHOWN = 5
-"""Mismatches that an error lists."""
 
 
 def load_part_of(
@@ -131,13 +113,11 @@ def load_part_of(
     Counters of batches, which old files lack and nothing here reads, may be missing.
 
     Raises:
-        ValueError: Names or shapes do not fit; lists the first of them.
+        PnfsError: Names or shapes do not fit; lists the first of them.
     """
-    wanted = {name: value for name, value in state.items() if not name.startswith(unused)}
     own = module.state_dict()
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked"):
-            wanted.setdefault(name, value)
+    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    wanted = counters | {k: v for k, v in state.items() if not k.startswith(unused)}
     problems = [f"{name} is missing" for name in own if name not in wanted]
     problems += [f"{name} is unknown" for name in wanted if name not in own]
     problems += [
@@ -146,7 +126,6 @@ def load_part_of(
         if name in wanted and wanted[name].shape != value.shape
     ]
     if problems:
-        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        listed = "; ".join(problems[:_SHOWN])
-        raise ValueError(f"{key}: {where} do not fit: {listed}{more}")
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise PnfsError(f"{key}: {where} do not fit: {'; '.join(problems[:5])}{more}")
     module.load_state_dict(wanted)
