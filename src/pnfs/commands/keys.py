@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.commands.configuration import UsageError, configuration_folder, plain
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -86,7 +86,7 @@ def check_keys(command: str, config: DictConfig) -> None:
         else:
             kind, words = _VALUES[key]
         _check(key, value, kind, f"must be {words}")
-    for key, node in _objects(OmegaConf.to_container(config, resolve=True), ""):
+    for key, node in _objects(plain(config), ""):
         _check_object(key, node)
 
 
@@ -187,12 +187,12 @@ def _annotations(called: Any) -> dict[str, Any]:
 
 
 def _check(key: str, value: Any, kind: Any, words: str) -> None:
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     try:
-        _adapter(kind).validate_python(plain)
+        _adapter(kind).validate_python(given)
     except ValidationError:
-        text = ",".join(map(str, plain)) if isinstance(plain, list) else None
-        raise UsageError(f"{key}={plain if text is None else f'[{text}]'}: {words}") from None
+        text = ",".join(map(str, given)) if isinstance(given, list) else None
+        raise UsageError(f"{key}={given if text is None else f'[{text}]'}: {words}") from None
     except Exception:
         return  # A kind that cannot be checked: building the object decides.
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import hydra
@@ -85,7 +86,7 @@ class Task:
             sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
             if os.environ.get("PNFS_TRACEBACK") or (cause is None and not sweeps):
                 raise
-            message = str(cause) if cause is not None else _where(error)
+            message = _where(error) if cause is None else _said(cause)
             log.debug(traceback.format_exc())
             print(f"pnfs {self.command}: {message}", file=sys.stderr)
             if not sweeps:
@@ -162,6 +163,14 @@ def user_error(error: BaseException) -> BaseException | None:
         type(error).__name__ == "MisconfigurationException"
     )
     return error if known else None
+
+
+def _said(error: BaseException) -> str:
+    """An error's own words; of one that no class of ours vouches for, with the place that it came from."""
+    if isinstance(error, (PnfsError, OmegaConfBaseException)) or error.__traceback__ is None:
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error} ({type(error).__name__}, {Path(frame.filename).name}:{frame.lineno})"
 
 
 def _where(error: BaseException) -> str:
