@@ -17,10 +17,8 @@ THRESHOLDS = (0.5, 0.1, 0.11)
 
 def sections(*, rounds: int, persons: int = 2958, joints: int = 16, **_: Any) -> Iterator[Section]:
     """Time on one core for as many persons as MPII's validation set has."""
-    ways = {
-        "loop over joints": partial(in_a_loop, persons, joints),
-        "pnfs": partial(by_pnfs, persons, joints),
-    }
+    makers = {"loop over joints": in_a_loop, "pnfs": by_pnfs}
+    ways = {name: partial(make, persons, joints) for name, make in makers.items()}
     table = take_turns(ways, threads=1, rounds=rounds, items=persons)
     yield Section(f"Decoding and PCKh of {persons} persons, one core", table)
 
@@ -66,11 +64,8 @@ def in_a_loop(persons: int, joints: int, side: int = 64) -> Call:
             y, x = np.unravel_index(np.argmax(heatmap), heatmap.shape)
             place = np.array([x, y], np.float32)
             if 1 < x < side - 1 and 1 < y < side - 1:
-                slope = [
-                    heatmap[y, x + 1] - heatmap[y, x - 1],
-                    heatmap[y + 1, x] - heatmap[y - 1, x],
-                ]
-                place += 0.25 * np.sign(slope)
+                near = heatmap[y - 1 : y + 2, x - 1 : x + 2]
+                place += 0.25 * np.sign([near[1, 2] - near[1, 0], near[2, 1] - near[0, 1]])
             distance = np.linalg.norm(4 * place - truth[person, joint])
             right += distance <= np.array(THRESHOLDS) * lengths[person]
         return list(100 * right / (persons * joints))

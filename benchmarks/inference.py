@@ -40,9 +40,8 @@ def sections(
     """A table for each network at batch 1 and 8, on the CPU; or one of exported files, if there are any."""
     turns = {"threads": threads, "rounds": rounds, "repeats": 3}
     if files:
-        yield Section(
-            "Inference, batch 1, exported files", take_turns(_of_files(files, threads), **turns)
-        )
+        table = take_turns(_of_files(files, threads), **turns)
+        yield Section("Inference, batch 1, exported files", table)
         return
     for name, network in networks(parts):
         with tempfile.TemporaryDirectory() as folder:

@@ -19,12 +19,11 @@ from pnfs.models.cost import measure_cost
 from pnfs.training.loss import HeatmapLoss
 from pnfs.training.memory import keep_freed_memory
 
-PARTS = Path(__file__).parents[1] / "conf" / "parts"
-
 
 def ablation_network(parts: int) -> PoseFabricNetwork:
     """MobileNet-V2, H=1, C=10, d=8, with MPII's joints in this many parts."""
-    groups = yaml.safe_load((PARTS / f"p{parts}.yaml").read_text())["mpii"]
+    file = Path(__file__).parents[1] / "conf" / "parts" / f"p{parts}.yaml"
+    groups = yaml.safe_load(file.read_text())["mpii"]
     backbone = MobileNetV2(weights="none")
     fabrics = NeuralFabrics(part_names=tuple(groups), last_layers=3)
     return PoseFabricNetwork(backbone=backbone, fabrics=fabrics, skeleton="mpii", parts=groups)
@@ -56,8 +55,7 @@ def training_step(
         images = images.permute(0, 3, 1, 2).float().contiguous() / 128 - 1
     images = images.to(device)
     joints = (size * torch.rand(batch, len(network.parts.skeleton), 2)).to(device)
-    labelled = torch.ones(joints.shape[:2], dtype=torch.bool, device=device)
-    joint_batch = {"joints_crop": joints, "labelled": labelled}
+    joint_batch = {"joints_crop": joints, "labelled": torch.ones_like(joints[..., 0]) > 0}
 
     def step() -> None:
         optimizer.zero_grad()
@@ -76,10 +74,8 @@ def ladder(device: str) -> dict[str, dict[str, Any]]:
     if device == "cuda":
         ways["+ bfloat16"] = {"bfloat16": True}
     ways["+ fused optimiser"] = {**list(ways.values())[-1], "fused": True}
-    last = {"compiled": True} if device == "cuda" else {"keep_memory": True}
-    best = {**ways["+ fused optimiser"], **last}
-    ways["+ compiled" if device == "cuda" else "+ memory kept"] = best
-    return ways
+    name, key = ("compiled", "compiled") if device == "cuda" else ("memory kept", "keep_memory")
+    return ways | {f"+ {name}": {**ways["+ fused optimiser"], key: True}}
 
 
 def sections(

@@ -69,25 +69,12 @@ def test_help_of_a_command_lists_all_choices(tmp_path: Path) -> None:
         assert listed[group].split(", ") == choices
 
 
-def test_misspelt_key_is_named_beside_help_too(tmp_path: Path) -> None:
-    done = pnfs(tmp_path, "evaluate", "eval.bokses=detected", "--help")
-    assert "'eval.bokses'" in error_of(done)
-
-
 def test_misspelt_choice_is_named(tmp_path: Path) -> None:
     done = pnfs(tmp_path, "train", "parts=p4")
     assert done.returncode not in (0, -9, -11)
     assert "Traceback" not in done.stderr
     assert "parts/p4" in done.stderr
     assert "p8" in done.stderr
-
-
-def test_misspelt_key_is_named(tmp_path: Path) -> None:
-    done = pnfs(tmp_path, "train", "epochz=3")
-    assert done.returncode not in (0, -9, -11)
-    assert "Traceback" not in done.stderr
-    assert "epochz" in done.stderr
-    assert len(done.stderr.splitlines()) < 12
 
 
 def test_missing_dataset_is_one_clear_error(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_network_of_a_checkpoint_is_trained_further(
         ("epochz=3", "epochs"),
         ("+epochz=3", "epochs"),
         ("+trainer.max_epoch=3", "trainer.max_epochs"),
-        ("+model.chanels=3", "model.fabrics.channels"),
+        ("+model.fabrics.chanels=3", "model.fabrics.channels"),
         ("+codec.sigmas=3", "codec.sigma"),
         ("+callbacks.best.moniter=x", "callbacks.best.monitor"),
     ],
@@ -299,6 +299,23 @@ def test_second_job_of_a_run_takes_the_first_ones_result(tmp_path: Path) -> None
 
 def test_version(server: TrainServer, tmp_path: Path) -> None:
     assert server.run(tmp_path, "--version").stdout == f"pnfs {pnfs.__version__}\n"
+
+
+COMPLETED = """
+pnfs() { "$PYTHON" -c "from pnfs.commands.main import main; main()" "$@"; }
+eval "$(pnfs -sc install=bash | sed '$ s/-F .*/-F hydra_bash_completion pnfs/')"
+command() { echo /bin/true; }
+COMP_LINE="pnfs train parts=p" COMP_WORDS=(pnfs train parts=p) COMP_CWORD=2 COMP_POINT=18
+hydra_bash_completion
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_bash_completes_choices(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHON": sys.executable}
+    command = ["bash", "-c", COMPLETED]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "parts=p1 parts=p3" in done.stdout, done.stderr
 
 
 def test_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Small trainings from end to end: what they leave behind, resuming, evaluating, damaged files."""
 
-import contextlib
-import copy
 import csv
 import json
 import math
@@ -19,7 +17,6 @@ import cv2
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 from train_server import TrainServer, assert_same_training
 
@@ -27,7 +24,7 @@ from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.synthetic import Synthetic
-from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
+from pnfs.training.checkpoints import CONFIG_KEY
 from written_datasets import write_coco, write_mpii
 
 pytestmark = pytest.mark.slow
@@ -66,31 +63,8 @@ def read(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def test_training_stops_when_the_score_has_stopped_to_rise(tmp_path: Path) -> None:
-    steps = ["epochs=8", "optimizer.lr=1e-12", f"run_root={tmp_path}"]
-    steps += ["callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=1"]
-    train.run(composed("train", *MODEL, *SYNTHETIC, *steps))
-    with (only_run(tmp_path) / "metrics.csv").open() as file:
-        scores = [float(row["val/score"]) for row in csv.DictReader(file) if row["val/score"]]
-    rises = [score > max([-1.0, *scores[:epoch]]) for epoch, score in enumerate(scores)]
-    assert len(scores) < 8
-    assert rises.index(False) == len(scores) - 1
-
-
 def record_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    first, second = read(one), read(other)
-    assert (first["epoch"], first["global_step"]) == (second["epoch"], second["global_step"])
-    assert first["state_dict"].keys() == second["state_dict"].keys()
-    different = [
-        name
-        for name, value in first["state_dict"].items()
-        if not torch.equal(value, second["state_dict"][name])
-    ]
-    assert different == []
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +133,11 @@ def test_last_epoch_is_kept_though_its_score_is_no_better(tmp_path: Path) -> Non
     assert read(folder / "checkpoints" / "last.ckpt")["epoch"] == 1
 
 
-@pytest.mark.parametrize("name", ["predictions_val.png", "architecture.png", "curves.png"])
-def test_run_leaves_its_pictures(finished: Path, name: str) -> None:
-    picture = cv2.imread(str(finished / name))
-    assert picture is not None
-    assert min(picture.shape[:2]) >= 64
-    # Something is drawn on it.
-    assert picture.std() > 5
+def test_run_leaves_its_pictures(finished: Path) -> None:
+    for name in ("predictions_val.png", "architecture.png", "curves.png"):
+        picture = cv2.imread(str(finished / name))
+        assert picture is not None
+        assert picture.std() > 5  # Something is drawn on it.
 
 
 # --- started again
@@ -205,25 +177,11 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_resumed_run_ends_with_the_same_weights(finished: Path, resumed: Path) -> None:
-    assert resumed.name == finished.name
-    for name in ("best.ckpt", "last.ckpt"):
-        assert_same_weights(resumed / "checkpoints" / name, finished / "checkpoints" / name)
-
-
-def test_resumed_run_has_the_same_scores(finished: Path, resumed: Path) -> None:
-    assert record_of(resumed)["scores"] == pytest.approx(record_of(finished)["scores"], nan_ok=True)
-
-
-def test_resumed_run_has_the_whole_trajectory(finished: Path, resumed: Path) -> None:
-    name = "architecture.jsonl"
-    assert (resumed / name).read_text() == (finished / name).read_text()
-
-
-# The mean training loss of an epoch is logged after its checkpoint: a kill in between loses that row.
-@pytest.mark.parametrize("name", ["val/loss", "val/score"])
-def test_resumed_run_has_all_metrics(finished: Path, resumed: Path, name: str) -> None:
-    assert csv_column(resumed, name) == csv_column(finished, name)
+def test_resumed_run_ends_like_the_uninterrupted(finished: Path, resumed: Path) -> None:
+    assert_same_training(finished, resumed)
+    # The mean training loss of an epoch is logged after its checkpoint: a kill in between loses that row.
+    for name in ("val/loss", "val/score"):
+        assert csv_column(resumed, name) == csv_column(finished, name)
 
 
 def test_resuming_from_a_damaged_checkpoint_is_one_clear_error(
@@ -271,79 +229,6 @@ def test_evaluating_on_other_joints_is_refused(finished: Path, tmp_path: Path) -
     overrides = [f"checkpoint={finished}", f"out={tmp_path}", "dataset=synthetic"]
     with pytest.raises(ValueError, match=r"skeleton mpii.*coco"):
         evaluate.run(composed("evaluate", *overrides, "dataset.skeleton=coco"))
-
-
-def foreign_call(marker: Path) -> dict[str, Any]:
-    """A node that leaves a file behind if anybody calls its target."""
-    return {"_target_": "numpy.savetxt", "fname": str(marker), "X": [1.0]}
-
-
-def hidden_call(marker: Path) -> str:
-    return f"${{oc.create:{{_target_:numpy.savetxt,fname:'{marker}',X:[1]}}}}"
-
-
-@pytest.fixture
-def tampered(finished: Path, tmp_path: Path) -> Callable[[str, Any], Path]:
-    """Writes the finished run's checkpoint with one key of its configuration changed."""
-
-    def write(key: str, value: Any) -> Path:
-        checkpoint = copy.deepcopy(read(finished / "checkpoints" / "best.ckpt"))
-        *parents, last = key.split(".")
-        holder = checkpoint[CONFIG_KEY]
-        for parent in parents:
-            holder = holder[parent]
-        holder[last] = value
-        path = tmp_path / "tampered.ckpt"
-        torch.save(checkpoint, path)
-        return path
-
-    return write
-
-
-@pytest.mark.parametrize("key", ["model", "model.backbone", "model.extra", "dataset"])
-def test_checkpoint_with_a_foreign_call_is_refused(
-    tampered: Callable[[str, Any], Path], tmp_path: Path, key: str
-) -> None:
-    marker = tmp_path / "ran"
-    path = tampered(key, foreign_call(marker))
-    with pytest.raises(CheckpointError, match=r"tampered\.ckpt.*numpy\.savetxt"):
-        evaluated(path, tmp_path / "out")
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("key", ["model.extra", "dataset.extra"])
-def test_checkpoint_with_a_call_hidden_in_an_interpolation_is_refused(
-    tampered: Callable[[str, Any], Path], tmp_path: Path, key: str
-) -> None:
-    marker = tmp_path / "ran"
-    path = tampered(key, hidden_call(marker))
-    with pytest.raises(CheckpointError, match=r"tampered\.ckpt"):
-        evaluated(path, tmp_path / "out")
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("key", ["optimizer", "schedule", "loss", "strategy", "trainer", "codec"])
-@pytest.mark.parametrize("call", [foreign_call, hidden_call])
-def test_no_part_of_a_checkpoints_configuration_is_called(
-    tampered: Callable[[str, Any], Path], tmp_path: Path, key: str, call: Callable[[Path], Any]
-) -> None:
-    marker = tmp_path / "ran"
-    path = tampered(key, call(marker))
-    # Refusing it is right, and so is not reading that part at all.
-    with contextlib.suppress(ValueError, TypeError, HydraException):
-        evaluated(path, tmp_path / "out")
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("share", [0.1, 0.9])
-def test_truncated_checkpoint_is_one_clear_error(
-    finished: Path, tmp_path: Path, share: float
-) -> None:
-    path = tmp_path / "cut.ckpt"
-    content = (finished / "checkpoints" / "best.ckpt").read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"cut\.ckpt.*damaged"):
-        evaluated(path, tmp_path / "out")
 
 
 # --- datasets on disk

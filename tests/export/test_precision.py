@@ -263,7 +263,6 @@ sys.addaudithook(watch)
 _RUN = """
 import numpy as np
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
-from tiny import fabric_backbone, fabric_network
 {runtime}(sys.argv[1], 1)(np.zeros((1, 64, 96, 3), np.uint8))
 assert "openvino_telemetry" not in sys.modules
 """

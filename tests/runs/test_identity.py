@@ -72,7 +72,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     [
         ("seed", 1),
         ("dataset._target_", "pnfs.data.datasets.coco.COCO"),
-        ("model.fabrics.channels", 12),
+        ("model.channels", 12),
         ("model.backbone.weights", "/a/other.pth"),
         ("optimizer.lr", 2e-3),
         ("trainer.max_epochs", 201),
@@ -184,33 +184,18 @@ def test_another_dataset_of_the_same_class_makes_another_run() -> None:
 # --- what a path stands for
 
 
-@pytest.mark.parametrize("key", ["initial", "ckpt_path"])
-def test_given_architecture_counts_by_its_content(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("file", ["weights.pth", "checkpoints/best.ckpt"])
+@pytest.mark.parametrize(
+    "key", ["model.backbone.weights", "strategy.architecture", "initial", "ckpt_path"]
+)
+def test_files_and_runs_count_by_their_content(tmp_path: Path, key: str, file: str) -> None:
+    hashes = []
     for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "found.json").write_text(content)
-    hashes = [
-        run_hash(CONFIG | {key: str(tmp_path / name / "found.json")}) for name in ("a", "b", "c")
-    ]
-    assert hashes[0] == hashes[1] != hashes[2]
-    assert hashes[0] != run_hash(CONFIG | {key: None})
-
-
-@pytest.mark.parametrize("key", ["initial", "ckpt_path"])
-def test_run_given_by_its_folder_counts_by_its_best_weights(tmp_path: Path, key: str) -> None:
-    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name / "checkpoints").mkdir(parents=True)
-        (tmp_path / name / "checkpoints" / "best.ckpt").write_text(content)
-    hashes = [run_hash(CONFIG | {key: str(tmp_path / name)}) for name in ("a", "b", "c")]
-    assert hashes[0] == hashes[1] != hashes[2]
-
-
-@pytest.mark.parametrize("key", ["model.backbone.weights", "strategy.architecture"])
-def test_weights_count_by_their_content(tmp_path: Path, key: str) -> None:
-    for folder, content in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "weights.pth").write_text(content)
-    hashes = [run_hash(changed(key, str(tmp_path / f / "weights.pth"))) for f in ("a", "b", "c")]
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+        given = path if "weights" in file else tmp_path / name
+        hashes.append(run_hash(changed(key, str(given))))
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,9 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     module = build_module(trained, data.source)
     module.load_weights(content["state_dict"])
     module.flip_test = settings["flip_test"]
-    for key in ("flip_shift", "decode_method"):
-        if settings[key] is not None:
-            setattr(module, key, settings[key])
+    asked = {key: settings[key] for key in ("flip_shift", "decode_method")}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    module.codec = replace(module.codec, **asked)
     precision = settings["trainer"].get("precision")
     # In the words of the other runtimes, where they have one.
     precision = "f32" if precision in (None, 32, "32", "32-true") else str(precision)

@@ -11,11 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pnfs.codec.decode import DecodeMethod
 from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.export.metadata import Outputs
-from pnfs.inference.loading import RuntimeName
-from pnfs.models.network import ChannelOrder
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -47,23 +43,27 @@ _VALUES: Mapping[str, tuple[Any, str]] = {
     "codec.quantised": (_Yes, "true or false"),
     "codec.unbiased": (_Yes, "true or false"),
     "codec.flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
-    "codec.decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
-    "decode_method": (DecodeMethod, "one of " + ", ".join(get_args(DecodeMethod))),
     "flip_shift": (Annotated[int, Field(ge=0, le=1, strict=True)], "0 or 1"),
     "flip_test": (_Yes, "true or false"),
-    "runtime": (RuntimeName, "one of " + ", ".join(get_args(RuntimeName))),
     "nms_threshold": (_ShareOrNone, "an OKS from 0 to 1, or null"),
     "box_threshold": (_ShareOrNone, "a number from 0 to 1"),
     "score_threshold": (_ShareOrNone, "a number from 0 to 1"),
-    "outputs": (Outputs, "one of " + ", ".join(get_args(Outputs))),
     "int8.crops": (_Count, "a whole number above 0"),
     "int8.max_moved": (Annotated[float, Field(gt=0, le=1, strict=True)], "a share above 0, to 1"),
     "padding": (_Positive, "a number above 0"),
-    "channel_order": (ChannelOrder, "rgb or bgr"),
     "evaluate_untrained": (_Yes, "true or false"),
     "restart": (_Yes, "true or false"),
     "trust": (_Yes, "true or false"),
 }  # fmt: skip
+
+# Key -> the type that lists its choices, by name: `pnfs runs` need not wait for modules that load torch.
+_CHOICES: Mapping[str, str] = {
+    "codec.decode_method": "pnfs.codec.decode:DecodeMethod",
+    "decode_method": "pnfs.codec.decode:DecodeMethod",
+    "runtime": "pnfs.inference.loading:RuntimeName",
+    "outputs": "pnfs.export.metadata:Outputs",
+    "channel_order": "pnfs.models.network:ChannelOrder",
+}
 
 
 def check_keys(command: str, config: DictConfig) -> None:
@@ -76,9 +76,16 @@ def check_keys(command: str, config: DictConfig) -> None:
     tree = OmegaConf.to_container(config, resolve=False)
     for key in _unread(tree, known):
         raise UsageError(f"there is no key {key}{near_match(key, known)}")
-    for key, (kind, words) in _VALUES.items():
-        if key in known and not (known[key] is None and OmegaConf.select(config, key) is None):
-            _check(key, OmegaConf.select(config, key), kind, f"must be {words}")
+    for key in (*_VALUES, *_CHOICES):
+        value = OmegaConf.select(config, key)
+        if key not in known or (value is None and known[key] is None):
+            continue
+        if key in _CHOICES:
+            kind = resolve_name(_CHOICES[key])
+            words = f"one of {', '.join(get_args(kind))}"
+        else:
+            kind, words = _VALUES[key]
+        _check(key, value, kind, f"must be {words}")
     for key, node in _objects(OmegaConf.to_container(config, resolve=True), ""):
         _check_object(key, node)
 

@@ -40,6 +40,26 @@ def usage() -> str:
     )
 
 
+def _completed_command(asked: str) -> str:
+    """The command whose words the shell is to complete; Hydra does the rest.
+
+    `eval "$(pnfs -sc install=bash)"` turns it on.
+
+    Args:
+        asked: install=SHELL, or query=SHELL, which the installed function calls with the line in COMP_LINE.
+    """
+    line = os.environ.get("COMP_LINE", "")
+    program, *words = line.split(maxsplit=2) or ["pnfs"]
+    if not asked.startswith("query"):
+        return "train"
+    if not words or (len(words) == 1 and not line.endswith(" ")):
+        print(" ".join(COMMANDS))
+        sys.exit(0)
+    end = " " if line.endswith(" ") else ""
+    os.environ["COMP_LINE"] = " ".join([program, *words[1:]]).rstrip() + end
+    return words[0]
+
+
 def main() -> None:
     """Entry point of the console command."""
     arguments = sys.argv[1:]
@@ -50,6 +70,8 @@ def main() -> None:
         if arguments[0] == "--version":
             print(f"pnfs {pnfs.__version__}")
             return
+        if arguments[0] in ("-sc", "--shell_completion"):
+            arguments = [_completed_command(arguments[-1]), *arguments]
         command, *rest = arguments
         if command not in COMMANDS:
             near = get_close_matches(command, COMMANDS, 1)

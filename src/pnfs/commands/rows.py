@@ -21,7 +21,7 @@ def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
         UsageError: No row matches.
     """
     folders = [configuration_folder()]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, equals, value = argument.partition("=")
         if option in ("--config-dir", "-cd"):
             folders.append(Path(value if equals else following))

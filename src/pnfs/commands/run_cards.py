@@ -11,7 +11,6 @@ from typing import Any
 from pnfs.commands.configuration import UsageError
 from pnfs.runs.finding import Run
 from pnfs.runs.identity import defining_part
-from pnfs.runs.metrics_file import METRICS
 from pnfs.viz.cards import RunCard
 
 PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.png"}
@@ -75,6 +74,9 @@ def card_of(run: Run, root: Path) -> RunCard:
 
 def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
     """What the page says about each run: also its row, and what it draws."""
+    # Here and not above: a list need not wait for pandas.
+    from pnfs.runs.metrics_file import METRICS
+
     cards = []
     for run, differing in zip(runs, _differences(runs), strict=True):
         name = str(run.config.get("name", ""))

@@ -104,12 +104,19 @@ def find_cache(
     """A finished cache of these persons that serves; `report` is called with why others do not.
 
     Raises:
-        DataError: A cache is damaged, or one that should serve was made from other images.
+        DataError: The cache with these very settings is damaged, or one that should serve was made from
+            other images.
     """
     exact = cache_path(root, persons, needed)
     caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
     for path in caches:
-        about = About.read(path)
+        try:
+            about = About.read(path)
+        except DataError as error:
+            if path == exact:
+                raise
+            report(str(error))  # Of an earlier version, perhaps.
+            continue
         reason = about.settings.differences(needed)
         if about.fingerprint != fingerprint(persons):
             reason = "the persons or their boxes are others"

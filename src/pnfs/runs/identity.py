@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.errors import PnfsError
 from pnfs.runs.plain import json_ready
+
+if TYPE_CHECKING:
+    # For the annotation alone: `pnfs runs` is not to wait for torch.
+    from pnfs.data.datasets.base import PoseDataset
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
@@ -31,7 +35,7 @@ _NOT_DEFINING = (
 
 # What other keys are made of: these count where they arrive, in model, data, trainer, loss, strategy.
 _INGREDIENTS = (
-    "skeleton", "parts", "backbone", "pretrained", "operations", "fabric", "acceleration", "architecture",
+    "skeleton", "parts", "backbone", "pretrained", "operations", "variant", "acceleration", "architecture",
     "epochs", "input_size", "batch_size", "eval_batch_size", "workers", "callbacks.strategy",
 )  # fmt: skip
 
@@ -62,29 +66,13 @@ _WORDS = ("imagenet", "none")
 """Weights that are no file, even if there happens to be one of that name."""
 
 
-@runtime_checkable
-class Labels(Protocol):
-    """A dataset whose scores depend on labels that its `Persons` do not hold."""
-
-    def labels_digest(self, split: str) -> str:
-        """A digest of everything that the split's metric reads."""
-        ...
-
-
-class Readable(Protocol):
-    """A dataset, as far as a run's identity is concerned."""
-
-    def persons(self, split: str) -> Persons: ...
-
-
-def read_digests(source: Readable) -> dict[str, str]:
+def read_digests(source: "PoseDataset") -> dict[str, str]:
     """Split -> digest of the persons and labels that a run reads, wherever they lie."""
     digests = {}
     for split in SPLITS:
         digests[split] = persons_digest(source.persons(split))
-        if isinstance(source, Labels):
-            both = digests[split] + source.labels_digest(split)
-            digests[split] = hashlib.sha256(both.encode()).hexdigest()
+        if labels := source.labels_digest(split):
+            digests[split] = hashlib.sha256((digests[split] + labels).encode()).hexdigest()
     return digests
 
 

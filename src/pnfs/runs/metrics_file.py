@@ -1,7 +1,8 @@
 """metrics.csv over interruptions: Lightning's CSV logger starts an empty file each time."""
 
-import csv
 from pathlib import Path
+
+import pandas as pd
 
 METRICS = "metrics.csv"
 _EARLIER = "metrics_earlier.csv"
@@ -14,34 +15,29 @@ def set_aside(folder: Path, finished_epochs: int) -> None:
         folder: The run's folder.
         finished_epochs: Rows of later epochs are dropped; the resumed run logs them again.
     """
-    rows = [
-        row
-        for row in _read(folder / _EARLIER) + _read(folder / METRICS)
-        if row.get("epoch") and int(row["epoch"]) < finished_epochs
-    ]
-    _write(folder / _EARLIER, rows)
-    (folder / METRICS).unlink(missing_ok=True)
+    rows = _together(folder)
+    if rows is not None:
+        _write(folder / _EARLIER, rows[rows["epoch"].astype(float) < finished_epochs])
+        (folder / METRICS).unlink(missing_ok=True)
 
 
 def put_together(folder: Path) -> None:
     """Brings what was set aside back into metrics.csv."""
-    if (folder / _EARLIER).is_file():
-        _write(folder / METRICS, _read(folder / _EARLIER) + _read(folder / METRICS))
+    rows = _together(folder)
+    if rows is not None and (folder / _EARLIER).is_file():
+        _write(folder / METRICS, rows)
         (folder / _EARLIER).unlink()
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _together(folder: Path) -> pd.DataFrame | None:
+    """All rows as they were written: numbers keep their digits."""
+    paths = [folder / name for name in (_EARLIER, METRICS)]
+    written = [path for path in paths if path.is_file() and path.stat().st_size]
+    tables = [pd.read_csv(path, dtype=str, on_bad_lines="skip") for path in written]
+    return pd.concat(tables, ignore_index=True) if tables else None
 
 
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def _write(path: Path, rows: pd.DataFrame) -> None:
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows.to_csv(temporary, index=False)
     temporary.replace(path)

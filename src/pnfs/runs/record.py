@@ -16,53 +16,48 @@ RESULT = "result.json"
 
 
 class Record(BaseModel):
-    """The content of `result.json`, whatever command wrote it; no command writes another key."""
+    """The content of `result.json`, whatever command wrote it; no command writes another key.
+
+    Attributes:
+        primary: Name of the score that counts, an entry of `scores`; `score` is its value.
+        scores: Metric -> score; of a derivation network -> metric -> score.
+        evaluated_with: Everything besides weights and data that the scores depend on.
+        by_joint: See `pnfs.evaluation.errors.Errors.record`.
+        seconds: Time that all starts of a training have taken.
+        config: Resolved, of a training; `identity` is made of it, see `run_identity`.
+        data: Split -> persons, and what was left out.
+        checkpoint: What was evaluated or derived from; `predictions`: the file that was evaluated.
+        finished: Time, ISO 8601.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["train", "evaluate", "derive"] = "train"
-    """The command."""
     primary: str | None = None
-    """Name of the score that counts, an entry of `scores`; None: the first."""
     score: float | None = None
-    """Its value."""
     scores: dict[str, Any] = {}
-    """Metric -> score; of a derivation network -> metric -> score."""
     untrained_scores: dict[str, float | None] = {}
-    """The same before training."""
     evaluated_with: dict[str, Any] = {}
-    """Everything besides weights and data that the scores depend on."""
     by_joint: dict[str, Any] = {}
-    """See `pnfs.evaluation.errors.Errors.record`."""
     cost: dict[str, Any] = {}
-    """Parameters and multiply-accumulates."""
     seconds: float | None = None
-    """Time that all starts of a run have taken."""
     name: str | None = None
     seed: int | None = None
     config: dict[str, Any] = {}
-    """Resolved, of a training."""
     identity: dict[str, Any] | None = None
-    """See `run_identity`."""
     data: dict[str, Any] = {}
-    """Split -> persons, and what was left out."""
     dataset: dict[str, Any] = {}
-    """Configuration of the dataset of an evaluation."""
     checkpoint: str | None = None
-    """What was evaluated or derived from."""
     predictions: dict[str, Any] = {}
-    """The file that was evaluated."""
     persons: int | None = None
     persons_without_prediction: int | None = None
+    persons_without_size: int | None = None
     method: str | None = None
-    """How a network was derived."""
     thresholds: dict[str, float] = {}
-    """See conf/derive.yaml."""
     versions: dict[str, str] = {}
     git_revision: str | None = None
     device: str | None = None
     finished: str | None = None
-    """Time, ISO 8601."""
 
     @model_validator(mode="after")
     def _has_one_score(self) -> "Record":

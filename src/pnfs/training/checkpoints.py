@@ -1,7 +1,7 @@
 """Checkpoints: plain data only, read without running anybody's code."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.training.module import PoseModule
-from pnfs.training.roles import Named, is_ours, named_classes, role_name, takes, why_not_importable
+from pnfs.training.roles import interpolations, problems, without_weights
 
 log = logging.getLogger(__name__)
 
@@ -139,80 +139,26 @@ def read_checkpoint(
     if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")
     if builds:
-        check_configuration(checkpoint[CONFIG_KEY], path, builds=builds, trust=trust)
+        for problem in _problems(checkpoint[CONFIG_KEY], builds, trust):
+            raise CheckpointError(f"{path}: {problem}")
     return checkpoint
 
 
-def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with a model that asks for no pretrained weights, anywhere in it.
-
-    Its classes must have been checked: they are imported.
-    """
-    return dict(settings) | {"model": _without_weights(settings["model"])}
-
-
-def _without_weights(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_without_weights(value) for value in node]
-    if not isinstance(node, Mapping):
-        return node
-    found = {key: _without_weights(value) for key, value in node.items()}
-    # Left out, weights could have another default.
-    if "weights" in found or ("_target_" in found and takes(found["_target_"], "weights")):
-        found["weights"] = "none"
-    return found
-
-
-def check_configuration(
-    config: Any, path: Path, *, builds: Sequence[str] = BUILT, trust: bool = False
-) -> None:
-    """Refuses a configuration that is incomplete or would do more than build our objects.
-
-    The arguments are those of `read_checkpoint`.
-
-    Raises:
-        CheckpointError: Names the key and what is wrong.
-    """
+def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
+    """Why a configuration is incomplete, or would do more than build our objects."""
     missing = [key for key in _REQUIRED if not isinstance(config, Mapping) or key not in config]
     if missing:
-        raise CheckpointError(f"{path}: its configuration lacks {', '.join(missing)}")
+        yield f"its configuration lacks {', '.join(missing)}"
     model = config["model"]
     is_fabric = isinstance(model, Mapping) and model.get("_target_") == _FABRICS
     if is_fabric and "model" in builds and "fabrics" not in model:
-        raise CheckpointError(
-            f"{path}: an earlier version wrote it, whose networks this version cannot build; train it again, "
-            "or use that version"
-        )
-    for key in (key for key in builds if key in config):
-        for named in named_classes(config[key], key, key):
-            _check_class(named, path, trust)
-    _refuse_interpolations(config, path)
+        yield "an earlier version wrote it, whose networks this version cannot build; train it again"
+    for key in builds:
+        yield from problems(config.get(key), key, key, trust)
+    for text in interpolations(config):
+        yield f"its configuration holds the interpolation {text!r}"
 
 
-def _check_class(named: Named, path: Path, trust: bool) -> None:
-    if is_ours(named):
-        return
-    where = f"{path}: its configuration names {named.target!r} under {named.key}"
-    if not trust:
-        raise CheckpointError(
-            f"{where}, which is no {role_name(named)} of pnfs; trust=true builds it all the same, which "
-            "runs its code: only for checkpoints that you wrote"
-        )
-    problem = why_not_importable(named.target)
-    if problem is not None:
-        raise CheckpointError(
-            f"{where}, which cannot be imported ({problem}); the folder of its module must be in "
-            "PYTHONPATH"
-        )
-
-
-def _refuse_interpolations(config: Any, path: Path) -> None:
-    """Refuses what is left to resolve, anywhere below."""
-    if isinstance(config, Mapping):
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        for value in config:
-            _refuse_interpolations(value, path)
-    elif isinstance(config, str) and "${" in config:
-        # Resolving one could call anything; what we write is resolved already.
-        raise CheckpointError(f"{path}: its configuration holds the interpolation {config!r}")
+def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a model that asks for no pretrained weights, anywhere in it."""
+    return dict(settings) | {"model": without_weights(settings["model"])}

@@ -97,9 +97,8 @@ def why_unfinished(trainer: L.Trainer) -> str | None:
     stops = [c for c in trainer.early_stopping_callbacks if isinstance(c, EarlyStopping)]
     if any(stop.wait_count >= stop.patience or stop.stopped_epoch for stop in stops):
         return None
-    kept = max(
-        (c.epochs for c in trainer.checkpoint_callbacks if isinstance(c, KeepLast)), default=0
-    )
+    counts = [c.epochs for c in trainer.checkpoint_callbacks if isinstance(c, KeepLast)]
+    kept = max(counts, default=trainer.current_epoch)
     epochs = trainer.max_epochs or 0
     if kept >= epochs:
         return None

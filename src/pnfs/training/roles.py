@@ -1,9 +1,9 @@
-"""Which classes a checkpoint's configuration may name: nobody else's code runs unless the user says so."""
+"""What a checkpoint's configuration may hold: nobody else's code runs unless the user says so."""
 
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 from torch.optim import Optimizer
@@ -27,105 +27,104 @@ def _has(*methods: str) -> Callable[[type], bool]:
     return lambda found: all(callable(getattr(found, name, None)) for name in methods)
 
 
-@dataclass(frozen=True)
-class _Role:
-    """What a class is for.
-
-    Args:
-        name: For messages.
-        plays: Whether a class can be that.
-    """
-
-    name: str
-    plays: Callable[[type], bool]
-
-
-_ROLES: Mapping[str, _Role] = {
-    "model": _Role("network", _is(PoseNetwork)),
-    "backbone": _Role("backbone", _is(Backbone)),
-    "stem": _Role("stem", _is(Stem)),
-    "fabrics": _Role("set of fabrics", _is(NeuralFabrics)),
-    "operations": _Role("operation", _is(Operation)),
-    "rules": _Role("set of rules", _is(FabricRules)),
-    "kept": _Role("cell of a derived network", _is(KeptCell)),
-    "dataset": _Role("dataset", _has("persons", "metric")),
-    "skeleton": _Role("skeleton", _is(Skeleton)),
-    "optimizer": _Role("optimiser", _is(Optimizer)),
-    "schedule": _Role("schedule", _has("build")),
-    "loss": _Role("loss", _is(HeatmapLoss)),
+_ROLES: Mapping[str, tuple[str, Callable[[type], bool]]] = {
+    "model": ("network", _is(PoseNetwork)),
+    "backbone": ("backbone", _is(Backbone)),
+    "stem": ("stem", _is(Stem)),
+    "fabrics": ("set of fabrics", _is(NeuralFabrics)),
+    "operations": ("operation", _is(Operation)),
+    "rules": ("set of rules", _is(FabricRules)),
+    "kept": ("cell of a derived network", _is(KeptCell)),
+    "dataset": ("dataset", _has("persons", "metric")),
+    "skeleton": ("skeleton", _is(Skeleton)),
+    "optimizer": ("optimiser", _is(Optimizer)),
+    "schedule": ("schedule", _has("build")),
+    "loss": ("loss", _is(HeatmapLoss)),
 }
-"""Key -> what the class at that key is for, or the classes in the dictionary there."""
+"""Key -> what the class there is for, in words and as a test; or the classes in the dictionary there."""
 
 
-@dataclass(frozen=True)
-class Named:
-    """A class that a configuration names.
-
-    Attributes:
-        key: Dotted place in the configuration.
-        target: What stands there under `_target_`.
-        role: Key of what the class has to be; None where no class belongs.
-    """
-
-    key: str
-    target: Any
-    role: str | None
-
-
-def named_classes(config: Any, key: str, role: str | None) -> Iterator[Named]:
-    """Every class that is built with this part of a configuration.
+def problems(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
+    """What speaks against building this part of a checkpoint's configuration.
 
     Args:
         config: The part.
         key: Its dotted place.
-        role: What is built of it.
+        role: Key of `_ROLES`: what is built of it; None where no class belongs.
+        trust: Whether classes that are not of this package may be named.
     """
     if isinstance(config, Mapping):
         is_object = "_target_" in config
-        if is_object:
-            yield Named(key, config["_target_"], role)
+        if is_object and (problem := _problem(config["_target_"], role, trust)):
+            yield f"its configuration names {config['_target_']!r} under {key}{problem}"
         for name, value in config.items():
             # What an object is made of is known by its key; a dictionary of objects has objects of one kind.
             below = (str(name) if name in _ROLES else None) if is_object else role
-            yield from named_classes(value, f"{key}.{name}", below)
+            yield from problems(value, f"{key}.{name}", below, trust)
     elif isinstance(config, (list, tuple)):
         for index, value in enumerate(config):
-            yield from named_classes(value, f"{key}.{index}", None)
+            yield from problems(value, f"{key}.{index}", None, trust)
 
 
-def is_ours(named: Named) -> bool:
+def interpolations(config: Any) -> Iterator[str]:
+    """What is left to resolve, which could call anything; what we write is resolved already."""
+    if isinstance(config, Mapping):
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for value in config:
+            yield from interpolations(value)
+    elif isinstance(config, str) and "${" in config:
+        yield config
+
+
+def without_weights(node: Any) -> Any:
+    """A configuration that asks for no pretrained weights; its classes, which were checked, are imported."""
+    if isinstance(node, list):
+        return [without_weights(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: without_weights(value) for key, value in node.items()}
+    # Left out, weights could have another default.
+    if "weights" in found or "weights" in _parameters(found.get("_target_")):
+        found["weights"] = "none"
+    return found
+
+
+def _problem(target: Any, role: str | None, trust: bool) -> str | None:
+    """Why a class may not be built, as the end of a sentence; None if it may."""
+    if _is_ours(target, role):
+        return None
+    if not trust:
+        name = (
+            _ROLES[role][0] if role is not None and role in _ROLES else "class that belongs there"
+        )
+        return (
+            f", which is no {name} of pnfs; trust=true builds it all the same, which runs its code: only for "
+            "checkpoints that you wrote"
+        )
+    try:
+        found = resolve_name(target)
+    except Exception as error:
+        # The user's module may fail in any way.
+        return (
+            f", which cannot be imported ({type(error).__name__}: {error}); the folder of its module must be in "
+            "PYTHONPATH"
+        )
+    return None if callable(found) else ", which is no class"
+
+
+def _is_ours(target: Any, role: str | None) -> bool:
     """Whether it is a class of this package (or an optimiser of PyTorch) that does what is done in its place."""
-    role = _ROLES.get(named.role or "")
-    if role is None or not str(named.target).startswith(_PACKAGES):
+    if role is None or role not in _ROLES or not str(target).startswith(_PACKAGES):
         return False
-    module, _, name = str(named.target).rpartition(".")
+    module, _, name = str(target).rpartition(".")
     try:
         found = inspect.getattr_static(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return False
-    return inspect.isclass(found) and found.__module__.startswith(_PACKAGES) and role.plays(found)
+    plays = _ROLES[role][1]
+    return inspect.isclass(found) and found.__module__.startswith(_PACKAGES) and plays(found)
 
 
-def why_not_importable(target: Any) -> str | None:
-    """What keeps a trusted class from being imported, which runs its module; None if nothing does."""
-    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
-    if not module:
-        return "it is not the dotted path of a class"
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:
-        # The user's module may fail in any way.
-        return f"{type(error).__name__}: {error}"
-    return None if callable(found) else f"the module {module} has no class {name}"
-
-
-def takes(target: str, argument: str) -> bool:
-    """Whether a class that has been checked takes an argument of this name."""
-    module, _, name = target.rpartition(".")
-    return argument in inspect.signature(getattr(importlib.import_module(module), name)).parameters
-
-
-def role_name(named: Named) -> str:
-    """What a class has to be, for messages."""
-    role = _ROLES.get(named.role or "")
-    return "class that belongs there" if role is None else role.name
+def _parameters(target: str | None) -> Mapping[str, Any]:
+    return {} if target is None else inspect.signature(resolve_name(target)).parameters

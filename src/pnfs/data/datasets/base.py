@@ -81,6 +81,10 @@ class PoseDataset(ABC):
         """The labelled persons of a split and their predictions."""
         return one_to_one(self.persons(split), predictions)
 
+    def labels_digest(self, split: str) -> str:
+        """A digest of what the split's metric reads beside the persons; "" where it reads nothing else."""
+        return ""
+
     def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """Scores beside those of the metric that are too slow to compute after every epoch."""
         return {}
