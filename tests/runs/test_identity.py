@@ -45,7 +45,7 @@ CONFIG: dict[str, Any] = {
     "parts": {"mpii": {"head": ["head_top"]}},
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {
-        "channels": 10,
+        "fabrics": {"channels": 10},
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     },
     "optimizer": {"lr": 1e-3},
