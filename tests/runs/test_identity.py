@@ -72,7 +72,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     [
         ("seed", 1),
         ("dataset._target_", "pnfs.data.datasets.coco.COCO"),
-        ("model.channels", 12),
+        ("model.fabrics.channels", 12),
         ("model.backbone.weights", "/a/other.pth"),
         ("optimizer.lr", 2e-3),
         ("trainer.max_epochs", 201),
