@@ -45,7 +45,7 @@ CONFIG: dict[str, Any] = {
     "parts": {"mpii": {"head": ["head_top"]}},
     "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     "model": {
-        "channels": 10,
+        "fabrics": {"channels": 10},
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
     },
     "optimizer": {"lr": 1e-3},
@@ -72,7 +72,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     [
         ("seed", 1),
         ("dataset._target_", "pnfs.data.datasets.coco.COCO"),
-        ("model.channels", 12),
+        ("model.fabrics.channels", 12),
         ("model.backbone.weights", "/a/other.pth"),
         ("optimizer.lr", 2e-3),
         ("trainer.max_epochs", 201),

@@ -18,6 +18,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.fabric import Grid, GridCell, NeuralFabrics
+from pnfs.models.fused_layers import (
+    FixedWeight,
+    Repeat,
+    Scale,
+    ThroughAdapter,
+    conv_of,
+    scaling,
+    spread,
+    with_weights,
+)
 from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 from pnfs.models.wiring import SCALES
@@ -130,11 +140,14 @@ class _FusedFabrics(nn.Module):
                     (source, _fused(layer, weight, width))
                     for source, layer, weight in terms
                     if bool(weight.any())
-                ] or [(f"{name}/h0", _scale(torch.zeros_like(beta[:, index, 0]), width))]
+                ] or [(f"{name}/h0", scaling(torch.zeros_like(beta[:, index, 0]), width))]
             # (P*C, H*C, 1, 1) -> H times (P*C, C, 1, 1); one of them holds the bias.
             output = whole.cell.output
             self.sums[name] = [
-                (f"{name}/h{node}", _conv(weight, None if node > 1 else output.bias, output.parts))
+                (
+                    f"{name}/h{node}",
+                    conv_of(weight, None if node > 1 else output.bias, output.parts),
+                )
                 for node, weight in enumerate(output.weight.chunk(len(whole.cell.terms), 1), 1)
             ]
 
@@ -153,7 +166,7 @@ class _FusedFabrics(nn.Module):
         """
         outputs = [name for names in self.outputs.values() for name in names]
         for name, terms in self.sums.items():
-            identities = [i for i, (_, layer) in enumerate(terms) if isinstance(layer, _Scale)]
+            identities = [i for i, (_, layer) in enumerate(terms) if isinstance(layer, Scale)]
             readers = [r for ts in self.sums.values() for source, r in ts if source == name]
             others = [layer for i, (_, layer) in enumerate(terms) if i not in identities]
             if len(identities) != 1 or name in outputs:
@@ -161,19 +174,19 @@ class _FusedFabrics(nn.Module):
             if not all(map(_convs, others)) or not all(map(_reads_linearly, readers)):
                 continue
             source, identity = terms[identities[0]]
-            assert isinstance(identity, _Scale)
+            assert isinstance(identity, Scale)
             factor = identity.weight.view(identity.parts, -1)[:, 0].clone()  # (P,)
             if bool((factor < _SMALLEST_DIVISOR).any()):
                 continue
             terms[identities[0]] = (source, nn.Identity())
             for layer in others:
                 conv = _convs(layer)[-1]
-                conv.weight /= _spread(factor, conv)[:, None, None, None]
+                conv.weight /= spread(factor, conv)[:, None, None, None]
                 if conv.bias is not None:
-                    conv.bias /= _spread(factor, conv)
+                    conv.bias /= spread(factor, conv)
             for layer in readers:
                 conv = _convs(layer)[0]
-                conv.weight *= _spread(factor, conv)[:, None, None, None]
+                conv.weight *= spread(factor, conv)[:, None, None, None]
 
     def _skip_adapters(self) -> None:
         """Lets convolutions read the pyramid through no adapter where that is no more arithmetic."""
@@ -187,71 +200,14 @@ class _FusedFabrics(nn.Module):
                 if not isinstance(conv, PartConv2d) or conv.depthwise:
                     continue
                 if adapter.in_channels <= conv.in_channels // conv.parts:
-                    through = _ThroughAdapter(adapter, conv)
+                    through = ThroughAdapter(adapter, conv)
                     terms[index] = (pyramid, nn.Sequential(through, *layers[1:]))
-
-
-class _Scale(PartConv2d):
-    """scale * x, as a depthwise 1x1 convolution, which suits every memory layout of a runtime."""
-
-
-class _Repeat(nn.Module):
-    """One map for each of P parts."""
-
-    def __init__(self, parts: int) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, x: Map) -> Map:
-        return x.repeat(1, self.parts, 1, 1)
-
-
-class _FixedWeight(nn.Module):
-    """An operation that says nothing of its layers: x to weight * o(x)."""
-
-    weight: Tensor
-
-    def __init__(self, operation: nn.Module, weight: Weight) -> None:
-        super().__init__()
-        self.operation = operation
-        self.register_buffer("weight", weight.float())
-
-    def forward(self, x: Map) -> Map:
-        return self.operation(x, self.weight)
-
-
-class _ThroughAdapter(nn.Module):
-    """conv(adapter(x)) for a map x that all parts share, as one convolution of x.
-
-    Args:
-        adapter: 1x1 convolution to part after part, with a bias.
-        conv: Reads what the adapter makes; 1x1, or 3x3 at stride 2.
-    """
-
-    border: Tensor
-
-    def __init__(self, adapter: PartConv2d, conv: PartConv2d) -> None:
-        super().__init__()
-        assert adapter.bias is not None
-        size = (conv.parts, -1)
-        outer = conv.weight.double().unflatten(0, size)  # (P, O, I, k, k)
-        inner = adapter.weight[..., 0, 0].double().unflatten(0, size)  # (P, I, M)
-        weight = torch.einsum("poikl,pim->pomkl", outer, inner).flatten(0, 1)
-        self.conv = _conv(weight.to(conv.weight), conv.bias, 1, stride=conv.stride[0])
-        # What the adapter's bias adds; less at the border, where the padding has none.
-        border = torch.einsum("poikl,pi->pokl", outer, adapter.bias.double().unflatten(0, size))
-        self.register_buffer("border", border.flatten(0, 1)[:, None].to(conv.weight))
-
-    def forward(self, x: Map) -> Map:
-        inside = x.new_ones(1, 1, *x.shape[-2:])
-        stride, padding = self.conv.stride, self.conv.padding
-        return self.conv(x) + F.conv2d(inside, self.border, stride=stride, padding=padding)
 
 
 def _fused(operation: nn.Module, weight: Weight, channels: int) -> nn.Module:
     """For inference: a layer from x to weight * o(x), or weight * T(x)."""
     if type(operation).forward is not Weighted.forward:
-        return _FixedWeight(operation, weight)
+        return FixedWeight(operation, weight)
     assert isinstance(operation, Weighted)
     norms = [layer for layer in operation.layers if isinstance(layer, PartBatchNorm2d)]
     layers: list[nn.Module] = []
@@ -264,11 +220,11 @@ def _fused(operation: nn.Module, weight: Weight, channels: int) -> nn.Module:
         while place >= 0 and isinstance(layers[place], nn.Upsample):
             place -= 1
         if place < 0 or not isinstance(layers[place], PartConv2d):
-            layers.append(_scale(torch.ones_like(weight), layer.num_features // len(weight)))
+            layers.append(scaling(torch.ones_like(weight), layer.num_features // len(weight)))
             place = len(layers) - 1
         layers[place] = _absorb(layers[place], layer, weight if layer is norms[-1] else None)
     if not norms:
-        layers.append(_scale(weight, channels))
+        layers.append(scaling(weight, channels))
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
 
@@ -282,48 +238,21 @@ def _absorb(conv: nn.Module, norm: PartBatchNorm2d, mixing: Weight | None) -> Pa
         conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
     )
     if mixing is not None:
-        factor = _spread(mixing, conv)
+        factor = spread(mixing, conv)
         weight, bias = weight * factor[:, None, None, None], bias * factor
-    return _with(conv, weight, bias)
-
-
-def _scale(weight: Weight, channels: int) -> _Scale:
-    scale = _Scale(len(weight), channels, channels, 1, depthwise=True).to(weight)
-    scale.weight.copy_(_spread(weight, scale)[:, None, None, None])
-    return scale
-
-
-def _conv(weight: Tensor, bias: Tensor | None, parts: int, stride: int = 1) -> PartConv2d:
-    """A convolution of these weights, (P*O, I, k, k)."""
-    outputs, inputs, side, _ = weight.shape
-    conv = PartConv2d(parts, inputs, outputs // parts, side, stride=stride).to(weight)
-    return _with(conv, weight, bias)
-
-
-def _with(conv: PartConv2d, weight: Tensor, bias: Tensor | None) -> PartConv2d:
-    """A copy with other weights, in the precision of the old ones."""
-    changed = copy.deepcopy(conv)
-    changed.weight = nn.Parameter(weight.detach().to(conv.weight).clone())
-    if bias is not None:
-        changed.bias = nn.Parameter(bias.detach().to(conv.weight).clone())
-    return changed
+    return with_weights(conv, weight, bias)
 
 
 def _adapter(adapter: nn.Module | None, part: str, parts: Sequence[str]) -> nn.Module:
     """What stands in front of all parts' fabrics, or of one part's in a derived network."""
     if adapter is None:
-        return nn.Identity() if part or len(parts) == 1 else _Repeat(len(parts))
+        return nn.Identity() if part or len(parts) == 1 else Repeat(len(parts))
     assert isinstance(adapter, PartConv2d)
     assert adapter.bias is not None
     if not part:
         return adapter
     weight, bias = (x.chunk(len(parts))[parts.index(part)] for x in (adapter.weight, adapter.bias))
-    return _conv(weight, bias, 1)
-
-
-def _spread(weight: Weight, conv: PartConv2d) -> Float[Tensor, " PC"]:
-    """One number a part, repeated for each of the part's output channels."""
-    return weight.repeat_interleave(conv.out_channels // len(weight))
+    return conv_of(weight, bias, 1)
 
 
 def _convs(layer: nn.Module) -> list[PartConv2d]:
