@@ -297,6 +297,6 @@ def test_what_is_left_out_of_a_dataset_stands_on_screen_and_in_the_record(
     screen = " ".join([*caplog.messages, capsys.readouterr().out]).replace("\n", " ")
     said = "COCO val: 6 persons (person_keypoints_val2017.json: 1 without an area"
     assert screen.count(said) == 2
-    assert screen.count("left out: 1 of another category than person, 1 crowds") == 3
+    assert screen.count("left out: 1 of another category, 1 crowds") == 3
     # The crops are square, and with them the boxes whose areas OKS-NMS takes.
     assert set(aspects) == {1.0}
