@@ -305,5 +305,10 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
     assert set(states) == {"processes2_rank0", "processes2_rank1", "processes1_rank0"}
     for name, value in states["processes1_rank0"].items():
         assert torch.equal(states["processes2_rank0"][name], states["processes2_rank1"][name])
-        torch.testing.assert_close(states["processes2_rank0"][name], value, rtol=1e-4, atol=1e-6)
+        found = states["processes2_rank0"][name]
+        if "beta" in name:
+            # The one cell's three neighbours are one map: beta's gradient is rounding noise, which Adam scales
+            # up, the same in all three columns. The mixing weights are equal.
+            found, value = found.softmax(-1), value.softmax(-1)
+        torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-6)
     assert np.abs(states["processes1_rank0"]["cells.alpha.whole"].numpy()).max() > 0.1
