@@ -127,8 +127,8 @@ class Codec:
         """Mean of the image's heatmaps and those of the mirrored image, mirrored back.
 
         Args:
-            maps: Of the image.
-            mirrored: Of the mirrored image, as the network gave them.
+            maps: Heatmaps of the image.
+            mirrored: Heatmaps of the mirrored image, as the network gave them.
             permutation: `Skeleton.flip_permutation`: left and right joints change places.
         """
         order = torch.as_tensor(permutation, device=mirrored.device)

@@ -24,7 +24,7 @@ def save_network(
         folder: The run's; made as needed.
         network: Whose weights are saved.
         settings: The configuration that describes it, its dataset and its crops.
-        architecture: Of a network of fabrics.
+        architecture: Architecture of a network of fabrics.
         epoch: The last one that its weights were trained in.
     """
     content: dict[str, Any] = {

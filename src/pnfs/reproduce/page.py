@@ -39,7 +39,7 @@ def write_table(
         target: What is reproduced.
         results: Its runs.
         folder: Where the files go; made as needed.
-        profile: Of the runs.
+        profile: Profile of the runs.
         says: What the profile's numbers are worth.
         given: Further overrides that the runs were trained with.
     """

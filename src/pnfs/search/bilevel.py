@@ -34,9 +34,9 @@ class BilevelStrategy(SearchStrategy):
 
     Args:
         lr: Learning rate of alpha and beta.
-        weight_decay: Of alpha and beta.
+        weight_decay: Weight decay of alpha and beta.
         share: Share of the training persons that alpha and beta learn from.
-        seed: Of the division of the training persons.
+        seed: Seed of the division of the training persons.
         warmup_epochs: First epochs in which alpha and beta stay as they are.
         betas: Decay rates of the Adam of alpha and beta. DARTS takes (0.5, 0.999), the authors' public
             code PyTorch's (0.9, 0.999).
