@@ -1,7 +1,7 @@
 """Training curves from the `metrics.csv` that Lightning's CSVLogger writes."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from pnfs.viz.style import COLOURS, SMALL, new_figure, plain_axes, save_figure
 _SERIES = ("train/loss", "val/loss", "val/score")
 
 
-def read_metrics(csv_path: Path | str) -> dict[str, pd.Series]:
+def read_metrics(csv_path: Path | str, names: Container[str] | None = None) -> dict[str, pd.Series]:
     """The values of every metric, without the rows in which it was not logged.
 
     A row without an epoch, such as a learning rate's, counts to the epoch of the next row that
@@ -23,6 +23,7 @@ def read_metrics(csv_path: Path | str) -> dict[str, pd.Series]:
 
     Args:
         csv_path: Columns `epoch`, `step` and one per metric, blank where a row does not log it.
+        names: Metrics to return; None for all.
 
     Returns:
         Metric -> float64 values by epoch, in the file's order. Metrics that were never logged are left
@@ -48,7 +49,7 @@ def read_metrics(csv_path: Path | str) -> dict[str, pd.Series]:
     return {
         name: pd.Series(values[here, n], epochs[here], name=name)
         for n, (name, here) in enumerate(zip(header, logged.T, strict=True))
-        if name not in ("epoch", "step") and here.any()
+        if name not in ("epoch", "step") and (names is None or name in names) and here.any()
     }
 
 

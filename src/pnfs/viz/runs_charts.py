@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pnfs.viz.runs_page import Row
 
 _MAX_POINTS = 120
-_CURVES = {
+# Metric -> what its axis says.
+CURVES = {
     "val/score": "validation score while training (%)",
     "train/loss": "training loss",
     "val/loss": "validation loss",
@@ -34,7 +35,7 @@ def draw_charts(rows: Sequence["Row"]) -> list[Markup]:
     """The charts of one benchmark as SVG; what belongs to a row has its number in `data-row`."""
     charts = [_trade_off(rows)] if any(row.macs and row.scores for row in rows) else []
     logged = {str(metric) for row in rows for curves in row.curves for metric in curves}
-    return charts + [_curve_chart(rows, metric) for metric in _CURVES if metric in logged]
+    return charts + [_curve_chart(rows, metric) for metric in CURVES if metric in logged]
 
 
 def _trade_off(rows: Sequence["Row"]) -> Markup:
@@ -63,11 +64,13 @@ def _trade_off(rows: Sequence["Row"]) -> Markup:
 def _curve_chart(rows: Sequence["Row"], metric: str) -> Markup:
     figure = new_figure(4.6, 3.2)
     axes = figure.subplots()
-    plain_axes(axes, x_label="epoch (from 0)", y_label=_CURVES[metric])
+    plain_axes(axes, x_label="epoch (from 0)", y_label=CURVES[metric])
     lowest = np.inf
     for row in rows:
+        if row.colour is None:
+            continue
         curves = [each[metric].groupby(level=0).last() for each in row.curves if metric in each]
-        if not curves or row.colour is None:
+        if not curves:
             continue
         # Epochs that all seeds have; where there are none, the first seed alone.
         seeds = pd.concat(curves, axis=1, join="inner")

@@ -20,7 +20,7 @@ from pnfs.data.persons import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
 from pnfs.viz.curves import read_metrics
-from pnfs.viz.runs_charts import draw_charts
+from pnfs.viz.runs_charts import CURVES, draw_charts
 from pnfs.viz.style import COLOURS
 
 STATES = ("finished", "running", "interrupted", "failed")
@@ -115,6 +115,10 @@ def _by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
+# Lightning adds the suffix where a metric is logged both per step and per epoch.
+_DRAWN = {name + suffix for name in CURVES for suffix in ("", "_epoch")}
+
+
 def _read_curves(row: Row) -> list[str]:
     """Reads what the runs of a row logged, by the metrics' bare names; returns what cannot be read."""
     problems = []
@@ -122,11 +126,10 @@ def _read_curves(row: Row) -> list[str]:
     # Runs that stopped early would cut the mean of those that did not.
     for card in [card for card in logged if card.state == "finished"] or logged:
         try:
-            metrics = read_metrics(card.metrics or "")
+            metrics = read_metrics(card.metrics or "", _DRAWN)
         except DataError as error:
             problems.append(str(error))
             continue
-        # Lightning adds the suffix where a metric is logged both per step and per epoch.
         row.curves.append({name.removesuffix("_epoch"): each for name, each in metrics.items()})
     return problems
 
