@@ -126,7 +126,7 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 def _defining_values(run: Run) -> dict[str, str]:
     """Dotted key -> text of what makes the run the run it is; parts and operations by their names."""
     defining = defining_part(run.config) if run.identity is None else run.identity
-    # Of the digests of persons a few digits tell one from another.
+    # A few digits of the digests of persons tell them apart.
     return {
         key: str(value)[:8] if key.startswith("persons.") else str(value)
         for key, value in flat(_named(defining)).items()

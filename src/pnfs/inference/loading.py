@@ -52,7 +52,7 @@ def load_predictor(
         exported = _exported(path, runtime, precision)
         forward: Runtime = exported  # type: ignore[assignment]
         trained_as = exported.metadata
-        # Of a skeleton that a dataset's file describes, the model's file has the joints.
+        # For a skeleton that a dataset's file describes, the model's file has the joints.
         described = (
             trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs,
         )  # fmt: skip

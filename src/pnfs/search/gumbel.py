@@ -17,11 +17,11 @@ class GumbelSoftmax(SearchStrategy):
     from the first epoch to the last. A sample is a function of (seed, step), the same in all processes.
 
     Args:
-        seed: Of the noise.
+        seed: Seed of the noise.
         first_temperature: In the first epoch after the warm-up.
         last_temperature: In the last epoch.
         lr_factor: Learning rate of alpha and beta relative to the weights'.
-        weight_decay: Of alpha and beta.
+        weight_decay: Weight decay of alpha and beta.
         warmup_epochs: First epochs with plain softmax, in which alpha and beta stay as they are.
     """
 

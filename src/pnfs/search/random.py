@@ -11,7 +11,7 @@ class Random(SearchStrategy):
     """alpha, beta ~ N(0, 1), fixed for the whole run (Table II, five seeds).
 
     Args:
-        seed: Of the draw; the same seed gives the same architecture, whatever the weights' seed.
+        seed: Seed of the draw; the same seed gives the same architecture, whatever the weights' seed.
         std: Standard deviation.
     """
 

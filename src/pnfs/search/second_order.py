@@ -18,9 +18,9 @@ class SecondOrder(BilevelStrategy):
     Args:
         unrolled_lr: xi; None for the weights' current learning rate.
         lr: Learning rate of alpha and beta.
-        weight_decay: Of alpha and beta.
+        weight_decay: Weight decay of alpha and beta.
         share: Share of the training persons that alpha and beta learn from.
-        seed: Of the division of the training persons.
+        seed: Seed of the division of the training persons.
         warmup_epochs: First epochs in which alpha and beta stay as they are.
         betas: Decay rates of the Adam of alpha and beta.
     """

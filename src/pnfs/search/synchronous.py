@@ -11,7 +11,7 @@ class Synchronous(SearchStrategy):
 
     Args:
         lr_factor: Learning rate of alpha and beta relative to the weights'; 1 in the paper.
-        weight_decay: Of alpha and beta; 0 in the paper.
+        weight_decay: Weight decay of alpha and beta; 0 in the paper.
         warmup_epochs: First epochs in which alpha and beta stay as they are.
     """
 

@@ -66,7 +66,7 @@ def _pretrained(name: str, weights: str) -> nn.Module:
             ) from error
     overlay = {"state_dict": dict(read_file(weights))}
     try:
-        # Of a model of feature maps timm would leave entries that it misses as they are, without a word.
+        # For a model of feature maps timm would leave entries that it misses as they are, without a word.
         state = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except (RuntimeError, KeyError, ValueError) as error:
         raise PnfsError(
