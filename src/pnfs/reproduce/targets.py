@@ -116,8 +116,8 @@ def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
     """The paper's numbers in a folder, as text; empty if there is no paper.csv.
 
     Args:
-        folder: Folder of the target. The first column of its file names the method; further ones are `who` (ours, or
-            cited: another method's), those of `scores` (and `<column>_std`) and any of `OTHERS`.
+        folder: Folder of the target. The first column of its file names the method; further ones are `who`
+            (ours, or cited: another method's), those of `scores` (and `<column>_std`) and any of `OTHERS`.
         scores: See `Target`.
 
     Raises:
