@@ -93,7 +93,9 @@ class Codec:
         joints = torch.where(labelled[..., None], joints, 0.0)
         weights = labelled
         profiles = []
-        strides, reach = self.stride(heatmap_size), math.inf
+        strides, reach = (float(STRIDE), float(STRIDE)), math.inf
+        if self.unbiased:
+            strides = self.stride(heatmap_size)
         if self.radius is not None:
             reach = self.radius * self.sigma
         # Axis by axis: a tensor of both strides would be copied to the device, and every step wait for it.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnfs.models.layers import Map, PartConv2d
+from pnfs.models.layers import AddScaled, Map, PartConv2d
 from pnfs.models.operations import Operations, Skip
 
 
@@ -66,8 +66,7 @@ class Cell(nn.Module):
                 if total is None:
                     total = operation(hidden[source], weight)
                 elif isinstance(operation, Skip):
-                    scale = weight.repeat_interleave(h_0.shape[1] // len(weight))
-                    total = torch.addcmul(total, hidden[source], scale.view(1, -1, 1, 1))
+                    total = AddScaled.apply(total, hidden[source], weight)
                 else:
                     total = total + operation(hidden[source], weight)
             hidden.append(torch.zeros_like(h_0) if total is None else total)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from pnfs.models.cell import Cell
 from pnfs.models.connect import PAPER, Connect, FabricRules
-from pnfs.models.layers import Map
+from pnfs.models.layers import AddScaled, Map
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operations, Skip
 from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCells, Theta, sources
 
@@ -90,8 +90,7 @@ class GridCell(nn.Module):
             if h_0 is None:
                 h_0 = transform(x, weight)
             elif isinstance(transform, Skip):
-                scale = weight.repeat_interleave(x.shape[1] // len(weight))
-                h_0 = torch.addcmul(h_0, x, scale.view(1, -1, 1, 1))
+                h_0 = AddScaled.apply(h_0, x, weight)
             else:
                 h_0 = h_0 + transform(x, weight)
         assert h_0 is not None  # A cell has at least one connection.
