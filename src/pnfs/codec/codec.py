@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pnfs.codec.decode import DecodeMethod, decode
+from pnfs.errors import PnfsError
 
 STRIDE = 4
 """Crop pixels per heatmap pixel."""
@@ -44,10 +45,10 @@ class Codec:
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:
-            raise ValueError(f"codec.sigma must be positive, not {self.sigma}")
+            raise PnfsError(f"codec.sigma must be positive, not {self.sigma}")
         for name, allowed in (("decode_method", get_args(DecodeMethod)), ("flip_shift", (0, 1))):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise PnfsError(
                     f"codec.{name} is {getattr(self, name)!r}; there are {', '.join(map(str, allowed))}"
                 )
 
@@ -62,7 +63,7 @@ class Codec:
         """
         height, width = heatmap_size
         if min(height, width) <= self.unbiased:
-            raise ValueError(f"a heatmap of {heatmap_size} (height, width) is too small")
+            raise PnfsError(f"a heatmap of {heatmap_size} (height, width) is too small")
         if not self.unbiased:
             return float(STRIDE), float(STRIDE)
         return (STRIDE * width - 1) / (width - 1), (STRIDE * height - 1) / (height - 1)

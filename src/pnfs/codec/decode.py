@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from pnfs.errors import PnfsError
+
 DecodeMethod = Literal["argmax", "quarter", "dark"]
 
 _REACH = 2
@@ -43,11 +45,11 @@ def decode(
         ValueError: An unknown method, maps without a pixel, or a sigma that is not positive.
     """
     if method not in get_args(DecodeMethod):
-        raise ValueError(
+        raise PnfsError(
             f"unknown decoding {method!r}; there are {', '.join(get_args(DecodeMethod))}"
         )
     if 0 in maps.shape[-2:]:
-        raise ValueError(f"heatmaps of shape {tuple(maps.shape)} have no pixel to decode")
+        raise PnfsError(f"heatmaps of shape {tuple(maps.shape)} have no pixel to decode")
     maps = maps.float().contiguous()
     locations, scores = _argmax(maps)
     if method == "quarter":
@@ -68,7 +70,7 @@ def blur_size(sigma: float) -> int:
         ValueError: `sigma` is not positive.
     """
     if not sigma > 0:
-        raise ValueError(f"sigma must be positive, not {sigma}")
+        raise PnfsError(f"sigma must be positive, not {sigma}")
     return 2 * max(1, round((sigma - 0.8) / 0.3 + 1)) + 1
 
 

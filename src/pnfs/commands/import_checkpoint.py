@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.saving import save_network
+from pnfs.errors import PnfsError
 from pnfs.importing.experiment import Experiment, read_experiment
 from pnfs.importing.networks import Imported, import_posenfs, import_public
 from pnfs.importing.posenfs import is_posenfs
@@ -61,7 +62,7 @@ def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported
     try:
         public = None if is_posenfs(state) else describe_public(state)
         if public is None and not is_posenfs(state):
-            raise ValueError(
+            raise PnfsError(
                 "has names of neither PoseNFS, HRNet nor SimpleBaseline pose networks; its first entry is "
                 f"{next(iter(state))!r}"
             )

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float64
 
+from pnfs.errors import PnfsError
+
 
 def fit_box(size: Float[np.ndarray, "*N 2"], aspect: float) -> Float[np.ndarray, "*N 2"]:
     """The smallest box of the wanted shape that holds a box (HRNet's `_box2cs`).
@@ -50,7 +52,7 @@ def crop_matrix(
     width, height = crop_extent(output_size, unbiased)
     box_width = float(box_size[0])
     if not (np.isfinite([*center, box_width, rotation_degrees]).all() and box_width > 0):
-        raise ValueError(
+        raise PnfsError(
             f"no crop can be made of a box of size {np.asarray(box_size).tolist()} at "
             f"{np.asarray(center).tolist()} turned by {rotation_degrees} degrees: the width must "
             "be positive and all numbers finite"
@@ -80,7 +82,7 @@ def crop_extent(size: tuple[int, int], unbiased: bool = False) -> tuple[int, int
     height, width = (side - unbiased for side in size)
     if min(height, width) < 1:
         needed = "two pixels a side in unbiased geometry" if unbiased else "a pixel a side"
-        raise ValueError(f"a crop or heatmap of {size} (height, width) is too small: give {needed}")
+        raise PnfsError(f"a crop or heatmap of {size} (height, width) is too small: give {needed}")
     return width, height
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pnfs.data.images import DataError
+from pnfs.errors import PnfsError
 
 LARGEST = 1 << 28
 """Bytes of a file or of an unpacked element that are read."""
@@ -57,16 +58,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray | str]:
 def _variables(data: bytes) -> Iterator[tuple[str, np.ndarray | str]]:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
-        raise ValueError("it has no header of a MATLAB file")
+        raise PnfsError("it has no header of a MATLAB file")
     for kind, content in _elements(memoryview(data)[128:], order):
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
             unpacked = unpacker.decompress(content, LARGEST)
             if not unpacker.eof:
-                raise ValueError("a compressed variable is cut off, or too large")
+                raise PnfsError("a compressed variable is cut off, or too large")
             (kind, content), *_ = _elements(memoryview(unpacked), order)
         if kind != _MATRIX:
-            raise ValueError(f"there is an element of type {kind} in place of a variable")
+            raise PnfsError(f"there is an element of type {kind} in place of a variable")
         yield _variable(list(_elements(content, order)), order)
 
 
@@ -80,9 +81,9 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
             kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
             padding = 4 - size
             if padding < 0:
-                raise ValueError("an element's tag states an impossible size")
+                raise PnfsError("an element's tag states an impossible size")
         if start + size > len(data):
-            raise ValueError("an element is longer than what is left of the file")
+            raise PnfsError("an element is longer than what is left of the file")
         yield kind, data[start : start + size]
         place = start + size + padding
 
@@ -91,15 +92,15 @@ def _variable(parts: list[tuple[int, memoryview]], order: str) -> tuple[str, np.
     """Name and content of a matrix, of whose elements flags, sizes and name come first."""
     kinds = [kind for kind, _ in parts[:3]]
     if kinds != [_UINT32, _INT32, _INT8] or len(parts[0][1]) != 8:
-        raise ValueError("a variable does not begin with its flags, sizes and name")
+        raise PnfsError("a variable does not begin with its flags, sizes and name")
     (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
     sizes = np.frombuffer(parts[1][1], f"{order}i4").tolist()
     name = bytes(parts[2][1]).decode("latin-1")
     if flags & 0xFF not in _CLASSES or flags & _COMPLEX:
         return name, _KINDS.get(flags & 0xFF, "other")
     if len(parts) < 4 or parts[3][0] not in _STORED or min(sizes, default=-1) < 0:
-        raise ValueError(f"variable {name!r} has no numbers, or a negative size")
+        raise PnfsError(f"variable {name!r} has no numbers, or a negative size")
     numbers = np.frombuffer(parts[3][1], order + _STORED[parts[3][0]])
     if math.prod(sizes) != len(numbers):
-        raise ValueError(f"variable {name!r} holds {len(numbers)} numbers for sizes {sizes}")
+        raise PnfsError(f"variable {name!r} holds {len(numbers)} numbers for sizes {sizes}")
     return name, numbers.reshape(sizes, order="F").astype(_CLASSES[flags & 0xFF])

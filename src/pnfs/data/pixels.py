@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from pnfs.errors import PnfsError
+
 
 def to_bytes(
     pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None
@@ -24,17 +26,17 @@ def to_bytes(
         return pixels
     values = pixels.astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("holds numbers that are not finite")
+        raise PnfsError("holds numbers that are not finite")
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if low < 0 or high > 65535:
-        raise ValueError(
+        raise PnfsError(
             f"holds numbers from {low:g} to {high:g}, of which 0 to 1, 0 to 255 or 0 to 65535 can "
             "be read; save it with 8 bits a channel"
         )
     is_float = pixels.dtype.kind == "f"
     if not is_float and (bits or 8 * pixels.dtype.itemsize) == 16:
         if 0 < high <= 255:
-            raise ValueError(
+            raise PnfsError(
                 f"holds 16-bit numbers up to {high:g} of 65535 and would be black; save it with 8 "
                 "bits a channel"
             )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
+from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth, evaluate_detections
 from pnfs.evaluation.oks import COCO_SIGMAS, mean_joint_score, oks_nms
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
@@ -49,7 +50,7 @@ class OKSAveragePrecision(PersonMetric):
     ) -> None:
         super().__init__(len(sigmas), **kwargs)
         if not len(image_ids) == len(areas) == len(box_scores):
-            raise ValueError(
+            raise PnfsError(
                 f"{len(image_ids)} image ids, {len(areas)} areas and {len(box_scores)} box scores: "
                 "there must be one of each for every sample"
             )

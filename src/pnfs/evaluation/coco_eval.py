@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from pnfs.errors import PnfsError
 from pnfs.evaluation.oks import COCO_SIGMAS, MAX_DETECTIONS, oks
 
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
@@ -53,7 +54,7 @@ class GroundTruth:
         """Raises ValueError if one is not among the images."""
         unknown = np.setdiff1d(image_ids, [image["id"] for image in self.images])
         if unknown.size:
-            raise ValueError(
+            raise PnfsError(
                 f"{self.where} has no image {unknown[0]}, which a person is predicted in: predictions and "
                 "annotations are of different datasets"
             )

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
 
 from pnfs.body import Skeleton
+from pnfs.errors import PnfsError
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 HEAD_SIZE_FACTOR = 0.6
@@ -140,9 +141,9 @@ class PCK(PersonMetric):
         for label, names in {**groups, "mean_excludes": mean_excludes}.items():
             unknown = [joint for joint in names if joint not in joints]
             if unknown:
-                raise ValueError(f"{name}: {label} names {unknown}, which are not among {joints}")
+                raise PnfsError(f"{name}: {label} names {unknown}, which are not among {joints}")
         if not thresholds or min(thresholds) <= 0:
-            raise ValueError(f"{name}: thresholds must be positive, not {thresholds}")
+            raise PnfsError(f"{name}: thresholds must be positive, not {thresholds}")
         self.name, self.thresholds = name, tuple(thresholds)
         self.mean_rows = [k for k, joint in enumerate(joints) if joint not in mean_excludes]
         self.group_rows = {

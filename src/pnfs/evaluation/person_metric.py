@@ -12,6 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from pnfs.errors import PnfsError
+
 Columns = Mapping[str, np.ndarray]
 """Name -> array with one row for each person."""
 
@@ -85,10 +87,10 @@ class PersonMetric(Metric):
         kept = {"sample_index": sample_index}
         for name in self.columns:
             if name not in batch:
-                raise ValueError(f"{type(self).__name__} needs the column {name}")
+                raise PnfsError(f"{type(self).__name__} needs the column {name}")
             values = kept[name] = batch[name].detach()
             if values.shape != self._shape(name, len(sample_index), values.shape[1:]):
-                raise ValueError(
+                raise PnfsError(
                     f"{type(self).__name__} of {self.joint_count} joints: {name} has shape "
                     f"{tuple(values.shape)}, sample_index names {len(sample_index)} persons"
                 )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pnfs.errors import PnfsError
 from pnfs.models.network import ChannelOrder
 
 _LARGEST = 1_000_000
@@ -138,20 +139,20 @@ def read_experiment(path: str, posenfs: bool) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"config: {path}: {key}: {first['msg']}") from error
+        raise PnfsError(f"config: {path}: {key}: {first['msg']}") from error
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"config: {path} is not a file")
+        raise PnfsError(f"config: {path} is not a file")
     if path.stat().st_size > _LARGEST:
-        raise ValueError(f"config: {path} is larger than a megabyte: no YAML of an experiment")
+        raise PnfsError(f"config: {path} is larger than a megabyte: no YAML of an experiment")
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"config: {path} is not a readable YAML file ({error})") from error
+        raise PnfsError(f"config: {path} is not a readable YAML file ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"config: {path} holds no keys")
+        raise PnfsError(f"config: {path} holds no keys")
     return content
 
 
@@ -173,16 +174,16 @@ def _of_posenfs(read: _PoseNFS, path: str) -> Experiment:
     backbone = model.backbone if isinstance(model.backbone, _Fabric) else _Fabric()
     for name, fabric in (("cell_config", cell), ("backbone", backbone)):
         if fabric.input_nodes_num not in (None, 1):
-            raise ValueError(
+            raise PnfsError(
                 f"config: {path}: {name}.input_nodes_num is {fabric.input_nodes_num}: cells with two input "
                 "nodes (the paper's have one) cannot be built here"
             )
         if fabric.size_types not in (None, [4, 8, 16, 32]):
-            raise ValueError(
+            raise PnfsError(
                 f"config: {path}: {name}.size_types is {fabric.size_types}; only [4, 8, 16, 32] can be built"
             )
     if cell.vector_in_pixel and cell.vector_dim == 1:
-        raise ValueError(
+        raise PnfsError(
             f"config: {path}: vectors of one number (vector_in_pixel with vector_dim 1) cannot be built here"
         )
     return Experiment(
@@ -211,7 +212,7 @@ def _of_posenfs(read: _PoseNFS, path: str) -> Experiment:
 def _of_public(read: _Public, path: str) -> Experiment:
     model = read.model
     if model.style != "pytorch":
-        raise ValueError(
+        raise PnfsError(
             f"config: {path}: MODEL.STYLE is {model.style}; ResNets of that style, which reduce the map in a "
             "block's first convolution, cannot be built here"
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
+from pnfs.errors import PnfsError
 from pnfs.importing.experiment import Experiment
 from pnfs.importing.posenfs import PoseNFSFabric, PoseNFSModel, describe_posenfs
 from pnfs.importing.posenfs_names import load_posenfs_state_dict, ours_of
@@ -74,7 +75,7 @@ def import_posenfs(
         chosen = _listed(settings, "backbone_operators", experiment)
         backbone_operators = described.backbone_fabric.chosen(*chosen)
     elif settings["backbone_operators"] is not None:
-        raise ValueError("backbone_operators: the checkpoint's backbone is no fabric")
+        raise PnfsError("backbone_operators: the checkpoint's backbone is no fabric")
     model: dict[str, Any] = {
         "_target_": "pnfs.models.PoseFabricNetwork",
         "backbone": _backbone(settings, described, backbone_operators),
@@ -112,7 +113,7 @@ def _parts(
     if parts is None:
         return None
     if skeleton is None:
-        raise ValueError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
+        raise PnfsError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
     joints = skeleton_by_name(skeleton)
     return {str(part): joints.indices(list(names)) for part, names in parts.items()}
 
@@ -142,7 +143,7 @@ def _compare(experiment: Experiment, told: Mapping[str, Any]) -> None:
     for key, value in told.items():
         stated = experiment.stated.get(key)
         if stated is not None and stated != value:
-            raise ValueError(
+            raise PnfsError(
                 f"config: {experiment.source}: {key} is {stated}, but the checkpoint's entries say {value}; "
                 "it is another experiment's"
             )
@@ -222,11 +223,11 @@ def import_public(
     """
     for key in ("operators", "backbone_operators", "parts"):
         if settings[key] is not None:
-            raise ValueError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
+            raise PnfsError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
     _compare(experiment, {"MODEL.NUM_JOINTS": public.joints})
     name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
     if name is None or len(skeleton_by_name(name)) != public.joints:
-        raise ValueError(
+        raise PnfsError(
             f"dataset: the checkpoint makes {public.joints} maps"
             + (
                 ", choose the dataset of these joints"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
+from pnfs.errors import PnfsError
 from pnfs.importing.posenfs_parts import PARTS
 from pnfs.importing.public import resnet_depth
 from pnfs.models.wiring import layer_scales
@@ -51,22 +52,22 @@ class PoseNFSFabric:
         if names is None:
             unclear = [options for options in self.operations if len(options) > 1]
             if unclear:
-                raise ValueError(
+                raise PnfsError(
                     f"{key} is needed: the checkpoint has {len(self.operations)} operations, and its "
                     f"entries do not tell {' from '.join(unclear[0])}; list them in the order of the "
                     "training's `operators`, or name its YAML as config=FILE"
                 )
             return tuple(options[0] for options in self.operations)
         if len(names) != len(self.operations):
-            raise ValueError(
+            raise PnfsError(
                 f"{key} lists {len(names)} operations, the checkpoint's alpha has {len(self.operations)} "
                 "columns"
             )
         if len(set(names)) != len(names):
-            raise ValueError(f"{key} lists an operation twice: {', '.join(names)}")
+            raise PnfsError(f"{key} lists an operation twice: {', '.join(names)}")
         for column, (name, options) in enumerate(zip(names, self.operations, strict=True)):
             if name not in options:
-                raise ValueError(
+                raise PnfsError(
                     f"{key}: operation {column + 1} is {name!r}, but its entries in the checkpoint are "
                     f"those of {' or '.join(options)}"
                 )
@@ -123,7 +124,7 @@ def describe_posenfs(
     fabric = fabrics[next(iter(joints))]
     for part, other in fabrics.items():
         if other != fabric:
-            raise ValueError(f"the fabrics of {next(iter(joints))} and {part} are not alike")
+            raise PnfsError(f"the fabrics of {next(iter(joints))} and {part} are not alike")
     backbone, size = _backbone(state)
     return PoseNFSModel(
         skeleton=chosen,
@@ -146,7 +147,7 @@ def _parts(
 ) -> tuple[Skeleton, Mapping[str, Sequence[int]], int]:
     """Skeleton, part -> joints, and d, which must make the last layers' channels."""
     if parts is not None and skeleton is None:
-        raise ValueError("parts of your own need dataset=mpii or dataset=coco")
+        raise PnfsError("parts of your own need dataset=mpii or dataset=coco")
     outputs = {n: len(_entry(state, f"{n}.final_layer.1.weight", 4)) for n in names}
     known = {name: modes for name, modes in PARTS.items() if skeleton in (None, name)}
     if parts is not None:
@@ -160,9 +161,9 @@ def _parts(
                     found.append((skeleton_by_name(name), mode, int(min(dims))))
     listed = ", ".join(f"{name} ({count})" for name, count in outputs.items())
     if len(found) > 1:
-        raise ValueError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
+        raise PnfsError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
     if not found:
-        raise ValueError(
+        raise PnfsError(
             f"the checkpoint's parts and their output channels, {listed}, are no known part mode"
             + (f" of {skeleton}" if skeleton else "")
             + "; give dataset and parts={part: [joint numbers]} in the order of their construction"
@@ -191,9 +192,7 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     }
     if cells != expected:
         odd = ", ".join(f"cell_{layer}_{place}" for layer, place in sorted(cells ^ expected))
-        raise ValueError(
-            f"{prefix}: its cells are not the paper's grid; too many or missing: {odd}"
-        )
+        raise PnfsError(f"{prefix}: its cells are not the paper's grid; too many or missing: {odd}")
     keep = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight", 4)
     channels, inputs = keep.shape[:2]
     nodes = inputs // channels
@@ -201,7 +200,7 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     edges = alpha.shape[-2] if alpha.ndim in (2, 3) else 0
     more = any(name.startswith(f"{prefix}.cell_") and ".propress_list.3." in name for name in state)
     if more or (nodes and edges == nodes * (nodes + 3) // 2):
-        raise ValueError(
+        raise PnfsError(
             f"{prefix}: its cells have two input nodes (the paper's have one, input_nodes_num: 1); such "
             "networks cannot be built here"
         )
@@ -211,12 +210,12 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
         or channels % 4
         or beta.shape != (len(cells), 3)
     ):
-        raise ValueError(
+        raise PnfsError(
             f"{prefix}: alphas of shape {tuple(alpha.shape)} and betas of {tuple(beta.shape)} do not fit "
             f"{len(cells)} cells of H={nodes}"
         )
     if alpha.ndim == 3 and len(alpha) != len(cells):
-        raise ValueError(f"{prefix}: {len(alpha)} alphas for {len(cells)} cells")
+        raise PnfsError(f"{prefix}: {len(alpha)} alphas for {len(cells)} cells")
     ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
     return PoseNFSFabric(
         first_layer=first + 1,
@@ -232,7 +231,7 @@ def _cells(state: Mapping[str, Tensor], prefix: str) -> set[tuple[int, int]]:
     pattern = re.compile(re.escape(prefix) + r"\.cell_(\d+)_(\d+)\.channel_keep\.weight")
     matches = [match for match in map(pattern.fullmatch, state) if match]
     if not matches:
-        raise ValueError(
+        raise PnfsError(
             f"{prefix} has alphas but no cells (cell_<layer>_<scale>.channel_keep.weight)"
         )
     return {(int(match[1]), int(match[2])) for match in matches}
@@ -257,7 +256,7 @@ def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
     if len(depthwise) == 4 and depthwise[1:] in ((1, 3, 3), (1, 5, 5)):
         kind = "Sep" if "operation.4.weight" in shapes else "Atr"
         return (f"{kind}_Conv_{depthwise[2]}x{depthwise[2]}",)
-    raise ValueError(
+    raise PnfsError(
         f"{prefix} is an operation that cannot be built here; its entries are {', '.join(shapes)}"
     )
 
@@ -272,7 +271,7 @@ def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
         return "hrnet", len(_entry(state, "backbone.transition1.0.0.weight", 4))
     if any(name.startswith("backbone.layer4.") for name in state):
         return "resnet", resnet_depth(state, "backbone.")
-    raise ValueError(
+    raise PnfsError(
         "the checkpoint's backbone is none of theirs: MobileNet-V2 (backbone.features), ResNet "
         "(backbone.layer4), HRNet (backbone.stage3) or a fabric (backbone.alphas)"
     )
@@ -280,8 +279,8 @@ def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
 
 def _entry(state: Mapping[str, Tensor], name: str, dimensions: int | None = None) -> Tensor:
     if name not in state:
-        raise ValueError(f"the checkpoint has no entry {name!r}")
+        raise PnfsError(f"the checkpoint has no entry {name!r}")
     shape = state[name].shape
     if dimensions is not None and (len(shape) != dimensions or 0 in shape):
-        raise ValueError(f"{name} has shape {tuple(shape)}, not {dimensions} dimensions")
+        raise PnfsError(f"{name} has shape {tuple(shape)}, not {dimensions} dimensions")
     return state[name]

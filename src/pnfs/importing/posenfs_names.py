@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.wiring import NEIGHBOURS, SCALES, Neighbour
 
@@ -60,7 +61,7 @@ def load_posenfs_state_dict(
     """
     parts = network.parts.names
     if set(parts) != set(part_names):
-        raise ValueError(f"the network's parts are {parts}, part_names has {tuple(part_names)}")
+        raise PnfsError(f"the network's parts are {parts}, part_names has {tuple(part_names)}")
     theirs = {"subnetworks": operation_names, "backbone": backbone_operation_names}
     ours = {_fabric(name): f.theta.operations for name, f in network.named_fabrics().items()}
     names = PoseNFSNames(
@@ -83,7 +84,7 @@ def ours_of(operation_names: Sequence[str]) -> list[str]:
     """
     unknown = [name for name in operation_names if name not in OPERATION_NAMES]
     if unknown:
-        raise ValueError(
+        raise PnfsError(
             f"unknown reference operations: {', '.join(unknown)}; there are {', '.join(OPERATION_NAMES)}"
         )
     return [OPERATION_NAMES[name] for name in operation_names]
@@ -93,7 +94,7 @@ def _columns(ours: Sequence[str], operation_names: Sequence[str]) -> list[int]:
     """For each of our operations the column of their alpha."""
     theirs = ours_of(operation_names)
     if sorted(ours) != sorted(theirs):
-        raise ValueError(
+        raise PnfsError(
             f"the network's operations are {', '.join(ours)}, the reference's {', '.join(theirs)}"
         )
     return [theirs.index(name) for name in ours]
@@ -140,7 +141,7 @@ class PoseNFSNames:
         for name, wanted in own.items():
             value = wanted if name.endswith(_COUNTER) else self._tensor(name)
             if value.shape != wanted.shape:
-                raise ValueError(
+                raise PnfsError(
                     f"the reference's entries for {name} have shape {tuple(value.shape)}, the network "
                     f"needs {tuple(wanted.shape)}"
                 )
@@ -148,7 +149,7 @@ class PoseNFSNames:
         left = [n for n in self.state if n not in self.taken and not n.endswith(_COUNTER)]
         unknown = [name for name in left if not self._is_dead(name, own)]
         if unknown:
-            raise ValueError(
+            raise PnfsError(
                 f"{len(unknown)} entries of the reference state dict fit nothing in the network, "
                 f"the first is {unknown[0]!r}"
             )
@@ -189,7 +190,7 @@ class PoseNFSNames:
             return f"{base}.operation.{0 if layer == 'conv' else 1}.{last}"
         match = re.fullmatch(r"cell\.edges\.(\d+)\.(\w+)\.(.+)", entry)
         if match is None:
-            raise ValueError(f"{entry} of a cell has no counterpart in the reference's code")
+            raise PnfsError(f"{entry} of a cell has no counterpart in the reference's code")
         edge, operation, last = match.groups()
         base = f"cell_arch.{edge}.ops.{self.operations[fabric].index(operation)}"
         if match := re.fullmatch(r"(depthwise|pointwise|norm)\.(\d+)\.(\w+)", last):
@@ -200,7 +201,7 @@ class PoseNFSNames:
 
     def _take(self, name: str) -> Tensor:
         if name not in self.state:
-            raise ValueError(f"the reference state dict has no entry {name!r}")
+            raise PnfsError(f"the reference state dict has no entry {name!r}")
         self.taken.add(name)
         return torch.as_tensor(self.state[name])
 
@@ -210,7 +211,7 @@ class PoseNFSNames:
             return torch.cat(parts)
         except RuntimeError:
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-            raise ValueError(f"{name} of {', '.join(prefixes)} have shapes {shapes}") from None
+            raise PnfsError(f"{name} of {', '.join(prefixes)} have shapes {shapes}") from None
 
     def _is_dead(self, name: str, own: Mapping[str, Tensor]) -> bool:
         """Whether it belongs to a module that they build and never read."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pnfs.body import Skeleton
+from pnfs.errors import PnfsError
 from pnfs.models import PoseNetwork
 from pnfs.models.backbones.pyramid import load_part_of
 
@@ -63,14 +64,14 @@ def describe_public(state: Mapping[str, Tensor]) -> PublicNetwork | None:
         return None
     joints, filters, *kernel = state[_LAST].shape
     if kernel != [1, 1]:
-        raise ValueError(
+        raise PnfsError(
             f"{_LAST} is a {kernel[0]}x{kernel[1]} convolution; only 1x1 (FINAL_CONV_KERNEL: 1) can be built"
         )
     if any(name.startswith("stage4.") for name in state):
         first = state.get("transition1.0.0.weight")
         width = 0 if first is None or first.ndim != 4 else len(first)
         if width not in (32, 48):
-            raise ValueError(f"an HRNet of width {width}; there are widths 32 and 48")
+            raise PnfsError(f"an HRNet of width {width}; there are widths 32 and 48")
         return PublicNetwork("hrnet", width, filters, joints)
     if any(name.startswith("deconv_layers.") for name in state):
         return PublicNetwork("simple_baseline", resnet_depth(state), filters, joints)
@@ -135,7 +136,7 @@ def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
     for depth, blocks in _BLOCKS.items():
         if counts == blocks:
             return depth
-    raise ValueError(
+    raise PnfsError(
         f"a ResNet whose stages have {', '.join(map(str, counts))} bottleneck blocks; there are depths "
         "50, 101 and 152"
     )

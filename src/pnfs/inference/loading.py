@@ -7,6 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from pnfs.body import SKELETONS, Skeleton
 from pnfs.codec import Codec, DecodeMethod
+from pnfs.errors import PnfsError
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.predictor import Predictor
 from pnfs.inference.runtime import Runtime, TorchRuntime, choose_device
@@ -85,16 +86,14 @@ def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> Ru
     """
     chosen = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
     if chosen not in get_args(RuntimeName):
-        raise ValueError(
-            f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}"
-        )
+        raise PnfsError(f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}")
     if (chosen == "torch") == (path.suffix == ".onnx"):
-        raise ValueError(
+        raise PnfsError(
             f"runtime={chosen} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
             "file that `pnfs export` wrote (.onnx)"
         )
     if precision is not None and chosen != "openvino":
-        raise ValueError(
+        raise PnfsError(
             f"precision={precision}: runtime={chosen} computes in the precision of what it is given; the key "
             "precision is for runtime=openvino"
         )
@@ -124,7 +123,7 @@ def _exported(
         OpenVinoRuntime(path, precision=precision) if runtime == "openvino" else OnnxRuntime(path)
     )
     if exported.metadata.outputs != "maps":
-        raise ValueError(
+        raise PnfsError(
             f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
             "outputs=maps"
         )

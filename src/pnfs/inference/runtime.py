@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 from pnfs.models import PoseNetwork
 from pnfs.models.network import Stage
 
@@ -65,7 +66,7 @@ def choose_device(device: str) -> torch.device:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise PnfsError(
             f"device {device!r} cannot be used here ({reason}); take auto, cpu or cuda"
         ) from error
     return chosen

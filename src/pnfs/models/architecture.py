@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
 from scipy.special import entr
 
+from pnfs.errors import PnfsError
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.fabric import NeuralFabrics, softmax
 from pnfs.models.network import PoseFabricNetwork
@@ -29,7 +30,7 @@ def _read_logit(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and -largest <= value <= largest:
         return float(np.float32(value))
-    raise ValueError('need a float32 number, "inf" or "-inf"')
+    raise PnfsError('need a float32 number, "inf" or "-inf"')
 
 
 def _write_logit(logit: float) -> float | str:
@@ -89,11 +90,11 @@ class FabricArchitecture(Theta):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.parts:
-            raise ValueError("a fabric needs at least one part")
+            raise PnfsError("a fabric needs at least one part")
         for name, part in self.parts.items():
             # Every layer has a cell. Checked first: numbers may come from a stranger's file.
             if self.last_layer - self.first_layer >= len(part.beta) or self.layers > 10**6:
-                raise ValueError(f"{name}/beta must have a row for each cell")
+                raise PnfsError(f"{name}/beta must have a row for each cell")
             tables = len(self.cells) if self.alpha_per_cell else 1
             _check_logits(f"{name}/alpha", part.alpha, (tables, self.edges, len(self.operations)))
             _check_logits(f"{name}/beta", part.beta, self.beta_shape)
@@ -136,9 +137,9 @@ def _check_logits(where: str, table: Sequence, shape: tuple[int, ...]) -> None:
     except ValueError:
         values = np.empty(0)  # Rows of different lengths.
     if values.shape != shape:
-        raise ValueError(f"{where} must have shape {shape}")
+        raise PnfsError(f"{where} must have shape {shape}")
     if np.isnan(values).any():
-        raise ValueError(f"{where} holds NaN: that is no architecture")
+        raise PnfsError(f"{where} holds NaN: that is no architecture")
 
 
 def describe_architecture(network: PoseFabricNetwork) -> Architecture:
@@ -206,16 +207,16 @@ def _check_fit(fabrics: NeuralFabrics, found: FabricArchitecture) -> None:
     for name in ("alpha", "beta"):
         have, want = (getattr(theta, f"{name}_shape") for theta in (found, mine))
         if have != want:
-            raise ValueError(f"{name} {where} has shape {have} in the architecture, {want} here")
+            raise PnfsError(f"{name} {where} has shape {have} in the architecture, {want} here")
     for ours, theirs in zip(mine.cells, found.cells, strict=True):
         if (ours.scale, ours.connections) != (theirs.scale, theirs.connections):
-            raise ValueError(f"the cell {ours.name} {where} is wired otherwise in the architecture")
+            raise PnfsError(f"the cell {ours.name} {where} is wired otherwise in the architecture")
 
 
 def _check_same_names(kind: str, network: Collection[str], architecture: Collection[str]) -> None:
     for name in sorted(set(network) ^ set(architecture)):
         has, lacks = ("network", "architecture")[:: 1 if name in network else -1]
-        raise ValueError(f"the {lacks} has no {kind} named {name!r}, the {has} has")
+        raise PnfsError(f"the {lacks} has no {kind} named {name!r}, the {has} has")
 
 
 def mixing_statistics(architecture: Architecture) -> dict[str, float]:
@@ -271,6 +272,6 @@ def architecture_from_json(text: str) -> Architecture:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole text"
-        raise ValueError(
+        raise PnfsError(
             f"architecture: {place}: {first['msg']}, found {str(first['input'])[:40]}"
         ) from None

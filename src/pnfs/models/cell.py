@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pnfs.errors import PnfsError
 from pnfs.models.layers import AddScaled, Map, PartConv2d
 from pnfs.models.operations import Operations, Skip
 
@@ -41,7 +42,7 @@ class Cell(nn.Module):
         self.parts = parts
         edges = cell_edges(nodes)
         if kept is not None and len(kept) != len(edges):
-            raise ValueError(f"a cell of H={nodes} has {len(edges)} edges, {len(kept)} are listed")
+            raise PnfsError(f"a cell of H={nodes} has {len(edges)} edges, {len(kept)} are listed")
         self.edges = nn.ModuleList()
         self.terms: list[list[tuple[nn.Module, int, int, int]]] = [[] for _ in range(nodes)]
         for row, (source, target) in enumerate(edges):

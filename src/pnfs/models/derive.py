@@ -143,7 +143,7 @@ def transfer_weights(source: PoseFabricNetwork, derived: PoseFabricNetwork) -> N
             continue
         value = _counterpart(name, theirs, source, derived)
         if value is None or value.shape != target.shape:
-            raise ValueError(f"{name} of the derived network has no counterpart in its source")
+            raise PnfsError(f"{name} of the derived network has no counterpart in its source")
         target.copy_(value)
 
 

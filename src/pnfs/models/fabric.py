@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell
 from pnfs.models.connect import PAPER, Connect, FabricRules
 from pnfs.models.layers import AddScaled, Map
@@ -189,7 +190,7 @@ class NeuralFabrics(nn.Module):
         super().__init__()
         for part in part_names:
             if hasattr(nn.ParameterDict, part):
-                raise ValueError(f"a part cannot be named {part!r}; choose another name")
+                raise PnfsError(f"a part cannot be named {part!r}; choose another name")
         self.part_names = tuple(part_names)
         self.theta = Theta(
             layers=layers,
@@ -303,7 +304,7 @@ def _check_layout(cells: nn.Module, one: nn.Module, parts: int) -> None:
             or not share.ndim
             or tensor.shape != (parts * len(share), *share.shape[1:])
         ):
-            raise ValueError(
+            raise PnfsError(
                 f"{name} has shape {tuple(tensor.shape)}: every tensor of an operation must hold part after "
                 "part along its first dimension, as those of PartConv2d and PartBatchNorm2d do"
             )
@@ -313,7 +314,7 @@ def _check_kept(theta: Theta, part_names: Sequence[str], kept: Mapping[str, Kept
     known = {cell.name for cell in theta.cells}
     for part in part_names:
         if part not in kept:
-            raise ValueError(f"kept says nothing about part {part!r}")
+            raise PnfsError(f"kept says nothing about part {part!r}")
         unknown = [name for name in kept[part] if name not in known]
         if unknown:
-            raise ValueError(f"kept, part {part!r}: there is no cell {', '.join(unknown)}")
+            raise PnfsError(f"kept, part {part!r}: there is no cell {', '.join(unknown)}")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pnfs.errors import PnfsError
 from pnfs.models.layers import Map
 
 
@@ -37,7 +38,7 @@ class VectorHead(nn.Module):
     ) -> None:
         super().__init__()
         if vector_dim < 1:
-            raise ValueError(f"vector_dim must be at least 1, got {vector_dim}")
+            raise PnfsError(f"vector_dim must be at least 1, got {vector_dim}")
         self.vector_dim = vector_dim
         self.sizes = [count * vector_dim for count in joint_counts]
         # Deviation of one component, such that features and bias make half of |v|^2 each.

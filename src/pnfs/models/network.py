@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pnfs.body import PartMode, skeleton_by_name
+from pnfs.errors import PnfsError
 from pnfs.models.backbones.pyramid import Backbone
 from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.head import VectorHead
@@ -62,9 +63,9 @@ class PoseNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if overlap not in ("sum", "mean"):
-            raise ValueError(f"model.overlap must be sum or mean, got {overlap!r}")
+            raise PnfsError(f"model.overlap must be sum or mean, got {overlap!r}")
         if channel_order not in get_args(ChannelOrder):
-            raise ValueError(f"model.channel_order must be rgb or bgr, got {channel_order!r}")
+            raise PnfsError(f"model.channel_order must be rgb or bgr, got {channel_order!r}")
         joints = skeleton_by_name(skeleton)
         self.parts = PartMode(joints, {"whole_body": joints.joints} if parts is None else parts)
         self.channel_order: ChannelOrder = channel_order
@@ -99,7 +100,7 @@ class PoseNetwork(nn.Module):
             images = ((precise - mean) / std).to(dtype).permute(0, 3, 1, 2)
         height, width = images.shape[-2:]
         if height % 32 or width % 32:
-            raise ValueError(f"input height and width must divide by 32, got {height}x{width}")
+            raise PnfsError(f"input height and width must divide by 32, got {height}x{width}")
         features = self.features(images)
         return features if until == "features" else self.head(features, until == "vectors")
 
@@ -179,14 +180,14 @@ class PoseFabricNetwork(PoseNetwork):
     ) -> None:
         super().__init__(skeleton, parts, overlap, channel_order)
         if "backbone" in self.parts.names:
-            raise ValueError("no part can be named 'backbone': that is a fabric backbone's name")
+            raise PnfsError("no part can be named 'backbone': that is a fabric backbone's name")
         if fabrics.part_names != self.parts.names:
-            raise ValueError(
+            raise PnfsError(
                 f"model.fabrics is for the parts {', '.join(fabrics.part_names)}, model.parts are "
                 f"{', '.join(self.parts.names)}"
             )
         if fabrics.theta.output_scales != SCALES[:1]:
-            raise ValueError("model.fabrics must end with the last layer, the single cell at 1/4")
+            raise PnfsError("model.fabrics must end with the last layer, the single cell at 1/4")
         self.backbone = backbone
         self.adapters = nn.ModuleDict()
         wanted = [fabrics.theta.channels * scale for scale in SCALES]

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from pnfs.errors import PnfsError
+
 SCALES: tuple[int, ...] = (4, 8, 16, 32)
 """Strides of the paper's grid: 1/4, 1/8, 1/16 and 1/32 of the input."""
 
@@ -79,14 +81,14 @@ class Theta:
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.channels < 1 or not self.operations:
-            raise ValueError(
+            raise PnfsError(
                 f"a cell needs at least one node, channel and operation, got H={self.nodes}, "
                 f"C={self.channels}, {len(self.operations)} operations"
             )
         if len(set(self.operations)) != len(self.operations):
-            raise ValueError(f"each operation must be named once, got {self.operations}")
+            raise PnfsError(f"each operation must be named once, got {self.operations}")
         if not 1 <= self.first_layer <= self.last_layer <= self.layers:
-            raise ValueError(
+            raise PnfsError(
                 f"layers {self.first_layer} to {self.last_layer} are not a range within 1 to {self.layers}"
             )
 
@@ -146,7 +148,7 @@ def _connections(layer: int, scale: int, previous: Sequence[int]) -> tuple[Conne
         )
     if finer in previous:
         return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)
-    raise ValueError(
+    raise PnfsError(
         f"the cell at layer {layer}, scale 1/{scale} has no input: the layer before it has scales "
         f"{', '.join(f'1/{s}' for s in previous)}"
     )
@@ -166,7 +168,7 @@ class KeptCell:
 
     def __post_init__(self) -> None:
         if not self.inputs or any(name not in NEIGHBOURS for name in self.inputs):
-            raise ValueError(
+            raise PnfsError(
                 f"a kept cell needs inputs among {', '.join(NEIGHBOURS)}, got {list(self.inputs)}"
             )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pnfs.data.module import PoseDataModule
+from pnfs.errors import PnfsError
 from pnfs.search.strategy import (
     SearchStrategy,
     architecture_of,
@@ -85,13 +86,13 @@ class BilevelStrategy(SearchStrategy):
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         if not architecture_of(module):
-            raise ValueError(
+            raise PnfsError(
                 f"{type(self).__name__} has nothing to search: the model has no fabrics; use "
                 "strategy=synchronous, which then only trains the weights"
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, PoseDataModule):
-            raise ValueError(f"{type(self).__name__} needs a PoseDataModule to divide")
+            raise PnfsError(f"{type(self).__name__} needs a PoseDataModule to divide")
         _, self.architecture_rows = data.split_train(self.share, self.seed)
         # Without gradient in the weights' step, and so outside of what DDP reduces.
         freeze_architecture(module)
@@ -106,7 +107,7 @@ class BilevelStrategy(SearchStrategy):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._restored is not None:
             if self._restored["architecture_rows"] != self.architecture_rows:
-                raise ValueError(
+                raise PnfsError(
                     "the checkpoint's division of the training persons is another one than this "
                     "run's; share, seed and dataset must be those it was made with"
                 )

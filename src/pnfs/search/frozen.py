@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 
+from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import load_architecture
 from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture
@@ -32,7 +33,7 @@ class Frozen(SearchStrategy):
                 parameter.data.zero_()
         else:
             if not isinstance(module.network, PoseFabricNetwork):
-                raise ValueError(
+                raise PnfsError(
                     f"architecture={self.architecture}: the model is a baseline without fabrics; use "
                     "architecture=null"
                 )

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 from pnfs.search.strategy import SearchStrategy, pose_module
 from pnfs.training.module import ArchitectureGroup, PoseBatch, PoseModule
 
@@ -36,7 +37,7 @@ class GumbelSoftmax(SearchStrategy):
     ) -> None:
         super().__init__(warmup_epochs)
         if min(first_temperature, last_temperature) <= 0:
-            raise ValueError(
+            raise PnfsError(
                 f"temperatures must be positive, got {first_temperature} and {last_temperature}"
             )
         self.seed = seed

@@ -6,6 +6,7 @@ import lightning as L
 from torch import nn
 from torch.optim import Optimizer
 
+from pnfs.errors import PnfsError
 from pnfs.training.module import PoseModule
 
 
@@ -27,7 +28,7 @@ class SearchStrategy(L.Callback):
     def __init__(self, warmup_epochs: int = 0) -> None:
         super().__init__()
         if warmup_epochs < 0:
-            raise ValueError(f"strategy.warmup_epochs must not be negative, got {warmup_epochs}")
+            raise PnfsError(f"strategy.warmup_epochs must not be negative, got {warmup_epochs}")
         self.warmup_epochs = warmup_epochs
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

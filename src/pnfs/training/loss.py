@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pnfs.codec import Codec
 from pnfs.data.crops import PoseBatch
+from pnfs.errors import PnfsError
 
 
 class HeatmapLoss(nn.Module):
@@ -26,7 +27,7 @@ class HeatmapLoss(nn.Module):
     def __init__(self, maps: Literal["parts", "joints"] = "parts", factor: float = 1.0) -> None:
         super().__init__()
         if maps not in ("parts", "joints"):
-            raise ValueError(f"loss.maps must be parts or joints, got {maps!r}")
+            raise PnfsError(f"loss.maps must be parts or joints, got {maps!r}")
         self.maps = maps
         self.factor = factor
 

@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 
 from pnfs.codec import Codec, to_image
 from pnfs.data.crops import PoseBatch
+from pnfs.errors import PnfsError
 from pnfs.models import PoseNetwork
 from pnfs.models.layers import shifted_sums
 from pnfs.training.finite import LossWatch, NonFiniteLossError, SeenLoss, describe_loss
@@ -68,7 +69,7 @@ class PoseModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if metric.higher_is_better is False:
-            raise ValueError(
+            raise PnfsError(
                 f"{type(metric).__name__} says higher_is_better=False, but the checkpoint with the highest "
                 "score is kept as the best: return the negative value"
             )

@@ -119,10 +119,10 @@ def draw_fabrics(
 
 def _read_panels(architecture: Architecture, fabrics: str) -> list[Panel]:
     if fabrics not in ("subnetworks", "backbone"):
-        raise ValueError(f"fabrics={fabrics!r}: there are subnetworks and backbone")
+        raise PnfsError(f"fabrics={fabrics!r}: there are subnetworks and backbone")
     fabric = architecture.fabrics.get(fabrics)
     if fabric is None:
-        raise ValueError("the backbone is not a fabric: there is nothing to draw")
+        raise PnfsError("the backbone is not a fabric: there is nothing to draw")
     for name, part in fabric.parts.items():
         for kind, weights in (("alpha", part.alpha_weights), ("beta", part.beta_weights)):
             if not np.isfinite(weights).all():

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pnfs.body import Skeleton
+from pnfs.errors import PnfsError
 from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR, Colour, Picture, box, dot, label, line
 from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
 
@@ -56,7 +57,7 @@ def draw_persons(
     canvas = checked_rgb(image, "image").copy()
     lengths = {len(joints), len(scores), len(person_scores), len(boxes)}
     if len(lengths) != 1:
-        raise ValueError(f"joints, scores, person_scores and boxes have {sorted(lengths)} rows")
+        raise PnfsError(f"joints, scores, person_scores and boxes have {sorted(lengths)} rows")
     order = np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
     for n in order:
@@ -107,14 +108,14 @@ class Pose:
         scores = everyone if scores is None else np.asarray(scores)
         shown = everyone if shown is None else np.asarray(shown, bool)
         if joints.shape != (len(skeleton), 2) or {scores.shape, shown.shape} != {everyone.shape}:
-            raise ValueError(
+            raise PnfsError(
                 f"joints of shape {joints.shape}, scores {scores.shape}, a mask {shown.shape}: skeleton "
                 f"{skeleton.name} has {len(skeleton)} joints"
             )
         drawn = shown & (scores != 0)
         wrong = np.flatnonzero(drawn & ~np.isfinite(joints).all(-1))
         if len(wrong):
-            raise ValueError(
+            raise PnfsError(
                 f"joint {skeleton.joints[wrong[0]]} is at {joints[wrong[0]].tolist()}; a joint "
                 "without a place must be masked"
             )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from pnfs.body import Skeleton
+from pnfs.errors import PnfsError
 from pnfs.viz.canvas import (
     FILLER,
     LABEL_COLOUR,
@@ -47,7 +48,7 @@ def contact_sheet(
         ValueError: No images, an image that is not RGB, or another number of captions.
     """
     if not len(images) or (captions is not None and len(captions) != len(images)):
-        raise ValueError(
+        raise PnfsError(
             f"a contact sheet of {len(images)} images with {len(captions or ())} captions"
         )
     (height, width), size = cell, _text_size(cell)
@@ -112,7 +113,7 @@ def pose_sheet(
     arrays = {"predicted": predicted, "scores": scores, "target": target, "labelled": labelled}
     for name, array in arrays.items():
         if array is not None and len(array) != len(crops):
-            raise ValueError(f"{len(array)} rows of {name} for {len(crops)} crops")
+            raise PnfsError(f"{len(array)} rows of {name} for {len(crops)} crops")
     pictures = []
     for n, crop in enumerate(crops):
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
@@ -188,7 +189,7 @@ def score_map_sheet(
         or len(names) != len(maps)
         or height * shape[2] != width * shape[1]
     ):
-        raise ValueError(
+        raise PnfsError(
             f"score maps of shape {shape} with {len(names)} names do not fit a crop {crop.shape[:2]}"
         )
     maps = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)

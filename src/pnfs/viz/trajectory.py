@@ -48,9 +48,9 @@ def plot_trajectory(
             `epochs` has another length, or the suffix is neither .png nor .svg.
     """
     if not history:
-        raise ValueError("there are no architectures to plot")
+        raise PnfsError("there are no architectures to plot")
     if epochs is not None and len(epochs) != len(history):
-        raise ValueError(f"{len(epochs)} epochs for {len(history)} architectures")
+        raise PnfsError(f"{len(epochs)} epochs for {len(history)} architectures")
     for index, entry in enumerate(history):
         if _shapes(entry) != _shapes(history[0]):
             raise PnfsError(

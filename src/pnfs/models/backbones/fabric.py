@@ -5,6 +5,7 @@ from collections import OrderedDict
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pnfs.errors import PnfsError
 from pnfs.models.backbones.pyramid import Backbone
 from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.wiring import SCALES
@@ -46,12 +47,12 @@ class FabricBackbone(Backbone):
     def __init__(self, *, stem: Stem, fabrics: NeuralFabrics, weights: str = "none") -> None:
         super().__init__()
         if weights != "none":
-            raise ValueError(
+            raise PnfsError(
                 f"backbone.weights={weights}: a fabric backbone has no published weights; use none"
             )
         theta = fabrics.theta
         if theta.output_scales != SCALES:
-            raise ValueError(
+            raise PnfsError(
                 f"layer {theta.last_layer} of {theta.layers} has only the scales "
                 f"{', '.join(f'1/{s}' for s in theta.output_scales)}; a backbone needs 1/4 to 1/32: keep at least "
                 "3 first_layers and leave at least 3 more in `layers`"

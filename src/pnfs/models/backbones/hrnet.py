@@ -7,6 +7,7 @@ from jaxtyping import Float
 from timm.models.hrnet import HighResolutionModule, HighResolutionNet
 from torch import Tensor, nn
 
+from pnfs.errors import PnfsError
 from pnfs.models.backbones.pyramid import Backbone, load_part_of, read_weights
 from pnfs.models.wiring import SCALES
 
@@ -41,11 +42,11 @@ class HRNet(Backbone):
     ) -> None:
         super().__init__()
         if width not in (32, 48):
-            raise ValueError(f"backbone.width={width}: there are HRNets of width 32 and 48")
+            raise PnfsError(f"backbone.width={width}: there are HRNets of width 32 and 48")
         if last_stage not in (3, 4):
-            raise ValueError(f"backbone.last_stage must be 3 or 4, got {last_stage}")
+            raise PnfsError(f"backbone.last_stage must be 3 or 4, got {last_stage}")
         if finest_only and last_stage != 4:
-            raise ValueError("backbone.finest_only needs backbone.last_stage=4")
+            raise PnfsError("backbone.finest_only needs backbone.last_stage=4")
         name = f"hrnet_w{width}"
         network = timm.create_model(name, features_only=True, feature_location="")
         assert isinstance(network, HighResolutionNet)

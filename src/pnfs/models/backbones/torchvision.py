@@ -8,6 +8,7 @@ from torch.fx import GraphModule
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from pnfs.errors import PnfsError
 from pnfs.models.backbones.pyramid import Backbone, load_part_of, read_weights
 
 
@@ -84,7 +85,7 @@ class ResNet(TorchvisionBackbone):
             152: (models.resnet152, models.ResNet152_Weights.IMAGENET1K_V1),
         }
         if depth not in known:
-            raise ValueError(f"backbone.depth={depth}: there are ResNets of depth 50, 101, 152")
+            raise PnfsError(f"backbone.depth={depth}: there are ResNets of depth 50, 101, 152")
         build, imagenet = known[depth]
         layers = [f"layer{stage}" for stage in (1, 2, 3, 4)]
         super().__init__(build(), layers, weights, imagenet, ("fc.",))

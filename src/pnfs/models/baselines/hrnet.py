@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 from pnfs.models.backbones import HRNet
 from pnfs.models.head import VectorHead
 from pnfs.models.network import ChannelOrder, PoseNetwork
@@ -29,7 +30,7 @@ class HRNetPose(PoseNetwork):
     ) -> None:
         super().__init__(skeleton, channel_order=channel_order)
         if len(backbone.channels) != 1:
-            raise ValueError(
+            raise PnfsError(
                 "model.backbone needs last_stage=4 and finest_only=true: the pose network reads "
                 "HRNet's finest map alone"
             )
