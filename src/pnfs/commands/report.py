@@ -29,13 +29,13 @@ from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result
 from pnfs.runs.wandb_run import finished_wandb
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import plot_curves
-from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.scores import (
+from pnfs.viz.curves import (
+    plot_curves,
     plot_error_curve,
     plot_error_histogram,
     plot_joint_rates,
 )
+from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
 
