@@ -9,11 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
-from pnfs.reproduce.drawing import draw_table
-from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_trade_off
+from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_table, draw_trade_off
 from pnfs.reproduce.page import cells, numbers, page, tables, write_table
-from pnfs.reproduce.pairs import compared
-from pnfs.reproduce.results import Results, kept_results
+from pnfs.reproduce.results import Results, compared, kept_results
 from pnfs.reproduce.targets import Target, TargetError
 from pnfs.runs.record import write_result
 

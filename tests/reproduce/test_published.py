@@ -128,7 +128,6 @@ def test_files_are_as_transcribed(name: str) -> None:
         (",x,", ",z,", ["x"]),
         (",cited,", ",quoted,", ["cited one", "quoted"]),
         ("lonely,", "seeded,", ["same method"]),
-        ("86.0,,,", "86.0,,", ["lonely"]),
         ("86.0,,,", "86.0,,,,", ["cannot be read"]),
     ],
 )

@@ -16,7 +16,6 @@ from pnfs.viz import curves
 from pnfs.viz.curves import (
     plot_curves,
     plot_error_curve,
-    plot_error_histogram,
     plot_joint_rates,
     read_metrics,
 )
@@ -159,10 +158,3 @@ def test_curves_end_at_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Pa
     # All errors are 0.2 or 3 times the reference length.
     assert y[x < 0.199].max() == 0
     assert y[x > 0.201] == pytest.approx(right, abs=1e-3)
-
-
-def test_histogram_counts_the_persons(drawn: list[Axes], tmp_path: Path) -> None:
-    means = np.array([0.1] * 60 + [0.2] * 38 + [90.0] * 2)
-    plot_error_histogram(tmp_path / "h.png", means, "torso", "title")
-    assert sum(bar.get_height() for bar in drawn[0].patches) == 100
-    assert "median 0.100" in drawn[0].get_legend().get_texts()[0].get_text()

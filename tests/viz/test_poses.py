@@ -18,7 +18,6 @@ from pnfs.viz.sheets import (
     chosen_persons,
     contact_sheet,
     crop_sheet,
-    describe_crop,
     flip_sheet,
     pose_sheet,
     score_map_sheet,
@@ -299,17 +298,6 @@ def test_twin_is_the_exact_mirror_image(persons):
     close = np.abs(original - twin[:, ::-1]).max(-1) <= 3
     assert 0.5 < close.mean() < 1
     assert (np.abs(original - twin).max(-1) <= 3).mean() < close.mean()
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_caption_tells_what_was_drawn(persons, flip):
-    augmentation = Augmentation(rotation=30.0, scale=(0.8, 1.2), flip=float(flip))
-    dataset = CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=9)
-    for row in range(6):
-        drawn = augmentation.draw(np.random.default_rng([9, 1, row]))
-        sample = {name: np.asarray(value) for name, value in dataset[SampleKey(1, row)].items()}
-        expected = f"{persons.ids[row]} {drawn.rotation_degrees:+.0f}° ×{drawn.scale:.2f}"
-        assert describe_crop(persons, sample) == expected + (" flip" if flip else "")
 
 
 def test_targets_glow_where_the_joints_are(persons):

@@ -37,12 +37,8 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> dict[str, 
     A row without an epoch, such as a learning rate's, counts to the epoch of the next row that has one. A last row
     that is cut short, as a killed run leaves it, is left out.
 
-    Args:
-        path: Columns `epoch`, `step` and one per metric.
-        names: Metrics to return; None for all.
-
     Returns:
-        Metric -> float64 values by epoch. The suffix that Lightning adds to the mean over an epoch is left off.
+        Metric, of `names` if given -> float64 values by epoch, without the suffix "_epoch" that Lightning adds.
 
     Raises:
         DataError: The file cannot be read, has no epochs, or a cell is not a number.
@@ -109,7 +105,7 @@ def plot_trajectory(
 
     Args:
         history: A run's architectures, in order; at least one.
-        out_path: File to write, .png or .svg; None to write none.
+        out_path: A .png or .svg to write.
         epochs: Where the architectures stand on the horizontal axis; None for 0, 1, 2, ...
 
     Raises:
@@ -221,19 +217,4 @@ def plot_error_curve(path: Path | str, errors: Errors, criterion: Criterion, tit
     across = f"error / {criterion.reference}"
     plain_axes(axes, x_label=across, y_label="joints with at most this error, percent")
     axes.legend(fontsize=SMALL + 1, loc="upper left")
-    save_figure(figure, path)
-
-
-def plot_error_histogram(
-    path: Path | str, errors: Float[np.ndarray, " M"], reference: str, title: str
-) -> None:
-    """Draws how many persons have which mean error; the last bar holds everything beyond it."""
-    figure = new_figure(5.6, 3.4, title=title)
-    axes = figure.subplots()
-    limit = float(np.quantile(errors, 0.98)) or 1.0
-    axes.hist(np.minimum(errors, limit), bins=40, range=(0, limit), color=COLOURS[0])
-    median = float(np.median(errors))
-    axes.axvline(median, color=COLOURS[1], label=f"median {median:.3f}")
-    axes.legend(fontsize=SMALL + 1)
-    plain_axes(axes, x_label=f"mean error of a person / {reference}", y_label="persons")
     save_figure(figure, path)

@@ -56,11 +56,7 @@ def draw_fabrics(
 
     Every arrow and every segment of a bar has a gid, which an SVG keeps as its id:
     "beta/<part>/<cell>/<source scale>/<transform>" and "alpha/<part>/<cell or all>/<i>-<j>/<operation>".
-
-    Args:
-        architecture: From `describe_architecture` or `architecture_from_json`.
-        out_path: File to write, .png or .svg; None to write none.
-        fabrics: Which fabrics to draw.
+    `out_path` is a .png or .svg to write.
 
     Raises:
         PnfsError: There is no such fabric, a softmax is undefined, or the file cannot be written as PNG or SVG.
@@ -99,7 +95,12 @@ def draw_fabrics(
         padded = "\n".join(subtitle + [" "] * (lines - len(subtitle)))
         above.set_title(padded, loc="left", fontsize=SMALL, color=FAINT)
         _draw_grid(above, fabric, name, live, "stem" if fabrics == "backbone" else "pyramid")
-        _draw_shared(below, fabric, name)
+        if fabric.alpha_per_cell:
+            below.set_axis_off()
+        else:
+            title = "operations on each edge, %; entropy"
+            below.set_title(title, loc="left", fontsize=SMALL, color=FAINT)
+            _draw_mixing(below, fabric, fabric.parts[name].alpha_weights[0], f"{name}/all")
     figure.legend(
         handles=_handles(fabric, kept), loc="outside lower left", ncols=int(total / 1.6),
         fontsize=SMALL, frameon=False,
@@ -123,24 +124,6 @@ def _handles(fabric: FabricArchitecture, kept: dict[str, KeptCells]) -> list[Art
     ):
         handles.append(Patch(facecolor="none", edgecolor=DEAD, linestyle=DASHES, label="not used"))
     return handles
-
-
-def _draw_shared(axes: Axes, fabric: FabricArchitecture, name: str) -> None:
-    """Below the grid: the one alpha of all cells, and the mean entropies."""
-    part = fabric.parts[name]
-    if fabric.alpha_per_cell:
-        axes.spines[:].set_visible(False)
-        axes.set(xticks=[], yticks=[])
-    else:
-        title = "operations on each edge, %; entropy"
-        axes.set_title(title, loc="left", fontsize=SMALL, color=FAINT)
-        draw_mixing(axes, fabric, part.alpha_weights[0], owner=f"{name}/all")
-    means = [
-        f"{symbol} {entr(weights).sum(-1).mean():.2f} of {math.log(weights.shape[-1]):.2f}"
-        for symbol, weights in (("α", part.alpha_weights), ("β", part.beta_weights))
-    ]
-    text = f"mean entropy  {', '.join(means)} nats"
-    axes.set_xlabel(text, fontsize=SMALL, color=FAINT, loc="left")
 
 
 def _place(fabric: FabricArchitecture, layer: int, scale: int) -> tuple[int, int]:
@@ -170,7 +153,7 @@ def _draw_grid(
             room = (x - 0.2, y - _HALF_HEIGHT, 0.36, 2 * _HALF_HEIGHT)
             inside = axes.inset_axes(room, transform=axes.transData, zorder=4)
             owner = f"{name}/{cell.name}"
-            draw_mixing(inside, fabric, part.alpha_weights[index], owner=owner, alive=alive)
+            _draw_mixing(inside, fabric, part.alpha_weights[index], owner, alive)
         else:
             look = {"color": INK if alive else DEAD, "ha": "center", "va": "center", "zorder": 4}
             axes.text(x, y, str(fabric.channels * cell.scale), fontsize=SMALL, **look)
@@ -230,23 +213,16 @@ def _weighted(weight: float) -> dict[str, Any]:
 # --- operations
 
 
-def draw_mixing(
+def _draw_mixing(
     axes: Axes,
     fabric: FabricArchitecture,
     table: Float[np.ndarray, "E O"],
-    *,
     owner: str,
     alive: bool = True,
 ) -> None:
-    """One bar for each edge: its name, the operations' weights, the entropy in nats, what was pruned.
+    """One bar of softmax(alpha) for each edge: its name, the weights, the entropy in nats, what was pruned.
 
-    Args:
-        axes: Hold nothing else.
-        fabric: Its edges and operations name rows and columns. With one alpha a cell the bars lie inside a cell of
-            the diagram and have no numbers on their segments.
-        table: softmax(alpha).
-        owner: "<part>/<cell or all>", for the gids.
-        alive: Whether the cell reaches an output.
+    `owner` is "<part>/<cell or all>"; bars inside a cell are small and have no numbers on their segments.
     """
     edges, operations, small = cell_edges(fabric.nodes), fabric.operations, fabric.alpha_per_cell
     names, size = [f"{i}-{j}" for i, j in edges], 4.5 if small else SMALL

@@ -31,9 +31,9 @@ _SHIFT = 6
 
 def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
     """For each joint the person's side: pairs are (left, right), unpaired joints "centre"."""
-    sides: dict[str, Side] = {
-        pair[n]: s for pair in skeleton.flip_pairs for n, s in ((0, "left"), (1, "right"))
-    }
+    sides: dict[str, Side] = {}
+    for left, right in skeleton.flip_pairs:
+        sides |= {left: "left", right: "right"}
     return tuple(sides.get(joint, "centre") for joint in skeleton.joints)
 
 
@@ -52,22 +52,10 @@ def draw_persons(
     draw_boxes: bool = True,
     score_threshold: float = LOW_SCORE,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A copy of the image with all its persons, the surest on top, each with its score at its box.
+    """A copy of the RGB image with all its persons, the surest on top, each with its score at its box.
 
-    Lines are as wide as the person is large; see `draw_pose` for colours and hollow joints.
-
-    Args:
-        image: RGB.
-        joints: x, y in px of the image.
-        skeleton: Whose joints they are.
-        scores: Scores of the joints.
-        person_scores: Scores of the persons.
-        boxes: x, y, width, height in px.
-        draw_boxes: Whether the boxes are drawn too.
-        score_threshold: Joints that score less are low-scored.
-
-    Raises:
-        PnfsError: The image is not RGB, or there are not K joints a person.
+    Joints are x, y, boxes x, y, width, height in px of the image. Lines are as wide as the person is large; see
+    `draw_pose` for colours, hollow joints and errors.
     """
     canvas = checked_rgb(image, "image").copy()
     order = np.argsort(person_scores, kind="stable")
@@ -104,14 +92,8 @@ def draw_pose(
     are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan,
     have no place and are not drawn. A label that was hit is a joint's bright core.
 
-    Args:
-        canvas: Changed in place.
-        joints: x, y in px, 0 being the centre of the first pixel.
-        skeleton: Whose joints they are.
-        scores: None: no joint is low-scored.
-        labels: As `joints`.
-        threshold: See above.
-        width: Width of the limbs in px; None to suit the canvas.
+    Joints and labels are x, y in px, 0 being the centre of the first pixel; limbs are `width` px wide; None
+    suits the canvas.
 
     Raises:
         PnfsError: Not K joints or scores.
@@ -129,14 +111,10 @@ def draw_pose(
     # All outlines come first, so that none cuts through a limb drawn earlier.
     for outline in (True, False):
         for a, b in limbs:
-            both = {sides[a], sides[b]} - {"centre"}
-            colour = (
-                OUTLINE_COLOUR
-                if outline
-                else SIDE_COLOURS[both.pop() if len(both) == 1 else "centre"]
-            )
+            ends = [side for side in (sides[a], sides[b]) if side != "centre"]
+            colour = SIDE_COLOURS[ends[0] if len(set(ends)) == 1 else "centre"]
             own = width if sure[a] and sure[b] else max(1, width // 2)
-            line(canvas, joints[[a, b]], colour, own + 2 * outline)
+            line(canvas, joints[[a, b]], OUTLINE_COLOUR if outline else colour, own + 2 * outline)
     known = np.zeros(len(skeleton), bool) if labels is None else np.isfinite(labels).all(-1)
     targets = joints if labels is None else labels
     for k in np.flatnonzero(known & shown):

@@ -15,7 +15,6 @@ from pnfs.body import PartMode, Skeleton
 from pnfs.codec import Codec
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
-from pnfs.data.geometry import fit_box, invert
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 from pnfs.viz.poses import (
@@ -44,13 +43,10 @@ def contact_sheet(
     columns: int = 8,
     cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A grid of images in reading order, 4 px apart, each above its caption.
+    """A grid of RGB images in reading order, 4 px apart, each above its caption, cut where it is too long.
 
-    Args:
-        images: RGB, of any sizes; each fills its cell as far as its shape allows.
-        captions: One line an image, cut where it is too long; None for no captions.
-        columns: Images in a row; fewer images make a narrower sheet.
-        cell: (height, width) of an image on the sheet, in px.
+    Each image fills its cell (height, width in px) as far as its shape allows. Fewer images than `columns` make a
+    narrower sheet.
 
     Raises:
         PnfsError: No images, an image that is not RGB, or another number of captions.
@@ -111,13 +107,13 @@ def pose_sheet(
     """Predictions on their crops, with the labels and a line from each joint to its label.
 
     Args:
-        crops: N images, RGB.
+        crops: RGB.
         predicted: x, y in px of the crops.
         skeleton: Whose joints they are.
         scores: Scores of the predicted joints; see `draw_pose`.
         target: The labels, in px of the crops; None shows the predictions alone.
         labelled: Joints that have a label; None if all have.
-        captions: One line a crop; this, `columns` and `cell` as in `contact_sheet`.
+        captions: This, `columns` and `cell` as in `contact_sheet`.
 
     Raises:
         PnfsError: Arrays whose shapes do not fit together.
@@ -171,13 +167,9 @@ def score_map_sheet(
     columns: int = 8,
     cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The score maps of one person as heat over the crop, each with its maximum ringed and in the caption.
+    """The score maps of one person as heat over the RGB crop, each with its maximum ringed and in the caption.
 
-    Args:
-        crop: RGB.
-        maps: Score maps of parts or joints; pixel (x, y) lies on (x, y) × stride of the crop, stride = H / h.
-        names: One per map.
-        columns: Maps in a row; the bare crop comes first. `cell` as in `contact_sheet`.
+    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first.
 
     Raises:
         PnfsError: No maps, or maps of another shape than the crop.
@@ -222,14 +214,14 @@ def chosen_persons(persons: Persons, count: int, seed: int) -> list[int]:
 
 
 def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> Picture:
-    """The crops, `height` px high, with their labelled joints; captions give person, rotation, scale, flip."""
+    """The crops, `height` px high, with their labelled joints."""
     samples = [_arrays(crops, key) for key in keys]
     joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]
     return pose_sheet(
         [sample["image"] for sample in samples],
         np.stack(joints),
         skeleton=crops.persons.skeleton,
-        captions=[describe_crop(crops.persons, sample) for sample in samples],
+        captions=[str(crops.persons.ids[key.index]) for key in keys],
         columns=6,
         cell=_cell(crops, height),
     )
@@ -272,17 +264,6 @@ def target_sheet(
         cell = _cell(crops, height)
         sheets.append(contact_sheet(pictures, captions=captions, columns=len(pictures), cell=cell))
     return np.concatenate(sheets)
-
-
-def describe_crop(persons: Persons, sample: dict[str, np.ndarray]) -> str:
-    """The person's id, and the rotation, scale and flip that the crop's matrix holds."""
-    row, matrix = int(sample["sample_index"]), invert(sample["to_image"].astype(np.float64))
-    height, width = sample["image"].shape[:2]
-    # The flip changes the first row of a crop's matrix only; the second is zoom (-sin, cos).
-    sine, cosine = -matrix[1, 0], matrix[1, 1]
-    scale = width / np.hypot(sine, cosine) / fit_box(persons.box_size[row], width / height)[0]
-    flip = " flip" if np.linalg.det(matrix[:, :2]) < 0 else ""
-    return f"{persons.ids[row]} {np.degrees(np.arctan2(sine, cosine)):+.0f}° ×{scale:.2f}{flip}"
 
 
 def _arrays(crops: CropDataset, key: SampleKey) -> dict[str, np.ndarray]:
