@@ -80,7 +80,13 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
     cards = []
     for run, differing in zip(runs, _differences(runs), strict=True):
         name = str(run.config.get("name", ""))
-        row = {key: value for key, value in differing.items() if key != "seed"}
+        # Data and strategies draw by the run's seed too, unless one is set for them.
+        seed = str(run.config.get("seed"))
+        row = {
+            key: value
+            for key, value in differing.items()
+            if key.split(".")[-1] != "seed" or value != seed
+        }
         shown = ", ".join(f"{key}={value}" for key, value in _shortened(row).items())
         dataset, metrics = run.config.get("dataset", {}), run.folder / METRICS
         pictures = {what: run.folder / file for what, file in PICTURES.items()}
