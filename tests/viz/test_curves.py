@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.colors import to_rgb
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.viz.curves import plot_curves, read_metrics
 from pnfs.viz.style import COLOURS
 

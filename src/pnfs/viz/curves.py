@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.viz.style import COLOURS, SMALL, new_figure, plain_axes, save_figure
 
 _SERIES = ("train/loss", "val/loss", "val/score")

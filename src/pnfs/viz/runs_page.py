@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
 from pnfs.viz.curves import read_metrics
