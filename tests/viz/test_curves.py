@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from matplotlib.axes import Axes
 
 from pnfs import body
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.evaluation.errors import Errors
 from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz import curves

@@ -22,8 +22,9 @@ from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.commands.machine import inspect_machine
 from pnfs.data.cache import About, CacheSettings
 from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset, worst_first
+from pnfs.data.check import inspect_dataset, worst_first
 from pnfs.data.crops import CropDataset, SampleKey
+from pnfs.data.faults import SEVERITIES, Finding, finding_of_error
 from pnfs.data.images import DataError
 from pnfs.runs.plain import json_ready
 from pnfs.viz.sheets import chosen_persons, crop_sheet, flip_sheet, target_sheet

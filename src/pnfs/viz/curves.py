@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.errors import Errors

@@ -24,7 +24,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
 from pnfs.viz.curves import LOGGED, loss_axes, read_metrics
