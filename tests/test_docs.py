@@ -19,3 +19,15 @@ def test_named_files_and_linked_pages_exist(page: Path) -> None:
         path for path in [*places, *(page.parent / link for link in links)] if not path.exists()
     ]
     assert not missing
+
+
+def test_page_of_choices_names_every_choice() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs/choices.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 15
+    for group, text in rows:
+        choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"of_checkpoint"}
+        named = set(re.findall(r"`(\w+)`", text))
+        missing = {name for name in choices - named if not name.startswith("p3_random")}
+        assert not missing, f"{group}: {missing}"

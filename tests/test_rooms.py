@@ -1,7 +1,6 @@
 """Imports point one way: body < models, codec, evaluation < data < training < search, runs < commands."""
 
 import ast
-import importlib.util
 import re
 import subprocess
 import sys
@@ -43,13 +42,8 @@ ALLOWED = {
 
 
 @pytest.fixture(scope="module")
-def rooms() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rooms", ROOT / "tools" / "rooms.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def rooms(script) -> ModuleType:
+    return script("tools/rooms.py")
 
 
 def test_rooms_keep_the_order(rooms: ModuleType) -> None:
