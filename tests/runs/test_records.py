@@ -15,7 +15,7 @@ from pnfs.runs.finding import find_runs, read_run
 from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
 from pnfs.runs.state import STATE, UnfinishedError, cause_of, held_run, keep_failure, kept_state
-from pnfs.training.finite import NonFiniteLossError
+from pnfs.training.module import NonFiniteLossError
 
 CONFIG: dict[str, Any] = {
     "run_root": "runs",

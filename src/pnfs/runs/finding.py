@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pnfs.runs.plain import read_json
-from pnfs.runs.record import RESULT, read_result
+from pnfs.runs.record import RESULT, read_json, read_result
 from pnfs.runs.state import STATE, RunStatus, is_held
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the folder of a run says about it."""
+    """What the folder of a run says about it; errors of damaged files are `read_json`'s."""
 
     folder: Path
     status: RunStatus
@@ -27,11 +26,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run | None:
-    """The run in a folder; None if there is none.
-
-    Raises:
-        ValueError: A file of it is damaged.
-    """
+    """The run in a folder; None if there is none."""
     record = read_result(folder)
     if record is not None and record.get("kind", "train") == "train" and record.get("config"):
         return Run(folder, "finished", None, record["config"], record, record.get("identity"))
@@ -39,19 +34,14 @@ def read_run(folder: Path) -> Run | None:
     if state is None:
         return None
     status: RunStatus = state["state"]
-    if status == "running" and not is_held(folder):
-        status = "interrupted"
-    if status == "finished":  # Its record was deleted since.
+    # Killed, or its record was deleted since.
+    if (status == "running" and not is_held(folder)) or status == "finished":
         status = "interrupted"
     return Run(folder, status, state["cause"], state["config"], None, state.get("identity"))
 
 
 def find_runs(root: Path) -> list[Run]:
-    """All runs below a folder, sorted by their paths.
-
-    Raises:
-        ValueError: A file of a run is damaged.
-    """
+    """All runs below a folder, sorted by their paths."""
     runs = []
     for folder, below, files in os.walk(root):
         if (RESULT in files or STATE in files) and (run := read_run(Path(folder))) is not None:

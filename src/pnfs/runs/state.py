@@ -12,7 +12,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from pnfs.errors import PnfsError
-from pnfs.runs.plain import read_json, write_json
+from pnfs.runs.record import read_json, write_json
 
 STATE = "state.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -45,6 +45,15 @@ def held_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process trains the run in this folder."""
+    try:
+        with FileLock(folder / _LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def clear(folder: Path) -> None:
     """Deletes what earlier starts of a run left; only for who holds it."""
     for path in folder.iterdir():
@@ -56,31 +65,30 @@ def clear(folder: Path) -> None:
 def kept_state(
     folder: Path, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None
 ) -> Iterator[float]:
-    """Keeps the state of a run in `state.json` of its folder while the block trains it.
+    """Keeps the state of a run in `state.json` of its folder while the block, which holds the run, trains it.
 
     The state is "running", and afterwards "finished", "failed" with the cause, or "interrupted". A killed
     process cannot say so itself; it shows by the lock of `held_run`, which the operating system takes from it.
 
-    Args:
-        folder: The run's folder, which the caller holds.
-        config: Resolved.
-        identity: What makes the run what it is; see `run_identity`.
-
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
     """
-    state: dict[str, Any] = {
+    before, last = read_json(folder / STATE), folder / LAST_CHECKPOINT
+    earlier = 0.0
+    if before is not None and last.is_file():
+        earlier = before["earlier_seconds"] + max(0.0, last.stat().st_mtime - before["started"])
+    state = {
         "state": "running",
         "cause": None,
         "started": time.time(),
-        "earlier_seconds": _seconds_kept(folder),
+        "earlier_seconds": earlier,
         "pid": os.getpid(),
         "config": dict(config),
         "identity": identity,
     }
     write_json(folder / STATE, state)
     try:
-        yield state["earlier_seconds"]
+        yield earlier
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
         outcome = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
@@ -89,40 +97,12 @@ def kept_state(
     write_json(folder / STATE, state | {"state": "finished"})
 
 
-def keep_failure(folder: Path, config: Mapping[str, Any], error: Exception) -> None:
-    """Records that a run failed before it could be trained, as when its data are missing."""
-    anew = {"started": time.time(), "earlier_seconds": 0.0, "pid": os.getpid()}
-    outcome = {"state": "failed", "cause": cause_of(error), "config": dict(config)}
-    write_json(folder / STATE, (read_json(folder / STATE) or anew) | outcome)
-
-
 def cause_of(error: BaseException) -> str:
     """What went wrong, on one line: libraries wrap the error that says why."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())
     # The project's own errors speak for themselves; others need their name.
-    return (
-        text
-        if isinstance(error, PnfsError) and text
-        else f"{type(error).__name__}: {text}".rstrip(": ")
-    )
-
-
-def _seconds_kept(folder: Path) -> float:
-    """What earlier starts spent up to the checkpoint that the next one resumes from."""
-    checkpoint = folder / LAST_CHECKPOINT
-    before = read_json(folder / STATE)
-    if before is None or not checkpoint.is_file():
-        return 0.0
-    return before["earlier_seconds"] + max(0.0, checkpoint.stat().st_mtime - before["started"])
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process trains the run in this folder."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+    if isinstance(error, PnfsError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".rstrip(": ")
