@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 
 from pnfs.body import skeleton_by_name
@@ -15,6 +14,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
+from pnfs.training.checkpoint_io import WholeCheckpointIO
 from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
 from pnfs.training.module import PoseModule
 
@@ -102,8 +102,5 @@ def save_network(
     if architecture is not None:
         content[ARCHITECTURE_KEY] = to_json(architecture)
     path = folder / "checkpoints" / "best.ckpt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    WholeCheckpointIO().save_checkpoint(content, path)
     return path

@@ -19,7 +19,7 @@ from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.report import log_media, write_pictures
 from pnfs.commands.score_tables import described, score_table
 from pnfs.commands.scoring import evaluation_choices, score_and_predict
-from pnfs.commands.trainer import build_loggers, check_settings, fit, require_labels
+from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.models.cost import measure_cost
@@ -75,7 +75,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         require_labels(training_source(settings))
         last = folder / LAST_CHECKPOINT
         if last.is_file():
-            require_same(last, read_checkpoint(last, builds=()).get(IDENTITY_KEY), identity)
+            whole = newest_whole(folder)
+            require_same(whole, read_checkpoint(whole, builds=()).get(IDENTITY_KEY), identity)
         job = {"settings": settings, "identity": identity, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:
@@ -84,8 +85,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             run_in_processes(train_one, job, processes, folder)
         record = read_result(folder)
         if record is None:
-            done = read_checkpoint(last, builds=())["epoch"] + 1 if last.is_file() else 0
-            raise UnfinishedError(_what_is_left(settings, done))
+            kept = read_checkpoint(newest_whole(folder), builds=()) if last.is_file() else {}
+            raise UnfinishedError(_what_is_left(settings, kept.get("epoch", -1) + 1))
     return record
 
 

@@ -20,7 +20,8 @@ from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
 from pnfs.runs.metrics_file import put_together, set_aside
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
+from pnfs.training.checkpoint_io import damage
+from pnfs.training.checkpoints import CheckpointError, KeepConfig, find_checkpoint, read_checkpoint
 from pnfs.training.memory import keep_freed_memory
 from pnfs.training.module import PoseModule
 
@@ -156,12 +157,28 @@ def fit(
 
 def _starting_point(settings: Mapping[str, Any], folder: Path) -> Path | None:
     """The checkpoint that training continues from: the run's own last one, or that of `ckpt_path`."""
-    if (last := folder / LAST_CHECKPOINT).is_file():
-        return last
+    if (folder / LAST_CHECKPOINT).is_file():
+        return newest_whole(folder)
     if settings["ckpt_path"] is None:
         return None
     last = Path(settings["ckpt_path"]).expanduser() / LAST_CHECKPOINT
     return last if last.is_file() else find_checkpoint(settings["ckpt_path"])
+
+
+def newest_whole(folder: Path) -> Path:
+    """The newest checkpoint of a run's folder that is not damaged.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    last = folder / LAST_CHECKPOINT
+    for name in (last.name, "previous.ckpt"):
+        path = last.with_name(name)
+        if path.is_file() and damage(path) is None:
+            if path != last:
+                log.warning("%s is damaged: training goes on from %s in its place", last, name)
+            return path
+    raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
 
 
 def load_initial(module: PoseModule, path: str) -> None:

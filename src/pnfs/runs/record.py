@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pnfs.errors import PnfsError
 
 RESULT = "result.json"
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class Record(BaseModel):
@@ -67,6 +69,8 @@ class Record(BaseModel):
         if self.primary is None and self.scores and self.kind != "derive":
             self.primary = next(iter(self.scores))
         if self.primary is not None and self.score is None:
+            if self.primary not in self.scores:
+                raise ValueError(f"there is no score {self.primary!r}")
             self.score = self.scores[self.primary]
         return self
 
@@ -110,7 +114,8 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The record of a finished run; None where the run is not finished. Errors are `read_json`'s."""
-    return read_json(folder / RESULT)
+    record = read_json(folder / RESULT, Record)
+    return None if record is None else record.model_dump(exclude_unset=True)
 
 
 def json_ready(value: Any) -> Any:
@@ -132,15 +137,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, kind: type[Content]) -> Content | None:
     """A file of a run; None where there is none.
 
     Raises:
-        PnfsError: It is no JSON; names the file.
+        PnfsError: It holds something else; names the file and the key.
     """
+    if not path.is_file():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise PnfsError(
-            f"{path}: not a readable record ({error}); delete it to run again"
-        ) from error
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise PnfsError(f"{path}: {key}: {first['msg']}; delete the file to run again") from None

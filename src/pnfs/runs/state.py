@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from pnfs.errors import PnfsError
 from pnfs.runs.record import read_json, write_json
@@ -23,6 +24,29 @@ _LOGS = (_LOCK, ".hydra", "train.log")
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
 log = logging.getLogger(__name__)
+
+
+class State(BaseModel):
+    """The content of `state.json`.
+
+    Attributes:
+        cause: Why it failed, or was interrupted.
+        started: Time of the last start, seconds since 1970.
+        earlier_seconds: What earlier starts spent on what this one resumes from.
+        config: Resolved; `identity` is made of it, see `run_identity`.
+    """
+
+    state: RunStatus
+    cause: str | None = None
+    started: float
+    earlier_seconds: float = 0.0
+    pid: int
+    config: dict[str, Any]
+    identity: dict[str, Any] | None = None
+
+    def write(self, folder: Path, **changes: Any) -> None:
+        """Writes it, with some values changed, whole or not at all."""
+        write_json(folder / STATE, self.model_copy(update=changes).model_dump())
 
 
 class UnfinishedError(PnfsError):
@@ -73,28 +97,35 @@ def kept_state(
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
     """
-    before, last = read_json(folder / STATE), folder / LAST_CHECKPOINT
-    earlier = 0.0
-    if before is not None and last.is_file():
-        earlier = before["earlier_seconds"] + max(0.0, last.stat().st_mtime - before["started"])
-    state = {
-        "state": "running",
-        "cause": None,
-        "started": time.time(),
-        "earlier_seconds": earlier,
-        "pid": os.getpid(),
-        "config": dict(config),
-        "identity": identity,
-    }
-    write_json(folder / STATE, state)
+    state = State(
+        state="running",
+        started=time.time(),
+        earlier_seconds=_seconds_kept(folder),
+        pid=os.getpid(),
+        config=dict(config),
+        identity=None if identity is None else dict(identity),
+    )
+    state.write(folder)
     try:
-        yield earlier
+        yield state.earlier_seconds
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
-        outcome = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
-        write_json(folder / STATE, state | outcome)
+        state.write(folder, state="interrupted" if stopped else "failed", cause=cause_of(error))
         raise
-    write_json(folder / STATE, state | {"state": "finished"})
+    state.write(folder, state="finished")
+
+
+def _seconds_kept(folder: Path) -> float:
+    """What earlier starts spent up to the checkpoint that the next one resumes from."""
+    try:
+        before = read_json(folder / STATE, State)
+    except PnfsError as error:
+        log.warning("%s", error)  # A new one takes its place.
+        return 0.0
+    last = folder / LAST_CHECKPOINT
+    if before is None or not last.is_file():
+        return 0.0
+    return before.earlier_seconds + max(0.0, last.stat().st_mtime - before.started)
 
 
 def cause_of(error: BaseException) -> str:
