@@ -150,8 +150,10 @@ def user_error(error: BaseException) -> str | None:
         reason = str(error).partition("\n")[0]
         return f"{reason} Install it with: pip install 'pnfs[{extra}]'"
     if isinstance(error, OSError) and error.strerror is not None:
-        place = "" if error.filename is None else f"{error.filename}: "
-        return f"{place}{error.strerror}; free that place, or name another (run_root=…, out=…)"
+        # What was open when a disk became full has no name: most likely a file in the command's own folder.
+        here = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
+        place = error.filename or here or "the folder of the run"
+        return f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
     if isinstance(error, (PnfsError, OmegaConfBaseException)):
         return str(error)
     # No class of ours vouches for these; the last is what Lightning says of arguments that do not go together.

@@ -29,9 +29,8 @@ from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result
 from pnfs.runs.wandb_run import finished_wandb
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import plot_curves
+from pnfs.viz.curves import plot_curves, plot_error_curve, plot_joint_rates
 from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.scores import plot_error_curve, plot_error_histogram, plot_joint_rates
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
 
@@ -188,8 +187,7 @@ def _score_pictures(
     title, errors, ids = matches.labels.name, matches.errors, matches.labels.ids
     rows, means = errors.by_error()
     sheets = {"worst": slice(-1, -SHEET_SIZE - 1, -1), "best": slice(SHEET_SIZE)}
-    names = [*sheets, "errors"] if len(rows) else []
-    names += ["joints", "curve"]
+    names = [*(sheets if len(rows) else ()), "joints", "curve"]
     # Most datasets do not tell occluded from visible joints.
     names += ["visibility"] if (errors.visibility == OCCLUDED).any() else []
     written = {name: folder / f"{name}_{split}.png" for name in names}
@@ -199,8 +197,6 @@ def _score_pictures(
             pairs = zip(ids[chosen], means[sheets[name]], strict=True)
             captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
             write_sheet(path, data.dataset(split), matches, chosen, captions)
-        elif name == "errors":
-            plot_error_histogram(path, means, criterion.reference, title)
         elif name == "curve":
             plot_error_curve(path, errors, criterion, title)
         else:

@@ -16,8 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pnfs.commands.configuration import UsageError, experiments_folder, plain
-from pnfs.reproduce.drawing import draw_table
-from pnfs.reproduce.figures import FIGURES
+from pnfs.reproduce.figures import FIGURES, draw_table
 from pnfs.reproduce.page import tables, write_table
 from pnfs.reproduce.results import RowError, find_results, kept_results
 from pnfs.reproduce.targets import read_target, target_names

@@ -130,10 +130,15 @@ def json_ready(value: Any) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a file whole or not at all; what is nan or infinite becomes null."""
     text = json.dumps(json_ready(content), indent=2, allow_nan=False, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(f"{text}\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # A full disk is an error without a name.
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return path
 
 
