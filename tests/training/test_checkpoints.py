@@ -46,7 +46,7 @@ def written(folder: Path, content: Any) -> Path:
 
 
 def with_config(folder: Path, config: Any) -> Path:
-    return written(folder, {CONFIG_KEY: config, "state_dict": {}})
+    return written(folder, {CONFIG_KEY: config, "state_dict": {}, "epoch": 0})
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_configuration_and_architecture_go_into_every_checkpoint(tmp_path: Path)
     with torch.no_grad():
         for parameter in network.architecture_parameters().values():
             parameter.normal_()
-    checkpoint: dict[str, Any] = {"state_dict": {}}
+    checkpoint: dict[str, Any] = {"state_dict": {}, "epoch": 0}
     KeepConfig(CONFIG).on_save_checkpoint(L.Trainer(accelerator="cpu"), module, checkpoint)
     path = written(tmp_path, checkpoint)
     assert read_checkpoint(path)[CONFIG_KEY] == CONFIG
