@@ -12,9 +12,8 @@ import torch
 from pnfs.body import MPII
 from pnfs.codec import Codec, codec
 from pnfs.codec.decode import decode
-from pnfs.export.checks import TOLERANCE, _check_peaks, check_export
 from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import TOLERANCE, check_export, check_peaks, export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
 from tiny import fabric_backbone, fabric_network
@@ -182,12 +181,12 @@ def test_no_decoding_of_noise_is_taken_for_a_fault(method) -> None:
     if method == "dark":
         # The case in question: farther than the pixels beside the peak.
         assert ((locations - peaks).abs().amax(-1) > 1.5).any()
-    _check_peaks(maps, locations, method, Path("m.onnx"))
+    check_peaks(maps, locations, method, Path("m.onnx"))
     moved = locations.clone()
     moved[3, 5] = (peaks[3, 5] + torch.tensor([12, 8])) % torch.tensor([24, 16])
     maps[3, 5, int(peaks[3, 5, 1]), int(peaks[3, 5, 0])] += 1
     with pytest.raises(ExportError, match=r"m\.onnx: .*no peak"):
-        _check_peaks(maps, moved, method, Path("m.onnx"))
+        check_peaks(maps, moved, method, Path("m.onnx"))
 
 
 @pytest.mark.slow

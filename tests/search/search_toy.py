@@ -78,10 +78,7 @@ class ToyNetwork(nn.Module):
         return {"cells": self.cells}
 
     def architecture_parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            "whole/alpha": self.cells.alpha["whole"],
-            "whole/beta": self.cells.beta["whole"],
-        }
+        return {"whole/alpha": self.cells.alpha["whole"], "whole/beta": self.cells.beta["whole"]}
 
     def weight_parameters(self) -> list[nn.Parameter]:
         architecture = {id(p) for p in self.architecture_parameters().values()}

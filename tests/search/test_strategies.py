@@ -46,11 +46,7 @@ def people_module(lr: float = 1e-3) -> tuple[PoseModule, PoseDataModule]:
         optimizer=lambda groups: torch.optim.Adam(groups, lr=lr),
     )
     data = PoseDataModule(
-        source=source,
-        input_size=(32, 32),
-        batch_size=6,
-        workers=0,
-        augmentation=Augmentation(),
+        source=source, input_size=(32, 32), batch_size=6, workers=0, augmentation=Augmentation()
     )
     return module, data
 

@@ -14,10 +14,9 @@ from pnfs.codec import Codec
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.evaluate import chosen_dataset, require_skeleton
-from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
