@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from train_server import TrainServer
 
 import pnfs
+from train_server import TrainServer
 
 TINY = [
     "dataset=synthetic", "dataset.train=16", "dataset.val=8", "dataset.image_size=[64,64]",

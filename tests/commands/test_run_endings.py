@@ -11,7 +11,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks.timer import Timer
-from train_server import assert_same_training
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import UsageError, configuration_folder
@@ -22,6 +21,7 @@ from pnfs.runs.state import UnfinishedError
 from pnfs.search import FirstOrder
 from pnfs.training.finite import NonFiniteLossError
 from pnfs.training.module import PoseModule
+from train_server import assert_same_training
 from written_datasets import write_mpii
 
 MODEL = [

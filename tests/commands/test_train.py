@@ -18,13 +18,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from train_server import TrainServer, assert_same_training
 
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import configuration_folder
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY
+from train_server import TrainServer, assert_same_training
 from written_datasets import write_coco, write_mpii
 
 pytestmark = pytest.mark.slow

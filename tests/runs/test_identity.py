@@ -80,7 +80,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
         ("data.batch_size", 32),
         ("data.input_size", [256, 192]),
         ("callbacks.best.monitor", "val/loss"),
-        ("callbacks.ema", {"_target_": "lightning.pytorch.callbacks.EMAWeightAveraging"}),
+        ("callbacks.ema", {"_target_": "pnfs.training.callbacks.EMA"}),
         ("trainer.precision", "bf16-mixed"),
         ("trainer.devices", 2),
         ("data.cache", None),

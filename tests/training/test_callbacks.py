@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 
 from pnfs.body import skeleton_by_name
 from pnfs.training import callbacks
-from pnfs.training.callbacks import ArchitectureMonitor, TrainingSpeed, read_trajectory
+from pnfs.training.callbacks import EMA, ArchitectureMonitor, TrainingSpeed, read_trajectory
 from pnfs.training.module import PoseModule
 from tiny import fabric_backbone, fabric_network
 
@@ -84,3 +84,17 @@ def test_trajectory_begins_with_the_parameters_before_training(
 def test_parameters_that_are_nan_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="upper/alpha"):
         started(tmp_path, math.nan)
+
+
+def test_average_of_weights_forgets_the_initial_ones() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    averaged = torch.optim.swa_utils.AveragedModel(layer, **EMA(decay=0.9)._kwargs)
+    expected = 0.0
+    for update in range(200):
+        value = 100.0 if update == 0 else float(update % 7)
+        layer.weight.data.fill_(value)
+        averaged.update_parameters(layer)
+        keep = 0.0 if update == 0 else min(0.9, (1 + update) / (10 + update))
+        expected = keep * expected + (1 - keep) * value
+        assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-4)
+    assert expected < 6

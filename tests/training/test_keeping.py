@@ -78,7 +78,8 @@ def test_moved_run_keeps_its_best_epoch(
     fit(moved, scores, epochs=4)
     assert epoch_of(moved / "best.ckpt") == best
     assert epoch_of(moved / "last.ckpt") == 3
-    assert sorted(path.name for path in moved.iterdir()) == ["best.ckpt", "last.ckpt"]
+    names = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert sorted(path.name for path in moved.iterdir()) == names
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.report import write_pictures
 from pnfs.commands.resolvers import persons_of, training_source
 from pnfs.commands.scoring import evaluation_choices, score, score_and_predict
-from pnfs.commands.trainer import build_loggers, fit, what_is_left
+from pnfs.commands.trainer import build_loggers, fit, newest_whole, what_is_left
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, read_result
@@ -86,7 +86,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         log.info("run folder: %s", folder)
         last = folder / LAST_CHECKPOINT
         if last.is_file():
-            require_same(last, read_checkpoint(last, builds=()).get(IDENTITY_KEY), identity)
+            whole = newest_whole(folder)
+            require_same(whole, read_checkpoint(whole, builds=()).get(IDENTITY_KEY), identity)
         job = {"settings": settings, "identity": identity, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:

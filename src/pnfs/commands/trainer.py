@@ -15,7 +15,8 @@ from pnfs.commands.configuration import UsageError
 from pnfs.data.module import PoseDataModule
 from pnfs.runs.metrics_file import put_together, set_aside
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
+from pnfs.training.checkpoint_io import damage
+from pnfs.training.checkpoints import CheckpointError, KeepConfig, find_checkpoint, read_checkpoint
 from pnfs.training.memory import keep_freed_memory
 from pnfs.training.module import PoseModule
 
@@ -73,10 +74,25 @@ def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:
 
 def starting_point(settings: Mapping[str, Any], folder: Path) -> Path | None:
     """The checkpoint that training continues from: the run's own, or that of `ckpt_path`."""
-    last = folder / LAST_CHECKPOINT
-    if last.is_file():
-        return last
+    if (folder / LAST_CHECKPOINT).is_file():
+        return newest_whole(folder)
     return None if settings["ckpt_path"] is None else find_last(settings["ckpt_path"])
+
+
+def newest_whole(folder: Path) -> Path:
+    """The newest checkpoint of a run's folder that is not damaged.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    last = folder / LAST_CHECKPOINT
+    for name in (last.name, "previous.ckpt"):
+        path = last.with_name(name)
+        if path.is_file() and damage(path) is None:
+            if path != last:
+                log.warning("%s is damaged: training goes on from %s in its place", last, name)
+            return path
+    raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
 
 
 def find_last(path: str) -> Path:
@@ -141,7 +157,7 @@ def load_initial(module: PoseModule, settings: Mapping[str, Any]) -> None:
 def what_is_left(settings: Mapping[str, Any], folder: Path) -> str:
     """What a run that was stopped has trained, and how to continue."""
     last, epochs = folder / LAST_CHECKPOINT, settings["trainer"]["max_epochs"]
-    done = read_checkpoint(last, builds=())["epoch"] + 1 if last.is_file() else 0
+    done = read_checkpoint(newest_whole(folder), builds=())["epoch"] + 1 if last.is_file() else 0
     steps = settings["trainer"].get("max_steps", -1)
     advice = (
         "the same command resumes it"

@@ -4,9 +4,13 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from pnfs.errors import PnfsError
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 def json_ready(value: Any) -> Any:
@@ -27,17 +31,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, kind: type[Content]) -> Content | None:
     """A file of a run; None where there is none.
 
     Raises:
-        PnfsError: It is no JSON; names the file.
+        PnfsError: It holds something else; names the file and the key.
     """
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise PnfsError(
-            f"{path}: not a readable record ({error}); delete it to run again"
-        ) from error
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise PnfsError(f"{path}: {key}: {first['msg']}; delete the file to run again") from None

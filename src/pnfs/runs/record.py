@@ -65,6 +65,8 @@ class Record(BaseModel):
         if self.primary is None and self.scores and self.kind != "derive":
             self.primary = next(iter(self.scores))
         if self.primary is not None and self.score is None:
+            if self.primary not in self.scores:
+                raise ValueError(f"there is no score {self.primary!r}")
             self.score = self.scores[self.primary]
         return self
 
@@ -122,6 +124,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """The record of a finished run; None where the run is not finished.
 
     Raises:
-        ValueError: The file is not a record.
+        PnfsError: The file is not a record.
     """
-    return read_json(folder / RESULT)
+    record = read_json(folder / RESULT, Record)
+    return None if record is None else record.model_dump(exclude_unset=True)

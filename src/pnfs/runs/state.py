@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from pnfs.errors import PnfsError
 from pnfs.runs.plain import read_json, write_json
@@ -23,6 +24,29 @@ _LOGS = (_LOCK, ".hydra", "train.log")
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
 log = logging.getLogger(__name__)
+
+
+class State(BaseModel):
+    """The content of `state.json`.
+
+    Attributes:
+        cause: Why it failed, or was interrupted.
+        started: Time of the last start, seconds since 1970.
+        earlier_seconds: What earlier starts spent on what this one resumes from.
+        config: Resolved; `identity` is made of it, see `run_identity`.
+    """
+
+    state: RunStatus
+    cause: str | None = None
+    started: float
+    earlier_seconds: float = 0.0
+    pid: int
+    config: dict[str, Any]
+    identity: dict[str, Any] | None = None
+
+    def write(self, folder: Path, **changes: Any) -> None:
+        """Writes it, with some values changed, whole or not at all."""
+        write_json(folder / STATE, self.model_copy(update=changes).model_dump())
 
 
 class UnfinishedError(PnfsError):
@@ -69,31 +93,38 @@ def kept_state(
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
     """
-    state: dict[str, Any] = {
-        "state": "running",
-        "cause": None,
-        "started": time.time(),
-        "earlier_seconds": _seconds_kept(folder),
-        "pid": os.getpid(),
-        "config": dict(config),
-        "identity": identity,
-    }
-    write_json(folder / STATE, state)
+    state = State(
+        state="running",
+        started=time.time(),
+        earlier_seconds=_seconds_kept(folder),
+        pid=os.getpid(),
+        config=dict(config),
+        identity=None if identity is None else dict(identity),
+    )
+    state.write(folder)
     try:
-        yield state["earlier_seconds"]
+        yield state.earlier_seconds
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
-        outcome = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
-        write_json(folder / STATE, state | outcome)
+        state.write(folder, state="interrupted" if stopped else "failed", cause=cause_of(error))
         raise
-    write_json(folder / STATE, state | {"state": "finished"})
+    state.write(folder, state="finished")
 
 
 def keep_failure(folder: Path, config: Mapping[str, Any], error: Exception) -> None:
     """Records that a run failed before it could be trained, as when its data are missing."""
-    anew = {"started": time.time(), "earlier_seconds": 0.0, "pid": os.getpid()}
-    outcome = {"state": "failed", "cause": cause_of(error), "config": dict(config)}
-    write_json(folder / STATE, (read_json(folder / STATE) or anew) | outcome)
+    anew = State(state="failed", started=time.time(), pid=os.getpid(), config=dict(config))
+    before = _read_or_none(folder) or anew
+    before.write(folder, state="failed", cause=cause_of(error), config=dict(config))
+
+
+def _read_or_none(folder: Path) -> State | None:
+    """The state of an earlier start; None if there is none, or it is damaged: a new one takes its place."""
+    try:
+        return read_json(folder / STATE, State)
+    except PnfsError as error:
+        log.warning("%s", error)
+        return None
 
 
 def cause_of(error: BaseException) -> str:
@@ -112,10 +143,10 @@ def cause_of(error: BaseException) -> str:
 def _seconds_kept(folder: Path) -> float:
     """What earlier starts spent up to the checkpoint that the next one resumes from."""
     checkpoint = folder / LAST_CHECKPOINT
-    before = read_json(folder / STATE)
+    before = _read_or_none(folder)
     if before is None or not checkpoint.is_file():
         return 0.0
-    return before["earlier_seconds"] + max(0.0, checkpoint.stat().st_mtime - before["started"])
+    return before.earlier_seconds + max(0.0, checkpoint.stat().st_mtime - before.started)
 
 
 def is_held(folder: Path) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
+from torch import Tensor
 
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
@@ -107,6 +108,24 @@ def read_trajectory(path: Path) -> dict[int, Architecture]:
 def _searched(module: L.LightningModule) -> PoseFabricNetwork | None:
     assert isinstance(module, PoseModule)
     return module.network if isinstance(module.network, PoseFabricNetwork) else None
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights and batch statistics, which is validated, kept and scored.
+
+    The n-th update keeps min(decay, (1 + n) / (10 + n)) of the average, as in TensorFlow's and timm's, so that the
+    initial weights, far from all others, have no part in it after the first few hundred steps.
+
+    Args:
+        decay: Share of the average that a late step keeps.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        def average(averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
+            keep = ((1 + updates) / (10 + updates)).clamp(max=decay)
+            return keep * averaged + (1 - keep) * current
+
+        super().__init__(avg_fn=average)
 
 
 class TrainingSpeed(L.Callback):

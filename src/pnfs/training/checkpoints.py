@@ -16,6 +16,7 @@ from pnfs.models.architecture import (
     describe_architecture,
     to_json,
 )
+from pnfs.training.checkpoint_io import damage
 from pnfs.training.module import PoseModule
 from pnfs.training.roles import interpolations, problems, without_weights
 
@@ -129,12 +130,13 @@ def read_checkpoint(
             names a class that is not ours without `trust`.
     """
     path = find_checkpoint(path)
+    if found := damage(path):
+        raise CheckpointError(f"{path}: damaged, or no checkpoint of PyTorch ({found})")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: cannot be read as plain data; it is damaged, or holds pickled objects, which "
-            f"are never loaded ({error})"
+            f"{path}: cannot be read as plain data; it holds pickled objects, which are never loaded ({error})"
         ) from error
     if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")

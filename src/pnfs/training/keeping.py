@@ -1,10 +1,13 @@
 """Callbacks that decide which epochs' weights are kept, and when a run ends; right also over interruptions."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from pnfs.training.checkpoint_io import WholeCheckpointIO
 
 
 class _Kept(ModelCheckpoint):
@@ -13,6 +16,10 @@ class _Kept(ModelCheckpoint):
     The weights of a part of an epoch, as `max_time` and `max_steps` leave them, are not kept: a resumed run trains
     that epoch again, from its start.
     """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning's callback forgets the best score where the folder's name has changed.
@@ -49,6 +56,8 @@ class KeepBest(_Kept):
 class KeepLast(_Kept):
     """Keeps `last.ckpt`, which a run resumes from: everything after the last whole epoch.
 
+    `previous.ckpt` is the epoch before, for the day that `last.ckpt` cannot be read.
+
     Lightning's `save_last` skips epochs that are no better, which a resumed run would then repeat; and with
     several validations an epoch it would keep a state that cannot be resumed exactly.
 
@@ -74,6 +83,13 @@ class KeepLast(_Kept):
         self.epochs = checkpoint["epoch"] + 1
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        last = Path(str(self.dirpath)) / "last.ckpt"
+        if trainer.is_global_zero and last.is_file() and not stopped_within_epoch(trainer):
+            # A second name for the file, which the new one replaces.
+            before = last.with_name("previous.ckpt")
+            before.unlink(missing_ok=True)
+            with suppress(OSError):  # A file system without hard links.
+                before.hardlink_to(last)
         super().on_train_epoch_end(trainer, pl_module)
         if not stopped_within_epoch(trainer):
             self.epochs = trainer.current_epoch + 1

@@ -4,8 +4,10 @@ Started as a program, it imports everything once, and forks a process for each c
 input. Imported, it offers `TrainServer`, which talks to it.
 """
 
+import itertools
 import json
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -18,19 +20,22 @@ from typing import Any
 
 import torch
 
+Kill = tuple[str, int, bool]
+"""A placed SIGKILL: "module:name" of a function, at which of its calls, before (False) or after it (True)."""
+
 
 class TrainServer:
-    """Runs `pnfs` in forked processes, one at a time."""
+    """Runs `pnfs` in forked processes, one at a time; `environment` is added to that of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         # As many threads as here: sums depend on it.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**os.environ, **threads, **environment},
         )
 
     def close(self) -> None:
@@ -48,16 +53,24 @@ class TrainServer:
         texts = [file.read_text() for file in files.values()]
         return subprocess.CompletedProcess([*arguments], status, *texts)
 
-    def start(self, overrides: Sequence[str], log: Path) -> int:
+    def start(self, overrides: Sequence[str], log: Path, kill: "Kill | None" = None) -> int:
         """Begins a training; returns its process id."""
-        return self.start_command(log.parent, ["train", *overrides], output=log, errors=log)
+        return self.start_command(
+            log.parent, ["train", *overrides], output=log, errors=log, kill=kill
+        )
 
     def start_command(
-        self, folder: Path, arguments: Sequence[str], *, output: Path, errors: Path
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        errors: Path,
+        kill: "Kill | None" = None,
     ) -> int:
         """Begins a command in a process group of its own; returns its process id."""
         job = {"arguments": list(arguments), "folder": str(folder)}
-        job |= {"output": str(output), "errors": str(errors)}
+        job |= {"output": str(output), "errors": str(errors), "kill": kill}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
@@ -155,6 +168,25 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert trajectories[0] == trajectories[1]
 
 
+def _place(kill: Kill) -> None:
+    """Puts the kill into the function that it names."""
+    name, call, after = kill
+    module, _, attribute = name.partition(":")
+    holder = pkgutil.resolve_name(f"{module}:{attribute.rpartition('.')[0]}".rstrip(":"))
+    function, calls = pkgutil.resolve_name(name), itertools.count(1)
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        number = next(calls)
+        if number == call and not after:
+            os.killpg(0, signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if number == call:
+            os.killpg(0, signal.SIGKILL)
+        return result
+
+    setattr(holder, attribute.rpartition(".")[2], killed)
+
+
 def _serve() -> None:
     from pnfs.commands import keys, launch, main, train
 
@@ -171,6 +203,8 @@ def _serve() -> None:
                 os.dup2(os.open(job[name], os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
             os.chdir(job["folder"])
             sys.argv = ["pnfs", *job["arguments"]]
+            if job["kill"] is not None:
+                _place(job["kill"])
             status = 1
             try:
                 main.main()
