@@ -45,13 +45,11 @@ Table = tuple[tuple[Logit, ...], ...]
 
 @dataclass(frozen=True)
 class PartArchitecture:
-    """What the search found for one part.
+    """What the search found for one part, which predicts `joints`; a backbone none.
 
     Attributes:
-        joints: Joints the part predicts; none for a backbone.
-        alpha: Logits of the candidate operations, (tables, E, |O|): one table for the fabric, or one
-            for each cell (Eq. 1).
-        beta: Logits of the three inputs of each cell, (cells, 3), columns finer, same, coarser (Eq. 2).
+        alpha: Logits of Eq. 1, (tables, E, |O|): one table for the fabric, or one for each cell.
+        beta: Logits of Eq. 2, (cells, 3), columns finer, same, coarser.
     """
 
     __pydantic_config__ = _STRICT

@@ -36,14 +36,9 @@ class Backbone(nn.Module):
 
 
 class TorchvisionBackbone(GraphModule, Backbone):
-    """Maps after some layers of one of torchvision's networks, whose names it keeps.
+    """Maps after `layers` of one of torchvision's networks, whose names it keeps; what comes later is not built.
 
-    Args:
-        network: With random weights.
-        layers: Names of the layers after which the maps are taken; what comes later is not built.
-        weights: See `Backbone`.
-        imagenet: The weights that "imagenet" downloads.
-        unused: Beginnings of the names, in a state dict, of what is not built here.
+    `imagenet` is what "imagenet" downloads, `unused` begins the names, in a state dict, of what is not built.
     """
 
     def __init__(

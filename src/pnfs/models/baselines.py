@@ -14,13 +14,9 @@ from pnfs.models.network import ChannelOrder, PoseNetwork
 
 
 class HRNetPose(PoseNetwork):
-    """HRNet, read at 1/4 (K. Sun et al., arXiv 1902.09212).
+    """HRNet, read at 1/4 (K. Sun et al., arXiv 1902.09212); public ones are trained on "rgb" images.
 
-    Args:
-        backbone: An `HRNet` with `last_stage=4` and `finest_only=True`.
-        skeleton: Name of the skeleton whose joints are predicted.
-        vector_dim: d.
-        channel_order: Order of the input's colours; public HRNets are trained on "rgb".
+    `backbone` is an `HRNet` with `last_stage=4` and `finest_only=True`.
     """
 
     def __init__(
@@ -47,12 +43,8 @@ class HRNetPose(PoseNetwork):
 class SimpleBaseline(PoseNetwork):
     """A backbone's map at 1/32, upsampled to 1/4 by three 4x4 transposed convolutions (arXiv 1804.06208).
 
-    Args:
-        backbone: ResNet-50, 101 or 152 in the publication; any other will do.
-        skeleton: Name of the skeleton whose joints are predicted.
-        vector_dim: d.
-        filters: Channels of each transposed convolution.
-        channel_order: Order of the input's colours; public SimpleBaselines are trained on "bgr".
+    The backbone is a ResNet in the publication, the transposed convolutions have `filters` channels; public ones
+    are trained on "bgr" images.
     """
 
     def __init__(

@@ -5,13 +5,12 @@ spreads its weight over what remains. `live_cells` then finds what carries no we
 and a network built without it has the same outputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from pnfs.errors import PnfsError
 from pnfs.models.architecture import (
@@ -123,32 +122,24 @@ def transfer_weights(source: PoseFabricNetwork, derived: PoseFabricNetwork) -> N
     Raises:
         PnfsError: An entry of the derived network has no counterpart.
     """
-    theirs = source.state_dict()
+    theirs, fabrics = source.state_dict(), derived.named_fabrics()
     skipped = {id(parameter) for parameter in derived.architecture_parameters().values()}
     for name, target in derived.state_dict(keep_vars=True).items():
         if id(target) in skipped:
             continue
-        value = _counterpart(name, theirs, source, derived)
+        value = theirs.get(name)
+        where, _, rest = name.partition(".cells.")
+        if where in fabrics and rest and fabrics[where].kept is not None:
+            # Parts stand apart here, together in the source.
+            part, _, rest = rest.partition(".")
+            names, together = fabrics[where].part_names, theirs.get(f"{where}.cells.{rest}")
+            if together is not None:
+                value = together.chunk(len(names))[names.index(part)]
+        elif name.startswith("adapters.") and value is not None:
+            scale = int(name.split(".")[1])
+            readers = source.fabrics.readers[scale]
+            shares = dict(zip(readers, value.chunk(len(readers)), strict=True))
+            value = torch.cat([shares[part] for part in derived.fabrics.readers[scale]])
         if value is None or value.shape != target.shape:
             raise PnfsError(f"{name} of the derived network has no counterpart in its source")
         target.copy_(value)
-
-
-def _counterpart(
-    name: str,
-    theirs: Mapping[str, Tensor],
-    source: PoseFabricNetwork,
-    derived: PoseFabricNetwork,
-) -> Tensor | None:
-    for where, fabrics in derived.named_fabrics().items():
-        if fabrics.kept is not None and name.startswith(f"{where}.cells."):
-            part, _, rest = name.removeprefix(f"{where}.cells.").partition(".")
-            stacked = theirs.get(f"{where}.cells.{rest}")
-            row = fabrics.part_names.index(part)
-            return None if stacked is None else stacked.chunk(len(fabrics.part_names))[row]
-    if name.startswith("adapters.") and name in theirs:
-        scale = int(name.split(".")[1])
-        readers = source.fabrics.readers[scale]
-        pieces = theirs[name].chunk(len(readers))
-        return torch.cat([pieces[readers.index(p)] for p in derived.fabrics.readers[scale]])
-    return theirs.get(name)

@@ -29,14 +29,7 @@ softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
 class GridCell(nn.Module):
     """A cell in its place: h_0 = sum over k of softmax(beta)_k * T_k(neighbour_k)  (Eq. 2), then Eq. 1.
 
-    Args:
-        wiring: Where it stands and what feeds it.
-        parts: P.
-        channels: Channels of one part.
-        nodes: H.
-        operations: Candidate operations O.
-        rules: The variant.
-        kept: What is left of the cell; None for everything.
+    `channels` are those of one part; `kept` is what is left of the cell, None for everything.
 
     Attributes:
         terms: What h_0 is the sum of: T or the identity, the scale that it reads, its columns in beta.
@@ -154,7 +147,7 @@ class NeuralFabrics(nn.Module):
         readers: Scale of the input -> the parts that read it, whose channels stand side by side there.
 
     Raises:
-        ValueError: A shape that cannot be, or `kept` does not fit it.
+        PnfsError: A shape that cannot be, or `kept` does not fit it.
     """
 
     def __init__(

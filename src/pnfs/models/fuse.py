@@ -93,14 +93,11 @@ class _FusedFabrics(nn.Module):
             for scale, names in self.outputs.items()
         }
 
-    def _add_cells(
-        self,
-        part: str,
-        grid: nn.Module,
-        alpha: Float[Tensor, "P cells E O"],
-        beta: Float[Tensor, "P cells 3"],
-    ) -> None:
-        """The sums of Eq. 2, of Eq. 1, and of the cells' outputs, but for candidates without weight."""
+    def _add_cells(self, part: str, grid: nn.Module, alpha: Tensor, beta: Tensor) -> None:
+        """The sums of Eq. 2, of Eq. 1, and of the cells' outputs, but for candidates without weight.
+
+        The mixing weights are (P, cells, E, |O|) and (P, cells, 3).
+        """
         assert isinstance(grid, Grid)
         for index, place in enumerate(grid.theta.cells):
             if place.name not in grid:

@@ -45,7 +45,6 @@ class PoseNetwork(nn.Module):
     Attributes:
         stride: Input pixels for each pixel of a heatmap.
         map_joints: For each of the J part-joint maps, the skeleton's joint.
-        head: Features to heatmaps, through vectors.
     """
 
     stride = 4
@@ -72,25 +71,20 @@ class PoseNetwork(nn.Module):
         self.parts = PartMode(joints, {"whole_body": joints.joints} if parts is None else parts)
         self.channel_order: ChannelOrder = channel_order
         self.overlap: Literal["sum", "mean"] = overlap
-        for name, value in (
-            ("map_joints", torch.tensor(self.parts.joint_indices)),
-            ("pixel_mean", torch.tensor(IMAGENET_MEAN, dtype=torch.float64) * 255),
-            ("pixel_std", torch.tensor(IMAGENET_STD, dtype=torch.float64) * 255),
-        ):
+        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=torch.float64) * 255
+        indices = torch.tensor(self.parts.joint_indices)
+        for name, value in (("map_joints", indices), ("pixel_mean", mean), ("pixel_std", std)):
             self.register_buffer(name, value, persistent=False)
 
     @abstractmethod
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B PC h/4 w/4"]:
-        """What the head reads: the features of all parts, part after part."""
+        """What the head reads, part after part."""
 
     def forward(self, images: Images, until: Stage = "heatmaps") -> Float[Tensor, "B J h/4 w/4"]:
         """Heatmaps of all parts' joints, part after part, J = sum(J_p) >= K.
 
-        Args:
-            images: Pixels are scaled by ImageNet's mean and standard deviation, colours brought to the
-                network's order, in the precision of its weights.
-            until: "vectors": return the raw vectors (B, J, d, h/4, w/4) behind the heatmaps; "features": what the
-                head reads.
+        Pixels are scaled by ImageNet's mean and standard deviation, colours brought to the network's order. With
+        `until`, the raw "vectors" (B, J, d, h/4, w/4) behind the heatmaps, or the "features" that the head reads.
         """
         if images.dtype == torch.uint8:
             if self.channel_order == "bgr":

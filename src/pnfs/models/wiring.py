@@ -24,10 +24,7 @@ Transform = Literal["down", "identity", "up"]
 class Connection:
     """One of a cell's three candidate inputs, after footnote 2 has filled in missing neighbours.
 
-    Attributes:
-        neighbour: Whose place it takes, which is whose weight in beta it gets.
-        source: The scale it reads in the previous layer.
-        transform: How that becomes the cell's scale.
+    It takes the place of `neighbour`, with its weight in beta, and reads the scale `source` of the previous layer.
     """
 
     neighbour: Neighbour
@@ -55,17 +52,13 @@ class CellWiring:
 
 @dataclass(frozen=True)
 class Theta:
-    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built.
+    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built; see `NeuralFabrics`.
 
     Attributes:
         layers: L of the whole fabric.
         first_layer: First layer that is built, 1-based.
         last_layer: Last layer that is built.
-        input_scales: Scales of the maps that feed the first layer.
-        channels: C; a cell at scale 1/s has C*s channels.
-        nodes: H, hidden nodes of a cell.
         operations: Names of the candidate operations O, in the order of alpha's columns.
-        alpha_per_cell: One alpha a cell in place of one a fabric.
 
     Raises:
         PnfsError: A cell would be empty or without input, an operation occurs twice, or the layers are no range.

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
@@ -25,10 +24,9 @@ from pnfs.training.module import PoseBatch, PoseModule
 class BilevelStrategy(SearchStrategy):
     """alpha and beta learn from one part of the training persons, the weights from the other.
 
-    Before every step of the weights' optimiser, one step of an Adam of their own moves alpha and beta.
-    The weights' own optimisation stays Lightning's automatic one: epochs, steps and schedulers count
-    as without a search. Running statistics of the normalisations belong to the weights: the
-    architecture step leaves them as they are.
+    Before every step of the weights' optimiser, one step of an Adam of their own moves alpha and beta; epochs,
+    steps and schedulers count as without a search. Running statistics belong to the weights: the architecture
+    step leaves them as they are.
 
     Args:
         lr: Learning rate of alpha and beta.
@@ -125,7 +123,8 @@ class BilevelStrategy(SearchStrategy):
             for parameter in parameters:
                 parameter.requires_grad_(False)
         module.watch_loss("architecture", loss, search_batch, batch_idx)
-        gradients = average_over_processes(gradients)
+        # A callback's gradients bypass DDP's reduction.
+        gradients = [trainer.strategy.reduce(gradient, reduce_op="mean") for gradient in gradients]
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
             assert self.optimizer is not None
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -159,17 +158,6 @@ def functional_loss(
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     part_maps = functional_call(network, (parameters, buffers), (batch["image"],))
     return module.loss(part_maps, batch, module.codec, network.map_joints)
-
-
-def average_over_processes(gradients: list[Tensor]) -> list[Tensor]:
-    """The mean over all processes: a callback's gradients bypass DDP's reduction."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return gradients
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    pieces = flat.split([gradient.numel() for gradient in gradients])
-    return [piece.view_as(gradient) for piece, gradient in zip(pieces, gradients, strict=True)]
 
 
 class FirstOrder(BilevelStrategy):
