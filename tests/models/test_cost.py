@@ -4,12 +4,10 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from small import TinyBackbone
 
 from pnfs.body import LSP
 from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
-from pnfs.models.backbones import Backbone
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
 from tiny import fabric_backbone, fabric_network
@@ -19,22 +17,6 @@ PARTS = {
     "upper": [j for j in LSP.joints if j not in ("left_knee", "right_knee", "left_ankle")],
     "legs": ["left_knee", "right_knee", "left_ankle"],
 }
-
-
-class TinyBackbone(Backbone):
-    """Four 1x1 convolutions without bias on the averaged image."""
-
-    channels = (3, 4, 5, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, c, 1, bias=False) for c in self.channels)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [
-            conv(F.avg_pool2d(images, scale))
-            for conv, scale in zip(self.convs, (4, 8, 16, 32), strict=True)
-        ]
 
 
 def network(**arguments) -> PoseFabricNetwork:

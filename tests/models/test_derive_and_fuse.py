@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from randomised import scramble
+from small import scramble
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,8 +79,10 @@ def test_a_derived_network_is_equal_and_can_be_fused(rules: FabricRules, options
     before, after = measure_cost(source, (64, 64)), measure_cost(derived, (64, 64))
     assert after.parameters < before.parameters
     assert after.macs < before.macs
-    # Everything that is left reaches the output: nothing dead but what alpha switches off is built.
-    assert after.live_parameters == after.parameters
+    # Everything that is left of the fabrics reaches the output.
+    for name, part in after.parts.items():
+        if name != "backbone" or "on_fabric" in options:
+            assert part.live_parameters == part.parameters, name
     assert_equal_outputs(source, fuse(derived))
 
 

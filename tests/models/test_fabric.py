@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from randomised import randomise
+from small import randomise
 from torch import Tensor, nn
 
 from pnfs.errors import PnfsError
@@ -97,15 +97,6 @@ def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> Non
     out = fabrics(pyramid)
     assert list(out) == [4]
     assert out[4].shape == (2, 4, 16, 24)
-
-
-@pytest.mark.parametrize("kept", [1, 2, 3, 4])
-def test_a_backbone_of_any_depth_gives_the_scales_of_its_last_layer(kept: int) -> None:
-    fabrics = NeuralFabrics(layers=7, first_layers=kept, input_scales=(4,), channels=1)
-    out = fabrics({4: torch.randn(2, 4, 8, 16)})
-    assert tuple(out) == fabrics.theta.output_scales == SCALES[: kept + 1]
-    for scale, x in out.items():
-        assert x.shape == (2, scale, 32 // scale, 64 // scale)
 
 
 @pytest.mark.parametrize(
@@ -292,80 +283,6 @@ def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
     fabrics.relaxation = torch.nn.Softmax(-1)
     torch.testing.assert_close(searching, fabrics(pyramid)[4])
     assert not torch.allclose(searching, expected)
-
-
-def test_scores_of_a_part_do_not_depend_on_the_other_parts_architecture() -> None:
-    torch.manual_seed(0)
-    fabrics = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1).double().eval()
-    randomise(fabrics)
-    pyramid = {s: torch.randn(1, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
-    before = fabrics(pyramid)[4].chunk(2, dim=1)
-    fabrics.alpha["b"].data.add_(torch.randn(1, 4))
-    fabrics.beta["b"].data.add_(torch.randn(3, 3))
-    after = fabrics(pyramid)[4].chunk(2, dim=1)
-    assert torch.equal(before[0], after[0])
-    assert not torch.allclose(before[1], after[1])
-
-
-def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None:
-    torch.manual_seed(0)
-    whole = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1).double().eval()
-    randomise(whole)
-    off = -torch.inf
-    # Layer 5 at 1/8 is cut off for part a, and one operation of each part is left out.
-    whole.alpha["a"].data.copy_(torch.tensor([[off, 0.3, off, -0.2]]))
-    whole.alpha["b"].data.copy_(torch.tensor([[0.1, off, 0.5, -0.2]]))
-    whole.beta["a"].data[2, 2] = off
-    left = {"a": ["skip", "dil_conv_3x3"], "b": ["sep_conv_3x3", "dil_conv_3x3"]}
-    everything = ("finer", "same", "coarser")
-    kept = {
-        "a": {
-            "layer5_scale4": KeptCell(everything, [left["a"]]),
-            "layer6_scale4": KeptCell(("finer", "same"), [left["a"]]),
-        },
-        "b": {
-            name: KeptCell(everything, [left["b"]])
-            for name in ("layer5_scale4", "layer5_scale8", "layer6_scale4")
-        },
-    }
-    derived = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1, kept=kept)
-    derived = derived.double().eval()
-    state = whole.state_dict()
-    for name, target in derived.state_dict().items():
-        if name.startswith("cells."):
-            _, part, rest = name.split(".", 2)
-            target.copy_(state[f"cells.{rest}"].chunk(2)[part == "b"])
-        else:
-            target.copy_(state[name])
-    assert derived.readers == {4: ["a", "b"], 8: ["a", "b"], 16: ["b"]}
-    pyramid = {s: torch.randn(2, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
-    expected = whole(pyramid)[4]
-    # Only part b reads 1/16, so its channels alone stand there.
-    pyramid[16] = pyramid[16].chunk(2, dim=1)[1]
-    torch.testing.assert_close(derived(pyramid)[4], expected)
-
-
-@pytest.mark.parametrize("inputs", [("same",), ("coarser",), ("same", "coarser")])
-def test_what_is_left_of_a_shared_transform_is_the_whole_ones(inputs: tuple[str, ...]) -> None:
-    torch.manual_seed(0)
-    arguments = {"layers": 7, "first_layers": 1, "input_scales": (4,), "channels": 1}
-    whole = NeuralFabrics(**arguments).eval()
-    randomise(whole)
-    for column, neighbour in enumerate(("finer", "same", "coarser")):
-        if neighbour not in inputs:
-            whole.beta["whole"].data[1, column] = -torch.inf
-    edges = [list(SUBNETWORK_OPERATIONS)]
-    cells = {"layer1_scale4": ("finer", "same", "coarser"), "layer1_scale8": inputs}
-    kept = {"whole": {name: KeptCell(left, edges) for name, left in cells.items()}}
-    derived = NeuralFabrics(**arguments, kept=kept).eval()
-    state = whole.state_dict()
-    derived.load_state_dict(
-        {name: state[name.replace("cells.whole.", "cells.")] for name in derived.state_dict()}
-    )
-    stem = {4: torch.randn(2, 4, 8, 8)}
-    expected, found = whole(stem), derived(stem)
-    for scale in (4, 8):
-        torch.testing.assert_close(found[scale], expected[scale])
 
 
 def test_what_carries_weight_in_one_part_is_live() -> None:

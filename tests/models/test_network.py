@@ -5,29 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from small import TinyBackbone
 
 from pnfs.body import MPII, skeleton_by_name
 from pnfs.errors import PnfsError
 from pnfs.models import POSENFS, PoseFabricNetwork
-from pnfs.models.backbones import Backbone
 from tiny import fabric_backbone, fabric_network
-
-
-class TinyBackbone(Backbone):
-    channels = (3, 4, 5, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, channels, 1) for channels in self.channels)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [
-            conv(F.avg_pool2d(images, scale))
-            for conv, scale in zip(self.convs, (4, 8, 16, 32), strict=True)
-        ]
 
 
 def table_one(skeleton: str, count: int) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from randomised import randomise
+from small import randomise
 from torch import Tensor
 
 from pnfs.body import PartMode, Skeleton, skeleton_by_name
@@ -133,27 +133,6 @@ def test_parts_together_are_parts_apart(skeleton, count, nodes, rules: FabricRul
         for name, tensor in single.state_dict().items():
             close(expected.pop(name), tensor, name)
         assert not expected
-
-
-@pytest.mark.usefixtures("in_turn")
-@pytest.mark.parametrize("count", [1, 3])
-def test_channels_last_gives_the_gradients_of_contiguous_memory(count: int) -> None:
-    torch.manual_seed(0)
-    mode = part_mode("mpii", count)
-    model, exact = (Parts(mode, nodes=2, channels=4) for _ in range(2))
-    exact.load_state_dict(model.state_dict())
-    exact = exact.double()
-    model = model.to(memory_format=torch.channels_last)
-    maps = pyramid(2, torch.float32)
-    direction = torch.randn(2, sum(mode.joint_counts), DIM, 16, 24)
-    step(model, [x.contiguous(memory_format=torch.channels_last) for x in maps], direction)
-    step(exact, [x.double() for x in maps], direction.double())
-    for (name, ours), theirs in zip(model.named_parameters(), exact.parameters(), strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        assert ours.grad.isfinite().all(), name
-        size = theirs.grad.abs().max().item()
-        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0, atol=0.01 * size + 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,6 @@ class ExportReport:
     """What `export_onnx` wrote.
 
     Attributes:
-        path: The file.
-        metadata: What it says about itself.
         differences: Batch size -> largest difference of a score from PyTorch's, in float32.
         convolutions: How many are in 8-bit integers; None for a file in float32.
         moved: Share of the joints that the 8-bit integers move by more than a heatmap pixel.
@@ -166,10 +164,7 @@ def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:
 
 
 def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
-    """Compares an exported file in ONNX Runtime with the network, on noise.
-
-    Returns:
-        Batch size -> largest difference of a score.
+    """Batch size -> largest difference of a score in ONNX Runtime from the network's, on noise.
 
     Raises:
         ExportError: A score differs by more than `TOLERANCE` allows, or a joint lies where PyTorch's map has

@@ -87,13 +87,9 @@ class OnnxRuntime(Runtime):
 class OpenVinoRuntime(Runtime):
     """An exported model in OpenVINO; see `Runtime`.
 
-    Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster.
-
-    Args:
-        path: File that `pnfs export` wrote.
-        threads: Threads to compute with; None for one a core.
-        precision: "f32" or "bf16", of files that were exported in float32. None: f32, also where the
-            processor has a faster, coarser type that OpenVINO would take by itself.
+    Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster. `precision` is for
+    files that were exported in float32; None is f32, also where the processor has a faster, coarser type that
+    OpenVINO would take by itself.
 
     Raises:
         ExportError: As `Runtime`, or there is no such precision on this processor or for this file.

@@ -57,7 +57,7 @@ def import_posenfs(
     Args:
         settings: The command's configuration.
         state: Their state dict.
-        skeleton: Skeleton of the dataset that the user chose, or None.
+        skeleton: Skeleton of the dataset that the user chose.
         experiment: Their YAML.
         build: Makes the network.
 

@@ -17,10 +17,9 @@ class Operation(Weighted):
     """A candidate operation o for P parts, built from (parts, channels of one part).
 
     A subclass puts its sequence into `layers`, or writes `forward(x, weight)`, which gives weight * o(x), of the
-    same shape as x (B, P*C, h, w); `weight` (P,) is the mixing weight softmax(alpha)_o of each part.
-
-    Parameters and buffers hold part after part along their first dimension, as those of `PartConv2d` and
-    `PartBatchNorm2d` do: on a CPU one part may run after the other, and a derived network holds them apart.
+    same shape as x (B, P*C, h, w); `weight` (P,) is the mixing weight softmax(alpha)_o of each part. Tensors hold
+    part after part along their first dimension, as those of `PartConv2d` and `PartBatchNorm2d` do: parts may run
+    one after the other, and a derived network holds them apart.
     """
 
 
@@ -101,10 +100,8 @@ class FabricRules:
     Args:
         gain: "one": mixing weights are the softmax. "candidates": they are multiplied by the number of
             candidates (|O| in a cell, 3 between cells).
-        rectify: "connection": a ReLU follows the normalisation of each transforming connection T.
-            "sum": T has none, the mixture h_0 is rectified.
-        upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation.
-            "norm_first": 1x1 convolution, normalisation, bilinear x2.
+        rectify: "connection": a ReLU follows each T. "sum": T has none, the mixture h_0 is rectified.
+        upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation. "norm_first": bilinear x2 comes last.
         align_corners: Which bilinear interpolation.
         connection_bias: Whether the convolutions of T have a bias in front of the normalisation.
         stem_connections: "shared": a first-layer cell at 1/8 reads the stem through one T.
@@ -138,8 +135,9 @@ POSENFS = FabricRules(
 
 
 class Connect(Weighted):
-    """T to a cell of `channels` channels a part: "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution
-    and bilinear x2; both are normalised.
+    """T: "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
+
+    `channels` are those of one part at the cell's scale.
     """
 
     def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:

@@ -123,8 +123,11 @@ class BilevelStrategy(SearchStrategy):
             for parameter in parameters:
                 parameter.requires_grad_(False)
         module.watch_loss("architecture", loss, search_batch, batch_idx)
-        # A callback's gradients bypass DDP's reduction.
-        gradients = [trainer.strategy.reduce(gradient, reduce_op="mean") for gradient in gradients]
+        # The mean over all processes: a callback's gradients bypass DDP's reduction.
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        sizes = [parameter.numel() for parameter in parameters]
+        shares = trainer.strategy.reduce(flat, reduce_op="mean").split(sizes)
+        gradients = [share.view_as(p) for share, p in zip(shares, parameters, strict=True)]
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
             assert self.optimizer is not None
             for parameter, gradient in zip(parameters, gradients, strict=True):

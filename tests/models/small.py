@@ -1,11 +1,29 @@
-"""Networks away from their initial values."""
+"""A small backbone, and networks away from their initial values."""
 
 import math
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from pnfs.models import PoseFabricNetwork
+from pnfs.models.backbones import Backbone
+
+
+class TinyBackbone(Backbone):
+    """Four 1x1 convolutions without bias on the averaged image."""
+
+    channels = (3, 4, 5, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, c, 1, bias=False) for c in self.channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [
+            conv(F.avg_pool2d(images, scale))
+            for conv, scale in zip(self.convs, (4, 8, 16, 32), strict=True)
+        ]
 
 
 def randomise(module: nn.Module) -> None:
