@@ -19,7 +19,8 @@ from pnfs.data.cache import CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.device import UncutCrops, cut_crops, load_resident
-from pnfs.data.persons import ImageFiles, Persons
+from pnfs.data.images import ImageFiles
+from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
 
 

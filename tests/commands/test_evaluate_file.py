@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from pnfs import body
 from pnfs.commands import evaluate
 from pnfs.commands.configuration import UsageError
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.data.predictions import Predictions, write_json
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import composed

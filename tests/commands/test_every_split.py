@@ -10,7 +10,8 @@ from pnfs.commands import evaluate
 from pnfs.commands.configuration import UsageError
 from pnfs.commands.every_split import with_every_split
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.persons import DataError, Persons
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
 from pnfs.evaluation import OKSAveragePrecision
 from tiny_runs import composed, untrained_run

@@ -27,8 +27,9 @@ from pnfs.data.cache import (
 from pnfs.data.cache_writer import cache_path, ensure_cache, partial_of
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
+from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import DataError, ImageFiles, Persons
+from pnfs.data.persons import Persons
 
 K, COUNT, SIZE = len(LSP), 6, (64, 48)
 PAPER = CacheSettings(input_size=SIZE).with_room_for(Augmentation())

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.data.predictions import UNMATCHED, Predictions
 from written_datasets import require_server_format
 

@@ -21,7 +21,7 @@ from pnfs.data import coco_format as f
 from pnfs.data.check import inspect_dataset
 from pnfs.data.coco_format import read_annotations
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.data.pose_files import read_pose_file
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation import DetectedPoses, evaluate_detections

@@ -22,8 +22,9 @@ from pnfs.data.cache import CachedCrops, CacheSettings, with_crops
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.device import UncutCrops, cut_crops, load_resident
+from pnfs.data.images import DataError
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import DataError, Persons
+from pnfs.data.persons import Persons
 from pnfs.evaluation.pck import PCK
 
 K, COUNT, SIZE = len(LSP), 11, (64, 48)

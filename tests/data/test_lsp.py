@@ -9,7 +9,7 @@ import scipy.io
 import torch
 
 from pnfs.data.datasets.lsp import LSP, LSPET
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 
 # The order of both files, as the datasets' descriptions list it.
 RIGHT_ANKLE, RIGHT_HIP, LEFT_HIP, RIGHT_SHOULDER, LEFT_SHOULDER = 0, 2, 3, 8, 9

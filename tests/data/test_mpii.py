@@ -10,7 +10,7 @@ import scipy.io
 import torch
 
 from pnfs.data.datasets.mpii import MPII
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.data.predictions import Predictions
 
 # Where each joint stands in the dataset's files, as the dataset's description lists them.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pnfs.body import Skeleton
+from pnfs.data.check import inspect_file
 from pnfs.data.images import DataError, ImageFiles, stated_size
-from pnfs.data.inspection import inspect_file
 from pnfs.data.persons import Persons
 
 TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (), (), {})
@@ -68,17 +68,6 @@ def test_images_are_rgb(folder: Path) -> None:
     assert (images.read(1) == 77).all()
     assert images.read(1).dtype == np.uint8
     assert images.describe(1) == "sub/grey.png"
-
-
-def test_a_subset_keeps_the_rows_together(folder: Path) -> None:
-    persons = people(files(folder))
-    chosen = persons.subset([2, 0])
-    assert chosen.ids.tolist() == ["p2", "p0"]
-    for row, source in enumerate([2, 0]):
-        assert chosen[row].joints.tolist() == persons[source].joints.tolist()
-        assert chosen[row].visibility.tolist() == persons[source].visibility.tolist()
-        assert (chosen[row].image == persons[source].image).all()
-    assert (chosen.name, chosen.skeleton) == (persons.name, persons.skeleton)
 
 
 def test_an_id_that_occurs_twice_is_named(folder: Path) -> None:

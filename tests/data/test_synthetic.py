@@ -13,10 +13,10 @@ import torch
 
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.mpii import MPII
+from pnfs.data.figures import Draws, pose_people
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE
 from pnfs.data.synthetic import Synthetic
-from pnfs.data.synthetic.body import Draws, pose_people
 from written_datasets import write_coco, write_mpii
 
 LIMB_JOINTS = [

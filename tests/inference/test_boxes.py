@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from pnfs.data.coco_format import CROWD
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.inference.boxes import CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.inputs import InputFile
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pnfs.data.persons import DataError
-from pnfs.inference import inputs
+from pnfs.data.images import DataError
 from pnfs.inference.inputs import Video, find_inputs, natural_key, read_picture
 
 
@@ -182,7 +181,7 @@ def test_the_header_of_a_huge_picture_is_enough(
         with pytest.raises(DataError, match=r"x\.jpg.*12000x12000"):
             read_picture(tmp_path / "x.jpg")
     write_video(tmp_path / "v.avi", 2)
-    monkeypatch.setattr(inputs, "MOST_PIXELS", 1000)
+    monkeypatch.setattr("pnfs.data.images.MOST_PIXELS", 1000)
     with pytest.raises(DataError, match=r"v\.avi"):
         Video(tmp_path / "v.avi")
 

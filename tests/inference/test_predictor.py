@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from pnfs.body import COCO
 from pnfs.codec import Codec
 from pnfs.data.crops import CropDataset
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.data.synthetic import Synthetic
 from pnfs.inference import ImageWithBoxes, Predictor, TorchRuntime, choose_device
 from pnfs.models import PoseFabricNetwork

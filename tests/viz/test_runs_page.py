@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.viz.cards import RunCard
 from pnfs.viz.runs_page import runs_page
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 import torchvision
 
-from pnfs.data.check import Finding, worst_first
+from pnfs.data.check import worst_first
+from pnfs.data.faults import Finding
 
 LIBRARIES = (
     "pnfs", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "timm",

@@ -13,7 +13,8 @@ from rich.progress import Progress
 from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.report import result_folder
 from pnfs.commands.score_tables import described
-from pnfs.data.persons import DataError, listed
+from pnfs.data.images import DataError
+from pnfs.data.persons import listed
 from pnfs.inference import Predictor, choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.frames import count_frames, read_frames

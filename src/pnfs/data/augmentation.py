@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from albumentations import Compose
 
 
-@dataclass(frozen=True)
-class AffineDraw:
-    """What is drawn for one sample."""
+class AffineDraw(NamedTuple):
+    """The geometry that is drawn for one sample."""
 
     rotation_degrees: float = 0.0
     scale: float = 1.0
@@ -34,6 +33,9 @@ class Augmentation:
         colour: Probability of a change of brightness, contrast, hue and saturation.
         blur: Probability of a blur.
         occlusion: Probability that rectangles of the crop are blotted out. Joints stay labelled.
+
+    Raises:
+        PnfsError: A value out of range; the message names the key.
     """
 
     rotation: float = 45.0
@@ -47,22 +49,15 @@ class Augmentation:
         for name in ("flip", "colour", "blur", "occlusion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PnfsError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
-        if len(self.scale) != 2:
-            raise PnfsError(f"augmentation.scale must be two numbers, low, high; got {self.scale}")
-        if not 0 < self.scale[0] <= self.scale[1] < float("inf"):
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise PnfsError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
         if not 0 <= self.rotation < float("inf"):
-            raise PnfsError(
-                f"augmentation.rotation must be a number of degrees from 0 on, got {self.rotation}"
-            )
+            raise PnfsError(f"augmentation.rotation is degrees from 0 on, got {self.rotation}")
 
     def draw(self, random: np.random.Generator) -> AffineDraw:
         """The geometry of one sample."""
-        return AffineDraw(
-            rotation_degrees=random.uniform(-self.rotation, self.rotation),
-            scale=random.uniform(*self.scale),
-            flip=bool(random.random() < self.flip),
-        )
+        rotation, scale = random.uniform(-self.rotation, self.rotation), random.uniform(*self.scale)
+        return AffineDraw(rotation, scale, bool(random.random() < self.flip))
 
     def change_pixels(
         self, crop: UInt8[np.ndarray, "h w 3"], random: np.random.Generator
@@ -81,22 +76,9 @@ class Augmentation:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A
 
-        return A.Compose(
-            [
-                A.ColorJitter(
-                    brightness=(0.7, 1.3),
-                    contrast=(0.7, 1.3),
-                    saturation=(0.7, 1.3),
-                    hue=(-0.05, 0.05),
-                    p=self.colour,
-                ),
-                A.GaussianBlur(blur_limit=(3, 5), p=self.blur),
-                A.CoarseDropout(
-                    num_holes_range=(1, 3),
-                    hole_height_range=(0.1, 0.3),
-                    hole_width_range=(0.1, 0.3),
-                    fill="random_uniform",
-                    p=self.occlusion,
-                ),
-            ]
-        )
+        change = (0.7, 1.3)
+        return A.Compose([
+            A.ColorJitter(change, change, change, hue=(-0.05, 0.05), p=self.colour),
+            A.GaussianBlur(blur_limit=(3, 5), p=self.blur),
+            A.CoarseDropout((1, 3), (0.1, 0.3), (0.1, 0.3), "random_uniform", p=self.occlusion),
+        ])  # fmt: skip

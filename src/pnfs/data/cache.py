@@ -4,12 +4,10 @@ A cached crop shows the person's box, upright, with room around it for every rot
 augmentation may draw; crops for training are cut from it as they would be from the image. Cached training
 crops have half as many pixels a side again as plain ones, since they are interpolated twice, into the cache and
 out of it: at equal resolution training saw softer pictures than validation, which cost 4 points of PCK@0.2 on
-LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache: joints,
-boxes and metrics stay in pixels of the image.
+LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache.
 
-A cache has two tables. `about` says by name, in JSON, what `About` holds. `crops` has a row for each person: the
-map from the crop's pixels to the image's (six float64), the checksum of both, and the pixels: a JPEG file, or raw
-RGB. A file that is still being written has another suffix.
+Table `about` says by name, in JSON, what `About` holds. Table `crops` has a row for each person: the map from the
+crop's pixels to the image's (six float64), the checksum of both, and the pixels: a JPEG file, or raw RGB.
 """
 
 import json
@@ -28,18 +26,13 @@ from jaxtyping import Float64, UInt8
 
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.geometry import crop_matrix, fit_box
-from pnfs.data.images import DataError
+from pnfs.data.images import DataError, View
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 
 Format = Literal["jpeg", "raw"]
 
 FORMAT_VERSION = 3
-SUFFIX = ".sqlite"
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
-"""
 ANEW = "delete this file, or run `pnfs data action=cache` with cache.rebuild=true, to write it anew"
 
 
@@ -74,16 +67,13 @@ class CacheSettings:
             raise PnfsError(f"the cache's format is jpeg or raw, not {self.format!r}")
         if not (isinstance(self.quality, int) and 1 <= self.quality <= 100):
             raise PnfsError(f"JPEG quality must be a whole number from 1 to 100: {self.quality}")
-        if not 0 < self.resolution < math.inf:
-            raise PnfsError(f"the cache's resolution must be positive, got {self.resolution}")
 
     def with_room_for(self, augmentation: Augmentation | None) -> "CacheSettings":
         """The same with room for what an augmentation may draw; None: for the plain crop, as it is."""
         if augmentation is None:
             return replace(self, rotation=0.0, largest_scale=1.0, resolution=1.0)
-        return replace(
-            self, rotation=float(augmentation.rotation), largest_scale=float(augmentation.scale[1])
-        )
+        rotation, scale = float(augmentation.rotation), float(augmentation.scale[1])
+        return replace(self, rotation=rotation, largest_scale=scale)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -114,10 +104,9 @@ class CacheSettings:
     def matrix(self, persons: Persons, row: int) -> Float64[np.ndarray, "2 3"]:
         """The map from pixels of the image to pixels of the cached crop."""
         height, width = self.input_size
-        crop_height, crop_width = self.crop_size
         box = fit_box(persons.box_size[row], width / height)
-        enlarged = box * (crop_width / (self.resolution * width))
-        return crop_matrix(persons.center[row], enlarged, 0.0, (crop_height, crop_width))
+        enlarged = box * (self.crop_size[1] / (self.resolution * width))
+        return crop_matrix(persons.center[row], enlarged, 0.0, self.crop_size)
 
 
 @dataclass(frozen=True)
@@ -135,13 +124,9 @@ class About:
 
     @classmethod
     def read(cls, path: Path) -> "About":
-        """What a finished cache says.
-
-        Raises:
-            DataError: It is damaged, or of another version of this package.
-        """
+        """What a finished cache says; raises DataError if it is damaged, or of another version."""
         try:
-            with closing(open_finished(path)) as connection:
+            with closing(_open_finished(path)) as connection:
                 rows = connection.execute("SELECT name, value FROM about").fetchall()
             content: dict[str, Any] = {name: json.loads(value) for name, value in rows}
             if content["version"] != FORMAT_VERSION:
@@ -181,11 +166,10 @@ class CachedCrops:
     def _row(self, index: int, columns: str) -> tuple[Any, ...]:
         """Columns of a person's row, through this process's own connection."""
         # A forked process must neither use nor close its parent's connection, so that one is kept.
-        process = os.getpid()
+        process, query = os.getpid(), f"SELECT {columns} FROM crops WHERE person = ?"
         try:
             if process not in self._connections:
-                self._connections[process] = open_finished(self.path)
-            query = f"SELECT {columns} FROM crops WHERE person = ?"
+                self._connections[process] = _open_finished(self.path)
             row = self._connections[process].execute(query, (int(index),)).fetchone()
         except sqlite3.Error as error:
             raise self._damage(index, str(error)) from None
@@ -193,20 +177,13 @@ class CachedCrops:
             raise self._damage(index, "it is missing")
         return row
 
-    def view(
-        self, index: int, zoom: float
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], Float64[np.ndarray, "2 3"]]:
-        """The cached crop, whatever the zoom, and the map of its pixels to those of the image.
-
-        Raises:
-            DataError: It is not what was written; the message names the person.
-        """
+    def view(self, index: int, zoom: float) -> View:
+        """The cached crop, whatever the zoom; raises DataError naming the person if it is not what was written."""
         to_image, crc32, content = self._row(index, "to_image, crc32, pixels")
         # Each crop is checked when it is read for the first time.
-        if not self._checked[index]:
-            if zlib.crc32(content, zlib.crc32(to_image)) != crc32:
-                raise self._damage(index, "its checksum is another one than was written")
-            self._checked[index] = True
+        if not self._checked[index] and zlib.crc32(content, zlib.crc32(to_image)) != crc32:
+            raise self._damage(index, "its checksum is another one than was written")
+        self._checked[index] = True
         pixels = np.frombuffer(content, np.uint8)
         if self.settings.format == "raw":
             crop = pixels.reshape(*self.settings.crop_size, 3)
@@ -228,16 +205,14 @@ class CachedCrops:
         return self.originals.describe(int(self._original_index[index]))
 
     def _damage(self, index: int, why: str) -> DataError:
-        return DataError(
-            f"{self.path}: the crop of person {self._ids[index]} is damaged ({why}); {ANEW}"
-        )
+        person = self._ids[index]
+        return DataError(f"{self.path}: the crop of person {person} is damaged ({why}); {ANEW}")
 
 
-def open_finished(path: Path) -> sqlite3.Connection:
+def _open_finished(path: Path) -> sqlite3.Connection:
     """A connection that reads a finished cache, without locks, also where nothing can be written."""
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-    )
+    uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
     # Raw crops are copied out of the page cache once, not twice: a third of the time. SQLite maps the first 2 GiB.
     connection.execute(f"PRAGMA mmap_size = {2**31}")
     return connection

@@ -1,13 +1,15 @@
-"""Finding and writing a crop cache: several processes cut and encode, this one inserts."""
+"""Finding and writing a crop cache."""
 
 import hashlib
 import json
 import math
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 
@@ -16,23 +18,22 @@ import numpy as np
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
-from pnfs.data.cache import ANEW, FORMAT_VERSION, SCHEMA, SUFFIX, About, CacheSettings
-from pnfs.data.crops import start_worker
+from pnfs.data.cache import ANEW, FORMAT_VERSION, About, CacheSettings
 from pnfs.data.geometry import compose, invert
 from pnfs.data.images import DataError, view_of
 from pnfs.data.persons import Persons
 
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
+"""
 _CHUNK = 64
 """Persons in a transaction."""
 _PROBES = 4
 """Images whose pixels are compared when a cache is opened."""
 
 console = Console(stderr=True)
-
-Row = tuple[int, bytes, int, bytes]
-"""A row of the table `crops`."""
 
 
 def report_to_terminal(message: str) -> None:
@@ -55,7 +56,7 @@ def ensure_cache(
         root: Folder that holds caches. Processes that ask for the same one wait for each other.
         persons: The persons whose crops are wanted.
         settings: What is needed, and how a new cache is written.
-        workers: Processes that cut and encode; 0: this one.
+        workers: Crops that are cut and encoded at once.
         rebuild: Delete what there is with the same settings first.
         report: Called with what is done, and why existing caches do not fit.
 
@@ -65,7 +66,7 @@ def ensure_cache(
     root = Path(root).expanduser()
     exact = cache_path(root, persons, settings)
     # A finished cache may lie where nothing can be written, not even a lock.
-    if not rebuild and (found := find_cache(root, persons, settings, lambda _: None)):
+    if not rebuild and (found := _find(root, persons, settings, lambda _: None)):
         return found
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def ensure_cache(
             if rebuild:
                 for path in (exact, partial_of(exact)):
                     path.unlink(missing_ok=True)
-            if found := find_cache(root, persons, settings, report):
+            if found := _find(root, persons, settings, report):
                 return found
             _write(exact, persons, settings, workers, report)
     except (OSError, sqlite3.OperationalError) as error:
@@ -88,9 +89,8 @@ def ensure_cache(
 
 def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
     """The file below `root` that a cache of these persons with these settings is."""
-    key = json.dumps([FORMAT_VERSION, fingerprint(persons), asdict(settings)], sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return root / f"{_stem(persons)}-{digest}{SUFFIX}"
+    key = json.dumps([FORMAT_VERSION, _fingerprint(persons), asdict(settings)], sort_keys=True)
+    return root / f"{_stem(persons)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.sqlite"
 
 
 def partial_of(path: Path) -> Path:
@@ -98,7 +98,11 @@ def partial_of(path: Path) -> Path:
     return path.with_suffix(".partial")
 
 
-def find_cache(
+def _stem(persons: Persons) -> str:
+    return "".join(c if c.isalnum() else "_" for c in persons.name.lower())
+
+
+def _find(
     root: Path, persons: Persons, needed: CacheSettings, report: Callable[[str], None]
 ) -> Path | None:
     """A finished cache of these persons that serves; `report` is called with why others do not.
@@ -108,8 +112,7 @@ def find_cache(
             other images.
     """
     exact = cache_path(root, persons, needed)
-    caches = sorted(root.glob(f"{_stem(persons)}-*{SUFFIX}"), key=lambda p: (p != exact, p))
-    for path in caches:
+    for path in sorted(root.glob(f"{_stem(persons)}-*.sqlite"), key=lambda p: (p != exact, p)):
         try:
             about = About.read(path)
         except DataError as error:
@@ -118,12 +121,12 @@ def find_cache(
             report(str(error))  # Of an earlier version, perhaps.
             continue
         reason = about.settings.differences(needed)
-        if about.fingerprint != fingerprint(persons):
+        if about.fingerprint != _fingerprint(persons):
             reason = "the persons or their boxes are others"
         if reason:
             report(f"cache does not fit: {path}: {reason}")
             continue
-        for id_, crc in probe_images(persons).items():
+        for id_, crc in _probe_images(persons).items():
             if about.probes.get(id_, crc) != crc:
                 raise DataError(
                     f"{path}: the image of person {id_} is not the one that this cache was made "
@@ -133,16 +136,15 @@ def find_cache(
     return None
 
 
-def fingerprint(persons: Persons) -> str:
+def _fingerprint(persons: Persons) -> str:
     """A digest of what the crops depend on: who the persons are and where their boxes lie."""
-    digest = hashlib.sha256()
-    digest.update("\n".join(persons.ids.tolist()).encode())
+    digest = hashlib.sha256("\n".join(persons.ids.tolist()).encode())
     for column in (persons.center, persons.box_size):
         digest.update(np.ascontiguousarray(column, "<f4").tobytes())
     return digest.hexdigest()
 
 
-def probe_images(persons: Persons) -> dict[str, int]:
+def _probe_images(persons: Persons) -> dict[str, int]:
     """Checksums of the pixels of a few images, by person's id; images that are not there left out."""
     found = {}
     for row in np.unique(np.linspace(0, len(persons) - 1, _PROBES).astype(int)).tolist():
@@ -154,60 +156,21 @@ def probe_images(persons: Persons) -> dict[str, int]:
     return found
 
 
-def _stem(persons: Persons) -> str:
-    return "".join(c if c.isalnum() else "_" for c in persons.name.lower())
-
-
-class _Rows(Dataset):
-    """Rows of the table; an error as text, because workers garble exceptions."""
-
-    def __init__(self, persons: Persons, settings: CacheSettings) -> None:
-        self.persons = persons
-        self.settings = settings
-
-    def __getitem__(self, row: int) -> Row | str:
-        persons, settings = self.persons, self.settings
-        matrix = settings.matrix(persons, row)
-        zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
-        try:
-            image, to_image = view_of(persons.images, int(persons.image_index[row]), zoom)
-        except DataError as error:
-            return f"person {persons.ids[row]}: {error}"
-        height, width = settings.crop_size
-        crop = cv2.warpAffine(image, compose(matrix, to_image), (width, height))
-        place, content = invert(matrix).tobytes(), _encode(crop, settings)
-        return row, place, zlib.crc32(content, zlib.crc32(place)), content
-
-
-def _encode(crop: np.ndarray, settings: CacheSettings) -> bytes:
-    if settings.format == "raw":
-        return crop.tobytes()
-    options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-    return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), options)[1].tobytes()
-
-
-def _chunks(rows: _Rows, missing: list[int], workers: int) -> Iterator[list[Row]]:
-    loader = DataLoader(
-        rows,
-        batch_size=_CHUNK,
-        sampler=missing,
-        num_workers=workers,
-        worker_init_fn=start_worker,
-        collate_fn=list,
-    )
+def _row(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, bytes, int, bytes]:
+    """A person's row of the table `crops`."""
+    matrix = settings.matrix(persons, row)
+    zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
     try:
-        for chunk in loader:
-            errors = [row for row in chunk if isinstance(row, str)]
-            if errors:
-                raise DataError(errors[0])
-            yield chunk
-    except RuntimeError as error:
-        if "worker" not in str(error):
-            raise
-        raise DataError(
-            f"{rows.persons.name}: a process that writes the cache was stopped (out of memory?): "
-            f"{error}; the same command resumes"
-        ) from None
+        image, to_image = view_of(persons.images, int(persons.image_index[row]), zoom)
+    except DataError as error:
+        raise DataError(f"person {persons.ids[row]}: {error}") from None
+    crop = cv2.warpAffine(image, compose(matrix, to_image), settings.crop_size[::-1])
+    place, content = invert(matrix).tobytes(), crop.tobytes()
+    if settings.format == "jpeg":
+        options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
+        content = cv2.imencode(".jpg", bgr, options)[1].tobytes()
+    return row, place, zlib.crc32(content, zlib.crc32(place)), content
 
 
 def _write(
@@ -217,12 +180,15 @@ def _write(
     workers: int,
     report: Callable[[str], None],
 ) -> None:
-    partial, rows = partial_of(path), _Rows(persons, settings)
-    with closing(sqlite3.connect(partial)) as connection:
+    with (
+        closing(sqlite3.connect(partial_of(path))) as connection,
+        # Decoding, cutting and encoding happen outside Python's lock.
+        ThreadPoolExecutor(max(1, workers)) as pool,
+    ):
         if settings.format == "raw":
             # A crop is a chain of pages; longer ones are read faster, and waste more behind a JPEG.
             connection.execute("PRAGMA page_size = 16384")
-        connection.executescript(SCHEMA)
+        connection.executescript(_SCHEMA)
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
         height, width = settings.crop_size
@@ -230,17 +196,15 @@ def _write(
             f"cache of {persons.name}: {len(missing):,} of {len(persons):,} crops of {width}x{height} "
             f"to write ({settings.format}), {disk_usage(path.parent).free / 1e6:,.0f} MB are free"
         )
-        chunks = _chunks(rows, missing, workers)
-        for chunk in track(chunks, "cache", total=-(-len(missing) // _CHUNK), console=console):
+        make = partial(_row, persons, settings)
+        for start in track(range(0, len(missing), _CHUNK), "cache", console=console):
+            rows = list(pool.map(make, missing[start : start + _CHUNK]))
             with connection:
-                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", chunk)
-        about = About(
-            FORMAT_VERSION, persons.name, fingerprint(persons), probe_images(persons), settings
-        )
-        entries = [
-            (key, json.dumps(value, allow_nan=False)) for key, value in asdict(about).items()
-        ]
+                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", rows)
+        fingerprint, probes = _fingerprint(persons), _probe_images(persons)
+        about = asdict(About(FORMAT_VERSION, persons.name, fingerprint, probes, settings))
+        entries = [(key, json.dumps(value, allow_nan=False)) for key, value in about.items()]
         with connection:
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
-    partial.replace(path)
+    partial_of(path).replace(path)
     report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")

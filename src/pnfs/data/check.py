@@ -1,89 +1,37 @@
-"""Is a dataset fit to spend hours on? `CHECKS` has a row for each thing that is looked at."""
+"""Is a dataset fit to spend hours on? Images are read to their last byte, and `faults` are looked for."""
 
+import hashlib
+import io
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
-from pnfs.data import faults
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.faults import Seen
-from pnfs.data.images import DataError
-from pnfs.data.inspection import chosen_rows, inspect_images
-
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that somebody should know before hours are spent."""
-
-    severity: Severity
-    """error: results would be wrong or a run would stop; warning: look at it; note: for information."""
-    check: str
-    """Which check found it, such as "joint order"."""
-    where: str
-    """The file, folder, split or device concerned."""
-    problem: str
-    """What is wrong, with figures."""
-    advice: str = ""
-    """What to do."""
-    records: tuple[str, ...] = ()
-    """Every record or file concerned, where they are known."""
+from pnfs.data.faults import (
+    SEVERITIES,
+    Finding,
+    ImageReport,
+    Seen,
+    faults,
+    finding_of_error,
+    person_keys,
+)
+from pnfs.data.images import DataError, ImageFiles, require_size, stated_size, to_bytes
+from pnfs.data.persons import Persons
+from pnfs.errors import PnfsError
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Errors, then warnings, then notes; otherwise in the order found."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def finding_of_error(error: DataError, check: str, where: str) -> Finding:
-    """A loader's refusal as a finding; what follows its first line says what to do."""
-    problem, _, rest = str(error).partition("\n")
-    advice = rest or "Repair or replace what the message names, then check again."
-    return Finding("error", check, where, problem, advice)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that is looked at in a split.
-
-    Args:
-        name: For the table.
-        severity: How bad it is; or the shares of persons concerned above which it is a warning and an error.
-        problem: What follows the number of records.
-        advice: What to do.
-        look: From a split to the records concerned, none if all is well; or to a sentence, "" if all is well.
-    """
-
-    name: str
-    severity: Severity | tuple[float, float]
-    problem: str
-    advice: str
-    look: Callable[[Seen], Sequence[str] | str]
-
-    def __call__(self, seen: Seen) -> list[Finding]:
-        """The finding, if there is one."""
-        found = self.look(seen)
-        if not found:
-            return []
-        problem, severity, records = str(found), self.severity, ()
-        if not isinstance(found, str):
-            records = tuple(found)
-            problem = f"{len(found):,} {self.problem}: {_some(records)}"
-        if isinstance(severity, tuple):
-            share = len(records) / len(seen.persons)
-            warning, error = severity
-            severity = "error" if share > error else "warning" if share > warning else "note"
-        return [Finding(severity, self.name, seen.persons.name, problem, self.advice, records)]
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def inspect_dataset(
@@ -94,7 +42,7 @@ def inspect_dataset(
     sample: int = 500,
     workers: int | None = None,
 ) -> list[Finding]:
-    """Everything that can be found wrong with a dataset before training on it.
+    """Everything that can be found wrong with a dataset before training on it, errors first.
 
     A loader's refusal becomes a finding, and the checks continue with the rest. Give datasets
     `check_images=False`: missing images are looked for here, file by file.
@@ -107,9 +55,6 @@ def inspect_dataset(
             files but made when they are read, "all" takes a sample too.
         sample: Images of each split in a sample.
         workers: Images decoded at once; None for one a core.
-
-    Returns:
-        Findings, errors first.
     """
     findings: list[Finding] = []
     seen: list[Seen] = []
@@ -119,14 +64,14 @@ def inspect_dataset(
         except DataError as error:
             findings.append(finding_of_error(error, "annotation files", split))
             continue
-        rows = chosen_rows(persons, images, sample)
-        reports = inspect_images(persons, rows, workers=workers) if rows else {}
+        rows = np.unique(persons.image_index)
+        # Images that are drawn when they are read cannot be damaged one by one.
+        few = images == "sample" or not isinstance(persons.images, ImageFiles)
+        if few and len(rows) > sample:
+            rows = rows[np.linspace(0, len(rows) - 1, sample).round().astype(int)]
+        reports = {} if images == "none" else inspect_images(persons, rows.tolist(), workers)
         seen.append(Seen(dataset, split, persons, reports))
-        for check in CHECKS:
-            try:
-                findings += check(seen[-1])
-            except DataError as error:
-                findings.append(finding_of_error(error, check.name, split))
+        findings += faults(seen[-1])
     for first, second in itertools.combinations(seen, 2):
         # LSP has one test set under two names, and says so.
         if {first.split, second.split} != {"val", "test"}:
@@ -134,63 +79,79 @@ def inspect_dataset(
     return worst_first(findings)
 
 
-def _shared(first: Seen, second: Seen) -> list[Finding]:
+def _shared(first: Seen, second: Seen) -> Iterator[Finding]:
     """Persons, or else pictures, that belong to two splits."""
-    where = f"{first.persons.name} and {second.persons.name}"
+    known = set(person_keys(first.persons)) - {None}
+    check, what = "persons in two splits", "persons are in both"
+    pairs = zip(second.persons.ids.tolist(), person_keys(second.persons), strict=True)
+    names = [id_ for id_, key in pairs if key in known]
+    if not names:
+        check, what = "duplicate images", "pictures are in both"
+        digests = {r.digest for r in first.reports.values() if r.digest and not r.problem}
+        names = [r.name for r in second.reports.values() if r.digest in digests]
     advice = "Scores on persons that were trained on say little; take them out of one split."
-    known = set(faults.person_keys(first.persons)) - {None}
-    found = [key in known for key in faults.person_keys(second.persons)]
-    if any(found):
-        names = tuple(second.ids(np.array(found)))
-        problem = f"{len(names):,} persons are in both: {_some(names)}"
-        return [Finding("warning", "persons in two splits", where, problem, advice, names)]
-    digests = {r.digest for r in first.reports.values() if r.digest and not r.problem}
-    names = tuple(r.name for r in second.reports.values() if r.digest in digests)
-    problem = f"{len(names):,} pictures are in both: {_some(names)}"
-    pictures = Finding("warning", "duplicate images", where, problem, advice, names)
-    return [pictures] if names else []
+    for finding in second.found(check, "warning", what, advice, names):
+        yield replace(finding, where=f"{first.persons.name} and {second.persons.name}")
 
 
-_SOURCE = "Take train.json, valid.json and gt_valid.mat from one source, unchanged."
-_BROWSE = "Look at `pnfs data action=browse`."
+def inspect_file(path: Path) -> ImageReport:
+    """Decodes one image file to its last line.
 
-CHECKS = (
-    Check("missing images", "error", "images are missing",
-          "Unpack the dataset's image archive again, or take the records out of the annotations.",
-          faults.missing),
-    Check("damaged images", "error", "images cannot be read whole",
-          "Copy or download these files again and compare their size with the source's.", faults.damaged),
-    Check("image orientation", "warning", "images are stored turned or mirrored (EXIF)",
-          "Training reads pixels as they are stored. If the labels were made on the upright picture, "
-          f"store the images upright, without this entry. {_BROWSE}", faults.turned),
-    Check("image sizes", "error", "images have another size than the annotations say",
-          "The images were resized or come from elsewhere: use the original ones.", faults.resized),
-    Check("annotations", "warning", "", "Change the annotation file if this is not what it means.",
-          faults.unusual),
-    Check("left out", "note", "", "Nothing, unless these are to count.", faults.left_out),
-    Check("number of persons", "note", "",
-          "A selection, or damaged annotation files: scores cannot be compared with published ones.",
-          faults.number),
-    Check("duplicate records", "warning", "persons repeat image and joints of another one",
-          "These count twice in training and scores; take the copies out of the annotations.", faults.copies),
-    Check("joints outside images", (0.1, 0.5), "persons have labelled joints outside their image",
-          "Of many: labels and images do not belong together, or x and y are exchanged.", faults.outside),
-    Check("person boxes", (0.02, 0.2), "persons have most joints outside their box",
-          "Crops would not show them. Boxes and joints must come from one source.", faults.beside_box),
-    Check("joint order", "warning", "",
-          f"The labels are probably stored in another joint order than the dataset's own. {_BROWSE}",
-          faults.joint_order),
-    Check("left and right", "warning", "",
-          "Left and right are probably exchanged, or the pictures mirrored: left must be the person's "
-          f"own. {_BROWSE}", faults.sides),
-    Check("upright persons", "warning", "",
-          f"Unless these people stand on their hands, x and y are exchanged or y counts upwards. {_BROWSE}",
-          faults.upright),
-    Check("pixel base", "error", "", f"At small thresholds a pixel of shift costs score. {_SOURCE}",
-          faults.shifted),
-    Check("annotation files", "warning", "joints are elsewhere in gt_valid.mat, or in one file only",
-          _SOURCE, faults.disagree),
-    Check("head boxes", (0.0, 0.2), "persons have their head box away from the head",
-          f"PCKh would divide by another person's head size. {_SOURCE}", faults.head_boxes),
-)  # fmt: skip
-"""What is looked at in every split."""
+    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and
+    says nothing; Pillow refuses it.
+    """
+    name, digest = str(path), ""
+    try:
+        content = path.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        require_size(path, *stated_size(np.frombuffer(content, np.uint8)))
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            # EXIF's tag of the camera's orientation.
+            size, orientation = image.size, int(image.getexif().get(0x0112, 1))
+            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+                raise DataError(
+                    "holds floating point or 32-bit numbers, which training cannot read"
+                )
+            if image.mode.startswith("I"):
+                to_bytes(np.asarray(image), 16)
+        if not cv2.haveImageReader(name):
+            raise DataError("is in a format that OpenCV does not read")
+    except PnfsError as error:
+        return ImageReport(name, problem=str(error), digest=digest)
+    # Pillow's decoders meet damaged files with whatever their byte arithmetic runs into; its count of bytes left
+    # over, in brackets, says nothing about how much is missing.
+    except Exception as error:
+        reason = str(error).partition(" (")[0].partition(" <")[0]
+        return ImageReport(name, problem=f"cannot be decoded: {reason}", digest=digest)
+    return ImageReport(name, size, None, digest, orientation)
+
+
+def inspect_images(
+    persons: Persons, rows: Sequence[int], workers: int | None = None
+) -> dict[int, ImageReport]:
+    """Row of `persons.images` -> report, without files that are missing; `workers` at once, None: one a core.
+
+    Threads are enough: reading, hashing and decoding all happen outside Python's lock.
+    """
+    images = persons.images
+
+    def inspect(row: int) -> ImageReport | None:
+        name = images.describe(row)
+        if isinstance(images, ImageFiles):
+            return inspect_file(images.root / name) if (images.root / name).is_file() else None
+        try:
+            height, width = images.read(row).shape[:2]
+        except DataError as error:
+            return ImageReport(name, problem=str(error))
+        return ImageReport(name, (width, height))
+
+    with ThreadPoolExecutor(workers) as pool:
+        reports = track(
+            pool.map(inspect, rows),
+            description=f"images of {persons.name}",
+            total=len(rows),
+            transient=True,
+            console=Console(stderr=True),
+        )
+        return {row: report for row, report in zip(rows, reports, strict=True) if report}

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
-from pnfs.data.coco_categories import PERSON, Wanted, joint_order, named_categories
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.readers import (
@@ -27,6 +26,12 @@ from pnfs.data.readers import (
     require_rows,
 )
 from pnfs.evaluation.coco_eval import GroundTruth
+
+PERSON = 1
+"""COCO's own id of the category "person", for files that name no categories."""
+
+Wanted = str | Sequence[str] | None
+"""Name or names of the categories that are read; None: all that have the skeleton's joints."""
 
 AREA_SHARE = 0.53
 """Share of the box that stands for a missing area, as in mmpose: the mean of COCO's own persons."""
@@ -94,9 +99,8 @@ def read_annotations(
         DataError: The file cannot be read, is not in the format, lacks the category, or labels
             other joints; the message names file and record.
     """
-    if isinstance(source, Mapping):
-        content = source
-    else:
+    content: Any = source
+    if not isinstance(source, Mapping):
         # Outlines are most of the file; without dropping each at once they would fill gigabytes.
         where, content = str(source), read_json(Path(source), object_hook=without_outline)
     needed = ("images", "annotations") if labelled else ("images",)
@@ -108,30 +112,56 @@ def read_annotations(
     images = require_records(where, content["images"], "images")
     named = named_categories(where, content.get("categories"), category, skeleton)
     categories = tuple(record["id"] for record in named) or (PERSON,)
-    stated = joint_order(where, named, skeleton) if labelled else None
-    order = stated or list(range(len(skeleton)))
-    found = content["annotations"] if labelled else []
-    everything = require_records(where, found, "annotations")
+    stated = _joint_order(where, named, skeleton) if labelled else None
+    in_order = list(range(len(skeleton)))
+    order = stated or in_order
+    everything = content["annotations"] if labelled else []
+    everything = require_records(where, everything, "annotations")
     own = number_column(where, everything, "category_id", (), _label(everything))
     records = [everything[row] for row in np.flatnonzero(np.isin(own, categories)).tolist()]
 
+    def column(field: str, shape: tuple[int, ...], missing: Any = None) -> np.ndarray:
+        filled = records
+        if missing is not None:
+            filled = [{**r, field: missing} if r.get(field) is None else r for r in records]
+        return number_column(where, filled, field, shape, label)
+
+    def require(ok: np.ndarray | np.bool, wrong: str) -> None:
+        require_rows(where, np.asarray(ok), label, wrong)
+
     label = _label(records)
-    ids, image_ids = _ids(where, images, records, label)
-    crowd, joint_count = _flags(where, records, label)
-    table = _keypoints(where, records, order, crowd | (joint_count == 0), label)
-    visibility = table[..., 2]
-    joints = np.where(visibility[..., None] > UNLABELLED, table[..., :2], 0)
-    boxes = number_column(where, records, "bbox", (4,), label)
-    area = number_column(where, [{"area": r.get("area") or 0} for r in records], "area", (), label)
-    finite = np.isfinite(boxes).all(-1) & np.isfinite(area)
-    require_rows(where, finite, label, "bbox or area is not a finite number")
+    ids, image_ids = column("id", ()), column("image_id", ())
+    whole = (np.abs([ids, image_ids]) < 2**53) & ([ids, image_ids] == np.round([ids, image_ids]))
+    require(whole.all(0), "id and image_id must be whole numbers")
+    require(first_of_each(ids), "its id occurs before")
+    known = np.isin(image_ids, _image_numbers(where, images))
+    require(known, "its image_id is not among the annotation file's images")
+    crowd, joint_count = column("iscrowd", (), 0), column("num_keypoints", (), -1)
+    require(np.isin(crowd, (0, 1)), "iscrowd must be 0 or 1")
+    counts = (joint_count == np.floor(joint_count)) & (joint_count >= -1) & (joint_count < 2**31)
+    require(counts, "num_keypoints must be a whole number from 0")
+
+    may_lack = (crowd == 1) | (joint_count == 0)
+    none = {"keypoints": [0] * (3 * len(order))}
+    filled = [
+        none if lacks and not record.get("keypoints") else record
+        for record, lacks in zip(records, may_lack.tolist(), strict=True)
+    ]
+    table = number_column(where, filled, "keypoints", (3 * len(order),), label)
+    table = table.reshape(-1, len(order), 3)[:, order]
+    visibility, has_label = table[..., 2], table[..., 2:] > UNLABELLED
+    flags = np.isin(visibility, (0, 1, 2)).all(-1) | may_lack
+    require(flags, "a visibility flag of keypoints is not 0, 1 or 2")
+    finite = finite_rows(np.where(has_label, table[..., :2].astype(np.float32), 0)) | may_lack
+    require(finite, "a labelled joint is not a finite number")
+    boxes, area = column("bbox", (4,)), column("area", (), 0)
+    finite = finite_rows(boxes) & np.isfinite(area)
+    require(finite, "bbox or area is not a finite number")
     from_box = area <= 0
-    area = np.where(from_box, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area)
-    usable = ~crowd & (joint_count != 0) & (visibility > UNLABELLED).any(-1)
-    in_order = order == list(range(len(skeleton)))
+    usable = (crowd == 0) & (joint_count != 0) & has_label.any((1, 2))
     remarks = {
         AREA_FROM_BOX: int((from_box & usable).sum()),
-        ORDERED_BY_NAME: 0 if in_order else int(usable.sum()),
+        ORDERED_BY_NAME: 0 if order == in_order else int(usable.sum()),
         ORDER_ASSUMED: 0 if stated else int(usable.sum()),
         PERSON_ASSUMED: 0 if named else int(usable.sum()),
     }
@@ -143,13 +173,13 @@ def read_annotations(
         named=category,
         categories=categories,
         skeleton=skeleton,
-        ids=ids,
-        image_ids=image_ids,
-        joints=joints,
+        ids=ids.astype(np.int64),
+        image_ids=image_ids.astype(np.int64),
+        joints=np.where(has_label, table[..., :2], 0),
         visibility=visibility,
         boxes=boxes,
-        area=area,
-        crowd=crowd,
+        area=np.where(from_box, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area),
+        crowd=crowd == 1,
         usable=usable,
         # Counter's plus sign drops what does not occur.
         left_out=dict(+Counter({OTHER_CATEGORY: len(everything) - len(records)})),
@@ -168,69 +198,94 @@ def _label(records: Sequence[Mapping[str, Any]]) -> RecordLabel:
     return lambda row: f"annotation {records[row].get('id', f'number {row}')}"
 
 
-def _ids(
-    where: str,
-    images: Sequence[Mapping[str, Any]],
-    records: Sequence[Mapping[str, Any]],
-    label: RecordLabel,
-) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """Annotation ids, which must be unique, and image ids, which must be among the images'."""
-    ids, image_ids = (number_column(where, records, key, (), label) for key in ("id", "image_id"))
-    for column in (ids, image_ids):
-        whole = np.isfinite(column) & (column == np.round(column)) & (abs(column) < 2**53)
-        require_rows(where, whole, label, "id and image_id must be whole numbers")
-    require_rows(where, first_of_each(ids), label, "its id occurs before")
-    known: set[int] = set()
+def _image_numbers(where: str, images: Sequence[Mapping[str, Any]]) -> list[int]:
+    known: dict[int, None] = {}
     for row, image in enumerate(images):
         id_ = image.get("id")
         if not isinstance(id_, int) or abs(id_) >= 2**53 or id_ in known:
             raise DataError(
                 f"{where}: image {row}: id must be a whole number of its own, not {id_!r:.40}"
             )
-        known.add(id_)
-    found = np.array([image_id in known for image_id in image_ids.tolist()], dtype=bool)
-    require_rows(where, found, label, "its image_id is not among the annotation file's images")
-    return ids.astype(np.int64), image_ids.astype(np.int64)
+        known[id_] = None
+    return list(known)
 
 
-def _flags(
-    where: str, records: Sequence[Mapping[str, Any]], label: RecordLabel
-) -> tuple[Bool[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """iscrowd, and num_keypoints as stated, -1 where it is not."""
-    filled = [
-        {
-            "iscrowd": r.get("iscrowd") or 0,
-            "num_keypoints": -1 if r.get("num_keypoints") is None else r["num_keypoints"],
-        }
-        for r in records
+def named_categories(
+    where: Path | str, categories: object, wanted: Wanted, skeleton: Skeleton = body.COCO
+) -> list[dict[str, Any]]:
+    """The wanted categories in the file's order, names in any case; none where the file lists no categories.
+
+    Raises:
+        DataError: A category is not there, or twice, or its id is not a whole number.
+    """
+    if not categories:
+        return []
+    records = require_records(where, categories, "categories")
+    names = [_normal(name) for name in ([wanted] if isinstance(wanted, str) else wanted or ())]
+    chosen = [
+        record
+        for record in records
+        if (_normal(record.get("name")) in names if names else not _difference(record, skeleton))
     ]
-    crowd = number_column(where, filled, "iscrowd", (), label)
-    require_rows(where, np.isin(crowd, (0, 1)), label, "iscrowd must be 0 or 1")
-    stated = number_column(where, filled, "num_keypoints", (), label)
-    whole = (stated == np.floor(stated)) & (stated >= -1) & (stated < 2**31)
-    require_rows(where, whole, label, "num_keypoints must be a whole number from 0")
-    return crowd == 1, stated.astype(np.int64)
+    found = Counter(_normal(record.get("name")) for record in chosen)
+    if not chosen or any(name not in found for name in names):
+        there = [
+            f"{r.get('name')}" + (f" (joints: {_difference(r, skeleton)})" if _joints(r) else "")
+            for r in records[:5]
+        ]
+        raise DataError(
+            f"{where}: categories: no {' or '.join(names) or 'any with its joints'}; there are "
+            f"{', '.join(there)}. Choose another category, or name one so under categories"
+        )
+    for record in chosen:
+        name = _normal(record.get("name"))
+        if names and found[name] > 1:
+            ids = ", ".join(str(r.get("id")) for r in chosen if _normal(r.get("name")) == name)
+            raise DataError(f"{where}: several categories are named {name} (ids {ids}); keep one")
+        if not isinstance(record.get("id"), int) or isinstance(record["id"], bool):
+            raise DataError(
+                f"{where}: categories: id of {record.get('name')} is {record.get('id')!r}, no number"
+            )
+    return chosen
 
 
-def _keypoints(
-    where: str,
-    records: Sequence[Mapping[str, Any]],
-    order: list[int],
-    ignored: Bool[np.ndarray, " N"],
-    label: RecordLabel,
-) -> Float[np.ndarray, "N K 3"]:
-    """x, y, flag of each joint in the skeleton's order."""
-    filled = [
-        {"keypoints": [0] * (3 * len(order))}
-        if may_lack and not record.get("keypoints")
-        else record
-        for record, may_lack in zip(records, ignored.tolist(), strict=True)
-    ]
-    table = number_column(where, filled, "keypoints", (3 * len(order),), label)
-    table = table.reshape(-1, len(order), 3)[:, order]
-    fine = np.isin(table[..., 2], (0, 1, 2)).all(-1) | ignored
-    require_rows(where, fine, label, "a visibility flag of keypoints is not 0, 1 or 2")
-    labelled = table[..., 2:] > UNLABELLED
-    finite = finite_rows(np.where(labelled, table[..., :2].astype(np.float32), 0)) | ignored
-    require_rows(where, finite, label, "a labelled joint is not a finite number")
-    return table
+def _joint_order(
+    where: str, categories: Sequence[Mapping[str, Any]], skeleton: Skeleton
+) -> list[int] | None:
+    """For every joint of `skeleton` its place in the file's keypoints; None if none are named."""
+    orders = []
+    for record in categories:
+        if not record.get("keypoints"):
+            continue
+        if difference := _difference(record, skeleton):
+            raise DataError(
+                f"{where}: categories: the joints of {record.get('name')} are not those of skeleton "
+                f"{skeleton.name}: {difference}; use a dataset with these {len(skeleton)} joints"
+            )
+        orders.append([_joints(record).index(_normal(joint)) for joint in skeleton.joints])
+    if any(order != orders[0] for order in orders):
+        raise DataError(f"{where}: categories: joints stand in several orders; give them one order")
+    return orders[0] if orders else None
+
+
+def _joints(category: Mapping[str, Any]) -> list[str]:
+    names = category.get("keypoints")
+    return [_normal(name) for name in names] if isinstance(names, list) else []
+
+
+def _normal(name: object) -> str:
+    return str(name).strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _difference(category: Mapping[str, Any], skeleton: Skeleton) -> str:
+    """How a category's joints differ from the skeleton's; "" for the same ones in any order."""
+    names, joints = _joints(category), [_normal(joint) for joint in skeleton.joints]
+    return "; ".join(
+        f"{what} {', '.join(which)}"
+        for what, which in (
+            ("unknown", [name for name in names if name not in joints]),
+            ("missing", [joint for joint in joints if joint not in names]),
+            ("repeated", [name for name, count in Counter(names).items() if count > 1]),
+        )
+        if which
+    )

@@ -51,8 +51,8 @@ class CropDataset(Dataset):
         input_size: (height, width) of the crops.
         augmentation: None for the plain crop.
         seed: Seed of the augmentation's draws.
-        reduced_decoding: Decode no more of an image than the crop needs, where the images can do so
-            (`Views`); False decodes whole images. Crops differ by 1 to 3 grey levels.
+        reduced_decoding: Decode no more of an image than the crop needs, where its source can do so (`view_of`);
+            False decodes whole images. Crops differ by 1 to 3 grey levels.
         unbiased: Geometry of the crops; see `crop_matrix`.
     """
 
@@ -79,21 +79,15 @@ class CropDataset(Dataset):
 
     def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray | np.generic]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        persons = self.persons
-        if self.augmentation is None:
-            draw, random = AffineDraw(), None
-        else:
+        persons, draw, random = self.persons, AffineDraw(), None
+        if self.augmentation is not None:
             random = np.random.default_rng([self.seed, epoch, index])
             draw = self.augmentation.draw(random)
         width, height = crop_extent(self.input_size, self.unbiased)
+        box = fit_box(persons.box_size[index], width / height) * draw.scale
         matrix = crop_matrix(
-            persons.center[index],
-            fit_box(persons.box_size[index], width / height) * draw.scale,
-            draw.rotation_degrees,
-            self.input_size,
-            draw.flip,
-            self.unbiased,
-        )
+            persons.center[index], box, draw.rotation_degrees, self.input_size, draw.flip, self.unbiased
+        )  # fmt: skip
         # The matrix mirrors the coordinates; left and right joints change places too.
         rows = self._permutation if draw.flip else slice(None)
         joints = persons.joints[index][rows]
@@ -110,18 +104,10 @@ class CropDataset(Dataset):
     def pixels(
         self, index: int, matrix: np.ndarray, random: np.random.Generator | None
     ) -> dict[str, np.ndarray]:
-        """The entry "image" of a sample.
-
-        Args:
-            index: Row of the person.
-            matrix: From pixels of the image to those of the crop.
-            random: What the geometry was drawn from; None without augmentation.
-        """
-        height, width = self.input_size
+        """The entry "image" of a sample: row, map from image to crop, what the geometry was drawn from."""
         zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced_decoding else 1.0
         image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
-        matrix = compose(matrix, to_image)
-        crop = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        crop = cv2.warpAffine(image, compose(matrix, to_image), self.input_size[::-1])
         if random is not None and self.augmentation is not None:
             crop = self.augmentation.change_pixels(crop, random)
         return {"image": crop}
@@ -149,10 +135,7 @@ class EpochSampler(Sampler[SampleKey]):
         world_size: int = 1,
     ) -> None:
         self.rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
-        self.seed = seed
-        self.shuffle = shuffle
-        self.rank = rank
-        self.world_size = world_size
+        self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -171,8 +154,7 @@ class EpochSampler(Sampler[SampleKey]):
         return np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[SampleKey]:
-        for index in self.order().tolist():
-            yield SampleKey(self.epoch, index)
+        return (SampleKey(self.epoch, index) for index in self.order().tolist())
 
 
 def start_worker(_: int) -> None:

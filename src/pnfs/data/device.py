@@ -23,8 +23,6 @@ from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 
 SAMPLING, CACHED = "sampling", "cached_crop"
-_SHARE_OF_MEMORY = 0.6
-"""Share of the device's free memory that `fits` gives to crops; the rest is for training."""
 
 
 class UncutCrops(CropDataset):
@@ -45,8 +43,7 @@ class UncutCrops(CropDataset):
         super().__init__(persons, **options)
         if not isinstance(persons.images, CachedCrops):
             raise PnfsError(f"{persons.name}: crops are cut on the device from a crop cache only")
-        self.crops = persons.images
-        self.resident = resident
+        self.crops, self.resident = persons.images, resident
         require_geometry_alone(self.augmentation)
 
     def pixels(self, index: int, matrix: np.ndarray, random: Any) -> dict[str, np.ndarray]:
@@ -62,11 +59,7 @@ class UncutCrops(CropDataset):
 
 
 def require_geometry_alone(augmentation: Any) -> None:
-    """Refuses an `Augmentation` that changes colours, blurs or blots out.
-
-    Raises:
-        PnfsError: The message names the key.
-    """
+    """Raises PnfsError for an `Augmentation` that changes colours, blurs or blots out."""
     for name in ("colour", "blur", "occlusion"):
         if getattr(augmentation, name, 0) > 0:
             raise PnfsError(
@@ -106,18 +99,17 @@ def cut_crops(
     return {"image": image, **rest}  # type: ignore[typeddict-item, return-value]
 
 
-def fits(persons: Persons, device: torch.device) -> bool:
-    """Whether the cached crops leave a CUDA device enough memory to train; False on other devices."""
-    if device.type != "cuda":
-        return False
-    share = _SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]
-    return math.prod(resident_shape(persons)) < share
-
-
 def resident_shape(persons: Persons) -> tuple[int, int, int, int]:
     """(N, H, W, 3) of the cached crops of persons."""
     assert isinstance(persons.images, CachedCrops)
     return (len(persons), *persons.images.settings.crop_size, 3)
+
+
+def fits(persons: Persons, device: torch.device) -> bool:
+    """Whether the cached crops take less than 60 % of a CUDA device's free memory; False on other devices."""
+    if device.type != "cuda":
+        return False
+    return math.prod(resident_shape(persons)) < 0.6 * torch.cuda.mem_get_info(device)[0]
 
 
 def load_resident(

@@ -10,12 +10,7 @@ from pnfs.errors import PnfsError
 
 
 def fit_box(size: Float[np.ndarray, "*N 2"], aspect: float) -> Float[np.ndarray, "*N 2"]:
-    """The smallest box of the wanted shape that holds a box (HRNet's `_box2cs`).
-
-    Args:
-        size: Width and height, in pixels.
-        aspect: Wanted width divided by height.
-    """
+    """The smallest box (width, height) of an aspect, width over height, that holds a box (HRNet's `_box2cs`)."""
     size = np.asarray(size)
     width, height = size[..., 0], size[..., 1]
     return np.stack([np.maximum(width, height * aspect), np.maximum(height, width / aspect)], -1)
@@ -47,7 +42,7 @@ def crop_matrix(
             flip test then needs no shift; `pnfs.codec.Codec.stride` gives the stride that goes with it.
 
     Raises:
-        ValueError: The box has no width, a number is not finite, or the crop is too small.
+        PnfsError: The box has no width, a number is not finite, or the crop is too small.
     """
     width, height = crop_extent(output_size, unbiased)
     box_width = float(box_size[0])
@@ -57,8 +52,7 @@ def crop_matrix(
             f"{np.asarray(center).tolist()} turned by {rotation_degrees} degrees: the width must "
             "be positive and all numbers finite"
         )
-    scale = width / box_width
-    angle = math.radians(rotation_degrees)
+    scale, angle = width / box_width, math.radians(rotation_degrees)
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
     linear = np.array([[cosine, sine], [-sine, cosine]])
     translation = np.array([width / 2, height / 2]) - linear @ np.asarray(center, np.float64)
@@ -70,14 +64,10 @@ def crop_matrix(
 
 
 def crop_extent(size: tuple[int, int], unbiased: bool = False) -> tuple[int, int]:
-    """Width and height as `crop_matrix` measures them: pixels, or the intervals between them.
-
-    Args:
-        size: (height, width) of a crop or a heatmap, in pixels.
-        unbiased: Measure in pixel intervals.
+    """(width, height) of a crop or heatmap (height, width) as `crop_matrix` measures: pixels, or intervals.
 
     Raises:
-        ValueError: A side is shorter than one.
+        PnfsError: A side is shorter than one.
     """
     height, width = (side - unbiased for side in size)
     if min(height, width) < 1:

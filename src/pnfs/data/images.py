@@ -4,17 +4,29 @@ import io
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Shaped, UInt8
 from PIL import Image
 
 from pnfs.errors import PnfsError
 
 MOST_PIXELS = 100_000_000
-"""Pixels of the largest image that is decoded (300 MB as RGB). Its header says how many it has."""
+"""Pixels of the largest image or frame that is decoded (300 MB as RGB)."""
+
+_JPEG_START = b"\xff\xd8"
+_REDUCTIONS = (
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    (1, 0),
+)
+"""(factor, flag): OpenCV keeps the factor in the greyscale flag's bit, the colour's goes beside it."""
+
+View = tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]
+"""A picture in RGB, and the map of its pixels to those of the image that it shows."""
 
 
 class DataError(PnfsError):
@@ -22,7 +34,10 @@ class DataError(PnfsError):
 
 
 class ImageSource(Protocol):
-    """Images by number; small and picklable, so that it can travel to a worker."""
+    """Images by number; small and picklable, so that it can travel to a worker.
+
+    A source may also have `view(index, zoom)`: what a crop whose pixels are `zoom` image pixels wide needs.
+    """
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Image `index` in RGB. Raises DataError naming the image if it cannot be had."""
@@ -33,55 +48,20 @@ class ImageSource(Protocol):
         ...
 
 
-@runtime_checkable
-class Views(Protocol):
-    """Images that can also be had with fewer pixels than they have, or in part."""
-
-    def view(
-        self, index: int, zoom: float
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-        """What is needed of image `index`.
-
-        Args:
-            index: As for `ImageSource.read`.
-            zoom: Side of the wanted crop's pixels, in pixels of the image.
-
-        Returns:
-            A picture in RGB, and the map of its pixels to those of the image.
-
-        Raises:
-            DataError: The image cannot be had; the message names it.
-        """
-        ...
-
-
-def view_of(
-    images: ImageSource, index: int, zoom: float
-) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-    """`Views.view` of images that have it, the whole image of others."""
-    if isinstance(images, Views):
-        return images.view(index, zoom)
-    return images.read(index), np.eye(2, 3)
-
-
-_JPEG_START = b"\xff\xd8"
-_REDUCTIONS = (
-    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
-    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
-    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
-    (1, cv2.IMREAD_COLOR_RGB),
-)
-"""(factor, how to decode): the factor's bit is that of the greyscale flag, the colour's goes beside it."""
+def view_of(images: ImageSource, index: int, zoom: float) -> View:
+    """What a crop needs of an image: `view` of sources that have it, the whole image of others."""
+    view = getattr(images, "view", None)
+    return (images.read(index), np.eye(2, 3)) if view is None else view(index, zoom)
 
 
 class ImageFiles:
     """Image files below a folder, which no path leaves, nor any symbolic link on its way.
 
-    Folders on the way are followed here, each once; a file that is itself a link is followed when
-    it is read, because to ask for every file's links takes seconds on a large dataset.
+    Links of folders are followed here, each once; those of files when they are read, because asking for every file
+    takes seconds on a large dataset.
 
     Args:
-        root: The folder that no path may leave.
+        root: The folder.
         paths: Paths relative to `root`.
 
     Raises:
@@ -96,8 +76,7 @@ class ImageFiles:
         inside: dict[str, bool] = {}
         for record, path in enumerate(paths):
             folder, name = os.path.split(path)
-            if name in ("", ".", ".."):
-                folder = path
+            folder = path if name in ("", ".", "..") else folder
             if folder not in inside:
                 inside[folder] = self._holds(self.root / folder)
             if not inside[folder]:
@@ -109,10 +88,8 @@ class ImageFiles:
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return self.view(index, 1.0)[0]
 
-    def view(
-        self, index: int, zoom: float
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-        """Image `index` at an eighth, a quarter, half or all of its resolution: see `Views`.
+    def view(self, index: int, zoom: float) -> View:
+        """Image `index` at an eighth, a quarter, half or all of its resolution.
 
         A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all
         of them, and a crop taken from the result has no aliasing.
@@ -123,14 +100,15 @@ class ImageFiles:
         if not self._holds(path):
             raise self._leaves(str(self.paths[index]), index)
         content = np.fromfile(path, np.uint8)
-        factor, flag = 1, cv2.IMREAD_COLOR_RGB
+        factor, flag = 1, 0
         # Of other formats OpenCV resizes the decoded image, to a size rounded the other way.
         if bytes(content[:2]) == _JPEG_START:
             factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
         image = None
         if len(content):
-            require_size(path, content)
-            image = cv2.imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+            require_size(path, *stated_size(content))
+            flag |= cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            image = cv2.imdecode(content, flag)
         if image is None:
             raise DataError(f"{path}: not a readable image (record {index})")
         # Pixel u of the reduced image lies in the middle of pixels f u to f u + f - 1.
@@ -151,15 +129,9 @@ class ImageFiles:
 
     def missing(self) -> list[str]:
         """Paths that are not there, each once, by one listing of each folder."""
-        listings: dict[str, set[str]] = {}
-        absent = []
-        for path in np.unique(self.paths).tolist():
-            folder, _, name = path.rpartition("/")
-            if folder not in listings:
-                listings[folder] = list_files(self.root / folder)
-            if name not in listings[folder]:
-                absent.append(path)
-        return absent
+        paths = [(path, *os.path.split(path)) for path in np.unique(self.paths).tolist()]
+        there = {folder: list_files(self.root / folder) for folder in {p[1] for p in paths}}
+        return [path for path, folder, name in paths if name not in there[folder]]
 
 
 def list_files(folder: Path) -> set[str]:
@@ -170,20 +142,11 @@ def list_files(folder: Path) -> set[str]:
         return {entry.name for entry in entries if not entry.is_dir()}
 
 
-def require_size(path: Path | str, content: UInt8[np.ndarray, " n"]) -> None:
-    """Refuses an image file whose header announces more than MOST_PIXELS, before it is decoded.
-
-    Args:
-        path: For the message.
-        content: The whole file.
-
-    Raises:
-        DataError: The image is too large. A header that cannot be read is left to the decoder.
-    """
-    width, height = stated_size(content)
+def require_size(path: Path, width: float, height: float) -> None:
+    """Raises DataError for an image or frame of more than MOST_PIXELS, as its header says."""
     if width * height > MOST_PIXELS:
         raise DataError(
-            f"{path}: announces {width}x{height} pixels, more than {MOST_PIXELS:,}; store it smaller"
+            f"{path}: announces {width:.0f}x{height:.0f} pixels, more than {MOST_PIXELS:,}; store it smaller"
         )
 
 
@@ -213,3 +176,34 @@ def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
             largest = max(largest, (width, height), key=lambda size: size[0] * size[1])
         place += 2 + length
     return largest
+
+
+def to_bytes(
+    pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None
+) -> UInt8[np.ndarray, "H W *C"]:
+    """Brightness of any number type as 0..255: 16 bits by 257, other numbers by their range (to 1, 255 or 65535).
+
+    Args:
+        pixels: Brightness from 0 upwards.
+        bits: Bits of an integer in the file, where that differs from the array's.
+
+    Raises:
+        PnfsError: Numbers are negative, not finite or larger than 65535, or a 16-bit picture that is not
+            black holds nothing above 255, which would become black.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    values, is_float = pixels.astype(np.float64), pixels.dtype.kind == "f"
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if not (low >= 0 and high <= 65535):
+        raise PnfsError(
+            f"holds numbers from {low:g} to {high:g}, of which 0 to 1, 0 to 255 or 0 to 65535 can be "
+            "read; save it with 8 bits a channel"
+        )
+    wide = not is_float and (bits or 8 * pixels.dtype.itemsize) == 16
+    if wide and 0 < high <= 255:
+        raise PnfsError(
+            f"holds 16-bit numbers up to {high:g} of 65535 and would be black; save it with 8 bits a channel"
+        )
+    scale = 255.0 if is_float and high <= 1 else 1 / 257 if wide or high > 255 else 1.0
+    return (values * scale).round().astype(np.uint8)

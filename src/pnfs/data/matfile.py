@@ -89,7 +89,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
 
 
 def _variable(parts: list[tuple[int, memoryview]], order: str) -> tuple[str, np.ndarray | str]:
-    """Name and content of a matrix, of whose elements flags, sizes and name come first."""
+    """Name and content of a matrix, whose first elements are flags, sizes and name."""
     kinds = [kind for kind, _ in parts[:3]]
     if kinds != [_UINT32, _INT32, _INT8] or len(parts[0][1]) != 8:
         raise PnfsError("a variable does not begin with its flags, sizes and name")

@@ -25,7 +25,7 @@ from pnfs.data.device import (
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 
-Split = Literal["train", "val", "test"]
+Augment = Literal["loader", "device"]
 
 
 class PoseDataModule(L.LightningDataModule):
@@ -70,11 +70,22 @@ class PoseDataModule(L.LightningDataModule):
         reduced_decoding: bool = True,
         cache: Path | str | None = None,
         cache_format: Format = "jpeg",
-        augment: Literal["loader", "device"] = "loader",
+        augment: Augment = "loader",
         resident: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        _require_choices(cache, augment, resident)
+        if augment not in ("loader", "device"):
+            raise PnfsError(f"data.augment is loader or device, not {augment!r}")
+        if not isinstance(resident, bool) and resident != "auto":
+            raise PnfsError(f"data.resident is true, false or auto, not {resident!r}")
+        if augment == "device" and cache is None:
+            raise PnfsError(
+                "data.augment=device cuts crops from a crop cache: set data.cache=<folder> too"
+            )
+        if resident is True and augment != "device":
+            raise PnfsError(
+                "data.resident=true keeps crops on the device: set data.augment=device too"
+            )
         if augment == "device":
             require_geometry_alone(augmentation)
         self.source = source
@@ -89,7 +100,7 @@ class PoseDataModule(L.LightningDataModule):
         self.reduced_decoding = reduced_decoding
         self.cache = cache
         self.cache_format: Format = cache_format
-        self.augment: Literal["loader", "device"] = augment
+        self.augment: Augment = augment
         self.resident = resident
         self.weight_rows: list[int] | None = None
         self.architecture_rows: list[int] | None = None
@@ -104,20 +115,11 @@ class PoseDataModule(L.LightningDataModule):
         return CropDataset(self.persons(split, augmentation), **self._crop_options(augmentation))
 
     def _crop_options(self, augmentation: Augmentation | None) -> dict[str, Any]:
-        return {
-            "input_size": self.input_size,
-            "augmentation": augmentation,
-            "seed": self.seed,
-            "unbiased": self.unbiased,
-            "reduced_decoding": self.reduced_decoding,
-        }
+        names = ("input_size", "seed", "unbiased", "reduced_decoding")
+        return {name: getattr(self, name) for name in names} | {"augmentation": augmentation}
 
     def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
-        """The persons of a split; with a cache, its crops in place of their images.
-
-        Args:
-            split: Name of the split.
-            augmentation: What the cached crops must have room for.
+        """The persons of a split; with a cache, its crops with room for an augmentation, not their images.
 
         Raises:
             DataError: The cache cannot be written or is damaged.
@@ -146,17 +148,14 @@ class PoseDataModule(L.LightningDataModule):
         self.next_epoch = state_dict["next_epoch"]
 
     def split_train(self, share: float, seed: int) -> tuple[list[int], list[int]]:
-        """Divides the training persons between weights and architecture parameters.
+        """Divides the training persons: rows for the weights, rows for the architecture parameters.
 
         Args:
             share: Share of the persons that go to the architecture parameters, above 0 and below 1.
             seed: Seed of the shuffling.
 
-        Returns:
-            Rows for the weights, rows for the architecture parameters.
-
         Raises:
-            ValueError: One of the two would be empty.
+            PnfsError: One of the two would be empty.
         """
         total = len(self.source.persons("train"))
         for_architecture = round(share * total)
@@ -182,19 +181,20 @@ class PoseDataModule(L.LightningDataModule):
         return self._train_loader(self.architecture_rows, self.seed + 1, self.augment)
 
     def _train_loader(
-        self, rows: list[int] | None, order_seed: int, augment: Literal["loader", "device"]
+        self, rows: list[int] | None, order_seed: int, augment: Augment
     ) -> DataLoader:
         size = len(self.source.persons("train")) if rows is None else len(rows)
         drop_last = self.drop_last and -(-size // self._rank()[1]) >= self.batch_size
         sampler = self._sampler(size if rows is None else rows, order_seed, shuffle=True)
+        sampler.set_epoch(self.next_epoch)
         if augment == "loader":
             dataset = self.dataset("train", self.augmentation)
         else:
-            dataset = UncutCrops(
+            persons, options = (
                 self.persons("train", self.augmentation),
-                resident=self._keep_resident(),
-                **self._crop_options(self.augmentation),
+                self._crop_options(self.augmentation),
             )
+            dataset = UncutCrops(persons, resident=self._keep_resident(), **options)
         return self._loader(dataset, sampler, self.batch_size, drop_last)
 
     def val_dataloader(self) -> DataLoader:
@@ -208,10 +208,7 @@ class PoseDataModule(L.LightningDataModule):
 
     def _sampler(self, rows: int | list[int], seed: int, shuffle: bool) -> EpochSampler:
         rank, world_size = self._rank()
-        sampler = EpochSampler(rows, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
-        if shuffle:
-            sampler.set_epoch(self.next_epoch)
-        return sampler
+        return EpochSampler(rows, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
 
     def _loader(
         self, dataset: CropDataset, sampler: EpochSampler, batch_size: int, drop_last: bool
@@ -248,22 +245,8 @@ class PoseDataModule(L.LightningDataModule):
         self._resident = None
 
     def _rank(self) -> tuple[int, int]:
-        return (
-            (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        )
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-
-
-def _require_choices(cache: Path | str | None, augment: str, resident: bool | str) -> None:
-    if augment not in ("loader", "device"):
-        raise PnfsError(f"data.augment is loader or device, not {augment!r}")
-    if not isinstance(resident, bool) and resident != "auto":
-        raise PnfsError(f"data.resident is true, false or auto, not {resident!r}")
-    if augment == "device" and cache is None:
-        raise PnfsError(
-            "data.augment=device cuts crops from a crop cache: set data.cache=<folder> too"
-        )
-    if resident is True and augment != "device":
-        raise PnfsError("data.resident=true keeps crops on the device: set data.augment=device too")

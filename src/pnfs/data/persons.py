@@ -1,30 +1,25 @@
 """Labelled persons, column by column, whatever dataset they come from."""
 
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int8, Int64, UInt8
 
 from pnfs.body import Skeleton
-from pnfs.data.images import DataError, ImageFiles, ImageSource
-
-__all__ = ["OCCLUDED", "UNLABELLED", "VISIBLE", "DataError", "ImageFiles", "ImageSource",
-           "PersonSample", "Persons", "listed"]  # fmt: skip
+from pnfs.data.images import DataError, ImageSource
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2
 """COCO's visibility flags, used for every dataset."""
 
 
-@dataclass(frozen=True)
-class PersonSample:
-    """One person in one image; the fields are rows of the columns of `Persons`."""
+class PersonSample(NamedTuple):
+    """One person in one image (RGB); the other fields are rows of the columns of `Persons`."""
 
     id: str
     image: UInt8[np.ndarray, "H W 3"]
-    """RGB."""
     joints: Float32[np.ndarray, "K 2"]
     visibility: Int8[np.ndarray, " K"]
     center: Float32[np.ndarray, " 2"]
@@ -68,61 +63,50 @@ class Persons:
     """Annotation file that these counts are of."""
 
     def __post_init__(self) -> None:
-        if len(self.ids) == 0:
+        count, joints = len(self.ids), len(self.skeleton)
+        if not count:
             counted = f" (left out: {listed(self.left_out)})" if self.left_out else ""
             raise DataError(f"{self.name}: there are no usable persons in this split{counted}")
-        expected = {"joints": (len(self.skeleton), 2), "visibility": (len(self.skeleton),)}
-        for name, column in self._columns().items():
-            shape = (len(self.ids), *expected.get(name, column.shape[1:]))
+        for name, column in self.columns().items():
+            of_joints = {"joints": (joints, 2), "visibility": (joints,)}
+            shape = (count, *of_joints.get(name, column.shape[1:]))
             if column.shape != shape:
                 raise DataError(
-                    f"{self.name}: {name} has shape {column.shape}; {len(self.ids)} persons of "
-                    f"skeleton {self.skeleton.name} need {shape}"
+                    f"{self.name}: {name} has shape {column.shape}; {count} persons of skeleton "
+                    f"{self.skeleton.name} need {shape}"
                 )
         known, first = np.unique(self.ids, return_index=True)
-        if len(known) < len(self.ids):
-            repeated = np.setdiff1d(np.arange(len(self.ids)), first)[0]
+        if len(known) < count:
+            repeated = np.setdiff1d(np.arange(count), first)[0]
             raise DataError(f"{self.name}: the id {self.ids[repeated]!s} occurs twice")
         images = len(self.images) if isinstance(self.images, Sized) else np.inf
-        self._require(
-            (self.image_index >= 0) & (self.image_index < images),
-            "is in an image that is none of the images (numbered from 0)",
-        )
+        in_images = (self.image_index >= 0) & (self.image_index < images)
         finite = np.isfinite(self.joints).all(-1) | (self.visibility == UNLABELLED)
-        self._require(finite.all(-1), "a joint is not a finite number")
         box = np.isfinite(self.center) & np.isfinite(self.box_size) & (self.box_size > 0)
-        self._require(box.all(-1), "the person box is not a finite number, or empty")
+        for ok, wrong in (
+            (in_images, "is in an image that is none of the images (numbered from 0)"),
+            (finite.all(-1), "a joint is not a finite number"),
+            (box.all(-1), "the person box is not a finite number, or empty"),
+        ):
+            if not ok.all():
+                row = int(np.argmin(ok))
+                image = int(self.image_index[row])
+                where = self.images.describe(image) if in_images[row] else f"image {image}"
+                raise DataError(f"{self.name}: person {self.ids[row]} ({where}): {wrong}")
 
-    def _columns(self) -> dict[str, np.ndarray]:
-        columns = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
-
-    def _require(self, ok: np.ndarray | np.bool, wrong: str) -> None:
-        if not ok.all():
-            first = int(np.flatnonzero(~ok)[0])
-            image = int(self.image_index[first])
-            inside = not isinstance(self.images, Sized) or 0 <= image < len(self.images)
-            where = self.images.describe(image) if inside else f"image {image}"
-            raise DataError(f"{self.name}: person {self.ids[first]} ({where}): {wrong}")
+    def columns(self) -> dict[str, np.ndarray]:
+        """The fields that have a row for each person."""
+        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> PersonSample:
-        return PersonSample(
-            id=str(self.ids[index]),
-            image=self.images.read(int(self.image_index[index])),
-            joints=self.joints[index],
-            visibility=self.visibility[index],
-            center=self.center[index],
-            box_size=self.box_size[index],
-            reference_length=float(self.reference_length[index]),
-        )
-
-    def subset(self, rows: Sequence[int] | np.ndarray) -> "Persons":
-        """The persons in `rows`, in that order."""
-        rows = np.asarray(rows)
-        return replace(self, **{name: column[rows] for name, column in self._columns().items()})
+        row = {name: column[index] for name, column in self.columns().items()}
+        image = self.images.read(int(row.pop("image_index")))
+        id_, length = str(row.pop("ids")), float(row.pop("reference_length"))
+        return PersonSample(id=id_, image=image, reference_length=length, **row)
 
     def described(self) -> str:
         """One line for the screen: name, number of persons, what was left out and assumed."""
@@ -135,11 +119,8 @@ class Persons:
 
     def account(self) -> dict[str, Any]:
         """The same for a record: numbers under "persons", "left_out" and "remarks"."""
-        return {
-            "persons": len(self),
-            "left_out": dict(self.left_out),
-            "remarks": dict(self.remarks),
-        }
+        counts = {"left_out": dict(self.left_out), "remarks": dict(self.remarks)}
+        return {"persons": len(self), **counts}
 
 
 def listed(counts: Mapping[str, int]) -> str:

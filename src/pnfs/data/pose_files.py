@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
-from pnfs.data.coco_format import OTHER_CATEGORY, Annotations, read_annotations, without_outline
+from pnfs.data.coco_format import (
+    CROWD,
+    NO_JOINTS,
+    OTHER_CATEGORY,
+    Annotations,
+    read_annotations,
+    without_outline,
+)
+from pnfs.data.datasets.coco_boxes import read_results
 from pnfs.data.datasets.mpii import FILE_JOINTS, FROM_FILE
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED
@@ -24,17 +32,9 @@ from pnfs.data.readers import (
     require_rows,
     text_column,
 )
-from pnfs.data.results_file import read_results
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file that is read; COCO's training annotations have a quarter of this."""
-
-RESULTS = "COCO results"
-ANNOTATIONS = "COCO annotations"
-KEYPOINTS = "keypoints of pnfs predict"
-PERSONS = "persons of pnfs evaluate"
-PRED_MAT = "MPII pred.mat"
-MPII_LABELS = "MPII annotations"
 
 _ACCEPTED = (
     "a COCO results file (list of image_id, category_id, keypoints, score), a COCO annotation file, a file "
@@ -51,7 +51,7 @@ class PoseFile:
 
     path: Path
     format: str
-    """One of this module's formats, in words."""
+    """One of the accepted formats, in words."""
     joints: Float[np.ndarray, "N K 2"]
     """x, y in 0-based px of the image."""
     scores: Float[np.ndarray, "N K"]
@@ -122,7 +122,7 @@ def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     wrong = "preds is not a finite number"
     require_rows(path, finite_rows(joints), lambda row: f"person {row}", wrong)
     ones = np.ones(joints.shape[:2])
-    return PoseFile(path, PRED_MAT, joints[:, FROM_FILE], ones, ones[:, 0])
+    return PoseFile(path, "MPII pred.mat", joints[:, FROM_FILE], ones, ones[:, 0])
 
 
 def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) -> PoseFile:
@@ -136,8 +136,8 @@ def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) 
     joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
     require_rows(path, finite_rows(joints), label, "joints is not a finite number")
     flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
-    scores = (flags[:, FROM_FILE] > 0).astype(np.float64)
-    return PoseFile(path, MPII_LABELS, joints[:, FROM_FILE] - 1, scores, np.ones(len(joints)))
+    joints, scores = joints[:, FROM_FILE] - 1, (flags[:, FROM_FILE] > 0).astype(np.float64)
+    return PoseFile(path, "MPII annotations", joints, scores, np.ones(len(joints)))
 
 
 def _require_mpii(path: Path, skeleton: Skeleton) -> None:
@@ -160,11 +160,9 @@ def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> Pose
     names = content["joints"]
     names = [str(name) for name in names] if isinstance(names, list) else []
     if sorted(names) != sorted(skeleton.joints):
-        unknown = ", ".join(name for name in names if name not in skeleton.joints) or "none"
-        missing = ", ".join(joint for joint in skeleton.joints if joint not in names) or "none"
         raise DataError(
-            f"{path}: joints are not those of skeleton {skeleton.name}: unknown {unknown}; missing "
-            f"{missing}"
+            f"{path}: joints are {', '.join(names)}, not those of skeleton {skeleton.name}: "
+            f"{', '.join(skeleton.joints)}"
         )
     if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
         raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
@@ -174,7 +172,9 @@ def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> Pose
     table = table[:, [names.index(joint) for joint in skeleton.joints]]
     require_rows(path, finite_rows(table), label, "keypoints is not a finite number")
     scores = table[..., 2]
-    return PoseFile(path, PERSONS, table[..., :2], scores, scores.mean(-1), ids=ids)
+    return PoseFile(
+        path, "persons of pnfs evaluate", table[..., :2], scores, scores.mean(-1), ids=ids
+    )
 
 
 def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | None) -> PoseFile:
@@ -190,11 +190,12 @@ def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | Non
     found = read_results(path, records, truth, fields)
     # A list names no joints: they stand in the order of the annotation file.
     table = found["keypoints"].reshape(-1, len(truth.skeleton), 3)[:, list(truth.order)]
+    others = len(records) - len(table)
     return PoseFile(
-        path, RESULTS, table[..., :2], table[..., 2], found["score"],
+        path, "COCO results", table[..., :2], table[..., 2], found["score"],
         image_ids=found["image_id"],
         boxes=found.get("bbox"),
-        left_out=_counted({OTHER_CATEGORY: len(records) - len(table)}),
+        left_out={OTHER_CATEGORY: others} if others else {},
     )  # fmt: skip
 
 
@@ -207,7 +208,7 @@ def _annotations(
     rows = np.flatnonzero(read.usable)
     if not len(rows):
         raise DataError(f"{path}: annotations: no person has a labelled joint")
-    persons = [read.records[row] for row in rows.tolist()]
+    persons, joints = [read.records[row] for row in rows.tolist()], read.joints[rows]
 
     def label(row: int) -> str:
         return f"annotation {read.ids[rows[row]]}"
@@ -219,39 +220,22 @@ def _annotations(
         require_rows(path, finite_rows(scores), label, "keypoint_scores is not finite")
     else:
         scores = (read.visibility[rows] > UNLABELLED).astype(np.float64)
+        # Joints without label, which files have at 0, 0, move to the middle of the labelled ones: COCO measures
+        # all joints of a prediction against the box of a person that it ignores.
+        middle = (joints * scores[..., None]).sum(1) / scores.sum(1)[:, None]
+        joints = np.where(scores[..., None] > 0, joints, middle[:, None])
     person_scores = np.ones(len(rows))
     if any("score" in person for person in persons):
         person_scores = number_column(path, persons, "score", (), label)
         require_rows(path, np.isfinite(person_scores), label, "score is not a finite number")
-    joints = read.joints[rows]
-    if not predicted:
-        joints = _in_the_middle(joints, scores > 0)
     names = {image["id"]: image.get("file_name") for image in read.images}
+    crowds, unlabelled = read.crowd.sum(), (~read.usable & ~read.crowd).sum()
+    left_out = {**read.left_out, CROWD: int(crowds), NO_JOINTS: int(unlabelled)}
+    form = "keypoints of pnfs predict" if predicted else "COCO annotations"
     return PoseFile(
-        path, KEYPOINTS if predicted else ANNOTATIONS, joints, scores, person_scores,
+        path, form, joints, scores, person_scores,
         image_ids=read.image_ids[rows],
         image_names={id_: name for id_, name in names.items() if isinstance(name, str)},
         boxes=read.boxes[rows],
-        left_out=_counted({
-            **read.left_out,
-            "crowds": int(read.crowd.sum()),
-            "without a labelled joint": int((~read.usable & ~read.crowd).sum()),
-        }),
+        left_out={reason: count for reason, count in left_out.items() if count},
     )  # fmt: skip
-
-
-def _in_the_middle(
-    joints: Float[np.ndarray, "N K 2"], labelled: Bool[np.ndarray, "N K"]
-) -> Float[np.ndarray, "N K 2"]:
-    """Joints without label moved to the middle of the labelled ones.
-
-    Files have them at 0, 0. COCO compares no joint with them, but measures all joints of a prediction against
-    the box of a person that it ignores.
-    """
-    counts = labelled.sum(1)[:, None]
-    middle = (joints * labelled[..., None]).sum(1) / counts
-    return np.where(labelled[..., None], joints, middle[:, None])
-
-
-def _counted(counts: Mapping[str, int]) -> dict[str, int]:
-    return {reason: count for reason, count in counts.items() if count}

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Int64
 
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.datasets.coco_boxes import persons_in
+from pnfs.data.datasets.coco_boxes import image_table, persons_in
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.pose_files import PoseFile
@@ -26,54 +26,40 @@ scores themselves compare poses as COCO does."""
 
 
 def assign(poses: PoseFile, persons: Persons) -> Matches:
-    """The dataset's persons with their predictions, one row each; nan where the file has none.
+    """A split's persons with their predictions, one row each; nan where the file has none.
 
     By image, each labelled person gets the pose most similar to its label (OKS), each pose used
     once.
 
-    Args:
-        poses: Poses of the dataset's skeleton.
-        persons: A split.
-
     Raises:
         DataError: Another number of persons, an unknown id, or an unknown image.
     """
+    advice = "choose the dataset and the split that were predicted"
+    rows = np.arange(len(persons))
     if poses.image_ids is not None:
-        rows = _by_image(poses, persons)
+        names = {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
+        images = images_of(poses, names, persons.name, numbered=False)
+        areas = persons.box_size.astype(np.float64).prod(-1)
+        rows = _most_similar(persons, persons.image_index, areas, poses.joints, images, 0.0)
     elif poses.ids is not None:
-        rows = _by_id(poses, poses.ids, persons)
-    elif len(poses) == len(persons):
-        rows = np.arange(len(persons))
-    else:
+        row_of = {id_: row for row, id_ in enumerate(persons.ids.tolist())}
+        unknown = [id_ for id_ in poses.ids if id_ not in row_of]
+        if unknown:
+            raise DataError(
+                f"{poses.path}: persons: id {unknown[0]} (and {len(unknown) - 1} more) is not a person of "
+                f"{persons.name}; {advice}"
+            )
+        rows = np.full(len(persons), UNMATCHED, np.int64)
+        rows[[row_of[id_] for id_ in poses.ids]] = np.arange(len(poses))
+    elif len(poses) != len(persons):
         raise DataError(
-            f"{poses.path}: holds {len(poses)} persons in order, {persons.name} has {len(persons)}; "
-            "choose the dataset and the split that were predicted"
+            f"{poses.path}: holds {len(poses)} persons in order, {persons.name} has {len(persons)}; {advice}"
         )
     found = rows != UNMATCHED
     locations = np.where(found[:, None, None], poses.joints[rows], np.nan).astype(np.float32)
     scores = np.where(found[:, None], poses.scores[rows], 0).astype(np.float32)
     matched = np.where(found, np.arange(len(persons)), UNMATCHED)
     return Matches(persons, Predictions(locations, scores), matched)
-
-
-def _by_id(poses: PoseFile, ids: list[str], persons: Persons) -> Int64[np.ndarray, " M"]:
-    row_of = {id_: row for row, id_ in enumerate(persons.ids.tolist())}
-    unknown = [id_ for id_ in ids if id_ not in row_of]
-    if unknown:
-        raise DataError(
-            f"{poses.path}: persons: id {unknown[0]} (and {len(unknown) - 1} more) is not a person of "
-            f"{persons.name}; choose the dataset and the split that were predicted"
-        )
-    rows = np.full(len(persons), UNMATCHED, np.int64)
-    rows[[row_of[id_] for id_ in ids]] = np.arange(len(ids))
-    return rows
-
-
-def _by_image(poses: PoseFile, persons: Persons) -> Int64[np.ndarray, " M"]:
-    names = {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
-    images = images_of(poses, names, persons.name, numbered=False)
-    areas = persons.box_size.astype(np.float64).prod(-1)
-    return _most_similar(persons, persons.image_index, areas, poses.joints, images, 0.0)
 
 
 def _most_similar(
@@ -118,9 +104,14 @@ class PosesAsDetections(PoseDataset):
         self.dataset = dataset.in_labelled_boxes()
         self.skeleton, self.poses = dataset.skeleton, poses
         self.truth = dataset.annotations(split)
-        names = dataset.image_names(split)
+        names = {number: name for number, (name, _) in image_table(self.truth).items()}
         self.image_ids = images_of(poses, names, f"{self.name} {split}", numbered=True)
-        boxes = joint_extents(poses.joints, poses.scores)
+        # Boxes around the joints that score; around all where none does.
+        counts = poses.scores > 0
+        counts = (counts | ~counts.any(-1, keepdims=True))[..., None]
+        low = np.where(counts, poses.joints, np.inf).min(1)
+        high = np.where(counts, poses.joints, -np.inf).max(1)
+        boxes = np.concatenate([low, np.maximum(high - low, 1)], -1)
         if poses.boxes is not None:
             given = (poses.boxes[:, 2:] > 0).all(-1, keepdims=True)
             boxes = np.where(given, poses.boxes, boxes)
@@ -185,8 +176,11 @@ def images_of(
     found: dict[int, int] = {}
     for image_id in np.unique(poses.image_ids).tolist():
         name = poses.image_names.get(image_id)
-        same = numbered and image_id in names
-        if same and (name is None or _base(name) == _base(names[image_id])):
+        if (
+            numbered
+            and image_id in names
+            and (name is None or _base(name) == _base(names[image_id]))
+        ):
             found[image_id] = image_id
             continue
         candidates = by_name.get(_base(name), []) if name is not None else []
@@ -203,14 +197,3 @@ def images_of(
 
 def _base(name: str) -> str:
     return name.replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def joint_extents(
-    joints: Float[np.ndarray, "N K 2"], scores: Float[np.ndarray, "N K"]
-) -> Float[np.ndarray, "N 4"]:
-    """Boxes (x, y, width, height) around the joints that score; around all where none does."""
-    counts = scores > 0
-    counts |= ~counts.any(-1, keepdims=True)
-    low = np.where(counts[..., None], joints, np.inf).min(1)
-    high = np.where(counts[..., None], joints, -np.inf).max(1)
-    return np.concatenate([low, np.maximum(high - low, 1)], -1)

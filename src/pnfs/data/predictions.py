@@ -75,15 +75,13 @@ def matched_by_image(
         threshold: The lowest similarity of a pair.
     """
     rows = np.full(len(label_images), UNMATCHED, np.int64)
-    order = np.argsort(images, kind="stable")
-    ordered = images[order]
-    label_order = np.argsort(label_images, kind="stable")
-    ordered_labels = label_images[label_order]
+    orders = [np.argsort(column, kind="stable") for column in (label_images, images)]
+    columns = [label_images[orders[0]], images[orders[1]]]
     for image in np.intersect1d(label_images, images):
-        low, high = np.searchsorted(ordered_labels, [image, image + 1])
-        ours = label_order[low:high]
-        low, high = np.searchsorted(ordered, [image, image + 1])
-        theirs = order[low:high]
+        ours, theirs = (
+            order[slice(*np.searchsorted(column, [image, image + 1]))]
+            for order, column in zip(orders, columns, strict=True)
+        )
         values = similarity(ours, theirs)
         for person, other in zip(*linear_sum_assignment(values, maximize=True), strict=True):
             if values[person, other] >= threshold:
@@ -100,19 +98,13 @@ def no_predictions(persons: Persons) -> Predictions:
 def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
     """Writes ids, images, and x, y (0-based px), score of every joint as JSON."""
     rounded = np.round(np.dstack([predictions.locations, predictions.scores]).astype(float), 4)
-    records = [
-        {
-            "id": str(persons.ids[row]),
-            "image": persons.images.describe(int(persons.image_index[row])),
-            "keypoints": rounded[row].tolist(),
-        }
-        for row in range(len(persons))
-    ]
+    images = [persons.images.describe(int(index)) for index in persons.image_index]
+    rows = zip(persons.ids.tolist(), images, rounded.tolist(), strict=True)
     content = {
         "dataset": persons.name,
         "joints": list(persons.skeleton.joints),
         "columns": ["x", "y", "score"],
-        "persons": records,
+        "persons": [{"id": id_, "image": image, "keypoints": row} for id_, image, row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")

@@ -29,11 +29,7 @@ def located(path: Path) -> str:
 
 
 def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path: The file.
-        object_hook: Called with every object while the file is read, as in `json.load`.
+    """The content of a JSON file; `object_hook` as in `json.load`.
 
     Raises:
         DataError: The file cannot be read, or is truncated or otherwise not JSON in UTF-8.
@@ -49,9 +45,7 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         ) from None
 
 
-def read_mat(
-    path: Path, variable: str, shape: tuple[int | None, ...] | None = None
-) -> Shaped[np.ndarray, "..."]:
+def read_mat(path: Path, variable: str, shape: tuple[int | None, ...]) -> Shaped[np.ndarray, "..."]:
     """One array of a MATLAB file (version 7.2 or older).
 
     Args:
@@ -66,30 +60,20 @@ def read_mat(
     arrays = read_arrays(path)
     array = arrays.get(variable)
     if not isinstance(array, np.ndarray):
-        there = ", ".join(
-            f"{name} ({value if isinstance(value, str) else value.shape})"
-            for name, value in arrays.items()
-        )
+        there = (f"{name} ({getattr(value, 'shape', value)})" for name, value in arrays.items())
         raise DataError(
-            f"{path}: holds no array {variable!r} of real numbers; it holds {there or 'nothing'}"
+            f"{path}: holds no array {variable!r} of real numbers; it holds {', '.join(there) or 'nothing'}"
         )
-    if shape is None:
-        return array
     array = array.reshape(*array.shape, *[1] * (len(shape) - array.ndim))
-    if array.ndim != len(shape) or not all(
-        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
-    ):
+    known = zip(array.shape, shape, strict=False)
+    if array.ndim != len(shape) or any(wanted not in (None, size) for size, wanted in known):
         wanted = ", ".join("number of persons" if size is None else str(size) for size in shape)
         raise DataError(f"{path}: {variable} has shape {array.shape}, it must have ({wanted})")
     return array
 
 
 def require_records(path: Path | str, records: object, what: str) -> list[dict[str, Any]]:
-    """`records`, if it is a list of JSON objects.
-
-    Raises:
-        DataError: It is something else.
-    """
+    """`records`, if it is a list of JSON objects; raises DataError if not."""
     if not isinstance(records, list):
         raise DataError(f"{path}: {what} must be a list, not {type(records).__name__}")
     for row, record in enumerate(records):
@@ -101,11 +85,7 @@ def require_records(path: Path | str, records: object, what: str) -> list[dict[s
 def text_column(
     path: Path, records: Sequence[Mapping[str, Any]], field: str, label: RecordLabel
 ) -> list[str]:
-    """The text that `field` holds in every record.
-
-    Raises:
-        DataError: A record lacks it or holds something else; the message names the record.
-    """
+    """The text that `field` holds in every record; raises DataError naming the first that has none."""
     for row, record in enumerate(records):
         if not isinstance(record.get(field), str) or not record[field]:
             raise DataError(f"{path}: {label(row)}: {field} must be text, not {record.get(field)}")
@@ -119,17 +99,7 @@ def number_column(
     shape: tuple[int, ...],
     label: RecordLabel,
 ) -> Float[np.ndarray, "N ..."]:
-    """The numbers that `field` holds in every record, one below the other.
-
-    Args:
-        path: The file, for messages.
-        records: N records.
-        field: A key of each record.
-        shape: The shape of one record's value; () for a single number.
-        label: How messages name a record.
-
-    Returns:
-        float64 (N, *shape).
+    """The numbers, of one shape (() for a single one), that `field` holds in every record: float64 (N, *shape).
 
     Raises:
         DataError: A record lacks the field, or holds another number of values or something that
@@ -137,26 +107,26 @@ def number_column(
     """
     if not records:
         return np.zeros((0, *shape))
+    wrong = (KeyError, TypeError, ValueError, OverflowError)
     try:
         column = np.array([record[field] for record in records], dtype=np.float64)
         if column.shape[1:] == shape:
             return column
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass  # Only the record by record search below can say which one is wrong.
+    except wrong:
+        pass  # Which record is wrong, only the search below can say.
+    rows = []
     for row, record in enumerate(records):
-        if field not in record:
-            raise DataError(f"{path}: {label(row)}: {field} is missing")
         try:
-            found = np.array(record[field], dtype=np.float64).shape
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(
-                f"{path}: {label(row)}: {field} is not an array of numbers of shape {shape}"
-            ) from None
-        if found != shape:
-            raise DataError(
-                f"{path}: {label(row)}: {field} has shape {found}, it must have {shape}"
-            )
-    raise DataError(f"{path}: {field} does not have shape {shape} in every record")
+            rows.append(np.array(record[field], dtype=np.float64))
+            problem = f"has shape {rows[-1].shape}, it must have {shape}"
+            if rows[-1].shape == shape:
+                continue
+        except wrong:
+            problem = f"is not an array of numbers of shape {shape}"
+        if field not in record:
+            problem = "is missing"
+        raise DataError(f"{path}: {label(row)}: {field} {problem}")
+    return np.stack(rows)
 
 
 def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
@@ -166,22 +136,13 @@ def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
 
 def first_of_each(values: np.ndarray | Sequence[str]) -> Bool[np.ndarray, " N"]:
     """False where a value has occurred before."""
-    first = np.zeros(len(values), dtype=bool)
-    first[np.unique(values, return_index=True)[1]] = True
-    return first
+    return np.isin(np.arange(len(values)), np.unique(values, return_index=True)[1])
 
 
 def require_rows(
     path: Path | str, ok: Bool[np.ndarray, " N"], label: RecordLabel, wrong: str
 ) -> None:
-    """Checks one condition on all records.
-
-    Raises:
-        DataError: `ok` is False somewhere; the message names the first such record and says that
-            it is `wrong`.
-    """
+    """Raises DataError if `ok` is False somewhere: the first such record is `wrong`."""
     if not ok.all():
-        first = int(np.flatnonzero(~ok)[0])
-        others = int((~ok).sum()) - 1
-        tail = f" (and {others} more)" if others else ""
-        raise DataError(f"{path}: {label(first)}: {wrong}{tail}")
+        more = f" (and {(~ok).sum() - 1} more)" if (~ok).sum() > 1 else ""
+        raise DataError(f"{path}: {label(int(np.argmin(ok)))}: {wrong}{more}")

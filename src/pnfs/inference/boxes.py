@@ -11,9 +11,8 @@ import torch
 import torchvision
 from jaxtyping import Float32, UInt8
 
-from pnfs.data.coco_categories import PERSON, person_category
-from pnfs.data.coco_format import CROWD, OTHER_CATEGORY
-from pnfs.data.persons import DataError
+from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, named_categories
+from pnfs.data.images import DataError
 from pnfs.data.readers import number_column, read_json, require_records, require_rows
 from pnfs.inference.inputs import InputFile
 
@@ -116,7 +115,8 @@ class CocoBoxes:
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
         for image in require_records(where, described.get("images", []), "images"):
             self._add_image(where, image)
-        category = person_category(where, described.get("categories"))
+        named = named_categories(where, described.get("categories"), "person")
+        category = named[0]["id"] if named else PERSON
         what = "annotations" if isinstance(content, dict) else "detections"
         self._add_boxes(require_records(self.path, records, what), threshold, category)
 

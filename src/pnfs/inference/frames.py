@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.inference.boxes import BoxSource
 from pnfs.inference.inputs import InputFile, Video, read_picture
 from pnfs.inference.predictor import ImageWithBoxes

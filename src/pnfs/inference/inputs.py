@@ -13,16 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from pnfs.data.persons import DataError
-from pnfs.data.pixels import to_bytes
+from pnfs.data.images import DataError, require_size, to_bytes
 from pnfs.data.readers import located
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _WILDCARDS = frozenset("*?[")
-
-MOST_PIXELS = 100_000_000
-"""Pixels that a picture or a frame may have, by its header: it is refused before it is decoded."""
 
 _COMPLETE = 0.95
 """Containers state how many frames they hold, some only roughly."""
@@ -125,14 +121,6 @@ def _is_known(path: Path) -> bool:
     return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
-def _require_size(path: Path, width: float, height: float) -> None:
-    if width * height > MOST_PIXELS:
-        raise DataError(
-            f"{path}: is {width:.0f}x{height:.0f} px by its header, more than the {MOST_PIXELS:,} px that are "
-            "read; scale it down"
-        )
-
-
 def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
     """A picture in RGB.
 
@@ -143,14 +131,14 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
 
     Raises:
         DataError: It is missing, damaged, cut off, too large, or no picture, or its numbers have no known
-            scale (see `pnfs.data.pixels.to_bytes`).
+            scale (see `pnfs.data.images.to_bytes`).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(path)
         with picture:
-            _require_size(path, *picture.size)
+            require_size(path, *picture.size)
             # Unlike OpenCV, which fills up with grey, Pillow refuses files that end too early.
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
@@ -188,7 +176,7 @@ class Video:
         """As the container says; 0 where it does not."""
         size = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         capture.release()
-        _require_size(path, *size)
+        require_size(path, *size)
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """The frames from first to last.

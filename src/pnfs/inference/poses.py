@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from pnfs.body import Skeleton
-from pnfs.data.persons import DataError
+from pnfs.data.images import DataError
 from pnfs.evaluation.oks import oks_nms, similarity_sigmas
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pnfs.body import Skeleton
-from pnfs.data.coco_categories import PERSON
+from pnfs.data.coco_format import PERSON
 from pnfs.errors import PnfsError
 from pnfs.inference.frames import Frame
 from pnfs.inference.inputs import InputFile

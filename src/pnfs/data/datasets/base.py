@@ -92,13 +92,9 @@ class PoseDataset(ABC):
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
     ) -> Path:
-        """Writes predictions in the format that the benchmark's own tools read; returns the file.
+        """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools.
 
-        Args:
-            split: What was predicted.
-            predictions: All persons of the split.
-            folder: Where the file goes.
-            name: Name of the method, for benchmarks whose file names hold one.
+        `name` is the method's, for benchmarks whose file names hold one. Returns the file.
         """
         return write_json(folder / f"predictions_{split}.json", self.persons(split), predictions)
 
@@ -117,15 +113,11 @@ class PoseDataset(ABC):
             raise DataError(f"{self.name} has no split {split!r}; there are {splits}")
 
     def require_files(self, relative: Sequence[str]) -> None:
-        """Checks that files or folders lie below `root`, without reading anything.
-
-        Raises:
-            DataError: Something is not there.
-        """
-        if relative and not self.root.is_dir():
+        """Raises DataError unless these files and folders lie below `root`."""
+        missing = [str(self.root / name) for name in relative if not (self.root / name).exists()]
+        if missing and not self.root.is_dir():
             where = f"{self.root}{located(self.root)}"
             raise DataError(f"{self.name}: there is no folder {where}.\n{self.guide}")
-        missing = [str(self.root / name) for name in relative if not (self.root / name).exists()]
         if missing:
             verb = "is" if len(missing) == 1 else "are"
             raise DataError(
@@ -133,7 +125,7 @@ class PoseDataset(ABC):
             )
 
     def image_files(self, split: str, folder: str, paths: Sequence[str]) -> ImageFiles:
-        """The images of a split, looked for if `check_images` says so.
+        """The images of a split, in a folder below `root`, looked for if `check_images` says so.
 
         Raises:
             DataError: A path leaves the folder, or images are missing; the message counts them.

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,20 +13,20 @@ from torchvision.ops import box_iou
 
 from pnfs import body
 from pnfs.body import Skeleton, skeleton_by_name
-from pnfs.data.coco_categories import Wanted
-from pnfs.data.coco_format import Annotations, read_annotations
+from pnfs.data.coco_format import Annotations, Wanted, read_annotations
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco_boxes import (
     PersonsInBoxes,
     detected_persons,
     image_table,
     labelled_persons,
+    write_results,
 )
 from pnfs.data.geometry import fit_box
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
-from pnfs.data.results_file import results_name, write_results
+from pnfs.errors import PnfsError
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
 from pnfs.evaluation.oks import similarity_sigmas
@@ -33,26 +34,21 @@ from pnfs.evaluation.oks import similarity_sigmas
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
 
-PUBLISHED_ASPECT = 0.75
-"""Width divided by height of the published crops (192×256, 288×384)."""
-
 MATCHING_OVERLAP = 0.5
 """Intersection over union from which a detected box is a labelled person's."""
 
+_KEYPOINTS, _DETECTIONS = "annotations/person_keypoints_", "person_detection_results/COCO_"
 FILES: Mapping[str, Mapping[str, str]] = {
-    "train": {
-        "annotations": "annotations/person_keypoints_train2017.json",
-        "images": "images/train2017",
-    },
+    "train": {"annotations": f"{_KEYPOINTS}train2017.json", "images": "images/train2017"},
     "val": {
-        "annotations": "annotations/person_keypoints_val2017.json",
+        "annotations": f"{_KEYPOINTS}val2017.json",
         "images": "images/val2017",
-        "detections": "person_detection_results/COCO_val2017_detections_AP_H_56_person.json",
+        "detections": f"{_DETECTIONS}val2017_detections_AP_H_56_person.json",
     },
     "test": {
         "annotations": "annotations/image_info_test-dev2017.json",
         "images": "images/test2017",
-        "detections": "person_detection_results/COCO_test-dev2017_detections_AP_H_609_person.json",
+        "detections": f"{_DETECTIONS}test-dev2017_detections_AP_H_609_person.json",
     },
 }
 """COCO's own layout below root."""
@@ -72,9 +68,8 @@ class COCO(PoseDataset):
 
     Left out, and counted in `Persons.left_out` (HRNet, `lib/dataset/coco.py`): other categories,
     crowds, persons without labelled joints, and persons whose box, once clipped to the image, is
-    empty; from "train" also persons with fewer than `min_labelled` labelled joints. An area that is
-    missing or 0, with which HRNet leaves a person out, is taken from the box. What a file must hold:
-    `pnfs.data.coco_format.read_annotations`. Coordinates are taken as they stand.
+    empty. An area that is missing or 0, with which HRNet leaves a person out, is taken from the box.
+    What a file must hold: `pnfs.data.coco_format.read_annotations`. Coordinates are taken as they stand.
 
     The person box has the centre of the clipped box and its (width, height) × `padding`.
     `reference_length` is the square root of the annotated (segment) area in px, the scale s of OKS.
@@ -141,25 +136,23 @@ class COCO(PoseDataset):
         folder = () if files else ("images",)
         self.required = (*folder, *(self.files[s]["annotations"] for s in ("train", "val")))
         super().__init__(root, padding, check_images)
-        self.min_labelled = min_labelled
+        self.min_labelled, self.category = min_labelled, category
         self.boxes: Boxes = boxes
         self.detections = None if detections is None else Path(detections).expanduser()
-        self.box_threshold = box_threshold
-        self.joint_threshold = joint_threshold
-        self.nms: Suppression = nms
-        self.nms_threshold = nms_threshold
-        self.aspect = PUBLISHED_ASPECT if input_size is None else input_size[1] / input_size[0]
-        self.category = category
+        self.box_threshold, self.joint_threshold = box_threshold, joint_threshold
+        self.nms, self.nms_threshold = nms, nms_threshold
+        # Published crops (192×256, 288×384) are 3 to 4.
+        self.aspect = 0.75 if input_size is None else input_size[1] / input_size[0]
         self._annotations: dict[str, Annotations] = {}
         self._boxes: dict[tuple[str, str], PersonsInBoxes] = {}
 
     def load(self, split: str) -> Persons:
         """Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box."""
-        return self._loaded(split, self._boxes_of(split)).persons
+        return self._loaded(split).persons
 
     def metric(self, split: str) -> OKSAveragePrecision:
         """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`."""
-        loaded = self._loaded(split, self._boxes_of(split))
+        loaded = self._loaded(split)
         return OKSAveragePrecision(
             truth=self.annotations(split),
             image_ids=loaded.image_ids,
@@ -187,7 +180,7 @@ class COCO(PoseDataset):
         """
         if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
             return super().matches(split, predictions)
-        labelled, found = (self._loaded(split, boxes) for boxes in get_args(Boxes))
+        labelled, found = self.labelled(split), self._loaded(split)
         ours, theirs = labelled.corners(), found.corners()
         rows = matched_by_image(
             labelled.image_ids,
@@ -209,15 +202,18 @@ class COCO(PoseDataset):
     ) -> Path:
         """Writes the results file that COCO's server takes, duplicates left out.
 
-        Category and joint order are those of the annotation file, as other tools expect.
+        Raises:
+            PnfsError: The method's name cannot stand in the file's.
         """
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise PnfsError(
+                f"the method's name {name!r} goes into the results file's name: letters, digits, "
+                "dots, dashes and underscores only"
+            )
         test_set = {"val": "val2017", "test": "test-dev2017"}.get(split, split)
-        path = folder / results_name(test_set, name)
+        path = folder / f"person_keypoints_{test_set}_{name}_results.json"
         poses, rows = self._poses(split, predictions)
-        read = self.annotations(split)
-        table = np.dstack([poses.joints, predictions.scores[rows].astype(np.float64)])
-        in_file_order = table[:, np.argsort(read.order)].reshape(len(rows), -1)
-        return write_results(path, poses.image_ids, read.category, in_file_order, poses.scores)
+        return write_results(path, self.annotations(split), poses, predictions.scores[rows])
 
     def labels_digest(self, split: str) -> str:
         """A digest of what `metric` reads beside the persons: crowds, areas, images without persons, and all
@@ -228,7 +224,7 @@ class COCO(PoseDataset):
         columns = [read.ids, read.image_ids, read.joints, read.visibility, read.boxes, read.area]
         columns += [read.crowd, read.usable]
         if self.boxes == "detected":
-            found = self._loaded(split, "detected")
+            found = self._loaded(split)
             columns += [found.image_ids, found.persons.center, found.persons.box_size, found.scores]
         digest = hashlib.sha256(repr(sorted(image_table(read).items())).encode())
         for column in columns:
@@ -237,8 +233,7 @@ class COCO(PoseDataset):
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
-        detected = self._boxes_of(split) == "detected"
-        return self._loaded(split, "detected").scores if detected else None
+        return self._loaded(split).scores if self._boxes_of(split) == "detected" else None
 
     def in_labelled_boxes(self) -> "COCO":
         """The dataset in ground-truth boxes; what was read is shared."""
@@ -248,24 +243,22 @@ class COCO(PoseDataset):
         other.boxes, other._persons = "ground_truth", {}
         return other
 
-    def image_names(self, split: str) -> Mapping[int, str]:
-        """COCO's image id -> file name, of all images of a split."""
-        return {number: name for number, (name, _) in image_table(self.annotations(split)).items()}
-
     def annotations(self, split: str) -> Annotations:
         """What a split's annotation file holds; without persons for COCO's test set."""
         self.require_split(split)
-        if split not in self._annotations:
-            file = self.files[split]["annotations"]
-            self.require_files([file])
-            labelled = not self._unlabelled(split)
-            read = read_annotations(
-                self.root / file, self.skeleton, category=self.category, labelled=labelled
-            )
-            if split == "train":
-                return read  # Too large to be kept for nothing.
+        if split in self._annotations:
+            return self._annotations[split]
+        file = self.files[split]["annotations"]
+        self.require_files([file])
+        read = read_annotations(
+            self.root / file,
+            self.skeleton,
+            category=self.category,
+            labelled=not self._unlabelled(split),
+        )
+        if split != "train":  # Too large to be kept for nothing.
             self._annotations[split] = read
-        return self._annotations[split]
+        return read
 
     def labelled(self, split: str) -> PersonsInBoxes:
         """The persons in ground-truth boxes."""
@@ -290,17 +283,18 @@ class COCO(PoseDataset):
             raise DataError(f"{self.name}: boxes=detected needs detections=<file> for {split!r}")
         return self.detections or self.root / self.files[split]["detections"]
 
-    def _loaded(self, split: str, boxes: Boxes) -> PersonsInBoxes:
+    def _loaded(self, split: str, boxes: Boxes | None = None) -> PersonsInBoxes:
         self.require_split(split)
+        boxes = boxes or self._boxes_of(split)
         if (split, boxes) not in self._boxes:
-            if boxes == "ground_truth" and self._unlabelled(split):
+            if boxes == "detected":
+                found = detected_persons(self, split, self._detections_path(split))
+            elif self._unlabelled(split):
                 raise DataError(
                     f"{self.name}: split {split!r} has no public labels, so no ground-truth boxes: "
                     "choose boxes=detected"
                 )
-            self._boxes[split, boxes] = (
-                labelled_persons(self, split)
-                if boxes == "ground_truth"
-                else detected_persons(self, split, self._detections_path(split))
-            )
+            else:
+                found = labelled_persons(self, split)
+            self._boxes[split, boxes] = found
         return self._boxes[split, boxes]

@@ -1,13 +1,15 @@
 """COCO's persons in their labelled boxes, in a detector's boxes, or in boxes that are given."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 
 from pnfs.data.coco_format import (
     CROWD,
@@ -19,8 +21,16 @@ from pnfs.data.coco_format import (
 )
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, Persons
-from pnfs.data.readers import located, read_json, require_records
-from pnfs.data.results_file import read_results
+from pnfs.data.readers import (
+    RecordLabel,
+    finite_rows,
+    located,
+    number_column,
+    read_json,
+    require_records,
+    require_rows,
+)
+from pnfs.evaluation.coco_eval import DetectedPoses
 
 if TYPE_CHECKING:
     from pnfs.data.datasets.coco import COCO
@@ -55,8 +65,23 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
     read = dataset.annotations(split)
     table = image_table(read)
     sizes = np.array([table[i][1] for i in read.image_ids.tolist()]).reshape(-1, 2)
-    center, size = _clipped(read.boxes, sizes)
-    keep, left_out = _usable(read, size, dataset.min_labelled if split == "train" else 1)
+    # Clipped to the image as HRNet does: from the box's first to its last pixel, one less than its width.
+    low = np.maximum(read.boxes[:, :2], 0)
+    high = np.minimum(sizes - 1, low + np.maximum(read.boxes[:, 2:] - 1, 0))
+    fewest = dataset.min_labelled if split == "train" else 1
+    labelled = (read.visibility > UNLABELLED).sum(-1)
+    keep, left_out = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
+    for reason, wrong in (
+        (CROWD, read.crowd),
+        (NO_JOINTS, labelled == 0),
+        (STATED_ZERO, ~read.usable),
+        (EMPTY_BOX, ~(high - low > 0).all(-1)),
+        (f"with fewer than {fewest} labelled joints", labelled < fewest),
+    ):
+        # Each is counted by the first reason that applies.
+        if (keep & wrong).any():
+            left_out[reason] = int((keep & wrong).sum())
+        keep &= ~wrong
     images, image_index = _images(dataset, split, read.image_ids[keep], table)
     persons = Persons(
         name=f"{dataset.name} {split}",
@@ -66,8 +91,8 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
         image_index=image_index,
         joints=read.joints[keep].astype(np.float32),
         visibility=read.visibility[keep].astype(np.int8),
-        center=center[keep].astype(np.float32),
-        box_size=(size[keep] * dataset.padding).astype(np.float32),
+        center=((low + high) / 2)[keep].astype(np.float32),
+        box_size=((high - low)[keep] * dataset.padding).astype(np.float32),
         reference_length=np.sqrt(read.area[keep]).astype(np.float32),
         left_out=left_out,
         remarks=read.remarks,
@@ -105,19 +130,21 @@ def persons_in(
     boxes: Float[np.ndarray, "N 4"],
     name: str,
 ) -> Persons:
-    """Unlabelled persons in boxes (x, y, width, height) of a split's images.
-
-    Raises:
-        DataError: An image file is missing.
-    """
-    table = image_table(dataset.annotations(split))
-    images, image_index = _images(dataset, split, image_ids, table)
+    """Unlabelled persons in boxes (x, y, width, height) of a split's images; ids are "<image id>/<number>"."""
+    images, image_index = _images(
+        dataset, split, image_ids, image_table(dataset.annotations(split))
+    )
     count, joints = len(boxes), len(dataset.skeleton)
+    numbers: Counter[int] = Counter()
+    ids = []
+    for image_id in image_ids.tolist():
+        ids.append(f"{image_id}/{numbers[image_id]}")
+        numbers[image_id] += 1
     return Persons(
         name=name,
         skeleton=dataset.skeleton,
         images=images,
-        ids=_numbered(image_ids),
+        ids=np.array(ids, dtype=np.str_),
         image_index=image_index,
         joints=np.zeros((count, joints, 2), np.float32),
         visibility=np.full((count, joints), UNLABELLED, np.int8),
@@ -128,11 +155,7 @@ def persons_in(
 
 
 def image_table(read: Annotations) -> ImageTable:
-    """The images of an annotation file.
-
-    Raises:
-        DataError: An image lacks its size or name.
-    """
+    """The images of an annotation file; raises DataError where one lacks its size or name."""
     table = {}
     for row, image in enumerate(read.images):
         match image:
@@ -156,41 +179,64 @@ def _images(
     return images, image_index.astype(np.int64)
 
 
-def _usable(
-    read: Annotations, size: Float[np.ndarray, "N 2"], fewest: int
-) -> tuple[Bool[np.ndarray, " N"], dict[str, int]]:
-    """Which persons stay, and how many do not, by the first reason that applies."""
-    labelled = (read.visibility > UNLABELLED).sum(-1)
-    keep, counts = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
-    for reason, wrong in (
-        (CROWD, read.crowd),
-        (NO_JOINTS, labelled == 0),
-        (STATED_ZERO, ~read.usable),
-        (EMPTY_BOX, ~(size > 0).all(-1)),
-        (f"with fewer than {fewest} labelled joints", labelled < fewest),
-    ):
-        if (keep & wrong).any():
-            counts[reason] = int((keep & wrong).sum())
-        keep &= ~wrong
-    return keep, counts
+def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: np.ndarray) -> Path:
+    """Writes poses and their joints' scores as COCO's server reads them, to a hundredth of a pixel.
 
-
-def _numbered(image_ids: Int64[np.ndarray, " N"]) -> np.ndarray:
-    """An id for each box: its image and its number among the image's boxes, from 0."""
-    order = np.argsort(image_ids, kind="stable")
-    number = np.empty(len(order), np.int64)
-    number[order] = np.arange(len(order)) - np.searchsorted(image_ids[order], image_ids[order])
-    pairs = zip(image_ids.tolist(), number.tolist(), strict=True)
-    return np.array([f"{image_id}/{count}" for image_id, count in pairs], dtype=np.str_)
-
-
-def _clipped(
-    boxes: Float[np.ndarray, "N 4"], image_sizes: Float[np.ndarray, "N 2"]
-) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N 2"]]:
-    """Centre and (width, height) of boxes (x, y, w, h) clipped to the image, by HRNet's rules.
-
-    HRNet measures a box from its first to its last pixel: one less than its width.
+    Category and joint order are those of the annotation file, as other tools expect: a list names neither.
     """
-    low = np.maximum(boxes[:, :2], 0)
-    high = np.minimum(image_sizes - 1, low + np.maximum(boxes[:, 2:] - 1, 0))
-    return (low + high) / 2, high - low
+    table = np.dstack([poses.joints, scores.astype(np.float64)])[:, np.argsort(read.order)]
+    columns = (
+        poses.image_ids.tolist(),
+        table.reshape(len(table), -1).tolist(),
+        poses.scores.tolist(),
+    )
+    records = [
+        {
+            "image_id": image_id,
+            "category_id": read.category,
+            "keypoints": [round(number, 2) for number in numbers],
+            "score": round(score, 6),
+        }
+        for image_id, numbers, score in zip(*columns, strict=True)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(records, separators=(",", ":"), allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_results(
+    path: Path, records: list[dict[str, Any]], truth: Annotations, fields: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Columns of the N persons in a list of detections; other categories are left out.
+
+    Args:
+        path: The file, for messages.
+        records: Its content.
+        truth: Annotations that say which categories are persons, and which images there are.
+        fields: Further fields of each record -> how many numbers they hold.
+
+    Returns:
+        "image_id" (N,), "score" (N,), and the `fields`, (N, numbers).
+
+    Raises:
+        DataError: There is no person, or a record lacks a field, holds no finite number there, or
+            names an unknown image; the message names file, record and field.
+    """
+    categories = number_column(path, records, "category_id", (), lambda row: f"detection {row}")
+    rows = np.flatnonzero(np.isin(categories, truth.categories)).tolist()
+    if not rows:
+        others = ", ".join(f"{number:g}" for number in np.unique(categories)[:5])
+        raise DataError(
+            f"{path}: no detection has category_id {truth.category}, which is person in {truth.where}; "
+            f"there are {others or 'no detections'}"
+        )
+    persons, columns = [records[row] for row in rows], {}
+    label: RecordLabel = lambda row: f"detection {rows[row]}"  # noqa: E731
+    shapes = {"image_id": (), "score": ()} | {name: (size,) for name, size in fields.items()}
+    for name, shape in shapes.items():
+        columns[name] = number_column(path, persons, name, shape, label)
+        require_rows(path, finite_rows(columns[name]), label, f"{name} is not a finite number")
+    known = np.isin(columns["image_id"], [image["id"] for image in truth.images])
+    require_rows(path, known, label, f"image_id is not among the images of {truth.where}")
+    return columns | {"image_id": columns["image_id"].astype(np.int64)}

@@ -14,11 +14,6 @@ from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons
 from pnfs.data.readers import finite_rows, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, torso_size
 
-NOT_LIMBS = ("neck", "head_top")
-"""What the group "limbs" leaves out: it holds the 12 joints of arms and legs."""
-
-_IMAGE_NAME = re.compile(r"im(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
-
 
 class LSP(PoseDataset):
     """Leeds Sports Pose: 2,000 persons, one an image, all 14 joints labelled.
@@ -63,18 +58,13 @@ class LSP(PoseDataset):
         self.held_out_from = test_from
 
     def metric(self, split: str) -> PCK:
-        """PCK at 0.2 of the torso size, with the 12 joints of arms and legs as group "limbs".
-
-        Raises:
-            DataError: No such split.
-        """
+        """PCK at 0.2 of the torso size, with the 12 joints of arms and legs as group "limbs"."""
         self.require_split(split)
-        limbs = tuple(joint for joint in self.skeleton.joints if joint not in NOT_LIMBS)
+        limbs = tuple(j for j in self.skeleton.joints if j not in ("neck", "head_top"))
         return PCK(
             joints=self.skeleton.joints,
             groups={**self.skeleton.groups, "limbs": limbs},
             thresholds=(0.2,),
-            name="PCK",
         )
 
     def persons(self, split: str) -> Persons:
@@ -84,22 +74,26 @@ class LSP(PoseDataset):
 
     def read(self, path: Path) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
         """Joints and their visibility from `joints.mat`."""
-        columns = read_mat(path, "joints", (3, len(self.skeleton), None)).astype(np.float64)
-        columns = columns.transpose(2, 1, 0)
-        occluded = _flags(path, columns[..., 2], "the third row (1 = occluded)")
+        columns = read_mat(path, "joints", (3, len(self.skeleton), None)).transpose(2, 1, 0)
+        occluded = _flags(path, columns, "the third row (1 = occluded)")
         return columns[..., :2], np.where(occluded, OCCLUDED, VISIBLE).astype(np.int8)
 
     def load(self, split: str) -> Persons:
         joints, visibility = self._labels
         rows = np.arange(len(joints))
         rows = rows[(rows >= self.held_out_from - 1) == (split != "train")]
-        center, side = _boxes(joints[rows], visibility[rows] > UNLABELLED)
-        usable, few = side > 0, (visibility[rows] > UNLABELLED).sum(-1) < 2
+        enough = (visibility[rows] > UNLABELLED).sum(-1) >= 2
+        chosen = rows[enough]
+        labelled = visibility[chosen][..., None] > UNLABELLED
+        low = np.where(labelled, joints[chosen], np.inf).min(axis=1)
+        high = np.where(labelled, joints[chosen], -np.inf).max(axis=1)
+        usable = (side := (high - low).max(-1)) > 0
         left_out = {
-            "with fewer than two labelled joints": int((~usable & few).sum()),
-            "with all labelled joints on one point": int((~usable & ~few).sum()),
+            "with fewer than two labelled joints": int((~enough).sum()),
+            "with all labelled joints on one point": int((~usable).sum()),
         }
-        rows, center, side = rows[usable], center[usable], side[usable] * self.padding
+        rows, center, side = chosen[usable], ((low + high) / 2)[usable], side[usable] * self.padding
+        joints, visibility = joints[rows], visibility[rows]
         standard = {number: self.image_format.format(number) for number in (rows + 1).tolist()}
         # An image that is not there keeps its standard name, which messages then give.
         names = [self._image_names.get(number, name) for number, name in standard.items()]
@@ -109,13 +103,11 @@ class LSP(PoseDataset):
             images=self.image_files(split, "images", names),
             ids=np.array([Path(name).stem for name in standard.values()], dtype=np.str_),
             image_index=np.arange(len(rows), dtype=np.int64),
-            joints=joints[rows].astype(np.float32),
-            visibility=visibility[rows],
+            joints=joints.astype(np.float32),
+            visibility=visibility,
             center=center.astype(np.float32),
             box_size=np.stack([side, side], axis=-1).astype(np.float32),
-            reference_length=torso_size(joints[rows], visibility[rows], self.skeleton).astype(
-                np.float32
-            ),
+            reference_length=torso_size(joints, visibility, self.skeleton).astype(np.float32),
             left_out={reason: count for reason, count in left_out.items() if count},
             file=str(self.root / "joints.mat"),
         )
@@ -124,24 +116,22 @@ class LSP(PoseDataset):
     def _labels(self) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
         path = self.root / "joints.mat"
         joints, visibility = self.read(path)
-        joints = np.where(visibility[..., None] > UNLABELLED, joints, 0)
-        wrong = "a labelled joint is not a finite number"
-        require_rows(path, finite_rows(joints), _label, wrong)
+        joints = np.where(visibility[..., None] > UNLABELLED, joints, 0).astype(np.float64)
+        require_rows(path, finite_rows(joints), _label, "a labelled joint is not a finite number")
         return joints, visibility
 
     @cached_property
     def _image_names(self) -> dict[int, str]:
-        """Image number -> file name; the datasets differ in the number of digits."""
+        """Image number -> file name; copies of the datasets differ in digits and format."""
         names: dict[int, str] = {}
         for name in sorted(list_files(self.root / "images")):
-            if match := _IMAGE_NAME.fullmatch(name):
-                number = int(match[1])
-                if number in names:
+            if match := re.fullmatch(r"im(\d+)\.(?:jpg|jpeg|png)", name, re.IGNORECASE):
+                first = names.setdefault(int(match[1]), name)
+                if first != name:
                     raise DataError(
-                        f"{self.root / 'images'}: {names[number]} and {name} are both image "
-                        f"{number}; keep one of them"
+                        f"{self.root / 'images'}: {first} and {name} are both image {int(match[1])}; "
+                        "keep one of them"
                     )
-                names[number] = name
         return names
 
 
@@ -177,28 +167,16 @@ class LSPET(LSP):
         super().__init__(root, validation_from, padding, check_images)
 
     def read(self, path: Path) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
-        columns = read_mat(path, "joints", (len(self.skeleton), 3, None)).astype(np.float64)
-        columns = columns.transpose(2, 0, 1)
-        labelled = _flags(path, columns[..., 2], "the third column (1 = labelled)")
+        columns = read_mat(path, "joints", (len(self.skeleton), 3, None)).transpose(2, 0, 1)
+        labelled = _flags(path, columns, "the third column (1 = labelled)")
         return columns[..., :2], np.where(labelled, VISIBLE, UNLABELLED).astype(np.int8)
 
 
-def _boxes(
-    joints: Float[np.ndarray, "N 14 2"], labelled: Bool[np.ndarray, "N 14"]
-) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"]]:
-    """Centre and longer side (px) of the labelled joints' bounding box; side 0 if there is none."""
-    has_box = labelled.any(-1, keepdims=True)
-    lowest = np.where(labelled[..., None], joints, np.inf).min(axis=1)
-    highest = np.where(labelled[..., None], joints, -np.inf).max(axis=1)
-    lowest, highest = np.where(has_box, lowest, 0), np.where(has_box, highest, 0)
-    return (lowest + highest) / 2, (highest - lowest).max(-1)
-
-
-def _flags(path: Path, values: Float[np.ndarray, "N 14"], what: str) -> Bool[np.ndarray, "N 14"]:
-    require_rows(
-        path, np.asarray(np.isin(values, (0, 1)).all(-1)), _label, f"{what} must be 0 or 1"
-    )
-    return values == 1
+def _flags(path: Path, columns: Float[np.ndarray, "N 14 3"], what: str) -> Bool[np.ndarray, "N 14"]:
+    flags = columns[..., 2]
+    known = np.asarray(np.isin(flags, (0, 1)).all(-1))
+    require_rows(path, known, _label, f"{what} must be 0 or 1")
+    return flags == 1
 
 
 def _label(row: int) -> str:

@@ -1,13 +1,12 @@
 """MPII Human Pose (Andriluka et al., CVPR 2014), single persons, in the layout of HRNet's users."""
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import scipy.io
-from jaxtyping import Float, Float32
 
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
@@ -15,7 +14,6 @@ from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, VISIBLE, Persons
 from pnfs.data.predictions import Predictions
 from pnfs.data.readers import (
-    RecordLabel,
     finite_rows,
     number_column,
     read_json,
@@ -100,18 +98,9 @@ Then set root to that folder."""
 
         HRNet's and SimpleBaseline's evaluation prints the value at 0.11 as "Mean@0.1"; as in
         theirs, pelvis and thorax do not count in the mean.
-
-        Raises:
-            DataError: There is no such split.
         """
         self.require_split(split)
-        return PCK(
-            joints=self.skeleton.joints,
-            groups=self.skeleton.groups,
-            thresholds=(0.5, 0.1, 0.11),
-            name="PCKh",
-            mean_excludes=("pelvis", "thorax"),
-        )
+        return pckh(self.skeleton)
 
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
@@ -135,6 +124,7 @@ Then set root to that folder."""
         path = self.root / _ANNOTATIONS[split]
         self.require_files([_ANNOTATIONS[split]])
         records = require_records(path, read_json(path), "the file")
+        count, joint_count = len(records), len(FILE_JOINTS)
 
         def label(row: int) -> str:
             return f"record {row} ({records[row].get('image')})"
@@ -144,34 +134,46 @@ Then set root to that folder."""
         scale = number_column(path, records, "scale", (), label)
         usable = finite_rows(center) & np.isfinite(scale) & (scale > 0)
         require_rows(path, usable, label, "center must be finite and scale positive")
-        center, box_size = _boxes(center, scale, self.padding)
+        # HRNet's rules; a centre of -1 stands for none.
+        known = center[:, 0] != -1
+        center[:, 1] += np.where(known, 15 * scale, 0)
+        side = np.where(known, self.padding, 1) * scale * PIXELS_PER_SCALE
 
-        shape = (len(records), len(FILE_JOINTS))
-        joints, labelled = np.zeros((*shape, 2)), np.zeros(shape, dtype=bool)
+        joints, labelled = np.zeros((count, joint_count, 2)), np.zeros((count, joint_count), bool)
         if split != "test":
-            joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
-            flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
-            known = np.asarray(np.isin(flags, (0, 1)).all(-1))
-            require_rows(path, known, label, "joints_vis must be 0 or 1")
+            joints = number_column(path, records, "joints", (joint_count, 2), label)
+            flags = number_column(path, records, "joints_vis", (joint_count,), label)
+            binary = np.asarray(np.isin(flags, (0, 1)).all(-1))
+            require_rows(path, binary, label, "joints_vis must be 0 or 1")
             labelled = flags == 1
             joints = np.where(labelled[..., None], joints - 1, 0)
             wrong = "a labelled joint is not a finite number"
             require_rows(path, finite_rows(joints), label, wrong)
-        head_sizes = np.full(len(records), np.nan)
+        head_sizes = np.full(count, np.nan)
         if split == "val":
-            head_sizes = _head_sizes(self.root / "annot/gt_valid.mat", len(records), path, label)
+            truth = self.root / "annot/gt_valid.mat"
+            boxes = read_mat(truth, "headboxes_src", (2, 2, None)).astype(np.float64)
+            if boxes.shape[2] != count:
+                raise DataError(
+                    f"{truth}: headboxes_src has shape {boxes.shape} for the {count} persons of "
+                    f"{path}, it must have (2, 2, {count}); take both files from one source"
+                )
+            # (corner, x or y, person) -> (person, corner, x or y)
+            head_sizes = head_size(boxes.transpose(2, 0, 1))
+            wrong = "the head box is empty or not a finite number"
+            require_rows(truth, head_sizes > 0, label, wrong)
         unlabelled = 0 if split == "test" else int((~labelled.any(-1)).sum())
         image_names, image_index = np.unique(np.array(names), return_inverse=True)
         return Persons(
             name=f"MPII {split}",
             skeleton=self.skeleton,
             images=self.image_files(split, "images", image_names.tolist()),
-            ids=np.array([f"{split}/{row:05d}" for row in range(len(records))]),
+            ids=np.array([f"{split}/{row:05d}" for row in range(count)]),
             image_index=image_index.astype(np.int64),
             joints=joints[:, FROM_FILE].astype(np.float32),
             visibility=np.where(labelled[:, FROM_FILE], VISIBLE, UNLABELLED).astype(np.int8),
-            center=center,
-            box_size=box_size,
+            center=(center - 1).astype(np.float32),
+            box_size=np.stack([side, side], axis=-1).astype(np.float32),
             reference_length=head_sizes.astype(np.float32),
             remarks={NO_LABEL: unlabelled} if unlabelled else {},
             file=str(path),
@@ -182,40 +184,19 @@ def _together(train: Persons, val: Persons) -> Persons:
     """The persons of both splits, those of `train` first."""
     assert isinstance(train.images, ImageFiles)
     assert isinstance(val.images, ImageFiles)
-    columns = {
-        field.name: np.concatenate([getattr(train, field.name), getattr(val, field.name)])
-        for field in fields(train)
-        if isinstance(getattr(train, field.name), np.ndarray)
-    }
-    columns["image_index"][len(train) :] += len(train.images)
-    paths = [*train.images.paths.tolist(), *val.images.paths.tolist()]
-    images = ImageFiles(train.images.root, paths)
+    of_val = val.columns() | {"image_index": val.image_index + len(train.images)}
+    columns = {name: np.concatenate([c, of_val[name]]) for name, c in train.columns().items()}
+    images = ImageFiles(train.images.root, [*train.images.paths, *val.images.paths])
     remarks = dict(Counter(train.remarks) + Counter(val.remarks))
     return replace(train, name="MPII train and val", images=images, remarks=remarks, **columns)
 
 
-def _boxes(
-    center: Float[np.ndarray, "N 2"], scale: Float[np.ndarray, " N"], padding: float
-) -> tuple[Float32[np.ndarray, "N 2"], Float32[np.ndarray, "N 2"]]:
-    """Centres (0-based px) and sizes (w, h in px) of the person boxes, by HRNet's rules."""
-    known = center[:, 0] != -1
-    down = np.stack([np.zeros_like(scale), np.where(known, 15 * scale, 0)], axis=-1)
-    side = np.where(known, padding, 1) * scale * PIXELS_PER_SCALE
-    size = np.stack([side, side], axis=-1)
-    return (center + down - 1).astype(np.float32), size.astype(np.float32)
-
-
-def _head_sizes(
-    path: Path, persons: int, annotations: Path, label: RecordLabel
-) -> Float[np.ndarray, " N"]:
-    """Head sizes in px, row by row those of `annotations`."""
-    boxes = read_mat(path, "headboxes_src", (2, 2, None)).astype(np.float64)
-    if boxes.shape[2] != persons:
-        raise DataError(
-            f"{path}: headboxes_src has shape {boxes.shape} for the {persons} persons of "
-            f"{annotations}, it must have (2, 2, {persons}); take both files from one source"
-        )
-    # (corner, x or y, person) -> (person, corner, x or y)
-    sizes = head_size(boxes.transpose(2, 0, 1))
-    require_rows(path, sizes > 0, label, "the head box is empty or not a finite number")
-    return sizes
+def pckh(skeleton: body.Skeleton) -> PCK:
+    """PCKh as MPII's: pelvis and thorax, of skeletons that have them, do not count in the mean."""
+    return PCK(
+        joints=skeleton.joints,
+        groups=skeleton.groups,
+        thresholds=(0.5, 0.1, 0.11),
+        name="PCKh",
+        mean_excludes=[joint for joint in ("pelvis", "thorax") if joint in skeleton.joints],
+    )

@@ -1,8 +1,7 @@
 """Random articulated people: from uniform numbers to landmarks in an image plane.
 
-A person is posed in three dimensions by forward kinematics and projected without perspective, so that
-foreshortening, the order of limbs in depth and the sides of the body agree. Everything is vectorised over people
-and is a pure function of the numbers it is given.
+A person is posed in three dimensions and projected without perspective, so that foreshortening, the order of limbs
+in depth and the sides of the body agree. Everything is vectorised over people, a pure function of its numbers.
 """
 
 from collections.abc import Mapping
@@ -48,25 +47,15 @@ _DEPTH_BIAS = np.array(
 
 
 class Draws:
-    """Columns of independent uniform numbers, taken one after another and never twice.
-
-    Args:
-        uniforms: One row per person, every number in [0, 1).
-    """
+    """Columns of independent uniform numbers in [0, 1), one row a person, taken one after another, never twice."""
 
     def __init__(self, uniforms: Float64[np.ndarray, "N M"]) -> None:
         self._columns = iter(uniforms.T)
-        self._count = len(uniforms)
-
-    def __len__(self) -> int:
-        return self._count
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Float64[np.ndarray, " N"]:
-        """The next column."""
         return low + (high - low) * next(self._columns)
 
     def pairs(self, low: float, high: float) -> Float64[np.ndarray, "N 2"]:
-        """Two uniform columns side by side."""
         return np.stack([self.uniform(low, high), self.uniform(low, high)], axis=1)
 
     def normal(self, mean: float, deviation: float) -> Float64[np.ndarray, " N"]:
@@ -112,7 +101,7 @@ class Figures:
         return ends, radii
 
     def torso(self) -> Float64[np.ndarray, "N 4 2"]:
-        """Corners of the torso: shoulders, then hips."""
+        """Shoulders, then hips."""
         return self.points[:, _TORSO, :2]
 
     def depths(self) -> Float64[np.ndarray, "N D+1"]:
@@ -156,26 +145,27 @@ def pose_people(draws: Draws, turned_away: float) -> Figures:
     turn = draws.normal(0, 24) + 180.0 * draws.chance(turned_away)
     # One in ten leans or lies far over, the others stand nearly upright.
     tilt = np.where(draws.chance(0.1), draws.uniform(-75, 75), draws.normal(0, 7))
-    hips = _Frame(np.linalg.inv(_turns(-turn, -draws.normal(8, 5), -tilt)))
-    trunk = hips.turned(draws.normal(0, 10), draws.normal(6, 11), draws.normal(0, 8))
-    head = trunk.turned(draws.normal(0, 18), draws.normal(4, 9), draws.normal(0, 8))
+    # Frames (N, 3, 3) take a body part's own axes, left, up and forward, to the camera's: right, up, towards it.
+    hips = np.linalg.inv(_turns(-turn, -draws.normal(8, 5), -tilt))
+    trunk = hips @ _turns(draws.normal(0, 10), draws.normal(6, 11), draws.normal(0, 8))
+    head = trunk @ _turns(draws.normal(0, 18), draws.normal(4, 9), draws.normal(0, 8))
     length, arm, leg, skull = (draws.normal(mean, 0.06) for mean in (1, 1, 1, 1.05))
-    thorax = trunk.vector(0, 0.295, 0, length)
-    neck = thorax + (trunk.vector(0, 0.0225, 0, length) + head.vector(0, 0.0225, 0, length))
+    thorax = _along(trunk, 0, 0.295, 0, length)
+    neck = thorax + (_along(trunk, 0, 0.0225, 0, length) + _along(head, 0, 0.0225, 0, length))
     points = {
         "pelvis": np.zeros_like(thorax), "thorax": thorax, "upper_neck": neck,
-        "head_top": neck + head.vector(0, 0.158, 0, skull),
-        "nose": neck + head.vector(0, 0.072, 0.058, skull),
+        "head_top": neck + _along(head, 0, 0.158, 0, skull),
+        "nose": neck + _along(head, 0, 0.072, 0.058, skull),
     }  # fmt: skip
     for sign, side in zip((1.0, -1.0), SIDES, strict=True):
-        points[f"{side}_eye"] = neck + head.vector(0.022 * sign, 0.092, 0.046, skull)
-        points[f"{side}_ear"] = neck + head.vector(0.054 * sign, 0.082, 0, skull)
+        points[f"{side}_eye"] = neck + _along(head, 0.022 * sign, 0.092, 0.046, skull)
+        points[f"{side}_ear"] = neck + _along(head, 0.054 * sign, 0.082, 0, skull)
         points |= _arm(draws, sign, side, thorax, trunk, arm)
         points |= _leg(draws, sign, side, hips, leg)
     to_image = np.array([1.0, -1.0, -1.0])
     ordered = np.stack([points[name] for name in LANDMARKS], axis=1) * to_image
-    forward = head.vector(0, 0, 1, np.ones(len(draws))) * to_image
-    return Figures(ordered, forward, np.ones(len(draws)))
+    forward = _along(head, 0, 0, 1) * to_image
+    return Figures(ordered, forward, np.ones(len(ordered)))
 
 
 def _turns(turn: np.ndarray, nod: np.ndarray, tilt: np.ndarray) -> Float64[np.ndarray, "N 3 3"]:
@@ -183,40 +173,25 @@ def _turns(turn: np.ndarray, nod: np.ndarray, tilt: np.ndarray) -> Float64[np.nd
     return Rotation.from_euler("YXZ", angles, degrees=True).as_matrix()
 
 
-class _Frame:
-    """A body part's own axes: to the person's left, up, forward.
-
-    A person who stands upright and looks into the camera has them along the image's right, up and towards the
-    camera.
-
-    Args:
-        rotation: From these axes to the camera's.
-    """
-
-    def __init__(self, rotation: Float64[np.ndarray, "N 3 3"]) -> None:
-        self.rotation = rotation
-
-    def turned(self, turn: np.ndarray, nod: np.ndarray, tilt: np.ndarray) -> "_Frame":
-        """The frame of a part that is turned against this one, in degrees."""
-        return _Frame(self.rotation @ _turns(turn, nod, tilt))
-
-    def vector(self, left, up, forward, length: np.ndarray) -> Float64[np.ndarray, "N 3"]:
-        """`length` times (left, up, forward), numbers or (N,), in the camera's axes."""
-        parts = np.broadcast_arrays(left * length, up * length, forward * length)
-        return np.einsum("nij,nj->ni", self.rotation, np.stack(parts, axis=1))
+def _along(
+    frame, left, up, forward, length: np.ndarray | float = 1.0
+) -> Float64[np.ndarray, "N 3"]:
+    """`length` times (left, up, forward), numbers or (N,), of a frame's axes in the camera's."""
+    one = np.ones(len(frame))
+    parts = [(part * length) * one for part in (left, up, forward)]
+    return np.einsum("nij,nj->ni", frame, np.stack(parts, axis=1))
 
 
 def _arm(draws, sign, side, thorax, trunk, length) -> dict[str, np.ndarray]:
     # Zero hangs down, 170 reaches up; low ones are the most frequent.
     raised, swing = np.deg2rad(8 + 162 * draws.uniform() ** 1.7), np.deg2rad(draws.uniform(-25, 85))
-    one = np.ones_like(length)
-    upper = trunk.vector(*_swung(sign, raised, swing), one)
+    upper = _along(trunk, *_swung(sign, raised, swing))
     # The forearm closes forwards, inwards or upwards: the elbow does not bend backwards.
     inwards, upwards, ahead = (draws.uniform(*r) for r in ((-0.5, 1.0), (-0.3, 1.0), (0.3, 1.0)))
-    towards = trunk.vector(-sign * inwards, upwards, ahead, one)
+    towards = _along(trunk, -sign * inwards, upwards, ahead)
     lower = _bent(upper, towards, np.deg2rad(5 + 125 * draws.uniform() ** 1.2))
     shrug = 0.03 * (1 - np.cos(raised)) / 2
-    shoulder = thorax + trunk.vector(sign * 0.112, shrug - 0.012, 0, one)
+    shoulder = thorax + _along(trunk, sign * 0.112, shrug - 0.012, 0)
     elbow = shoulder + upper * (0.168 * length)[:, None]
     wrist = elbow + lower * (0.15 * length)[:, None]
     return {f"{side}_shoulder": shoulder, f"{side}_elbow": elbow, f"{side}_wrist": wrist}
@@ -226,12 +201,11 @@ def _leg(draws, sign, side, hips, length) -> dict[str, np.ndarray]:
     swing = np.deg2rad(draws.uniform(-40, 95))
     # A leg goes up higher in front of the body than beside it.
     raised = np.deg2rad(3 + (47 + 32 * np.sin(swing) ** 2) * draws.uniform() ** 2.2)
-    one = np.ones_like(length)
-    thigh = hips.vector(*_swung(sign, raised, swing), one)
+    thigh = _along(hips, *_swung(sign, raised, swing))
     # Heels go back, never forwards; the more the thigh is lifted the more the knee is bent.
-    backwards = hips.vector(sign * draws.uniform(-0.3, 0.4), 0, -1, one)
+    backwards = _along(hips, sign * draws.uniform(-0.3, 0.4), 0, -1)
     bend = np.deg2rad(3 + 90 * draws.uniform() ** 2) + 0.4 * raised * np.clip(np.sin(swing), 0, 1)
-    hip = hips.vector(sign * 0.062, 0, 0, one)
+    hip = _along(hips, sign * 0.062, 0, 0)
     knee = hip + thigh * (0.238 * length)[:, None]
     ankle = knee + _bent(thigh, backwards, bend) * (0.235 * length)[:, None]
     return {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle}
