@@ -12,10 +12,9 @@ from rich.console import Console
 from pnfs.codec import Codec
 from pnfs.commands.building import chosen_dataset, data_of_run, source_for
 from pnfs.commands.configuration import UsageError, build_network, plain
-from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
