@@ -24,7 +24,7 @@ from pnfs.commands.scoring import (
 )
 from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import (
