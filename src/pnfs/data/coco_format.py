@@ -114,21 +114,17 @@ def read_annotations(
     table.require(first_of_each(ids), "its id occurs before")
     known = np.isin(image_ids, _image_numbers(where, images))
     table.require(known, "its image_id is not among the annotation file's images")
-    crowd, joint_count = (
-        table.numbers("iscrowd", missing=0),
-        table.numbers("num_keypoints", missing=-1),
-    )
+    crowd = table.numbers("iscrowd", missing=0)
+    joint_count = table.numbers("num_keypoints", missing=-1)
     table.require(np.isin(crowd, (0, 1)), "iscrowd must be 0 or 1")
     counts = (joint_count == np.floor(joint_count)) & (joint_count >= -1) & (joint_count < 2**31)
     table.require(counts, "num_keypoints must be a whole number from 0")
 
     may_lack = (crowd == 1) | (joint_count == 0)
-    none = {"keypoints": [0] * (3 * len(order))}
-    pairs = zip(kept, may_lack.tolist(), strict=True)
-    filled = [none if lacks and not r.get("keypoints") else r for r, lacks in pairs]
-    joints = Records(where, filled, "annotations", lambda row, _: _label(row, kept[row])).numbers(
-        "keypoints", 3 * len(order)
-    )
+    lacks = np.array([not record.get("keypoints") for record in kept], bool)
+    table.require(may_lack | ~lacks, "keypoints is missing")
+    zeros = [0] * (3 * len(order))
+    joints = table.numbers("keypoints", len(zeros), missing=zeros)
     joints = joints.reshape(-1, len(order), 3)[:, order]
     visibility, has_label = joints[..., 2], joints[..., 2:] > UNLABELLED
     flags = np.isin(visibility, (0, 1, 2)).all(-1) | may_lack

@@ -104,15 +104,15 @@ class Records:
         return [record[field] for record in self.all]
 
     def numbers(
-        self, field: str, *shape: int, missing: float | None = None, finite: bool = False
+        self, field: str, *shape: int, missing: Any = None, finite: bool = False
     ) -> Float[np.ndarray, "N ..."]:
         """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape).
 
-        `missing` stands for a field that is absent or null.
+        `missing` stands for a field that is absent, null or an empty list.
         """
         records = self.all
         if missing is not None:
-            records = [{field: missing} if r.get(field) is None else r for r in records]
+            records = [{field: missing} if r.get(field) in (None, []) else r for r in records]
         try:
             column = np.array([record[field] for record in records], dtype=np.float64)
         except _NO_NUMBERS:
