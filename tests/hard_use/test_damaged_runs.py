@@ -3,20 +3,15 @@
 import io
 import pickle
 import shutil
-import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from test_kills import RUN
 
-from conftest import Tally
+from conftest import FEW, Tally, only, refused
 from train_server import TrainServer, assert_same_training
-
-FEW = [*RUN, "dataset.train=8", "dataset.val=4", "workers=0", "epochs=4"]
-EPOCH_ENDS = "pnfs.training.keeping:KeepLast.on_train_epoch_end"
 
 Damage = Callable[[bytes], bytes]
 
@@ -54,30 +49,6 @@ DAMAGES: dict[str, Damage] = {
     "another file of torch": plain_tensor,
 }
 SENTENCE = "the file, what is wrong; goes on from the epoch before, or says that restart=true does"
-
-
-def refused(done: "subprocess.CompletedProcess[str]", *names: str) -> None:  # noqa: F821
-    """One sentence, which names the file; no traceback."""
-    said = done.stdout + done.stderr
-    assert done.returncode == 1, said
-    assert "Traceback" not in said, said
-    for name in names:
-        assert name in done.stderr, said
-
-
-def only(root: Path) -> Path:
-    (folder,) = root.glob("*/*")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runs(server: TrainServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run that has ended, and the same stopped after its third epoch of four."""
-    root = tmp_path_factory.mktemp("runs")
-    server.train([*FEW, f"run_root={root / 'whole'}"], root / "log.txt")
-    server.start([*FEW, f"run_root={root / 'stopped'}"], root / "log.txt", (EPOCH_ENDS, 3, True))
-    assert server.wait() == -signal.SIGKILL
-    return {name: root / name for name in ("whole", "stopped")}
 
 
 @pytest.mark.parametrize(

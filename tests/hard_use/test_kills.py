@@ -6,31 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Tally
+from conftest import RUN, Tally
 from train_server import TrainServer, assert_same_training
 
 BITWISE = "the same command resumes; weights, scores and trajectory are those of an uninterrupted run, bit for bit"
 
 KILLS = 5
-RUN = [
-    "backbone=fabric",
-    "backbone.fabrics.first_layers=3",
-    "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2",
-    "parts=p1",
-    "input_size=[32,32]",
-    "batch_size=4",
-    "eval_batch_size=8",
-    "augmentation=paper",
-    "optimizer.lr=0.01",
-    "workers=2",
-    "trainer=cpu",
-    "name=tiny",
-    "dataset.train=24",
-    "dataset.val=8",
-    "dataset.image_size=[48,48]",
-    f"epochs={2 * KILLS + 2}",
-]
 CASES = {
     "synchronous": ["strategy=synchronous"],
     "random": ["strategy=random"],
@@ -53,7 +34,7 @@ CASES = {
 def test_killed_training_ends_like_the_uninterrupted(
     server: TrainServer, tmp_path: Path, tally: Tally, case: str
 ) -> None:
-    overrides, log = [*RUN, *CASES[case]], tmp_path / "log.txt"
+    overrides, log = [*RUN, f"epochs={2 * KILLS + 2}", *CASES[case]], tmp_path / "log.txt"
     server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
     (whole,) = (tmp_path / "whole").glob("*/*")
     killed = server.train_with_kills(overrides, tmp_path / "killed", log, kills=KILLS, seed=1)

@@ -11,34 +11,23 @@ from pnfs.reproduce.targets import read_target, target_names
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 ROW = {
-    "table": "table6",
-    "configuration": "d=8",
-    "height": 256,
-    "width": 192,
-    "paper_parameters": 3.3e6,
-    "parameters": 3_000_000,
-    "live_parameters": 2_900_000,
-    "paper_macs": 1.2e9,
-    "macs": 1_250_000_000,
-    "macs_as_published": 1.164e9,
-    "reason": "dead weights",
-}
+    "table": "table6", "configuration": "d=8", "height": 256, "width": 192,
+    "paper_parameters": 3.3e6, "parameters": 3_000_000, "live_parameters": 2_900_000,
+    "paper_macs": 1.2e9, "macs": 1_250_000_000, "macs_as_published": 1.164e9, "reason": "dead weights",
+}  # fmt: skip
 NAN = float("nan")
 
 
 @pytest.mark.parametrize(
     ("change", "marked"),
     [
-        ({}, []),
         # 15 % of 3.3 and half a digit are 0.545, 10 % of 1.2 and half a digit 0.17.
         ({"live_parameters": 2_756_000}, []),
         ({"live_parameters": 2_754_000}, ["ratio live"]),
-        ({"live_parameters": 3_846_000}, ["ratio live"]),
         ({"live_parameters": 2_754_000, "table": "table4"}, []),
         ({"live_parameters": 1, "paper_parameters": NAN}, []),
         ({"macs_as_published": 1.031e9}, []),
         ({"macs_as_published": 1.029e9}, ["ratio MACs"]),
-        ({"macs_as_published": 1.371e9}, ["ratio MACs"]),
         ({"macs_as_published": 9e9, "paper_macs": NAN}, []),
     ],
 )

@@ -125,10 +125,8 @@ def test_files_are_as_transcribed(name: str) -> None:
         ("87.1", "one", ["seeded", "x"]),
         ("3.3", "nan", ["seeded", "params"]),
         ("params", "speed", ["speed"]),
-        (",x,", ",z,", ["x"]),
         (",cited,", ",quoted,", ["cited one", "quoted"]),
         ("lonely,", "seeded,", ["same method"]),
-        ("86.0,,,", "86.0,,", ["lonely"]),
         ("86.0,,,", "86.0,,,,", ["cannot be read"]),
     ],
 )
@@ -147,10 +145,8 @@ GOOD = "title: T\ntests: Why?\nsource: S\nkind: table\nrows: {one: One}\n"
     [
         ("kind: table", "kind: tabel", "kind"),
         ("tests: Why?\n", "", "tests"),
-        ("rows:", "rowz: 1\nrows:", "rowz"),
         ("{one: One}", "[one]", "rows"),
         ("rows:", "rows: [", "cannot be read"),
-        (GOOD, "[]", "cannot be read"),
         ("rows:", "scores: {x: X}\nrows:", "paper.csv"),
     ],
 )

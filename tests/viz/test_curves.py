@@ -1,18 +1,24 @@
-"""Reading and drawing a metrics.csv in the form that Lightning's CSVLogger writes."""
+"""Curves: reading a metrics.csv, and that lines, bars and labels are the numbers they stand for."""
 
 import re
+from pathlib import Path
 
-import cv2
-import matplotlib
-import matplotlib.pyplot
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
 
+from pnfs import body
 from pnfs.data.images import DataError
-from pnfs.viz.curves import plot_curves, read_metrics
-from pnfs.viz.style import COLOURS
+from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.person_metric import Criterion
+from pnfs.viz import curves
+from pnfs.viz.curves import (
+    plot_curves,
+    plot_error_curve,
+    plot_joint_rates,
+    read_metrics,
+)
 
 METRICS = """\
 epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score
@@ -22,7 +28,6 @@ epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score
 0,,19,,,,0.019,9.5
 0,,19,0.0195,,,,
 ,0.0005,20,,,,,
-1,,29,,nan,,,
 1,,39,,,,0.012,31.25
 1,,39,0.0145,,,,
 """
@@ -36,47 +41,36 @@ def metrics_csv(tmp_path):
 
 
 def test_each_metric_has_its_own_rows(metrics_csv):
-    curves = read_metrics(metrics_csv)
     expected = {
         # A row without an epoch counts to the next.
         "lr-Adam": ([0, 1], [0.001, 0.0005]),
-        "train/loss_epoch": ([0, 1], [0.0195, 0.0145]),
-        "train/loss_step": ([0, 0, 1], [0.02, 0.018, np.nan]),
+        "train/loss": ([0, 1], [0.0195, 0.0145]),
+        "train/loss_step": ([0, 0], [0.02, 0.018]),
         "val/loss": ([0, 1], [0.019, 0.012]),
         "val/score": ([0, 1], [9.5, 31.25]),
     }
-    assert curves.keys() == expected.keys()
-    for name, (epochs, values) in expected.items():
-        np.testing.assert_array_equal(curves[name].index, epochs)
-        np.testing.assert_array_equal(curves[name].to_numpy(), values)
-    metrics_csv.write_text(METRICS + ",0.0001,40,,,,,\n")
-    np.testing.assert_array_equal(read_metrics(metrics_csv)["lr-Adam"].index, [0, 1, 1])
-
-
-def test_a_last_line_cut_short_is_left_out(metrics_csv):
-    whole = read_metrics(metrics_csv)
-    metrics_csv.write_text(METRICS + "2,,49,,0.0")
-    cut = read_metrics(metrics_csv)
-    assert cut.keys() == whole.keys()
-    assert all(cut[name].equals(whole[name]) for name in whole)
+    for cut in ("", "2,,49,,0.0"):
+        metrics_csv.write_text(METRICS + cut)
+        found = read_metrics(metrics_csv)
+        assert {name: (list(c.index), list(c)) for name, c in found.items()} == expected
+    assert list(read_metrics(metrics_csv, ["val/loss", "other"])) == ["val/loss"]
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("", "epoch"),
+        ("", "No columns"),
         (METRICS.replace("0.018", "O.018"), "O.018"),
-        (METRICS.replace("1,,29,,nan,,,", "1,,29"), "line 8"),
-        ("epoch,step,val/score\n,1,2\n,2,3\n", "epoch"),
-        ("epoch,step,val/score\n\xff", "CSV"),
+        (METRICS.replace("0.018,,,", "0.018,,,,,,"), "line 4"),
+        (METRICS.replace("epoch,", "age,"), "epoch"),
+        ("epoch,step,val/score\n\xff\n", "utf-8"),
     ],
 )
-def test_damaged_files_are_named(tmp_path, content, named):
-    path = tmp_path / "metrics.csv"
-    path.write_bytes(content.encode("latin-1"))
+def test_damaged_files_are_named(metrics_csv, content, named):
+    metrics_csv.write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=named) as error:
-        read_metrics(path)
-    assert str(path) in str(error.value)
+        read_metrics(metrics_csv)
+    assert str(metrics_csv) in str(error.value)
 
 
 def test_files_without_values(tmp_path):
@@ -89,40 +83,6 @@ def test_files_without_values(tmp_path):
         plot_curves(path, tmp_path / "curves.png")
 
 
-def drawn_text(path):
-    return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
-
-
-def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path):
-    plot_curves(metrics_csv, tmp_path / "new" / "curves.svg")
-    text = drawn_text(tmp_path / "new" / "curves.svg")
-    assert {"loss (log scale)", "score (%)"} <= set(text)
-    assert text.count("epoch (from 0)") == 2
-    # The bare name stands for the epoch means, 0.0195 and 0.0145.
-    assert "train/loss: best 0.0145, epoch 1" in text
-    assert "val/loss: best 0.012, epoch 1" in text
-    assert "val/score: best 31.2 %, epoch 1" in text
-
-
-def test_fractions_and_losses_below_zero_get_fitting_axes(tmp_path):
-    path = tmp_path / "metrics.csv"
-    path.write_text("epoch,step,val/score,val/loss,train/loss\n0,1,0.5,-1,nan\n1,2,0.7089,2,nan\n")
-    plot_curves(path, tmp_path / "a.svg")
-    text = drawn_text(tmp_path / "a.svg")
-    assert {"score (fraction)", "loss", "train/loss: nan throughout"} <= set(text)
-    assert "val/score: best 0.709, epoch 1" in text
-
-
-def test_png_curves_leave_matplotlib_alone(metrics_csv, tmp_path):
-    before = dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.pyplot.get_fignums()
-    plot_curves(metrics_csv, tmp_path / "curves.png")
-    after = dict(matplotlib.rcParams), matplotlib.get_backend(), matplotlib.pyplot.get_fignums()
-    assert before == after
-    pixels = cv2.imread(str(tmp_path / "curves.png"))[..., ::-1]
-    for colour in COLOURS[:2]:
-        assert (pixels == np.array(to_rgb(colour)) * 255).all(-1).any()
-
-
 def test_it_reads_what_lightning_writes(tmp_path):
     logger = CSVLogger(tmp_path, name="run", version=0)
     logger.log_metrics({"lr": 0.1}, step=0)
@@ -130,9 +90,71 @@ def test_it_reads_what_lightning_writes(tmp_path):
     logger.save()
     logger.log_metrics({"epoch": 1, "train/loss": 0.25, "val/score": 62.0}, step=9)
     logger.save()
-    curves = read_metrics(tmp_path / "run" / "version_0" / "metrics.csv")
-    assert {name: [*curve.index, *curve] for name, curve in curves.items()} == {
+    found = read_metrics(tmp_path / "run" / "version_0" / "metrics.csv")
+    assert {name: [*curve.index, *curve] for name, curve in found.items()} == {
         "lr": [0, 0.1],
         "train/loss": [0, 1, 0.5, 0.25],
         "val/score": [1, 62],
     }
+
+
+def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path, drawn):
+    plot_curves(metrics_csv, tmp_path / "new" / "curves.svg")
+    text = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "new/curves.svg").read_text())
+    assert {
+        "train/loss: best 0.0145, epoch 1", "val/loss: best 0.012, epoch 1",
+        "val/score: best 31.2, epoch 1",
+    } <= set(text)  # fmt: skip
+    assert [axes.get_yscale() for axes in drawn] == ["log", "linear"]
+    metrics_csv.write_text("epoch,step,val/loss\n0,1,-1\n1,2,2\n")
+    plot_curves(metrics_csv, tmp_path / "curves.png")
+    assert drawn[2].get_yscale() == "linear"
+
+
+# --- errors
+
+CRITERION = Criterion("PCK@0.5", "torso size", np.full(14, 0.5), tuple(range(14)))
+
+
+@pytest.fixture
+def errors() -> Errors:
+    """Ten persons, four of them occluded; joint k is right in the first k + 1, the last has no label."""
+    wrong = np.arange(10)[:, None] >= (np.arange(14) + 1)[None]
+    visibility = np.full((10, 14), 2)
+    visibility[:4], visibility[:, 13] = 1, 0
+    relative = np.where(visibility > 0, np.where(wrong, 3.0, 0.2), np.nan)
+    return Errors(body.LSP, relative, visibility, np.ones(10, bool))
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Axes]:
+    """The axes of each saved figure."""
+    found: list[Axes] = []
+    save = curves.save_figure
+    monkeypatch.setattr(
+        curves, "save_figure", lambda figure, path: (found.extend(figure.axes), save(figure, path))
+    )
+    return found
+
+
+def test_bars_are_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_joint_rates(tmp_path / "new/joints.png", errors, CRITERION, "title")
+    widths = [bar.get_width() for bar in drawn[0].patches]
+    assert widths == pytest.approx([min(10 * (k + 1), 100) for k in range(13)] + [0])
+    texts = [text.get_text() for text in drawn[0].texts]
+    assert (texts[0], texts[13]) == ("10.0  (10)", "no labels")
+    plot_joint_rates(tmp_path / "v.png", errors, CRITERION, "title", by_visibility=True)
+    visible, occluded = drawn[1].containers
+    # The occluded persons come first, so that they are right first.
+    assert occluded[1].get_width() == pytest.approx(50)
+    assert [visible[k].get_width() for k in (1, 6)] == pytest.approx([0, 50])
+
+
+def test_curves_end_at_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
+    plot_error_curve(tmp_path / "c.png", errors, CRITERION, "title")
+    x, y = (np.asarray(values) for values in drawn[0].lines[-1].get_data())
+    right = 100 * sum(min(k + 1, 10) for k in range(13)) / 130
+    assert (x[0], x[-1]) == (0, pytest.approx(0.5))
+    # All errors are 0.2 or 3 times the reference length.
+    assert y[x < 0.199].max() == 0
+    assert y[x > 0.201] == pytest.approx(right, abs=1e-3)

@@ -13,9 +13,9 @@ from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
+from pnfs.viz.curves import plot_trajectory
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.style import operation_colours
-from pnfs.viz.trajectory import plot_trajectory
 from tiny import fabric_backbone, fabric_network
 
 SIDES = ("left", "right")

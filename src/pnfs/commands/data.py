@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pnfs.body import PartMode
+from pnfs.codec import Codec
 from pnfs.commands.configuration import UsageError, build_source, plain
 from pnfs.commands.machine import inspect_machine
 from pnfs.data.cache import CacheSettings
@@ -26,7 +27,7 @@ from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.faults import SEVERITIES, Finding, finding_of_error
 from pnfs.data.images import DataError
 from pnfs.runs.plain import json_ready
-from pnfs.viz.browse import chosen_persons, crop_sheet, flip_sheet, target_sheet
+from pnfs.viz.sheets import chosen_persons, crop_sheet, flip_sheet, target_sheet
 from pnfs.viz.style import save_image
 
 console = Console()
@@ -134,7 +135,7 @@ def write_findings(path: Path, findings: Mapping[str, Sequence[Finding]]) -> Non
 
 def browse(settings: Mapping[str, Any]) -> None:
     """Writes contact sheets of what a network sees."""
-    chosen, codec, seed = settings["browse"], settings["codec"], settings["seed"]
+    chosen, codec, seed = settings["browse"], Codec(**settings["codec"]), settings["seed"]
     for key in ("persons", "rows"):
         if chosen[key] < 1:
             raise UsageError(f"browse.{key} must be at least 1, got {chosen[key]}")
@@ -151,17 +152,16 @@ def browse(settings: Mapping[str, Any]) -> None:
         input_size=tuple(settings["input_size"]),
         augmentation=instantiate(settings["augmentation"], _convert_="all"),
         seed=seed,
-        unbiased=codec["unbiased"],
+        unbiased=codec.unbiased,
     )
     keys, few = (
         [SampleKey(chosen["epoch"], row) for row in chosen_persons(persons, chosen[key], seed)]
         for key in ("persons", "rows")
     )
-    targets = {"parts": parts, "sigma": codec["sigma"], "quantised": codec["quantised"]}
     for what, sheet in (
         ("crops", crop_sheet(crops, keys)),
         ("flips", flip_sheet(crops, few)),
-        ("targets", target_sheet(crops, few, **targets)),
+        ("targets", target_sheet(crops, few, parts=parts, codec=codec)),
     ):
         path = Path(settings["out"]) / f"{what}.png"
         save_image(path, sheet)

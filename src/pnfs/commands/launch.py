@@ -99,6 +99,9 @@ class Task:
 def start(command: str) -> None:
     """Runs a command with the command line that `sys.argv` holds."""
     signal.signal(signal.SIGTERM, _terminate)
+    logging.raiseExceptions = (
+        False  # A log that cannot be written, on a full disk, is no news of its own.
+    )
     # Hydra hands over its errors in place of printing them.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
@@ -110,8 +113,10 @@ def start(command: str) -> None:
         sys.exit(128 + signal.SIGINT)
     except JobFailed:
         sys.exit(1)
-    except (HydraException, OmegaConfBaseException, PnfsError) as error:
-        sys.exit(f"pnfs {command}: {_worded(command, error)}")
+    except BrokenPipeError:
+        raise
+    except (HydraException, OmegaConfBaseException, PnfsError, OSError) as error:
+        sys.exit(f"pnfs {command}: {_worded(command, user_error(error) or error)}")
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -154,9 +159,13 @@ def user_error(error: BaseException) -> BaseException | None:
         reason = str(error).partition("\n")[0]
         return UsageError(f"{reason} Install it with: pip install 'pnfs[{extra}]'")
     if isinstance(error, OSError) and error.strerror is not None:
-        place = "" if error.filename is None else f"{error.filename}: "
+        # What was open when a disk became full has no name: most likely a file in the command's own folder.
+        place = error.filename
+        if place is None and HydraConfig.initialized():
+            place = HydraConfig.get().runtime.output_dir
+        place = place or "the folder of the run"
         return UsageError(
-            f"{place}{error.strerror}; free that place, or name another (run_root=…, out=…)"
+            f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
         )
     # The last: what Lightning says of arguments that do not go together.
     known = isinstance(error, (PnfsError, ValueError, OmegaConfBaseException)) or (

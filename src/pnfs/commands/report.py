@@ -29,13 +29,12 @@ from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result
 from pnfs.runs.wandb_run import finished_wandb
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import plot_curves
-from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.scores import (
+from pnfs.viz.curves import (
+    plot_curves,
     plot_error_curve,
-    plot_error_histogram,
     plot_joint_rates,
 )
+from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
 
@@ -208,7 +207,6 @@ def _score_pictures(
                 f"{id_}  error {e:.2f}" for id_, e in zip(ids[chosen], chosen_means, strict=True)
             ]
             write_sheet(file(what), data.dataset(split), matches, chosen, captions)
-        plot_error_histogram(file("errors"), means, criterion.reference, title)
     plot_joint_rates(file("joints"), errors, criterion, title)
     # Most datasets do not tell occluded from visible joints.
     if (errors.visibility == OCCLUDED).any():

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
+from pnfs.training.checkpoint_io import WholeCheckpointIO
 from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
 
 
@@ -35,8 +34,5 @@ def save_network(
     if architecture is not None:
         content[ARCHITECTURE_KEY] = to_json(architecture)
     path = folder / "checkpoints" / "best.ckpt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    WholeCheckpointIO().save_checkpoint(content, path)
     return path

@@ -8,8 +8,8 @@ from rich.console import Console
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.training.callbacks import TRAJECTORY, read_trajectory
 from pnfs.training.checkpoints import read_architecture
+from pnfs.viz.curves import plot_trajectory
 from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.trajectory import plot_trajectory
 
 console = Console()
 

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from pnfs.commands.configuration import UsageError
 from pnfs.commands.rows import Rows, experiments_folder
-from pnfs.reproduce.drawing import draw_table
-from pnfs.reproduce.figures import FIGURES
+from pnfs.reproduce.figures import FIGURES, draw_table
 from pnfs.reproduce.page import tables, write_table
 from pnfs.reproduce.results import find_results, kept_results
 from pnfs.reproduce.targets import read_target, target_names

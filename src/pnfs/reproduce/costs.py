@@ -52,13 +52,13 @@ def measure_costs(targets: Iterable[Target], describe: Describe, build: Build) -
             key = json.dumps([model, size], sort_keys=True)
             if key not in measured:
                 measured[key] = _measure(build(model), size)
-            reason = target.counts.get(file, target.counts.get("all", ""))
             about = {
                 "table": target.name,
                 "configuration": label,
                 "height": size[0],
                 "width": size[1],
             }
+            reason = target.counts.get(file, target.counts.get("all", ""))
             lines.append(about | _counts(target, label, *measured[key]) | {"reason": reason})
     return pd.DataFrame(lines)
 
@@ -72,59 +72,54 @@ def _measure(network: PoseNetwork, size: tuple[int, int]) -> tuple[Cost, Cost]:
 
 
 def _counts(target: Target, label: str, cost: Cost, published: Cost) -> dict[str, float]:
+    def stated(column: str) -> float:
+        text = target.published[column].get(label, "") if column in target.published else ""
+        return float(text or "nan")
+
     # Figure 5 states the parameters of the backbones alone.
     backbone = "params" not in target.published and "backbone_params" in target.published
     part, counted = (c.parts["backbone"] if backbone else c for c in (cost, published))
-    column = "backbone_params" if backbone else "params"
     return {
-        "paper_parameters": _stated(target, label, column) * 1e6,
+        "paper_parameters": stated("backbone_params" if backbone else "params") * 1e6,
         "parameters": part.parameters,
         "live_parameters": part.live_parameters,
-        "paper_macs": _stated(target, label, "flops") * 1e9,
+        "paper_macs": stated("flops") * 1e9,
         "macs": part.macs,
         "macs_as_published": round(counted.macs / PAPER_GIGA * 1e9),
     }
 
 
-def _stated(target: Target, label: str, column: str) -> float:
-    """What the paper prints; nan if it prints nothing."""
-    text = target.published[column].get(label, "") if column in target.published else ""
-    return float(text or "nan")
-
-
-def is_far(ours: pd.Series, paper: pd.Series, unit: float, tolerance: float) -> pd.Series:
-    """Which counts are further from the paper's than its rounding and the tolerance allow."""
-    return (ours - paper).abs() > tolerance * paper + _ROUNDING * unit
-
-
 def cost_columns(costs: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: parameters in millions, MACs in units of 10^9."""
-    far_parameters = is_far(
-        costs["live_parameters"], costs["paper_parameters"], 1e6, PARAMETERS_TOLERANCE
-    ) & ~costs["table"].isin(_DEAD_WEIGHTS)
-    far_macs = is_far(costs["macs_as_published"], costs["paper_macs"], 1e9, MACS_TOLERANCE)
-    ratio_parameters = costs["live_parameters"] / costs["paper_parameters"]
-    ratio_macs = costs["macs_as_published"] / costs["paper_macs"]
+    """The table as text: parameters in millions, MACs in units of 10^9, "(!)" at what is far from the paper's."""
+
+    def text(column: str, unit: float | pd.Series, digits: int = 2) -> pd.Series:
+        return (costs[column] / unit).map(lambda x: "–" if pd.isna(x) else f"{x:.{digits}f}")
+
+    def ratio(
+        ours: str, paper: str, unit: float, tolerance: float, binding: pd.Series
+    ) -> pd.Series:
+        slack = tolerance * costs[paper] + _ROUNDING * unit
+        far = ((costs[ours] - costs[paper]).abs() > slack) & binding
+        return text(ours, costs[paper]) + far.map({True: " (!)", False: ""})
+
+    bound, every = ~costs["table"].isin(_DEAD_WEIGHTS), costs["table"].notna()
     return pd.DataFrame(
         {
             "configuration": costs["configuration"],
             "input": costs["height"].astype(str) + "×" + costs["width"].astype(str),
-            "params paper": _text(costs["paper_parameters"] / 1e6, 1),
-            "live": _text(costs["live_parameters"] / 1e6, 2),
-            "total": _text(costs["parameters"] / 1e6, 2),
-            "ratio live": _text(ratio_parameters, 2)
-            + far_parameters.map({True: " (!)", False: ""}),
-            "MACs paper": _text(costs["paper_macs"] / 1e9, 1),
-            "MACs": _text(costs["macs"] / 1e9, 2),
-            "as published": _text(costs["macs_as_published"] / 1e9, 2),
-            "ratio MACs": _text(ratio_macs, 2) + far_macs.map({True: " (!)", False: ""}),
+            "params paper": text("paper_parameters", 1e6, 1),
+            "live": text("live_parameters", 1e6),
+            "total": text("parameters", 1e6),
+            "ratio live": ratio(
+                "live_parameters", "paper_parameters", 1e6, PARAMETERS_TOLERANCE, bound
+            ),
+            "MACs paper": text("paper_macs", 1e9, 1),
+            "MACs": text("macs", 1e9),
+            "as published": text("macs_as_published", 1e9),
+            "ratio MACs": ratio("macs_as_published", "paper_macs", 1e9, MACS_TOLERANCE, every),
             "why they differ": costs["reason"],
         }
     ).set_index(costs["table"])
-
-
-def _text(numbers: pd.Series, digits: int) -> pd.Series:
-    return numbers.map(lambda number: "–" if pd.isna(number) else f"{number:.{digits}f}")
 
 
 def write_costs(costs: pd.DataFrame, folder: Path) -> dict[str, Path]:

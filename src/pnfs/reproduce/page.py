@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pnfs.reproduce.pairs import compared
-from pnfs.reproduce.results import COSTS, Results, digits, groups, scale
+from pnfs.reproduce.results import COSTS, Results, compared, digits, groups, scale
 from pnfs.reproduce.targets import OTHERS, PAPER_GIGA, Target
-
-NOTHING = "–"
 
 PAPER_NAMES = {"PCKh@0.11": '"PCKh@0.1"'}
 """Scores that the paper prints by another name."""
@@ -33,32 +30,33 @@ _MACS_NOTE = (
 def write_table(
     target: Target, results: Results, folder: Path, profile: str, says: str, given: Sequence[str]
 ) -> dict[str, Path]:
-    """Writes table.md, table.csv and runs.csv.
-
-    Args:
-        target: What is reproduced.
-        results: Its runs.
-        folder: Where the files go; made as needed.
-        profile: Profile of the runs.
-        says: What the profile's numbers are worth.
-        given: Further overrides that the runs were trained with.
-    """
+    """Writes table.md, table.csv and runs.csv into the folder, made as needed; see `page`."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / name for name in ("table.md", "table.csv", "runs.csv")}
     files["table.md"].write_text(page(target, results, profile, says, given), encoding="utf-8")
     numbers(target, results).to_csv(files["table.csv"], index_label="row")
-    runs = results.runs.assign(folder=[_short(path) for path in results.runs["folder"]])
-    runs.to_csv(files["runs.csv"], index=False)
+    # A run as it is called anywhere: its name and hash.
+    short = ["/".join(f.parts[-2:]) if isinstance(f, Path) else "" for f in results.runs["folder"]]
+    results.runs.assign(folder=short).to_csv(files["runs.csv"], index=False)
     return files
 
 
 def page(
     target: Target, results: Results, profile: str, says: str = "", given: Sequence[str] = ()
 ) -> str:
-    """The whole page: table, comparison by seed, scale, sources, notes, what is missing."""
+    """The whole page: table, comparison by seed, scale, sources, notes, what is missing.
+
+    Args:
+        target: What is reproduced.
+        results: Its runs.
+        profile: Profile of the runs.
+        says: What the profile's numbers are worth.
+        given: Further overrides that the runs were trained with.
+    """
     lines = [f"# {target.title} (profile {profile})", "", target.tests, ""]
     lines += [f"- Paper: {target.source}.", f"- Ours: {says}"]
-    lines += [f"- Scale of ours: {scale(results)}; mean ± standard deviation over seeds."]
+    if results.settings:
+        lines.append(f"- Scale of ours: {scale(results)}; mean ± standard deviation over seeds.")
     if (results.finished.groupby("row")["seed"].nunique() == 1).any():
         lines.append("- A score without ± is of one seed: small differences tell no rows apart.")
     lines += [_MACS_NOTE, ""]
@@ -88,35 +86,48 @@ def tables(target: Target, results: Results, profile: str) -> dict[str, pd.DataF
     found = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
     found |= groups(results, target.rows.values())
     return {
-        name: whole.loc[labels].dropna(axis="columns", how="all").fillna(NOTHING)
+        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–")
         for name, labels in found.items()
     }
 
 
 def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
     """The text of every cell: the paper's scores with ours beside each, our further ones, costs, times."""
-    labels = list(target.rows.values())
+    labels, published = list(target.rows.values()), target.published
     table = pd.DataFrame(index=[*target.cited, *labels])
-    if len(target.published):
+    if len(published):
         who = {"ours": "the paper's own", "cited": "cited"}
-        table["published as"] = target.published["who"].map(who)
+        table["published as"] = published["who"].map(who)
     printed = {name: column for column, name in target.scores.items()}
     recorded = _worth_a_column(target, results) or [main_score(target, results)]
     for name in dict.fromkeys([*printed, *recorded]):
         if name in printed:
-            table[f"paper: {PAPER_NAMES.get(name, name)}"] = _text(target.printed(printed[name]))
+            text = target.printed(printed[name])
+            table[f"paper: {PAPER_NAMES.get(name, name)}"] = text.where(text != "")
         if name in recorded:
-            ours = _our_scores(results, name).reindex(labels, fill_value="missing")
+            ours = results.spread(name).apply(
+                lambda seeds, name=name: score_text(name, seeds["mean"], seeds["std"]), axis=1
+            )
+            ours = ours.astype(object).reindex(labels, fill_value="missing")
             table[f"ours ({profile}): {OUR_NAMES.get(name, name)}"] = ours
-    for column in [c for c in OTHERS if c in target.published and c not in target.scores]:
-        table[f"paper: {OTHERS[column]}"] = _text(target.published[column])
+    for column in [c for c in OTHERS if c in published and c not in target.scores]:
+        text = published[column]
+        table[f"paper: {OTHERS[column]}"] = text.where(text != "")
     for title, column, unit, places in _COSTS:
         mean = results.spread(column)["mean"].astype(float) / unit
         table[f"ours: {title}"] = mean.map(f"{{:.{places}f}}".format).reindex(table.index)
-    table["ours: search time"] = _search_times(results)
+    times = {label: _search_time(runs) for label, runs in results.finished.groupby("row")}
+    table["ours: search time"] = pd.Series(times, dtype=object)
     done = results.runs["state"].eq("finished").groupby(results.runs["row"])
     table["seeds"] = done.sum().astype(str) + " of " + done.count().astype(str)
     return table
+
+
+def _search_time(runs: pd.DataFrame) -> str:
+    """Mean over the seeds, in days of the device that it is."""
+    names = ", ".join(runs["device"].unique())
+    unit = "CPU-days" if names.startswith("CPU") else "GPU-days"
+    return f"{runs['days'].mean():.2g} {unit} ({names})"
 
 
 def main_score(target: Target, results: Results) -> str:
@@ -133,28 +144,6 @@ def score_text(name: str, value: float, deviation: float = float("nan")) -> str:
     """A score, and its deviation where there is one, as papers print them."""
     text = f"{value:.{digits(name)}f}"
     return text if pd.isna(deviation) else f"{text} ± {deviation:.{digits(name)}f}"
-
-
-def _our_scores(results: Results, name: str) -> pd.Series:
-    spread = results.spread(name)
-    texts = [
-        score_text(name, mean, std) for mean, std in zip(spread["mean"], spread["std"], strict=True)
-    ]
-    return pd.Series(texts, index=spread.index, dtype=object)
-
-
-def _search_times(results: Results) -> pd.Series:
-    """Label -> mean over the seeds, in days of the device that it is."""
-    found = {}
-    for label, runs in results.finished.groupby("row"):
-        names = ", ".join(dict.fromkeys(runs["device"]))
-        unit = "CPU-days" if names.startswith("CPU") else "GPU-days"
-        found[label] = f"{runs['days'].mean():.2g} {unit} ({names})"
-    return pd.Series(found, dtype=object)
-
-
-def _text(column: pd.Series) -> pd.Series:
-    return column.where(column != "")
 
 
 def numbers(target: Target, results: Results) -> pd.DataFrame:
@@ -175,22 +164,15 @@ def numbers(target: Target, results: Results) -> pd.DataFrame:
 def markdown(table: pd.DataFrame) -> list[str]:
     """The lines of a table of text, its index first."""
     rows = [[table.index.name or "", *table.columns], ["---", *["---:"] * table.shape[1]]]
-    rows += [[str(label), *row] for label, row in zip(table.index, table.to_numpy(), strict=True)]
+    rows += table.reset_index().to_numpy().tolist()
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
 def without_places(overrides: Sequence[str]) -> list[str]:
     """Overrides as others can read them: where data, runs and weights lie differs between machines."""
-    shown = []
-    for override in overrides:
-        name, equals, value = override.partition("=")
-        if name.endswith("root"):
-            continue
-        value = f"…/{Path(value).name}" if value.startswith(("/", "~")) else value
-        shown.append(f"{name}{equals}{value}")
-    return shown
-
-
-def _short(folder: object) -> str:
-    """A run as it is called anywhere: its name and hash."""
-    return "/".join(folder.parts[-2:]) if isinstance(folder, Path) else ""
+    pairs = [(override.partition("="), override) for override in overrides]
+    return [
+        f"{key}=…/{Path(value).name}" if value.startswith(("/", "~")) else override
+        for (key, _, value), override in pairs
+        if not key.endswith("root")
+    ]

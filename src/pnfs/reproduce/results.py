@@ -1,12 +1,14 @@
 """What came out: one line for each run of a target's rows, read from the records of the runs only."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 from pnfs.errors import PnfsError
 from pnfs.reproduce.targets import Target, TargetError
@@ -15,9 +17,7 @@ from pnfs.runs.identity import PERSONS, run_identity
 
 COSTS = ("parameters", "live_parameters", "macs", "macs_by_output")
 """What records hold about a network's cost; macs_by_output counts transposed convolutions by their output."""
-
 _ABOUT = ["row", "seed", "state", "folder", "device", "days", "revision", *COSTS]
-_SECONDS_A_DAY = 86_400
 
 
 class RowError(PnfsError):
@@ -71,14 +71,19 @@ def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Resul
     lines, settings = [], {}
     for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
         for file, label in target.rows.items():
+            about = {"row": label, "seed": seed}
             try:
                 settings[label] = compose(file, seed)
             except RowError as error:
-                lines.append({"row": label, "seed": seed, "state": str(error)})
+                lines.append(about | {"state": str(error)})
                 continue
-            same = found.get(_key(run_identity(settings[label], {})))
-            if same:
-                lines.append({"row": label, "seed": seed} | _line(same))
+            same = found.get(_key(run_identity(settings[label], {})), [])
+            if len(same) > 1:
+                folders = ", ".join(str(run.folder) for run in same)
+                state = f"{folders} are runs of one configuration on different data: move all but one away"
+                lines.append(about | {"state": state})
+            elif same:
+                lines.append(about | _line(same[0]))
     return Results(_frame(target, lines), settings)
 
 
@@ -95,7 +100,7 @@ def kept_results(target: Target, folder: Path) -> Results:
             if (label, seed) in lines:
                 raise TargetError(f"{run.folder}: another record of {label!r} has seed {seed} too")
             settings[label] = run.config
-            lines[label, seed] = {"row": label, "seed": seed} | _line([run])
+            lines[label, seed] = {"row": label, "seed": seed} | _line(run)
     return Results(_frame(target, list(lines.values())), settings)
 
 
@@ -114,24 +119,23 @@ def _key(identity: Mapping[str, Any]) -> str:
     return json.dumps(dict(identity) | {PERSONS: None}, sort_keys=True)
 
 
-def _line(runs: Sequence[Run]) -> dict[str, Any]:
-    if len(runs) > 1:
-        folders = ", ".join(str(run.folder) for run in runs)
-        return {
-            "state": f"{folders} are runs of one configuration on different data: move all but one away"
-        }
-    run = runs[0]
-    if run.record is None:
-        return {
-            "state": run.status + (f" ({run.cause})" if run.cause else ""),
-            "folder": run.folder,
-        }
+def _line(run: Run) -> dict[str, Any]:
     record = run.record
-    costs = {name: record.get("cost", {}).get(name) for name in COSTS}
-    days = record["seconds"] * devices(record) / _SECONDS_A_DAY
-    about = {"state": run.status, "folder": run.folder, "device": record["device"], "days": days}
-    about["revision"] = record.get("git_revision")
-    return about | costs | record["scores"]
+    if record is None:
+        cause = f" ({run.cause})" if run.cause else ""
+        return {"state": run.status + cause, "folder": run.folder}
+    devices = record["config"]["trainer"].get("devices", 1)
+    devices = len(devices) if isinstance(devices, (list, tuple)) else devices
+    devices = devices if isinstance(devices, int) and devices > 0 else 1
+    return {
+        "state": run.status,
+        "folder": run.folder,
+        "device": record["device"],
+        "days": record["seconds"] * devices / 86_400,
+        "revision": record.get("git_revision"),
+        **{name: record.get("cost", {}).get(name) for name in COSTS},
+        **record["scores"],
+    }
 
 
 def digits(score: str) -> int:
@@ -139,29 +143,18 @@ def digits(score: str) -> int:
     return 3 if score.startswith(("AP", "AR")) else 1
 
 
-def devices(record: Mapping[str, Any]) -> int:
-    """How many devices a run computed on at once."""
-    number = record["config"]["trainer"].get("devices", 1)
-    number = len(number) if isinstance(number, (list, tuple)) else number
-    return number if isinstance(number, int) and number > 0 else 1
-
-
-# --- under which conditions
+# --- what may be compared
 
 
 def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
-    backbone = settings["model"].get("backbone") or {}
+    backbone, dataset = settings["model"].get("backbone") or {}, settings["dataset"]
     sizes = {**backbone, **backbone.get("fabrics", {})}
-    about = [f"{name} {sizes[name]}" for name in _SIZES if sizes.get(name) is not None]
+    known = ("depth", "width", "first_layers", "channels", "nodes")
+    about = [f"{name} {sizes[name]}" for name in known if sizes.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
-    dataset = settings["dataset"]
     data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
     return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
-
-
-_SIZES = ("depth", "width", "first_layers", "channels", "nodes")
-"""Keys of a backbone that tell two of one class apart."""
 
 
 def _class(description: Mapping[str, Any]) -> str:
@@ -186,17 +179,54 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
 
 def scale(results: Results) -> str:
     """What the runs have in common: data, size of the input, epochs, batch, precision."""
-    parts = []
-    for name, read in _SCALE.items():
-        values = dict.fromkeys(str(read(settings)) for settings in results.settings.values())
-        parts.append(f"{name} {' or '.join(values)}")
-    return ", ".join(parts)
+    lines = [
+        {
+            "data": conditions(settings)[1],
+            "input": "×".join(map(str, settings["input_size"])),
+            "epochs": settings["epochs"],
+            "batch": settings["batch_size"],
+            "precision": settings["trainer"]["precision"],
+        }
+        for settings in results.settings.values()
+    ]
+    table = pd.DataFrame(lines).astype(str)
+    return ", ".join(f"{name} {' or '.join(table[name].unique())}" for name in table)
 
 
-_SCALE: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
-    "data": lambda s: conditions(s)[1],
-    "input": lambda s: "×".join(map(str, s["input_size"])),
-    "epochs": lambda s: s["epochs"],
-    "batch": lambda s: s["batch_size"],
-    "precision": lambda s: s["trainer"]["precision"],
-}
+def compared(target: Target, results: Results) -> pd.DataFrame:
+    """Each row against another of the same backbone and data, over the seeds that both have, by the main score.
+
+    The other one is `Target.against`, or else the first row of its backbone and data.
+
+    Returns:
+        Label -> text: the difference, its 95 % interval (Student's t over the seeds), and in words whether it is
+        more than chance. Empty if no two rows of one backbone have runs.
+    """
+    lines, score = {}, next(iter(results.scores), "")
+    if score:
+        by_seed = results.finished.pivot_table(index="seed", columns="row", values=score)
+        labels = [label for label in target.rows.values() if label in by_seed]
+        for members in groups(results, labels).values():
+            other = target.rows.get(target.against or "", "")
+            other = other if other in members else members[0]
+            for label in members:
+                if label != other:
+                    difference = (by_seed[label] - by_seed[other]).dropna()
+                    lines[label] = [other, *_difference(difference, digits(score))]
+    columns = ["compared with", f"{score}, difference", "95% interval", "says"]
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+
+
+def _difference(found: pd.Series, places: int) -> list[str]:
+    mean, count = found.mean(), len(found)
+    if count == 0:
+        return ["–", "–", "no seed in common"]
+    if count == 1:
+        return [f"{mean:+.{places}f} (1 seed)", "–", "one seed: it may be chance"]
+    half = stats.t.ppf(0.975, count - 1) * found.std() / math.sqrt(count)
+    inside = abs(mean) <= half
+    return [
+        f"{mean:+.{places}f} ± {found.std():.{places}f} ({count} seeds)",
+        f"{mean - half:+.{places}f} to {mean + half:+.{places}f}",
+        "inside the spread of the seeds" if inside else "more than the spread of the seeds",
+    ]

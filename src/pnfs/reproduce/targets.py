@@ -1,6 +1,5 @@
 """The tables and figures of the paper: `experiments/<name>/target.yaml` and its numbers, `paper.csv`."""
 
-import csv
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +8,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pnfs.errors import PnfsError
-
-FILE, PUBLISHED_FILE = "target.yaml", "paper.csv"
 
 OTHERS = {
     "backbone": "backbone",
@@ -73,19 +70,13 @@ class Target(BaseModel):
     def printed(self, column: str) -> pd.Series:
         """What the paper prints in a column, with its deviation; empty where it prints nothing."""
         text = self.published[column]
-        if f"{column}_std" not in self.published:
-            return text
-        deviation = self.published[f"{column}_std"]
+        deviation = self.published.get(f"{column}_std", pd.Series("", text.index))
         return text.where(deviation == "", text + " ± " + deviation)
 
 
 def target_names(root: Path) -> list[str]:
-    """Names of all targets below `experiments/`.
-
-    Raises:
-        TargetError: There are none.
-    """
-    names = sorted(path.parent.name for path in root.glob(f"*/{FILE}"))
+    """Names of all targets below `experiments/`; a `TargetError` if there are none."""
+    names = sorted(path.parent.name for path in root.glob("*/target.yaml"))
     if not names:
         raise TargetError(f"{root.resolve()}: no table or figure here; set experiments=<folder>")
     return names
@@ -99,16 +90,17 @@ def read_target(root: Path, name: str) -> Target:
     """
     if name not in target_names(root):
         raise TargetError(f"no target {name!r}; there are {', '.join(target_names(root))}, all")
-    path = root / name / FILE
+    path = root / name / "target.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        scores = content.get("scores", {})
-        return Target(name=name, **content, published=read_published(path.parent, scores))
+        published = read_published(path.parent, content.get("scores", {}))
+        return Target(name=name, **content, published=published)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise TargetError(f"{path}: {where}: {first['msg']}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise TargetError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except TargetError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError) as error:
         raise TargetError(f"{path}: cannot be read: {error}") from None
 
 
@@ -123,32 +115,25 @@ def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
     Raises:
         TargetError: The file cannot be read, lacks a column or has an unknown one, or a cell is not a number.
     """
-    path = folder / PUBLISHED_FILE
+    path = folder / "paper.csv"
     if not path.exists() and not scores:
         return pd.DataFrame(columns=["who"], dtype=str)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        header, *cells = csv.reader(line for line in lines if not line.startswith("#"))
-        table = pd.DataFrame(cells, columns=header, dtype=str).set_index(header[0])
-    except (OSError, ValueError, csv.Error) as error:  # No header, too many cells: ValueErrors.
+        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False, index_col=0)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors.
         raise TargetError(f"{path}: cannot be read: {error}") from None
-    short = table.index[table.isna().any(axis="columns")]
-    if len(short):
-        raise TargetError(f"{path}: row {short[0]!r} has fewer cells than the header")
-    there = {str(column) for column in table}
+    there = set(map(str, table))
     known = {"who", *scores, *(f"{column}_std" for column in scores), *OTHERS}
     wrong = ({"who", *scores} - there) | (there - known)
     if wrong:
         raise TargetError(f"{path}: lacks, or has wrongly, column {', '.join(sorted(wrong))}")
     if not table.index.is_unique:
         raise TargetError(f"{path}: two rows have the same method")
-    for column, cells in table.items():
-        words = column in _WORDS - set(scores)
-        good = cells.isin(("ours", "cited")) if column == "who" else cells.notna()
-        if not words:
-            numbers = pd.to_numeric(cells, errors="coerce")
-            good &= (cells == "") | numbers.between(-1e12, 1e12)
-        if not good.all():
-            method = cells.index[~good][0]
-            raise TargetError(f"{path}: row {method!r}: {column} is {cells[method]!r}")
+    for column in there:
+        allowed = "ours|cited" if column == "who" else r"[0-9]*\.?[0-9]*"
+        allowed = ".*" if column in _WORDS - {"who", *scores} else allowed
+        wrong = table.index[~table[column].str.fullmatch(allowed, na=False)]
+        if len(wrong):
+            cell = table[column][wrong[0]]
+            raise TargetError(f"{path}: row {wrong[0]!r}: {column} is {cell!r}")
     return table

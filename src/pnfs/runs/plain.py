@@ -24,10 +24,16 @@ def json_ready(value: Any) -> Any:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a file whole or not at all; what is nan or infinite becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
     temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # A full disk is an error without a name.
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return path
 
 

@@ -138,8 +138,13 @@ def read_checkpoint(
         raise CheckpointError(
             f"{path}: cannot be read as plain data; it holds pickled objects, which are never loaded ({error})"
         ) from error
-    if not isinstance(checkpoint, dict) or CONFIG_KEY not in checkpoint:
-        raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`")
+    kinds = {CONFIG_KEY: Mapping, "state_dict": Mapping, "epoch": int}
+    entries = checkpoint if isinstance(checkpoint, dict) else {}
+    lacking = [key for key, kind in kinds.items() if not isinstance(entries.get(key), kind)]
+    if lacking:
+        raise CheckpointError(
+            f"{path}: not a checkpoint written by `pnfs train`; it lacks {', '.join(lacking)}"
+        )
     if builds:
         for problem in _problems(checkpoint[CONFIG_KEY], builds, trust):
             raise CheckpointError(f"{path}: {problem}")

@@ -13,17 +13,11 @@ class RunCard:
     """What is said about one run; None for what is not known, and never nan.
 
     Attributes:
-        run: Its folder below the folder of all runs.
-        state: finished, running, interrupted or failed; `cause` says why it failed.
         score: The main one, named `score_name`; in percent, as are all `scores`.
-        parameters: Count; `live_parameters` are those that can change the output.
         macs: Multiply-accumulates of one image.
-        seconds: Duration of search, training and evaluation.
-        what: Dataset, model, strategy in a few words.
         benchmark: Runs of one benchmark share axes.
         row: The same for runs that differ in nothing but the seed; `label` names it.
         differences: Keys of the configuration that differ within the experiment -> values.
-        metrics: Its `metrics.csv`.
         pictures: Title -> PNG file.
     """
 
@@ -48,7 +42,7 @@ class RunCard:
 
 
 def duration(seconds: float | None) -> str:
-    """Hours and minutes, or seconds of a short run; "–" for None, as the other functions here."""
+    """Hours and minutes, or seconds of a short run; "–" for None, as below."""
     if seconds is None:
         return "–"
     if seconds < 120:

@@ -1,123 +1,220 @@
-"""Training curves from the `metrics.csv` that Lightning's CSVLogger writes."""
+"""Curves: what was logged while training, how mixing weights moved, and how errors spread."""
 
-import csv
-from collections.abc import Container, Mapping
+import io
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pnfs.data.images import DataError
-from pnfs.viz.style import COLOURS, SMALL, new_figure, plain_axes, save_figure
+from pnfs.errors import PnfsError
+from pnfs.evaluation.coco_eval import VISIBILITIES
+from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.person_metric import Criterion
+from pnfs.models.architecture import Architecture
+from pnfs.models.wiring import NEIGHBOURS
+from pnfs.viz import style
+from pnfs.viz.poses import joint_sides
+from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, save_figure
 
-_SERIES = ("train/loss", "val/loss", "val/score")
+LOGGED = {
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "val/score": "validation score",
+}
+"""Drawn metrics -> what an axis says."""
 
 
-def read_metrics(csv_path: Path | str, names: Container[str] | None = None) -> dict[str, pd.Series]:
-    """The values of every metric, without the rows in which it was not logged.
+def read_metrics(path: Path, names: Collection[str] | None = None) -> dict[str, pd.Series]:
+    """The values of a `metrics.csv` of Lightning's CSVLogger, without the rows in which they were not logged.
 
-    A row without an epoch, such as a learning rate's, counts to the epoch of the next row that
-    has one. A last row that is cut short, as a killed run leaves it, is left out.
-
-    Args:
-        csv_path: Columns `epoch`, `step` and one per metric, blank where a row does not log it.
-        names: Metrics to return; None for all.
+    A row without an epoch, such as a learning rate's, counts to the epoch of the next row that has one. A last row
+    that is cut short, as a killed run leaves it, is left out.
 
     Returns:
-        Metric -> float64 values by epoch, in the file's order. Metrics that were never logged are left
-        out; a logged nan is a value.
+        Metric, of `names` if given -> float64 values by epoch, without the suffix "_epoch" that Lightning adds.
 
     Raises:
         DataError: The file cannot be read, has no epochs, or a cell is not a number.
     """
-    path = Path(csv_path)
-    header, cells = _read_cells(path)
-    logged = cells != ""
-    column = header.index("epoch") if "epoch" in header else None
-    if column is None or (len(cells) and not logged[:, column].any()):
-        raise DataError(
-            f"{path}: there are no epochs; a metrics.csv of Lightning's CSVLogger is expected"
-        )
-    try:
-        values = np.where(logged, cells, "nan").astype(float)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-    # The next row that has an epoch; at the end the last one.
-    epochs = pd.Series(values[:, column]).bfill().ffill().to_numpy()
-    return {
-        name: pd.Series(values[here, n], epochs[here], name=name)
-        for n, (name, here) in enumerate(zip(header, logged.T, strict=True))
-        if name not in ("epoch", "step") and (names is None or name in names) and here.any()
-    }
-
-
-def _read_cells(path: Path) -> tuple[list[str], np.ndarray]:
-    """The header, and all cells as text, (rows, columns)."""
     try:
         text = path.read_text(encoding="utf-8")
-        # What stands behind the last end of a line was not written to its end.
-        header, *rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from None
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}: line {line} has {len(row)} cells, the header {len(header)}; remove that line"
-            )
-    return header, np.array(rows, dtype=str).reshape(len(rows), len(header))
+        table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))
+        found = table.set_index(table["epoch"].bfill().ffill().astype(int)).astype(float)
+    except (OSError, KeyError, ValueError) as error:  # pandas' own errors are ValueErrors.
+        raise DataError(f"{path}: is no metrics.csv of Lightning's CSVLogger: {error}") from None
+    series = {str(name).removesuffix("_epoch"): found[name].dropna() for name in found}
+    wanted = (set(series) if names is None else set(names)) - {"epoch", "step"}
+    return {name: each for name, each in series.items() if name in wanted and len(each)}
 
 
-def plot_curves(metrics_csv: Path | str, out_path: Path | str) -> None:
-    """Draws losses on one axis and scores on another, side by side, as PNG or SVG by the suffix.
-
-    Of training and validation loss and validation score those that were logged. The losses' axis is
-    logarithmic unless one of them is not positive. Scores are taken as percent if one is above 1, else as
-    fractions.
-
-    Args:
-        metrics_csv: See `read_metrics`.
-        out_path: The picture; folders are made as needed.
+def plot_curves(metrics_csv: Path, out_path: Path | str) -> None:
+    """Draws the logged ones of training and validation loss and validation score, as PNG or SVG by the suffix.
 
     Raises:
-        DataError: The metrics cannot be read, or do not hold what is to be drawn.
+        DataError: The metrics cannot be read, or none of these was logged.
         PnfsError: Another suffix, or the picture cannot be written.
     """
-    logged = read_metrics(metrics_csv)
-    # Lightning adds the suffix where a metric is logged both per step and per epoch.
-    columns = {name: name if name in logged else f"{name}_epoch" for name in _SERIES}
-    curves = {name: logged[column] for name, column in columns.items() if column in logged}
-    if not curves:
-        raise DataError(
-            f"{metrics_csv}: {', '.join(_SERIES)} not logged; there are {', '.join(logged) or 'no values'}"
-        )
-    losses = {name: curve for name, curve in curves.items() if "loss" in name}
-    scores = {name: curve for name, curve in curves.items() if "loss" not in name}
-    panels = [group for group in (losses, scores) if group]
+    curves = read_metrics(metrics_csv, LOGGED)
+    panels = [[n for n in curves if ("loss" in n) == is_loss] for is_loss in (True, False)]
+    panels = [names for names in panels if names]
+    if not panels:
+        raise DataError(f"{metrics_csv}: none of {', '.join(LOGGED)} was logged")
     figure = new_figure(5.2 * len(panels), 3.9)
-    for axes, group in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw(axes, group, is_loss=group is losses)
+    for axes, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for colour, name in zip(COLOURS, sorted(names), strict=False):
+            curve, is_loss = curves[name], "loss" in name
+            best = curve.idxmin() if is_loss else curve.idxmax()
+            label = f"{name}: best {curve.min() if is_loss else curve.max():.3g}, epoch {best}"
+            axes.plot(
+                curve, color=colour, marker="o" if len(curve) <= 60 else "", ms=3.5, label=label
+            )
+        loss_axes(axes, [curves[name] for name in names], names[0])
+        plain_axes(axes, x_label="epoch (from 0)", y_label="loss" if is_loss else LOGGED[names[0]])
+        axes.legend(frameon=False, fontsize=SMALL + 1)
     save_figure(figure, out_path)
 
 
-def _draw(axes: Axes, curves: Mapping[str, pd.Series], *, is_loss: bool) -> None:
-    values = pd.concat(list(curves.values()))
-    percent = not is_loss and bool((values > 1).any())
-    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
-        label = f"{name}: nan throughout"
-        if curve.notna().any():
-            row = int(np.nanargmin(curve) if is_loss else np.nanargmax(curve))
-            best = f"{curve.iloc[row]:.1f} %" if percent else f"{curve.iloc[row]:.3g}"
-            label = f"{name}: best {best}, epoch {curve.index[row]:.0f}"
-        # A curve of few values shows each of them.
-        marker = "o" if len(curve) <= 60 else None
-        axes.plot(curve, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=label)
-    y_label = "score (%)" if percent else "score (fraction)"
-    if is_loss:
-        positive = not (values <= 0).any()
-        y_label = "loss (log scale)" if positive else "loss"
-        axes.set_yscale("log" if positive else "linear")
-    plain_axes(axes, x_label="epoch (from 0)", y_label=y_label)
+def loss_axes(axes: Axes, curves: Sequence[pd.Series], metric: str) -> None:
+    """Whole epochs across; losses on a logarithmic scale where all are positive."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=SMALL + 1)
+    if "loss" in metric and all((curve > 0).all() for curve in curves):
+        axes.set_yscale("log")
+
+
+# --- mixing weights during a search
+
+
+def plot_trajectory(
+    history: Sequence[Architecture],
+    out_path: str | Path | None = None,
+    *,
+    epochs: Sequence[float] | None = None,
+) -> Figure:
+    """Plots how each part's mixing weights moved during a search.
+
+    Above, softmax(alpha): a thin line for each edge (and cell, where alpha is per cell), a thick one
+    for the operation's mean. Below, softmax(beta): a thin line for each cell and neighbour, a thick one
+    for the neighbour's mean. A dotted line marks uniform weights. All parts share their axes.
+
+    Args:
+        history: A run's architectures, in order; at least one.
+        out_path: A .png or .svg to write.
+        epochs: Where the architectures stand on the horizontal axis; None for 0, 1, 2, ...
+
+    Raises:
+        PnfsError: The architectures do not have the same parts and shapes, or the suffix is neither .png nor .svg.
+    """
+    fabrics = history[0].fabrics
+    parts = [(where, part) for where, fabric in fabrics.items() for part in fabric.parts]
+    operations = dict.fromkeys(name for fabric in fabrics.values() for name in fabric.operations)
+    colours = (style.operation_colours(operations), style.NEIGHBOUR_COLOURS)
+    figure = new_figure(2.5 * len(parts) + 2.1, 3.8)
+    panels = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False)
+    for (where, part), pair in zip(parts, panels.T, strict=True):
+        try:
+            found = [entry.fabrics[where].parts[part] for entry in history]
+            alpha = np.stack([each.alpha_weights for each in found])
+            beta = np.stack([each.beta_weights for each in found])
+        except (KeyError, ValueError):
+            raise PnfsError("the architectures have unlike parts, operations or cells") from None
+        alpha = alpha.reshape(len(history), -1, alpha.shape[-1])
+        names = fabrics[where].operations, NEIGHBOURS
+        for axes, kind, moves, own, found in zip(
+            pair, ("alpha", "beta"), (alpha, beta), names, colours, strict=True
+        ):
+            chosen = {f"{part}/{kind}/{name}": found[name] for name in own}
+            _plot_weights(axes, epochs or range(len(history)), moves, chosen)
+        pair[0].set_title(part, fontsize=LABEL, weight="bold", color=INK)
+        pair[1].set_xlabel("epoch", fontsize=LABEL)
+    handles = []
+    for axes, symbol, chosen in zip(panels[:, 0], "αβ", colours, strict=True):
+        axes.set_ylabel(f"{symbol} weight", fontsize=LABEL)
+        handles += [
+            Line2D([], [], color=c, lw=1.8, label=f"{symbol} {n}") for n, c in chosen.items()
+        ]
+    handles.append(Line2D([], [], color=INK, lw=0.8, ls=":", label="uniform"))
+    figure.legend(handles=handles, loc="outside right upper", fontsize=SMALL, frameon=False)
+    if out_path is not None:
+        save_figure(figure, out_path)
+    return figure
+
+
+def _plot_weights(
+    axes: Axes,
+    positions: Sequence[float],
+    moves: Float[np.ndarray, "epochs rows candidates"],
+    colours: Mapping[str, str],
+) -> None:
+    uniform = 1 / len(colours)
+    # Weights that hardly move must not fill the axis.
+    axes.update_datalim([(positions[0], uniform - 0.02), (positions[-1], uniform + 0.02)])
+    for each, (name, colour) in zip(np.moveaxis(moves, 2, 0), colours.items(), strict=True):
+        if each.shape[1] > 1:
+            axes.plot(positions, each, color=colour, lw=0.6, alpha=0.55)
+        axes.plot(positions, each.mean(1), color=colour, lw=1.8, gid=name)
+    axes.axhline(uniform, color=INK, lw=0.8, ls=":")
+    axes.tick_params(labelsize=SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.02)
+
+
+# --- errors
+
+
+def plot_joint_rates(
+    path: Path | str,
+    errors: Errors,
+    criterion: Criterion,
+    title: str,
+    *,
+    by_visibility: bool = False,
+) -> None:
+    """Draws the share of right joints: a bar a joint, in the colour of the person's side.
+
+    Or two bars a joint: of the visible, and of the occluded.
+    """
+    skeleton = errors.skeleton
+    kinds = VISIBILITIES if by_visibility else {"": None}
+    height = 0.8 / len(kinds)
+    figure = new_figure(6.4, (0.2 + 0.08 * len(kinds)) * len(skeleton) + 1.4, title=title)
+    axes = figure.subplots()
+    for n, (kind, flag) in enumerate(kinds.items()):
+        rates, counts = errors.rates(criterion.thresholds, flag)
+        places = np.arange(len(skeleton)) + (n - (len(kinds) - 1) / 2) * height
+        colours = COLOURS[n] if kind else [style.side_hex(side) for side in joint_sides(skeleton)]
+        label = f"{kind} ({counts.sum():,} labels)"
+        bars = axes.barh(
+            places, np.nan_to_num(rates), height, color=colours, ec=INK, lw=0.4, label=label
+        )
+        known = zip(rates, counts, strict=True)
+        texts = [f"{rate:.1f}  ({count:,})" if count else "no labels" for rate, count in known]
+        axes.bar_label(bars, texts, padding=2, fontsize=SMALL)
+    axes.set_yticks(range(len(skeleton)), [name.replace("_", " ") for name in skeleton.joints])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 115), xticks=range(0, 101, 20))
+    plain_axes(axes, x_label=f"right joints in percent ({criterion.label}); (labels)", grid="x")
+    if by_visibility:
+        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 1, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_error_curve(path: Path | str, errors: Errors, criterion: Criterion, title: str) -> None:
+    """Draws the share of joints whose error is at most x, for each group of joints and for all."""
+    curve = errors.curve(criterion)
+    figure = new_figure(5.6, 4.2, title=title)
+    axes = figure.subplots()
+    for colour, (group, rates) in zip(COLOURS, curve.groups.items(), strict=False):
+        axes.plot(curve.thresholds, rates, color=colour, label=f"{group} ({rates[-1]:.1f})")
+    axes.plot(curve.thresholds, curve.mean, color=INK, lw=2.4, label=f"all ({curve.mean[-1]:.1f})")
+    axes.set(xlim=(0, float(curve.thresholds[-1])), ylim=(0, 100))
+    across = f"error / {criterion.reference}"
+    plain_axes(axes, x_label=across, y_label="joints with at most this error, percent")
+    axes.legend(fontsize=SMALL + 1, loc="upper left")
+    save_figure(figure, path)

@@ -1,29 +1,44 @@
-"""Skeletons over photographs, coloured by the person's side."""
+"""Skeletons over photographs, coloured by the person's side; exact to a fraction of a pixel."""
 
 import math
-from dataclasses import dataclass
-from typing import Self
+from functools import lru_cache
+from pathlib import Path
 
+import cv2
+import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, Int32, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 from pnfs.body import Skeleton
 from pnfs.errors import PnfsError
-from pnfs.viz.canvas import LABEL_COLOUR, OUTLINE_COLOUR, Colour, Picture, box, dot, label, line
 from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
+
+Colour = tuple[int, int, int]
+Picture = UInt8[np.ndarray, "H W 3"]
+Points = Float[np.ndarray, "N 2"]
 
 LOW_SCORE = 0.2
 """Joints that score less are drawn as low-scored."""
+LABEL_COLOUR: Colour = (255, 255, 255)
+OUTLINE_COLOUR: Colour = (20, 20, 20)
+FILLER: Colour = (226, 226, 226)
+PLATE: Colour = (56, 56, 56)
+UNIT_CIRCLE = np.stack([f(np.arange(32) * (math.tau / 32)) for f in (np.cos, np.sin)], axis=-1)
+_SHIFT = 6
+"""Fractional bits of the coordinates handed to OpenCV: 1/64 pixel."""
 
 
 def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
     """For each joint the person's side: pairs are (left, right), unpaired joints "centre"."""
-    left = {pair[0] for pair in skeleton.flip_pairs}
-    right = {pair[1] for pair in skeleton.flip_pairs}
-    return tuple(
-        "left" if joint in left else "right" if joint in right else "centre"
-        for joint in skeleton.joints
-    )
+    sides: dict[str, Side] = {}
+    for left, right in skeleton.flip_pairs:
+        sides |= {left: "left", right: "right"}
+    return tuple(sides.get(joint, "centre") for joint in skeleton.joints)
+
+
+def limb_width(image: Picture) -> int:
+    return max(1, round(min(image.shape[:2]) / 70))
 
 
 def draw_persons(
@@ -37,126 +52,134 @@ def draw_persons(
     draw_boxes: bool = True,
     score_threshold: float = LOW_SCORE,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A copy of the image with all its persons, the surest on top, each with its score.
+    """A copy of the RGB image with all its persons, the surest on top, each with its score at its box.
 
-    Lines are as wide as the person is large; see `Pose` for colours and hollow joints.
-
-    Args:
-        image: RGB.
-        joints: x, y in px of the image.
-        skeleton: Whose joints they are.
-        scores: Scores of the joints.
-        person_scores: Scores of the persons, written at their boxes.
-        boxes: x, y, width, height in px.
-        draw_boxes: Whether the boxes are drawn too.
-        score_threshold: Joints that score less are low-scored.
-
-    Raises:
-        ValueError: Arrays whose shapes do not fit together, or a joint that is not finite.
+    Joints are x, y, boxes x, y, width, height in px of the image. Lines are as wide as the person is large; see
+    `draw_pose` for colours, hollow joints and errors.
     """
     canvas = checked_rgb(image, "image").copy()
-    lengths = {len(joints), len(scores), len(person_scores), len(boxes)}
-    if len(lengths) != 1:
-        raise PnfsError(f"joints, scores, person_scores and boxes have {sorted(lengths)} rows")
     order = np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
     for n in order:
         width = int(np.clip(round(sizes[n] / 60), 1, limb_width(canvas)))
         if draw_boxes:
-            box(canvas, boxes[n], max(1, width // 5))
-        Pose.of(joints[n], skeleton, scores[n], None, score_threshold).draw(canvas, width)
+            low, size = np.asarray(boxes[n], np.float64).reshape(2, 2)
+            # A box from edge to edge has its border half a pixel before the centre of its first pixel.
+            corners = low - 0.5 + size * [(0, 0), (1, 0), (1, 1), (0, 1)]
+            outlined(canvas, corners, max(1, width // 5), closed=True)
+        draw_pose(
+            canvas, joints[n], skeleton, scores=scores[n], threshold=score_threshold, width=width
+        )
     for n in order:
         size = int(np.clip(sizes[n] / 16, 9, 24))
-        label(canvas, f"{person_scores[n]:.2f}", boxes[n][:2], size)
+        _label(canvas, f"{person_scores[n]:.2f}", boxes[n][:2], size)
     return canvas
 
 
-@dataclass(frozen=True)
-class Pose:
-    """A skeleton to draw, coloured by the person's side.
+def draw_pose(
+    canvas: Picture,
+    joints: Float[np.ndarray, "K 2"],
+    skeleton: Skeleton,
+    *,
+    scores: Float[np.ndarray, " K"] | None = None,
+    labels: Float[np.ndarray, "K 2"] | None = None,
+    threshold: float = LOW_SCORE,
+    width: int | None = None,
+) -> None:
+    """Draws a skeleton onto the canvas, with labels a line from each joint to its label.
 
-    A limb has the side of its ends; one that touches both sides or none is "centre". Low-scored joints
-    are dark dots with a coloured rim, their limbs thin.
+    A limb has the side of its ends; one that touches both sides or none is "centre". Joints below the threshold
+    are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan,
+    have no place and are not drawn. A label that was hit is a joint's bright core.
 
-    Attributes:
-        joints: x, y in px of the canvas, 0 being the centre of the first pixel.
-        skeleton: Whose joints they are.
-        shown: Joints to draw; their places are finite.
-        certain: Joints that do not score low.
+    Joints and labels are x, y in px, 0 being the centre of the first pixel; limbs are `width` px wide; None
+    suits the canvas.
+
+    Raises:
+        PnfsError: Not K joints or scores.
     """
-
-    joints: Float[np.ndarray, "K 2"]
-    skeleton: Skeleton
-    shown: Bool[np.ndarray, " K"]
-    certain: Bool[np.ndarray, " K"]
-
-    @classmethod
-    def of(
-        cls,
-        joints: Float[np.ndarray, "K 2"],
-        skeleton: Skeleton,
-        scores: Float[np.ndarray, " K"] | None = None,
-        shown: Bool[np.ndarray, " K"] | None = None,
-        threshold: float = LOW_SCORE,
-    ) -> Self:
-        """The pose: joints of score 0 have no place and are not drawn, those below the threshold score low.
-
-        Raises:
-            ValueError: An array of the wrong shape, or a shown joint that is not finite.
-        """
-        joints, everyone = np.asarray(joints, np.float64), np.ones(len(skeleton), bool)
-        scores = everyone if scores is None else np.asarray(scores)
-        shown = everyone if shown is None else np.asarray(shown, bool)
-        if joints.shape != (len(skeleton), 2) or {scores.shape, shown.shape} != {everyone.shape}:
-            raise PnfsError(
-                f"joints of shape {joints.shape}, scores {scores.shape}, a mask {shown.shape}: skeleton "
-                f"{skeleton.name} has {len(skeleton)} joints"
-            )
-        drawn = shown & (scores != 0)
-        wrong = np.flatnonzero(drawn & ~np.isfinite(joints).all(-1))
-        if len(wrong):
-            raise PnfsError(
-                f"joint {skeleton.joints[wrong[0]]} is at {joints[wrong[0]].tolist()}; a joint "
-                "without a place must be masked"
-            )
-        return cls(joints, skeleton, drawn, scores >= threshold)
-
-    def draw(self, canvas: Picture, width: int, labels: Self | None = None) -> None:
-        """Draws limbs `width` px wide and joints; with labels a line from each joint to its label.
-
-        Error lines lie under the joints, labels on them: a label that was hit is a joint's bright core.
-        """
-        sides, joints = joint_sides(self.skeleton), self.joints
-        limbs: list[tuple[int, int, Colour, int]] = []
-        for a, b in map(self.skeleton.indices, self.skeleton.limbs):
-            if self.shown[a] and self.shown[b]:
-                colour = SIDE_COLOURS[_limb_side(sides[a], sides[b])]
-                sure = self.certain[a] and self.certain[b]
-                limbs.append((a, b, colour, width if sure else max(1, width // 2)))
-        # All outlines come first, so that none cuts through a limb drawn earlier.
-        for a, b, _, its_width in limbs:
-            line(canvas, joints[a], joints[b], OUTLINE_COLOUR, its_width + 2)
-        for a, b, colour, its_width in limbs:
-            line(canvas, joints[a], joints[b], colour, its_width)
-        if labels is not None:
-            thin = max(1, width // 3)
-            for k in np.flatnonzero(labels.shown & self.shown):
-                for colour, its_width in ((OUTLINE_COLOUR, thin + 2), (LABEL_COLOUR, thin)):
-                    line(canvas, joints[k], labels.joints[k], colour, its_width)
-        radius = 0.6 + 0.8 * width
-        for k in np.flatnonzero(self.shown):
-            colour, hollow = SIDE_COLOURS[sides[k]], not self.certain[k]
-            dot(canvas, joints[k], radius, colour, hollow=hollow)
-        if labels is not None:
-            for place in labels.joints[labels.shown]:
-                dot(canvas, place, radius / 2, LABEL_COLOUR)
+    joints, width = np.asarray(joints, np.float64), width or limb_width(canvas)
+    scores = np.ones(len(skeleton)) if scores is None else np.asarray(scores)
+    if joints.shape != (len(skeleton), 2) or scores.shape != joints.shape[:1]:
+        raise PnfsError(
+            f"joints of shape {joints.shape}, scores {scores.shape}: skeleton {skeleton.name} has "
+            f"{len(skeleton)} joints"
+        )
+    sides, sure = joint_sides(skeleton), scores >= threshold
+    shown = np.isfinite(joints).all(-1) & (scores != 0)
+    limbs = [(a, b) for a, b in map(skeleton.indices, skeleton.limbs) if shown[a] and shown[b]]
+    # All outlines come first, so that none cuts through a limb drawn earlier.
+    for outline in (True, False):
+        for a, b in limbs:
+            ends: list[Side] = [side for side in (sides[a], sides[b]) if side != "centre"]
+            colour = SIDE_COLOURS[ends[0] if len(set(ends)) == 1 else "centre"]
+            own = width if sure[a] and sure[b] else max(1, width // 2)
+            line(canvas, joints[[a, b]], OUTLINE_COLOUR if outline else colour, own + 2 * outline)
+    known = np.zeros(len(skeleton), bool) if labels is None else np.isfinite(labels).all(-1)
+    targets = joints if labels is None else labels
+    for k in np.flatnonzero(known & shown):
+        outlined(canvas, np.stack([joints[k], targets[k]]), max(1, width // 3))
+    radius = 0.6 + 0.8 * width
+    for k in np.flatnonzero(shown):
+        dot(canvas, joints[k], radius, SIDE_COLOURS[sides[k]], hollow=not sure[k])
+    for place in targets[known]:
+        dot(canvas, place, radius / 2, LABEL_COLOUR)
 
 
-def _limb_side(a: Side, b: Side) -> Side:
-    if a == "centre":
-        return b
-    return a if b in (a, "centre") else "centre"
+def line(
+    canvas: Picture, points: Points, colour: Colour, width: int, *, closed: bool = False
+) -> None:
+    """A line through the points, `closed` to an outline."""
+    cv2.polylines(canvas, [_fixed(points)], closed, colour, width, cv2.LINE_AA, _SHIFT)
 
 
-def limb_width(image: Picture) -> int:
-    return max(1, round(min(image.shape[:2]) / 70))
+def outlined(canvas: Picture, points: Points, width: int, *, closed: bool = False) -> None:
+    """A bright line with a dark outline."""
+    line(canvas, points, OUTLINE_COLOUR, width + 2, closed=closed)
+    line(canvas, points, LABEL_COLOUR, width, closed=closed)
+
+
+def dot(
+    canvas: Picture,
+    center: Float[np.ndarray, " 2"],
+    radius: float,
+    colour: Colour,
+    *,
+    hollow: bool = False,
+) -> None:
+    """A disk with a thin dark outline, and with a dark core if `hollow`."""
+    disks = [(radius + max(0.8, radius / 6), OUTLINE_COLOUR), (radius, colour)]
+    for size, its_colour in [*disks, (0.6 * radius, OUTLINE_COLOUR)][: 3 if hollow else 2]:
+        # A polygon, since OpenCV's own small circles are diamonds; it has half a pixel of smoothed border.
+        points = center + max(size - 0.5, 0.25) * UNIT_CIRCLE
+        cv2.fillConvexPoly(canvas, _fixed(points), its_colour, cv2.LINE_AA, _SHIFT)
+
+
+def _fixed(points: Points) -> Int32[np.ndarray, "N 1 2"]:
+    # OpenCV's fixed-point coordinates overflow far outside the image; nothing is drawn out there.
+    return np.rint(np.clip(points, -1e5, 1e5) * 2**_SHIFT).astype(np.int32)[:, None]
+
+
+@lru_cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    # Comes with matplotlib, so that a sheet looks the same everywhere; OpenCV 4 writes ASCII only.
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size
+    )
+
+
+def write(canvas: Picture, text: str, place: tuple[int, int], colour: Colour, size: int) -> None:
+    """Writes text whose left middle is at the place (x, y) in px."""
+    picture = Image.fromarray(canvas)
+    ImageDraw.Draw(picture).text(place, text, colour, font(size), anchor="lm")
+    canvas[...] = np.asarray(picture)
+
+
+def _label(canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: int) -> None:
+    """Text on a dark plate, above the corner where there is room, in any case inside the image."""
+    extent = np.array([math.ceil(font(size).getlength(text)) + 4, size + 4])
+    last = np.maximum(0, np.array(canvas.shape[1::-1]) - extent)
+    left, top = np.clip(corner - [0, size + 4], 0, last).astype(int).tolist()
+    room = canvas[top : top + size + 4, left : left + extent[0]]
+    room[...] = PLATE
+    write(room, text, (2, size // 2 + 2), (240, 240, 240), size)

@@ -1,30 +1,37 @@
 """One HTML page about many runs: a table to sort and filter, the trade-off, curves, pictures.
 
-The page holds all that it shows and asks no server for anything, so that it opens from a file, can be sent
-by mail, and looks the same years later. Runs that differ in nothing but the seed are one row of the charts.
+The page holds all that it shows and asks no server for anything, so that it opens from a file, can be sent by
+mail, and looks the same years later. Runs that differ in nothing but the seed are one row of the charts. Rows of
+several seeds have filled markers and solid lines, with their spread; a single seed, which tells no rows apart, has
+a hollow marker and a dashed line.
 """
 
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pnfs.data.images import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
-from pnfs.viz.curves import read_metrics
-from pnfs.viz.runs_charts import CURVES, draw_charts
-from pnfs.viz.style import COLOURS
+from pnfs.viz.curves import LOGGED, loss_axes, read_metrics
+from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
 STATES = ("finished", "running", "interrupted", "failed")
-_PICTURE_WIDTH = 900
+_PICTURE_WIDTH, _MAX_POINTS = 900, 120
 
 
 @dataclass
@@ -34,14 +41,14 @@ class Row:
     Attributes:
         number: Place on the page, from 0.
         cards: The runs.
-        colour: Its colour in table and charts; None for rows that are drawn in grey.
+        look: Colour and marker in table and charts; None for rows that are drawn in grey.
         curves: For each finished run, or for each where none is: metric -> values by epoch.
     """
 
     number: int
     cards: list[RunCard] = field(default_factory=list)
-    colour: str | None = None
-    curves: list[Mapping[str, pd.Series]] = field(default_factory=list)
+    look: tuple[str, str] | None = None
+    curves: list[dict[str, pd.Series]] = field(default_factory=list)
 
     @property
     def scores(self) -> list[float]:
@@ -54,7 +61,7 @@ class Row:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds; None for a single one, which tells no rows apart."""
+        """Standard deviation over seeds; None for a single one."""
         return stdev(self.scores) if len(self.scores) > 1 else None
 
     @property
@@ -77,13 +84,19 @@ def runs_page(
         DataError: A picture cannot be read.
     """
     rows: dict[tuple[str, str], Row] = {}
+    benchmarks: dict[str, list[Row]] = {}
     for card in cards:
-        rows.setdefault((card.benchmark, card.row), Row(len(rows))).cards.append(card)
-    benchmarks = _by_benchmark(rows.values())
+        key = card.benchmark, card.row
+        if key not in rows:
+            rows[key] = Row(len(rows))
+            benchmarks.setdefault(card.benchmark, []).append(rows[key])
+        rows[key].cards.append(card)
     problems: list[str] = []
     for members in benchmarks.values():
-        for row, colour in zip(members, COLOURS, strict=False):
-            row.colour = colour
+        # Rows of one seed, whose score may be luck, come after all others.
+        members.sort(key=lambda row: (row.deviation is None, _descending(row.mean)))
+        for row, look in zip(members, zip(COLOURS, MARKERS, strict=True), strict=False):
+            row.look = look
             problems += _read_curves(row)
     loader = PackageLoader("pnfs.viz", "page")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -105,32 +118,16 @@ def runs_page(
     return page, problems
 
 
-def _by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows of each benchmark, by mean score; those of one seed, which may be luck, after all others."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.cards[0].benchmark, []).append(row)
-    for members in found.values():
-        members.sort(key=lambda row: (row.deviation is None, _descending(row.mean)))
-    return found
-
-
-# Lightning adds the suffix where a metric is logged both per step and per epoch.
-_DRAWN = {name + suffix for name in CURVES for suffix in ("", "_epoch")}
-
-
 def _read_curves(row: Row) -> list[str]:
-    """Reads what the runs of a row logged, by the metrics' bare names; returns what cannot be read."""
+    """Reads what the runs of a row logged; returns what cannot be read."""
     problems = []
     logged = [card for card in row.cards if card.metrics is not None]
     # Runs that stopped early would cut the mean of those that did not.
     for card in [card for card in logged if card.state == "finished"] or logged:
         try:
-            metrics = read_metrics(card.metrics or "", _DRAWN)
+            row.curves.append(read_metrics(card.metrics or Path(), LOGGED))
         except DataError as error:
             problems.append(str(error))
-            continue
-        row.curves.append({name.removesuffix("_epoch"): each for name, each in metrics.items()})
     return problems
 
 
@@ -160,3 +157,81 @@ def _data_url(path: Path) -> str:
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=60)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# --- charts
+
+
+def draw_charts(rows: Sequence[Row]) -> list[Markup]:
+    """The charts of one benchmark as SVG; what belongs to a row has its number in `data-row`."""
+    charts = [_trade_off(rows)] if any(row.macs and row.scores for row in rows) else []
+    logged = {metric for row in rows for curves in row.curves for metric in curves}
+    return charts + [_curve_chart(rows, metric) for metric in LOGGED if metric in logged]
+
+
+def _trade_off(rows: Sequence[Row]) -> Markup:
+    costed = [row for row in rows if row.macs and row.scores]
+    names = {card.score_name for row in costed for card in row.cards if card.score_name}
+    figure = new_figure(4.6, 3.2)
+    axes = figure.subplots()
+    plain_axes(axes, x_label="MACs of one image (G)", y_label=f"{', '.join(sorted(names))} (%)")
+    for row in costed:
+        colour, marker = row.look or ("0.75", ".")
+        alone = row.deviation is None and row.look
+        drawn = axes.errorbar(
+            (row.macs or 0) / 1e9, row.mean or 0.0, row.look and row.deviation, fmt=marker,
+            color=colour, mfc="white" if alone else colour, ms=7 if row.look else 4,
+            zorder=2 if row.look else 1, clip_on=False,
+        )  # fmt: skip
+        if row.look:
+            _named(row, drawn.get_children())
+    axes.margins(0.12)
+    axes.set_xlim(left=0)
+    return _inline(figure, f"{rows[0].number} trade-off")
+
+
+def _curve_chart(rows: Sequence[Row], metric: str) -> Markup:
+    figure = new_figure(4.6, 3.2)
+    axes = figure.subplots()
+    plain_axes(axes, x_label="epoch (from 0)", y_label=LOGGED[metric])
+    means = []
+    for row in rows:
+        curves = [each[metric].groupby(level=0).last() for each in row.curves if metric in each]
+        if not curves:
+            continue
+        # Epochs that all seeds have; where there are none, the first seed alone.
+        seeds = pd.concat(curves, axis=1, join="inner")
+        seeds = curves[0].to_frame() if seeds.empty else seeds
+        kept = np.linspace(0, len(seeds) - 1, min(len(seeds), _MAX_POINTS)).round().astype(int)
+        seeds, colour = seeds.iloc[kept], (row.look or COLOURS)[0]
+        means.append(seeds.mean(axis=1))
+        several = seeds.shape[1] > 1
+        style = {"lw": 1.6, "ls": "-"} if several else {"lw": 1.1, "ls": (0, (4, 2))}
+        marker = "o" if len(seeds) == 1 else None
+        _named(row, axes.plot(means[-1], marker=marker, ms=4, color=colour, **style))
+        if several:
+            low, high = seeds.min(axis=1), seeds.max(axis=1)
+            _named(row, [axes.fill_between(seeds.index, low, high, color=colour, lw=0, alpha=0.2)])
+    loss_axes(axes, means, metric)
+    axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+    return _inline(figure, f"{rows[0].number} {metric}")
+
+
+def _named(row: Row, artists: Sequence[Artist]) -> None:
+    for artist in artists:
+        artist.set_gid(f"row-{row.number}")
+
+
+def _inline(figure: Figure, name: str) -> Markup:
+    """The figure as an `<svg>` element; `name` keeps its ids apart from those of other charts."""
+    file = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg)
+    # Other charts of the page have the same names.
+    return Markup(re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg))

@@ -1,27 +1,34 @@
-"""Contact sheets: images in a grid, predicted poses beside their labels, score maps as heat."""
+"""Contact sheets: images in a grid, poses beside their labels, score maps as heat, what a network sees."""
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import matplotlib
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 
-from pnfs.body import Skeleton
+from pnfs.body import PartMode, Skeleton
+from pnfs.codec import Codec
+from pnfs.data.augmentation import Augmentation
+from pnfs.data.crops import CropDataset, SampleKey
+from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
-from pnfs.viz.canvas import (
+from pnfs.viz.poses import (
     FILLER,
     LABEL_COLOUR,
+    LOW_SCORE,
     PLATE,
+    UNIT_CIRCLE,
     Picture,
-    blank,
+    draw_pose,
     font,
-    letterbox,
-    ring,
+    outlined,
     write,
 )
-from pnfs.viz.poses import LOW_SCORE, Pose, limb_width
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
 
 CELL = (192, 192)
@@ -36,52 +43,53 @@ def contact_sheet(
     columns: int = 8,
     cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A grid of images in reading order, 4 px apart, each above its caption.
+    """A grid of RGB images in reading order, 4 px apart, each above its caption, cut where it is too long.
 
-    Args:
-        images: RGB, of any sizes; each fills its cell as far as its shape allows.
-        captions: One line an image, cut where it is too long; None for no captions.
-        columns: Images in a row; fewer images make a narrower sheet.
-        cell: (height, width) of an image on the sheet, in px.
+    Each image fills its cell (height, width in px) as far as its shape allows. Fewer images than `columns` make a
+    narrower sheet.
 
     Raises:
-        ValueError: No images, an image that is not RGB, or another number of captions.
+        PnfsError: No images, an image that is not RGB, or another number of captions.
     """
     if not len(images) or (captions is not None and len(captions) != len(images)):
-        raise PnfsError(
-            f"a contact sheet of {len(images)} images with {len(captions or ())} captions"
-        )
+        raise PnfsError(f"a sheet of {len(images)} images with {len(captions or ())} captions")
     (height, width), size = cell, _text_size(cell)
-    columns = min(columns, len(images))
     strip = 0 if captions is None else math.ceil(1.5 * size)
-    rows = math.ceil(len(images) / columns)
+    columns = min(columns, len(images))
     step = np.array([height + strip + _GAP, width + _GAP])
-    page_height, page_width = (step * [rows, columns] + _GAP).tolist()
-    page = blank(page_height, page_width, (255, 255, 255))
-    texts = []
+    rows = math.ceil(len(images) / columns)
+    page = np.full((*(step * [rows, columns] + _GAP), 3), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = (step * divmod(index, columns) + _GAP).tolist()
-        picture, _, _ = letterbox(checked_rgb(image, f"image {index}"), cell)
-        page[top : top + height, left : left + width] = picture
+        place = page[top : top + height + strip, left : left + width]
+        place[:height], _, _ = letterbox(checked_rgb(image, f"image {index}"), cell)
         if captions is not None:
-            caption = _shortened(captions[index], width, size)
-            texts.append((caption, (left + 1, top + height + strip // 2), (40, 40, 40)))
-    write(page, texts, size)
+            write(place, captions[index], (1, height + strip // 2), (40, 40, 40), size)
     return page
 
 
+def letterbox(
+    image: Picture, cell: tuple[int, int]
+) -> tuple[Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """The image as large as fits a cell (height, width), centred.
+
+    Returns:
+        The cell, scale and offset: px of the cell = scale * px of the image + offset (x, y).
+    """
+    size, room = np.array(image.shape[1::-1]), np.array(cell[::-1])
+    fitted = np.maximum(1, np.rint(size * (room / size).min())).astype(int)
+    scale = fitted / size
+    method = cv2.INTER_AREA if (scale < 1).any() else cv2.INTER_CUBIC
+    left, top = ((room - fitted) // 2).tolist()
+    picture = np.full((*cell, 3), FILLER, np.uint8)
+    resized = cv2.resize(image, tuple(fitted.tolist()), interpolation=method)
+    picture[top : top + fitted[1], left : left + fitted[0]] = resized
+    # OpenCV's resize aligns the edges of the two grids, not the centres of their first pixels.
+    return picture, scale, (scale - 1) / 2 + (left, top)
+
+
 def _text_size(cell: tuple[int, int]) -> int:
-    """Size of type that suits a cell (height, width), in px."""
     return int(np.clip(min(cell) // 15, 9, 24))
-
-
-def _shortened(text: str, width: int, size: int) -> str:
-    """The text in one line, cut with an ellipsis where it is wider than `width` px."""
-    text = shown = " ".join(text.split())
-    while text and font(size).getlength(shown) > width:
-        text = text[:-1].rstrip()
-        shown = text + "…"
-    return shown
 
 
 def pose_sheet(
@@ -99,61 +107,55 @@ def pose_sheet(
     """Predictions on their crops, with the labels and a line from each joint to its label.
 
     Args:
-        crops: N images, RGB.
+        crops: RGB.
         predicted: x, y in px of the crops.
         skeleton: Whose joints they are.
-        scores: Scores of the predicted joints; see `Pose`.
+        scores: Scores of the predicted joints; see `draw_pose`.
         target: The labels, in px of the crops; None shows the predictions alone.
         labelled: Joints that have a label; None if all have.
-        captions: One line a crop; this, `columns` and `cell` as in `contact_sheet`.
+        captions: This, `columns` and `cell` as in `contact_sheet`.
 
     Raises:
-        ValueError: Arrays whose shapes do not fit together, or a drawn joint that is not finite.
+        PnfsError: Arrays whose shapes do not fit together.
     """
-    arrays = {"predicted": predicted, "scores": scores, "target": target, "labelled": labelled}
-    for name, array in arrays.items():
+    for array in (predicted, scores, target, labelled):
         if array is not None and len(array) != len(crops):
-            raise PnfsError(f"{len(array)} rows of {name} for {len(crops)} crops")
+            raise PnfsError(f"{len(array)} rows of joints, scores or labels for {len(crops)} crops")
     pictures = []
     for n, crop in enumerate(crops):
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
-        sure = None if scores is None else scores[n]
-        known = None if labelled is None else labelled[n]
-        pose = Pose.of(
-            predicted[n] * scale + offset,
-            skeleton,
-            sure,
-        )
-        labels = (
-            None if target is None else Pose.of(target[n] * scale + offset, skeleton, None, known)
-        )
-        pose.draw(picture, limb_width(picture), labels)
+        labels = None if target is None else target[n] * scale + offset
+        if labels is not None and labelled is not None:
+            labels = np.where(labelled[n][:, None], labels, np.nan)
+        own = None if scores is None else scores[n]
+        draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    low = np.zeros(0) if scores is None else np.asarray(scores)
-    hollow = bool(((low != 0) & (low < LOW_SCORE)).any())
-    legend = _legend(sheet.shape[1], _text_size(cell), labels=target is not None, hollow=hollow)
-    return np.concatenate([sheet, legend])
+    low = scores is not None and bool(((scores != 0) & (scores < LOW_SCORE)).any())
+    return np.concatenate(
+        [sheet, _legend(sheet.shape[1], _text_size(cell), target is not None, low)]
+    )
 
 
-def _legend(width: int, size: int, *, labels: bool, hollow: bool) -> Picture:
+def _legend(width: int, size: int, labels: bool, hollow: bool) -> Picture:
     """A strip with the meaning of each colour, in as many lines as it takes."""
     entries = [
         ("● person's left", SIDE_COLOURS["left"]),
         ("● person's right", SIDE_COLOURS["right"]),
         ("● centre", SIDE_COLOURS["centre"]),
+        *([("— label and error", LABEL_COLOUR)] if labels else []),
+        *([(f"○ score below {LOW_SCORE:g}", FILLER)] if hollow else []),
     ]
-    entries += [("— label and error", LABEL_COLOUR)] if labels else []
-    entries += [(f"○ score below {LOW_SCORE:g}", FILLER)] if hollow else []
-    texts, x, row = [], size, 0
-    for text, colour in entries:
+    places, x, y = [], size, size
+    for text, _ in entries:
         length = math.ceil(font(size).getlength(text))
         if x > size and x + length > width:
-            x, row = size, row + 1
-        texts.append((text, (x, 2 * size * row + size), colour))
+            x, y = size, y + 2 * size
+        places.append((x, y))
         x += length + 2 * size
-    legend = blank(2 * size * (row + 1), width, PLATE)
-    write(legend, texts, size)
+    legend = np.full((y + size, width, 3), PLATE, np.uint8)
+    for (text, colour), place in zip(entries, places, strict=True):
+        write(legend, text, place, colour, size)
     return legend
 
 
@@ -164,46 +166,31 @@ def score_map_sheet(
     *,
     columns: int = 8,
     cell: tuple[int, int] = CELL,
-    highest: float | None = None,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The score maps of one person as heat over the crop, each with its maximum in the caption.
+    """The score maps of one person as heat over the RGB crop, each with its maximum ringed and in the caption.
 
-    A pixel (x, y) of a map lies on (x, y) × stride of the crop; a ring marks the maximum.
-
-    Args:
-        crop: RGB.
-        maps: Score maps of parts or joints; the stride is H / h.
-        names: One per map.
-        columns: Maps in a row; the bare crop comes first. `cell` as in `contact_sheet`.
-        highest: Score of the brightest colour; the maps may be of several joints, so that nothing is
-            marked. None: that of the highest of all maps, and each map's maximum is marked.
+    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first.
 
     Raises:
-        ValueError: No maps, maps of another shape than the crop, or another number of names.
+        PnfsError: No maps, or maps of another shape than the crop.
     """
-    crop, maps = checked_rgb(crop, "crop"), np.asarray(maps, np.float32)
-    (height, width), shape = crop.shape[:2], maps.shape
+    crop, maps = checked_rgb(crop, "crop"), np.nan_to_num(np.asarray(maps, np.float32), posinf=0.0)
     if (
         maps.ndim != 3
         or not maps.size
-        or len(names) != len(maps)
-        or height * shape[2] != width * shape[1]
+        or len(crop) * maps.shape[2] != crop.shape[1] * maps.shape[1]
     ):
-        raise PnfsError(
-            f"score maps of shape {shape} with {len(names)} names do not fit a crop {crop.shape[:2]}"
-        )
-    maps = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0)
-    stride = height / shape[1]
-    brightest = (float(maps.max()) if highest is None else highest) or 1.0
-    pictures, captions = [crop], ["crop"]
-    for name, score_map in zip(names, maps, strict=True):
+        raise PnfsError(f"score maps of shape {maps.shape} do not fit a crop {crop.shape[:2]}")
+    stride, brightest = len(crop) / maps.shape[1], float(maps.max()) or 1.0
+    pictures = [crop]
+    for score_map in maps:
         picture, scale, offset = letterbox(_heat_over(crop, score_map / brightest, stride), cell)
-        if highest is None:
-            y, x = np.unravel_index(score_map.argmax(), score_map.shape)
-            ring(picture, np.array([x, y]) * stride * scale + offset, min(cell) / 16)
+        y, x = np.unravel_index(score_map.argmax(), score_map.shape)
+        center = np.array([x, y]) * stride * scale + offset
+        outlined(picture, center + min(cell) / 16 * UNIT_CIRCLE, 1, closed=True)
         pictures.append(picture)
-        captions.append(f"{name} {score_map.max():.2f}" if highest is None else name)
-    return contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
+    captions = [f"{name} {each.max():.2f}" for name, each in zip(names, maps, strict=True)]
+    return contact_sheet(pictures, captions=["crop", *captions], columns=columns, cell=cell)
 
 
 def _heat_over(crop: Picture, level: Float[np.ndarray, "h w"], stride: float) -> Picture:
@@ -214,3 +201,75 @@ def _heat_over(crop: Picture, level: Float[np.ndarray, "h w"], stride: float) ->
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * 0.75
     strength = np.sqrt(np.clip(level, 0, 1))[..., None] * 0.85
     return np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
+
+
+# --- what a network sees
+
+
+def chosen_persons(persons: Persons, count: int, seed: int) -> list[int]:
+    """Rows of up to `count` persons, drawn by the seed, in the dataset's order."""
+    return sorted(
+        np.random.default_rng([seed, len(persons)]).permutation(len(persons))[:count].tolist()
+    )
+
+
+def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> Picture:
+    """The crops, `height` px high, with their labelled joints."""
+    samples = [_arrays(crops, key) for key in keys]
+    joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]
+    return pose_sheet(
+        [sample["image"] for sample in samples],
+        np.stack(joints),
+        skeleton=crops.persons.skeleton,
+        captions=[str(crops.persons.ids[key.index]) for key in keys],
+        columns=6,
+        cell=_cell(crops, height),
+    )
+
+
+def flip_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> Picture:
+    """Crops above their mirrored twins, equal but for the flip: colours stay with the person's sides."""
+    base = crops.augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
+    twins = [copy.copy(crops), copy.copy(crops)]
+    for flip, twin in enumerate(twins):
+        twin.augmentation = replace(base, flip=float(flip))
+    return np.concatenate([crop_sheet(twin, keys, height) for twin in twins])
+
+
+def target_sheet(
+    crops: CropDataset,
+    keys: Sequence[SampleKey],
+    *,
+    parts: PartMode,
+    codec: Codec,
+    height: int = 256,
+) -> Picture:
+    """One row a person: the crop, then for each part the maxima of its joints' target maps.
+
+    The caption counts the joints that are learned: labelled, and not wholly outside the crop.
+    """
+    size = (crops.input_size[0] // 4, crops.input_size[1] // 4)
+    groups = {
+        name: list(parts.skeleton.indices(list(group))) for name, group in parts.parts.items()
+    }
+    sheets = []
+    for sample in (_arrays(crops, key) for key in keys):
+        joints, labelled = (torch.from_numpy(sample[n])[None] for n in ("joints_crop", "labelled"))
+        (maps,), (weights,) = codec.targets(joints, labelled, size)
+        pictures, captions = [sample["image"]], ["crop"]
+        for name, group in groups.items():
+            pictures.append(_heat_over(sample["image"], maps[group].amax(0).numpy(), 4.0))
+            learned = int((weights[group] > 0).sum())
+            captions.append(f"{name}: {learned} of {len(group)} joints")
+        cell = _cell(crops, height)
+        sheets.append(contact_sheet(pictures, captions=captions, columns=len(pictures), cell=cell))
+    return np.concatenate(sheets)
+
+
+def _arrays(crops: CropDataset, key: SampleKey) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in crops[key].items()}
+
+
+def _cell(crops: CropDataset, height: int) -> tuple[int, int]:
+    """(height, width) of a cell of the crops' shape: what a crop cuts off is not shown."""
+    return height, round(height * crops.input_size[1] / crops.input_size[0])

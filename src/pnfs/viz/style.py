@@ -1,11 +1,11 @@
 """How all drawings look: colours, sizes of type, figures, and how they are saved."""
 
 import colorsys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import UInt8
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pnfs.errors import PnfsError
 
@@ -54,10 +55,11 @@ def operation_colours(operations: Collection[str]) -> dict[str, str]:
     """Candidate operation -> a colour of its own; that of the paper's operations is always the same."""
     others = [name for name in operations if name not in _OPERATION_COLOURS]
     # Hues a golden section apart do not come back.
-    hues = ((0.1 + 0.618034 * n) % 1 for n in range(len(others)))
-    own = (to_hex(colorsys.hsv_to_rgb(hue, 0.6, 0.7)) for hue in hues)
-    colours = _OPERATION_COLOURS | dict(zip(others, own, strict=True))
-    return {name: colours[name] for name in operations}
+    own = {
+        name: to_hex(colorsys.hsv_to_rgb((0.1 + 0.618034 * n) % 1, 0.6, 0.7))
+        for n, name in enumerate(others)
+    }
+    return {name: (_OPERATION_COLOURS | own)[name] for name in operations}
 
 
 def side_hex(side: Side) -> str:
@@ -81,7 +83,7 @@ def plain_axes(axes: Axes, *, x_label: str = "", y_label: str = "", grid: str = 
     """Labels, a faint grid below the data along "x", "y" or "both", and no frame above and right."""
     axes.set_xlabel(x_label, fontsize=LABEL)
     axes.set_ylabel(y_label, fontsize=LABEL)
-    axes.tick_params(labelsize=SMALL + 1)
+    axes.tick_params(which="both", labelsize=SMALL + 1)
     axes.grid(axis=grid, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -93,32 +95,23 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     Raises:
         PnfsError: Another suffix, or the file cannot be written.
     """
-    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-    with mpl.rc_context(RC):
-        _write(path, (".png", ".svg"), lambda file: figure.savefig(file, metadata=metadata))
+    with _writable(path, (".png", ".svg")) as file, mpl.rc_context(RC):
+        figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
 
 
 def save_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Writes an RGB image as PNG or JPEG (quality 95), by the suffix; makes the folders it needs.
 
     Raises:
-        PnfsError: Another suffix, or the file cannot be written.
-        ValueError: Not an RGB image.
+        PnfsError: Not an RGB image, another suffix, or the file cannot be written.
     """
-    pixels = cv2.cvtColor(checked_rgb(image, "image"), cv2.COLOR_RGB2BGR)
-
-    def write(file: Path) -> None:
-        file.write_bytes(cv2.imencode(file.suffix.lower(), pixels)[1].tobytes())
-
-    _write(path, (".png", ".jpg", ".jpeg"), write)
+    picture = Image.fromarray(checked_rgb(image, "image"))
+    with _writable(path, (".png", ".jpg", ".jpeg")) as file:
+        picture.save(file, quality=95)
 
 
 def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarray, "H W 3"]:
-    """The image, contiguous in memory.
-
-    Raises:
-        ValueError: It is not RGB, uint8 (H, W, 3); names `what`.
-    """
+    """The image, contiguous in memory; a `PnfsError` that names `what` if it is not RGB, uint8 (H, W, 3)."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise PnfsError(
@@ -127,14 +120,13 @@ def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarra
     return np.ascontiguousarray(image)
 
 
-def _write(path: Path | str, suffixes: Collection[str], write: Callable[[Path], object]) -> None:
+@contextmanager
+def _writable(path: Path | str, suffixes: Collection[str]) -> Iterator[Path]:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise PnfsError(f"{path}: a picture is saved as {', '.join(suffixes)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
+        yield path
     except OSError as error:
-        raise PnfsError(
-            f"{path}: the picture cannot be written: {error.strerror or error}"
-        ) from None
+        raise PnfsError(f"{path}: cannot be written: {error.strerror or error}") from None
