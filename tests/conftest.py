@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from pnfs.commands.resolvers import register_resolvers
+from pnfs.commands.configuration import register_resolvers
 
 
 def _fixtures_dir() -> Path:
