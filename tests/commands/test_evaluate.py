@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from pnfs.commands import evaluate, train
-from pnfs.commands.score_tables import joint_table, score_table
+from pnfs.commands.score_tables import score_table
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import composed
 from written_datasets import require_server_format, write_coco, write_mpii
@@ -66,7 +66,6 @@ def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, ca
         assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
     printed = capsys.readouterr().out
     assert "flip shift: 0 · decode method: dark · boxes: ground truth" in printed
-    assert "left wrist" in printed
     # The record's rates, from the exported predictions and the files alone.
     located = scipy.io.loadmat(tmp_path / "pred.mat")["preds"]
     annotations = json.loads((data / "annot/valid.json").read_text())
@@ -184,19 +183,3 @@ def test_scores_stand_in_one_row_by_group_as_their_benchmarks_print_them() -> No
         ["1.0", "87.0", "", "0.674", "", "–"],
         ["", "96.0", "", "", "", ""],
     ]
-
-
-def test_joint_table_shows_visibility_where_it_is_labelled() -> None:
-    def record(occluded: int) -> dict[str, Any]:
-        kinds = {"all": 4, "visible": 4 - occluded, "occluded": occluded}
-        columns = {
-            kind: {"percent": 50.0 if count else None, "labels": count}
-            for kind, count in kinds.items()
-        }
-        return {"criterion": "any", "missed_persons": 0, "joints": {"left_ear": columns}}
-
-    assert len(joint_table(record(0)).columns) == 3
-    table = joint_table(record(4))
-    assert [cells(table, n)[0] for n in range(7)] == [
-        "left ear", "50.0", "4", "–", "0", "50.0", "4",
-    ]  # fmt: skip

@@ -10,20 +10,19 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.codec import Codec
-from pnfs.commands.building import chosen_dataset, data_of_run, source_for
-from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.building import (
+    chosen_dataset,
+    data_of_run,
+    read_trained,
+    source_for,
+    trained_network,
+)
+from pnfs.commands.configuration import UsageError, plain
 from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
 from pnfs.export.onnx_model import export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
-from pnfs.training.module import load_network_state
 
 console = Console()
 
@@ -39,18 +38,14 @@ def run(config: DictConfig) -> None:
     if settings["precision"] not in get_args(FilePrecision):
         choices = ", ".join(get_args(FilePrecision))
         raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
-    path = find_checkpoint(settings["checkpoint"])
+    # Eight bits are calibrated on the run's own training crops.
+    is_int8 = settings["precision"] == "int8"
+    path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
     # A name without an ending gets one, since other commands go by it.
     file = Path(settings["out"] or path.parent.parent / "model.onnx").expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
-    # Eight bits are calibrated on the run's own training crops.
-    is_int8 = settings["precision"] == "int8"
-    builds = ("model", "dataset") if is_int8 else ("model",)
-    checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    trained = without_downloads(checkpoint[CONFIG_KEY])
-    network = build_network(trained["model"])
-    load_network_state(network, checkpoint["state_dict"])
+    network = trained_network(trained, content)
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -262,20 +261,18 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 
     Where they differ in much, only those that are not the experiment's most common ones.
     """
-    names = [run.config.get("name") for run in runs]
+    import pandas as pd  # A list need not wait for it.
+
     values = [_defining_values(run) for run in runs]
-    unsaid: dict[Any, dict[str, str | None]] = {}
-    for name in dict.fromkeys(names):
-        members = [each for each, of in zip(values, names, strict=True) if of == name]
-        keys = dict.fromkeys(key for each in members for key in each)
-        counts = {key: Counter(each.get(key, ABSENT) for each in members) for key in keys}
-        differing = {key: count for key, count in counts.items() if len(count) > 1}
-        few = len(differing) <= _MOST_DIFFERENCES
-        unsaid[name] = {k: None if few else c.most_common(1)[0][0] for k, c in differing.items()}
-    found = []
-    for name, each in zip(names, values, strict=True):
-        own = {key: each.get(key, ABSENT) for key in unsaid[name]}
-        found.append({key: value for key, value in own.items() if value != unsaid[name][key]})
+    table = pd.DataFrame(values, dtype=object).fillna(ABSENT)
+    found: list[dict[str, str]] = [{} for _ in runs]
+    names = [str(run.config.get("name")) for run in runs]
+    for _, members in table.groupby(names):
+        differing = members.loc[:, members.nunique() > 1]
+        many = len(differing.columns) > _MOST_DIFFERENCES
+        unsaid = differing.mode().iloc[0] if many else None
+        for n, row in differing.iterrows():
+            found[int(str(n))] = dict(row if unsaid is None else row[row != unsaid])
     return found
 
 
