@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pnfs.commands import data, machine
 from pnfs.commands.configuration import UsageError
-from pnfs.data.cache import About
+from pnfs.data.cache import read_about
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import call
 from written_datasets import write_mpii
@@ -104,7 +104,7 @@ def test_a_cache_is_written_and_written_anew(tmp_path: Path) -> None:
     asked = ["action=cache", *SMALL, f"run_root={tmp_path}"]
     run(*asked)
     paths = sorted((tmp_path / "cache").glob("*.sqlite"))
-    settings = {path.name.split("-")[0]: About.read(path).settings for path in paths}
+    settings = {path.name.split("-")[0]: read_about(path)["settings"] for path in paths}
     assert {some.input_size for some in settings.values()} == {(32, 32)}
     assert settings["synthetic_train"].rotation == 45.0
     with closing(sqlite3.connect(paths[0])) as connection, connection:

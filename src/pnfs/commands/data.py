@@ -20,7 +20,7 @@ from pnfs.body import PartMode
 from pnfs.codec import Codec
 from pnfs.commands.configuration import UsageError, build_source, part_mode_without, plain
 from pnfs.commands.machine import inspect_machine
-from pnfs.data.cache import About, CacheSettings
+from pnfs.data.cache import CacheSettings
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.check import inspect_dataset, worst_first
 from pnfs.data.crops import CropDataset, SampleKey
@@ -140,15 +140,16 @@ def cache(settings: Mapping[str, Any]) -> None:
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
         started, persons = time.monotonic(), source.persons(split)
+        # As in training: only the training persons are augmented.
+        wanted = plain_crops.with_room_for(augmentation if split == "train" else None)
         path = ensure_cache(
             settings["out"],
             persons,
-            # As in training: only the training persons are augmented.
-            plain_crops.with_room_for(augmentation if split == "train" else None),
+            wanted,
             workers=settings["workers"],
             rebuild=chosen["rebuild"],
         )
-        height, width = About.read(path).settings.crop_size
+        height, width = wanted.crop_size
         megabytes, seconds = path.stat().st_size / 1e6, time.monotonic() - started
         numbers = (f"{height} x {width}", f"{megabytes:,.1f}", f"{seconds:.1f}")
         table.add_row(split, f"{len(persons):,}", *numbers, str(path))

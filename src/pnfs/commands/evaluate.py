@@ -34,7 +34,7 @@ from pnfs.data.pose_files import read_pose_file
 from pnfs.data.pose_matching import PosesAsDetections, assign
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint

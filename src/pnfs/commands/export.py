@@ -18,10 +18,9 @@ from pnfs.commands.building import (
     trained_network,
 )
 from pnfs.commands.configuration import UsageError, plain
-from pnfs.export.checks import TOLERANCE
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
 
 console = Console()

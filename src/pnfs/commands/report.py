@@ -23,7 +23,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import OCCLUDED, UNLABELLED
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result

@@ -13,7 +13,7 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation.person_metric import Columns, PersonMetric
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 
