@@ -1,7 +1,6 @@
 """A run is what it says it is: what ends it, what it is resumed with, and what its score is of."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,6 @@ from pnfs.data.synthetic import Synthetic
 from pnfs.runs.finding import read_run
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError
-from pnfs.search import FirstOrder
-from pnfs.training.module import NonFiniteLossError
 from tiny_runs import composed
 from train_server import assert_same_training
 from written_datasets import write_mpii
@@ -121,34 +118,6 @@ def test_score_is_of_the_whole_split_whatever_limits_the_training(tmp_path: Path
 def test_evaluation_of_a_part_is_refused(key: str) -> None:
     with pytest.raises(UsageError, match=key.partition("=")[0]):
         evaluate.run(composed("evaluate", "checkpoint=anywhere", f"+trainer.{key}"))
-
-
-# --- losses that are not finite
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["synchronous", "random"])
-def test_training_that_explodes_fails(tmp_path: Path, strategy: str) -> None:
-    with pytest.raises(NonFiniteLossError):
-        trained(tmp_path, *RUN, "optimizer.lr=1e30", f"strategy={strategy}")
-    folder = only_run(tmp_path)
-    assert state_of(folder)[0] == "failed"
-    assert not (folder / "result.json").exists()
-
-
-@pytest.mark.slow
-def test_search_loss_that_is_not_finite_stops_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = FirstOrder.architecture_gradients
-
-    def gradients(strategy: FirstOrder, *batches: Any) -> Any:
-        found, loss = whole(strategy, *batches)
-        return found, loss * 0 - math.inf
-
-    monkeypatch.setattr(FirstOrder, "architecture_gradients", gradients)
-    with pytest.raises(NonFiniteLossError, match=r"architecture loss is .*epoch 0, step 0"):
-        trained(tmp_path, *RUN, "strategy=first_order")
 
 
 # --- data

@@ -3,10 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +16,6 @@ from pnfs.commands import evaluate, train
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY
 from tiny_runs import composed
-from train_server import TrainServer, assert_same_training
 from written_datasets import write_coco, write_mpii
 
 pytestmark = pytest.mark.slow
@@ -119,49 +114,6 @@ def test_finished_run_is_not_trained_again(
     assert score == record_of(finished)["score"]
     assert "finished before" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
-
-
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same run, killed in its second epoch and started again."""
-    root = tmp_path_factory.mktemp("resumed")
-    command = [str(Path(sys.executable).with_name("pnfs")), "train", *RUN, f"run_root={root}"]
-    # As many threads as here: sums depend on it.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with (root / "output.txt").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        deadline = time.monotonic() + 300
-        while not list(root.glob("tiny/*/checkpoints/last.ckpt")):
-            assert process.poll() is None, (root / "output.txt").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-    folder = only_run(root)
-    assert not (folder / "result.json").exists()
-    assert read(folder / "checkpoints" / "last.ckpt")["epoch"] < EPOCHS - 1
-    train.run(composed("train", *RUN, f"run_root={root}"))
-    return folder
-
-
-def test_resumed_run_ends_like_the_uninterrupted(finished: Path, resumed: Path) -> None:
-    assert_same_training(finished, resumed)
-    # The mean training loss of an epoch is logged after its checkpoint: a kill in between loses that row.
-    for name in ("val/loss", "val/score"):
-        assert csv_column(resumed, name) == csv_column(finished, name)
-
-
-def test_training_with_loader_processes_that_is_killed_ends_like_the_uninterrupted(
-    tmp_path: Path,
-) -> None:
-    # Every strategy, and more kills: test_kills.py.
-    overrides = [*RUN, "workers=2", "augmentation=paper", "dataset.train=16", "dataset.val=8"]
-    overrides, log = [*overrides, "epochs=6"], tmp_path / "log.txt"
-    server = TrainServer()
-    server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
-    killed = server.train_with_kills(overrides, tmp_path / "killed", log, kills=2, seed=3)
-    server.close()
-    assert_same_training(only_run(tmp_path / "whole"), killed)
 
 
 # --- evaluate

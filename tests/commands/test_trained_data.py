@@ -12,9 +12,7 @@ import pytest
 from pnfs.commands import derive, evaluate, train
 from pnfs.commands.building import data_of_run
 from pnfs.commands.configuration import build_source
-from pnfs.commands.report import SHEET_SIZE, shown_rows
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Predictions
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from tiny_runs import composed
@@ -162,23 +160,6 @@ def test_missing_detections_are_known_before_training(coco: Path, tmp_path: Path
                      "input_size=[64,64]", "epochs=1", f"run_root={tmp_path}")
         )  # fmt: skip
     assert not list(tmp_path.rglob("*.ckpt"))
-
-
-def predictions_of(count: int) -> Predictions:
-    return Predictions(np.zeros((count, 17, 2), np.float32), np.ones((count, 17), np.float32))
-
-
-def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
-    settings = {"_target_": "pnfs.data.datasets.coco.COCO", "root": str(coco)}
-    source = build_source(settings | {"boxes": "detected"})
-    rows = shown_rows(source, "val", predictions_of(66))
-    # Every eleventh box is a person's, later ones surer.
-    assert rows[:6].tolist() == [65, 54, 43, 32, 21, 10]
-    assert len(rows) == SHEET_SIZE
-    # Labelled boxes are equally sure: spread over the split.
-    many = Synthetic(skeleton="coco", train=1, val=100, image_size=(64, 64))
-    spread = shown_rows(many, "val", predictions_of(100))
-    assert (spread[0], spread[-1], len(spread)) == (0, 99, SHEET_SIZE)
 
 
 @pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])
