@@ -1,6 +1,5 @@
 """Every choice of the configuration composes, names what exists, and says what the paper says."""
 
-import inspect
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -9,12 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pnfs.body import SKELETONS, PartMode, skeleton_by_name
 from pnfs.commands import main
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
+from pnfs.commands.keys import check_keys
 from pnfs.models import PAPER, POSENFS
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
 from pnfs.training.loss import HeatmapLoss
@@ -58,48 +58,6 @@ def test_every_group_belongs_to_a_command() -> None:
 
 # --- every choice composes, and its targets take its keys
 
-# Arguments that code fills in, because configuration cannot know them.
-FILLED_IN_BY_CODE = {
-    "pnfs.data.module.PoseDataModule": {"source"},
-}
-RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_"}
-
-
-def nodes_with_target(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        if "_target_" in tree:
-            yield tree
-        for value in tree.values():
-            yield from nodes_with_target(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from nodes_with_target(value)
-
-
-def problems_of_target(node: dict[str, Any]) -> list[str]:
-    """What keeps the target of a node from being called with the node's keys."""
-    target = node["_target_"]
-    called = get_object(target)
-    if not callable(called):
-        return [f"{target} cannot be called"]
-    parameters = inspect.signature(called).parameters
-    given = set(node) - RESERVED
-    if ".data." in target:
-        given -= {"skeleton"}  # Says which parts are meant; most datasets have but one skeleton.
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = set() if takes_any else given - set(parameters)
-    needed = {
-        name
-        for name, p in parameters.items()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    missing = needed - given - FILLED_IN_BY_CODE.get(target, set())
-    if node.get("_partial_"):
-        missing = set()
-    return [f"{target} takes no {name}" for name in sorted(unknown)] + [
-        f"{target} needs {name}" for name in sorted(missing)
-    ]
-
 
 @pytest.mark.parametrize(("command", "group", "choice"), CHOICES)
 def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: str) -> None:
@@ -110,8 +68,7 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
         overrides.append("target=all")
     if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
-    settings = plain(composed(command, *overrides))
-    assert [p for node in nodes_with_target(settings) for p in problems_of_target(node)] == []
+    check_keys(command, composed(command, *overrides))
 
 
 @pytest.mark.parametrize("backbone", choices_of("backbone"))
@@ -131,7 +88,7 @@ def test_part_mode_that_lacks_a_skeleton_is_refused() -> None:
 
 # --- every key is explained
 
-_NOT_SETTINGS = {*RESERVED, "defaults"}
+_NOT_SETTINGS = {"_target_", "_partial_", "_convert_", "_recursive_", "defaults"}
 # Part and operation names are the content of these groups; the head of each file explains it.
 _GROUPS_OF_DATA = ("parts", "operations")
 GROUP_FILES = sorted(
@@ -254,14 +211,6 @@ TABLE_I: dict[str, dict[int, dict[str, list[int]]]] = {
 def part_mode(choice: str, skeleton: str) -> PartMode:
     groups = yaml.safe_load((CONF / "parts" / f"{choice}.yaml").read_text())
     return PartMode(skeleton_by_name(skeleton), groups[skeleton])
-
-
-@pytest.mark.parametrize("choice", choices_of("parts"))
-@pytest.mark.parametrize("skeleton", SKELETONS)
-def test_part_mode_covers_every_joint(choice: str, skeleton: str) -> None:
-    if "random" in choice and skeleton != "lsp":
-        pytest.skip("a control of the study, which is on LSP's joints")
-    assert set(part_mode(choice, skeleton).joint_indices) == set(range(len(SKELETONS[skeleton])))
 
 
 @pytest.mark.parametrize("number", [1, 3, 5, 8])

@@ -130,28 +130,19 @@ def own_root(labels: dict[str, Any], root: Path, images: Path) -> Path:
     return root
 
 
-def keypoints_file(labels: dict[str, Any], skeleton: str, rename: Callable[[int], int]) -> Any:
-    """What `pnfs predict` leaves: its own numbers of pictures, scores beside the joints."""
-    content = copy.deepcopy(labels)
-    numbers = {image["id"]: rename(n) for n, image in enumerate(content["images"])}
-    for image in content["images"]:
-        image["id"] = numbers[image["id"]]
-    content["annotations"] = [a for a in content["annotations"] if a["num_keypoints"]]
-    for label in content["annotations"]:
-        label["image_id"] = numbers[label["image_id"]]
-        joints = len(label["keypoints"]) // 3
-        label |= {"keypoint_scores": [0.5] * joints, "score": 0.5}
-    return content
-
-
 def test_keypoints_of_predict_are_found_by_the_pictures_names(roots, tmp_path: Path) -> None:
     root = roots["coco"]
     labels = coco_labels(root)
-    count = len(labels["images"])
-    # Numbers that the dataset has too, of other pictures.
+    # Numbers of pictures that the dataset has too, of others; scores beside the joints.
     ids = [image["id"] for image in labels["images"]]
-    content = keypoints_file(labels, "coco", lambda n: ids[(n + 1) % count])
-    record = scored("coco", root, written(tmp_path / "k.json", content), tmp_path / "out")
+    numbers = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    for image in labels["images"]:
+        image["id"] = numbers[image["id"]]
+    labels["annotations"] = [a for a in labels["annotations"] if a["num_keypoints"]]
+    for label in labels["annotations"]:
+        scores = {"keypoint_scores": [0.5] * 17, "score": 0.5}
+        label |= {"image_id": numbers[label["image_id"]], **scores}
+    record = scored("coco", root, written(tmp_path / "k.json", labels), tmp_path / "out")
     assert record["score"] == 1
     assert record["predictions"]["format"] == "keypoints of pnfs predict"
 

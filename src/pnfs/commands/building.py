@@ -81,11 +81,7 @@ def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[st
 def source_for(
     dataset: Mapping[str, Any], input_size: tuple[int, int], skeleton: str, path: Path
 ) -> PoseDataset:
-    """The dataset that a network, the file at `path`, is scored or calibrated on.
-
-    Raises:
-        UsageError: The network predicts the joints of another skeleton.
-    """
+    """The dataset that a network, the file at `path`, is scored or calibrated on."""
     source, name = build_source(dataset, input_size), skeleton_by_name(skeleton).name
     if name != source.skeleton.name:
         raise UsageError(

@@ -36,11 +36,7 @@ console = Console()
 
 
 def run(config: DictConfig) -> None:
-    """Saves the derived network, its architecture and a record; prints what it costs and scores.
-
-    Raises:
-        UsageError: The checkpoint is a baseline, or a derived network already.
-    """
+    """Saves the derived network, its architecture and a record; prints what it costs and scores."""
     settings = plain(config)
     require_whole_split(settings["trainer"])
     method = settings["method"]

@@ -140,11 +140,7 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
 
 
 def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
-    """An exported file; its dataset is named, or that of the run in whose folder it lies.
-
-    Raises:
-        UsageError: No dataset is named, and the file lies in no run's folder.
-    """
+    """An exported file; its dataset is named, or that of the run in whose folder it lies."""
     predictor = load_predictor(
         path,
         build=build_network,
@@ -177,11 +173,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
 def _data(
     settings: Mapping[str, Any], trained: Mapping[str, Any], skeleton: str, path: Path
 ) -> tuple[dict[str, Any], PoseDataModule]:
-    """The dataset's configuration, and the crops in it as a network was trained on.
-
-    Raises:
-        UsageError: The dataset has other joints, or does not offer a choice of `eval`.
-    """
+    """The dataset's configuration, and the crops in it as a network was trained on."""
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     chosen = {k: v for k, v in settings["eval"].items() if k != "name" and v is not None}
     called = get_class(dataset["_target_"])
@@ -202,12 +194,7 @@ def _data(
 
 
 def _file(settings: Mapping[str, Any]) -> float:
-    """Scores a file; see conf/evaluate.yaml.
-
-    Raises:
-        UsageError: No dataset is named, or a key is given that only a network has.
-        DataError: The file cannot be scored on the dataset.
-    """
+    """Scores a file; see conf/evaluate.yaml."""
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"

@@ -27,11 +27,7 @@ console = Console()
 
 
 def run(config: DictConfig) -> None:
-    """Writes the file, checks it against PyTorch, and says how far it is away.
-
-    Raises:
-        UsageError: A setting has no such choice, or there are too few crops to calibrate on.
-    """
+    """Writes the file, checks it against PyTorch, and says how far it is away."""
     settings = plain(config)
     # What OpenVINO computes in, the same key of other commands, is another choice.
     if settings["precision"] not in get_args(FilePrecision):
@@ -85,11 +81,7 @@ def _calibration(
     input_size: tuple[int, int],
     path: Path,
 ) -> Calibration:
-    """Plain training crops, spread over the split, in turns to calibrate on and to check on.
-
-    Raises:
-        UsageError: There are too few.
-    """
+    """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     source = source_for(dataset, input_size, trained["model"]["skeleton"], path)
