@@ -52,7 +52,7 @@ def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("codec", ["udp", "dark"])
+@pytest.mark.parametrize("codec", ["udp", pytest.param("dark", marks=pytest.mark.slow)])
 def test_crops_of_a_run_have_its_geometry(run_with: Callable[[str], Path], codec: str) -> None:
     trained = read_checkpoint(run_with(codec))[CONFIG_KEY]
     source = build_source(trained["dataset"])
@@ -68,6 +68,7 @@ def test_crops_of_a_run_have_its_geometry(run_with: Callable[[str], Path], codec
     np.testing.assert_allclose(middle, persons.center[3], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["udp", "dark"])
 def test_later_commands_score_as_training_did(
     run_with: Callable[[str], Path], codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +132,7 @@ def column(run: Path, name: str) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name)]
 
 
+@pytest.mark.slow
 def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> None:
     detected = trained_on(coco, "detected", tmp_path / "detected")
     labelled = trained_on(coco, "ground_truth", tmp_path / "labelled")
