@@ -11,7 +11,7 @@ from pnfs.errors import PnfsError
 from pnfs.importing.posenfs import describe_posenfs, read_fabric
 from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
 from pnfs.importing.posenfs_parts import PARTS
-from pnfs.models import POSENFS
+from pnfs.models import POSENFS, PoseFabricNetwork
 from pnfs.models.operations import BACKBONE_OPERATIONS, SeparableConv
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
 from tiny import fabric_backbone, fabric_network
@@ -69,17 +69,23 @@ def operations(names: tuple[str, ...], reverse: bool) -> dict:
     return {name: OPERATIONS[name] for name in (reversed(ours) if reverse else ours)}
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["their order", "our order"])
-@pytest.mark.parametrize("case", CASES)
-def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
-    given = CASES[case]
-    state, images, expected = made(**given)
-    backbone, subnetwork = given.get("backbone", BACKBONE), given.get("subnetwork", SUBNETWORK)
+def load(
+    state: dict[str, Tensor],
+    backbone: Fabric = BACKBONE,
+    subnetwork: Fabric = SUBNETWORK,
+    operators: tuple[str, ...] = (),
+    reverse: bool = False,
+) -> tuple[PoseFabricNetwork, list[str]]:
+    """Our network with their weights, parts and operations in their order or in the reverse; what is left."""
     told = describe_posenfs(state)
-    parts = dict(told.parts)
-    if reverse:
-        parts = dict(reversed(parts.items()))
+    turn = reversed if reverse else iter
+    fabrics = {
+        "nodes": subnetwork.hidden_states_num,
+        "operations": operations(subnetwork.operators, reverse),
+        "alpha_per_cell": subnetwork.one_alpha_a_cell,
+    }
     network = fabric_network(
+        dict(turn(told.parts.items())),
         backbone=fabric_backbone(
             first_layers=backbone.last + 1,
             channels=backbone.factor,
@@ -89,23 +95,26 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
             rules=POSENFS,
         ),
         skeleton=told.skeleton.name,
-        parts=parts,
         layers=subnetwork.depth,
         last_layers=subnetwork.depth - subnetwork.first,
         channels=subnetwork.factor,
-        nodes=subnetwork.hidden_states_num,
-        operations=operations(subnetwork.operators, reverse),
-        alpha_per_cell=subnetwork.one_alpha_a_cell,
         rules=POSENFS,
-        vector_dim=given.get("vector_dim", 8),
+        vector_dim=told.vector_dim,
+        **fabrics,
     ).eval()
-    unread = load_posenfs_state_dict(
-        network,
-        state,
-        {part: part for part in told.parts},
-        subnetwork.operators,
-        backbone.operators,
-    )
+    names = {part: part for part in told.parts}
+    operators = operators or subnetwork.operators
+    return network, load_posenfs_state_dict(network, state, names, operators, backbone.operators)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["their order", "our order"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
+    given = CASES[case]
+    state, images, expected = made(**given)
+    backbone, subnetwork = given.get("backbone", BACKBONE), given.get("subnetwork", SUBNETWORK)
+    network, unread = load(state, backbone, subnetwork, reverse=reverse)
+    told = describe_posenfs(state)
     with torch.no_grad():
         maps = network.merged(network(images))
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
@@ -128,18 +137,6 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
     assert levels == ({3: set(), 4: {3}, 5: {2, 3}}[subnetwork.first] if adapted else set())
 
 
-def load(state: dict[str, Tensor], operators: tuple[str, ...] = FOUR) -> None:
-    told = describe_posenfs(state)
-    network = fabric_network(
-        backbone=fabric_backbone(
-            first_layers=3, channels=1, operations=operations(FOUR, False), rules=POSENFS
-        ),
-        skeleton="mpii", parts=told.parts, channels=2, operations=operations(FOUR, False),
-        rules=POSENFS,
-    )  # fmt: skip
-    load_posenfs_state_dict(network, state, {p: p for p in told.parts}, operators, FOUR)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [
@@ -160,7 +157,7 @@ def test_entries_that_do_not_fit_are_named(name: str, value: Tensor | None, name
 @pytest.mark.parametrize("other", ["conv_3x3", "max_pool_3x3"])
 def test_operations_that_are_not_the_networks_are_refused(other: str) -> None:
     with pytest.raises(PnfsError, match=other):
-        load(made()[0], (*FOUR[:3], other))
+        load(made()[0], operators=(*FOUR[:3], other))
 
 
 # --- what the entries tell

@@ -85,18 +85,7 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
     assert [len(layer_scales(layer, 10)) for layer in range(1, 11)] == [
         2, 3, 4, 4, 4, 4, 4, 3, 2, 1,
     ]  # fmt: skip
-    assert layer_scales(1, 1) == (4,)
-
-
-@pytest.mark.parametrize(("kept", "cells"), [(1, 1), (2, 3), (3, 6), (4, 10), (5, 13), (6, 15)])
-def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> None:
-    fabrics = NeuralFabrics(layers=6, last_layers=kept, channels=1)
-    assert len(fabrics.theta.cells) == len(fabrics.cells) == cells
-    assert fabrics.theta.output_scales == (4,)
-    pyramid = {scale: torch.randn(2, scale, 64 // scale, 96 // scale) for scale in SCALES}
-    out = fabrics(pyramid)
-    assert list(out) == [4]
-    assert out[4].shape == (2, 4, 16, 24)
+    assert [len(grid(7 - n, 6, SCALES).cells) for n in range(1, 7)] == [1, 3, 6, 10, 13, 15]
 
 
 @pytest.mark.parametrize(
@@ -232,18 +221,6 @@ def test_every_cell_may_have_an_alpha_of_its_own(kind: str) -> None:
     torch.manual_seed(1)
     fabrics, table, inputs = fabric_on_random_maps(kind, nodes=2, alpha_per_cell=True)
     assert_literal(fabrics, table, inputs)
-
-
-def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise() -> None:
-    counts = []
-    for rules in (PAPER, POSENFS):
-        fabrics = NeuralFabrics(
-            layers=7, first_layers=2, input_scales=(4,), channels=1, rules=rules
-        )
-        counts.append({name: len(cell.transforms) for name, cell in fabrics.cells.items()})
-    later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
-    assert counts[0] == {"layer1_scale4": 0, "layer1_scale8": 1, **later}
-    assert counts[1] == {"layer1_scale4": 0, "layer1_scale8": 3, **later}
 
 
 @pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (POSENFS, 4, 3)])
