@@ -13,7 +13,7 @@ from torchvision.models import mobilenet_v2, resnet50
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules
 from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone
-from pnfs.models.weights import read_weights
+from pnfs.models.weights import load_weights
 from pnfs.models.wiring import KeptCell
 from tiny import fabric_backbone
 
@@ -164,7 +164,7 @@ def test_weights_that_do_not_fit_are_named(
     state = {**mobilenet.state_dict(), **change}
     state = {name: value for name, value in state.items() if value is not None}
     torch.save(state, tmp_path / "unfit.pth")
-    with pytest.raises(PnfsError, match=rf"unfit.pth do not fit.*{named}"):
+    with pytest.raises(PnfsError, match=rf"unfit.pth of MobileNetV2 do not fit.*{named}"):
         MobileNetV2(str(tmp_path / "unfit.pth"))
 
 
@@ -173,9 +173,10 @@ def test_a_failed_download_says_what_to_do() -> None:
         raise URLError("no route")
 
     with pytest.raises(PnfsError, match=r"Net-9 could not .*no route.*backbone\.weights=none"):
-        read_weights("imagenet", download, "Net-9")
-    state = {"a": torch.zeros(1)}
-    assert read_weights("imagenet", lambda: state, "Net") is state
+        load_weights(nn.Identity(), "imagenet", download, "Net-9")
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    load_weights(one, "imagenet", other.state_dict, "Net")
+    assert torch.equal(one.weight, other.weight)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Experiment:
         sigma: Standard deviation of the targets, heatmap pixels.
         padding: Factor on the sides of person boxes.
         flip_shift: Pixels by which mirrored maps move in the flip test.
-        stated: What the checkpoint's entries say too: name of the key -> its value.
+        content: The part of the YAML that describes the network.
     """
 
     source: str = ""
@@ -44,7 +44,11 @@ class Experiment:
     sigma: float | None = None
     padding: float | None = None
     flip_shift: Literal[0, 1] | None = None
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+    def stated(self, key: str) -> int | None:
+        """The number at a dotted key, which the checkpoint's entries say too."""
+        return _at(self.content, self.source, key)
 
 
 def read_experiment(path: str, posenfs: bool) -> Experiment:
@@ -99,22 +103,11 @@ def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
             )
         if at(f"{place}.size_types", list[int]) not in (None, [4, 8, 16, 32]):
             raise PnfsError(f"config: {path}: {place}.size_types: only [4, 8, 16, 32] can be built")
-    size = at("input_size.h"), at("input_size.w")
-    shape = ("hidden_states_num", "factor")
-    stated = {
-        "keypoints_num": at("keypoints_num"),
-        "parts_num": at("subnetwork_config.parts_num"),
-        **{
-            f"cell_config.{key}": at(f"{cell}.{key}")
-            for key in ("depth", "cut_layers_num", "vector_dim", *shape)
-        },
-        **{f"backbone.{key}": at(f"backbone.{key}") for key in ("reserve_layers_num", *shape)},
-    }
-    vectors = at(f"{cell}.vector_in_pixel", bool)
-    if vectors and stated["cell_config.vector_dim"] == 1:
+    size, vectors = (at("input_size.h"), at("input_size.w")), at(f"{cell}.vector_in_pixel", bool)
+    if vectors and at(f"{cell}.vector_dim") == 1:
         raise PnfsError(f"config: {path}: vector_in_pixel with vector_dim 1 cannot be built here")
     if vectors is False:
-        stated["cell_config.vector_dim"] = 1
+        model["subnetwork_config"]["cell_config"]["vector_dim"] = 1
     targets = content if "model" in content else {}
     return Experiment(
         source=path,
@@ -124,7 +117,7 @@ def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
         backbone_operators=at("backbone.operators", list[str]),
         sigma=_at(targets, path, "train.heatmap_peak_sigma_factor", _Positive),
         padding=at("margin_to_border", _Positive),
-        stated=stated,
+        content=model,
     )
 
 
@@ -147,5 +140,5 @@ def _of_public(content: dict[str, Any], path: str) -> Experiment:
         channel_order=None if rgb is None else "rgb" if rgb else "bgr",
         sigma=next(filter(None, sigmas), None),
         flip_shift=None if shift is None else 1 if shift else 0,
-        stated={key: at(key) for key in ("MODEL.NUM_JOINTS", "MODEL.EXTRA.NUM_LAYERS")},
+        content=content,
     )
