@@ -92,8 +92,8 @@ def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
         raise PnfsError(f"config: {path}: model has neither subnetwork_config nor cell_config")
     if "cell_config" in model:
         model = model | {"subnetwork_config": {**model, "dataset_name": model.get("dataset")}}
-    backbone = model.get("backbone_config", model.get("backbone"))
-    model = model | {"backbone": backbone if isinstance(backbone, dict) else {}}
+    backbones = (model.get(key) for key in ("backbone_config", "backbone"))
+    model = model | {"backbone": next((x for x in backbones if isinstance(x, dict)), {})}
     at, cell = partial(_at, model, path), "subnetwork_config.cell_config"
     for place in (cell, "backbone"):
         if at(f"{place}.input_nodes_num") not in (None, 1):
@@ -108,14 +108,13 @@ def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
         raise PnfsError(f"config: {path}: vector_in_pixel with vector_dim 1 cannot be built here")
     if vectors is False:
         model["subnetwork_config"]["cell_config"]["vector_dim"] = 1
-    targets = content if "model" in content else {}
     return Experiment(
         source=path,
         dataset=at("subnetwork_config.dataset_name", str) or at("dataset_name", str),
         input_size=None if None in size else size,
         operators=at(f"{cell}.operators", list[str]),
         backbone_operators=at("backbone.operators", list[str]),
-        sigma=_at(targets, path, "train.heatmap_peak_sigma_factor", _Positive),
+        sigma=_at(content, path, "train.heatmap_peak_sigma_factor", _Positive),
         padding=at("margin_to_border", _Positive),
         content=model,
     )

@@ -57,7 +57,7 @@ class TorchvisionBackbone(GraphModule, Backbone):
         output.args = (list(output.args[0].values()),)
         super().__init__(extractor, graph)
         download = partial(imagenet.get_state_dict, progress=True)
-        load_weights(self, weights, download, type(self).__name__, unused)
+        load_weights(self, weights, download, type(network).__name__, unused)
 
 
 class MobileNetV2(TorchvisionBackbone):
