@@ -219,6 +219,7 @@ def test_a_yaml_that_is_none_is_refused(
         imported(reference_file, tmp_path / "run", f"config={file}")
 
 
+@pytest.mark.slow
 def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: Path) -> None:
     picture = tmp_path / "photo.png"
     cv2.imwrite(str(picture), CROPS[1].numpy())
@@ -247,7 +248,7 @@ def public_checkpoint(path: Path, name: str, joints: int) -> dict[str, Tensor]:
     return weights.state
 
 
-@pytest.mark.parametrize("joints", [16, 17])
+@pytest.mark.parametrize("joints", [16, pytest.param(17, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["simple_baseline", "hrnet"])
 def test_an_imported_baseline_gives_its_maps(tmp_path: Path, name: str, joints: int) -> None:
     state = public_checkpoint(tmp_path / "pose.pth", name, joints)
