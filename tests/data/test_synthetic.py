@@ -135,7 +135,7 @@ def test_bodies_are_symmetric_and_rigid() -> None:
 def drawn_mask(persons, index: int) -> np.ndarray:
     """Where the labelled person changes the picture."""
     images = persons.images
-    return cv2.absdiff(images.draw(index), images.draw(index, with_person=False)).max(axis=2) > 3
+    return cv2.absdiff(images.read(index), images.read(index, with_person=False)).max(axis=2) > 3
 
 
 def test_limbs_are_drawn_at_their_joints() -> None:

@@ -12,12 +12,8 @@ from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
+from pnfs.evaluation import coco_eval
 from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import (
-    DetectedPoses,
-    evaluate_by_visibility,
-    evaluate_detections,
-)
 from pnfs.evaluation.oks import oks, similarity_sigmas
 
 SIMILAR = 0.1
@@ -83,13 +79,8 @@ def _most_similar(
 class PosesAsDetections(PoseDataset):
     """COCO whose persons are the poses of a file: scored as they stand, no pose ranked or dropped.
 
-    Args:
-        dataset: COCO; its choices of boxes and suppression say nothing here.
-        split: What was predicted.
-        poses: With `image_ids`.
-
     Raises:
-        DataError: An image that the split does not have.
+        DataError: The poses have no `image_ids`, or one that the split does not have.
     """
 
     def __init__(self, dataset: COCO, split: str, poses: PoseFile) -> None:
@@ -131,10 +122,10 @@ class PosesAsDetections(PoseDataset):
 
     def scores(self, split: str) -> dict[str, float]:
         """COCO's ten scores, and AP and AR over visible and over occluded joints."""
-        poses = DetectedPoses(self.image_ids, self.poses.joints, self.poses.person_scores)
+        poses = coco_eval.DetectedPoses(self.image_ids, self.poses.joints, self.poses.person_scores)
         sigmas = similarity_sigmas(self.skeleton)
-        found = evaluate_detections(poses, self.truth, sigmas)
-        return found | evaluate_by_visibility(poses, self.truth, sigmas)
+        found = coco_eval.evaluate_detections(poses, self.truth, sigmas)
+        return found | coco_eval.evaluate_by_visibility(poses, self.truth, sigmas)
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"]:
         """The file's score of each person."""

@@ -37,12 +37,9 @@ def find_inputs(
 ) -> tuple[list[InputFile], list[Path]]:
     """The files that are meant, folder by folder in natural order (2 before 10), each once.
 
-    Args:
-        asked: A file, a folder (searched with all its subfolders), a glob, or a list of these.
-        exclude: Files below this folder are left out of folders and globs: where results go.
-
-    Returns:
-        Pictures and videos; and files of folders and globs that are neither, hidden ones apart.
+    `asked` is a file, a folder (searched with all its subfolders), a glob, or a list of these. Files below
+    `exclude`, where results go, are left out of folders and globs. Returns pictures and videos; and files of
+    folders and globs that are neither, hidden ones apart.
 
     Raises:
         DataError: Something is not there, or there is neither a picture nor a video in it.

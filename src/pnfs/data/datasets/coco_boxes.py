@@ -11,14 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
-from pnfs.data.coco_format import (
-    CROWD,
-    EMPTY_BOX,
-    NO_JOINTS,
-    OTHER_CATEGORY,
-    STATED_ZERO,
-    Annotations,
-)
+from pnfs.data import coco_format
+from pnfs.data.coco_format import Annotations
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.readers import Records, located, read_json
@@ -61,10 +55,10 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
     labelled = (read.visibility > UNLABELLED).sum(-1)
     keep, left_out = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
     for reason, wrong in (
-        (CROWD, read.crowd),
-        (NO_JOINTS, labelled == 0),
-        (STATED_ZERO, ~read.usable),
-        (EMPTY_BOX, ~(high - low > 0).all(-1)),
+        (coco_format.CROWD, read.crowd),
+        (coco_format.NO_JOINTS, labelled == 0),
+        (coco_format.STATED_ZERO, ~read.usable),
+        (coco_format.EMPTY_BOX, ~(high - low > 0).all(-1)),
         (f"with fewer than {fewest} labelled joints", labelled < fewest),
     ):
         # Each is counted by the first reason that applies.
@@ -98,7 +92,7 @@ def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
     found = read_results(path, records, dataset.annotations(split), {"bbox": 4})
     empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < dataset.box_threshold
     left_out = {
-        OTHER_CATEGORY: len(records) - len(found["score"]),
+        coco_format.OTHER_CATEGORY: len(records) - len(found["score"]),
         "boxes without extent": int(empty.sum()),
         f"boxes that score less than {dataset.box_threshold}": int((low & ~empty).sum()),
     }
@@ -199,14 +193,8 @@ def read_results(
 ) -> dict[str, np.ndarray]:
     """Columns of the N persons in a list of detections; other categories are left out.
 
-    Args:
-        path: The file, for messages.
-        records: Its content.
-        truth: Annotations that say which categories are persons, and which images there are.
-        fields: Further fields of each record -> how many numbers they hold.
-
-    Returns:
-        "image_id" (N,), "score" (N,), and the `fields`, (N, numbers).
+    "image_id" (N,), "score" (N,), and the `fields`, (N, numbers they hold). Which categories are persons, and
+    which images there are, the annotations `truth` say.
 
     Raises:
         DataError: There is no person, or a record lacks a field, holds no finite number there, or
