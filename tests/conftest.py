@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pnfs.commands.resolvers import register_resolvers
+from pnfs.commands.configuration import register_resolvers
 
 
 def _fixtures_dir() -> Path:

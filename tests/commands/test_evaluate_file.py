@@ -86,7 +86,7 @@ def test_labels_of_coco_score_one_against_themselves(roots, tmp_path: Path, caps
     assert "checkpoint" not in record
     columns = record["by_joint"]["joints"].values()
     assert {c["all"]["percent"] for c in columns if c["all"]["labels"]} == {100}
-    for name in ("predictions", "worst", "best", "errors", "joints", "curve"):
+    for name in ("predictions", "worst", "best", "joints", "curve"):
         assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
     assert "predictions: COCO annotations" in capsys.readouterr().out
 

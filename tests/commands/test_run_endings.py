@@ -19,8 +19,7 @@ from pnfs.runs.finding import read_run
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError
 from pnfs.search import FirstOrder
-from pnfs.training.finite import NonFiniteLossError
-from pnfs.training.module import PoseModule
+from pnfs.training.module import NonFiniteLossError, PoseModule
 from train_server import assert_same_training
 from written_datasets import write_mpii
 

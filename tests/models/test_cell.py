@@ -25,13 +25,6 @@ def test_edges_are_listed_target_by_target(nodes: int, edges: list[tuple[int, in
     assert cell_edges(nodes) == edges
 
 
-@pytest.mark.parametrize("nodes", [4, 7])
-def test_there_are_half_of_h_times_h_plus_one_edges(nodes: int) -> None:
-    edges = cell_edges(nodes)
-    assert len(set(edges)) == len(edges) == nodes * (nodes + 1) // 2
-    assert all(source < target <= nodes for source, target in edges)
-
-
 class Tripling(Operation):
     """Three times the input; nothing to learn."""
 
@@ -51,23 +44,18 @@ def reads_out_all_nodes(nodes: int, operations: dict) -> Cell:
     return cell
 
 
-def test_a_row_of_weights_belongs_to_its_edge() -> None:
+def test_rows_of_weights_belong_to_edges_and_columns_to_operations() -> None:
     cell = reads_out_all_nodes(3, {"skip": Skip})
     weights = torch.tensor([2.0, 3, 5, 7, 11, 13]).double().view(1, 6, 1)
-    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
-    first = 2
-    second = 3 + 5 * first
+    first, second = 2, 3 + 5 * 2
     third = 7 + 11 * first + 13 * second
+    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
     assert out.item() == first + 1e3 * second + 1e6 * third
-
-
-def test_a_column_of_weights_belongs_to_its_operation() -> None:
     cell = reads_out_all_nodes(2, {"skip": Skip, "zero": None, "tripling": Tripling})
     weights = torch.tensor([[[1.0, 100, 2], [0, 50, 1], [4, 7, 0]]]).double()
-    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
     first = 1 + 3 * 2
-    second = 3 * 1 + 4 * first
-    assert out.item() == first + 1e3 * second
+    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
+    assert out.item() == first + 1e3 * (3 * 1 + 4 * first)
 
 
 def literal_cell(cell: Cell, x: Tensor, weights: Tensor) -> Tensor:

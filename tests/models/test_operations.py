@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnfs.models.fuse import _fused
+from pnfs.models.fuse import fuse_operation
 from pnfs.models.operations import BACKBONE_OPERATIONS, Operation, SeparableConv
 
 CHANNELS = 4
@@ -24,13 +24,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 def plain_block(kernel: int, dilation: int) -> list[nn.Module]:
     """Depthwise-pointwise-BN-ReLU."""
     depthwise = nn.Conv2d(
-        CHANNELS,
-        CHANNELS,
-        kernel,
-        padding="same",
-        dilation=dilation,
-        groups=CHANNELS,
-        bias=False,
+        CHANNELS, CHANNELS, kernel, padding="same", dilation=dilation, groups=CHANNELS, bias=False
     )
     pointwise = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
     return [depthwise, pointwise, nn.BatchNorm2d(CHANNELS, affine=False), nn.ReLU()]
@@ -121,8 +115,7 @@ def test_an_operation_is_the_papers_times_its_weight(name, training, parts, layo
     plain_mixing = mixing.detach().clone().requires_grad_()
     inputs = plain_x.split(CHANNELS, dim=1)
     expected = torch.cat(
-        [plain_mixing[part] * plain(inputs[part]) for part, plain in enumerate(copies)],
-        dim=1,
+        [plain_mixing[part] * plain(inputs[part]) for part, plain in enumerate(copies)], dim=1
     )
     (expected * direction).sum().backward()
 
@@ -164,5 +157,5 @@ def test_a_fused_operation_is_the_operation(name: str, parts: int) -> None:
     randomise_statistics(operation)
     x, weight = torch.randn(2, parts * CHANNELS, 6, 5), torch.rand(parts) + 0.1
     with torch.no_grad():
-        fused = _fused(operation, weight, CHANNELS)
+        fused = fuse_operation(operation, weight, CHANNELS)
         torch.testing.assert_close(fused(x), operation(x, weight))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from small import randomise
 from torch import Tensor
 
 from pnfs.body import PartMode, Skeleton, skeleton_by_name
@@ -67,13 +68,6 @@ def pyramid(batch: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     ]
 
 
-def randomise(module: torch.nn.Module) -> None:
-    for parameter in module.parameters():
-        parameter.data.add_(torch.randn_like(parameter) / 2)
-    for name, buffer in module.named_buffers():
-        buffer.uniform_(0.5, 2) if name.endswith("var") else buffer.normal_()
-
-
 def shares(named: dict[str, Tensor], mode: PartMode) -> list[dict[str, Tensor]]:
     """The tensors of a module of P parts as those of P modules of one part."""
     outputs = [count * DIM for count in mode.joint_counts]
@@ -105,7 +99,21 @@ def step(module: Parts, maps: list[Tensor], direction: Tensor) -> Tensor:
     return vectors.detach()
 
 
-def assert_same_step(mode: PartMode, rules: FabricRules, nodes: int) -> None:
+def close(ours: Tensor, theirs: Tensor | None, where: str) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8, msg=lambda m: f"{where}: {m}")
+
+
+@pytest.mark.usefixtures("in_turn")
+@pytest.mark.parametrize(
+    ("skeleton", "count", "nodes", "rules"),
+    [
+        ("mpii", 1, 2, PAPER), ("lsp", 3, 1, PAPER), ("coco", 5, 2, PAPER), ("mpii", 8, 1, PAPER),
+        ("mpii", 3, 2, POSENFS),
+    ],
+)  # fmt: skip
+def test_parts_together_are_parts_apart(skeleton, count, nodes, rules: FabricRules) -> None:
+    torch.manual_seed(0)
+    mode = part_mode(skeleton, count)
     together = Parts(mode, nodes=nodes, rules=rules).double()
     randomise(together)
     singles = separate(together, mode, nodes=nodes, rules=rules)
@@ -125,48 +133,6 @@ def assert_same_step(mode: PartMode, rules: FabricRules, nodes: int) -> None:
         for name, tensor in single.state_dict().items():
             close(expected.pop(name), tensor, name)
         assert not expected
-
-
-def close(ours: Tensor, theirs: Tensor | None, where: str) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8, msg=lambda m: f"{where}: {m}")
-
-
-@pytest.mark.usefixtures("in_turn")
-@pytest.mark.parametrize("nodes", [1, 2])
-@pytest.mark.parametrize(("skeleton", "count"), [("mpii", 1), ("lsp", 3), ("coco", 5), ("mpii", 8)])
-def test_parts_together_are_parts_apart(skeleton: str, count: int, nodes: int) -> None:
-    torch.manual_seed(0)
-    mode = part_mode(skeleton, count)
-    assert len(mode) == count
-    assert_same_step(mode, PAPER, nodes)
-
-
-@pytest.mark.usefixtures("in_turn")
-@pytest.mark.parametrize("count", [3, 8])
-def test_parts_together_are_parts_apart_by_the_reference_rules(count: int) -> None:
-    torch.manual_seed(0)
-    assert_same_step(part_mode("mpii", count), POSENFS, nodes=2)
-
-
-@pytest.mark.usefixtures("in_turn")
-@pytest.mark.parametrize("count", [1, 3])
-def test_channels_last_gives_the_gradients_of_contiguous_memory(count: int) -> None:
-    torch.manual_seed(0)
-    mode = part_mode("mpii", count)
-    model, exact = (Parts(mode, nodes=2, channels=4) for _ in range(2))
-    exact.load_state_dict(model.state_dict())
-    exact = exact.double()
-    model = model.to(memory_format=torch.channels_last)
-    maps = pyramid(2, torch.float32)
-    direction = torch.randn(2, sum(mode.joint_counts), DIM, 16, 24)
-    step(model, [x.contiguous(memory_format=torch.channels_last) for x in maps], direction)
-    step(exact, [x.double() for x in maps], direction.double())
-    for (name, ours), theirs in zip(model.named_parameters(), exact.parameters(), strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        assert ours.grad.isfinite().all(), name
-        size = theirs.grad.abs().max().item()
-        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0, atol=0.01 * size + 1e-5)
 
 
 @pytest.mark.parametrize(

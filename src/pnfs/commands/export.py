@@ -9,15 +9,12 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pnfs.body import skeleton_by_name
 from pnfs.codec import Codec
-from pnfs.commands.building import data_of_run
-from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.evaluate import chosen_dataset, require_skeleton
-from pnfs.export.checks import TOLERANCE
+from pnfs.commands.building import chosen_dataset, data_of_run, source_for
+from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
@@ -39,10 +36,13 @@ def run(config: DictConfig) -> None:
     settings = plain(config)
     # What OpenVINO computes in, the same key of other commands, is another choice.
     if settings["precision"] not in get_args(FilePrecision):
-        raise UsageError(
-            f"precision must be one of {', '.join(get_args(FilePrecision))}, not {settings['precision']}"
-        )
+        choices = ", ".join(get_args(FilePrecision))
+        raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
     path = find_checkpoint(settings["checkpoint"])
+    # A name without an ending gets one, since other commands go by it.
+    file = Path(settings["out"] or path.parent.parent / "model.onnx").expanduser()
+    if file.suffix not in ("", ".onnx") or file.is_dir():
+        raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
     # Eight bits are calibrated on the run's own training crops.
     is_int8 = settings["precision"] == "int8"
     builds = ("model", "dataset") if is_int8 else ("model",)
@@ -58,7 +58,7 @@ def run(config: DictConfig) -> None:
     console.print(f"exporting {path} (about {duration})", soft_wrap=True)
     report = export_onnx(
         network.eval(),
-        _file(settings["out"], path),
+        file.with_suffix(".onnx"),
         input_size=(height, width),
         outputs=settings["outputs"],
         codec=Codec(**codec),
@@ -84,18 +84,6 @@ def run(config: DictConfig) -> None:
     console.print("\n".join(lines), soft_wrap=True)
 
 
-def _file(out: str | None, checkpoint: Path) -> Path:
-    """The file to write; .onnx is added to a name without an ending, since other commands go by it.
-
-    Raises:
-        UsageError: The name has another ending, or is that of a folder.
-    """
-    path = Path(out).expanduser() if out else checkpoint.parent.parent / "model.onnx"
-    if path.suffix not in ("", ".onnx") or path.is_dir():
-        raise UsageError(f"out={out}: name a file that ends in .onnx")
-    return path.with_suffix(".onnx")
-
-
 def _calibration(
     settings: Mapping[str, Any],
     trained: Mapping[str, Any],
@@ -108,10 +96,8 @@ def _calibration(
         UsageError: There are too few.
     """
     count = settings["int8"]["crops"]
-    source = build_source(chosen_dataset(settings["dataset"], trained["dataset"]), input_size)
-    require_skeleton(
-        path, skeleton_by_name(trained["model"]["skeleton"]).name, source.skeleton.name
-    )
+    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
+    source = source_for(dataset, input_size, trained["model"]["skeleton"], path)
     data = data_of_run({**trained, "input_size": input_size}, source, batch_size=1, workers=0)
     crops = data.dataset("train")
     if count > len(crops) // 2:

@@ -25,25 +25,15 @@ _COMPUTING = (
 
 
 class PredictionCollector(PersonMetric):
-    """Gathers predicted joints from all processes; has no score.
-
-    Attributes:
-        predictions: Those of the last `compute`, each sample once, in the samples' order.
-    """
+    """Gathers predicted joints from all processes; has no score."""
 
     predictions: Predictions
+    """Those of the last `compute`, each sample once, in the samples' order."""
 
     def score(self, persons: Columns) -> dict[str, float]:
         locations, scores = (persons[name].astype(np.float32) for name in self.columns)
         self.predictions = Predictions(locations, scores)
         return {}
-
-
-def score(
-    module: PoseModule, data: PoseDataModule, trainer: Mapping[str, Any], split: str
-) -> dict[str, float]:
-    """Scores of a split, name -> value, the one that counts first."""
-    return score_and_predict(module, data, trainer, split)[0]
 
 
 def score_and_predict(

@@ -57,12 +57,12 @@ def import_posenfs(
     Args:
         settings: The command's configuration.
         state: Their state dict.
-        skeleton: Skeleton of the dataset that the user chose, or None.
+        skeleton: Skeleton of the dataset that the user chose.
         experiment: Their YAML.
         build: Makes the network.
 
     Raises:
-        ValueError: The entries, the YAML and the keys contradict each other, leave something open, or describe
+        PnfsError: The entries, the YAML and the keys contradict each other, leave something open, or describe
             what cannot be built here.
     """
     described = describe_posenfs(
@@ -88,7 +88,7 @@ def import_posenfs(
         },
         "vector_dim": described.vector_dim,
         # They were trained on images as OpenCV reads them.
-        "channel_order": _channel_order(settings, experiment, "bgr"),
+        "channel_order": settings["channel_order"] or experiment.channel_order or "bgr",
     }
     network = build(model)
     assert isinstance(network, PoseFabricNetwork)
@@ -120,7 +120,7 @@ def _parts(
 
 def _told_by_entries(described: PoseNFSModel) -> dict[str, Any]:
     fabric, backbone = described.fabric, described.backbone_fabric
-    told: dict[str, Any] = {
+    told = {
         "keypoints_num": len(described.skeleton),
         "parts_num": len(described.parts),
         "cell_config.depth": fabric.last_layer,
@@ -130,11 +130,9 @@ def _told_by_entries(described: PoseNFSModel) -> dict[str, Any]:
         "cell_config.vector_dim": described.vector_dim,
     }
     if backbone is not None:
-        told |= {
-            "backbone.reserve_layers_num": backbone.last_layer,
-            "backbone.hidden_states_num": backbone.nodes,
-            "backbone.factor": backbone.channels,
-        }
+        told["backbone.reserve_layers_num"] = backbone.last_layer
+        told["backbone.hidden_states_num"] = backbone.nodes
+        told["backbone.factor"] = backbone.channels
     return told
 
 
@@ -194,12 +192,6 @@ def _backbone(
     return made | {"weights": "none"}
 
 
-def _channel_order(
-    settings: Mapping[str, Any], experiment: Experiment, usual: ChannelOrder
-) -> ChannelOrder:
-    return settings["channel_order"] or experiment.channel_order or usual
-
-
 def import_public(
     settings: Mapping[str, Any],
     state: Mapping[str, Tensor],
@@ -208,19 +200,7 @@ def import_public(
     experiment: Experiment,
     build: Build,
 ) -> Imported:
-    """A pose checkpoint of the public HRNet or SimpleBaseline code.
-
-    Args:
-        settings: The command's configuration.
-        state: Its state dict.
-        public: What its entries say.
-        skeleton: Skeleton of the dataset that the user chose, or None.
-        experiment: The experiment's YAML.
-        build: Makes the network.
-
-    Raises:
-        ValueError: The entries, the YAML and the keys contradict each other or leave something open.
-    """
+    """A pose checkpoint of the public HRNet or SimpleBaseline code; see `import_posenfs`."""
     for key in ("operators", "backbone_operators", "parts"):
         if settings[key] is not None:
             raise PnfsError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
@@ -228,25 +208,25 @@ def import_public(
     name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
     if name is None or len(skeleton_by_name(name)) != public.joints:
         raise PnfsError(
-            f"dataset: the checkpoint makes {public.joints} maps"
-            + (
-                ", choose the dataset of these joints"
-                if name is None
-                else f", {name} has other joints"
-            )
+            f"dataset: the checkpoint makes {public.joints} maps, which are not {name}'s"
         )
-    is_hrnet = public.kind == "hrnet"
-    model: dict[str, Any] = {"skeleton": name, "vector_dim": 1}
-    if is_hrnet:
-        model["_target_"] = "pnfs.models.baselines.HRNetPose"
-        backbone = {"_target_": "pnfs.models.backbones.HRNet", "width": public.size}
+    home, backbones = "pnfs.models.baselines", "pnfs.models.backbones"
+    if public.kind == "hrnet":
+        usual: ChannelOrder = "rgb"
+        model: dict[str, Any] = {"_target_": f"{home}.HRNetPose"}
+        backbone = {"_target_": f"{backbones}.HRNet", "width": public.size}
         backbone |= {"last_stage": 4, "finest_only": True}
     else:
+        usual = "bgr"
         _compare(experiment, {"MODEL.EXTRA.NUM_LAYERS": public.size})
-        model |= {"_target_": "pnfs.models.baselines.SimpleBaseline", "filters": public.filters}
-        backbone = {"_target_": "pnfs.models.backbones.ResNet", "depth": public.size}
-    model["backbone"] = backbone | {"weights": "none"}
-    model["channel_order"] = _channel_order(settings, experiment, "rgb" if is_hrnet else "bgr")
+        model = {"_target_": f"{home}.SimpleBaseline", "filters": public.filters}
+        backbone = {"_target_": f"{backbones}.ResNet", "depth": public.size}
+    model |= {
+        "skeleton": name,
+        "vector_dim": 1,
+        "backbone": backbone | {"weights": "none"},
+        "channel_order": settings["channel_order"] or experiment.channel_order or usual,
+    }
     network = build(model)
     load_public_state(network, state, public.kind)
-    return Imported("HRNet" if is_hrnet else "SimpleBaseline", model, network, 1)
+    return Imported("HRNet" if usual == "rgb" else "SimpleBaseline", model, network, 1)

@@ -37,12 +37,9 @@ class GumbelSoftmax(SearchStrategy):
     ) -> None:
         super().__init__(warmup_epochs)
         if min(first_temperature, last_temperature) <= 0:
-            raise PnfsError(
-                f"temperatures must be positive, got {first_temperature} and {last_temperature}"
-            )
+            raise PnfsError("strategy: first_temperature and last_temperature must be positive")
         self.seed = seed
-        self.first_temperature = first_temperature
-        self.last_temperature = last_temperature
+        self.first_temperature, self.last_temperature = first_temperature, last_temperature
         self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
         self._generator = torch.Generator()
         self._temperature: float | None = None

@@ -1,13 +1,18 @@
-"""What search strategies share: a strategy is a callback that owns alpha and beta."""
+"""A search strategy is a callback that owns alpha and beta; those that take the run's data as it is."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from pnfs.errors import PnfsError
-from pnfs.training.module import PoseModule
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import load_architecture
+from pnfs.training.checkpoints import read_architecture
+from pnfs.training.module import ArchitectureGroup, PoseModule
 
 
 class SearchStrategy(L.Callback):
@@ -57,11 +62,7 @@ class SearchStrategy(L.Callback):
 
 
 def pose_module(module: L.LightningModule) -> PoseModule:
-    """The module as what a strategy needs.
-
-    Raises:
-        TypeError: It is another module.
-    """
+    """The module as what a strategy needs."""
     if not isinstance(module, PoseModule):
         raise TypeError(f"a search strategy needs a PoseModule, got {type(module).__name__}")
     return module
@@ -77,3 +78,65 @@ def freeze_architecture(module: PoseModule) -> None:
     module.architecture_group = None
     for parameter in architecture_of(module):
         parameter.requires_grad_(False)
+
+
+class Synchronous(SearchStrategy):
+    """The paper's main strategy (section III-F): one optimiser, one loss, no split of the data.
+
+    Args:
+        lr_factor: Learning rate of alpha and beta relative to the weights'; 1 in the paper.
+        weight_decay: Weight decay of alpha and beta; 0 in the paper.
+        warmup_epochs: First epochs in which alpha and beta stay as they are.
+    """
+
+    def __init__(
+        self, lr_factor: float = 1.0, weight_decay: float = 0.0, warmup_epochs: int = 0
+    ) -> None:
+        super().__init__(warmup_epochs)
+        self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        module.architecture_group = self.group
+
+
+class Random(SearchStrategy):
+    """alpha, beta ~ N(0, std^2), drawn by `seed` whatever the weights' seed, fixed for the run (Table II)."""
+
+    def __init__(self, seed: int = 0, std: float = 1.0) -> None:
+        super().__init__()
+        self.seed, self.std = seed, std
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        for parameter in architecture_of(module):
+            draw = torch.randn(parameter.shape, generator=generator) * self.std
+            parameter.data.copy_(draw)
+        freeze_architecture(module)
+
+
+class Frozen(SearchStrategy):
+    """alpha and beta keep their values for the whole run; only weights are trained.
+
+    With another backbone or dataset a found architecture can be used again, as long as the fabrics have
+    the same parts, operations and cells.
+
+    Args:
+        architecture: JSON file of `pnfs train` or `pnfs derive`, checkpoint or run folder to take
+            alpha and beta from; None for uniform weights.
+    """
+
+    def __init__(self, architecture: str | Path | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        if self.architecture is None:
+            for parameter in architecture_of(module):
+                parameter.data.zero_()
+        elif isinstance(module.network, PoseFabricNetwork):
+            load_architecture(module.network, read_architecture(self.architecture))
+        else:
+            raise PnfsError(
+                "strategy.architecture: the model is a baseline without fabrics; use null"
+            )
+        freeze_architecture(module)

@@ -170,7 +170,7 @@ class COCO(PoseDataset):
         return choices if self.nms == "none" else choices | {"nms_threshold": self.nms_threshold}
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
-        """Labelled persons with the detected boxes that overlap them most (MATCHING_OVERLAP at least), each used once."""
+        """Labelled persons with the detected boxes that overlap them most, each used once."""
         if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
             return super().matches(split, predictions)
         labelled, found = self.labelled(split), self._loaded(split)
