@@ -78,15 +78,6 @@ def test_labelled_joints_lie_in_the_picture_and_in_the_box(skeleton: str) -> Non
     assert (offset <= persons.box_size[:, None] / 2.5 + 1e-3).all(-1)[labelled].all()
 
 
-def test_head_size_is_that_of_mpii() -> None:
-    persons = Synthetic(train=500, unlabelled=0.0, truncated=0.0).persons("train")
-    top, neck = (persons.joints[:, k] for k in persons.skeleton.indices(["head_top", "upper_neck"]))
-    # In MPII, too, the head box's 0.6 diagonal is a little shorter than head top to upper neck.
-    ratio = persons.reference_length / np.linalg.norm(top - neck, axis=1)
-    assert 0.55 < np.median(ratio) < 1.0
-    assert np.median(persons.box_size[:, 0] / 1.25 / persons.reference_length) > 6
-
-
 # --- anatomy
 
 

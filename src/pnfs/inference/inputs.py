@@ -58,7 +58,7 @@ def find_inputs(
         named = item.is_file()
         below = [path for path in there if named or not path.is_relative_to(results)]
         fitting = [path for path in below if named or path.suffix.lower() in SUFFIXES]
-        rest = [path for path in below if path not in fitting]
+        rest = [path for path in below if not named and path.suffix.lower() not in SUFFIXES]
         if not fitting:
             hint = f"; there are {counted_by_suffix(rest)}" if rest else ""
             hint += f"; results in {results} are not read" if len(below) < len(there) else ""
