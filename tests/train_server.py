@@ -4,12 +4,14 @@ Started as a program, it imports everything once, and forks a process for each c
 input. Imported, it offers `TrainServer`, which talks to it.
 """
 
+import errno
 import itertools
 import json
 import os
 import pkgutil
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,12 +45,14 @@ class TrainServer:
         self._process.stdin.close()
         self._process.wait(60)
 
-    def run(self, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """`pnfs ARGUMENTS` in a folder."""
+    def run(
+        self, folder: Path, *arguments: str, blocked: Path | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """`pnfs ARGUMENTS` in a folder; with `blocked`, every connection is refused and noted in that file."""
         files = {name: folder / f"{name}.txt" for name in ("output", "errors")}
         for file in files.values():
             file.write_text("")
-        self.start_command(folder, arguments, **files)
+        self.start_command(folder, arguments, **files, blocked=blocked)
         status = self.wait()
         texts = [file.read_text() for file in files.values()]
         return subprocess.CompletedProcess([*arguments], status, *texts)
@@ -67,10 +71,12 @@ class TrainServer:
         output: Path,
         errors: Path,
         kill: "Kill | None" = None,
+        blocked: Path | None = None,
     ) -> int:
         """Begins a command in a process group of its own; returns its process id."""
         job = {"arguments": list(arguments), "folder": str(folder)}
         job |= {"output": str(output), "errors": str(errors), "kill": kill}
+        job["blocked"] = None if blocked is None else str(blocked)
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
@@ -187,6 +193,25 @@ def _place(kill: Kill) -> None:
     setattr(holder, attribute.rpartition(".")[2], killed)
 
 
+def _block(log: Path) -> None:
+    """Refuses every connection that is not to a process of this machine, and notes it."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        with log.open("a") as file:
+            file.write(f"{args[-2:]}\n")
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            refuse(self, address)
+        connect(self, address)
+
+    socket.socket.connect = connect_here
+    socket.getaddrinfo = refuse
+
+
 def _serve() -> None:
     from pnfs.commands import keys, launch, main, train
 
@@ -203,6 +228,8 @@ def _serve() -> None:
                 os.dup2(os.open(job[name], os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
             os.chdir(job["folder"])
             sys.argv = ["pnfs", *job["arguments"]]
+            if job["blocked"] is not None:
+                _block(Path(job["blocked"]))
             if job["kill"] is not None:
                 _place(job["kill"])
             status = 1

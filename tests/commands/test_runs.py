@@ -150,7 +150,8 @@ def test_many_differences_show_what_is_unusual(tmp_path: Path) -> None:
 
 def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     for n, (seed, depth, workers) in enumerate([(0, 1, 4), (1, 1, 8), (0, 2, 4)]):
-        write_run(tmp_path, f"grid/{n:08x}", seed=seed, depth=depth, workers=workers)
+        data = {"seed": seed}
+        write_run(tmp_path, f"grid/{n:08x}", seed=seed, depth=depth, workers=workers, data=data)
     write_run(tmp_path, "other/00000004", seed=0, depth=1)
     rows = [card.row for card in runs.page_cards(find_runs(tmp_path), tmp_path)]
     # The number of workers does not make another run.

@@ -237,7 +237,13 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
     cards = []
     for run, differing in zip(runs, _differences(runs), strict=True):
         name, dataset = str(run.config.get("name", "")), run.config.get("dataset", {})
-        row = {key: value for key, value in differing.items() if key != "seed"}
+        # Data and strategies draw by the run's seed too, unless one is set for them.
+        seed = str(run.config.get("seed"))
+        row = {
+            key: value
+            for key, value in differing.items()
+            if key.split(".")[-1] != "seed" or value != seed
+        }
         shown = ", ".join(f"{key}={value}" for key, value in _shortened(row).items())
         metrics = run.folder / "metrics.csv"
         pictures = {what: run.folder / file for what, file in PICTURES.items()}
