@@ -3,13 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from pnfs.data import coco_format
 from pnfs.data.coco_format import Annotations
@@ -85,7 +85,7 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
 
 
 def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
-    """The persons that a detector found, as they stand in its results file."""
+    """The persons that a detector found, as they stand in its results file; ids are "<image id>/<number>"."""
     if not path.is_file():
         raise DataError(f"{dataset.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
     records = Records(path, read_json(path)).all
@@ -97,23 +97,6 @@ def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
         f"boxes that score less than {dataset.box_threshold}": int((low & ~empty).sum()),
     }
     image_ids, boxes, scores = (found[key][~empty & ~low] for key in ("image_id", "bbox", "score"))
-    name = f"{dataset.name} {split}, detected boxes"
-    persons = replace(
-        persons_in(dataset, split, image_ids, boxes, name),
-        left_out={reason: number for reason, number in left_out.items() if number},
-        file=str(path),
-    )
-    return PersonsInBoxes(persons, image_ids, scores.astype(np.float32))
-
-
-def persons_in(
-    dataset: "COCO",
-    split: str,
-    image_ids: Int64[np.ndarray, " N"],
-    boxes: Float[np.ndarray, "N 4"],
-    name: str,
-) -> Persons:
-    """Unlabelled persons in boxes (x, y, width, height) of a split's images; ids are "<image id>/<number>"."""
     images, image_index = _images(
         dataset, split, image_ids, image_table(dataset.annotations(split))
     )
@@ -123,8 +106,8 @@ def persons_in(
     for image_id in image_ids.tolist():
         ids.append(f"{image_id}/{numbers[image_id]}")
         numbers[image_id] += 1
-    return Persons(
-        name=name,
+    persons = Persons(
+        name=f"{dataset.name} {split}, detected boxes",
         skeleton=dataset.skeleton,
         images=images,
         ids=np.array(ids, dtype=np.str_),
@@ -134,7 +117,10 @@ def persons_in(
         center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
         box_size=(boxes[:, 2:] * dataset.padding).astype(np.float32),
         reference_length=np.full(count, np.nan, np.float32),
+        left_out={reason: number for reason, number in left_out.items() if number},
+        file=str(path),
     )
+    return PersonsInBoxes(persons, image_ids, scores.astype(np.float32))
 
 
 def image_table(read: Annotations) -> ImageTable:
