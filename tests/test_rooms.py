@@ -67,10 +67,12 @@ def test_imports_are_absolute_and_only_commands_know_the_configuration() -> None
             ), path
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, pnfs; print(*{'torch', 'hydra', 'numpy', 'pnfs.commands'} & set(sys.modules))"
-    )
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("pnfs", "'torch', 'hydra', 'numpy', 'pnfs.commands'"), ("pnfs.viz.runs_page", "'torch'")],
+)
+def test_importing_loads_nothing_heavy(module: str, heavy: str) -> None:
+    code = f"import sys, {module}; print(*{{{heavy}}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
