@@ -13,7 +13,6 @@ import torch
 
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.mpii import MPII
-from pnfs.data.figures import Draws, pose_people
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE
 from pnfs.data.synthetic import Synthetic
@@ -103,21 +102,6 @@ def test_left_and_right_agree_with_the_side_that_faces_the_camera() -> None:
     # Eyes stand on the same sides as shoulders.
     eyes, shoulders = (persons.joints[:, k] - persons.joints[:, k + 1] for k in (1, 5))
     assert ((eyes * shoulders).sum(1)[facing] > 0).mean() > 0.97
-
-
-def test_bodies_are_symmetric_and_rigid() -> None:
-    people = pose_people(Draws(np.random.default_rng(0).random((500, 60))), turned_away=0.3)
-    for first, second in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"),
-                          ("knee", "ankle")):  # fmt: skip
-        left, right = (
-            np.linalg.norm(people.at(f"{side}_{first}") - people.at(f"{side}_{second}"), axis=1)
-            for side in ("left", "right")
-        )
-        np.testing.assert_allclose(left, right, rtol=1e-9)
-        assert 0.1 < left.min() < left.max() < 0.3
-    middle = (people.at("left_hip") + people.at("right_hip")) / 2
-    np.testing.assert_allclose(people.at("pelvis"), middle, atol=1e-12)
-    assert (people.at("head_top")[:, 1] < people.at("pelvis")[:, 1]).mean() > 0.97
 
 
 # --- pictures
