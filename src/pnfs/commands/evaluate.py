@@ -31,7 +31,7 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import read_pose_file
-from pnfs.data.pose_matching import PosesAsDetections, assign
+from pnfs.data.pose_matching import assign, coco_scores
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.predictor import ScoredPredictor
@@ -214,14 +214,14 @@ def _file(settings: Mapping[str, Any]) -> float:
     console.print(f"predictions: {poses.path} ({poses.format})", soft_wrap=True, highlight=False)
     if poses.left_out:
         console.print(f"left out of the file: {listed(poses.left_out)}", highlight=False)
+    # A detector's boxes have no part in it.
+    source = source.in_labelled_boxes()
+    matches = assign(poses, source, split)
     if isinstance(source, COCO):
-        labels = source.labelled(split).persons
-        source = PosesAsDetections(source, split, poses)
-        scores, matches = source.scores(split), source.matches(split, source.predictions)
+        scores = coco_scores(poses, source, split)
     else:
-        labels = source.persons(split)
-        matches = assign(poses, labels)
         scores = _scores(source, split, matches.predictions)
+    labels = matches.labels
     console.print(labels.described(), soft_wrap=True, highlight=False)
     digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
     choices = {"split": split, "predictions": poses.format, "boxes": "as predicted"}
