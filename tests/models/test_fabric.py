@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
-from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells
+from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
 # layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.
@@ -85,18 +86,7 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
     assert [len(layer_scales(layer, 10)) for layer in range(1, 11)] == [
         2, 3, 4, 4, 4, 4, 4, 3, 2, 1,
     ]  # fmt: skip
-    assert layer_scales(1, 1) == (4,)
-
-
-@pytest.mark.parametrize(("kept", "cells"), [(1, 1), (2, 3), (3, 6), (4, 10), (5, 13), (6, 15)])
-def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> None:
-    fabrics = NeuralFabrics(layers=6, last_layers=kept, channels=1)
-    assert len(fabrics.theta.cells) == len(fabrics.cells) == cells
-    assert fabrics.theta.output_scales == (4,)
-    pyramid = {scale: torch.randn(2, scale, 64 // scale, 96 // scale) for scale in SCALES}
-    out = fabrics(pyramid)
-    assert list(out) == [4]
-    assert out[4].shape == (2, 4, 16, 24)
+    assert [len(grid(7 - n, 6, SCALES).cells) for n in range(1, 7)] == [1, 3, 6, 10, 13, 15]
 
 
 @pytest.mark.parametrize(
@@ -234,18 +224,6 @@ def test_every_cell_may_have_an_alpha_of_its_own(kind: str) -> None:
     assert_literal(fabrics, table, inputs)
 
 
-def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise() -> None:
-    counts = []
-    for rules in (PAPER, POSENFS):
-        fabrics = NeuralFabrics(
-            layers=7, first_layers=2, input_scales=(4,), channels=1, rules=rules
-        )
-        counts.append({name: len(cell.transforms) for name, cell in fabrics.cells.items()})
-    later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
-    assert counts[0] == {"layer1_scale4": 0, "layer1_scale8": 1, **later}
-    assert counts[1] == {"layer1_scale4": 0, "layer1_scale8": 3, **later}
-
-
 @pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (POSENFS, 4, 3)])
 def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
     rules: FabricRules, alpha_sum: float, beta_sum: float
@@ -263,73 +241,25 @@ def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
     assert not torch.equal(alpha[0], alpha[1])
 
 
-def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
-    fabrics = NeuralFabrics(last_layers=1, channels=1).double()
-    randomise(fabrics)
-    pyramid = {scale: torch.randn(1, scale, 64 // scale, 64 // scale).double() for scale in (4, 8)}
-
-    def largest(logits: Tensor) -> Tensor:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)
-
-    fabrics.alpha["whole"].data.copy_(torch.tensor([[0.0, 9, 0, 0]]))
-    fabrics.beta["whole"].data.copy_(torch.tensor([[0.0, 9, 0]]))
-    fabrics.relaxation = largest
-    # One skip and the same-scale input only: what is left is the cell's last convolution.
-    last = fabrics.cells["layer6_scale4"].cell.output
-    expected = F.conv2d(pyramid[4], last.weight, last.bias)
-    torch.testing.assert_close(fabrics(pyramid)[4], expected)
-    # Evaluation takes the softmax whatever the search does.
-    searching = fabrics.eval()(pyramid)[4]
-    fabrics.relaxation = torch.nn.Softmax(-1)
-    torch.testing.assert_close(searching, fabrics(pyramid)[4])
-    assert not torch.allclose(searching, expected)
-
-
-def test_what_carries_weight_in_one_part_is_live() -> None:
-    theta = grid(5, 6, (4, 8, 16), operations=("zero", "skip"))
-    alpha = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2).expand(2, 3, 1, 2)
-    # Rows: layer 5 at 1/4 and 1/8, layer 6 at 1/4. Columns: finer (a copy of same), same, coarser.
-    top, bottom, last = [0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]
-    beta = torch.tensor([[top, bottom, last], [top, bottom, last]])
-    both = (("zero", "skip"),)
-    live = live_cells(theta, alpha.numpy(), beta.numpy(), [4])
-    assert live == {
-        "layer5_scale4": KeptCell(("finer", "same"), both),
-        "layer6_scale4": KeptCell(("same",), both),
-    }
-    # The second part reads what is coarser, which brings the cell at 1/8 to life.
-    beta[1, 2] = torch.tensor([0.0, 0.5, 0.5])
-    live = live_cells(theta, alpha.numpy(), beta.numpy(), [4])
-    assert list(live) == ["layer5_scale4", "layer5_scale8", "layer6_scale4"]
-    assert live["layer5_scale8"] == KeptCell(("coarser",), both)
-    assert live["layer6_scale4"].inputs == ("same", "coarser")
-    assert live_cells(theta, alpha[:1].numpy(), beta[:1].numpy(), [4])["layer6_scale4"].edges == (
-        ("skip",),
-    )
-
-
-class WithCounter(Operation):
-    """PyTorch's batch norm, whose counter no part has a share of."""
-
-    def __init__(self, parts: int, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(parts * channels)
+def test_relaxations_are_for_training_alone() -> None:
+    fabrics = NeuralFabrics(last_layers=1, channels=1)
+    fabrics.relaxation = torch.nn.Tanh()
+    assert not any(weights.any() for weights in fabrics.mixing_weights())
+    assert all(weights.any() for weights in fabrics.eval().mixing_weights())
 
 
 class WithOneScale(Operation):
-    """One number for all parts."""
+    """One number for all parts, and PyTorch's batch norm, of whose counter no part has a share either."""
 
-    def __init__(self, parts: int, channels: int) -> None:
+    def __init__(self, parts: int, channels: int, counts: bool) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.ones(1)) if not counts else None
+        self.norm = nn.BatchNorm2d(parts * channels) if counts else None
 
 
-@pytest.mark.parametrize(
-    ("operation", "tensor"),
-    [(WithCounter, "mine.norm.num_batches_tracked"), (WithOneScale, "mine.scale")],
-)
-def test_an_operation_whose_parts_share_a_tensor_is_refused(operation, tensor: str) -> None:
-    operations = {"zero": None, "mine": operation}
+@pytest.mark.parametrize(("counts", "name"), [(True, "norm.num_batches_tracked"), (False, "scale")])
+def test_an_operation_whose_parts_share_a_tensor_is_refused(counts: bool, name: str) -> None:
+    operations = {"zero": None, "mine": partial(WithOneScale, counts=counts)}
     NeuralFabrics(part_names=("whole",), channels=2, operations=operations)
-    with pytest.raises(ValueError, match=tensor):
+    with pytest.raises(PnfsError, match=f"mine.{name}"):
         NeuralFabrics(part_names=("upper", "lower"), channels=2, operations=operations)

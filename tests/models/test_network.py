@@ -26,46 +26,26 @@ def network(skeleton: str = "mpii", count: int = 3, **arguments) -> PoseFabricNe
     return fabric_network(skeleton=skeleton, parts=parts, **arguments)
 
 
-@pytest.mark.parametrize(("skeleton", "shared"), [("mpii", 6), ("coco", 6), ("lsp", 6)])
-def test_a_joint_of_several_parts_gets_the_sum_of_its_maps(skeleton: str, shared: int) -> None:
-    model = network(skeleton, 8)
+@pytest.mark.parametrize("overlap", ["sum", "mean"])
+@pytest.mark.parametrize("skeleton", ["mpii", "coco", "lsp"])
+def test_a_joint_of_several_parts_gets_the_sum_or_mean_of_its_maps(skeleton, overlap) -> None:
+    model = network(skeleton, 8, overlap=overlap)
     parts, joints = table_one(skeleton, 8), skeleton_by_name(skeleton).joints
-    rows = [(part, joint) for part, names in parts.items() for joint in names]
+    rows = [joint for names in parts.values() for joint in names]
     part_maps = torch.randn(2, len(rows), 3, 5).double()
     expected = torch.zeros(2, len(joints), 3, 5).double()
-    for row, (_, joint) in enumerate(rows):
-        expected[:, joints.index(joint)] += part_maps[:, row]
+    for row, joint in enumerate(rows):
+        share = rows.count(joint) if overlap == "mean" else 1
+        expected[:, joints.index(joint)] += part_maps[:, row] / share
     torch.testing.assert_close(model.merged(part_maps), expected)
     # Shoulders, elbows and knees belong to two parts.
-    assert len(rows) - len(joints) == shared
+    assert len(rows) - len(joints) == 6
 
 
-@pytest.mark.parametrize(("dim", "size"), [(1, (64, 64)), (4, (32, 96))])
-def test_score_maps_have_a_quarter_of_the_inputs_size(dim: int, size: tuple[int, int]) -> None:
-    model = network(vector_dim=dim).eval()
-    images = torch.randn(2, 3, *size)
-    vectors, maps = model(images, "vectors"), model(images)
-    assert vectors.shape == (2, 16, dim, size[0] // 4, size[1] // 4)
-    assert maps.shape == (2, 16, size[0] // 4, size[1] // 4)
-    squared = vectors.square().sum(2)
-    torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
-
-
-def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
-    backbone = fabric_backbone(first_layers=3, channels=1)
-    model = network(backbone=backbone)
-    found = model.architecture_parameters()
-    assert found["backbone/alpha"] is backbone.fabrics.alpha["backbone"]
-    assert found["backbone/beta"] is backbone.fabrics.beta["backbone"]
-    assert found["backbone/alpha"].shape == (1, 6)
-    assert len(found) == 2 + 6
-
-
-@pytest.mark.parametrize("backbone", ["tiny", "fabric"])
-@pytest.mark.parametrize("count", [1, 8])
-def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: str) -> None:
-    fabric = fabric_backbone(first_layers=3, channels=1) if backbone == "fabric" else None
-    model = network(count=count, backbone=fabric or TinyBackbone())
+@pytest.mark.parametrize("on_fabric", [False, True])
+def test_every_parameter_is_either_architecture_or_weight(on_fabric: bool) -> None:
+    backbone = fabric_backbone(first_layers=3, channels=1) if on_fabric else TinyBackbone()
+    model = network(count=8, backbone=backbone)
     architecture = {id(p) for p in model.architecture_parameters().values()}
     weights = [id(p) for p in model.weight_parameters()]
     assert len(set(weights)) == len(weights)
@@ -73,6 +53,7 @@ def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: 
     assert architecture | set(weights) == {id(p) for p in model.parameters()}
     by_name = {id(p) for n, p in model.named_parameters() if ".alpha." in n or ".beta." in n}
     assert architecture == by_name
+    assert ("backbone/alpha" in model.architecture_parameters()) == on_fabric
 
 
 def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
@@ -141,16 +122,6 @@ def test_a_pyramid_of_the_fabrics_channels_needs_no_adapters_in_one_variant() ->
     maps = [x.repeat(1, 3, 1, 1) for x in model.backbone(images)]
     expected = model.fabrics(dict(zip((4, 8, 16, 32), maps, strict=True)))[4]
     torch.testing.assert_close(model(images, "features"), expected)
-
-
-@pytest.mark.parametrize("overlap", ["sum", "mean"])
-def test_overlapping_maps_are_summed_or_averaged(overlap: str) -> None:
-    model = network(parts={"one": MPII.joints, "two": MPII.joints[:5]}, overlap=overlap)
-    maps = torch.randn(1, 21, 2, 3)
-    both = maps[:, :5] + maps[:, 16:]
-    found = model.merged(maps)
-    torch.testing.assert_close(found[:, :5], both / 2 if overlap == "mean" else both)
-    torch.testing.assert_close(found[:, 5:], maps[:, 5:16])
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Experiment:
         sigma: Standard deviation of the targets, heatmap pixels.
         padding: Factor on the sides of person boxes.
         flip_shift: Pixels by which mirrored maps move in the flip test.
-        stated: What the checkpoint's entries say too: name of the key -> its value.
+        content: The part of the YAML that describes the network.
     """
 
     source: str = ""
@@ -44,7 +44,11 @@ class Experiment:
     sigma: float | None = None
     padding: float | None = None
     flip_shift: Literal[0, 1] | None = None
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+    def stated(self, key: str) -> int | None:
+        """The number at a dotted key, which the checkpoint's entries say too."""
+        return _at(self.content, self.source, key)
 
 
 def read_experiment(path: str, posenfs: bool) -> Experiment:
@@ -88,8 +92,8 @@ def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
         raise PnfsError(f"config: {path}: model has neither subnetwork_config nor cell_config")
     if "cell_config" in model:
         model = model | {"subnetwork_config": {**model, "dataset_name": model.get("dataset")}}
-    backbone = model.get("backbone_config", model.get("backbone"))
-    model = model | {"backbone": backbone if isinstance(backbone, dict) else {}}
+    backbones = (model.get(key) for key in ("backbone_config", "backbone"))
+    model = model | {"backbone": next((x for x in backbones if isinstance(x, dict)), {})}
     at, cell = partial(_at, model, path), "subnetwork_config.cell_config"
     for place in (cell, "backbone"):
         if at(f"{place}.input_nodes_num") not in (None, 1):
@@ -99,32 +103,20 @@ def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
             )
         if at(f"{place}.size_types", list[int]) not in (None, [4, 8, 16, 32]):
             raise PnfsError(f"config: {path}: {place}.size_types: only [4, 8, 16, 32] can be built")
-    size = at("input_size.h"), at("input_size.w")
-    shape = ("hidden_states_num", "factor")
-    stated = {
-        "keypoints_num": at("keypoints_num"),
-        "parts_num": at("subnetwork_config.parts_num"),
-        **{
-            f"cell_config.{key}": at(f"{cell}.{key}")
-            for key in ("depth", "cut_layers_num", "vector_dim", *shape)
-        },
-        **{f"backbone.{key}": at(f"backbone.{key}") for key in ("reserve_layers_num", *shape)},
-    }
-    vectors = at(f"{cell}.vector_in_pixel", bool)
-    if vectors and stated["cell_config.vector_dim"] == 1:
+    size, vectors = (at("input_size.h"), at("input_size.w")), at(f"{cell}.vector_in_pixel", bool)
+    if vectors and at(f"{cell}.vector_dim") == 1:
         raise PnfsError(f"config: {path}: vector_in_pixel with vector_dim 1 cannot be built here")
     if vectors is False:
-        stated["cell_config.vector_dim"] = 1
-    targets = content if "model" in content else {}
+        model["subnetwork_config"]["cell_config"]["vector_dim"] = 1
     return Experiment(
         source=path,
         dataset=at("subnetwork_config.dataset_name", str) or at("dataset_name", str),
         input_size=None if None in size else size,
         operators=at(f"{cell}.operators", list[str]),
         backbone_operators=at("backbone.operators", list[str]),
-        sigma=_at(targets, path, "train.heatmap_peak_sigma_factor", _Positive),
+        sigma=_at(content, path, "train.heatmap_peak_sigma_factor", _Positive),
         padding=at("margin_to_border", _Positive),
-        stated=stated,
+        content=model,
     )
 
 
@@ -147,5 +139,5 @@ def _of_public(content: dict[str, Any], path: str) -> Experiment:
         channel_order=None if rgb is None else "rgb" if rgb else "bgr",
         sigma=next(filter(None, sigmas), None),
         flip_shift=None if shift is None else 1 if shift else 0,
-        stated={key: at(key) for key in ("MODEL.NUM_JOINTS", "MODEL.EXTRA.NUM_LAYERS")},
+        content=content,
     )

@@ -118,17 +118,18 @@ def _parts(
     return {str(part): joints.indices(list(names)) for part, names in parts.items()}
 
 
-def _told_by_entries(described: PoseNFSModel) -> dict[str, Any]:
-    fabric, backbone = described.fabric, described.backbone_fabric
-    told = {
-        "keypoints_num": len(described.skeleton),
-        "parts_num": len(described.parts),
-        "cell_config.depth": fabric.last_layer,
-        "cell_config.cut_layers_num": fabric.first_layer - 1,
-        "cell_config.hidden_states_num": fabric.nodes,
-        "cell_config.factor": fabric.channels,
-        "cell_config.vector_dim": described.vector_dim,
+def _told_by_entries(described: PoseNFSModel) -> dict[str, int]:
+    """What the YAML says too, by its keys."""
+    fabric, backbone, place = described.fabric, described.backbone_fabric, "subnetwork_config"
+    cell = {
+        "depth": fabric.last_layer,
+        "cut_layers_num": fabric.first_layer - 1,
+        "hidden_states_num": fabric.nodes,
+        "factor": fabric.channels,
+        "vector_dim": described.vector_dim,
     }
+    told = {f"{place}.cell_config.{key}": value for key, value in cell.items()}
+    told |= {"keypoints_num": len(described.skeleton), f"{place}.parts_num": len(described.parts)}
     if backbone is not None:
         told["backbone.reserve_layers_num"] = backbone.last_layer
         told["backbone.hidden_states_num"] = backbone.nodes
@@ -136,10 +137,10 @@ def _told_by_entries(described: PoseNFSModel) -> dict[str, Any]:
     return told
 
 
-def _compare(experiment: Experiment, told: Mapping[str, Any]) -> None:
+def _compare(experiment: Experiment, told: Mapping[str, int]) -> None:
     """Refuses a YAML that is another checkpoint's."""
     for key, value in told.items():
-        stated = experiment.stated.get(key)
+        stated = experiment.stated(key)
         if stated is not None and stated != value:
             raise PnfsError(
                 f"config: {experiment.source}: {key} is {stated}, but the checkpoint's entries say {value}; "

@@ -98,7 +98,7 @@ def load_public_state(network: PoseNetwork, state: Mapping[str, Tensor], kind: P
         PnfsError: The state dict does not fit; lists the first mismatches.
     """
     ours = public_state_dict(state, kind, network.parts.skeleton)
-    load_strictly(network, ours, (), "checkpoint: its weights")
+    load_strictly(network, ours, (), "its weights")
 
 
 def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:

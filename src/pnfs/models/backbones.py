@@ -1,7 +1,8 @@
 """Backbones: images to feature pyramids at 1/4, 1/8, 1/16 and 1/32."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import timm
@@ -13,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from pnfs.errors import PnfsError
 from pnfs.models.fabric import NeuralFabrics
-from pnfs.models.weights import load_strictly, read_weights
+from pnfs.models.weights import load_weights
 from pnfs.models.wiring import SCALES
 
 Pyramid = list[Float[Tensor, "B C_s h_s w_s"]]
@@ -55,9 +56,8 @@ class TorchvisionBackbone(GraphModule, Backbone):
         # The maps themselves, in place of a dictionary of them.
         output.args = (list(output.args[0].values()),)
         super().__init__(extractor, graph)
-        state = read_weights(weights, lambda: imagenet.get_state_dict(progress=True), str(imagenet))
-        if state is not None:
-            load_strictly(self, state, unused, f"backbone.weights: weights {weights}")
+        download = partial(imagenet.get_state_dict, progress=True)
+        load_weights(self, weights, download, type(network).__name__, unused)
 
 
 class MobileNetV2(TorchvisionBackbone):
@@ -122,11 +122,10 @@ class TimmBackbone(Backbone):
         # The last of each scale.
         self.levels = [len(scales) - 1 - scales[::-1].index(scale) for scale in SCALES]
         self.channels = tuple(info.channels()[level] for level in self.levels)
-        state = read_weights(weights, _timm_download(name), name)
-        if state is not None:
+        if weights != "none":
             # timm leaves out what a model of feature maps misses, without a word: the whole one is strict.
             whole = timm.create_model(name)
-            load_strictly(whole, state, (), f"backbone.weights: weights {weights} of {name}")
+            load_weights(whole, weights, partial(_timm_state, name), name)
             overlay = {"state_dict": whole.state_dict()}
             self.network = timm.create_model(
                 name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True
@@ -176,9 +175,7 @@ class HRNet(Backbone):
             unused += tuple(f"stage4.2.fuse_layers.{level}." for level in (1, 2, 3))
         count = 1 if finest_only else len(SCALES)
         self.channels = tuple(width * 2**level for level in range(count))
-        state = read_weights(weights, _timm_download(name), f"HRNet-W{width}")
-        if state is not None:
-            load_strictly(self.network, state, unused, f"backbone.weights: weights {weights}")
+        load_weights(self.network, weights, partial(_timm_state, name), name, unused)
 
     def forward(self, images: Float[Tensor, "B 3 h w"]) -> Pyramid:
         net = self.network
@@ -186,8 +183,8 @@ class HRNet(Backbone):
         return net.stages(net.act2(net.bn2(net.conv2(x))))
 
 
-def _timm_download(name: str) -> Any:
-    return lambda: timm.create_model(name, pretrained=True).state_dict()
+def _timm_state(name: str) -> Mapping[str, Tensor]:
+    return timm.create_model(name, pretrained=True).state_dict()
 
 
 class Stem(nn.Sequential):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell
-from pnfs.models.layers import AddScaled, Map
+from pnfs.models.layers import AddScaled, Alphas, Betas, Map
 from pnfs.models.operations import (
     PAPER,
     SUBNETWORK_OPERATIONS,
@@ -105,12 +105,7 @@ class Grid(nn.ModuleDict):
                 left = None if kept is None else kept[cell.name]
                 self[cell.name] = GridCell(cell, parts, width, theta.nodes, operations, rules, left)
 
-    def forward(
-        self,
-        inputs: Mapping[int, Map],
-        alpha: Float[Tensor, "P cells E O"],
-        beta: Float[Tensor, "P cells 3"],
-    ) -> dict[int, Map]:
+    def forward(self, inputs: Mapping[int, Map], alpha: Alphas, beta: Betas) -> dict[int, Map]:
         """Maps of the layer before, scale -> (B, P*C*s, h/s, w/s), to those of the last layer."""
         layers: dict[int, dict[int, Map]] = {self.theta.first_layer - 1: dict(inputs)}
         for index, cell in enumerate(self.theta.cells):
@@ -212,8 +207,7 @@ class NeuralFabrics(nn.Module):
         )
         self.relaxation = softmax
 
-    def mixing_weights(self) -> tuple[Float[Tensor, "P cells E O"], Float[Tensor, "P cells 3"]]:
-        """The weights of every candidate in Eq. 1 and Eq. 2, for all parts and cells."""
+    def mixing_weights(self) -> tuple[Alphas, Betas]:
         relax = self.relaxation if self.training else softmax
         # In the order of the parts; a ParameterDict sorts them.
         alpha = relax(torch.stack(list(map(self.alpha.__getitem__, self.part_names))))

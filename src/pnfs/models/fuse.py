@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.fabric import Grid, GridCell, NeuralFabrics
-from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
+from pnfs.models.layers import Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 from pnfs.models.wiring import SCALES
 
@@ -93,11 +93,8 @@ class _FusedFabrics(nn.Module):
             for scale, names in self.outputs.items()
         }
 
-    def _add_cells(self, part: str, grid: nn.Module, alpha: Tensor, beta: Tensor) -> None:
-        """The sums of Eq. 2, of Eq. 1, and of the cells' outputs, but for candidates without weight.
-
-        The mixing weights are (P, cells, E, |O|) and (P, cells, 3).
-        """
+    def _add_cells(self, part: str, grid: nn.Module, alpha: Alphas, beta: Betas) -> None:
+        """The sums of Eq. 2, of Eq. 1, and of the cells' outputs, but for candidates without weight."""
         assert isinstance(grid, Grid)
         for index, place in enumerate(grid.theta.cells):
             if place.name not in grid:

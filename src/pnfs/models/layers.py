@@ -14,6 +14,10 @@ Map = Float[Tensor, "B PC h w"]
 Weight = Float[Tensor, " P"]
 """One mixing weight a part."""
 
+Alphas = Float[Tensor, "P cells E O"]
+Betas = Float[Tensor, "P cells 3"]
+"""The mixing weights of all parts and cells in Eq. 1 and Eq. 2."""
+
 
 class PartConv2d(nn.Conv2d):
     """P convolutions of one shape as one grouped convolution, (B, P*in, h, w) to (B, P*out, h', w').

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,28 +10,31 @@ from torch import Tensor, nn
 from pnfs.errors import PnfsError
 
 
-def read_weights(
-    weights: Literal["imagenet", "none"] | str,
+def load_weights(
+    module: nn.Module,
+    weights: str,
     download: Callable[[], Mapping[str, Tensor]],
     name: str,
-) -> Mapping[str, Tensor] | None:
-    """The state dict that `backbone.weights` means: `download()`, None, or what the file holds.
+    unused: tuple[str, ...] = (),
+) -> None:
+    """Loads what `backbone.weights` means: "imagenet" (`download()`), "none", or the path of a state dict.
 
     Raises:
-        PnfsError: The weights of `name` cannot be had, or are no state dict; says what to do.
+        PnfsError: The weights of `name` cannot be had or do not fit; says what to do.
     """
     if weights == "none":
-        return None
-    if weights != "imagenet":
-        return read_file(weights)
+        return
     try:
-        return download()
+        state = download() if weights == "imagenet" else read_file(weights)
+    except PnfsError:
+        raise
     except Exception as error:
         # Downloads fail in as many ways as there are libraries that download.
         raise PnfsError(
             f"the ImageNet weights of {name} could not be downloaded ({error}); pass a state dict in its public "
             "naming as backbone.weights=/path/to/weights.pth, or train with backbone.weights=none"
         ) from error
+    load_strictly(module, state, unused, f"backbone.weights: weights {weights} of {name}")
 
 
 def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:

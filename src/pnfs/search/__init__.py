@@ -1,8 +1,7 @@
 """Search strategies as Lightning callbacks."""
 
 from pnfs.search.bilevel import FirstOrder, SecondOrder
-from pnfs.search.gumbel import GumbelSoftmax
-from pnfs.search.strategy import Frozen, Random, SearchStrategy, Synchronous
+from pnfs.search.strategy import Frozen, GumbelSoftmax, Random, SearchStrategy, Synchronous
 
 __all__ = [
     "FirstOrder",
