@@ -179,15 +179,6 @@ def test_wrong_usage(tmp_path: Path, overrides: list[str], named: str) -> None:
     assert named in str(error.value)
 
 
-def test_what_lies_inside_a_run_is_no_run(tmp_path: Path) -> None:
-    for folder in ("a/1", "a/1/wandb/copy", "b/2"):
-        write_run(tmp_path, folder)
-    # A score that was evaluated later is no run, nor does it hide those below.
-    (tmp_path / "a/result.json").write_text(json.dumps({"kind": "evaluate", "score": 1.0}))
-    found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)]
-    assert found == ["a/1", "b/2"]
-
-
 def test_listing_waits_for_no_heavy_library(tmp_path: Path) -> None:
     write_run(tmp_path, "grid/aaaaaaaa")
     code = (

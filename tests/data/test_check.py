@@ -91,32 +91,28 @@ def test_truncated_and_missing_images_are_both_found(mpii: Path) -> None:
     assert "damaged images" not in inspected(mpii, images="sample", sample=2)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.98])
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_any_truncation_is_seen(tmp_path: Path, suffix: str, share: float) -> None:
+def test_any_truncation_is_seen(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"picture.{suffix}"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8))
     assert (inspect_file(path).size, inspect_file(path).problem) == ((60, 80), None)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert inspect_file(path).problem
+    content = path.read_bytes()
+    for share in (0.98, 0.9, 0.5, 0.1, 0):
+        path.write_bytes(content[: int(share * len(content))])
+        assert inspect_file(path).problem
 
 
-@pytest.mark.parametrize(
-    ("orientation", "turn", "named"), [(3, 2, "180°"), (6, 1, "90°"), (8, 3, "270°")]
-)
-def test_turned_images_are_reported(mpii: Path, orientation: int, turn: int, named: str) -> None:
-    path = min((mpii / "images").iterdir())
-    exif = Image.Exif()
+@pytest.mark.parametrize(("orientation", "named"), [(3, "180°"), (6, "90°"), (8, "270°")])
+def test_turned_images_are_reported(mpii: Path, orientation: int, named: str) -> None:
+    path, exif = min((mpii / "images").iterdir()), Image.Exif()
     exif[0x0112] = orientation
-    pixels = np.rot90(np.asarray(Image.open(path)), turn)
+    pixels = np.asarray(Image.open(path))
     Image.fromarray(pixels).save(path, quality=95, exif=exif)
     # Training reads pixels as they are stored, so that labels of the upright picture do not fit.
     difference = ImageFiles(path.parent, [path.name]).read(0).astype(int) - pixels
     assert np.abs(difference).mean() < 8
     turned = inspected(mpii)["image orientation"]
-    assert turned.severity == "warning"
-    assert path.name in turned.problem
-    assert named in turned.problem
+    assert (turned.severity, turned.records) == ("warning", (f"{path} ({named})",))
 
 
 def test_numbers_that_training_cannot_read_are_reported(tmp_path: Path) -> None:

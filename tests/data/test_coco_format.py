@@ -141,19 +141,14 @@ HALF = every(lambda n, record: record.update(area=0) if n % 2 else None)
 
 ACCEPTED: dict[str, tuple[dict, dict, dict]] = {
     "as it should be": (content(), {}, {}),
-    "person is 0": (category_id(0), {}, {}),
     "person is 7": (category_id(7), {}, {}),
     "Person with a capital": (named(" Person"), {}, {}),
-    "annotations from 0": (every(lambda n, r: r.update(id=n)), {}, {}),
     "annotations below 0": (every(lambda n, r: r.update(id=n - 3)), {}, {}),
     "other categories": (with_other(), {f.OTHER_CATEGORY: 2}, {}),
     "another category's crowd": (with_other(iscrowd=1), {f.OTHER_CATEGORY: 2}, {}),
     "half without area": (HALF, {}, {f.AREA_FROM_BOX: 3}),
     "no area": (without("area"), {}, {f.AREA_FROM_BOX: 6}),
-    "null as area": (every(lambda n, r: r.update(area=None)), {}, {f.AREA_FROM_BOX: 6}),
     "no iscrowd": (without("iscrowd"), {}, {}),
-    "null as iscrowd": (every(lambda n, r: r.update(iscrowd=None)), {}, {}),
-    "no num_keypoints": (without("num_keypoints"), {}, {}),
     "neither": (without("num_keypoints", "iscrowd", "area"), {}, {f.AREA_FROM_BOX: 6}),
     "no visible joint": (every(statement), {f.NO_JOINTS: 2}, {}),
     "num_keypoints 0": (
@@ -181,23 +176,15 @@ def own_labels(read: f.Annotations) -> DetectedPoses:
     return DetectedPoses(read.image_ids[rows], read.joints[rows], np.ones(rows.sum()))
 
 
-@pytest.mark.parametrize("labels", [case[0] for case in ACCEPTED.values()], ids=list(ACCEPTED))
-def test_labels_scored_against_themselves_are_perfect(labels: dict, tmp_path: Path) -> None:
-    path = tmp_path / "labels.json"
-    path.write_text(json.dumps(labels))
-    before = copy.deepcopy(labels)
-    for truth in (labels, path):
-        read = read_annotations(truth)
-        scores = evaluate_detections(own_labels(read), read)
-        assert scores["AP"] == pytest.approx(1, abs=1e-9)
-        assert scores["AR"] == pytest.approx(1, abs=1e-9)
-    assert labels == before
-
-
 @pytest.mark.parametrize(("labels", "left_out", "remarks"), ACCEPTED.values(), ids=list(ACCEPTED))
 def test_loader_metric_and_doctor_agree(
     labels: dict, left_out: dict, remarks: dict, tmp_path: Path
 ) -> None:
+    before = copy.deepcopy(labels)
+    read = read_annotations(labels)
+    scores = evaluate_detections(own_labels(read), read)
+    assert (scores["AP"], scores["AR"]) == (pytest.approx(1), pytest.approx(1))
+    assert labels == before
     source = COCO(dataset(tmp_path / "d", labels))
     persons = source.persons("val")
     assert persons.left_out == left_out
@@ -247,17 +234,14 @@ def test_other_tools_score_the_results_file_alike(labels: dict, tmp_path: Path) 
     assert evaluate_detections(found, read)["AP"] == pytest.approx(1, abs=1e-6)
 
 
-def test_a_missing_area_is_a_share_of_the_box(tmp_path: Path) -> None:
+def test_a_missing_area_is_a_share_of_the_box_and_an_empty_one_counted(tmp_path: Path) -> None:
     persons = COCO(dataset(tmp_path / "d", HALF)).persons("val")
     expected = np.sqrt([10000, 0.53 * 130 * 150] * 3)
     np.testing.assert_allclose(persons.reference_length, expected, rtol=1e-6)
-
-
-def test_an_empty_box_is_counted(tmp_path: Path) -> None:
     labels = content()
     labels["annotations"][0]["bbox"] = [10, 10, 0, 30]
     labels["annotations"][3]["bbox"] = [SIZE + 5, 10, 30, 30]
-    assert COCO(dataset(tmp_path / "d", labels)).persons("val").left_out == {f.EMPTY_BOX: 2}
+    assert COCO(dataset(tmp_path / "e", labels)).persons("val").left_out == {f.EMPTY_BOX: 2}
 
 
 # --- refusals
@@ -298,9 +282,7 @@ REFUSED: dict[str, tuple[dict, tuple[str, ...]]] = {
     "no keypoints": (without("keypoints"), ("annotation 1", "keypoints")),
     "no category": (without("category_id"), ("annotation 1", "category_id")),
     "iscrowd in words": (_with(iscrowd="no"), ("annotation 3", "iscrowd")),
-    "num_keypoints in words": (_with(num_keypoints="many"), ("annotation 3", "num_keypoints")),
     "num_keypoints without end": (_with(num_keypoints=1e300), ("annotation 3", "num_keypoints")),
-    "area in words": (_with(area="large"), ("annotation 3", "area")),
     "16 joints": (_with(keypoints=[1] * 48), ("annotation 3", "keypoints")),
     "an unknown flag": (_with(keypoints=[1, 1, 3] * 17), ("annotation 3", "flag")),
     "an id twice": (_with(id=1), ("annotation 1", "id")),

@@ -12,17 +12,11 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
-from pnfs.body import Skeleton, skeleton_by_name
+from pnfs.body import skeleton_by_name
 from pnfs.commands import data as data_command
-from pnfs.commands.configuration import (
-    build_network,
-    build_source,
-    configuration_folder,
-    plain,
-    register_resolvers,
-)
+from pnfs.commands.configuration import build_network, build_source, configuration_folder, plain
 from pnfs.data.check import inspect_dataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
@@ -63,22 +57,18 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def settings_of(command: str, *overrides: str) -> dict[str, Any]:
-    register_resolvers()
+def composed(command: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return plain(compose(command, ["dataset=coco_animals", *overrides]))
+        return compose(command, ["dataset=coco_animals", *overrides])
+
+
+def settings_of(command: str, *overrides: str) -> dict[str, Any]:
+    return plain(composed(command, *overrides))
 
 
 def animals(root: Path, **options: Any) -> COCO:
-    config = OmegaConf.to_container(
-        compose_dataset(root), resolve=True
-    ) | options  # fmt: skip
-    return build_source(config)  # type: ignore[return-value]
-
-
-def compose_dataset(root: Path) -> Any:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("data", ["dataset=coco_animals", f"dataset.root={root}"]).dataset
+    dataset = settings_of("data", f"dataset.root={root}")["dataset"]
+    return build_source(dataset | options)  # type: ignore[return-value]
 
 
 def test_the_files_joints_are_found_by_name(root: Path) -> None:
@@ -142,37 +132,18 @@ def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
 
 
 def test_they_are_drawn(root: Path, tmp_path: Path) -> None:
-    register_resolvers()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        small = ["input_size=[64,64]", "browse.persons=3", "browse.rows=1", f"out={tmp_path}/s"]
-        config = compose(
-            "data", ["action=browse", "dataset=coco_animals", f"dataset.root={root}", *small]
-        )
-    data_command.run(config)
+    small = ["input_size=[64,64]", "browse.persons=3", "browse.rows=1", f"out={tmp_path}/s"]
+    data_command.run(composed("data", "action=browse", f"dataset.root={root}", *small))
     assert {path.name for path in (tmp_path / "s").iterdir()} == {
         "crops.png", "flips.png", "targets.png"
     }  # fmt: skip
 
 
-def test_a_skeleton_is_named_described_or_given() -> None:
-    described = skeleton_by_name(ANIMAL)
-    assert described == Skeleton(**{k: v for k, v in ANIMAL.items() if k != "_target_"})
-    assert skeleton_by_name(described) is described
-    assert described.flip_permutation.tolist()[:3] == [1, 0, 2]
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
-    [
-        ({"flip_pairs": [["left_eye", "right_ear"]]}, "right_ear"),
-        ({"joints": [*JOINTS, "nose"]}, "twice"),
-        ({"limbs": [["nose"]]}, "pairs"),
-        ({"oks_sigmas": [0.1]}, "sigmas"),
-        ({"oks_sigmas": [-0.1] * 17}, "positive"),
-        ({"joints": "nose"}, "joints"),
-        ({"colour": "red"}, "colour"),
-    ],
-)
+    [({"flip_pairs": [["left_eye", "right_ear"]]}, "right_ear"), ({"limbs": [["nose"]]}, "pairs"),
+     ({"oks_sigmas": [-0.1] * 17}, "positive"), ({"colour": "red"}, "colour")],
+)  # fmt: skip
 def test_a_wrong_description_is_refused(change: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         skeleton_by_name(ANIMAL | change)

@@ -181,12 +181,9 @@ def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Pat
     ("change", "message"),
     [
         ({"joints": record()["joints"][:15]}, r"joints has shape \(15, 2\), it must have \(16, 2"),
-        ({"joints_vis": [1] * 17}, r"joints_vis has shape \(17,\)"),
         ({"joints_vis": [2] * 16}, "joints_vis must be 0 or 1"),
         ({"joints": [[1.0, float("nan")]] * 16}, "a labelled joint is not a finite number"),
-        ({"joints": "none"}, "joints is not an array of numbers"),
         ({"center": [1.0, None]}, "center must be finite"),
-        ({"scale": 0}, "scale positive"),
         ({"scale": "big"}, "scale is not an array of numbers"),
     ],
 )

@@ -73,14 +73,11 @@ def test_damaged_files_are_named(metrics_csv, content, named):
     assert str(metrics_csv) in str(error.value)
 
 
-def test_files_without_values(tmp_path):
-    path = tmp_path / "metrics.csv"
+def test_file_without_values_cannot_be_drawn(metrics_csv, tmp_path):
+    metrics_csv.write_text("epoch,step,val/score\n")
+    assert read_metrics(metrics_csv) == {}
     with pytest.raises(DataError, match=r"metrics\.csv"):
-        read_metrics(path)
-    path.write_text("epoch,step,val/score\n")
-    assert read_metrics(path) == {}
-    with pytest.raises(DataError, match=r"metrics\.csv"):
-        plot_curves(path, tmp_path / "curves.png")
+        plot_curves(metrics_csv, tmp_path / "curves.png")
 
 
 def test_it_reads_what_lightning_writes(tmp_path):

@@ -13,11 +13,7 @@ _ASSIGNMENT = re.compile(r"(\+{0,2}[A-Za-z_][\w./@]*)=(.+)", re.DOTALL)
 
 
 def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
-    """`experiment=glob(table3/*)` as the list of its rows: Hydra's own glob sees the files of one folder only.
-
-    Raises:
-        UsageError: No row matches.
-    """
+    """`experiment=glob(table3/*)` as the list of its rows: Hydra's own glob sees the files of one folder only."""
     folders = [configuration_folder()]
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, equals, value = argument.partition("=")
@@ -49,9 +45,6 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
     So `input=my photo (1).jpg` and `input=照片.jpg` are what they seem; so is `input=a,b.jpg`, where that is a
     file's name, and no sweep.
-
-    Raises:
-        UsageError: A value cannot be read, and there is no such file; says how it is quoted.
     """
     parser = OverridesParser.create()
     return [_quoted(argument, parser) for argument in arguments]

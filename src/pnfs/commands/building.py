@@ -1,6 +1,6 @@
 """Data and network from a configuration, a new run's or a trained one's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,31 @@ from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
 from pnfs.training.checkpoint_io import WholeCheckpointIO
-from pnfs.training.checkpoints import ARCHITECTURE_KEY, CONFIG_KEY
-from pnfs.training.module import PoseModule
+from pnfs.training.checkpoints import (
+    ARCHITECTURE_KEY,
+    BUILT,
+    CONFIG_KEY,
+    find_checkpoint,
+    read_checkpoint,
+    without_downloads,
+)
+from pnfs.training.module import PoseModule, load_network_state
+
+
+def read_trained(
+    settings: Mapping[str, Any], builds: Sequence[str] = BUILT
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The checkpoint that is named: its path, its configuration, which asks for no downloads, and its content."""
+    path = find_checkpoint(settings["checkpoint"])
+    content = read_checkpoint(path, builds=builds, trust=settings["trust"])
+    return path, dict(without_downloads(content[CONFIG_KEY])), content
+
+
+def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any]) -> PoseNetwork:
+    """The network of a checkpoint, with its weights."""
+    network = build_network(trained["model"])
+    load_network_state(network, content["state_dict"])
+    return network
 
 
 def build_module(
@@ -36,14 +59,7 @@ def build_module(
 def data_of_run(
     trained: Mapping[str, Any], source: PoseDataset, *, batch_size: int, workers: int
 ) -> PoseDataModule:
-    """The crops of a dataset as a trained run saw them, but neither augmented nor cached.
-
-    Args:
-        trained: The run's stored configuration.
-        source: The dataset, the run's own or another one.
-        batch_size: Persons in a batch.
-        workers: Loader processes.
-    """
+    """The crops of a dataset, the run's own or another, as a trained run saw them; not augmented, not cached."""
     height, width = trained["input_size"]
     return PoseDataModule(
         source=source,
@@ -65,11 +81,7 @@ def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[st
 def source_for(
     dataset: Mapping[str, Any], input_size: tuple[int, int], skeleton: str, path: Path
 ) -> PoseDataset:
-    """The dataset that a network, the file at `path`, is scored or calibrated on.
-
-    Raises:
-        UsageError: The network predicts the joints of another skeleton.
-    """
+    """The dataset that a network, the file at `path`, is scored or calibrated on."""
     source, name = build_source(dataset, input_size), skeleton_by_name(skeleton).name
     if name != source.skeleton.name:
         raise UsageError(
@@ -87,12 +99,8 @@ def save_network(
 ) -> Path:
     """Writes a derived or imported network as `checkpoints/best.ckpt`, a run's but for the training's state.
 
-    Args:
-        folder: The run's; made as needed.
-        network: Whose weights are saved.
-        settings: The configuration that describes it, its dataset and its crops.
-        architecture: Architecture of a network of fabrics.
-        epoch: The last one that its weights were trained in.
+    The configuration `settings` describes the network, its dataset and its crops; `epoch` is the last one that its
+    weights were trained in.
     """
     content: dict[str, Any] = {
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class UsageError(PnfsError):
-    """What the user asked for cannot be done; the message says why and what to do."""
+    """What the user asked for cannot be done; the message names the key, why, and what to do.
+
+    Any function of the commands raises it.
+    """
 
 
 def configuration_folder() -> Path:
@@ -90,9 +93,6 @@ def build_source(
         config: The group `dataset`.
         input_size: (height, width) of the network's crops, for datasets whose evaluation depends
             on it (COCO) and whose configuration does not say.
-
-    Raises:
-        UsageError: The dataset's joints are not those of the skeleton that it names.
     """
     offered = inspect.signature(get_class(config["_target_"])).parameters
     if input_size is not None and config.get("input_size") is None and "input_size" in offered:

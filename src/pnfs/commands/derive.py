@@ -13,8 +13,10 @@ from pnfs.commands.building import (
     build_module,
     chosen_dataset,
     data_of_run,
+    read_trained,
     save_network,
     source_for,
+    trained_network,
 )
 from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.scoring import require_whole_split, score_and_predict
@@ -28,31 +30,19 @@ from pnfs.models.architecture import (
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.record import provenance, write_result
-from pnfs.training.checkpoints import (
-    BUILT,
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
-from pnfs.training.module import load_network_state
+from pnfs.training.checkpoints import BUILT
 
 console = Console()
 
 
 def run(config: DictConfig) -> None:
-    """Saves the derived network, its architecture and a record; prints what it costs and scores.
-
-    Raises:
-        UsageError: The checkpoint is a baseline, or a derived network already.
-    """
+    """Saves the derived network, its architecture and a record; prints what it costs and scores."""
     settings = plain(config)
     require_whole_split(settings["trainer"])
-    path, method = find_checkpoint(settings["checkpoint"]), settings["method"]
+    method = settings["method"]
     builds = BUILT if settings["evaluate"] else ("model",)
-    checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    trained = without_downloads(checkpoint[CONFIG_KEY])
-    source = build_network(trained["model"])
+    path, trained, content = read_trained(settings, builds)
+    source = trained_network(trained, content)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
             f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "
@@ -60,7 +50,6 @@ def run(config: DictConfig) -> None:
         )
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
-    load_network_state(source, checkpoint["state_dict"])
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
     architecture = describe_architecture(source)
     if method == "prune":
@@ -74,7 +63,7 @@ def run(config: DictConfig) -> None:
     transfer_weights(source, derived)
     folder = Path(settings["out"]) if settings["out"] else path.parent.parent / method
     derived_settings = trained | {"model": model}
-    saved = save_network(folder, derived, derived_settings, architecture, checkpoint["epoch"])
+    saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     networks = {"source": source, "derived": derived}
     height, width = trained["input_size"]

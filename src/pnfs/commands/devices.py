@@ -16,11 +16,7 @@ GPUS = "PNFS_GPUS"
 
 
 def take_gpu_if_asked() -> None:
-    """Where PNFS_GPUS says so, lets this process see one GPU only; before anything else looks for one.
-
-    Raises:
-        UsageError: PNFS_GPUS is not a positive number, or exceeds the GPUs of CUDA_VISIBLE_DEVICES.
-    """
+    """Where PNFS_GPUS says so, lets this process see one GPU only; before anything else looks for one."""
     asked = os.environ.get(GPUS)
     if asked is None:
         return

@@ -4,9 +4,9 @@ import hashlib
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torchmetrics import MetricCollection
 
-from pnfs.commands.building import build_module, chosen_dataset, data_of_run, source_for
+from pnfs.commands.building import (
+    build_module,
+    chosen_dataset,
+    data_of_run,
+    read_trained,
+    source_for,
+)
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.every_split import with_every_split
 from pnfs.commands.report import report, result_folder
@@ -25,18 +31,13 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import read_pose_file
-from pnfs.data.pose_matching import PosesAsDetections, assign
+from pnfs.data.pose_matching import assign, coco_scores
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
+from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule
 
 PICTURE_SIZE = (256, 256)
@@ -60,25 +61,16 @@ def run(config: DictConfig) -> float:
 # --- a network
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A trained network and its data, ready to be scored.
-
-    Attributes:
-        run: The run's folder, or that of an exported file.
-        module: What predicts.
-        data: Crops as the network was trained on.
-        dataset: Configuration of the dataset.
-        trainer: Configuration of the trainer, which says where is computed.
-        computed: Runtime and precision.
-    """
+class Scored(NamedTuple):
+    """A trained network, or an exported file in `run`, ready to be scored on the crops that it was trained on."""
 
     run: Path
     module: PoseModule | ScoredPredictor
     data: PoseDataModule
     dataset: dict[str, Any]
     trainer: dict[str, Any]
-    computed: dict[str, str] = field(default_factory=dict)
+    computed: dict[str, str]
+    """Runtime and precision."""
 
 
 def _network(settings: dict[str, Any]) -> float:
@@ -132,8 +124,7 @@ def _outcome(
 def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     """A checkpoint with the evaluation's choices."""
     chosen_runtime(path, settings["runtime"], settings["precision"])
-    content = read_checkpoint(path, trust=settings["trust"])
-    trained = without_downloads(content[CONFIG_KEY])
+    _, trained, content = read_trained(settings)
     dataset, data = _data(settings, trained, trained["model"]["skeleton"], path)
     module = build_module(trained, data.source)
     module.load_weights(content["state_dict"])
@@ -149,11 +140,7 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
 
 
 def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
-    """An exported file; its dataset is named, or that of the run in whose folder it lies.
-
-    Raises:
-        UsageError: No dataset is named, and the file lies in no run's folder.
-    """
+    """An exported file; its dataset is named, or that of the run in whose folder it lies."""
     predictor = load_predictor(
         path,
         build=build_network,
@@ -186,11 +173,7 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
 def _data(
     settings: Mapping[str, Any], trained: Mapping[str, Any], skeleton: str, path: Path
 ) -> tuple[dict[str, Any], PoseDataModule]:
-    """The dataset's configuration, and the crops in it as a network was trained on.
-
-    Raises:
-        UsageError: The dataset has other joints, or does not offer a choice of `eval`.
-    """
+    """The dataset's configuration, and the crops in it as a network was trained on."""
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     chosen = {k: v for k, v in settings["eval"].items() if k != "name" and v is not None}
     called = get_class(dataset["_target_"])
@@ -211,12 +194,7 @@ def _data(
 
 
 def _file(settings: Mapping[str, Any]) -> float:
-    """Scores a file; see conf/evaluate.yaml.
-
-    Raises:
-        UsageError: No dataset is named, or a key is given that only a network has.
-        DataError: The file cannot be scored on the dataset.
-    """
+    """Scores a file; see conf/evaluate.yaml."""
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
@@ -236,14 +214,14 @@ def _file(settings: Mapping[str, Any]) -> float:
     console.print(f"predictions: {poses.path} ({poses.format})", soft_wrap=True, highlight=False)
     if poses.left_out:
         console.print(f"left out of the file: {listed(poses.left_out)}", highlight=False)
+    # A detector's boxes have no part in it.
+    source = source.in_labelled_boxes()
+    matches = assign(poses, source, split)
     if isinstance(source, COCO):
-        labels = source.labelled(split).persons
-        source = PosesAsDetections(source, split, poses)
-        scores, matches = source.scores(split), source.matches(split, source.predictions)
+        scores = coco_scores(poses, source, split)
     else:
-        labels = source.persons(split)
-        matches = assign(poses, labels)
         scores = _scores(source, split, matches.predictions)
+    labels = matches.labels
     console.print(labels.described(), soft_wrap=True, highlight=False)
     digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
     choices = {"split": split, "predictions": poses.format, "boxes": "as predicted"}

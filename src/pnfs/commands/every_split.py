@@ -26,9 +26,6 @@ class EverySplit(PoseDataset):
     """A dataset with one split, "all"; ids begin with the name of their own split.
 
     A split "test" that has no labels, or whose labels are not there, is left out.
-
-    Raises:
-        UsageError: The dataset is scored image by image, over one annotation file.
     """
 
     splits = (ALL,)

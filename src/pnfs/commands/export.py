@@ -10,46 +10,37 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pnfs.codec import Codec
-from pnfs.commands.building import chosen_dataset, data_of_run, source_for
-from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.building import (
+    chosen_dataset,
+    data_of_run,
+    read_trained,
+    source_for,
+    trained_network,
+)
+from pnfs.commands.configuration import UsageError, plain
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
-from pnfs.training.module import load_network_state
 
 console = Console()
 
 
 def run(config: DictConfig) -> None:
-    """Writes the file, checks it against PyTorch, and says how far it is away.
-
-    Raises:
-        UsageError: A setting has no such choice, or there are too few crops to calibrate on.
-    """
+    """Writes the file, checks it against PyTorch, and says how far it is away."""
     settings = plain(config)
     # What OpenVINO computes in, the same key of other commands, is another choice.
     if settings["precision"] not in get_args(FilePrecision):
         choices = ", ".join(get_args(FilePrecision))
         raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
-    path = find_checkpoint(settings["checkpoint"])
+    # Eight bits are calibrated on the run's own training crops.
+    is_int8 = settings["precision"] == "int8"
+    path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
     # A name without an ending gets one, since other commands go by it.
     file = Path(settings["out"] or path.parent.parent / "model.onnx").expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
-    # Eight bits are calibrated on the run's own training crops.
-    is_int8 = settings["precision"] == "int8"
-    builds = ("model", "dataset") if is_int8 else ("model",)
-    checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    trained = without_downloads(checkpoint[CONFIG_KEY])
-    network = build_network(trained["model"])
-    load_network_state(network, checkpoint["state_dict"])
+    network = trained_network(trained, content)
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
@@ -90,11 +81,7 @@ def _calibration(
     input_size: tuple[int, int],
     path: Path,
 ) -> Calibration:
-    """Plain training crops, spread over the split, in turns to calibrate on and to check on.
-
-    Raises:
-        UsageError: There are too few.
-    """
+    """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     source = source_for(dataset, input_size, trained["model"]["skeleton"], path)

@@ -35,12 +35,7 @@ console = Console()
 
 
 def run(config: DictConfig) -> None:
-    """Saves the checkpoint as a run's, and prints what was read and assumed.
-
-    Raises:
-        UsageError: The file is none that can be imported, or something is missing or contradictory; names file
-            and key.
-    """
+    """Saves the checkpoint as a run's, and prints what was read and assumed."""
     settings = plain(config)
     file = Path(settings["checkpoint"]).expanduser()
     if not file.is_file():

@@ -52,11 +52,7 @@ _KINDS: Mapping[str, Any] = {
 
 
 def check_keys(command: str, config: DictConfig) -> None:
-    """Refuses keys that nothing reads, and values of another kind, before anything is built.
-
-    Raises:
-        UsageError: Names the key, and the nearest that there is, or what it may hold.
-    """
+    """Refuses keys that nothing reads, and values of another kind, before anything is built."""
     known = known_keys(command)
     for key in _unread(OmegaConf.to_container(config, resolve=False), known):
         raise UsageError(f"there is no key {key}{near_match(key, known)}")

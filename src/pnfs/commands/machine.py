@@ -59,18 +59,18 @@ def _version(name: str) -> str:
 def check_devices(precision: str | None = None) -> Iterator[Finding]:
     """GPUs, whether they compute, and the precisions they support."""
     cores = f"{os.cpu_count() or 1} cores, {torch.get_num_threads()} threads for torch"
-    name = platform.processor() or platform.machine()
-    yield Finding("note", "devices", "CPU", f"{name}, {cores}")
+    yield Finding(
+        "note", "devices", "CPU", f"{platform.processor() or platform.machine()}, {cores}"
+    )
     if torch.cuda.is_available():
         yield from (_check_gpu(gpu, precision) for gpu in range(torch.cuda.device_count()))
-    elif shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
-        built = torch.version.cuda or "-"
-        problem = f"this machine has an NVIDIA GPU that torch cannot use (built for CUDA {built})"
+    elif shutil.which("nvidia-smi"):
+        problem = (
+            f"torch, built for CUDA {torch.version.cuda or '-'}, cannot use this machine's GPU"
+        )
         advice = "Install torch for the driver's CUDA version (pytorch.org, Get Started), or update the driver."
         yield Finding("warning", "devices", "GPU", problem, advice)
-    elif torch.backends.mps.is_available():
-        yield Finding("note", "devices", "GPU", "Apple's GPU is available", "Use trainer=auto.")
-    else:
+    elif not torch.backends.mps.is_available():
         advice = (
             "Enough for the demo, predictions and small sets; the paper's trainings need a GPU."
         )
@@ -79,7 +79,7 @@ def check_devices(precision: str | None = None) -> Iterator[Finding]:
 
 def _check_gpu(index: int, precision: str | None) -> Finding:
     """One small matrix product in each precision: a GPU that is listed need not work."""
-    where, gpu = f"cuda:{index}", torch.cuda.get_device_properties(index)
+    where, name = f"cuda:{index}", torch.cuda.get_device_name(index)
     dtypes = [torch.float32, torch.float16]
     dtypes += [torch.bfloat16] if torch.cuda.is_bf16_supported(including_emulation=False) else []
     try:
@@ -87,20 +87,16 @@ def _check_gpu(index: int, precision: str | None) -> Finding:
             ones = torch.ones(64, 64, device=where, dtype=dtype)
             if float((ones @ ones).float().mean()) != 64:
                 raise RuntimeError(f"a matrix product in {dtype} came out wrong")
-        free = torch.cuda.mem_get_info(index)[0]
+        free, total = (size / _GIB for size in torch.cuda.mem_get_info(index))
     except RuntimeError as error:
-        problem = f"{gpu.name} does not compute: {str(error).splitlines()[0]}"
+        problem = f"{name} does not compute: {str(error).splitlines()[0]}"
         advice = "See nvidia-smi; or choose another GPU with CUDA_VISIBLE_DEVICES."
         return Finding("error", "devices", where, problem, advice)
-    described = (
-        f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {free / _GIB:.1f} of "
-        f"{gpu.total_memory / _GIB:.1f} GiB free, CUDA {torch.version.cuda}, {', '.join(map(str, dtypes))}"
-    )
+    kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    described = f"{name}, {free:.1f} of {total:.1f} GiB free, CUDA {torch.version.cuda}, {kinds}"
     if str(precision).startswith("bf16") and torch.bfloat16 not in dtypes:
         advice = "It has no bfloat16: train with trainer.precision=16-mixed."
         return Finding("warning", "devices", where, described, advice)
-    if free < 0.5 * gpu.total_memory:
-        return Finding("warning", "devices", where, described, "Others use it; see nvidia-smi.")
     return Finding("note", "devices", where, described, "Use trainer=gpu.")
 
 

@@ -30,11 +30,7 @@ _OF_THE_PREDICTOR = (
 
 
 def run(config: DictConfig) -> None:
-    """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named.
-
-    Raises:
-        UsageError: An input could not be used.
-    """
+    """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named."""
     settings = plain(config)
     out, threshold = _folder(settings), settings["nms_threshold"]
     files, others = find_inputs(settings["input"], out)
@@ -89,11 +85,7 @@ def run(config: DictConfig) -> None:
 
 
 def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
-    """Where the persons are, as the command line says.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
+    """Where the persons are, as the command line says."""
     threshold, detector = settings["box_threshold"], settings["detector"]
     if settings["boxes"] == "image":
         return WholeImage()

@@ -29,11 +29,7 @@ class ProcessFailed(PnfsError):
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
-    """How many processes a trainer's configuration asks for.
-
-    Raises:
-        UsageError: Several machines, or ranks that another launcher has made already.
-    """
+    """How many processes a trainer's configuration asks for."""
     if trainer.get("num_nodes", 1) != 1:
         raise UsageError("trainer.num_nodes: a run uses the devices of one machine only")
     world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))

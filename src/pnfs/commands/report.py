@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.score_tables import described, joint_table, score_table
+from pnfs.commands.score_tables import described, score_table
 from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
@@ -48,15 +48,10 @@ def report(
     settings: Mapping[str, Any],
     module: PoseModule | ScoredPredictor | None = None,
 ) -> None:
-    """Prints, writes, draws and logs what an evaluation found.
+    """Prints, writes into `folder`, draws and logs what an evaluation found.
 
-    Args:
-        record: What `result.json` is to hold; rates by joint are added.
-        folder: Where everything goes.
-        data: The predicted persons.
-        matches: The labelled persons and their predictions.
-        settings: Settings of the command.
-        module: What predicted them; None for a file of predictions.
+    `record` is what `result.json` is to hold; rates by joint are added. `module`, None for a file of predictions,
+    predicted the persons of `data`, which `matches` brings together with the labels.
     """
     source, split, errors = data.source, settings["split"], matches.errors
     metric = source.metric(split)
@@ -82,8 +77,6 @@ def report(
             console.print(
                 f"{unsized:,} persons have no size to measure errors by: they are not scored"
             )
-        if "by_joint" in record:
-            console.print(joint_table(record["by_joint"]))
     pictures = write_pictures(module, data, folder, split, matches.predictions)
     if criterion is not None:
         pictures |= _score_pictures(data, folder, split, matches, criterion)

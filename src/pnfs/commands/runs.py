@@ -1,11 +1,8 @@
 """`pnfs runs`: lists runs, compares two, or writes one HTML page about all."""
 
-import csv
 import json
 import math
-import sys
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,26 +47,22 @@ def run(config: DictConfig) -> None:
     if own["html"] is not None:
         write_page(runs, root, Path(own["html"]).expanduser(), own["pictured"])
         return
-    cards = [card_of(run, root) for run in runs]
-    if own["sort"] != "path":
-        sign = -1 if own["sort"] == "score" else 1
-        values = [getattr(card, own["sort"]) for card in cards]
-        by = [math.inf if value is None else sign * value for value in values]
-        cards = [cards[n] for n in sorted(range(len(cards)), key=by.__getitem__)]
+    cards, by = [card_of(run, root) for run in runs], own["sort"]
+    if by != "path":
+        # The highest score, but the shortest and the cheapest first; what is not known, last.
+        sign = -1 if by == "score" else 1
+        values = {card.run: getattr(card, by) for card in cards}
+        cards.sort(key=lambda c: math.inf if values[c.run] is None else sign * values[c.run])
     if own["format"] == "table":
         print(f"{len(cards)} runs below {root}")
         colours = console.is_terminal and not console.no_color
         print(*run_lines(cards, console.width, colours), sep="\n")
     else:
-        _write_cards(cards, own["format"])
+        print(written_cards(cards, own["format"]).rstrip())
 
 
 def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
-    """The runs whose configuration has all these values; "state" is the run's own.
-
-    Raises:
-        UsageError: No run has such a key, or these are no keys with values.
-    """
+    """The runs whose configuration has all these values; "state" is the run's own."""
     if not isinstance(conditions, Mapping):
         # What a shell makes of braces that are not quoted.
         raise UsageError(f"filter={conditions}: quote it: 'filter={{key:value,key:value}}'")
@@ -149,17 +142,16 @@ def run_lines(cards: Sequence[RunCard], width: int, colours: bool = False) -> li
     return lines
 
 
-def _write_cards(cards: Sequence[RunCard], form: str) -> None:
-    """To standard output: JSON with all scores, null for what is not known; or CSV, with blank cells."""
-    entries = [{name: getattr(card, name) for name in (*COLUMNS, "scores")} for card in cards]
-    if form == "json":
-        print(json.dumps(entries, indent=1, allow_nan=False))
-        return
-    writer: csv.DictWriter[str] = csv.DictWriter(
-        sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n"
+def written_cards(cards: Sequence[RunCard], form: str) -> str:
+    """JSON with all scores, null for what is not known; or CSV, with blank cells."""
+    import pandas as pd  # Here and not above: a list need not wait for it.
+
+    names = [*COLUMNS, "scores"] if form == "json" else COLUMNS
+    rows = [{name: getattr(card, name) for name in names} for card in cards]
+    table = pd.DataFrame(rows, columns=[*names], dtype=object)
+    return (
+        table.to_json(orient="records", indent=1) if form == "json" else table.to_csv(index=False)
     )
-    writer.writeheader()
-    writer.writerows(entries)
 
 
 # --- two runs
@@ -268,20 +260,18 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 
     Where they differ in much, only those that are not the experiment's most common ones.
     """
-    names = [run.config.get("name") for run in runs]
+    import pandas as pd  # As above.
+
     values = [_defining_values(run) for run in runs]
-    unsaid: dict[Any, dict[str, str | None]] = {}
-    for name in dict.fromkeys(names):
-        members = [each for each, of in zip(values, names, strict=True) if of == name]
-        keys = dict.fromkeys(key for each in members for key in each)
-        counts = {key: Counter(each.get(key, ABSENT) for each in members) for key in keys}
-        differing = {key: count for key, count in counts.items() if len(count) > 1}
-        few = len(differing) <= _MOST_DIFFERENCES
-        unsaid[name] = {k: None if few else c.most_common(1)[0][0] for k, c in differing.items()}
-    found = []
-    for name, each in zip(names, values, strict=True):
-        own = {key: each.get(key, ABSENT) for key in unsaid[name]}
-        found.append({key: value for key, value in own.items() if value != unsaid[name][key]})
+    table = pd.DataFrame(values, dtype=object).fillna(ABSENT)
+    found: list[dict[str, str]] = [{} for _ in runs]
+    names = [str(run.config.get("name")) for run in runs]
+    for _, members in table.groupby(names):
+        differing = members.loc[:, members.nunique() > 1]
+        many = len(differing.columns) > _MOST_DIFFERENCES
+        unsaid = differing.mode().iloc[0] if many else None
+        for n, row in differing.iterrows():
+            found[int(str(n))] = dict(row if unsaid is None else row[row != unsaid])
     return found
 
 

@@ -38,32 +38,6 @@ def _number(value: float | None, score: str) -> str:
     return f"{value:.3f}" if score in STATISTICS else f"{value:.1f}"
 
 
-def joint_table(record: Mapping[str, Any]) -> Table:
-    """Right joints in percent, one row a joint, by visibility where that is labelled.
-
-    Args:
-        record: See `pnfs.evaluation.errors.Errors.record`.
-    """
-    joints: Mapping[str, Mapping[str, Any]] = record["joints"]
-    by_visibility = any(columns["occluded"]["labels"] for columns in joints.values())
-    kinds = ("all", "visible", "occluded") if by_visibility else ("all",)
-    missed = record["missed_persons"]
-    table = Table(
-        "joint",
-        title=f"{record['criterion']} by joint, in percent of the labels",
-        caption=f"{missed} persons without prediction" if missed else None,
-    )
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-        table.add_column("labels", justify="right", style="dim")
-    for joint, columns in joints.items():
-        cells = []
-        for kind in kinds:
-            cells += [_number(columns[kind]["percent"], ""), f"{columns[kind]['labels']:,}"]
-        table.add_row(joint.replace("_", " "), *cells)
-    return table
-
-
 def described(choices: Mapping[str, Any]) -> str:
     """Choices in one line: "split: val · flip test: yes · ..."."""
     words = {True: "yes", False: "no"}

@@ -68,11 +68,7 @@ def score_and_predict(
 
 
 def require_whole_split(trainer: Mapping[str, Any]) -> None:
-    """Refuses keys that would score a part of the split, and could not be told from a score of all.
-
-    Raises:
-        UsageError: Names the key.
-    """
+    """Refuses keys that would score a part of the split, and could not be told from a score of all."""
     for key, value in trainer.items():
         limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
         if limits and value is not None:

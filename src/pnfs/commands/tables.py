@@ -59,11 +59,7 @@ def run(config: DictConfig) -> None:
 
 
 def for_the_rows(overrides: Sequence[str]) -> list[str]:
-    """The overrides that `pnfs train` was given with every row.
-
-    Raises:
-        UsageError: One would make rows the same run.
-    """
+    """The overrides that `pnfs train` was given with every row."""
     names = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
     for name in names.values():
         if name in ("seed", "experiment", "initial"):

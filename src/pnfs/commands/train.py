@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from pnfs.commands.building import build_module
 from pnfs.commands.configuration import persons_of, plain, training_source
@@ -197,14 +198,15 @@ def _build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataMod
 
 
 def _cost(module: PoseModule, input_size: tuple[int, int]) -> dict[str, int]:
-    height, width = input_size
-    cost = measure_cost(module.network, (height, width))
+    network, size = module.network, (input_size[0], input_size[1])
+    cost = measure_cost(network, size)
+    # The summary in public pose code, and so the paper, counts transposed convolutions another way.
+    transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
     return {
         "parameters": cost.parameters,
         "live_parameters": cost.live_parameters,
         "macs": cost.macs,
-        # The summary in public pose code, and so the paper, counts this way.
-        "macs_by_output": measure_cost(module.network, (height, width), "output").macs,
+        "macs_by_output": measure_cost(network, size, "output").macs if transposed else cost.macs,
     }
 
 

@@ -29,11 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuses what no training can be made of, before data are read or caches written.
-
-    Raises:
-        UsageError: Names the key.
-    """
+    """Refuses what no training can be made of, before data are read or caches written."""
     if "_target_" not in settings["dataset"]:
         raise UsageError(
             "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
@@ -63,11 +59,7 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def require_labels(source: PoseDataset) -> None:
-    """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it.
-
-    Raises:
-        UsageError: Names the dataset and the split.
-    """
+    """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it."""
     for split in ("train", "val"):
         persons = source.persons(split)
         visibility = persons.visibility
@@ -182,11 +174,7 @@ def newest_whole(folder: Path) -> Path:
 
 
 def load_initial(module: PoseModule, path: str) -> None:
-    """Loads the weights that `initial` names.
-
-    Raises:
-        UsageError: They are those of another network.
-    """
+    """Loads the weights that `initial` names."""
     try:
         module.load_weights(read_checkpoint(path, builds=())["state_dict"])
     except RuntimeError as error:

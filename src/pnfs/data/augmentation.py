@@ -26,24 +26,16 @@ class AffineDraw(NamedTuple):
 class Augmentation:
     """The paper's geometric augmentation, and pixel-level augmentation beyond it.
 
-    Args:
-        rotation: Rotation is uniform within plus or minus this many degrees.
-        scale: (low, high); the person box is enlarged by a uniform factor between them.
-        flip: Probability of mirroring, with left and right joints exchanged.
-        colour: Probability of a change of brightness, contrast, hue and saturation.
-        blur: Probability of a blur.
-        occlusion: Probability that rectangles of the crop are blotted out. Joints stay labelled.
-
     Raises:
         PnfsError: A value out of range; the message names the key.
     """
 
-    rotation: float = 45.0
-    scale: tuple[float, float] = (0.7, 1.3)
-    flip: float = 0.5
-    colour: float = 0.0
-    blur: float = 0.0
-    occlusion: float = 0.0
+    rotation: float = 45.0  # Rotation is uniform within plus or minus this many degrees.
+    scale: tuple[float, float] = (0.7, 1.3)  # The person box is enlarged by a uniform factor.
+    flip: float = 0.5  # Probability of mirroring, with left and right joints exchanged.
+    colour: float = 0.0  # Probability of other brightness, contrast, hue and saturation.
+    blur: float = 0.0  # Probability of a blur.
+    occlusion: float = 0.0  # Probability that rectangles are blotted out. Joints stay labelled.
 
     def __post_init__(self) -> None:
         for name in ("flip", "colour", "blur", "occlusion"):

@@ -38,28 +38,15 @@ ANEW = "delete this file, or run `pnfs data action=cache` with cache.rebuild=tru
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What a cached crop looks like.
+    """What a cached crop looks like; raises PnfsError for a value out of range."""
 
-    Args:
-        input_size: (height, width) of the crops that are cut from the cached ones.
-        rotation: There is room to rotate by this many degrees either way.
-        largest_scale: There is room to enlarge the box by this factor.
-        resolution: Pixels of the cached crop per pixel of the plain crop of `input_size`.
-        format: jpeg, or raw: about ten times the size, and nothing to decode.
-        quality: JPEG quality, 1 to 100.
-        reduced_decoding: See `CropDataset`.
-
-    Raises:
-        PnfsError: A value out of range; the message names it.
-    """
-
-    input_size: tuple[int, int]
-    rotation: float = 0.0
-    largest_scale: float = 1.0
-    resolution: float = 1.5
-    format: Format = "jpeg"
-    quality: int = 95
-    reduced_decoding: bool = True
+    input_size: tuple[int, int]  # (height, width) of the crops that are cut from the cached ones.
+    rotation: float = 0.0  # There is room to rotate by this many degrees either way.
+    largest_scale: float = 1.0  # There is room to enlarge the box by this factor.
+    resolution: float = 1.5  # Pixels of the cached crop per pixel of the plain crop.
+    format: Format = "jpeg"  # Or raw: about ten times the size, and nothing to decode.
+    quality: int = 95  # JPEG quality, 1 to 100.
+    reduced_decoding: bool = True  # See `CropDataset`.
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))

@@ -22,7 +22,6 @@ from pnfs.evaluation.coco_eval import GroundTruth
 PERSON = 1  # COCO's own id of the category "person", for files that name no categories.
 
 Wanted = str | Sequence[str] | None
-"""Name or names of the categories that are read; None: all that have the skeleton's joints."""
 
 AREA_SHARE = 0.53
 """Share of the box that stands for a missing area, as in mmpose: the mean of COCO's own persons."""
@@ -67,7 +66,7 @@ def read_annotations(
     labelled: bool = True,
     where: str = "ground truth",
 ) -> Annotations:
-    """Reads and checks annotations.
+    """Reads and checks annotations of a JSON file, or of its content (which stays as it is).
 
     Required: `images` with ids; for persons id, image_id, category_id, bbox and keypoints (which
     crowds and persons with num_keypoints 0 may lack). `iscrowd` is 0 and `num_keypoints` the
@@ -75,10 +74,10 @@ def read_annotations(
     Annotations of other categories are left out and counted.
 
     Args:
-        source: A JSON file, or its content (which stays as it is).
+        source: The file or its content.
         skeleton: Order of the joints in the result; the file may have another order if its
             category names the joints.
-        category: What is a person.
+        category: Name or names of what is a person; None: all that have the skeleton's joints.
         labelled: False for the list of a test set's images, whose annotations are not read.
         where: What messages call content that is not a file.
 

@@ -30,10 +30,8 @@ class UncutCrops(CropDataset):
 
     "sampling" (2, 3) takes pixels of the crop to those of the cached crop, "cached_crop" (H, W, 3) is that one.
 
-    Args:
-        persons: The persons; their images are `CachedCrops`.
-        resident: The cached crops lie on the device already, and do not come along.
-        **options: Those of `CropDataset`.
+    The persons' images are `CachedCrops`, which do not come along if they are `resident` on the device. The other
+    options are those of `CropDataset`.
 
     Raises:
         PnfsError: The images are not `CachedCrops`, or the augmentation changes more than geometry.
@@ -73,12 +71,10 @@ def cut_crops(
     input_size: tuple[int, int],
     resident: UInt8[Tensor, "N H W 3"] | None = None,
 ) -> PoseBatch:
-    """The batch with its crops, on the device that it is on: bilinear, black outside of the cached crop.
+    """The batch with its crops of `input_size`, on its device: bilinear, black outside of the cached crop.
 
-    Args:
-        batch: Samples of `UncutCrops`, collated.
-        input_size: (height, width) of the crops.
-        resident: Cached crops of all persons, on the same device, for samples without their own.
+    `batch` are samples of `UncutCrops`, collated; `resident` cached crops of all persons, on the same device, for
+    samples without their own.
     """
     rest = {name: value for name, value in batch.items() if name not in (SAMPLING, CACHED)}
     sampling: Float[Tensor, "B 2 3"] = batch[SAMPLING]

@@ -21,7 +21,6 @@ LANDMARKS = (
 """Every point that a skeleton may label; MPII and COCO take their joints from these."""
 
 FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-
 _INDEX = {name: row for row, name in enumerate(LANDMARKS)}
 
 LIMBS: Mapping[str, tuple[str, str, float]] = {
@@ -36,9 +35,7 @@ LIMBS: Mapping[str, tuple[str, str, float]] = {
 """Drawn limbs, the head last: name -> (first landmark, second landmark, radius in person heights)."""
 _LIMB_ENDS = np.array([[_INDEX[a], _INDEX[b]] for a, b, _ in LIMBS.values()])
 _LIMB_RADII = np.array([radius for _, _, radius in LIMBS.values()])
-_TORSO = np.array(
-    [_INDEX[name] for name in ("left_shoulder", "right_shoulder", "right_hip", "left_hip")]
-)
+_TORSO = [_INDEX[n] for n in ("left_shoulder", "right_shoulder", "right_hip", "left_hip")]
 TORSO_RADIUS = 0.045
 # Added to a limb's depth: arms lie on the trunk, the shirt hangs over trousers and neck.
 _DEPTH_BIAS = np.array(
@@ -79,7 +76,6 @@ class Figures:
     unit: Float64[np.ndarray, " N"]  # Length of one person height.
 
     def at(self, name: str) -> Float64[np.ndarray, "N 3"]:
-        """One point of all people."""
         return self.points[:, _INDEX[name]]
 
     def placed(
@@ -134,12 +130,7 @@ class Figures:
 
 
 def pose_people(draws: Draws, turned_away: float) -> Figures:
-    """People in varied poses, about one unit tall, the pelvis at (0, 0).
-
-    Args:
-        draws: Where the randomness comes from; fewer than 40 columns are used.
-        turned_away: Probability that a person shows the back.
-    """
+    """People in varied poses, about one unit tall, the pelvis at (0, 0), of fewer than 40 columns of draws."""
     turn = draws.normal(0, 24) + 180.0 * draws.chance(turned_away)
     # One in ten leans or lies far over, the others stand nearly upright.
     tilt = np.where(draws.chance(0.1), draws.uniform(-75, 75), draws.normal(0, 7))

@@ -54,14 +54,10 @@ def view_of(images: ImageSource, index: int, zoom: float) -> View:
 
 
 class ImageFiles:
-    """Image files below a folder, which no path leaves, nor any symbolic link on its way.
+    """Image files below a folder `root`, which no path leaves, nor any symbolic link on its way.
 
     Links of folders are followed here, each once; those of files when they are read, because asking for every file
     takes seconds on a large dataset.
-
-    Args:
-        root: The folder.
-        paths: Paths relative to `root`.
 
     Raises:
         DataError: A path leaves `root`.

@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pnfs.data import device as on_device
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CacheSettings, Format, with_crops
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.crops import CropDataset, EpochSampler, PoseBatch, start_worker
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.device import (
-    SAMPLING,
-    UncutCrops,
-    cut_crops,
-    fits,
-    load_resident,
-    require_geometry_alone,
-)
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 
@@ -40,9 +33,7 @@ class PoseDataModule(L.LightningDataModule):
         augmentation: Augmentation of the training crops.
         seed: Seed of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
-        unbiased: Geometry of the crops; see `crop_matrix`.
-        reduced_decoding: Read JPEGs at a half, a quarter or an eighth where the crops need no more; see
-            `CropDataset`.
+        unbiased, reduced_decoding: See `CropDataset`.
         cache: Folder for crop caches; what is not there yet is written first. None reads images.
         cache_format: jpeg or raw.
         augment: Where training crops are cut: in the loader's processes ("loader"), or whole batches on
@@ -87,17 +78,11 @@ class PoseDataModule(L.LightningDataModule):
                 "data.resident=true keeps crops on the device: set data.augment=device too"
             )
         if augment == "device":
-            require_geometry_alone(augmentation)
-        self.source = source
-        self.input_size = input_size
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.workers = workers
-        self.augmentation = augmentation
-        self.seed = seed
-        self.drop_last = drop_last
-        self.unbiased = unbiased
-        self.reduced_decoding = reduced_decoding
+            on_device.require_geometry_alone(augmentation)
+        self.source, self.input_size, self.workers, self.seed = source, input_size, workers, seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.augmentation, self.drop_last = augmentation, drop_last
+        self.unbiased, self.reduced_decoding = unbiased, reduced_decoding
         self.cache = cache
         self.cache_format: Format = cache_format
         self.augment: Augment = augment
@@ -148,11 +133,7 @@ class PoseDataModule(L.LightningDataModule):
         self.next_epoch = state_dict["next_epoch"]
 
     def split_train(self, share: float, seed: int) -> tuple[list[int], list[int]]:
-        """Divides the training persons: rows for the weights, rows for the architecture parameters.
-
-        Args:
-            share: Share of the persons that go to the architecture parameters, above 0 and below 1.
-            seed: Seed of the shuffling.
+        """Divides the training persons by chance: rows for the weights, a share for the architecture parameters.
 
         Raises:
             PnfsError: One of the two would be empty.
@@ -194,7 +175,7 @@ class PoseDataModule(L.LightningDataModule):
                 self.persons("train", self.augmentation),
                 self._crop_options(self.augmentation),
             )
-            dataset = UncutCrops(persons, resident=self._keep_resident(), **options)
+            dataset = on_device.UncutCrops(persons, resident=self._keep_resident(), **options)
         return self._loader(dataset, sampler, self.batch_size, drop_last)
 
     def val_dataloader(self) -> DataLoader:
@@ -229,8 +210,8 @@ class PoseDataModule(L.LightningDataModule):
         if self.trainer is None or self.resident is False:
             return False
         persons, device = self.persons("train", self.augmentation), self._device()
-        if self._resident is None and (self.resident is True or fits(persons, device)):
-            self._resident = load_resident(persons, device, max(1, self.workers))
+        if self._resident is None and (self.resident is True or on_device.fits(persons, device)):
+            self._resident = on_device.load_resident(persons, device, max(1, self.workers))
         return self._resident is not None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> PoseBatch:
@@ -238,7 +219,11 @@ class PoseDataModule(L.LightningDataModule):
 
         Lightning calls this for each batch; who iterates a training loader by hand does so too.
         """
-        return cut_crops(batch, self.input_size, self._resident) if SAMPLING in batch else batch
+        return (
+            on_device.cut_crops(batch, self.input_size, self._resident)
+            if on_device.SAMPLING in batch
+            else batch
+        )
 
     def teardown(self, stage: str) -> None:
         """Gives the device's memory back after training."""

@@ -10,26 +10,13 @@ from jaxtyping import Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
-from pnfs.data.coco_format import (
-    CROWD,
-    NO_JOINTS,
-    OTHER_CATEGORY,
-    Annotations,
-    read_annotations,
-    without_outline,
-)
+from pnfs.data import coco_format, readers
+from pnfs.data.coco_format import Annotations
 from pnfs.data.datasets.coco_boxes import read_results
 from pnfs.data.datasets.mpii import FILE_JOINTS, FROM_FILE
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED
-from pnfs.data.readers import (
-    Records,
-    finite_rows,
-    first_of_each,
-    read_json,
-    read_mat,
-    require_rows,
-)
+from pnfs.data.readers import Records
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file that is read; COCO's training annotations have a quarter of this."""
@@ -92,7 +79,7 @@ def read_pose_file(
         )
     if path.suffix == ".mat":
         return _pred_mat(path, skeleton)
-    content = read_json(path, object_hook=without_outline)
+    content = readers.read_json(path, object_hook=coco_format.without_outline)
     if isinstance(content, list):
         records = Records(path, content).all
         if not records:
@@ -110,11 +97,11 @@ def read_pose_file(
 def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     """`preds`, (N, 16, 2): 1-based px, joints in the order of MPII's files (HRNet, and ours)."""
     _require_mpii(path, skeleton)
-    joints = read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
+    joints = readers.read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
     if not len(joints):
         raise DataError(f"{path}: preds holds no prediction")
     wrong = "preds is not a finite number"
-    require_rows(path, finite_rows(joints), lambda row: f"person {row}", wrong)
+    readers.require_rows(path, readers.finite_rows(joints), lambda row: f"person {row}", wrong)
     ones = np.ones(joints.shape[:2])
     return PoseFile(path, "MPII pred.mat", joints[:, FROM_FILE], ones, ones[:, 0])
 
@@ -156,7 +143,7 @@ def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> Pose
     if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
         raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
     ids = persons.texts("id")
-    persons.require(first_of_each(ids), "its id occurs before")
+    persons.require(readers.first_of_each(ids), "its id occurs before")
     table = persons.numbers("keypoints", len(names), 3, finite=True)
     table = table[:, [names.index(joint) for joint in skeleton.joints]]
     scores = table[..., 2]
@@ -183,7 +170,7 @@ def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | Non
         path, "COCO results", table[..., :2], table[..., 2], found["score"],
         image_ids=found["image_id"],
         boxes=found.get("bbox"),
-        left_out={OTHER_CATEGORY: others} if others else {},
+        left_out={coco_format.OTHER_CATEGORY: others} if others else {},
     )  # fmt: skip
 
 
@@ -192,7 +179,7 @@ def _annotations(
 ) -> PoseFile:
     """Labelled persons, or those that `pnfs predict` found, which have scores."""
     category = "person" if truth is None else truth.named
-    read = read_annotations(content, skeleton, category=category, where=str(path))
+    read = coco_format.read_annotations(content, skeleton, category=category, where=str(path))
     rows = np.flatnonzero(read.usable)
     if not len(rows):
         raise DataError(f"{path}: annotations: no person has a labelled joint")
@@ -211,7 +198,11 @@ def _annotations(
     person_scores = table.numbers("score", finite=True) if scored else np.ones(len(rows))
     names = {image["id"]: image.get("file_name") for image in read.images}
     crowds, unlabelled = read.crowd.sum(), (~read.usable & ~read.crowd).sum()
-    left_out = {**read.left_out, CROWD: int(crowds), NO_JOINTS: int(unlabelled)}
+    left_out = {
+        **read.left_out,
+        coco_format.CROWD: int(crowds),
+        coco_format.NO_JOINTS: int(unlabelled),
+    }
     form = "keypoints of pnfs predict" if predicted else "COCO annotations"
     return PoseFile(
         path, form, joints, scores, person_scores,

@@ -1,32 +1,28 @@
 """Whose the predicted poses of a file are: the dataset's persons in order, by id, or by image."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Int64
 
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.datasets.coco_boxes import image_table, persons_in
+from pnfs.data.datasets.coco_boxes import image_table
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.data.persons import UNLABELLED
 from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
-from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import (
-    DetectedPoses,
-    evaluate_by_visibility,
-    evaluate_detections,
-)
+from pnfs.evaluation import coco_eval
 from pnfs.evaluation.oks import oks, similarity_sigmas
 
 SIMILAR = 0.1
-"""OKS from which a detected pose is a labelled person's where pictures and rates by joint need to know; the
+"""OKS from which a pose is a labelled person's of COCO where pictures and rates by joint need to know; the
 scores themselves compare poses as COCO does."""
 
 
-def assign(poses: PoseFile, persons: Persons) -> Matches:
-    """A split's persons with their predictions, one row each; nan where the file has none.
+def assign(poses: PoseFile, dataset: PoseDataset, split: str) -> Matches:
+    """The labelled persons of a split with their predictions, one row each; nan where the file has none.
 
     By image, each labelled person gets the pose most similar to its label (OKS), each pose used
     once.
@@ -34,13 +30,15 @@ def assign(poses: PoseFile, persons: Persons) -> Matches:
     Raises:
         DataError: Another number of persons, an unknown id, or an unknown image.
     """
-    advice = "choose the dataset and the split that were predicted"
+    persons, advice = dataset.persons(split), "choose the dataset and the split that were predicted"
     rows = np.arange(len(persons))
     if poses.image_ids is not None:
-        names = {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
-        images = images_of(poses, names, persons.name, numbered=False)
-        areas = persons.box_size.astype(np.float64).prod(-1)
-        rows = _most_similar(persons, persons.image_index, areas, poses.joints, images, 0.0)
+        rows = _by_image(poses, dataset, split)
+    elif isinstance(dataset, COCO):
+        raise DataError(
+            f"{poses.path}: names no image, and COCO has several persons in one; give a COCO results "
+            "file, an annotation file, or keypoints of `pnfs predict`"
+        )
     elif poses.ids is not None:
         row_of = {id_: row for row, id_ in enumerate(persons.ids.tolist())}
         unknown = [id_ for id_ in poses.ids if id_ not in row_of]
@@ -62,130 +60,61 @@ def assign(poses: PoseFile, persons: Persons) -> Matches:
     return Matches(persons, Predictions(locations, scores), matched)
 
 
-def _most_similar(
-    labels: Persons,
-    label_images: Int64[np.ndarray, " M"],
-    areas: Float[np.ndarray, " M"],
-    joints: Float[np.ndarray, "N K 2"],
-    images: Int64[np.ndarray, " N"],
-    threshold: float,
-) -> Int64[np.ndarray, " M"]:
+def coco_scores(poses: PoseFile, dataset: COCO, split: str) -> dict[str, float]:
+    """COCO's ten scores of the poses as they stand, and AP and AR over visible and over occluded joints."""
+    images = _images_of(
+        poses, _coco_names(dataset, split), f"{dataset.name} {split}", numbered=True
+    )
+    found = coco_eval.DetectedPoses(images, poses.joints, poses.person_scores)
+    truth, sigmas = dataset.annotations(split), similarity_sigmas(dataset.skeleton)
+    scores = coco_eval.evaluate_detections(found, truth, sigmas)
+    return scores | coco_eval.evaluate_by_visibility(found, truth, sigmas)
+
+
+def _coco_names(dataset: COCO, split: str) -> dict[int, str]:
+    return {number: name for number, (name, _) in image_table(dataset.annotations(split)).items()}
+
+
+def _by_image(poses: PoseFile, dataset: PoseDataset, split: str) -> Int64[np.ndarray, " M"]:
     """Row of each labelled person's pose in its image, or UNMATCHED."""
+    labels = dataset.persons(split)
     sigmas, labelled = similarity_sigmas(labels.skeleton), labels.visibility > UNLABELLED
+    if numbered := isinstance(dataset, COCO):
+        names, label_images = _coco_names(dataset, split), dataset.labelled(split).image_ids
+        areas, threshold = labels.reference_length.astype(np.float64) ** 2, SIMILAR
+    else:
+        label_images, threshold = labels.image_index, 0.0
+        names = {int(i): labels.images.describe(int(i)) for i in np.unique(label_images)}
+        areas = labels.box_size.astype(np.float64).prod(-1)
 
     def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        offset = labels.joints[ours].astype(np.float64)[:, None] - joints[theirs]
+        offset = labels.joints[ours].astype(np.float64)[:, None] - poses.joints[theirs]
         return oks((offset**2).sum(-1), areas[ours][:, None], sigmas, labelled[ours][:, None])
 
+    images = _images_of(poses, names, labels.name, numbered)
     return matched_by_image(label_images, images, similarity, threshold)
 
 
-class PosesAsDetections(PoseDataset):
-    """COCO whose persons are the poses of a file: scored as they stand, no pose ranked or dropped.
-
-    Args:
-        dataset: COCO; its choices of boxes and suppression say nothing here.
-        split: What was predicted.
-        poses: With `image_ids`.
-
-    Raises:
-        DataError: An image that the split does not have.
-    """
-
-    def __init__(self, dataset: COCO, split: str, poses: PoseFile) -> None:
-        if poses.image_ids is None:
-            raise DataError(
-                f"{poses.path}: names no image, and COCO has several persons in one; give a COCO results "
-                "file, an annotation file, or keypoints of `pnfs predict`"
-            )
-        super().__init__()
-        self.name, self.splits = dataset.name, dataset.splits
-        # A detector's boxes have no part in it.
-        self.dataset = dataset.in_labelled_boxes()
-        self.skeleton, self.poses = dataset.skeleton, poses
-        self.truth = dataset.annotations(split)
-        names = {number: name for number, (name, _) in image_table(self.truth).items()}
-        self.image_ids = images_of(poses, names, f"{self.name} {split}", numbered=True)
-        # Boxes around the joints that score; around all where none does.
-        counts = poses.scores > 0
-        counts = (counts | ~counts.any(-1, keepdims=True))[..., None]
-        low = np.where(counts, poses.joints, np.inf).min(1)
-        high = np.where(counts, poses.joints, -np.inf).max(1)
-        boxes = np.concatenate([low, np.maximum(high - low, 1)], -1)
-        if poses.boxes is not None:
-            given = (poses.boxes[:, 2:] > 0).all(-1, keepdims=True)
-            boxes = np.where(given, poses.boxes, boxes)
-        name = f"{self.name} {split}, poses of {poses.path.name}"
-        self.found = persons_in(dataset, split, self.image_ids, boxes, name)
-        self.predictions = Predictions(
-            poses.joints.astype(np.float32), poses.scores.astype(np.float32)
-        )
-
-    def load(self, split: str) -> Persons:
-        """The poses of the file, without labels."""
-        return self.found
-
-    def metric(self, split: str) -> OKSAveragePrecision:
-        """Whose rule tells when a joint counts as right."""
-        return self.dataset.metric(split)
-
-    def scores(self, split: str) -> dict[str, float]:
-        """COCO's ten scores, and AP and AR over visible and over occluded joints."""
-        poses = DetectedPoses(self.image_ids, self.poses.joints, self.poses.person_scores)
-        sigmas = similarity_sigmas(self.skeleton)
-        found = evaluate_detections(poses, self.truth, sigmas)
-        return found | evaluate_by_visibility(poses, self.truth, sigmas)
-
-    def box_scores(self, split: str) -> Float32[np.ndarray, " N"]:
-        """The file's score of each person."""
-        return self.poses.person_scores.astype(np.float32)
-
-    def in_labelled_boxes(self) -> COCO:
-        """The dataset without the file."""
-        return self.dataset
-
-    def matches(self, split: str, predictions: Predictions) -> Matches:
-        """Labelled persons with the pose most similar to each, at least `SIMILAR`."""
-        found = self.dataset.labelled(split)
-        labels, areas = found.persons, found.persons.reference_length.astype(np.float64) ** 2
-        rows = _most_similar(
-            labels, found.image_ids, areas, self.poses.joints, self.image_ids, SIMILAR
-        )
-        return Matches(labels, predictions, rows)
-
-
-def images_of(
+def _images_of(
     poses: PoseFile, names: Mapping[int, str], where: str, numbered: bool
 ) -> Int64[np.ndarray, " N"]:
-    """The dataset's image of each predicted person.
+    """The dataset's image, of number -> file name, of each predicted person.
 
-    Args:
-        poses: With `image_ids`.
-        names: The dataset's images: number -> file name.
-        where: The dataset, for messages.
-        numbered: Whether the file's numbers may be the dataset's, as in COCO. A number whose file
-            name says otherwise is not taken: `pnfs predict` counts pictures where none are given.
-
-    Raises:
-        DataError: An image that the dataset does not have, or two of that name.
+    `numbered` says that the file's numbers may be the dataset's, as in COCO. A number whose file name says
+    otherwise is not taken: `pnfs predict` counts pictures where no numbers are given.
     """
     assert poses.image_ids is not None
-    by_name: dict[str, list[int]] = {}
+    by_name: dict[str, list[int]] = defaultdict(list)
     for number, name in names.items():
-        by_name.setdefault(_base(name), []).append(number)
+        by_name[_base(name)].append(number)
     found: dict[int, int] = {}
     for image_id in np.unique(poses.image_ids).tolist():
         name = poses.image_names.get(image_id)
-        if (
-            numbered
-            and image_id in names
-            and (name is None or _base(name) == _base(names[image_id]))
-        ):
-            found[image_id] = image_id
-            continue
-        candidates = by_name.get(_base(name), []) if name is not None else []
+        candidates = by_name[_base(name)] if name is not None else []
         exact = [number for number in candidates if names[number] == name]
         candidates = exact if len(exact) == 1 else candidates
+        if numbered and image_id in names and (name is None or image_id in by_name[_base(name)]):
+            candidates = [image_id]
         if len(candidates) != 1:
             problem = "is not among" if not candidates else "has the name of several of"
             raise DataError(

@@ -60,13 +60,8 @@ def matched_by_image(
 ) -> Int64[np.ndarray, " M"]:
     """Row of each labelled person's prediction in the same image, or UNMATCHED.
 
-    Each prediction is used once, so that the similarities of an image have the largest sum.
-
-    Args:
-        label_images: Image of each labelled person.
-        images: Image of each prediction.
-        similarity: From rows of m labels and of n predictions to their similarities, (m, n).
-        threshold: The lowest similarity of a pair.
+    Each prediction is used once, so that the similarities of an image have the largest sum; `similarity` goes from
+    rows of m labels and of n predictions to (m, n), `threshold` is the lowest of a pair.
     """
     rows = np.full(len(label_images), UNMATCHED, np.int64)
     orders = [np.argsort(column, kind="stable") for column in (label_images, images)]

@@ -49,16 +49,8 @@ class SyntheticImages:
     def describe(self, index: int) -> str:
         return f"synthetic {SPLITS[self.split]} picture {index} of seed {self.seed}"
 
-    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture of person `index` in RGB."""
-        return self.draw(index)
-
-    def draw(self, index: int, with_person: bool = True) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture of person `index`, or what it would be without that person.
-
-        Raises:
-            DataError: There is no such picture.
-        """
+    def read(self, index: int, with_person: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture of person `index` in RGB, or what it would be without that person."""
         if not 0 <= index < self.count:
             raise DataError(f"{self.describe(index)}: there are only {self.count}")
         image = _background(self._stream(index, _BACKGROUND), self.size, self.clutter)
@@ -68,10 +60,7 @@ class SyntheticImages:
         return _lit(self._stream(index, _LIGHT), image, self.noise)
 
     def people(self, indices: Sequence[int]) -> tuple[Figures, Int8[np.ndarray, "N L"]]:
-        """The people of these pictures, and the visibility of their `LANDMARKS`.
-
-        0 unlabelled, 1 hidden on the far side of the head, 2 visible.
-        """
+        """The people of these pictures, and the visibility of their `LANDMARKS`, 1 on the head's far side."""
         # More random numbers than are used.
         draws = Draws(np.stack([self._stream(index, _PERSON).random(80) for index in indices]))
         figures = self._placed(pose_people(draws, self.turned_away), draws)
@@ -163,12 +152,11 @@ class Synthetic(PoseDataset):
 
     def load(self, split: str) -> Persons:
         """The people of a split, row n standing in picture n."""
-        images = SyntheticImages(
-            split=SPLITS.index(split), count=self._counts[split], **self._knobs
-        )
-        if images.count < 1:
+        count = self._counts[split]
+        images = SyntheticImages(split=SPLITS.index(split), count=count, **self._knobs)
+        if count < 1:
             raise DataError(f"synthetic {split}: there are no persons; set dataset.{split} above 0")
-        figures, visibility = images.people(range(images.count))
+        figures, visibility = images.people(range(count))
         columns = [LANDMARKS.index(name) for name in self.skeleton.joints]
         joints, visibility = figures.points[:, columns, :2], visibility[:, columns]
         limit = np.array(images.size[::-1]) - 1
@@ -181,8 +169,8 @@ class Synthetic(PoseDataset):
             name=f"synthetic {split}",
             skeleton=self.skeleton,
             images=images,
-            ids=np.array([f"{split}-{row:06d}" for row in range(images.count)]),
-            image_index=np.arange(images.count, dtype=np.int64),
+            ids=np.array([f"{split}-{row:06d}" for row in range(count)]),
+            image_index=np.arange(count, dtype=np.int64),
             joints=np.where(visibility[..., None] > UNLABELLED, joints, 0).astype(np.float32),
             visibility=visibility,
             center=((low + high) / 2).astype(np.float32),

@@ -37,12 +37,9 @@ def find_inputs(
 ) -> tuple[list[InputFile], list[Path]]:
     """The files that are meant, folder by folder in natural order (2 before 10), each once.
 
-    Args:
-        asked: A file, a folder (searched with all its subfolders), a glob, or a list of these.
-        exclude: Files below this folder are left out of folders and globs: where results go.
-
-    Returns:
-        Pictures and videos; and files of folders and globs that are neither, hidden ones apart.
+    `asked` is a file, a folder (searched with all its subfolders), a glob, or a list of these. Files below
+    `exclude`, where results go, are left out of folders and globs. Returns pictures and videos; and files of
+    folders and globs that are neither, hidden ones apart.
 
     Raises:
         DataError: Something is not there, or there is neither a picture nor a video in it.
@@ -61,7 +58,7 @@ def find_inputs(
         named = item.is_file()
         below = [path for path in there if named or not path.is_relative_to(results)]
         fitting = [path for path in below if named or path.suffix.lower() in SUFFIXES]
-        rest = [path for path in below if path not in fitting]
+        rest = [path for path in below if not named and path.suffix.lower() not in SUFFIXES]
         if not fitting:
             hint = f"; there are {counted_by_suffix(rest)}" if rest else ""
             hint += f"; results in {results} are not read" if len(below) < len(there) else ""

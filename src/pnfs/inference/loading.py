@@ -41,11 +41,7 @@ def load_predictor(
     batch_size: int = 16,
     trust: bool = False,
 ) -> Predictor:
-    """See `pnfs.load`.
-
-    Args:
-        build: From the model's part of a checkpoint's configuration to the network.
-    """
+    """See `pnfs.load`; `build` goes from the model's part of a checkpoint's configuration to the network."""
     path = find_checkpoint(checkpoint)
     runtime = chosen_runtime(path, runtime, precision)
     if runtime != "torch":

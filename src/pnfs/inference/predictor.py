@@ -95,10 +95,9 @@ class Predictor:
         maps: bool = False,
         vectors: bool = False,
     ) -> Iterator[Prediction]:
-        """One `Prediction` a picture, in their order; batches are filled across pictures.
+        """One `Prediction` a picture, as of `predict`, in their order; batches are filled across pictures.
 
         Up to `batch_size` pictures are taken from `images` before the first result comes out.
-        The other arguments are those of `predict`.
         """
         if vectors and not isinstance(self.forward, TorchRuntime):
             raise PnfsError("vectors can be had from a checkpoint (runtime=torch) only")
@@ -138,12 +137,9 @@ class Predictor:
         *,
         flip_test: bool = True,
     ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
-        """Joints (x, y in px of the images) and scores of persons whose crops are cut already.
+        """Joints (x, y in px of the images) and scores of persons whose RGB crops are cut already.
 
-        Args:
-            crops: RGB, of `input_size`.
-            matrices: Affine maps from pixels of the crops to pixels of the images.
-            flip_test: Average with the mirrored crops.
+        `matrices` are affine maps from pixels of the crops to pixels of the images.
         """
         found = self._read(crops, matrices, flip_test)
         return found["joints"].cpu(), found["scores"].cpu()
@@ -213,12 +209,9 @@ class Predictor:
 
 
 class ScoredPredictor(L.LightningModule):
-    """Scores what a predictor makes of a loader's crops, as a checkpoint is scored; it cannot be trained.
+    """Scores what a predictor on the CPU makes of a loader's crops, as a checkpoint is; it cannot be trained.
 
-    Args:
-        predictor: Runs the network on the CPU.
-        metric: The benchmark's score; its first entry is logged as "val/score".
-        flip_test: Average with the mirrored crops.
+    The first entry of the metric is logged as "val/score".
     """
 
     def __init__(self, predictor: Predictor, metric: Metric, flip_test: bool) -> None:

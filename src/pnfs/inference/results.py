@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from pnfs.body import Skeleton
 from pnfs.data.coco_format import PERSON
@@ -38,8 +39,7 @@ class ResultFolder:
         skeleton: Whose joints are written.
         computed: Runtime and precision of the network, for `keypoints.json`.
         score_threshold: Joints that score less are drawn hollow.
-        overlays: Whether overlays are written.
-        score_maps: Whether score maps are written; predictions must hold them.
+        overlays, score_maps: What is written; predictions must hold score maps.
     """
 
     def __init__(
@@ -111,10 +111,9 @@ class ResultFolder:
     def _person(self, prediction: Prediction, n: int) -> dict[str, Any]:
         joints, scores = prediction.joints[n].astype(float), prediction.scores[n].astype(float)
         box = prediction.boxes[n].astype(float)
-        pairs = zip(
-            joints.round(2).tolist(), (scores >= self.score_threshold).tolist(), strict=True
-        )
-        keypoints = [number for xy, sure in pairs for number in (*xy, 2 if sure else 1)]
+        flags = np.where(scores >= self.score_threshold, 2, 1).tolist()
+        pairs = zip(joints.round(2).tolist(), flags, strict=True)
+        keypoints = [number for xy, flag in pairs for number in (*xy, flag)]
         return {
             "category_id": PERSON,
             "iscrowd": 0,

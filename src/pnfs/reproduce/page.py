@@ -46,12 +46,7 @@ def page(
 ) -> str:
     """The whole page: table, comparison by seed, scale, sources, notes, what is missing.
 
-    Args:
-        target: What is reproduced.
-        results: Its runs.
-        profile: Profile of the runs.
-        says: What the profile's numbers are worth.
-        given: Further overrides that the runs were trained with.
+    `says` is what the profile's numbers are worth, `given` are further overrides that the runs were trained with.
     """
     lines = [f"# {target.title} (profile {profile})", "", target.tests, ""]
     lines += [f"- Paper: {target.source}.", f"- Ours: {says}"]

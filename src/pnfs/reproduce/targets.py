@@ -83,11 +83,7 @@ def target_names(root: Path) -> list[str]:
 
 
 def read_target(root: Path, name: str) -> Target:
-    """A table or figure with the paper's numbers.
-
-    Raises:
-        TargetError: There is no such target, or a file is not as it should be.
-    """
+    """A table or figure with the paper's numbers; a `TargetError` if there is none, or a file is wrong."""
     if name not in target_names(root):
         raise TargetError(f"no target {name!r}; there are {', '.join(target_names(root))}, all")
     path = root / name / "target.yaml"

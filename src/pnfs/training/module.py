@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -34,18 +34,6 @@ class ArchitectureGroup:
     weight_decay: float = 0.0
 
 
-class _SeenLoss(NamedTuple):
-    """A loss and where it stands: step of the whole run, batch of the epoch, both from 0."""
-
-    name: str
-    value: Tensor
-    rows: Tensor
-    epoch: int
-    step: int
-    batch: int
-    lr: float
-
-
 class PoseModule(L.LightningModule):
     """Trains and evaluates a pose network.
 
@@ -58,13 +46,12 @@ class PoseModule(L.LightningModule):
         codec: From joints to target heatmaps, and from heatmaps to joints.
         flip_test: Average with the mirrored image in evaluation.
 
-    Attributes:
-        architecture_group: Set by a search strategy whose alpha and beta are trained by this optimiser;
-            None keeps them out of it.
-
     Raises:
         ValueError: Lower values of the metric are better; the best checkpoint would be the worst.
     """
+
+    architecture_group: ArchitectureGroup | None = None
+    """Set by a search strategy whose alpha and beta are trained by this optimiser."""
 
     def __init__(
         self,
@@ -88,8 +75,8 @@ class PoseModule(L.LightningModule):
         self.loss: nn.Module = HeatmapLoss() if loss is None else loss
         self.codec = Codec() if codec is None else codec
         self.flip_test = flip_test
-        self.architecture_group: ArchitectureGroup | None = None
-        self._losses: list[_SeenLoss] = []
+        # Name, value, rows of the persons, and where it stands in the run.
+        self._losses: list[tuple[str, Tensor, Tensor, str]] = []
         self._training_network: Callable[[Tensor], Tensor] = self.network.forward
         self._make_optimizer = optimizer
         self._schedule = StepSchedule() if schedule is None else schedule
@@ -132,27 +119,29 @@ class PoseModule(L.LightningModule):
         Raises:
             NonFiniteLossError: Names epoch, step, persons and learning rate.
         """
-        epoch, step = self.trainer.current_epoch, self.trainer.global_step
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        seen = (name, loss.detach(), batch["sample_index"], epoch, step, batch_idx, lr)
-        self._losses.append(_SeenLoss(*seen))
+        where = (
+            f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step} (batch {batch_idx} of the "
+            f"epoch), learning rate {lr:g}"
+        )
+        self._losses.append((name, loss.detach(), batch["sample_index"], where))
         if len(self._losses) >= losses_between_looks(loss):
             self._look_at_losses()
 
     def _look_at_losses(self) -> None:
         seen, self._losses = self._losses, []
         # One transfer for all of them.
-        finite = torch.stack([loss.value for loss in seen]).isfinite().tolist() if seen else []
+        finite = torch.stack([value for _, value, _, _ in seen]).isfinite().tolist() if seen else []
         if all(finite):
             return
-        loss, data = seen[finite.index(False)], self.trainer.datamodule  # type: ignore[attr-defined]
+        name, value, rows, where = seen[finite.index(False)]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         known = None if data is None else data.source.persons("train").ids
-        ids = [f"row {row}" if known is None else str(known[row]) for row in loss.rows.tolist()]
+        ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
-            f"the {loss.name} loss is {float(loss.value)} in epoch {loss.epoch}, step {loss.step} (batch "
-            f"{loss.batch} of the epoch), learning rate {loss.lr:g}; persons of the batch: {', '.join(ids)}. "
-            "Training stopped: look at these persons (pnfs data action=browse), or choose a smaller "
-            "optimizer.lr, trainer.gradient_clip_val, or trainer.precision=32-true"
+            f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Training "
+            "stopped: look at these persons (pnfs data action=browse), or choose a smaller optimizer.lr, "
+            "trainer.gradient_clip_val, or trainer.precision=32-true"
         )
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:

@@ -29,13 +29,10 @@ _ROLES: Mapping[str, type] = {
 
 
 def problems(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
-    """What speaks against building this part of a checkpoint's configuration.
+    """What speaks against building this part, at a dotted key, of a checkpoint's configuration.
 
-    Args:
-        config: The part.
-        key: Its dotted place.
-        role: Key of `_ROLES`: what is built of it; None where no class belongs.
-        trust: Whether classes that are not of this package may be named.
+    `role` is a key of `_ROLES`, what is built of it, or None where no class belongs; `trust` says whether classes
+    that are not of this package may be named.
     """
     if isinstance(config, Mapping):
         is_object = "_target_" in config

@@ -74,11 +74,8 @@ def runs_page(
 ) -> tuple[str, list[str]]:
     """The whole page, HTML with everything inside, and what could not be read.
 
-    Args:
-        cards: One a run, in the order of the table before one sorts it.
-        title: Title of the page.
-        subtitle: Text below it.
-        pictured: Number of runs that show their pictures: the best of each benchmark, then the second, ...
+    The table has the order of the cards until one sorts it. `pictured` runs show their pictures: the best of each
+    benchmark, then the second, ...
 
     Raises:
         DataError: A picture cannot be read.

@@ -66,13 +66,13 @@ def letterbox(
     Returns:
         The cell, scale and offset: px of the cell = scale * px of the image + offset (x, y).
     """
-    size, room = np.array(image.shape[1::-1]), np.array(cell[::-1])
+    size, room = np.array(image.shape[1::-1]), (cell[1], cell[0])
     picture = Image.fromarray(image)
-    fitted = np.array(ImageOps.contain(picture, cell[::-1]).size)
-    padded = ImageOps.pad(picture, cell[::-1], color=poses.FILLER)
+    fitted = np.array(ImageOps.contain(picture, room).size)
+    padded = ImageOps.pad(picture, room, color=poses.FILLER)  # type: ignore[arg-type]
     # Resizing aligns the edges of the two grids, not the centres of their first pixels.
     scale = fitted / size
-    return np.array(padded), scale, (scale - 1) / 2 + np.rint((room - fitted) / 2)
+    return np.array(padded), scale, (scale - 1) / 2 + np.rint((np.array(room) - fitted) / 2)
 
 
 def _text_size(cell: tuple[int, int]) -> int:

@@ -33,7 +33,6 @@ from pnfs.evaluation.oks import similarity_sigmas
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
-
 MATCHING_OVERLAP = 0.5  # Intersection over union from which a detected box is a labelled person's.
 
 _KEYPOINTS, _DETECTIONS = "annotations/person_keypoints_", "person_detection_results/COCO_"
@@ -76,10 +75,8 @@ class COCO(PoseDataset):
     without labels. COCO's split "test" is test-dev, without public labels: its scores are nan.
 
     Args:
-        root: Folder with `annotations` and `images`.
-        padding: Factor on the sides of the person box.
+        root: Folder with `annotations` and `images`; `padding` and `check_images` as in `PoseDataset`.
         min_labelled: Labelled joints that a training person needs.
-        check_images: Whether `persons` checks that all image files exist.
         boxes: Where the persons of the other splits come from.
         detections: File of detected boxes in COCO's result format; None takes that of `files`.
         box_threshold: Detected boxes that score less are left out.
@@ -173,10 +170,7 @@ class COCO(PoseDataset):
         return choices if self.nms == "none" else choices | {"nms_threshold": self.nms_threshold}
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
-        """Labelled persons with the detected boxes that overlap them most, each used once.
-
-        A person none of whose boxes has an overlap of MATCHING_OVERLAP is unmatched.
-        """
+        """Labelled persons with the detected boxes that overlap them most, each used once."""
         if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
             return super().matches(split, predictions)
         labelled, found = self.labelled(split), self._loaded(split)

@@ -3,22 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float32, Int64
 
-from pnfs.data.coco_format import (
-    CROWD,
-    EMPTY_BOX,
-    NO_JOINTS,
-    OTHER_CATEGORY,
-    STATED_ZERO,
-    Annotations,
-)
+from pnfs.data import coco_format
+from pnfs.data.coco_format import Annotations
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.readers import Records, located, read_json
@@ -61,10 +55,10 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
     labelled = (read.visibility > UNLABELLED).sum(-1)
     keep, left_out = np.ones(len(read.ids), dtype=bool), dict(read.left_out)
     for reason, wrong in (
-        (CROWD, read.crowd),
-        (NO_JOINTS, labelled == 0),
-        (STATED_ZERO, ~read.usable),
-        (EMPTY_BOX, ~(high - low > 0).all(-1)),
+        (coco_format.CROWD, read.crowd),
+        (coco_format.NO_JOINTS, labelled == 0),
+        (coco_format.STATED_ZERO, ~read.usable),
+        (coco_format.EMPTY_BOX, ~(high - low > 0).all(-1)),
         (f"with fewer than {fewest} labelled joints", labelled < fewest),
     ):
         # Each is counted by the first reason that applies.
@@ -91,35 +85,18 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
 
 
 def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
-    """The persons that a detector found, as they stand in its results file."""
+    """The persons that a detector found, as they stand in its results file; ids are "<image id>/<number>"."""
     if not path.is_file():
         raise DataError(f"{dataset.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
     records = Records(path, read_json(path)).all
     found = read_results(path, records, dataset.annotations(split), {"bbox": 4})
     empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < dataset.box_threshold
     left_out = {
-        OTHER_CATEGORY: len(records) - len(found["score"]),
+        coco_format.OTHER_CATEGORY: len(records) - len(found["score"]),
         "boxes without extent": int(empty.sum()),
         f"boxes that score less than {dataset.box_threshold}": int((low & ~empty).sum()),
     }
     image_ids, boxes, scores = (found[key][~empty & ~low] for key in ("image_id", "bbox", "score"))
-    name = f"{dataset.name} {split}, detected boxes"
-    persons = replace(
-        persons_in(dataset, split, image_ids, boxes, name),
-        left_out={reason: number for reason, number in left_out.items() if number},
-        file=str(path),
-    )
-    return PersonsInBoxes(persons, image_ids, scores.astype(np.float32))
-
-
-def persons_in(
-    dataset: "COCO",
-    split: str,
-    image_ids: Int64[np.ndarray, " N"],
-    boxes: Float[np.ndarray, "N 4"],
-    name: str,
-) -> Persons:
-    """Unlabelled persons in boxes (x, y, width, height) of a split's images; ids are "<image id>/<number>"."""
     images, image_index = _images(
         dataset, split, image_ids, image_table(dataset.annotations(split))
     )
@@ -129,8 +106,8 @@ def persons_in(
     for image_id in image_ids.tolist():
         ids.append(f"{image_id}/{numbers[image_id]}")
         numbers[image_id] += 1
-    return Persons(
-        name=name,
+    persons = Persons(
+        name=f"{dataset.name} {split}, detected boxes",
         skeleton=dataset.skeleton,
         images=images,
         ids=np.array(ids, dtype=np.str_),
@@ -140,7 +117,10 @@ def persons_in(
         center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
         box_size=(boxes[:, 2:] * dataset.padding).astype(np.float32),
         reference_length=np.full(count, np.nan, np.float32),
+        left_out={reason: number for reason, number in left_out.items() if number},
+        file=str(path),
     )
+    return PersonsInBoxes(persons, image_ids, scores.astype(np.float32))
 
 
 def image_table(read: Annotations) -> ImageTable:
@@ -199,14 +179,8 @@ def read_results(
 ) -> dict[str, np.ndarray]:
     """Columns of the N persons in a list of detections; other categories are left out.
 
-    Args:
-        path: The file, for messages.
-        records: Its content.
-        truth: Annotations that say which categories are persons, and which images there are.
-        fields: Further fields of each record -> how many numbers they hold.
-
-    Returns:
-        "image_id" (N,), "score" (N,), and the `fields`, (N, numbers).
+    "image_id" (N,), "score" (N,), and the `fields`, (N, numbers they hold). Which categories are persons, and
+    which images there are, the annotations `truth` say.
 
     Raises:
         DataError: There is no person, or a record lacks a field, holds no finite number there, or

@@ -30,11 +30,7 @@ class LSP(PoseDataset):
         root: Folder with `images` and `joints.mat`, key `joints`, (3, 14, N): x, y in px of the
             image, 1 where occluded.
         test_from: Number of the first test image; images are numbered from 1.
-        padding: Factor on the side of the person box.
-        check_images: Whether `persons` checks that all image files exist.
-
-    Raises:
-        DataError: The folder or the annotation file is missing, or `padding` is not positive.
+        padding, check_images: As in `PoseDataset`.
     """
 
     name = "LSP"
@@ -145,11 +141,7 @@ class LSPET(LSP):
         root: Folder with `images` and `joints.mat`, key `joints`, (14, 3, N): x, y in px of the
             image, 1 where labelled (the coordinates of the others mean nothing).
         validation_from: Number of the first validation image; images are numbered from 1.
-        padding: Factor on the side of the person box.
-        check_images: Whether `persons` checks that all image files exist.
-
-    Raises:
-        DataError: As `LSP`.
+        padding, check_images: As in `PoseDataset`.
     """
 
     name = "LSPET"

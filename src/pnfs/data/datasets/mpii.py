@@ -31,7 +31,6 @@ PIXELS_PER_SCALE = 200.0  # A person's `scale` is the person's height in units o
 NO_LABEL = "without a labelled joint, which count for nothing"
 
 TrainSplit = Literal["train", "all"]
-"""What training reads: the published training persons, or these and the validation persons."""
 
 _ANNOTATIONS = {"train": "annot/train.json", "val": "annot/valid.json", "test": "annot/test.json"}
 
@@ -51,8 +50,7 @@ class MPII(PoseDataset):
 
     Args:
         root: Folder with `images` and `annot`.
-        padding: Factor on the side of the person box.
-        check_images: Whether `persons` checks that all image files exist.
+        padding, check_images: As in `PoseDataset`.
         train_split: "train", or "all": the validation persons are trained on too, as for the hidden test
             set (paper, Table IV). Validation scores then say nothing.
 
@@ -85,11 +83,7 @@ Then set root to that folder."""
         self.train_split: TrainSplit = train_split
 
     def metric(self, split: str) -> PCK:
-        """PCKh at 0.5, 0.1 and 0.11 of the head size.
-
-        HRNet's and SimpleBaseline's evaluation prints the value at 0.11 as "Mean@0.1"; as in
-        theirs, pelvis and thorax do not count in the mean.
-        """
+        """PCKh at 0.5, 0.1 and 0.11 of the head size; see `pckh`."""
         self.require_split(split)
         return pckh(self.skeleton)
 
@@ -180,7 +174,11 @@ def _together(train: Persons, val: Persons) -> Persons:
 
 
 def pckh(skeleton: body.Skeleton) -> PCK:
-    """PCKh as MPII's: pelvis and thorax, of skeletons that have them, do not count in the mean."""
+    """PCKh at 0.5, 0.1 and 0.11 of the head size.
+
+    HRNet's and SimpleBaseline's evaluation prints the value at 0.11 as "Mean@0.1"; as in theirs, pelvis and thorax
+    do not count in the mean.
+    """
     return PCK(
         joints=skeleton.joints,
         groups=skeleton.groups,
