@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pnfs.body import MPII
-from pnfs.codec import Codec, codec
+from pnfs.codec import Codec
 from pnfs.codec.decode import decode
 from pnfs.export import onnx_model
 from pnfs.export.metadata import ExportError, ModelMetadata
@@ -182,23 +182,14 @@ def test_no_decoding_of_noise_is_taken_for_a_fault(method) -> None:
         check_peaks(maps, moved, method, Path("m.onnx"))
 
 
-@pytest.mark.slow
 def test_a_file_that_differs_is_refused_and_removed(
-    network, sharp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sharp, maps_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "wrong.onnx"
-
-    def displaced(maps: torch.Tensor, *args: object, **kwargs: object) -> object:
-        locations, scores = decode(maps, *args, **kwargs)  # type: ignore[arg-type]
-        return locations + 8, scores
-
-    with monkeypatch.context() as patch:
-        patch.setattr(codec, "decode", displaced)
-        with pytest.raises(ExportError, match=r"wrong\.onnx.*no peak"):
-            export_onnx(sharp, file, input_size=SIZE, outputs="joints")
-    monkeypatch.setattr(onnx_model, "fuse", lambda _: sharp)
-    with pytest.raises(ExportError, match="differ from PyTorch's by"):
-        export_onnx(network, file, input_size=SIZE)
+    file, content = tmp_path / "wrong.onnx", maps_file.read_bytes()
+    # In place of the network's file, another network's.
+    monkeypatch.setattr(onnx_model, "_write", lambda model, path, _: path.write_bytes(content))
+    with pytest.raises(ExportError, match=r"wrong\.onnx: .* differ from PyTorch's by"):
+        export_onnx(sharp, file, input_size=SIZE)
     assert not file.exists()
 
 
