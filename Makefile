@@ -27,7 +27,7 @@ listed = $(subst $(empty) ,$(comma),$(strip $(1)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
-    table-costs bench runs-page docs rooms web
+    table-costs bench runs-page docs rooms web notebooks
 
 help: ## list the targets
 	@printf 'usage: make TARGET [NAME=value ...]\n\n'
@@ -87,6 +87,9 @@ docs: $(STAMP) ## build the documentation into build/site, links checked
 
 rooms: $(STAMP) ## draw who imports whom in src/pnfs: docs/rooms.md, docs/rooms.svg
 	$(BIN)/python tools/rooms.py
+
+notebooks: $(STAMP) ## run the notebooks and keep what they show
+	PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

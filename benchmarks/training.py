@@ -1,6 +1,5 @@
-"""A training step of the paper's ablation model: optimisations, parts together or in turn, cost against P."""
+"""A training step of the paper's ablation model: optimisations, cost against P."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -13,7 +12,7 @@ from torch.optim import Adam
 
 from benchmarks.timing import Call, Section, take_turns
 from pnfs.codec import Codec
-from pnfs.models import NeuralFabrics, PoseFabricNetwork, fabric
+from pnfs.models import NeuralFabrics, PoseFabricNetwork
 from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
 from pnfs.training.loss import HeatmapLoss
@@ -31,11 +30,11 @@ def ablation_network(parts: int) -> PoseFabricNetwork:
 
 def training_step(
     parts: int, *, device: str, batch: int, size: int, channels_last: bool = True, bfloat16: bool = False,
-    fused: bool = False, compiled: bool = False, keep_memory: bool = False, in_turn: bool | None = None,
+    fused: bool = False, compiled: bool = False, keep_memory: bool = False,
 ) -> Call:  # fmt: skip
     """One optimisation step on a fixed batch of random crops, `size` px a side; all ways compute the same thing.
 
-    `fused` is Adam's one kernel for all parameters; `in_turn` None leaves the order of parts to the network.
+    `fused` is Adam's one kernel for all parameters.
     """
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -44,9 +43,6 @@ def training_step(
     network = ablation_network(parts)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = network.to(device, memory_format=layout).train()
-    if in_turn is not None:
-        fabric.FEW_PIXELS = 0 if in_turn else sys.maxsize
-        network.fabrics._template = network.fabrics._template if in_turn else ()
     if compiled:
         network.compile(dynamic=False)
     loss, optimizer = HeatmapLoss(), Adam(network.parameters(), fused=fused)
@@ -86,11 +82,8 @@ def sections(
     turns = {"threads": threads, "rounds": rounds, "items": batch}
     steps = ladder(device)
     best = list(steps.values())[-1]
-    together, in_turn = ({**best, "in_turn": choice} for choice in (False, True))
-    orders = {"the same, parts together": together, "the same, parts in turn": in_turn}
     for count in parts:
-        given = steps | (orders if count > 1 else {})
-        ways = {how: partial(step, count, **options) for how, options in given.items()}
+        ways = {how: partial(step, count, **options) for how, options in steps.items()}
         table = take_turns(ways, **turns)
         yield Section(f"Training step, P={count}, batch {batch}, {size}x{size}", table)
     table = take_turns({f"P={count}": partial(step, count, **best) for count in parts}, **turns)

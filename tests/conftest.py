@@ -1,11 +1,14 @@
 """Recorded fixtures, found wherever they are kept."""
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from pnfs.commands.resolvers import register_resolvers
+from pnfs.commands.configuration import register_resolvers
 
 
 def _fixtures_dir() -> Path:
@@ -36,6 +39,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "fixture_file", parameters or [pytest.param(None, id="absent", marks=absent)]
     )
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """Loads a file of the repository that is no part of the package, such as "tools/rooms.py"."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / name
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -44,28 +44,9 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
-def circles(graph: nx.DiGraph) -> list[list[str]]:
-    """Rooms that import each other, directly or through others."""
-    components = nx.strongly_connected_components(graph)
-    return sorted(sorted(rooms) for rooms in components if len(rooms) > 1)
-
-
 def storeys(graph: nx.DiGraph) -> list[list[str]]:
-    """The rooms by height, lowest first: a room stands above every room that it imports.
-
-    Rooms of one circle stand side by side.
-    """
-    flat = nx.condensation(graph).reverse()
-    rows = nx.topological_generations(flat)
-    return [sorted(room for n in row for room in flat.nodes[n]["members"]) for row in rows]
-
-
-def telling_edges(graph: nx.DiGraph) -> set[tuple[str, str]]:
-    """The imports that no chain of others implies; both ways of a circle are among them."""
-    flat = nx.condensation(graph)
-    kept, number = nx.transitive_reduction(flat).edges, flat.graph["mapping"]
-    pairs = ((edge, (number[edge[0]], number[edge[1]])) for edge in graph.edges)
-    return {edge for edge, (a, b) in pairs if a == b or (a, b) in kept}
+    """The rooms by height, lowest first: a room stands above every room that it imports."""
+    return [sorted(row) for row in nx.topological_generations(graph.reverse())]
 
 
 def described(graph: nx.DiGraph) -> str:
@@ -78,7 +59,6 @@ def described(graph: nx.DiGraph) -> str:
         + " |"
         for row in reversed(storeys(graph))
     ]
-    round_trips = [f"{' and '.join(rooms)} import each other." for rooms in circles(graph)]
     return "\n".join(
         [
             "# Rooms",
@@ -89,7 +69,6 @@ def described(graph: nx.DiGraph) -> str:
             "![Imports between the rooms](rooms.svg)",
             "",
             "Dark arrows are drawn where no chain of others says the same; the rest is grey.",
-            *[line for trip in round_trips for line in ("", trip)],
             "",
             "| Rooms, highest first | Imports |",
             "|---|---|",
@@ -113,10 +92,9 @@ def draw(graph: nx.DiGraph, path: Path) -> None:
     axes = figure.add_subplot()
     axes.set(xlim=(-0.5, 10.5), ylim=(-0.5, 1.15 * len(rows) - 0.6))
     axes.axis("off")
-    needed = telling_edges(graph)
+    needed = nx.transitive_reduction(graph).edges
     for edge in sorted(graph.edges, key=lambda edge: edge in needed):
-        upward = place[edge[1]][1] >= place[edge[0]][1]
-        colour = "tab:red" if upward else "0.25" if edge in needed else "0.85"
+        colour = "0.25" if edge in needed else "0.85"
         axes.annotate(
             "",
             place[edge[1]],

@@ -1,14 +1,21 @@
+"""Heatmaps to locations: recorded ones, HRNet's quarter pixel, DARK, and what holds for any map."""
+
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pnfs.codec import decode, to_image
+from pnfs.codec import Codec, blur_size, decode, to_image
 from pnfs.codec.decode import DecodeMethod
 from pnfs.data import geometry
+from pnfs.errors import PnfsError
 
 STRIDE = 4
+METHODS: tuple[DecodeMethod, ...] = ("dark", "quarter", "argmax")
 
 
 @pytest.mark.fixtures("decode_*.npz")
@@ -32,6 +39,20 @@ def test_decoding_matches_the_reference(fixture_file: Path) -> None:
         locations, _ = decode(maps, method)
         found = to_image(STRIDE * locations, torch.from_numpy(matrices))
         np.testing.assert_allclose(found.numpy(), case[recorded], atol=1e-3, rtol=0)
+
+
+def test_locations_go_to_the_image_through_the_crop_matrix() -> None:
+    generator = np.random.default_rng(0)
+    matrices = [
+        geometry.crop_matrix(generator.uniform(0, 900, 2), np.array([w, w]), r, (64, 48), flip=f)
+        for w, r, f in ((300.0, 20.0, False), (90.0, -45.0, True))
+    ]
+    in_image = generator.uniform(0, 900, (2, 5, 2))
+    in_crop = np.stack([geometry.apply(m, p) for m, p in zip(matrices, in_image, strict=True)])
+    inverses = torch.from_numpy(np.stack([geometry.invert(m) for m in matrices])).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = to_image(torch.from_numpy(in_crop).float(), inverses)
+    np.testing.assert_allclose(found.numpy(), in_image, atol=2e-3)
 
 
 def single_peak(x: int, y: int, size: tuple[int, int] = (10, 8)) -> torch.Tensor:
@@ -58,55 +79,150 @@ def test_the_quarter_offset_needs_an_interior_pixel(x: int, y: int, offset: bool
     assert locations[0, 0].tolist() == expected
 
 
-def test_equal_neighbours_give_no_offset() -> None:
-    maps = torch.zeros(1, 1, 9, 9)
-    maps[..., 4, 4] = 1
-    assert decode(maps)[0][0, 0].tolist() == [4, 4]
-
-
-@pytest.mark.parametrize("value", [0.0, -0.5])
-def test_without_a_positive_score_the_location_is_the_origin(value: float) -> None:
-    maps = torch.full((1, 2, 6, 6), value - 1)
-    maps[:, :, 3, 4] = value
-    locations, scores = decode(maps)
-    assert locations.tolist() == [[[0, 0], [0, 0]]]
-    assert scores.tolist() == [[value, value]]
-
-
-def test_the_first_of_equal_maxima_wins() -> None:
+def test_ties_and_maps_without_a_positive_score() -> None:
     maps = torch.zeros(1, 1, 6, 6)
     maps[..., 2, 4] = maps[..., 3, 1] = maps[..., 5, 5] = 0.7
-    assert decode(maps, "argmax")[0][0, 0].tolist() == [4, 2]
-    assert decode(torch.full((1, 1, 6, 6), 0.25))[0][0, 0].tolist() == [0, 0]
+    # The first of equal maxima wins; equal neighbours give no offset.
+    for method in ("argmax", "quarter"):
+        assert decode(maps, method)[0][0, 0].tolist() == [4, 2]
+    for value in (0.0, -0.5):
+        locations, scores = decode(maps - 0.7 + value)
+        assert locations.tolist() == [[[0, 0]]]
+        assert scores.item() == pytest.approx(value)
+    half, exact = decode(single_peak(4, 4).bfloat16()), decode(single_peak(4, 4))
+    assert half[0].dtype == half[1].dtype == torch.float32
+    assert torch.equal(half[0], exact[0])
+    for method in METHODS:
+        assert decode(torch.zeros(0, 16, 8, 6), method)[0].shape == (0, 16, 2)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (2, 2)])
-def test_tiny_maps_decode(size: tuple[int, int]) -> None:
-    maps = torch.rand(2, 3, *size) + 0.1
-    assert torch.equal(decode(maps, "quarter")[0], decode(maps, "argmax")[0])
+def peaks(
+    places: torch.Tensor, size: tuple[int, int] = (64, 48), sigma: float = 2.0
+) -> torch.Tensor:
+    """Score maps of joints at places x, y in crop pixels."""
+    labelled = torch.ones(places.shape[:2], dtype=torch.bool)
+    return Codec(sigma=sigma, quantised=False).targets(places, labelled, size)[0]
 
 
-def test_half_precision_maps_give_single_precision_locations() -> None:
-    maps = single_peak(4, 4)
-    locations, scores = decode(maps.bfloat16())
-    assert locations.dtype == scores.dtype == torch.float32
-    assert torch.equal(locations, decode(maps)[0])
+def anywhere(
+    count: int, size: tuple[int, int] = (64, 48), margin: float = 0.0, seed: int = 0
+) -> torch.Tensor:
+    """Places in crop pixels, this many heatmap pixels off the border."""
+    last = torch.tensor([size[1] - 1.0, size[0] - 1.0]) - 2 * margin
+    generator = torch.Generator().manual_seed(seed)
+    return STRIDE * (margin + last * torch.rand(2, count, 2, generator=generator))
 
 
-def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="argmax, quarter"):
-        decode(torch.zeros(1, 1, 4, 4), "nearest")  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_dark_errs_less_than_the_quarter_and_that_less_than_argmax(noise: float) -> None:
+    places = anywhere(400)
+    maps = peaks(places)
+    maps += noise * torch.randn(maps.shape, generator=torch.Generator().manual_seed(1))
+    errors = (STRIDE * decode(maps, method)[0] - places for method in METHODS)
+    dark, quarter, argmax = (torch.linalg.vector_norm(e, dim=-1).mean() for e in errors)
+    assert dark < 0.25 * quarter
+    assert quarter < 0.9 * argmax
 
 
-def test_locations_go_to_the_image_through_the_crop_matrix() -> None:
-    generator = np.random.default_rng(0)
-    matrices = [
-        geometry.crop_matrix(generator.uniform(0, 900, 2), np.array([w, w]), r, (64, 48), flip=f)
-        for w, r, f in ((300.0, 20.0, False), (90.0, -45.0, True))
-    ]
-    in_image = generator.uniform(0, 900, (2, 5, 2))
-    in_crop = np.stack([geometry.apply(m, p) for m, p in zip(matrices, in_image, strict=True)])
-    inverses = torch.from_numpy(np.stack([geometry.invert(m) for m in matrices])).float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = to_image(torch.from_numpy(in_crop).float(), inverses)
-    np.testing.assert_allclose(found.numpy(), in_image, atol=2e-3)
+@pytest.mark.parametrize("sigma", [2.0, 3.0])
+def test_a_joint_comes_back_from_its_map(sigma: float) -> None:
+    places = anywhere(500, margin=8)
+    found, scores = decode(peaks(places, sigma=sigma), "dark", sigma=sigma)
+    assert (STRIDE * found - places).abs().max() < 0.02
+    assert scores.min() > 0.9
+    # Also from the border, though less exactly.
+    places = anywhere(500)
+    places[0, :100, 0] = 0.0
+    places[0, 100:200] = torch.tensor([47.0, 63.0]) * STRIDE
+    found, _ = decode(peaks(places, sigma=sigma), "dark", sigma=sigma)
+    assert torch.linalg.vector_norm(STRIDE * found - places, dim=-1).max() < 0.3
+
+
+def published_dark(heatmap: np.ndarray, kernel: int) -> np.ndarray:
+    """DARK as its authors wrote it: whole map blurred, scaled to the old maximum, one joint."""
+    height, width = heatmap.shape
+    y, x = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    border = (kernel - 1) // 2
+    padded = np.zeros((height + 2 * border, width + 2 * border))
+    padded[border:-border, border:-border] = heatmap
+    blurred = cv2.GaussianBlur(padded, (kernel, kernel), 0)[border:-border, border:-border]
+    log = np.log(np.maximum(blurred * heatmap.max() / blurred.max(), 1e-10))
+    place = np.array([x, y], np.float64)
+    if 1 < x < width - 2 and 1 < y < height - 2:
+        slope = np.array([log[y, x + 1] - log[y, x - 1], log[y + 1, x] - log[y - 1, x]]) / 2
+        dxx = (log[y, x + 2] - 2 * log[y, x] + log[y, x - 2]) / 4
+        dyy = (log[y + 2, x] - 2 * log[y, x] + log[y - 2, x]) / 4
+        dxy = log[y + 1, x + 1] - log[y - 1, x + 1] - log[y + 1, x - 1] + log[y - 1, x - 1]
+        place -= np.linalg.solve(np.array([[dxx, dxy / 4], [dxy / 4, dyy]]), slope)
+    return place
+
+
+def test_dark_is_the_published_procedure_away_from_the_border() -> None:
+    places = anywhere(60, margin=9, seed=3)
+    maps = peaks(places)
+    maps += 0.3 * peaks(anywhere(60, margin=9, seed=4))
+    maps += 0.03 * torch.rand(maps.shape, generator=torch.Generator().manual_seed(5))
+    found, _ = decode(maps, "dark")
+    expected = [[published_dark(m, 11) for m in person] for person in maps.double().numpy()]
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+def test_the_blur_has_the_published_sizes() -> None:
+    assert [blur_size(sigma) for sigma in (2.0, 3.0, 1.0, 0.5)] == [11, 17, 5, 3]
+
+
+def test_what_cannot_be_decoded_is_refused() -> None:
+    for maps, method, sigma in (
+        (torch.rand(1, 1, 8, 8), "dark", 0.0),
+        (torch.zeros(1, 3, 0, 8), "quarter", 2.0),
+        (torch.zeros(1, 1, 4, 4), "nearest", 2.0),
+    ):
+        with pytest.raises(PnfsError, match=r"sigma|no pixel|'nearest'"):
+            decode(maps, method, sigma=sigma)  # type: ignore[arg-type]
+
+
+def test_without_a_maximum_of_its_own_the_pixel_stays() -> None:
+    maps = torch.full((1, 3, 20, 20), 0.25)
+    maps[0, 1] = torch.linspace(0.1, 1, 20)[:, None]  # a ramp that is highest at the border
+    maps[0, 2] = -1.0
+    found, _ = decode(maps, "dark")
+    assert found[0, 2].tolist() == [0, 0]
+    pixel, _ = decode(maps, "argmax")
+    assert ((found - pixel).abs() <= 2).all()
+    assert found.isfinite().all()
+
+
+map_sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
+seeds = st.integers(0, 10_000)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, map_sizes, st.sampled_from(METHODS), st.floats(0.4, 4.0))
+def test_any_map_decodes_near_its_highest_pixel(seed, size, method, sigma) -> None:
+    maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    found, scores = decode(maps, method, sigma=sigma)
+    assert torch.equal(scores, maps.flatten(-2).max(-1).values)
+    pixel, _ = decode(maps, "argmax")
+    reach = {"argmax": 0.0, "quarter": 0.25, "dark": 2.0}[method]
+    assert ((found - pixel).abs() <= reach).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.integers(-12, 12), st.integers(-12, 12))
+def test_moving_a_joint_by_whole_pixels_moves_what_is_decoded(seed, dx, dy) -> None:
+    move = torch.tensor([dx, dy], dtype=torch.float32)
+    places = anywhere(4, size=(56, 56), margin=21, seed=seed)
+    for method in METHODS:
+        before, _ = decode(peaks(places, (56, 56)), method)
+        after, _ = decode(peaks(places + STRIDE * move, (56, 56)), method)
+        torch.testing.assert_close(after, before + move, atol=2e-3, rtol=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds)
+def test_mirrored_maps_decode_to_mirrored_joints(seed) -> None:
+    maps = peaks(anywhere(6, seed=seed))
+    found, _ = decode(maps, "dark")
+    mirrored, _ = decode(maps.flip(-1), "dark")
+    expected = torch.stack([maps.shape[-1] - 1 - found[..., 0], found[..., 1]], -1)
+    torch.testing.assert_close(mirrored, expected, atol=2e-3, rtol=0)

@@ -1,5 +1,6 @@
 """`pnfs data`: checks, sheets and caches; exit status, files, refusals."""
 
+import io
 import json
 import sqlite3
 import subprocess
@@ -9,13 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from pnfs.commands import data, machine
-from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.data.cache import About
+from pnfs.commands.configuration import UsageError
+from pnfs.data.cache import read_about
 from pnfs.data.synthetic import Synthetic
+from tiny_runs import call
 from written_datasets import write_mpii
 
 GIB = 2**30
@@ -25,10 +26,8 @@ SMALL = ("dataset=synthetic", "dataset.train=4", "dataset.val=2", "dataset.image
 
 def run(*overrides: str) -> str:
     """What the command prints."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-        config = compose("data", list(overrides))
-    console = data.console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    data.run(config)
+    console = data.console = Console(width=200, record=True, file=io.StringIO())
+    call("data", *overrides)
     return console.export_text()
 
 
@@ -83,7 +82,7 @@ def test_an_empty_folder_is_a_finding_about_the_layout(tmp_path: Path, name: str
         ["action=browse"],
         ["action=cache"],
         ["input_size=[64,50]"],
-        ["action=browse", "dataset=synthetic", "browse.persons=0"],
+        ["dataset=synthetic", "browse.persons=0"],
     ],
 )
 def test_what_cannot_be_done_is_refused(wrong: list[str]) -> None:
@@ -105,7 +104,7 @@ def test_a_cache_is_written_and_written_anew(tmp_path: Path) -> None:
     asked = ["action=cache", *SMALL, f"run_root={tmp_path}"]
     run(*asked)
     paths = sorted((tmp_path / "cache").glob("*.sqlite"))
-    settings = {path.name.split("-")[0]: About.read(path).settings for path in paths}
+    settings = {path.name.split("-")[0]: read_about(path)["settings"] for path in paths}
     assert {some.input_size for some in settings.values()} == {(32, 32)}
     assert settings["synthetic_train"].rotation == 45.0
     with closing(sqlite3.connect(paths[0])) as connection, connection:
@@ -146,7 +145,7 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_compromised_release_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {finding.severity for finding in machine.check_libraries()} == {"note"}
-    monkeypatch.setattr(machine, "_version", lambda name: "2.6.3")
+    monkeypatch.setattr(machine, "_version", lambda _: "2.6.3")
     errors = [finding for finding in machine.check_libraries() if finding.severity == "error"]
     assert [finding.where for finding in errors] == ["lightning 2.6.3"]
 

@@ -57,13 +57,6 @@ def test_process_keeps_a_gpu_of_its_own(tmp_path: Path, visible: str | None, nam
     end(third)
 
 
-def test_nothing_changes_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PNFS_GPUS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
-    devices.take_gpu_if_asked()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,4"
-
-
 @pytest.mark.parametrize("asked", ["-1", "0", "all"])
 def test_number_of_gpus_must_be_one(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     monkeypatch.setenv("PNFS_GPUS", asked)

@@ -9,12 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
-import torch
-from lightning.pytorch.loggers import WandbLogger
 
 from pnfs.commands import evaluate, train
-from pnfs.commands.report import log_media
-from pnfs.commands.score_tables import described, joint_table, score_table
+from pnfs.commands.score_tables import score_table
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import composed
 from written_datasets import require_server_format, write_coco, write_mpii
@@ -53,14 +50,7 @@ def evaluated(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
         composed("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={out}",
                  *overrides)
     )  # fmt: skip
-    return strict_json(out / "result.json")
-
-
-def strict_json(path: Path) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{path} holds {constant}, which JSON does not have")
-
-    return json.loads(path.read_text(), parse_constant=refuse)
+    return json.loads((out / "result.json").read_text())
 
 
 def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, capsys) -> None:
@@ -72,11 +62,10 @@ def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, ca
     }  # fmt: skip
     assert record["persons"] == 8
     assert record["by_joint"]["criterion"] == "PCKh@0.5"
-    for name in ("predictions", "worst", "best", "errors", "joints", "curve"):
+    for name in ("predictions", "worst", "best", "joints", "curve"):
         assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
     printed = capsys.readouterr().out
     assert "flip shift: 0 · decode method: dark · boxes: ground truth" in printed
-    assert "left wrist" in printed
     # The record's rates, from the exported predictions and the files alone.
     located = scipy.io.loadmat(tmp_path / "pred.mat")["preds"]
     annotations = json.loads((data / "annot/valid.json").read_text())
@@ -106,11 +95,7 @@ def test_a_test_set_is_predicted_and_not_scored(trained, tmp_path: Path, capsys)
     assert "has no labels: nothing is scored" in capsys.readouterr().out
     assert scipy.io.loadmat(tmp_path / "pred.mat")["preds"].shape == (3, 16, 2)
     assert not (tmp_path / "worst_test.png").exists()
-
-
-def test_labels_without_head_sizes_are_not_called_missing(trained, tmp_path: Path, capsys) -> None:
-    _, run = trained("mpii")
-    assert evaluated(run, tmp_path, "split=train")["score"] is None
+    assert evaluated(run, tmp_path / "train", "split=train")["score"] is None
     assert "no sizes to measure errors by: nothing is scored" in capsys.readouterr().out
 
 
@@ -162,17 +147,6 @@ def test_what_cannot_be_is_refused(trained, tmp_path: Path, override: str, messa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_foreign_classes_need_trust(trained, tmp_path: Path) -> None:
-    _, run = trained("mpii")
-    content = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-    content["pnfs_config"]["schedule"] = {"_target_": "fractions.Fraction"}
-    torch.save(content, tmp_path / "mine.ckpt")
-    with pytest.raises(ValueError, match=r"mine\.ckpt: .*'fractions\.Fraction'"):
-        evaluated(tmp_path / "mine.ckpt", tmp_path / "out")
-    assert evaluated(tmp_path / "mine.ckpt", tmp_path / "out", "trust=true")["persons"] == 8
-
-
 # --- loggers and tables
 
 
@@ -188,56 +162,24 @@ def test_tensorboard_gets_the_pictures(trained, tmp_path: Path) -> None:
         found.Tags()["images"]
     )
     assert "val/PCKh@0.5" in found.Tags()["scalars"]
-    height, width = cv2.imread(str(tmp_path / "curve_val.png")).shape[:2]
-    image = found.Images("media/curve")[0]
-    assert (image.height, image.width) == (height, width)
-
-
-def test_wandb_gets_the_pictures(tmp_path: Path, monkeypatch) -> None:
-    logged = []
-    monkeypatch.setattr(
-        WandbLogger, "log_image", lambda self, key, images: logged.append((key, images))
-    )
-    wandb = WandbLogger.__new__(WandbLogger)
-    log_media([wandb], {"worst": tmp_path / "a.png", "architecture data": tmp_path / "a.json"})
-    assert logged == [("media/worst", [str(tmp_path / "a.png")])]
 
 
 def cells(table: Any, column: int) -> list[str]:
     return list(table.columns[column].cells)
 
 
-def test_fractions_and_percent_are_printed_as_their_benchmarks_do() -> None:
-    table = score_table("t", {"": {"AP": 0.6741, "PCKh@0.5": 87.123, "AP (L)": float("nan")}})
-    assert cells(table, 1) == ["0.674", "87.1", "–"]
-
-
-def test_scores_stand_in_one_row_by_group() -> None:
-    scores = {"PCKh@0.5": 87.0, "PCKh@0.5/head": 96.0, "PCKh@0.11": 34.0}
+def test_scores_stand_in_one_row_by_group_as_their_benchmarks_print_them() -> None:
+    scores = {"PCKh@0.5": 87.03, "PCKh@0.5/head": 96.0, "AP": 0.6741, "AP (L)": float("nan")}
     table = score_table("t", {"before": {"PCKh@0.5": 1.0}, "after": scores})
     assert [cells(table, n) for n in range(3)] == [
-        ["PCKh@0.5 before", "PCKh@0.5 after", "PCKh@0.11 before", "PCKh@0.11 after"],
-        ["1.0", "87.0", "", "34.0"],
-        ["", "96.0", "", ""],
+        [
+            "PCKh@0.5 before",
+            "PCKh@0.5 after",
+            "AP before",
+            "AP after",
+            "AP (L) before",
+            "AP (L) after",
+        ],
+        ["1.0", "87.0", "", "0.674", "", "–"],
+        ["", "96.0", "", "", "", ""],
     ]
-    assert table.caption == "PCKh@0.11 is what public code prints as @0.1."
-
-
-def test_joint_table_shows_visibility_where_it_is_labelled() -> None:
-    def record(occluded: int) -> dict[str, Any]:
-        kinds = {"all": 4, "visible": 4 - occluded, "occluded": occluded}
-        columns = {
-            kind: {"percent": 50.0 if count else None, "labels": count}
-            for kind, count in kinds.items()
-        }
-        return {"criterion": "any", "missed_persons": 0, "joints": {"left_ear": columns}}
-
-    assert len(joint_table(record(0)).columns) == 3
-    table = joint_table(record(4))
-    assert [cells(table, n)[0] for n in range(7)] == [
-        "left ear", "50.0", "4", "–", "0", "50.0", "4",
-    ]  # fmt: skip
-
-
-def test_choices_in_words() -> None:
-    assert described({"flip_test": True, "nms": "oks"}) == "flip test: yes · nms: oks"

@@ -23,12 +23,6 @@ from tiny_runs import composed
 from written_datasets import write_coco, write_mpii
 
 COUNT = 4
-# The order of MPII's files, as its documentation lists it.
-MPII_FILES = (
-    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis",
-    "thorax", "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder",
-    "left_shoulder", "left_elbow", "left_wrist",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +80,7 @@ def test_labels_of_coco_score_one_against_themselves(roots, tmp_path: Path, caps
     assert "checkpoint" not in record
     columns = record["by_joint"]["joints"].values()
     assert {c["all"]["percent"] for c in columns if c["all"]["labels"]} == {100}
-    for name in ("predictions", "worst", "best", "errors", "joints", "curve"):
+    for name in ("predictions", "worst", "best", "joints", "curve"):
         assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
     assert "predictions: COCO annotations" in capsys.readouterr().out
 
@@ -136,28 +130,19 @@ def own_root(labels: dict[str, Any], root: Path, images: Path) -> Path:
     return root
 
 
-def keypoints_file(labels: dict[str, Any], skeleton: str, rename: Callable[[int], int]) -> Any:
-    """What `pnfs predict` leaves: its own numbers of pictures, scores beside the joints."""
-    content = copy.deepcopy(labels)
-    numbers = {image["id"]: rename(n) for n, image in enumerate(content["images"])}
-    for image in content["images"]:
-        image["id"] = numbers[image["id"]]
-    content["annotations"] = [a for a in content["annotations"] if a["num_keypoints"]]
-    for label in content["annotations"]:
-        label["image_id"] = numbers[label["image_id"]]
-        joints = len(label["keypoints"]) // 3
-        label |= {"keypoint_scores": [0.5] * joints, "score": 0.5}
-    return content
-
-
 def test_keypoints_of_predict_are_found_by_the_pictures_names(roots, tmp_path: Path) -> None:
     root = roots["coco"]
     labels = coco_labels(root)
-    count = len(labels["images"])
-    # Numbers that the dataset has too, of other pictures.
+    # Numbers of pictures that the dataset has too, of others; scores beside the joints.
     ids = [image["id"] for image in labels["images"]]
-    content = keypoints_file(labels, "coco", lambda n: ids[(n + 1) % count])
-    record = scored("coco", root, written(tmp_path / "k.json", content), tmp_path / "out")
+    numbers = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    for image in labels["images"]:
+        image["id"] = numbers[image["id"]]
+    labels["annotations"] = [a for a in labels["annotations"] if a["num_keypoints"]]
+    for label in labels["annotations"]:
+        scores = {"keypoint_scores": [0.5] * 17, "score": 0.5}
+        label |= {"image_id": numbers[label["image_id"]], **scores}
+    record = scored("coco", root, written(tmp_path / "k.json", labels), tmp_path / "out")
     assert record["score"] == 1
     assert record["predictions"]["format"] == "keypoints of pnfs predict"
 
@@ -222,29 +207,6 @@ def test_persons_by_id_in_any_order_and_not_all(skeleton: str, tmp_path: Path) -
     assert found["score"] == pytest.approx(share, abs=1e-3)
 
 
-def test_keypoints_of_predict_on_a_dataset_in_person_boxes(roots, tmp_path: Path) -> None:
-    root = roots["mpii"]
-    order = [MPII_FILES.index(joint) for joint in body.MPII.joints]
-    images, annotations = [], []
-    for n, person in enumerate(mpii_labels(root)):
-        images.append(
-            {"id": n + 1, "file_name": f"some/{person['image']}", "width": 96, "height": 96}
-        )
-        joints = np.array(person["joints"], float)[order] - 1
-        for far in (70.0, 0.0):  # Another person in the picture comes first.
-            table = np.column_stack([joints + far, np.full(16, 2)])
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": n + 1, "category_id": 1, "iscrowd": 0,
-                "bbox": [0, 0, 96, 96], "area": 9216.0, "num_keypoints": 16,
-                "keypoints": table.ravel().tolist(), "keypoint_scores": [0.9] * 16, "score": 0.9,
-            })  # fmt: skip
-    categories = [{"id": 1, "name": "person", "keypoints": list(body.MPII.joints)}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    record = scored("mpii", root, written(tmp_path / "k.json", content), tmp_path / "out")
-    assert all_right(record)
-    assert record["predictions"]["persons"] == 2 * COUNT
-
-
 # --- refusals
 
 
@@ -278,11 +240,7 @@ def changed(**keys: object) -> Callable[[Any], Any]:
     ("change", "named"),
     [
         (changed(image_id=999999), r"detection 1: image_id"),
-        (changed(score="high"), r"detection 1: score"),
-        (changed(keypoints=[1.0] * 48), r"detection 1: keypoints.*48"),
         (lambda results: [{**r, "category_id": 0} for r in results], r"category_id 1"),
-        (lambda results: [], "no prediction"),
-        (lambda results: [1, 2], "record 0"),
         (lambda results: {"poses": results}, "known"),
     ],
 )
@@ -294,24 +252,10 @@ def test_damaged_results_name_file_record_and_key(roots, tmp_path: Path, change,
     assert not (tmp_path / "out").exists()
 
 
-def test_other_joints_and_pictures_are_named(roots, tmp_path: Path) -> None:
-    labels = coco_labels(roots["coco"])
-    labels["categories"][0]["keypoints"] = ["tail", *body.COCO.joints[1:]]
-    with pytest.raises(DataError, match=r"tails\.json.*tail.*nose"):
-        scored("coco", roots["coco"], written(tmp_path / "tails.json", labels), tmp_path / "out")
-    labels = coco_labels(roots["coco"])
-    labels["images"][0]["file_name"] = "elsewhere.jpg"
-    with pytest.raises(DataError, match=r"other\.json.*elsewhere\.jpg"):
-        scored("coco", roots["coco"], written(tmp_path / "other.json", labels), tmp_path / "out")
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [(lambda preds: {"preds": preds[:-1]}, "3 persons"),
-     (lambda preds: {"preds": preds * np.nan}, "person 0: preds"),
-     (lambda preds: {"preds": preds.transpose(1, 2, 0)}, "preds"),
      (lambda preds: {"pred": preds}, "pred "),
-     (lambda preds: {"preds": {"annorect": 1.0}}, "struct"),
      (lambda preds: None, "truncated|preds")],
 )  # fmt: skip
 def test_damaged_mat_files(roots, tmp_path: Path, change, named: str) -> None:
@@ -320,17 +264,6 @@ def test_damaged_mat_files(roots, tmp_path: Path, change, named: str) -> None:
     if change(preds) is None:
         (tmp_path / "pred.mat").write_bytes((tmp_path / "pred.mat").read_bytes()[:200])
     with pytest.raises(DataError, match=rf"pred\.mat.*({named})"):
-        scored("mpii", roots["mpii"], tmp_path / "pred.mat", tmp_path / "out")
-
-
-def test_an_array_that_would_fill_the_memory_is_not_unpacked(
-    roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scipy.io.savemat(
-        tmp_path / "pred.mat", {"preds": np.zeros((2 << 16, 16, 2), np.uint8)}, do_compression=True
-    )
-    monkeypatch.setattr("pnfs.data.matfile.LARGEST", 1 << 20)
-    with pytest.raises(DataError, match=r"pred\.mat.*too large"):
         scored("mpii", roots["mpii"], tmp_path / "pred.mat", tmp_path / "out")
 
 
@@ -344,12 +277,6 @@ def test_a_file_of_another_dataset(roots, tmp_path: Path, dataset: str, other: s
         scored(dataset, roots[dataset], file, tmp_path / "out")
 
 
-def test_a_file_that_is_not_there_or_too_large(
-    roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_there(roots, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.json"):
         scored("coco", roots["coco"], tmp_path / "absent.json", tmp_path / "out")
-    monkeypatch.setattr("pnfs.data.pose_files.LARGEST_FILE", 10)
-    file = written(tmp_path / "large.json", as_results(coco_labels(roots["coco"])))
-    with pytest.raises(DataError, match=r"large\.json.*bytes"):
-        scored("coco", roots["coco"], file, tmp_path / "out")

@@ -77,17 +77,21 @@ def test_printed_configuration_is_the_one_that_runs(train: Run, tmp_path: Path) 
 
 
 def test_run_folder_is_hydras(train: Run, tmp_path: Path) -> None:
-    train("trainer.enable_progress_bar=false")
+    done = train("trainer.enable_model_summary=false")
     (folder,) = folders(tmp_path)
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         assert (folder / ".hydra" / name).is_file()
-    assert "trainer.enable_progress_bar=false" in (folder / ".hydra" / "overrides.yaml").read_text()
+    assert (
+        "trainer.enable_model_summary=false" in (folder / ".hydra" / "overrides.yaml").read_text()
+    )
+    assert "%|" not in done.stdout  # No progress bar in a pipe.
     log = (folder / "train.log").read_text()
     assert "epoch 1 of 1" in log
     assert "result.json" in log
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_number_of_epochs_has_two_names_and_one_run(train: Run, tmp_path: Path) -> None:
     train("epochs=2")
     assert "finished before" in train("trainer.max_epochs=2").stdout
@@ -106,6 +110,7 @@ def test_callback_of_the_users_is_called_beside_the_groups(train: Run, tmp_path:
     assert "lr-Adam" in " ".join(columns(folder))
 
 
+@pytest.mark.slow
 def test_several_loggers(train: Run, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     pytest.importorskip("tensorboard")
@@ -116,16 +121,19 @@ def test_several_loggers(train: Run, tmp_path: Path) -> None:
     assert (folder / "metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_no_logger(train: Run, tmp_path: Path) -> None:
     train("+trainer.logger=false")
     assert not (folders(tmp_path)[0] / "metrics.csv").exists()
 
 
+@pytest.mark.slow
 def test_profiler_reports(train: Run) -> None:
     done = train("trainer.profiler=simple")
     assert "Profiler Report" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_validated_and_kept(train: Run, tmp_path: Path) -> None:
     train("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "epochs=2")
     (folder,) = folders(tmp_path)
@@ -134,6 +142,7 @@ def test_averaged_weights_are_validated_and_kept(train: Run, tmp_path: Path) -> 
     assert any(not torch.equal(kept[name], current[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_pictures_every_few_epochs(train: Run, tmp_path: Path) -> None:
     choices = ["callbacks=[default,pictures]", "callbacks.pictures.every=2", "epochs=3"]
     train(*choices, "callbacks.pictures.persons=2")
@@ -141,14 +150,13 @@ def test_pictures_every_few_epochs(train: Run, tmp_path: Path) -> None:
     assert [path.name for path in (folder / "pictures").iterdir()] == ["epoch_0002.png"]
 
 
-def test_no_progress_bar_in_a_pipe(train: Run) -> None:
-    assert "%|" not in train().stdout
-
-
 # --- debugging
 
 
-@pytest.mark.parametrize("choice", ["fast_dev_run", "limit", "overfit", "profiler"])
+SLOW_CHOICES = [pytest.param(c, marks=pytest.mark.slow) for c in ("limit", "overfit", "profiler")]
+
+
+@pytest.mark.parametrize("choice", ["fast_dev_run", *SLOW_CHOICES])
 def test_debugging_has_folders_of_its_own(train: Run, tmp_path: Path, choice: str) -> None:
     train(f"debug={choice}", "epochs=1")
     (folder,) = folders(tmp_path, "debug")
@@ -166,6 +174,7 @@ def test_local_file_is_read_where_there_is_one(train: Run, tmp_path: Path) -> No
 # --- continue, start from
 
 
+@pytest.mark.slow
 def test_named_checkpoint_is_continued(train: Run, tmp_path: Path) -> None:
     train()
     (first,) = folders(tmp_path)
@@ -176,6 +185,7 @@ def test_named_checkpoint_is_continued(train: Run, tmp_path: Path) -> None:
     assert "resuming after epoch 1 of 2" in (longer / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_network_of_a_checkpoint_is_trained_further(
     train: Run, server: TrainServer, tmp_path: Path
 ) -> None:
@@ -250,10 +260,7 @@ def test_sweep_goes_on_and_names_what_failed(train: Run, tmp_path: Path) -> None
 # --- interruptions
 
 
-@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_interrupts_in_one_line(
-    server: TrainServer, tmp_path: Path, sign: signal.Signals, status: int
-) -> None:
+def test_ctrl_c_interrupts_in_one_line(server: TrainServer, tmp_path: Path) -> None:
     errors = tmp_path / "errors.txt"
     arguments = ["train", *TINY, "epochs=500"]
     pid = server.start_command(tmp_path, arguments, output=tmp_path / "out.txt", errors=errors)
@@ -261,8 +268,8 @@ def test_signal_interrupts_in_one_line(
     while not list(tmp_path.glob("runs/train/*/checkpoints/last.ckpt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(pid, sign)
-    assert server.wait() == status
+    os.kill(pid, signal.SIGINT)
+    assert server.wait() == 130
     said = errors.read_text().splitlines()
     assert [line for line in said if "interrupted" in line] == said[-1:]
     assert "Traceback" not in errors.read_text()
@@ -270,6 +277,7 @@ def test_signal_interrupts_in_one_line(
     assert state["state"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_restart_deletes_only_what_it_holds(train: Run, tmp_path: Path) -> None:
     train()
     (folder,) = folders(tmp_path)
@@ -318,9 +326,15 @@ def test_bash_completes_choices(tmp_path: Path) -> None:
     assert "parts=p1 parts=p3" in done.stdout, done.stderr
 
 
-def test_reader_that_has_seen_enough_gets_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", ["--cfg job", pytest.param("name=kept", marks=pytest.mark.slow)], ids=["print", "run"]
+)
+def test_reader_that_has_seen_enough_gets_no_traceback_and_loses_nothing(
+    tmp_path: Path, more: str
+) -> None:
     script = "from pnfs.commands.main import main; main()"
-    line = f'"{sys.executable}" -c "{script}" train --cfg job | head -1'
-    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    command = f"{sys.executable} -c '{script}' train {' '.join(TINY)} {more} | head -1"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+    assert len(list(tmp_path.glob("runs/kept/*/result.json"))) == ("kept" in more)

@@ -187,20 +187,3 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
         image["id"] for image in result["images"]
     ]
     assert result["videos"][0]["name"] == "walk.avi"
-
-
-def test_default_folders_of_different_inputs_differ(tmp_path: Path) -> None:
-    def folder(asked: str, checkpoint: str = "c.ckpt") -> Path:
-        settings = {
-            "out": None,
-            "input": asked,
-            "checkpoint": checkpoint,
-            "run_root": str(tmp_path),
-        }
-        return predict._folder(settings)
-
-    folders = [folder("a/images"), folder("b/images"), folder("a/images", "d.ckpt"), folder("a/*")]
-    assert len(set(folders)) == 4
-    assert folder("a/images") == folders[0]
-    assert folders[0].name.startswith("images_")
-    assert {path.parent for path in folders} == {tmp_path / "predict"}

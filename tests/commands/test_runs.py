@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from pnfs.commands import run_cards, runs
-from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.commands import runs
+from pnfs.commands.configuration import UsageError
 from pnfs.runs.finding import Run, find_runs
+from tiny_runs import call
 
 
 def run_of(name: str, status: Any, config: dict[str, Any], score: float | None = None) -> Run:
@@ -39,7 +39,13 @@ def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any)
         "model": {"_target_": "pnfs.models.PoseFabricNetwork", "parts": {"head": ["neck"]}},
     } | config
     if score is None:
-        state = {"state": "failed", "cause": "out of <memory>", "config": settings}
+        state = {
+            "state": "failed",
+            "cause": "out of <memory>",
+            "config": settings,
+            "started": 0,
+            "pid": 1,
+        }
         (path / "state.json").write_text(json.dumps(state))
         return path
     record = {
@@ -49,11 +55,6 @@ def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any)
     (path / "result.json").write_text(json.dumps(record))
     (path / "metrics.csv").write_text("epoch,step,train/loss_epoch,val/score\n0,3,0.5,12.5\n")
     return path
-
-
-def call(*overrides: str) -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-        runs.run(compose("runs", list(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def call(*overrides: str) -> None:
     ],
 )
 def test_filter(conditions: dict[str, Any], names: list[str]) -> None:
-    assert [run.folder.name for run in run_cards.filtered(RUNS, conditions)] == names
+    assert [run.folder.name for run in runs.filtered(RUNS, conditions)] == names
 
 
 def test_comparison_holds_what_differs_and_the_scores() -> None:
@@ -80,7 +81,7 @@ def test_comparison_holds_what_differs_and_the_scores() -> None:
 
 
 def test_list_shows_state_score_and_duration() -> None:
-    header, *lines = runs.run_lines([run_cards.card_of(run, Path("runs")) for run in RUNS], 80)
+    header, *lines = runs.run_lines([runs.card_of(run, Path("runs")) for run in RUNS], 80)
     assert header.split()[:6] == ["run", "state", "score", "params", "MACs", "duration"]
     assert [line.split()[:6] for line in lines if not line.startswith(" ")] == [
         ["1a", "finished", "50.0", "–", "–", "1"],
@@ -94,7 +95,7 @@ def test_list_fits_the_terminal_and_cuts_no_hash(width: int) -> None:
     names = [f"reproduce/table3/{n:08x}" for n in range(3)]
     cause = "CUDA out of memory [tried 2 GiB]: " + "word " * 40
     cards = [
-        replace(run_cards.card_of(run_of(name, "failed", {}), Path("runs")), cause=cause)
+        replace(runs.card_of(run_of(name, "failed", {}), Path("runs")), cause=cause)
         for name in names
     ]
     lines = runs.run_lines(cards, width)
@@ -107,7 +108,7 @@ def test_other_programs_read_the_list(tmp_path: Path, capsys: pytest.CaptureFixt
     write_run(tmp_path, "x/a", 1.5, seed=3)
     write_run(tmp_path, "x/b", float("nan"), seed=3)
     for form in ("json", "csv"):
-        call(f"run_root={tmp_path}", f"format={form}")
+        call("runs", f"run_root={tmp_path}", f"format={form}")
         text = capsys.readouterr().out
         assert "nan" not in text.lower()
         read = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
@@ -120,13 +121,13 @@ def test_page_from_run_folders(tmp_path: Path) -> None:
     write_run(tmp_path, "grid/aaaaaaaa", 61.5, seed=0)
     write_run(tmp_path, "grid/bbbbbbbb", None, seed=1)
     path = tmp_path / "pages" / "index.html"
-    call(f"run_root={tmp_path}", f"html={path}")
+    call("runs", f"run_root={tmp_path}", f"html={path}")
     page = path.read_text()
     for text in ("grid/aaaaaaaa", "61.5", "out of &lt;memory&gt;", "<code>seed=0</code>"):
         assert text in page
     # The trade-off, the scores, and the losses under the name that Lightning gives epoch means.
     assert page.count("<svg") == 3
-    call(f"run_root={tmp_path}", "+filter={seed:1}", f"html={path}")
+    call("runs", f"run_root={tmp_path}", "+filter={seed:1}", f"html={path}")
     assert "bbbbbbbb" in path.read_text()
     assert "aaaaaaaa" not in path.read_text()
 
@@ -134,7 +135,7 @@ def test_page_from_run_folders(tmp_path: Path) -> None:
 def test_unreadable_metrics_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path, "grid/aaaaaaaa")
     (folder / "metrics.csv").write_text("epoch,step,val/score\n0,1,many\n")
-    call(f"run_root={tmp_path}", f"html={tmp_path}/a.html")
+    call("runs", f"run_root={tmp_path}", f"html={tmp_path}/a.html")
     assert "metrics.csv" in capsys.readouterr().out
     assert (tmp_path / "a.html").is_file()
 
@@ -143,15 +144,16 @@ def test_many_differences_show_what_is_unusual(tmp_path: Path) -> None:
     usual = {f"key{n}": 0 for n in range(9)} | {"seed": 0}
     for run in range(10):
         write_run(tmp_path, f"grid/{run:08x}", **(usual | {f"key{run}": run + 5}))
-    cards = run_cards.page_cards(find_runs(tmp_path), tmp_path)
+    cards = runs.page_cards(find_runs(tmp_path), tmp_path)
     assert [dict(card.differences) for card in cards[:2]] == [{"key0": "5"}, {"key1": "6"}]
 
 
 def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
     for n, (seed, depth, workers) in enumerate([(0, 1, 4), (1, 1, 8), (0, 2, 4)]):
-        write_run(tmp_path, f"grid/{n:08x}", seed=seed, depth=depth, workers=workers)
+        data = {"seed": seed}
+        write_run(tmp_path, f"grid/{n:08x}", seed=seed, depth=depth, workers=workers, data=data)
     write_run(tmp_path, "other/00000004", seed=0, depth=1)
-    rows = [card.row for card in run_cards.page_cards(find_runs(tmp_path), tmp_path)]
+    rows = [card.row for card in runs.page_cards(find_runs(tmp_path), tmp_path)]
     # The number of workers does not make another run.
     assert rows[0] == rows[1]
     assert len(set(rows)) == 3
@@ -173,25 +175,8 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path, overrides: list[str], named: str) -> None:
     write_run(tmp_path, "grid/aaaaaaaa")
     with pytest.raises(UsageError) as error:
-        call(f"run_root={tmp_path}", *overrides)
+        call("runs", f"run_root={tmp_path}", *overrides)
     assert named in str(error.value)
-
-
-def test_what_lies_inside_a_run_is_no_run(tmp_path: Path) -> None:
-    for folder in ("a/1", "a/1/wandb/copy", "b/2"):
-        write_run(tmp_path, folder)
-    # A score that was evaluated later is no run, nor does it hide those below.
-    (tmp_path / "a/result.json").write_text(json.dumps({"score": 1.0}))
-    found = [run.folder.relative_to(tmp_path).as_posix() for run in find_runs(tmp_path)]
-    assert found == ["a/1", "b/2"]
-
-
-def test_damaged_state_is_named(tmp_path: Path) -> None:
-    # What a crashed writer may leave behind.
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "state.json").write_text('{"st')
-    with pytest.raises(ValueError, match=r"state\.json"):
-        find_runs(tmp_path)
 
 
 def test_listing_waits_for_no_heavy_library(tmp_path: Path) -> None:

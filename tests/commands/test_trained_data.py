@@ -8,28 +8,20 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from pnfs.commands import derive, evaluate, train
 from pnfs.commands.building import data_of_run
-from pnfs.commands.configuration import build_source, configuration_folder
-from pnfs.commands.report import SHEET_SIZE, shown_rows
+from pnfs.commands.configuration import build_source
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Predictions
 from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
+from tiny_runs import composed
 from written_datasets import write_coco
 
 MODEL = (
     "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p3", "batch_size=4", "trainer=cpu", "workers=0", "strategy=frozen",
 )  # fmt: skip
-
-
-def composed(command: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
-        return compose(command, list(overrides))
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -60,7 +52,7 @@ def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("codec", ["udp", "dark"])
+@pytest.mark.parametrize("codec", ["udp", pytest.param("dark", marks=pytest.mark.slow)])
 def test_crops_of_a_run_have_its_geometry(run_with: Callable[[str], Path], codec: str) -> None:
     trained = read_checkpoint(run_with(codec))[CONFIG_KEY]
     source = build_source(trained["dataset"])
@@ -76,6 +68,7 @@ def test_crops_of_a_run_have_its_geometry(run_with: Callable[[str], Path], codec
     np.testing.assert_allclose(middle, persons.center[3], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["udp", "dark"])
 def test_later_commands_score_as_training_did(
     run_with: Callable[[str], Path], codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,6 +132,7 @@ def column(run: Path, name: str) -> list[float]:
     return [float(row[name]) for row in rows if row.get(name)]
 
 
+@pytest.mark.slow
 def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> None:
     detected = trained_on(coco, "detected", tmp_path / "detected")
     labelled = trained_on(coco, "ground_truth", tmp_path / "labelled")
@@ -168,33 +162,6 @@ def test_missing_detections_are_known_before_training(coco: Path, tmp_path: Path
                      "input_size=[64,64]", "epochs=1", f"run_root={tmp_path}")
         )  # fmt: skip
     assert not list(tmp_path.rglob("*.ckpt"))
-
-
-def predictions_of(count: int) -> Predictions:
-    return Predictions(np.zeros((count, 17, 2), np.float32), np.ones((count, 17), np.float32))
-
-
-def test_a_sheet_shows_the_surest_detected_boxes(coco: Path) -> None:
-    settings = {"_target_": "pnfs.data.datasets.coco.COCO", "root": str(coco)}
-    source = build_source(settings | {"boxes": "detected"})
-    rows = shown_rows(source, "val", predictions_of(66))
-    # Every eleventh box is a person's, later ones surer.
-    assert rows[:6].tolist() == [65, 54, 43, 32, 21, 10]
-    assert len(rows) == SHEET_SIZE
-    lost = predictions_of(66)
-    lost.locations[65] = np.nan
-    assert shown_rows(source, "val", lost)[0] == 54
-    # Labelled boxes are equally sure: spread over the split.
-    plain = shown_rows(build_source(settings), "val", predictions_of(6))
-    assert plain.tolist() == [0, 1, 2, 3, 4, 5]
-    many = Synthetic(skeleton="coco", train=1, val=100, image_size=(64, 64))
-    spread = shown_rows(many, "val", predictions_of(100))
-    assert (spread[0], spread[-1], len(spread)) == (0, 99, SHEET_SIZE)
-
-
-def test_a_dataset_without_detector_is_watched_as_it_is() -> None:
-    people = Synthetic(skeleton="coco", train=1, val=1, image_size=(64, 64))
-    assert people.in_labelled_boxes() is people
 
 
 @pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])

@@ -2,7 +2,6 @@
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,80 +12,30 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from torchmetrics import Metric
 
 from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import Persons
-from pnfs.evaluation.pck import PCK
+from toy_persons import toy_persons
 
-K = len(LSP)
 SIZES = {"train": 10, "val": 7, "test": 3}
-
-
-@dataclass(frozen=True)
-class NoiseImages:
-    def read(self, index: int) -> np.ndarray:
-        return np.random.default_rng(index).integers(0, 256, (50, 40, 3), dtype=np.uint8)
-
-    def describe(self, index: int) -> str:
-        return f"noise{index}"
-
-
-class NoiseSource:
-    skeleton = LSP
-
-    def persons(self, split: str) -> Persons:
-        count = SIZES[split]
-        random = np.random.default_rng(count)
-        return Persons(
-            name=f"noise/{split}",
-            skeleton=LSP,
-            images=NoiseImages(),
-            ids=np.array([f"{split}{i}" for i in range(count)]),
-            image_index=np.arange(count),
-            joints=random.uniform(0, 40, (count, K, 2)).astype(np.float32),
-            visibility=random.integers(0, 3, (count, K)).astype(np.int8),
-            center=np.full((count, 2), 20, np.float32),
-            box_size=np.full((count, 2), 30, np.float32),
-            reference_length=np.ones(count, np.float32),
-        )
-
-    def metric(self, split: str) -> Metric:
-        return PCK(joints=LSP.joints, groups={}, thresholds=(0.2,))
+SOURCE: Any = SimpleNamespace(skeleton=LSP, persons=lambda split: toy_persons(SIZES[split]))
 
 
 def data(**arguments: Any) -> PoseDataModule:
-    arguments = {"batch_size": 4, "workers": 0, "seed": 3, **arguments}
-    return PoseDataModule(
-        source=NoiseSource(), input_size=(64, 48), augmentation=Augmentation(), **arguments
-    )
+    options = {"batch_size": 4, "workers": 0, "seed": 3, "augmentation": Augmentation()}
+    return PoseDataModule(source=SOURCE, input_size=(64, 48), **options | arguments)
 
 
 def order(loader) -> list[int]:
     return [int(index) for batch in loader for index in batch["sample_index"]]
 
 
-def test_a_batch_has_the_agreed_shapes_and_types() -> None:
-    batch = next(iter(data().train_dataloader()))
-    assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
-        "image": ((4, 64, 48, 3), torch.uint8),
-        "joints_crop": ((4, K, 2), torch.float32),
-        "labelled": ((4, K), torch.bool),
-        "to_image": ((4, 2, 3), torch.float32),
-        "joints_image": ((4, K, 2), torch.float32),
-        "reference_length": ((4,), torch.float32),
-        "sample_index": ((4,), torch.int64),
-    }
-
-
 def assert_samples(loader, dataset: CropDataset, epoch: int) -> None:
     for batch in loader:
         for row, index in enumerate(batch["sample_index"].tolist()):
-            sample = dataset[SampleKey(epoch, index)]
-            for name, value in sample.items():
+            for name, value in dataset[SampleKey(epoch, index)].items():
                 np.testing.assert_array_equal(batch[name][row].numpy(), value, err_msg=name)
 
 
@@ -94,19 +43,27 @@ def test_training_batches_are_shuffled_and_augmented() -> None:
     module = data(drop_last=False)
     loader = module.train_dataloader()
     found = order(loader)
-    assert sorted(found) == list(range(10))
-    assert found != sorted(found)
+    assert sorted(found) == list(range(10)) != found
     assert_samples(loader, module.dataset("train", Augmentation()), epoch=0)
+    shapes = {name: (tuple(v.shape), v.dtype) for name, v in next(iter(loader)).items()}
+    assert shapes == {
+        "image": ((4, 64, 48, 3), torch.uint8),
+        "joints_crop": ((4, 14, 2), torch.float32),
+        "labelled": ((4, 14), torch.bool),
+        "to_image": ((4, 2, 3), torch.float32),
+        "joints_image": ((4, 14, 2), torch.float32),
+        "reference_length": ((4,), torch.float32),
+        "sample_index": ((4,), torch.int64),
+    }
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("split", SIZES)
 def test_evaluation_takes_every_person_once_plain_and_in_order(split: str) -> None:
     module = data(eval_batch_size=3)
     loader = module.eval_dataloader(split)
     assert order(loader) == list(range(SIZES[split]))
     assert {len(batch["image"]) for batch in list(loader)[:-1]} <= {3}
-    plain = CropDataset(NoiseSource().persons(split), input_size=(64, 48))
-    assert_samples(loader, plain, epoch=0)
+    assert_samples(loader, CropDataset(SOURCE.persons(split), input_size=(64, 48)), epoch=0)
     if split == "val":
         assert order(module.val_dataloader()) == order(loader)
 
@@ -126,19 +83,14 @@ def on_process(module: PoseDataModule, rank: int, world: int) -> PoseDataModule:
 
 
 def test_processes_share_an_epoch() -> None:
-    shares = [
-        order(on_process(data(batch_size=1), rank, 3).train_dataloader()) for rank in range(3)
-    ]
+    modules = [on_process(data(batch_size=1), rank, 3) for rank in range(3)]
+    shares = [order(module.train_dataloader()) for module in modules]
     assert [len(share) for share in shares] == [4, 4, 4]
     # Two of the ten persons fill up the last round.
     assert sorted(Counter(itertools.chain(*shares)).values()) == [1] * 8 + [2] * 2
     assert order(on_process(data(), 1, 2).val_dataloader()) == [1, 3, 5, 0]
-
-
-def test_a_process_with_less_than_a_batch_still_trains() -> None:
-    # Each of four processes has three of the ten persons.
-    loader = on_process(data(batch_size=4), 0, 4).train_dataloader()
-    assert len(list(loader)) == 1
+    # A process with less than a batch, three of ten persons, still trains.
+    assert len(list(on_process(data(batch_size=4), 0, 4).train_dataloader())) == 1
 
 
 class Recorder(L.LightningModule):
@@ -175,28 +127,17 @@ def quiet_trainer(epochs: int, *callbacks: L.Callback) -> L.Trainer:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_lightning_moves_the_epoch_on(workers: int) -> None:
-    module, recorder = data(workers=workers), Recorder()
-    quiet_trainer(2).fit(recorder, datamodule=module)
-    first, second = recorder.epochs
-    assert order(first) != order(second)
+def test_each_epoch_has_its_own_crops_also_after_a_resumption(workers: int, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(dirpath=tmp_path, filename="last", every_n_epochs=1, save_top_k=-1)
+    recorders, module = (Recorder(), Recorder()), data(workers=workers)
     dataset = module.dataset("train", Augmentation())
-    assert_samples(first, dataset, epoch=0)
-    assert_samples(second, dataset, epoch=1)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_training_sees_the_crops_of_its_own_epochs(workers: int, tmp_path: Path) -> None:
-    keep = ModelCheckpoint(dirpath=tmp_path, filename="last")
-    quiet_trainer(1, keep).fit(Recorder(), datamodule=data(workers=workers))
-    module, recorder = data(workers=workers), Recorder()
-    quiet_trainer(3).fit(
-        recorder, datamodule=module, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    quiet_trainer(2, keep).fit(recorders[0], datamodule=data(workers=workers))
+    quiet_trainer(4).fit(
+        recorders[1], datamodule=module, ckpt_path=keep.best_model_path, weights_only=True
     )
-    second, third = recorder.epochs
-    dataset = module.dataset("train", Augmentation())
-    assert_samples(second, dataset, epoch=1)
-    assert_samples(third, dataset, epoch=2)
+    for epoch, batches in enumerate(recorders[0].epochs + recorders[1].epochs):
+        assert_samples(batches, dataset, epoch)
+    assert order(recorders[0].epochs[0]) != order(recorders[0].epochs[1])
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])

@@ -16,8 +16,13 @@ from omegaconf import OmegaConf
 
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.commands import data as data_command
-from pnfs.commands.configuration import build_network, build_source, configuration_folder, plain
-from pnfs.commands.resolvers import register_resolvers
+from pnfs.commands.configuration import (
+    build_network,
+    build_source,
+    configuration_folder,
+    plain,
+    register_resolvers,
+)
 from pnfs.data.check import inspect_dataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError

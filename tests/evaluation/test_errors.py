@@ -107,7 +107,8 @@ def test_persons_are_ordered_by_their_mean_error() -> None:
     left_out = set(range(PERSONS)) - set(rows.tolist())
     scorable = matches.labels.visibility.any(-1) & ~np.isnan(matches.labels.reference_length)
     assert left_out == set(np.flatnonzero(~scorable | (matches.rows == UNMATCHED)).tolist())
-    assert matches.errors.missed() == (scorable & (matches.rows == UNMATCHED)).sum() > 0
+    record = matches.errors.record(Criterion("any", "length", np.full(3, 0.5), (0, 1, 2)))
+    assert record["missed_persons"] == (scorable & (matches.rows == UNMATCHED)).sum() > 0
 
 
 def test_nothing_predicted_is_wrong_and_nothing_labelled_is_not_scored() -> None:

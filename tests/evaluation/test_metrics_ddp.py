@@ -1,12 +1,7 @@
-"""A metric gives the same value in two processes as in one, over seven persons, which they cannot share evenly.
-
-python test_metrics_ddp.py FOLDER RANK PROCESSES
-"""
+"""A metric gives the same value in two processes as in one, over seven persons, which they cannot share evenly."""
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -39,24 +34,24 @@ def results(rows: list[int]) -> dict[str, float]:
     return {label: score.item() for label, score in metric.compute().items()}
 
 
-def test_two_processes_score_as_one(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path), str(rank), str(PROCESSES)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
+def score_as(rank: int, folder: Path) -> None:
+    """One process's share."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=PROCESSES)
+    sampler = EpochSampler(PERSONS, seed=0, shuffle=False, rank=rank, world_size=PROCESSES)
+    (folder / f"rank{rank}.json").write_text(json.dumps(results([key.index for key in sampler])))
+
+
+def test_two_processes_score_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    forking = multiprocessing.get_context("fork")
+    running = [forking.Process(target=score_as, args=(n, tmp_path)) for n in range(PROCESSES)]
+    for process in running:
+        process.start()
     single = results(list(range(PERSONS)))
     for rank, process in enumerate(running):
-        try:
-            _, errors = process.communicate(timeout=180)
-        finally:
-            process.kill()
-        assert process.returncode == 0, errors
+        process.join(120)
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert found == pytest.approx(single, abs=1e-6)
 
@@ -66,13 +61,3 @@ def test_the_padding_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = results(list(range(PERSONS)))
     monkeypatch.setattr(person_metric, "first_rows", lambda index: np.arange(len(index)))
     assert results([*range(PERSONS), 0]) != pytest.approx(whole, abs=1e-3)
-
-
-if __name__ == "__main__":
-    folder, rank, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=processes
-    )
-    sampler = EpochSampler(PERSONS, seed=0, shuffle=False, rank=rank, world_size=processes)
-    (folder / f"rank{rank}.json").write_text(json.dumps(results([key.index for key in sampler])))
-    distributed.destroy_process_group()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnfs.evaluation import Criterion, PersonMetric
+from pnfs.evaluation import PersonMetric
 
 
 class MeanDistance(PersonMetric):
@@ -71,13 +71,3 @@ def test_a_column_that_is_missing_or_of_another_length_is_named(name: str) -> No
 def test_another_number_of_joints_is_refused() -> None:
     with pytest.raises(ValueError, match="predicted"):
         MeanDistance(3).update(**batch([0]))
-
-
-def test_a_metric_states_its_criterion() -> None:
-    rule = Criterion("near", "pixel", np.ones(2), (0, 1))
-
-    class Near(MeanDistance):
-        def criterion(self) -> Criterion:
-            return rule
-
-    assert Near(2).criterion() is rule

@@ -23,13 +23,8 @@ pointwise: {_target_: my_operation.Pointwise, _partial_: true}
 def test_operation(tmp_path, write, pnfs):
     write("my_operation.py", PYTHON)
     write("conf/operations/mine.yaml", YAML)
-    run = pnfs(
-        "train",
-        "profile=smoke",
-        "model.fabrics.channels=2",
-        "model.vector_dim=1",
-        "operations=mine",
-    )
+    small = ("model.fabrics.channels=2", "model.vector_dim=1")
+    run = pnfs("train", "profile=smoke", *small, "operations=mine")
     checkpoint = (f"checkpoint={run}", "trust=true")
     pnfs("show", *checkpoint, "format=svg", "out=pictures")
     assert "/0-1/pointwise" in (tmp_path / "pictures/architecture.svg").read_text()

@@ -12,9 +12,9 @@ import torch
 from pnfs.body import MPII
 from pnfs.codec import Codec, codec
 from pnfs.codec.decode import decode
-from pnfs.export.checks import TOLERANCE, _check_peaks, check_export
+from pnfs.export import onnx_model
 from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import check_peaks, export_onnx
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
 from tiny import fabric_backbone, fabric_network
@@ -67,10 +67,12 @@ def expected_maps(network: PoseFabricNetwork, crops: np.ndarray) -> torch.Tensor
 
 
 @RUNTIMES
-@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("batch", [1, 5])
 def test_maps_equal_those_of_the_network(network, maps_file, runtime, batch: int) -> None:
-    crops = images(batch)
-    found = runtime(maps_file, threads=1)(crops)
+    crops, run = images(batch), runtime(maps_file, threads=1)
+    found = run(crops)
+    # Results stay when the runtime is called again.
+    run(255 - crops)
     expected = expected_maps(network, crops).numpy()
     assert expected.std() > 1e-3
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -85,15 +87,6 @@ def test_joints_equal_decoded_maps(network, joints_file, runtime) -> None:
     # Noise has near ties, which rounding may decide either way.
     equal = np.isclose(joints, locations.numpy() * 4, atol=1e-3).all(-1)
     assert equal.mean() > 0.95
-
-
-@RUNTIMES
-def test_results_stay_when_the_runtime_is_called_again(maps_file, runtime) -> None:
-    run = runtime(maps_file, threads=1)
-    first = run(images(1))
-    kept = first.copy()
-    run(255 - images(1))
-    np.testing.assert_array_equal(first, kept)
 
 
 @RUNTIMES
@@ -147,9 +140,8 @@ def sharp() -> PoseFabricNetwork:
 @pytest.mark.parametrize(
     ("method", "sigma", "unbiased"),
     [
-        ("dark", 2.0, False),
-        pytest.param("dark", 1.0, True, marks=pytest.mark.slow),
-        pytest.param("quarter", 2.0, False, marks=pytest.mark.slow),
+        pytest.param("dark", 2.0, False, marks=pytest.mark.slow),
+        ("dark", 1.0, True),
     ],
 )
 def test_every_decoding_of_a_sound_network_is_exported(
@@ -182,98 +174,58 @@ def test_no_decoding_of_noise_is_taken_for_a_fault(method) -> None:
     if method == "dark":
         # The case in question: farther than the pixels beside the peak.
         assert ((locations - peaks).abs().amax(-1) > 1.5).any()
-    _check_peaks(maps, locations, method, Path("m.onnx"))
+    check_peaks(maps, locations, method, Path("m.onnx"))
     moved = locations.clone()
     moved[3, 5] = (peaks[3, 5] + torch.tensor([12, 8])) % torch.tensor([24, 16])
     maps[3, 5, int(peaks[3, 5, 1]), int(peaks[3, 5, 0])] += 1
     with pytest.raises(ExportError, match=r"m\.onnx: .*no peak"):
-        _check_peaks(maps, moved, method, Path("m.onnx"))
-
-
-@pytest.mark.slow
-def test_joints_away_from_the_peaks_are_refused(
-    sharp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def displaced(maps: torch.Tensor, *args: object, **kwargs: object) -> object:
-        locations, scores = decode(maps, *args, **kwargs)  # type: ignore[arg-type]
-        return locations + 8, scores
-
-    monkeypatch.setattr(codec, "decode", displaced)
-    with pytest.raises(ExportError, match=r"wrong\.onnx.*no peak"):
-        export_onnx(
-            sharp, tmp_path / "wrong.onnx", input_size=SIZE, outputs="joints",
-            codec=Codec(decode_method="dark"),
-        )  # fmt: skip
-    assert not (tmp_path / "wrong.onnx").exists()
+        check_peaks(maps, moved, method, Path("m.onnx"))
 
 
 @pytest.mark.slow
 def test_a_file_that_differs_is_refused_and_removed(
-    network, maps_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network, sharp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = fabric_network(
-        backbone=fabric_backbone(first_layers=3, channels=2),
-        skeleton="mpii",
-        parts=network.parts.parts,
-        channels=2,
-    ).eval()
+    file = tmp_path / "wrong.onnx"
+
+    def displaced(maps: torch.Tensor, *args: object, **kwargs: object) -> object:
+        locations, scores = decode(maps, *args, **kwargs)  # type: ignore[arg-type]
+        return locations + 8, scores
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "decode", displaced)
+        with pytest.raises(ExportError, match=r"wrong\.onnx.*no peak"):
+            export_onnx(sharp, file, input_size=SIZE, outputs="joints")
+    monkeypatch.setattr(onnx_model, "fuse", lambda _: sharp)
     with pytest.raises(ExportError, match="differ from PyTorch's by"):
-        check_export(other, maps_file)
-    monkeypatch.setattr(PoseFabricNetwork, "fused", lambda _: other)
-    with pytest.raises(ExportError, match="was not kept"):
-        export_onnx(network, tmp_path / "wrong.onnx", input_size=SIZE)
-    assert not (tmp_path / "wrong.onnx").exists()
+        export_onnx(network, file, input_size=SIZE)
+    assert not file.exists()
 
 
-@pytest.mark.slow
-def test_large_scalar_scores_may_differ_in_proportion(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = fabric_network(
-        backbone=fabric_backbone(first_layers=3, channels=2),
-        skeleton="mpii",
-        parts={"all": MPII.joints},
-        channels=2,
-        vector_dim=1,
-    ).eval()
-    with torch.no_grad():
-        network.head.weight.mul_(1e9)
-    differences = export_onnx(network, tmp_path / "large.onnx", input_size=SIZE).differences
-    highest = expected_maps(network, images(1)).abs().max()
-    # Rounding alone goes beyond what is allowed to scores up to 1.
-    assert TOLERANCE < max(differences.values()) < 1e-5 * highest
-    with torch.no_grad():
-        network.head.weight.mul_(1.01)
-    with pytest.raises(ExportError, match="differ from PyTorch's by"):
-        check_export(network, tmp_path / "large.onnx")
-
-
-@pytest.mark.parametrize("size", [(64, 65), (0, 64), (33, 32)])
+@pytest.mark.parametrize("size", [(64, 65), (0, 64)])
 def test_sizes_that_do_not_fit(network, tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ExportError, match="divide by 32"):
         export_onnx(network, tmp_path / "m.onnx", input_size=size)
 
 
 @RUNTIMES
-def test_images_that_do_not_fit(maps_file, runtime) -> None:
+def test_images_and_files_that_do_not_fit(maps_file, runtime, tmp_path: Path) -> None:
     run = runtime(maps_file, threads=1)
     for wrong in (images(1).astype(np.float32), images(1)[0], images(1)[:, :32]):
         with pytest.raises(ExportError, match=r"uint8 \(B, 64, 96, 3\)"):
             run(wrong)
-
-
-@RUNTIMES
-def test_files_that_are_not_ours(maps_file, runtime, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no such file"):
-        runtime(tmp_path / "absent.onnx")
     (tmp_path / "broken.onnx").write_bytes(maps_file.read_bytes()[:1000])
-    with pytest.raises(ExportError, match=r"broken\.onnx"):
-        runtime(tmp_path / "broken.onnx")
     model = onnx.load(maps_file)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(ExportError, match=r"pnfs\.input_size is missing"):
-        runtime(tmp_path / "foreign.onnx")
-    with pytest.raises(ExportError, match="threads must be at least 1"):
+    for name, message in (
+        ("absent", "no such file"),
+        ("broken", r"broken\.onnx"),
+        ("foreign", r"pnfs\.input_size is missing"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            runtime(tmp_path / f"{name}.onnx")
+    with pytest.raises(ExportError, match="threads"):
         runtime(maps_file, threads=0)
 
 

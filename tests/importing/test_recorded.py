@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from pnfs.body import skeleton_by_name
 from pnfs.importing.posenfs import describe_posenfs
@@ -20,13 +21,6 @@ from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import BACKBONE_OPERATIONS, OperationFactory, SeparableConv
 from tiny import fabric_backbone, fabric_network
-
-pytestmark = pytest.mark.fixtures
-
-
-def arch_files(folder: Path, pattern: str) -> list[Path]:
-    return sorted((folder / "arch").glob(pattern))
-
 
 OPERATIONS: Mapping[str, OperationFactory] = {
     **BACKBONE_OPERATIONS,
@@ -103,32 +97,25 @@ def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.
         return config, network, dict(io)
 
 
-def test_every_recorded_architecture_agrees(fixtures_dir: Path) -> None:
-    files = arch_files(fixtures_dir, "*_config.json")
-    if not files:
-        pytest.skip(f"no arch/*_config.json in {fixtures_dir}")
-    for file in files:
-        config, network, io = load_case(file)
-        images = torch.from_numpy(io["input"])
-        with torch.no_grad():
-            pyramid = network.backbone(images)
-            part_maps = network(images)
-            maps = network.merged(part_maps)
-        where = file.name
-        for level, features in enumerate(pyramid):
-            expected = io[f"backbone_feature_{level}"]
-            np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4, err_msg=where)
-        np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0, err_msg=where)
-        start = 0
-        for part, joints in config["parts"].items():
-            np.testing.assert_allclose(
-                part_maps[:, start : start + len(joints)].numpy(),
-                part_of(io[f"part_output.{part}"], joints),
-                atol=1e-4,
-                rtol=0,
-                err_msg=f"{where}, {part}",
-            )
-            start += len(joints)
+@pytest.mark.fixtures("arch/*_config.json")
+def test_a_recorded_architecture_agrees(fixture_file: Path) -> None:
+    config, network, io = load_case(fixture_file)
+    images = torch.from_numpy(io["input"])
+    with torch.no_grad():
+        pyramid = network.backbone(images)
+        part_maps = network(images)
+        maps = network.merged(part_maps)
+    for level, features in enumerate(pyramid):
+        np.testing.assert_allclose(features, io[f"backbone_feature_{level}"], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0)
+    sizes = [len(joints) for joints in config["parts"].values()]
+    for found, (part, joints) in zip(
+        part_maps.split(sizes, 1), config["parts"].items(), strict=True
+    ):
+        expected = part_of(io[f"part_output.{part}"], joints)
+        np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0, err_msg=part)
+    cost = measure_cost(network, tuple(config["input_hw"]))
+    assert cost.live_parameters == config["live_parameters"]
 
 
 def part_of(output: np.ndarray, joints: list[int]) -> np.ndarray:
@@ -136,44 +123,20 @@ def part_of(output: np.ndarray, joints: list[int]) -> np.ndarray:
     return output if output.shape[1] == len(joints) else output[:, joints]
 
 
-def test_recorded_live_parameters_are_equal(fixtures_dir: Path) -> None:
-    files = arch_files(fixtures_dir, "*_config.json")
-    if not files:
-        pytest.skip(f"no arch/*_config.json in {fixtures_dir}")
-    for file in files:
-        config = json.loads(file.read_text())
-        cost = measure_cost(network_of(config), tuple(config["input_hw"]))
-        assert cost.live_parameters == config["live_parameters"], file.name
+# --- counts at the paper's scale
 
 
-def table_rows(folder: Path) -> list[dict]:
-    return [
-        row for file in arch_files(folder, "counts*.json") for row in json.loads(file.read_text())
-    ]
-
-
-# The part modes of the paper by joint numbers, independent of conf/parts.
-PAPER_PARTS = {
-    ("mpii", 1): [range(16)],
-    ("mpii", 3): [range(3), range(3, 9), range(9, 16)],
-    ("mpii", 5): [range(5), (5, 7), (6, 8), (9, 10, 15), (11, 12, 13, 14)],
-    ("mpii", 8): [
-        range(5), (3, 5), (5, 7), (4, 6), (6, 8), (9, 10, 11, 12, 15), (11, 13), (12, 14),
-    ],
-    ("coco", 1): [range(17)],
-    ("coco", 3): [range(5), range(5, 11), range(11, 17)],
-    ("coco", 5): [range(7), (7, 9), (8, 10), (11, 12), (13, 14, 15, 16)],
-    ("coco", 8): [
-        range(7), (5, 7), (7, 9), (6, 8), (8, 10), (11, 12, 13, 14), (13, 15), (14, 16),
-    ],
-}  # fmt: skip
+def parts_of_row(row: dict) -> dict[str, list[int]]:
+    file = Path(__file__).parents[2] / f"conf/parts/p{row['parts_num']}.yaml"
+    parts = OmegaConf.to_container(OmegaConf.load(file))[row["dataset"]]
+    skeleton = skeleton_by_name(row["dataset"])
+    return {part: skeleton.indices(joints) for part, joints in parts.items()}
 
 
 def config_of_row(row: dict) -> dict:
-    parts = PAPER_PARTS[row["dataset"], row["parts_num"]]
     return {
         "backbone": row["backbone"],
-        "parts": {f"part{index}": list(joints) for index, joints in enumerate(parts)},
+        "parts": parts_of_row(row),
         "subnetwork_config": {
             "dataset_name": row["dataset"],
             "cell_config": {
@@ -185,65 +148,19 @@ def config_of_row(row: dict) -> dict:
     }
 
 
-def rows_by_shape(rows: list[dict]) -> list[list[dict]]:
-    """Rows that differ in vector dimension and input size only stand together."""
-    keys = ("backbone", "dataset", "parts_num", "hidden_states_num", "factor")
-    keys += ("depth", "cut_layers_num", "operators")
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(str([row[key] for key in keys]), []).append(row)
-    return list(groups.values())
-
-
-def head_parameters(row: dict) -> tuple[int, int]:
-    """Weights and biases of the heads: 1x1 convolutions from 4C channels to d numbers a joint."""
-    joints = sum(map(len, PAPER_PARTS[row["dataset"], row["parts_num"]]))
-    outputs = joints * row["vector_dim"]
-    return outputs * 4 * row["factor"], outputs
-
-
-class FreePyramid(Backbone):
-    """A pyramid of MobileNet-V2's shape that costs nothing."""
-
-    channels = MobileNetV2.channels
-
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        height, width = images.shape[-2:]
-        return [
-            images.new_empty(len(images), channels, height // stride, width // stride)
-            for channels, stride in zip(self.channels, (4, 8, 16, 32), strict=True)
-        ]
-
-
-def test_costs_at_the_papers_scale_agree(fixtures_dir: Path) -> None:
-    rows = table_rows(fixtures_dir)
-    if not rows:
-        pytest.skip(f"no arch/counts.json in {fixtures_dir}")
-    # To measure takes a second, so each thing is measured once: the backbone here, the subnetworks
-    # of a group without it, and within a group only the head and the area change.
-    whole = measure_cost(network_of(config_of_row(rows[0])), tuple(rows[0]["input_hw"]))
-    assert whole.live_parameters == rows[0]["live_parameters"]
-    assert whole.macs == pytest.approx(rows[0]["conv_macs"], rel=0.01)
-    backbone = whole.parts["backbone"]
-    backbone_macs_a_pixel = backbone.macs / math.prod(rows[0]["input_hw"])
-    for group in rows_by_shape(rows):
-        size = tuple(group[0]["input_hw"])
-        network = network_of(config_of_row(group[0]))
-        network.backbone = FreePyramid()
-        cost = measure_cost(network, size)
-        head = cost.parts["head"]
-        assert head.live_parameters == sum(head_parameters(group[0])), group[0]
-        for row in group:
-            weights, biases = head_parameters(row)
-            live = cost.live_parameters - head.live_parameters + weights + biases
-            assert live + backbone.live_parameters == row["live_parameters"], row
-            assert backbone.live_parameters == row["of_which_backbone"], row
-            assert cost.architecture_parameters == row["of_which_architecture_parameters"], row
-            pixels = math.prod(row["input_hw"])
-            backbone_macs = backbone_macs_a_pixel * pixels
-            macs = (cost.macs - head.macs) * pixels / math.prod(size) + weights * pixels / 16
-            assert macs + backbone_macs == pytest.approx(row["conv_macs"], rel=0.01), row
-            assert backbone_macs == pytest.approx(row["of_which_backbone_conv_macs"], rel=0.01), row
+@pytest.mark.fixtures("arch/counts*.json")
+@pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.slow)])
+def test_costs_at_the_papers_scale_agree(fixture_file: Path, step: int) -> None:
+    for row in json.loads(fixture_file.read_text())[::step]:
+        with torch.device("meta"):
+            network = network_of(config_of_row(row))
+        cost = measure_cost(network, tuple(row["input_hw"]))
+        backbone = cost.parts["backbone"]
+        assert cost.live_parameters == row["live_parameters"], row
+        assert backbone.live_parameters == row["of_which_backbone"], row
+        assert cost.architecture_parameters == row["of_which_architecture_parameters"], row
+        assert cost.macs == pytest.approx(row["conv_macs"], rel=0.01), row
+        assert backbone.macs == pytest.approx(row["of_which_backbone_conv_macs"], rel=0.01), row
 
 
 # --- variants of their network

@@ -64,23 +64,21 @@ class RecordedData(PoseDataModule):
         return loader
 
 
-class Losses(L.Callback):
-    """Keeps the loss of every step."""
-
-    def __init__(self) -> None:
-        self.weights: list[float] = []
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        self.weights.append(outputs["loss"].item())
-
-
 class AsLoaded(SearchStrategy):
     """Alpha and beta stay what the recorded weights hold."""
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         freeze_architecture(module)
+
+
+class Losses(L.Callback):
+    """Keeps the loss of every step."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.found.append(outputs["loss"].item())
 
 
 def strategy_of(settings: dict[str, Any], seen: list[float]) -> SearchStrategy:
@@ -157,7 +155,7 @@ def test_training_steps_are_those_of_the_public_code(
     module = module_of(settings, network)
     trainer.fit(module, datamodule=RecordedData(batches(arrays, 0, steps), search))
 
-    np.testing.assert_allclose(losses.weights, arrays["losses"], rtol=1e-8, atol=0)
+    np.testing.assert_allclose(losses.found, arrays["losses"], rtol=1e-8, atol=0)
     if bilevel:
         np.testing.assert_allclose(
             architecture_losses, arrays["architecture_losses"], rtol=1e-8, atol=0

@@ -1,6 +1,5 @@
 """Which files are meant, in which order, under which names; what cannot be read."""
 
-import shutil
 from pathlib import Path
 
 import cv2
@@ -106,21 +105,18 @@ def test_numbers_of_any_kind_are_scaled(tmp_path: Path, suffix: str, values: np.
         (RAMP - 0.5).astype(np.float32),
         np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32),
         np.where(RAMP > 0.5, np.inf, RAMP).astype(np.float32),
-        (1e6 * RAMP).astype(np.float32),
         (1e6 * RAMP).astype(np.int32),
         (200 * RAMP).astype(np.uint16),
     ],
 )
-def test_numbers_without_a_scale_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+def test_numbers_without_a_scale_are_refused_and_black_stays_black(
+    tmp_path: Path, values: np.ndarray
+) -> None:
     Image.fromarray(values).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match=r"x\.tif"):
         read_picture(tmp_path / "x.tif")
-
-
-def test_black_stays_black(tmp_path: Path) -> None:
-    for values in (np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint16)):
-        Image.fromarray(values).save(tmp_path / "x.tif")
-        assert not read_picture(tmp_path / "x.tif").any()
+    Image.fromarray(np.zeros_like(values)).save(tmp_path / "x.tif")
+    assert not read_picture(tmp_path / "x.tif").any()
 
 
 def photograph() -> np.ndarray:
@@ -136,25 +132,18 @@ def test_pictures_come_in_rgb(tmp_path: Path, suffix: str) -> None:
     assert difference.mean() < (3 if suffix == ".jpg" else 0.01)
 
 
-def test_grey_wide_and_transparent_pictures_become_rgb(tmp_path: Path) -> None:
-    grey = photograph()[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
+    grey, path = photograph()[..., 0], tmp_path / "x.png"
+    Image.fromarray(grey).save(path)
+    np.testing.assert_array_equal(read_picture(path), np.repeat(grey[..., None], 3, -1))
     rgba = np.concatenate([photograph(), np.full((40, 60, 1), 200, np.uint8)], -1)
-    Image.fromarray(rgba).save(tmp_path / "rgba.png")
-    threefold = np.repeat(grey[..., None], 3, -1)
-    np.testing.assert_array_equal(read_picture(tmp_path / "grey.png"), threefold)
-    np.testing.assert_array_equal(read_picture(tmp_path / "wide.png"), threefold)
-    np.testing.assert_array_equal(read_picture(tmp_path / "rgba.png"), photograph())
-
-
-def test_camera_orientation_is_followed_unless_stored_pixels_are_asked_for(tmp_path: Path) -> None:
+    Image.fromarray(rgba).save(path)
+    np.testing.assert_array_equal(read_picture(path), photograph())
     exif = Image.Exif()
     exif[0x0112] = 6  # To be turned clockwise.
-    Image.fromarray(photograph()).save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "x.png"), np.rot90(photograph(), -1))
-    stored = read_picture(tmp_path / "x.png", upright=False)
-    np.testing.assert_array_equal(stored, photograph())
+    Image.fromarray(photograph()).save(path, exif=exif)
+    np.testing.assert_array_equal(read_picture(path), np.rot90(photograph(), -1))
+    np.testing.assert_array_equal(read_picture(path, upright=False), photograph())
 
 
 def test_damaged_pictures_are_refused(tmp_path: Path) -> None:
@@ -204,22 +193,17 @@ def test_video_gives_all_frames_in_rgb(tmp_path: Path) -> None:
         np.testing.assert_allclose(frame.mean((0, 1)), (200, 10, 20 * n), atol=6)
 
 
-def test_damaged_videos_are_refused(tmp_path: Path) -> None:
+def test_damaged_videos_are_refused_the_cut_one_after_its_last_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     for name in ("text.mp4", "absent.mp4"):
         with pytest.raises(DataError, match="not a readable video"):
             Video(tmp_path / name)
-
-
-def test_video_that_ends_too_early_says_so_after_its_last_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     write_video(tmp_path / "v.avi", 6)
-    shutil.copy(tmp_path / "v.avi", tmp_path / "w.avi")
-    video = Video(tmp_path / "w.avi")
+    video = Video(tmp_path / "v.avi")
     monkeypatch.setattr(video, "stated_frames", 60)
     seen = []
     with pytest.raises(DataError, match="only 6 of 60 frames"):
         seen.extend(1 for _ in video)
-    frames = iter(video)
-    assert sum(1 for _, _ in zip(range(6), frames, strict=False)) == 6
+    assert len(seen) == 6

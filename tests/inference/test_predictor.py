@@ -107,21 +107,14 @@ def test_predictor_equals_the_modules_evaluation() -> None:
         np.testing.assert_allclose(found.maps.part_maps[0], part_maps[n], atol=1e-5)
         squared = np.square(found.maps.vectors[0]).sum(1)
         np.testing.assert_allclose(squared / (1 + squared), part_maps[n], atol=1e-5)
+        # The dataset's boxes have its margin, which a predictor adds.
+        predictor.padding, size = 1.25, person.box_size / 1.25
+        tight = np.concatenate([person.center - size / 2, size])
+        crop = predictor.predict(person.image, tight[None], maps=True).maps.crops[0].astype(int)
+        assert np.abs(crop - batch["image"][n].numpy()).max() <= 1
+        predictor.padding = 1.0
     # The comparison would say little if all joints were in one place.
     assert expected.std() > 5
-
-
-def test_a_persons_box_takes_the_datasets_margin() -> None:
-    source = Synthetic("coco", train=1, val=3, image_size=(96, 96))
-    persons = source.persons("val")
-    dataset = CropDataset(persons, input_size=SIZE)
-    predictor = Predictor(TorchRuntime(network()), skeleton=COCO, input_size=SIZE, padding=1.25)
-    for n, person in enumerate(persons):
-        size = person.box_size / 1.25
-        box = np.concatenate([person.center - size / 2, size])
-        found = predictor.predict(person.image, box[None], maps=True)
-        difference = found.maps.crops[0].astype(int) - dataset[n]["image"]
-        assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize("flip_test", [True, False])
@@ -191,17 +184,13 @@ def test_of_poses_of_one_person_the_best_stays() -> None:
     found = finder().predict(image, boxes, box_scores=np.array([0.3, 0.6, 0.9, 0.5]), maps=True)
     left = found.without_duplicates(0.9)
     assert left.box_scores.tolist() == pytest.approx([0.6, 0.9])
-    np.testing.assert_array_equal(left.joints, found.joints[[1, 2]])
-    np.testing.assert_array_equal(left.person_scores, found.person_scores[[1, 2]])
-    np.testing.assert_array_equal(left.boxes, found.boxes[[1, 2]])
-    np.testing.assert_array_equal(left.scores, found.scores[[1, 2]])
-    assert left.maps is not None
-    assert found.maps is not None
-    np.testing.assert_array_equal(left.maps.crops, found.maps.crops[[1, 2]])
-    np.testing.assert_array_equal(left.maps.joint_maps, found.maps.joint_maps[[1, 2]])
+    for before, after, names in (
+        (found, left, ("joints", "scores", "person_scores", "boxes")),
+        (found.maps, left.maps, ("crops", "joint_maps", "to_image")),
+    ):
+        for name in names:
+            np.testing.assert_array_equal(getattr(after, name), getattr(before, name)[[1, 2]])
     assert found.without_duplicates(1.0) is found
-    none = finder().predict(image, np.zeros((0, 4)))
-    assert len(none.without_duplicates()) == 0
 
 
 def test_how_alike_poses_are_is_cocos_measure() -> None:
@@ -216,46 +205,31 @@ def test_how_alike_poses_are_is_cocos_measure() -> None:
 
 def test_no_boxes_give_an_empty_prediction() -> None:
     found = finder().predict(dots((5, 5)), np.zeros((0, 4)))
-    assert len(found) == 0
-    assert found.joints.shape == (0, K, 2)
-    assert found.scores.shape == (0, K)
-    assert found.person_scores.shape == (0,)
+    shapes = found.joints.shape, found.scores.shape, found.person_scores.shape
+    assert shapes == ((0, K, 2), (0, K), (0,))
+    assert len(found.without_duplicates()) == 0
 
 
 @pytest.mark.parametrize(
-    ("image", "problem"),
+    ("image", "boxes", "scores", "problem"),
     [
-        (np.zeros((10, 10), np.uint8), "uint8"),
-        (np.zeros((10, 10, 4), np.uint8), "uint8"),
-        (np.zeros((10, 10, 3), np.float32), "float32"),
-        (np.zeros((0, 10, 3), np.uint8), "shape"),
+        (np.zeros((10, 10), np.uint8), None, None, "uint8"),
+        (np.zeros((10, 10, 4), np.uint8), None, None, "uint8"),
+        (np.zeros((10, 10, 3), np.float32), None, None, "float32"),
+        (np.zeros((0, 10, 3), np.uint8), None, None, "shape"),
+        (None, [1, 2, 3, 4], None, r"\(N, 4\)"),
+        (None, [[1, 2, 3]], None, r"\(N, 4\)"),
+        (None, [["a", 2, 3, 4]], None, "numbers"),
+        (None, [[5, 5, 10, 10], [5, 5, 0, 10]], None, "box 1"),
+        (None, [[5, 5, float("nan"), 10]], None, "box 0"),
+        (None, [[400, 5, 10, 10]], None, "outside the image of 400x300"),
+        (None, [[-20, 5, 20, 10]], None, "outside"),
+        (None, [[1, 2, 3, 4]], np.ones(2), "box_scores"),
     ],
 )
-def test_what_is_no_rgb_image_is_refused(image: np.ndarray, problem: str) -> None:
+def test_what_is_no_rgb_image_or_box_is_refused(image, boxes, scores, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
-        finder().predict(image)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "problem"),
-    [
-        ([1, 2, 3, 4], r"\(N, 4\)"),
-        ([[1, 2, 3]], r"\(N, 4\)"),
-        ([["a", 2, 3, 4]], "numbers"),
-        ([[5, 5, 10, 10], [5, 5, 0, 10]], "box 1"),
-        ([[5, 5, float("nan"), 10]], "box 0"),
-        ([[400, 5, 10, 10]], "outside the image of 400x300"),
-        ([[-20, 5, 20, 10]], "outside"),
-    ],
-)
-def test_what_is_no_box_is_refused(boxes: list, problem: str) -> None:
-    with pytest.raises(DataError, match=problem):
-        finder().predict(dots((5, 5)), boxes)
-
-
-def test_box_scores_must_fit_the_boxes() -> None:
-    with pytest.raises(DataError, match="box_scores"):
-        finder().predict(dots((5, 5)), [[1, 2, 3, 4]], box_scores=np.ones(2))
+        finder().predict(dots((5, 5)) if image is None else image, boxes, box_scores=scores)
 
 
 def test_vectors_need_the_network_itself() -> None:

@@ -1,19 +1,19 @@
-"""Backbones: torchvision's features, weights from files that may be anything, fabric shapes."""
+"""Backbones: features of torchvision and timm, weights from files that may be anything, fabric shapes."""
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet50
 
-from pnfs.models.backbones import Backbone, MobileNetV2, ResNet
-from pnfs.models.backbones.pyramid import read_weights
-from pnfs.models.connect import PAPER, POSENFS, FabricRules
-from pnfs.models.wiring import KeptCell
+from pnfs.errors import PnfsError
+from pnfs.models import PAPER, POSENFS, FabricRules
+from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone
+from pnfs.models.weights import load_weights
 from tiny import fabric_backbone
 
 
@@ -33,13 +33,6 @@ def mobilenet() -> nn.Module:
     return model
 
 
-@pytest.fixture(scope="module")
-def mobilenet_file(mobilenet: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "mobilenet.pth"
-    torch.save(mobilenet.state_dict(), path)
-    return path
-
-
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "mobilenet_v2": lambda: MobileNetV2("none"),
     "resnet50": lambda: ResNet(50, "none"),
@@ -47,6 +40,8 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "fabric, m=3": lambda: fabric_backbone(first_layers=3, channels=1, nodes=2),
     "fabric of ten layers": lambda: fabric_backbone(layers=10, first_layers=7, channels=1),
     "fabric, reference": lambda: fabric_backbone(channels=1, rules=POSENFS),
+    "timm, four of five maps": lambda: TimmBackbone("mobilenetv3_small_100", "none"),
+    "timm, two maps of a scale": lambda: TimmBackbone("vgg11", "none"),
 }
 
 
@@ -61,69 +56,71 @@ def test_a_pyramid_has_four_scales_of_the_stated_channels(build: Callable[[], Ba
     ]
 
 
+@pytest.mark.parametrize("kind", ["mobilenet", "resnet"])
 def test_weights_from_a_file_give_torchvisions_features(
-    mobilenet: nn.Module, mobilenet_file: Path
+    kind: str, mobilenet: nn.Module, tmp_path: Path
 ) -> None:
-    backbone = MobileNetV2(str(mobilenet_file)).eval()
+    seen: list[Tensor] = []
+    network = mobilenet if kind == "mobilenet" else resnet50(weights=None).eval()
+    stages = [network.get_submodule(f"features.{n}") for n in (3, 6, 13, 16)] if kind == "mobilenet" \
+        else [network.get_submodule(f"layer{n}") for n in (1, 2, 3, 4)]  # fmt: skip
+    for stage in stages:
+        stage.register_forward_hook(lambda _, __, out: seen.append(out))
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    path = str(tmp_path / "weights.pth")
+    backbone = (MobileNetV2(path) if kind == "mobilenet" else ResNet(50, path)).eval()
     images = torch.randn(2, 3, 64, 64)
-    expected = []
     with torch.no_grad():
-        pyramid = backbone(images)
-        x = images
-        for index, block in enumerate(mobilenet.features[:17]):
-            x = block(x)
-            if index in (3, 6, 13, 16):
-                expected.append(x)
-    assert [x.shape[1] for x in expected] == [24, 32, 96, 160]
-    for ours, theirs in zip(pyramid, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_nothing_is_built_that_the_pyramid_never_reads() -> None:
-    backbone = MobileNetV2("none")
-    sum(x.sum() for x in backbone(torch.randn(2, 3, 64, 64))).backward()
+        network(images)
+        for ours, theirs in zip(backbone(images), seen, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    # Nothing is built that the pyramid never reads.
+    sum(x.sum() for x in backbone.train()(images)).backward()
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 
-def test_resnet_features_are_torchvisions_stages(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = resnet50(weights=None).eval()
-    randomise_statistics(network)
-    torch.save(network.state_dict(), tmp_path / "resnet.pth")
-    backbone = ResNet(50, str(tmp_path / "resnet.pth")).eval()
-    images = torch.randn(1, 3, 32, 64)
-    seen: list[Tensor] = []
-    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
-        stage.register_forward_hook(lambda _, __, out: seen.append(out))
-    with torch.no_grad():
-        network(images)
-        pyramid = backbone(images)
-    for ours, theirs in zip(pyramid, seen, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    whole = timm.create_model("hrnet_w32")
+    torch.save(whole.state_dict(), tmp_path / "hrnet.pth")
+    path = str(tmp_path / "hrnet.pth")
+    for arguments in ({}, {"last_stage": 4}, {"last_stage": 4, "finest_only": True}):
+        backbone = HRNet(32, weights=path, **arguments)
+        for name, value in backbone.network.state_dict().items():
+            assert torch.equal(value, whole.state_dict()[name]), name
+    assert [name for name, _ in HRNet(32, weights=path).network.stage4.named_parameters()] == []
 
 
-@pytest.mark.parametrize("name", ["weights.pth", ".", "imagenet_v2"])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    with pytest.raises(ValueError, match=r"weights: .* is not a file; give imagenet") as caught:
-        MobileNetV2(str(path))
-    assert str(path) in str(caught.value)
+def test_weights_of_a_timm_model_load_strictly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = timm.create_model("resnet18").state_dict()
+    torch.save(state, tmp_path / "good.pth")
+    backbone = TimmBackbone("resnet18", str(tmp_path / "good.pth"))
+    for name, value in backbone.network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    torch.save({f"other.{k}": v for k, v in state.items()}, tmp_path / "bad.pth")
+    with pytest.raises(PnfsError, match=r"bad\.pth of resnet18.*conv1\.weight"):
+        TimmBackbone("resnet18", str(tmp_path / "bad.pth"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02garbage", b"PK\x03\x04"])
-def test_garbage_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "garbage.pth"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"garbage.pth is not a readable state dict"):
-        MobileNetV2(str(path))
+NO_WEIGHTS = {"list": [torch.zeros(1)], "nothing": {}, "held": {"state_dict": {"epoch": 3}}, "7": 7}
+NO_FILES = {"empty": b"", "text": b"no checkpoint", "pickle": b"\x80\x02x", "zip": b"PK\x03\x04"}
 
 
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path, mobilenet_file: Path) -> None:
-    path = tmp_path / "half.pth"
-    content = mobilenet_file.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"half.pth is not a readable state dict"):
-        MobileNetV2(str(path))
+@pytest.mark.parametrize("name", ["absent.pth", ".", *NO_FILES, "half", *NO_WEIGHTS])
+def test_a_file_without_weights_is_named(tmp_path: Path, mobilenet: nn.Module, name: str) -> None:
+    file = tmp_path / name
+    if name in NO_WEIGHTS:
+        torch.save(NO_WEIGHTS[name], file)
+    elif name == "half":
+        torch.save(mobilenet.state_dict(), file)
+        file.write_bytes(file.read_bytes()[:500_000])
+    elif name in NO_FILES:
+        file.write_bytes(NO_FILES[name])
+    with pytest.raises(PnfsError, match=r"backbone\.weights: .* is (no|not a) ") as caught:
+        MobileNetV2(str(file))
+    assert str(file) in str(caught.value)
 
 
 class Trap:
@@ -136,92 +133,64 @@ class Trap:
         return (Path.write_text, (self.path, "executed"))
 
 
-@pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_a_stranger_cannot_run_code(tmp_path: Path, writer: str) -> None:
+def test_a_stranger_cannot_run_code(tmp_path: Path) -> None:
     path, trace = tmp_path / "trap.pth", tmp_path / "trace"
-    content = {"features.0.0.weight": torch.zeros(1), "trap": Trap(trace)}
-    if writer == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(ValueError, match=r"trap.pth is not a readable state dict"):
+    torch.save({"features.0.0.weight": torch.zeros(1), "trap": Trap(trace)}, path)
+    with pytest.raises(PnfsError, match=r"trap.pth is not a readable state dict"):
         MobileNetV2(str(path))
     assert not trace.exists()
     # The trap works where it is let out.
-    torch.load(path, weights_only=False) if writer == "torch" else pickle.loads(path.read_bytes())
+    torch.load(path, weights_only=False)
     assert trace.exists()
-
-
-@pytest.mark.parametrize(
-    "content", [[torch.zeros(1)], {}, {"state_dict": {"epoch": 3}}, {"epoch": 3}, 7]
-)
-def test_something_else_than_a_state_dict_is_refused(tmp_path: Path, content) -> None:
-    path = tmp_path / "other.pth"
-    torch.save(content, path)
-    with pytest.raises(ValueError, match=r"other.pth is not a state dict of tensors"):
-        MobileNetV2(str(path))
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda state: state.pop("features.5.conv.0.0.weight"), "features.5.conv.0.0.weight"),
-        (lambda state: state.update(stranger=torch.zeros(1)), "stranger"),
-        (
-            lambda state: state.update({"features.0.0.weight": torch.zeros(2, 3, 3, 3)}),
-            "features.0.0.weight",
-        ),
+        ({"features.5.conv.0.0.weight": None}, "features.5.conv.0.0.weight is missing"),
+        ({"stranger": torch.zeros(1)}, "stranger is unknown"),
+        ({"features.0.0.weight": torch.zeros(2)}, r"features.0.0.weight has shape \(2,\)"),
     ],
-    ids=["missing", "unknown", "shape"],
 )
 def test_weights_that_do_not_fit_are_named(
-    tmp_path: Path, mobilenet: nn.Module, change: Callable[[dict], object], named: str
+    tmp_path: Path, mobilenet: nn.Module, change: dict, named: str
 ) -> None:
-    state = dict(mobilenet.state_dict())
-    change(state)
-    path = tmp_path / "unfit.pth"
-    torch.save(state, path)
-    with pytest.raises(ValueError, match=r"unfit.pth do not fit") as caught:
-        MobileNetV2(str(path))
-    assert named in str(caught.value)
+    state = {**mobilenet.state_dict(), **change}
+    state = {name: value for name, value in state.items() if value is not None}
+    torch.save(state, tmp_path / "unfit.pth")
+    with pytest.raises(PnfsError, match=rf"unfit.pth of MobileNetV2 do not fit.*{named}"):
+        MobileNetV2(str(tmp_path / "unfit.pth"))
 
 
-def test_a_state_dict_of_another_network_is_refused(mobilenet_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"mobilenet.pth do not fit"):
-        ResNet(50, str(mobilenet_file))
-
-
-@pytest.mark.parametrize("error", [URLError("no route"), OSError("reset"), RuntimeError("hash")])
-def test_a_failed_download_says_what_to_do(error: Exception) -> None:
+def test_a_failed_download_says_what_to_do() -> None:
     def download() -> dict[str, Tensor]:
-        raise error
+        raise URLError("no route")
 
-    with pytest.raises(ValueError, match="Net-9 could not be downloaded") as caught:
-        read_weights("imagenet", download, "Net-9")
-    assert "backbone.weights=none" in str(caught.value)
-    assert str(error) in str(caught.value)
-
-
-def test_imagenet_and_none_mean_the_download_and_nothing() -> None:
-    state = {"a": torch.zeros(1)}
-    assert read_weights("imagenet", lambda: state, "Net") is state
-    assert read_weights("none", lambda: state, "Net") is None
+    with pytest.raises(PnfsError, match=r"Net-9 could not .*no route.*backbone\.weights=none"):
+        load_weights(nn.Identity(), "imagenet", download, "Net-9")
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    load_weights(one, "imagenet", other.state_dict, "Net")
+    assert torch.equal(one.weight, other.weight)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("build", "named"),
     [
-        ({"first_layers": 2}, r"layer 2 of 5 has only the scales 1/4, 1/8, 1/16"),
-        ({"first_layers": 1}, r"layer 1 of 4 has only the scales 1/4, 1/8;"),
-        ({"first_layers": 4, "layers": 6}, r"layer 4 of 6 has only the scales 1/4, 1/8, 1/16;"),
-        ({"first_layers": 6, "layers": 6}, r"layer 6 of 6 has only the scales 1/4;"),
-        ({"first_layers": 7, "layers": 6}, "layers 1 to 7 are not a range within 1 to 6"),
-        ({"first_layers": 0}, "layers 1 to 0 are not a range"),
+        (lambda: fabric_backbone(channels=1, first_layers=1), "layer 1 of 4"),
+        (lambda: fabric_backbone(channels=1, first_layers=4, layers=6), "layer 4 of 6"),
+        (lambda: fabric_backbone(channels=1, first_layers=7, layers=6), "layers 1 to 7"),
+        (lambda: fabric_backbone(channels=1, first_layers=0), "layers 1 to 0"),
+        (lambda: TimmBackbone("vit_tiny_patch16_224", "none"), "maps at strides"),
+        (lambda: TimmBackbone("efficientnet_bb", "none"), "no such model.*efficientnet_b0"),
+        (lambda: HRNet(18, weights="none"), "width"),  # type: ignore[arg-type]
+        (lambda: HRNet(weights="none", last_stage=2), "last_stage"),  # type: ignore[arg-type]
+        (lambda: HRNet(weights="none", finest_only=True), "last_stage=4"),
+        (lambda: ResNet(18, "none"), "depth"),  # type: ignore[arg-type]
     ],
 )
-def test_a_fabric_that_gives_no_pyramid_is_refused(arguments: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        fabric_backbone(channels=1, **arguments)
+def test_a_pyramid_that_there_is_not_is_refused(build: Callable[[], Backbone], named: str) -> None:
+    with pytest.raises(PnfsError, match=named):
+        build()
 
 
 @pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
@@ -240,19 +209,3 @@ def test_the_stem_is_two_stride_two_convolutions(rules: FabricRules) -> None:
     maps = backbone.fabrics({4: out})
     for ours, scale in zip(backbone(images), (4, 8, 16, 32), strict=True):
         torch.testing.assert_close(ours, maps[scale])
-
-
-def test_a_derived_backbone_may_lack_scales_that_nobody_reads() -> None:
-    left = KeptCell(("same",), [["skip"]])
-    kept = {"backbone": {f"layer{layer}_scale4": left for layer in (1, 2, 3)}}
-    backbone = fabric_backbone(first_layers=3, channels=1, kept=kept).eval()
-    pyramid = backbone(torch.randn(1, 3, 64, 64))
-    assert pyramid[0].shape == (1, 4, 16, 16)
-
-
-def test_an_unfinished_backbone_says_so() -> None:
-    class Unfinished(Backbone):
-        pass
-
-    with pytest.raises(NotImplementedError, match="Unfinished defines no forward"):
-        Unfinished()(torch.zeros(1))

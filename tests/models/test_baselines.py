@@ -1,13 +1,11 @@
 """Baselines: published counts, shapes, public checkpoints, and that they learn."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pnfs.models import PoseNetwork
-from pnfs.models.backbones import HRNet, ResNet, TimmBackbone
+from pnfs.models.backbones import HRNet, ResNet
 from pnfs.models.baselines import HRNetPose, SimpleBaseline
 from pnfs.models.cost import measure_cost
 
@@ -90,28 +88,16 @@ def test_a_baseline_is_a_pose_network_of_one_part(networks, name: str, dim: int)
     assert network.architecture_parameters() == {}
     assert network.named_fabrics() == {}
     assert len(network.weight_parameters()) == len(list(network.parameters()))
-    with pytest.raises(ValueError, match="must divide by 32, got 65x64"):
-        network(torch.zeros(1, 3, 65, 64))
-
-
-@pytest.mark.parametrize("name", ["simple", "hrnet"])
-def test_scores_start_low(networks, name: str) -> None:
-    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
-    network = networks[name, 8].train()
-    network.calibrate(images)
-    assert network.training
-    with torch.no_grad():
-        assert 0.01 < network(images).mean().item() < 0.06
-        assert networks[name, 1].train()(images).abs().mean().item() < 0.05
 
 
 @pytest.mark.parametrize("dim", [1, 8])
 @pytest.mark.parametrize("name", ["simple", "hrnet"])
-def test_steps_along_the_gradient_lower_the_loss(networks, name: str, dim: int) -> None:
+def test_scores_start_low_and_steps_along_the_gradient_lower_the_loss(networks, name, dim) -> None:
     torch.manual_seed(1)
     network = networks[name, dim].train()
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     network.calibrate(images)
+    assert network(images).abs().mean().item() < 0.06
     target = torch.rand(2, 16, 16, 16) ** 8
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     losses = []
@@ -128,76 +114,3 @@ def test_steps_along_the_gradient_lower_the_loss(networks, name: str, dim: int) 
 def test_the_pose_network_reads_hrnets_finest_map_alone() -> None:
     with pytest.raises(ValueError, match="needs last_stage=4 and finest_only=true"):
         HRNetPose(backbone=HRNet(32, weights="none"), skeleton="mpii")
-
-
-@pytest.mark.slow
-def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
-    import timm
-
-    torch.manual_seed(0)
-    whole = timm.create_model("hrnet_w32")
-    torch.save(whole.state_dict(), tmp_path / "hrnet.pth")
-    path = str(tmp_path / "hrnet.pth")
-    for arguments in ({}, {"last_stage": 4}, {"last_stage": 4, "finest_only": True}):
-        backbone = HRNet(32, weights=path, **arguments)
-        for name, value in backbone.network.state_dict().items():
-            assert torch.equal(value, whole.state_dict()[name]), name
-    assert [name for name, _ in HRNet(32, weights=path).network.stage4.named_parameters()] == []
-
-
-# --- backbones of timm
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "vgg11"])
-def test_a_timm_model_is_a_pyramid(name: str) -> None:
-    backbone = TimmBackbone(name, "none").eval()
-    with torch.no_grad():
-        maps = backbone(torch.randn(1, 3, 64, 96))
-    assert [tuple(x.shape) for x in maps] == [
-        (1, channels, 64 // scale, 96 // scale)
-        for channels, scale in zip(backbone.channels, (4, 8, 16, 32), strict=True)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("vit_tiny_patch16_224", "has maps at 1/16"),
-        ("efficientnet_bb", "timm has no such model; similar ones are efficientnet_b0"),
-    ],
-)
-def test_a_timm_model_that_is_no_pyramid_is_refused(name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TimmBackbone(name, "none")
-
-
-def test_weights_of_a_timm_model_load_strictly(tmp_path: Path) -> None:
-    import timm
-
-    torch.manual_seed(0)
-    state = timm.create_model("resnet18").state_dict()
-    torch.save(state, tmp_path / "good.pth")
-    backbone = TimmBackbone("resnet18", str(tmp_path / "good.pth"))
-    for name, value in backbone.network.state_dict().items():
-        assert torch.equal(value, state[name]), name
-    torch.save({f"other.{k}": v for k, v in state.items()}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match=r"bad.pth do not fit resnet18.*\n?.*conv1.weight"):
-        TimmBackbone("resnet18", str(tmp_path / "bad.pth"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"width": 18}, "width 32 and 48"),
-        ({"last_stage": 2}, "must be 3 or 4"),
-        ({"finest_only": True}, "needs backbone.last_stage=4"),
-    ],
-)
-def test_hrnets_that_do_not_exist_are_refused(arguments, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        HRNet(weights="none", **arguments)
-
-
-def test_a_resnet_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="depth 50, 101, 152"):
-        ResNet(18, "none")  # type: ignore[arg-type]

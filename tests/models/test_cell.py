@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell, cell_edges
 from pnfs.models.operations import BACKBONE_OPERATIONS, Operation, Skip
 
@@ -23,13 +24,6 @@ CHANNELS = 3
 )
 def test_edges_are_listed_target_by_target(nodes: int, edges: list[tuple[int, int]]) -> None:
     assert cell_edges(nodes) == edges
-
-
-@pytest.mark.parametrize("nodes", [4, 7])
-def test_there_are_half_of_h_times_h_plus_one_edges(nodes: int) -> None:
-    edges = cell_edges(nodes)
-    assert len(set(edges)) == len(edges) == nodes * (nodes + 1) // 2
-    assert all(source < target <= nodes for source, target in edges)
 
 
 class Tripling(Operation):
@@ -51,23 +45,18 @@ def reads_out_all_nodes(nodes: int, operations: dict) -> Cell:
     return cell
 
 
-def test_a_row_of_weights_belongs_to_its_edge() -> None:
+def test_rows_of_weights_belong_to_edges_and_columns_to_operations() -> None:
     cell = reads_out_all_nodes(3, {"skip": Skip})
     weights = torch.tensor([2.0, 3, 5, 7, 11, 13]).double().view(1, 6, 1)
-    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
-    first = 2
-    second = 3 + 5 * first
+    first, second = 2, 3 + 5 * 2
     third = 7 + 11 * first + 13 * second
+    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
     assert out.item() == first + 1e3 * second + 1e6 * third
-
-
-def test_a_column_of_weights_belongs_to_its_operation() -> None:
     cell = reads_out_all_nodes(2, {"skip": Skip, "zero": None, "tripling": Tripling})
     weights = torch.tensor([[[1.0, 100, 2], [0, 50, 1], [4, 7, 0]]]).double()
-    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
     first = 1 + 3 * 2
-    second = 3 * 1 + 4 * first
-    assert out.item() == first + 1e3 * second
+    out = cell(torch.ones(1, 1, 1, 1).double(), weights)
+    assert out.item() == first + 1e3 * (3 * 1 + 4 * first)
 
 
 def literal_cell(cell: Cell, x: Tensor, weights: Tensor) -> Tensor:
@@ -117,16 +106,6 @@ def test_a_cell_is_equation_one(nodes, training, parts) -> None:
         torch.testing.assert_close(value, theirs, msg=f"{name} after the pass")
 
 
-def test_gradients_reach_every_weight_and_mixing_weight() -> None:
-    cell = Cell(2, CHANNELS, 2, BACKBONE_OPERATIONS)
-    weights = torch.full((2, 3, 6), 1 / 6).requires_grad_()
-    cell(torch.randn(2, 2 * CHANNELS, 5, 4), weights).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in cell.parameters())
-    # Zero, the first operation, is the only one whose weight changes nothing.
-    assert weights.grad is not None
-    assert (weights.grad != 0).tolist() == [[[False, *[True] * 5]] * 3] * 2
-
-
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_cell_of_zeros_gives_its_bias(nodes: int) -> None:
     cell = Cell(1, CHANNELS, nodes, {"zero": None})
@@ -134,21 +113,5 @@ def test_a_cell_of_zeros_gives_its_bias(nodes: int) -> None:
     out = cell(x, torch.ones(1, nodes * (nodes + 1) // 2, 1))
     assert cell.output.bias is not None
     torch.testing.assert_close(out, cell.output.bias.view(1, -1, 1, 1).expand_as(out))
-
-
-def test_a_cell_may_be_built_with_some_operations_only() -> None:
-    torch.manual_seed(0)
-    names = list(BACKBONE_OPERATIONS)
-    kept = [["max_pool_3x3", "skip"], [], ["sep_conv_3x3"]]
-    part = Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS, kept).double()
-    whole = Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS).double()
-    whole.load_state_dict(part.state_dict(), strict=False)
-    weights = torch.rand(1, 3, 6).double()
-    for edge, left in enumerate(kept):
-        for column, name in enumerate(names):
-            if name not in left:
-                weights[0, edge, column] = 0
-    x = torch.randn(2, CHANNELS, 4, 4).double()
-    torch.testing.assert_close(part(x, weights), whole(x, weights))
-    with pytest.raises(ValueError, match="a cell of H=2 has 3 edges, 2 are listed"):
-        Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS, kept[:2])
+    with pytest.raises(PnfsError, match="H=2 has 3 edges, 2 are listed"):
+        Cell(1, CHANNELS, 2, BACKBONE_OPERATIONS, [["skip"], []])

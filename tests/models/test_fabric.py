@@ -1,16 +1,19 @@
 """Fabrics: wiring against tables written by hand, forward against a literal Eq. 2."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from small import randomise
 from torch import Tensor, nn
 
+from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
-from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales, live_cells
+from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
 # layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.
@@ -50,19 +53,9 @@ FIRST_LAYER_ON_A_PYRAMID: Table = {
 }
 
 
-def theta(**arguments) -> Theta:
+def grid(first: int, last: int, inputs: tuple[int, ...], layers: int = 6, **others) -> Theta:
     usual = {"channels": 1, "nodes": 1, "operations": ("skip",), "alpha_per_cell": False}
-    return Theta(**{**usual, **arguments})
-
-
-def wired(**arguments) -> Table:
-    cells = theta(**arguments).cells
-    for cell in cells:
-        assert [c.neighbour for c in cell.connections] == ["finer", "same", "coarser"]
-    return {
-        (cell.layer, cell.scale): [(c.source, c.transform) for c in cell.connections]
-        for cell in cells
-    }
+    return Theta(layers, first, last, inputs, **{**usual, **others})
 
 
 @pytest.mark.parametrize(
@@ -74,7 +67,13 @@ def wired(**arguments) -> Table:
     ],
 )
 def test_the_wiring_is_that_of_the_paper(layers, first, last, inputs, table: Table) -> None:
-    found = wired(layers=layers, first_layer=first, last_layer=last, input_scales=inputs)
+    cells = grid(first, last, inputs, layers).cells
+    for cell in cells:
+        assert [c.neighbour for c in cell.connections] == ["finer", "same", "coarser"]
+    found = {
+        (cell.layer, cell.scale): [(c.source, c.transform) for c in cell.connections]
+        for cell in cells
+    }
     assert found == table
     # Layer by layer, from fine to coarse: the order of beta's rows.
     assert list(found) == list(table)
@@ -87,47 +86,31 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
     assert [len(layer_scales(layer, 10)) for layer in range(1, 11)] == [
         2, 3, 4, 4, 4, 4, 4, 3, 2, 1,
     ]  # fmt: skip
-    assert layer_scales(1, 1) == (4,)
-
-
-@pytest.mark.parametrize(("kept", "cells"), [(1, 1), (2, 3), (3, 6), (4, 10), (5, 13), (6, 15)])
-def test_a_subnetwork_of_any_depth_ends_in_one_map(kept: int, cells: int) -> None:
-    fabrics = NeuralFabrics(layers=6, last_layers=kept, channels=1)
-    assert len(fabrics.theta.cells) == len(fabrics.cells) == cells
-    assert fabrics.theta.output_scales == (4,)
-    pyramid = {scale: torch.randn(2, scale, 64 // scale, 96 // scale) for scale in SCALES}
-    out = fabrics(pyramid)
-    assert list(out) == [4]
-    assert out[4].shape == (2, 4, 16, 24)
-
-
-@pytest.mark.parametrize("kept", [1, 2, 3, 4])
-def test_a_backbone_of_any_depth_gives_the_scales_of_its_last_layer(kept: int) -> None:
-    fabrics = NeuralFabrics(layers=7, first_layers=kept, input_scales=(4,), channels=1)
-    out = fabrics({4: torch.randn(2, 4, 8, 16)})
-    assert tuple(out) == fabrics.theta.output_scales == SCALES[: kept + 1]
-    for scale, x in out.items():
-        assert x.shape == (2, scale, 32 // scale, 64 // scale)
-
-
-@pytest.mark.parametrize(("first", "last"), [(0, 3), (4, 3), (1, 7), (7, 7), (-1, -1)])
-def test_a_range_outside_of_the_grid_is_refused(first: int, last: int) -> None:
-    with pytest.raises(ValueError, match=f"layers {first} to {last} are not a range within 1 to 6"):
-        theta(layers=6, first_layer=first, last_layer=last, input_scales=SCALES)
-
-
-@pytest.mark.parametrize(("inputs", "scale"), [((32,), 4), ((), 4), ((4,), 16)])
-def test_a_cell_without_input_is_named(inputs: tuple[int, ...], scale: int) -> None:
-    with pytest.raises(ValueError, match=f"layer 4, scale 1/{scale} has no input"):
-        assert theta(layers=6, first_layer=4, last_layer=6, input_scales=inputs).cells
+    assert [len(grid(7 - n, 6, SCALES).cells) for n in range(1, 7)] == [1, 3, 6, 10, 13, 15]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"nodes": 0}, {"channels": 0}, {"operations": {}}, {"nodes": -1}]
+    ("build", "named"),
+    [
+        (lambda: grid(0, 3, SCALES), "layers 0 to 3 "),
+        (lambda: grid(4, 3, SCALES), "layers 4 to 3 "),
+        (lambda: grid(1, 7, SCALES), "layers 1 to 7 "),
+        (lambda: grid(4, 6, (32,)).cells, "layer 4, scale 1/4 "),
+        (lambda: grid(4, 6, (4,)).cells, "layer 4, scale 1/16 "),
+        (lambda: NeuralFabrics(nodes=0), "H=0"),
+        (lambda: NeuralFabrics(channels=-1), "C=-1"),
+        (lambda: NeuralFabrics(operations={}), "operations"),
+        (lambda: grid(4, 6, SCALES, operations=("skip", "skip")), "operations"),
+        (lambda: NeuralFabrics(part_names=("keys",)), "'keys'"),
+        (lambda: NeuralFabrics(last_layers=2, channels=1, kept={}), "part 'whole'"),
+        (lambda: NeuralFabrics(kept={"whole": {"layer9_scale4": None}}), "part 'whole'"),  # type: ignore[dict-item]
+        (lambda: KeptCell((), [["skip"]]), "kept cell"),
+        (lambda: KeptCell(("same", "below"), [["skip"]]), "kept cell"),  # type: ignore[arg-type]
+    ],
 )
-def test_a_cell_without_contents_is_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="at least one node, channel and operation"):
-        NeuralFabrics(**wrong)
+def test_a_shape_that_cannot_be_is_refused(build: Callable[[], object], named: str) -> None:
+    with pytest.raises(PnfsError, match=named):
+        build()
 
 
 class PlainNorm:
@@ -202,17 +185,6 @@ RULES = {
 }
 
 
-def randomise(module: nn.Module) -> None:
-    """Weights, statistics, alpha and beta off their initial values."""
-    for parameter in module.parameters():
-        parameter.data.add_(torch.randn_like(parameter) / 2)
-    for name, buffer in module.named_buffers():
-        if name.endswith("var"):
-            buffer.uniform_(0.5, 2)
-        elif name.endswith("mean"):
-            buffer.normal_()
-
-
 def fabric_on_random_maps(kind: str, **arguments) -> tuple[NeuralFabrics, Table, dict[int, Tensor]]:
     if kind == "subnetwork":
         fabrics = NeuralFabrics(layers=6, last_layers=3, channels=1, **arguments)
@@ -252,36 +224,14 @@ def test_every_cell_may_have_an_alpha_of_its_own(kind: str) -> None:
     assert_literal(fabrics, table, inputs)
 
 
-def test_first_layer_cells_share_one_transform_of_the_stem_unless_told_otherwise() -> None:
-    counts = []
-    for rules in (PAPER, POSENFS):
-        fabrics = NeuralFabrics(
-            layers=7, first_layers=2, input_scales=(4,), channels=1, rules=rules
-        )
-        counts.append({name: len(cell.transforms) for name, cell in fabrics.cells.items()})
-    later = {"layer2_scale4": 1, "layer2_scale8": 1, "layer2_scale16": 3}
-    assert counts[0] == {"layer1_scale4": 0, "layer1_scale8": 1, **later}
-    assert counts[1] == {"layer1_scale4": 0, "layer1_scale8": 3, **later}
-
-
-def test_alpha_and_beta_have_the_papers_shapes_and_start_at_zero() -> None:
-    fabrics = NeuralFabrics(part_names=("arm", "leg"), last_layers=3, nodes=2, channels=1)
-    assert {name: tuple(p.shape) for name, p in fabrics.alpha.items()} == dict.fromkeys(
-        ("arm", "leg"), (3, 4)
-    )
-    assert {name: tuple(p.shape) for name, p in fabrics.beta.items()} == dict.fromkeys(
-        ("arm", "leg"), (6, 3)
-    )
-    assert all(not p.any() for table in (fabrics.alpha, fabrics.beta) for p in table.values())
-    per_cell = NeuralFabrics(last_layers=3, nodes=2, channels=1, alpha_per_cell=True)
-    assert per_cell.alpha["whole"].shape == (6, 3, 4)
-
-
 @pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (POSENFS, 4, 3)])
 def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
     rules: FabricRules, alpha_sum: float, beta_sum: float
 ) -> None:
     fabrics = NeuralFabrics(part_names=("a", "b"), last_layers=3, channels=1, rules=rules)
+    assert [tuple(p.shape) for p in fabrics.alpha.values()] == [(1, 4)] * 2
+    assert [tuple(p.shape) for p in fabrics.beta.values()] == [(6, 3)] * 2
+    assert not any(p.any() for table in (fabrics.alpha, fabrics.beta) for p in table.values())
     randomise(fabrics)
     alpha, beta = fabrics.mixing_weights()
     assert alpha.shape == (2, 6, 1, len(SUBNETWORK_OPERATIONS))
@@ -291,182 +241,25 @@ def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
     assert not torch.equal(alpha[0], alpha[1])
 
 
-def test_another_relaxation_takes_the_place_of_the_softmax() -> None:
-    fabrics = NeuralFabrics(last_layers=1, channels=1).double()
-    randomise(fabrics)
-    pyramid = {scale: torch.randn(1, scale, 64 // scale, 64 // scale).double() for scale in (4, 8)}
-
-    def largest(logits: Tensor) -> Tensor:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits)
-
-    fabrics.alpha["whole"].data.copy_(torch.tensor([[0.0, 9, 0, 0]]))
-    fabrics.beta["whole"].data.copy_(torch.tensor([[0.0, 9, 0]]))
-    fabrics.relaxation = largest
-    # One skip and the same-scale input only: what is left is the cell's last convolution.
-    last = fabrics.cells["layer6_scale4"].cell.output
-    expected = F.conv2d(pyramid[4], last.weight, last.bias)
-    torch.testing.assert_close(fabrics(pyramid)[4], expected)
-    # Evaluation takes the softmax whatever the search does.
-    searching = fabrics.eval()(pyramid)[4]
-    fabrics.relaxation = torch.nn.Softmax(-1)
-    torch.testing.assert_close(searching, fabrics(pyramid)[4])
-    assert not torch.allclose(searching, expected)
-
-
-def test_scores_of_a_part_do_not_depend_on_the_other_parts_architecture() -> None:
-    torch.manual_seed(0)
-    fabrics = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1).double().eval()
-    randomise(fabrics)
-    pyramid = {s: torch.randn(1, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
-    before = fabrics(pyramid)[4].chunk(2, dim=1)
-    fabrics.alpha["b"].data.add_(torch.randn(1, 4))
-    fabrics.beta["b"].data.add_(torch.randn(3, 3))
-    after = fabrics(pyramid)[4].chunk(2, dim=1)
-    assert torch.equal(before[0], after[0])
-    assert not torch.allclose(before[1], after[1])
-
-
-def test_a_fabric_without_its_weightless_candidates_is_the_same_fabric() -> None:
-    torch.manual_seed(0)
-    whole = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1).double().eval()
-    randomise(whole)
-    off = -torch.inf
-    # Layer 5 at 1/8 is cut off for part a, and one operation of each part is left out.
-    whole.alpha["a"].data.copy_(torch.tensor([[off, 0.3, off, -0.2]]))
-    whole.alpha["b"].data.copy_(torch.tensor([[0.1, off, 0.5, -0.2]]))
-    whole.beta["a"].data[2, 2] = off
-    left = {"a": ["skip", "dil_conv_3x3"], "b": ["sep_conv_3x3", "dil_conv_3x3"]}
-    everything = ("finer", "same", "coarser")
-    kept = {
-        "a": {
-            "layer5_scale4": KeptCell(everything, [left["a"]]),
-            "layer6_scale4": KeptCell(("finer", "same"), [left["a"]]),
-        },
-        "b": {
-            name: KeptCell(everything, [left["b"]])
-            for name in ("layer5_scale4", "layer5_scale8", "layer6_scale4")
-        },
-    }
-    derived = NeuralFabrics(part_names=("a", "b"), last_layers=2, channels=1, kept=kept)
-    derived = derived.double().eval()
-    state = whole.state_dict()
-    for name, target in derived.state_dict().items():
-        if name.startswith("cells."):
-            _, part, rest = name.split(".", 2)
-            target.copy_(state[f"cells.{rest}"].chunk(2)[part == "b"])
-        else:
-            target.copy_(state[name])
-    assert derived.readers == {4: ["a", "b"], 8: ["a", "b"], 16: ["b"]}
-    pyramid = {s: torch.randn(2, 2 * s, 64 // s, 64 // s).double() for s in (4, 8, 16)}
-    expected = whole(pyramid)[4]
-    # Only part b reads 1/16, so its channels alone stand there.
-    pyramid[16] = pyramid[16].chunk(2, dim=1)[1]
-    torch.testing.assert_close(derived(pyramid)[4], expected)
-
-
-@pytest.mark.parametrize("inputs", [("same",), ("coarser",), ("same", "coarser")])
-def test_what_is_left_of_a_shared_transform_is_the_whole_ones(inputs: tuple[str, ...]) -> None:
-    torch.manual_seed(0)
-    arguments = {"layers": 7, "first_layers": 1, "input_scales": (4,), "channels": 1}
-    whole = NeuralFabrics(**arguments).eval()
-    randomise(whole)
-    for column, neighbour in enumerate(("finer", "same", "coarser")):
-        if neighbour not in inputs:
-            whole.beta["whole"].data[1, column] = -torch.inf
-    edges = [list(SUBNETWORK_OPERATIONS)]
-    cells = {"layer1_scale4": ("finer", "same", "coarser"), "layer1_scale8": inputs}
-    kept = {"whole": {name: KeptCell(left, edges) for name, left in cells.items()}}
-    derived = NeuralFabrics(**arguments, kept=kept).eval()
-    state = whole.state_dict()
-    derived.load_state_dict(
-        {name: state[name.replace("cells.whole.", "cells.")] for name in derived.state_dict()}
-    )
-    stem = {4: torch.randn(2, 4, 8, 8)}
-    expected, found = whole(stem), derived(stem)
-    for scale in (4, 8):
-        torch.testing.assert_close(found[scale], expected[scale])
-
-
-@pytest.mark.parametrize(
-    ("kept", "message"),
-    [
-        ({}, "kept says nothing about part 'whole'"),
-        ({"whole": {"layer9_scale4": None}}, "part 'whole': there is no cell layer9_scale4"),
-    ],
-)
-def test_a_wrong_remainder_is_refused(kept: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        NeuralFabrics(last_layers=2, channels=1, kept=kept)
-
-
-@pytest.mark.parametrize("inputs", [(), ("above",), ("same", "below")])
-def test_a_remainder_without_inputs_is_refused(inputs: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="a kept cell needs inputs among finer, same, coarser"):
-        KeptCell(inputs, [["skip"]])
-
-
-def small(operations: tuple[str, ...] = ("zero", "skip")) -> Theta:
-    return Theta(
-        layers=6,
-        first_layer=5,
-        last_layer=6,
-        input_scales=(4, 8, 16),
-        channels=1,
-        nodes=1,
-        operations=operations,
-        alpha_per_cell=False,
-    )
-
-
-def test_what_carries_weight_in_one_part_is_live() -> None:
-    alpha = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2).expand(2, 3, 1, 2)
-    # Rows: layer 5 at 1/4 and 1/8, layer 6 at 1/4. Columns: finer (a copy of same), same, coarser.
-    top, bottom, last = [0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]
-    beta = torch.tensor([[top, bottom, last], [top, bottom, last]])
-    both = (("zero", "skip"),)
-    live = live_cells(small(), alpha.numpy(), beta.numpy(), [4])
-    assert live == {
-        "layer5_scale4": KeptCell(("finer", "same"), both),
-        "layer6_scale4": KeptCell(("same",), both),
-    }
-    # The second part reads what is coarser, which brings the cell at 1/8 to life.
-    beta[1, 2] = torch.tensor([0.0, 0.5, 0.5])
-    live = live_cells(small(), alpha.numpy(), beta.numpy(), [4])
-    assert list(live) == ["layer5_scale4", "layer5_scale8", "layer6_scale4"]
-    assert live["layer5_scale8"] == KeptCell(("coarser",), both)
-    assert live["layer6_scale4"].inputs == ("same", "coarser")
-    assert live_cells(small(), alpha[:1].numpy(), beta[:1].numpy(), [4])["layer6_scale4"].edges == (
-        ("skip",),
-    )
-
-
-def test_an_operation_that_is_named_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="operation must be named once"):
-        small(("skip", "skip"))
-
-
-class WithCounter(Operation):
-    """PyTorch's batch norm, whose counter no part has a share of."""
-
-    def __init__(self, parts: int, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(parts * channels)
+def test_relaxations_are_for_training_alone() -> None:
+    fabrics = NeuralFabrics(last_layers=1, channels=1)
+    fabrics.relaxation = torch.nn.Tanh()
+    assert not any(weights.any() for weights in fabrics.mixing_weights())
+    assert all(weights.any() for weights in fabrics.eval().mixing_weights())
 
 
 class WithOneScale(Operation):
-    """One number for all parts."""
+    """One number for all parts, and PyTorch's batch norm, of whose counter no part has a share either."""
 
-    def __init__(self, parts: int, channels: int) -> None:
+    def __init__(self, parts: int, channels: int, counts: bool) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.ones(1)) if not counts else None
+        self.norm = nn.BatchNorm2d(parts * channels) if counts else None
 
 
-@pytest.mark.parametrize(
-    ("operation", "tensor"),
-    [(WithCounter, "mine.norm.num_batches_tracked"), (WithOneScale, "mine.scale")],
-)
-def test_an_operation_whose_parts_share_a_tensor_is_refused(operation, tensor: str) -> None:
-    operations = {"zero": None, "mine": operation}
+@pytest.mark.parametrize(("counts", "name"), [(True, "norm.num_batches_tracked"), (False, "scale")])
+def test_an_operation_whose_parts_share_a_tensor_is_refused(counts: bool, name: str) -> None:
+    operations = {"zero": None, "mine": partial(WithOneScale, counts=counts)}
     NeuralFabrics(part_names=("whole",), channels=2, operations=operations)
-    with pytest.raises(ValueError, match=tensor):
+    with pytest.raises(PnfsError, match=f"mine.{name}"):
         NeuralFabrics(part_names=("upper", "lower"), channels=2, operations=operations)

@@ -39,20 +39,6 @@ def test_phases_are_a_dilated_convolution(size, kernel) -> None:
     torch.testing.assert_close(gradients(found, x, weight), gradients(expected, x, weight))
 
 
-@pytest.mark.parametrize("size", [(8, 6), (7, 6)])
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_a_dilated_layer_computes_the_same_for_training_and_inference(size, layout) -> None:
-    layer = PartConv2d(2, 3, 3, 3, dilation=2, depthwise=True).double()
-    x = torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
-    expected = F.conv2d(x, layer.weight, padding=2, dilation=2, groups=6)
-    found = layer(x)
-    torch.testing.assert_close(found, expected)
-    inputs = (x, layer.weight)
-    torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), expected)
-
-
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_a_block_diagonal_convolution_is_a_grouped_one(kernel) -> None:
     x = torch.randn(2, 12, 5, 4, dtype=torch.float64)

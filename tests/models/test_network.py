@@ -5,28 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from small import TinyBackbone
 
 from pnfs.body import MPII, skeleton_by_name
+from pnfs.errors import PnfsError
 from pnfs.models import POSENFS, PoseFabricNetwork
-from pnfs.models.backbones import Backbone, MobileNetV2
 from tiny import fabric_backbone, fabric_network
-
-
-class TinyBackbone(Backbone):
-    channels = (3, 4, 5, 6)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, channels, 1) for channels in self.channels)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [
-            conv(F.avg_pool2d(images, scale))
-            for conv, scale in zip(self.convs, (4, 8, 16, 32), strict=True)
-        ]
 
 
 def table_one(skeleton: str, count: int) -> dict[str, list[str]]:
@@ -41,65 +26,26 @@ def network(skeleton: str = "mpii", count: int = 3, **arguments) -> PoseFabricNe
     return fabric_network(skeleton=skeleton, parts=parts, **arguments)
 
 
-@pytest.mark.parametrize(("skeleton", "shared"), [("mpii", 6), ("coco", 6), ("lsp", 6)])
-def test_a_joint_of_several_parts_gets_the_sum_of_its_maps(skeleton: str, shared: int) -> None:
-    model = network(skeleton, 8)
+@pytest.mark.parametrize("overlap", ["sum", "mean"])
+@pytest.mark.parametrize("skeleton", ["mpii", "coco", "lsp"])
+def test_a_joint_of_several_parts_gets_the_sum_or_mean_of_its_maps(skeleton, overlap) -> None:
+    model = network(skeleton, 8, overlap=overlap)
     parts, joints = table_one(skeleton, 8), skeleton_by_name(skeleton).joints
-    rows = [(part, joint) for part, names in parts.items() for joint in names]
+    rows = [joint for names in parts.values() for joint in names]
     part_maps = torch.randn(2, len(rows), 3, 5).double()
     expected = torch.zeros(2, len(joints), 3, 5).double()
-    for row, (_, joint) in enumerate(rows):
-        expected[:, joints.index(joint)] += part_maps[:, row]
+    for row, joint in enumerate(rows):
+        share = rows.count(joint) if overlap == "mean" else 1
+        expected[:, joints.index(joint)] += part_maps[:, row] / share
     torch.testing.assert_close(model.merged(part_maps), expected)
     # Shoulders, elbows and knees belong to two parts.
-    assert len(rows) - len(joints) == shared
+    assert len(rows) - len(joints) == 6
 
 
-@pytest.mark.parametrize("count", [1, 3, 5])
-def test_parts_without_common_joints_only_change_the_order(count: int) -> None:
-    model = network("coco", count)
-    part_maps = torch.randn(1, 17, 2, 2)
-    joints = skeleton_by_name("coco").joints
-    order = [joint for names in table_one("coco", count).values() for joint in names]
-    maps = model.merged(part_maps)
-    for row, joint in enumerate(order):
-        assert torch.equal(maps[:, joints.index(joint)], part_maps[:, row])
-
-
-@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
-@pytest.mark.parametrize("dim", [1, 4])
-def test_score_maps_have_a_quarter_of_the_inputs_size(dim: int, size: tuple[int, int]) -> None:
-    model = network(vector_dim=dim).eval()
-    images = torch.randn(2, 3, *size)
-    vectors, maps = model(images, "vectors"), model(images)
-    assert vectors.shape == (2, 16, dim, size[0] // 4, size[1] // 4)
-    assert maps.shape == (2, 16, size[0] // 4, size[1] // 4)
-    squared = vectors.square().sum(2)
-    torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
-
-
-@pytest.mark.parametrize("size", [(65, 64), (64, 48), (16, 16)])
-def test_an_input_that_does_not_divide_by_32_is_refused(size: tuple[int, int]) -> None:
-    message = f"input height and width must divide by 32, got {size[0]}x{size[1]}"
-    with pytest.raises(ValueError, match=message):
-        network()(torch.zeros(1, 3, *size))
-
-
-def test_a_fabric_backbone_has_architecture_parameters_too() -> None:
-    backbone = fabric_backbone(first_layers=3, channels=1)
-    model = network(backbone=backbone)
-    found = model.architecture_parameters()
-    assert found["backbone/alpha"] is backbone.fabrics.alpha["backbone"]
-    assert found["backbone/beta"] is backbone.fabrics.beta["backbone"]
-    assert found["backbone/alpha"].shape == (1, 6)
-    assert len(found) == 2 + 6
-
-
-@pytest.mark.parametrize("backbone", ["tiny", "fabric"])
-@pytest.mark.parametrize("count", [1, 8])
-def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: str) -> None:
-    fabric = fabric_backbone(first_layers=3, channels=1) if backbone == "fabric" else None
-    model = network(count=count, backbone=fabric or TinyBackbone())
+@pytest.mark.parametrize("on_fabric", [False, True])
+def test_every_parameter_is_either_architecture_or_weight(on_fabric: bool) -> None:
+    backbone = fabric_backbone(first_layers=3, channels=1) if on_fabric else TinyBackbone()
+    model = network(count=8, backbone=backbone)
     architecture = {id(p) for p in model.architecture_parameters().values()}
     weights = [id(p) for p in model.weight_parameters()]
     assert len(set(weights)) == len(weights)
@@ -107,6 +53,7 @@ def test_every_parameter_is_either_architecture_or_weight(count: int, backbone: 
     assert architecture | set(weights) == {id(p) for p in model.parameters()}
     by_name = {id(p) for n, p in model.named_parameters() if ".alpha." in n or ".beta." in n}
     assert architecture == by_name
+    assert ("backbone/alpha" in model.architecture_parameters()) == on_fabric
 
 
 def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
@@ -177,45 +124,19 @@ def test_a_pyramid_of_the_fabrics_channels_needs_no_adapters_in_one_variant() ->
     torch.testing.assert_close(model(images, "features"), expected)
 
 
-def test_an_unknown_skeleton_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown skeleton 'dog'; there are mpii, coco, lsp"):
-        network("dog", parts={"whole": ["nose"]})
-
-
-def test_a_part_mode_that_leaves_joints_out_is_refused() -> None:
-    parts = {"head": ["nose", "left_eye"], "rest": list(skeleton_by_name("coco").joints[3:])}
-    with pytest.raises(ValueError, match="coco: in no part: right_eye"):
-        network("coco", parts=parts)
-
-
-@pytest.mark.parametrize("name", ["keys", "backbone"])
-def test_a_part_name_that_means_something_else_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"named '{name}'"):
-        fabric_network(
-            backbone=MobileNetV2("none"),
-            skeleton="mpii",
-            parts={name: MPII.joints},
-            channels=1,
-        )
-
-
-@pytest.mark.parametrize("kept", [0, 7, -1])
-def test_an_impossible_number_of_layers_is_refused(kept: int) -> None:
-    with pytest.raises(ValueError, match=r"not a range within 1 to 6|end with the last layer"):
-        network(last_layers=kept)
-
-
-@pytest.mark.parametrize("overlap", ["sum", "mean"])
-def test_overlapping_maps_are_summed_or_averaged(overlap: str) -> None:
-    model = network(parts={"one": MPII.joints, "two": MPII.joints[:5]}, overlap=overlap)
-    maps = torch.randn(1, 21, 2, 3)
-    both = maps[:, :5] + maps[:, 16:]
-    found = model.merged(maps)
-    torch.testing.assert_close(found[:, :5], both / 2 if overlap == "mean" else both)
-    torch.testing.assert_close(found[:, 5:], maps[:, 5:16])
-
-
-@pytest.mark.parametrize("wrong", [{"overlap": "max"}, {"channel_order": "gbr"}])
-def test_an_unknown_choice_is_named(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=rf"model\.{next(iter(wrong))}"):
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"overlap": "max"}, r"model\.overlap"),
+        ({"channel_order": "gbr"}, r"model\.channel_order"),
+        ({"skeleton": "dog", "parts": {"whole": ["nose"]}}, "dog"),
+        ({"parts": {"head": ["head_top"]}}, "in no part: upper_neck"),
+        ({"parts": {"backbone": MPII.joints}}, "'backbone'"),
+        ({"first_layers": 5}, "model.fabrics"),
+    ],
+)
+def test_a_wrong_choice_is_named(wrong: dict, named: str) -> None:
+    with pytest.raises(PnfsError, match=named):
         network(**wrong)
+    with pytest.raises(PnfsError, match="divide by 32, got 65x64"):
+        network()(torch.zeros(1, 3, 65, 64))

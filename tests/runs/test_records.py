@@ -14,36 +14,10 @@ from pydantic import ValidationError
 from pnfs.runs.finding import find_runs, read_run
 from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
-from pnfs.runs.state import STATE, UnfinishedError, cause_of, held_run, keep_failure, kept_state
-from pnfs.training.finite import NonFiniteLossError
+from pnfs.runs.state import STATE, UnfinishedError, cause_of, held_run, kept_state
+from pnfs.training.module import NonFiniteLossError
 
-CONFIG: dict[str, Any] = {
-    "run_root": "runs",
-    "name": "train",
-    "seed": 0,
-    "epochs": 200,
-    "input_size": [256, 256],
-    "batch_size": 24,
-    "eval_batch_size": 64,
-    "workers": 2,
-    "evaluate_untrained": False,
-    "restart": False,
-    "dataset": {
-        "_target_": "pnfs.data.datasets.mpii.MPII",
-        "root": "data/mpii",
-        "check_images": True,
-    },
-    "parts": {"mpii": {"head": ["head_top"]}},
-    "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
-    "model": {
-        "channels": 10,
-        "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2", "weights": "/a/weights.pth"},
-    },
-    "optimizer": {"lr": 1e-3},
-    "data": {"workers": 2, "eval_batch_size": 64, "batch_size": 24, "cache": "runs/cache"},
-    "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
-    "logger": {},
-}
+CONFIG: dict[str, Any] = {"name": "train", "seed": 0, "trainer": {"devices": 1}}
 
 
 def test_record_comes_back_as_written(tmp_path: Path) -> None:
@@ -51,19 +25,16 @@ def test_record_comes_back_as_written(tmp_path: Path) -> None:
     record = {"scores": {"PCKh@0.5": 12.5} | unknown, "data": {"list": [math.inf, 1]}}
     folder = tmp_path / "not" / "there" / "yet"
     assert write_result(folder, record) == folder / RESULT
+    assert read_result(tmp_path) is None
     back = read_result(folder)
     assert back is not None
+    json.dumps(back, allow_nan=False)
     assert back["score"] == 12.5
     # JSON has neither nan nor infinity.
     assert back["scores"] == {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
     assert back["data"]["list"] == [None, 1]
     assert back["primary"] == "PCKh@0.5"
     assert [path.name for path in folder.iterdir()] == [RESULT]
-
-
-def test_run_without_a_record_is_not_finished(tmp_path: Path) -> None:
-    assert read_result(tmp_path) is None
-    assert read_result(tmp_path / "absent") is None
 
 
 def test_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
@@ -127,9 +98,6 @@ def test_state_tells_how_a_run_ended(
     run = read_run(tmp_path)
     assert run is not None
     assert (run.status, run.cause) == (status, cause)
-    # It can be started again.
-    with kept_state(tmp_path, CONFIG):
-        pass
 
 
 def test_second_process_waits_for_the_run_that_another_holds(tmp_path: Path) -> None:
@@ -194,7 +162,6 @@ def test_cause_is_the_innermost_error_in_a_line() -> None:
     outer = RuntimeError("hydra")
     outer.__cause__ = OSError("disk\n full")
     assert cause_of(outer) == "OSError: disk full"
-    assert cause_of(UnfinishedError("wait")) == "wait"
 
 
 # --- files of another run
@@ -211,17 +178,4 @@ def test_file_of_another_run_is_refused_with_what_differs(
     require_same(tmp_path / RESULT, json.loads(json.dumps(ours)), ours)
     with pytest.raises(OtherRunError) as refusal:
         require_same(tmp_path / RESULT, ours | change, ours)
-    assert str(tmp_path / RESULT) in str(refusal.value)
-    assert all(key in str(refusal.value) for key in named)
-
-
-def test_paused_run_is_not_recorded_as_failed(tmp_path: Path) -> None:
-    with pytest.raises(UnfinishedError), kept_state(tmp_path, CONFIG):
-        raise UnfinishedError("paused")
-    run = read_run(tmp_path)
-    assert run is not None
-    assert run.status == "interrupted"
-    keep_failure(tmp_path, CONFIG, ValueError("no data"))
-    run = read_run(tmp_path)
-    assert run is not None
-    assert run.status == "failed"
+    assert all(word in str(refusal.value) for word in (str(tmp_path / RESULT), *named))

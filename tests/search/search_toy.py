@@ -1,6 +1,7 @@
 """A fabric of one cell whose best architecture is known: the identity solves the task."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pnfs.body import PartMode, Skeleton
+from pnfs.body import Skeleton
 from pnfs.codec import Codec
 from pnfs.data.crops import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
-from pnfs.models.fabric import NeuralFabrics
+from pnfs.models import NeuralFabrics, PoseNetwork
 from pnfs.models.layers import PartConv2d
 from pnfs.models.operations import Operation, Skip
 from pnfs.search import SearchStrategy
@@ -23,9 +24,7 @@ from pnfs.training.module import PoseModule
 from pnfs.training.schedules import StepSchedule
 
 SIZE = 32
-TRIANGLE = Skeleton(
-    name="triangle", joints=("a", "b", "c"), flip_pairs=(), limbs=(("a", "b"),), groups={}
-)
+TRIANGLE = Skeleton(name="triangle", joints=("a", "b", "c"), flip_pairs=())
 
 
 class Shift(Operation):
@@ -39,16 +38,12 @@ class Shift(Operation):
         return self.conv(x) * weight
 
 
-class ToyNetwork(nn.Module):
+class ToyNetwork(PoseNetwork):
     """The image's colours are the target maps; one cell stands between them and the output."""
 
-    stride = 4
-
     def __init__(self) -> None:
-        super().__init__()
-        self.parts = PartMode(TRIANGLE, {"whole": TRIANGLE.joints})
+        super().__init__(TRIANGLE)  # type: ignore[arg-type]
         self.cells = NeuralFabrics(
-            part_names=("whole",),
             layers=1,
             input_scales=(4,),
             channels=1,
@@ -61,37 +56,17 @@ class ToyNetwork(nn.Module):
         output.requires_grad_(False)
         # A weight that matters a little, so that there is something to look ahead to.
         self.gain = nn.Parameter(torch.tensor(0.9))
-        self.register_buffer("map_joints", torch.arange(3))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
         crops = images.permute(0, 3, 1, 2) / 255  # uint8 (B, h, w, 3)
         maps = F.pad(F.avg_pool2d(crops, 4), (0, 0, 0, 0, 0, 1))
         return self.gain * self.cells({4: maps})[4][:, :3]
-
-    def heatmaps(self, images: Tensor) -> Tensor:
-        return self(images)
-
-    def merged(self, part_maps: Tensor) -> Tensor:
-        return part_maps
-
-    def named_fabrics(self) -> dict[str, NeuralFabrics]:
-        return {"cells": self.cells}
-
-    def architecture_parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            "whole/alpha": self.cells.alpha["whole"],
-            "whole/beta": self.cells.beta["whole"],
-        }
-
-    def weight_parameters(self) -> list[nn.Parameter]:
-        architecture = {id(p) for p in self.architecture_parameters().values()}
-        return [p for p in self.parameters() if id(p) not in architecture]
 
 
 class ToyPeople(Dataset):
     """Three joints a person, and a picture whose channels are their target maps."""
 
-    def __init__(self, count: int, epoch_matters: bool = True) -> None:
+    def __init__(self, count: int) -> None:
         random = np.random.default_rng(7)
         self.joints = random.uniform(4, SIZE - 4, (count, 3, 2)).astype(np.float32)
 
@@ -134,13 +109,8 @@ class ToyData(PoseDataModule):
     """The toy people behind the interface of the real data module."""
 
     def __init__(self, count: int = 32, batch_size: int = 4, seed: int = 0) -> None:
-        super().__init__(
-            source=ToySource(count),
-            input_size=(SIZE, SIZE),
-            batch_size=batch_size,
-            workers=0,
-            seed=seed,
-        )
+        options: Any = {"input_size": (SIZE, SIZE), "batch_size": batch_size, "workers": 0}
+        super().__init__(source=ToySource(count), seed=seed, **options)
 
     def dataset(self, split: str, augmentation: Any = None) -> CropDataset:
         return self.source.people  # type: ignore[attr-defined,return-value]
@@ -150,7 +120,7 @@ def toy_module(lr: float = 1e-2) -> PoseModule:
     """The same weights at every call."""
     torch.manual_seed(3)
     return PoseModule(
-        network=ToyNetwork(),  # type: ignore[arg-type]
+        network=ToyNetwork(),
         metric=ToySource(1).metric("val"),
         optimizer=lambda groups: torch.optim.Adam(groups, lr=lr),
         schedule=StepSchedule(milestones=()),
@@ -163,6 +133,7 @@ def toy_fit(
     *,
     epochs: int = 1,
     data: PoseDataModule | None = None,
+    resume: Path | None = None,
     **trainer_options: Any,
 ) -> tuple[PoseModule, L.Trainer]:
     """Trains the toy with a search strategy on the CPU."""
@@ -180,5 +151,6 @@ def toy_fit(
         "callbacks": [search],
     } | trainer_options
     trainer = L.Trainer(**options)
-    trainer.fit(module, datamodule=ToyData() if data is None else data)
+    data = ToyData() if data is None else data
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return module, trainer

@@ -1,7 +1,7 @@
 """Architecture gradients against plain computations."""
 
 import torch
-from search_toy import SIZE, toy_module
+from search_toy import SIZE, ToyData, toy_module
 
 from pnfs.body import MPII
 from pnfs.data.crops import PoseBatch
@@ -104,8 +104,6 @@ def test_first_order_gradient_is_the_search_losss_own() -> None:
 def test_second_order_without_a_step_is_first_order() -> None:
     module = toy_module()
     module.train()
-    from search_toy import ToyData
-
     first, second = list(ToyData(8).train_dataloader())
     ahead, _ = SecondOrder(unrolled_lr=0.0).architecture_gradients(module, first, second)
     plain, _ = FirstOrder().architecture_gradients(module, first, second)

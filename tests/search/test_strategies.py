@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from search_toy import ToyData, toy_fit, toy_module
+from search_toy import ToyData, ToySource, toy_fit, toy_module
 
 from pnfs.body import MPII
-from pnfs.data.augmentation import Augmentation
-from pnfs.data.module import PoseDataModule
-from pnfs.data.synthetic import Synthetic
+from pnfs.errors import PnfsError
 from pnfs.models.architecture import describe_architecture, to_json
-from pnfs.models.backbones import MobileNetV2
 from pnfs.search import (
     FirstOrder,
     Frozen,
@@ -33,124 +30,70 @@ from pnfs.training.checkpoints import CheckpointError
 from pnfs.training.module import PoseModule
 from tiny import fabric_network
 
-PARTS = {"head": MPII.joints[:3], "upper": MPII.joints[3:9], "lower": MPII.joints[9:]}
-
-
-def people_module(lr: float = 1e-3) -> tuple[PoseModule, PoseDataModule]:
-    source = Synthetic(train=24, val=8, image_size=(64, 64))
-    torch.manual_seed(0)
-    network = fabric_network(backbone=MobileNetV2("none"), skeleton="mpii", parts=PARTS, channels=2)
-    module = PoseModule(
-        network=network,
-        metric=source.metric("val"),
-        optimizer=lambda groups: torch.optim.Adam(groups, lr=lr),
-    )
-    data = PoseDataModule(
-        source=source,
-        input_size=(32, 32),
-        batch_size=6,
-        workers=0,
-        augmentation=Augmentation(),
-    )
-    return module, data
-
-
-def train_on_people(
-    strategy: SearchStrategy, lr: float = 1e-3, **options: object
-) -> tuple[PoseModule, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The trained module, and alpha, beta and the weights as they were before."""
-    module, data = people_module(lr)
-    weights = {n: p.detach().clone() for n, p in module.network.named_parameters()}
-    architecture = {
-        n: p.detach().clone() for n, p in module.network.architecture_parameters().items()
-    }
-    toy_fit(strategy, module, data=data, **options)
-    return module, architecture, weights
-
 
 def architecture(module: PoseModule) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in module.network.architecture_parameters().items()}
 
 
-def moved_weights(module: PoseModule, before: dict[str, torch.Tensor]) -> list[str]:
-    return [
-        name
-        for name, value in module.network.named_parameters()
-        if ".alpha." not in name and ".beta." not in name and not torch.equal(value, before[name])
-    ]
+def moves(strategy: SearchStrategy, lr: float = 1e-2, **options: Any) -> tuple[torch.Tensor, bool]:
+    """By how much alpha moves away from 0, and whether the weights move."""
+    module = toy_module(lr)
+    before = module.network.gain.detach().clone()
+    toy_fit(strategy, module, **options)
+    return architecture(module)["whole/alpha"], not torch.equal(module.network.gain, before)
 
 
 def test_random_is_drawn_by_seed_and_stays() -> None:
-    module, _, weights = train_on_people(Random(seed=5))
-    generator = torch.Generator().manual_seed(5)
-    for value in architecture(module).values():
-        assert torch.equal(value, torch.randn(value.shape, generator=generator))
-    assert moved_weights(module, weights)
-    other, _, _ = train_on_people(Random(seed=6), epochs=1)
-    assert not torch.equal(architecture(other)["head/beta"], architecture(module)["head/beta"])
+    alpha, trained = moves(Random(seed=5))
+    assert torch.equal(alpha, torch.randn(1, 3, generator=torch.Generator().manual_seed(5)))
+    assert trained
+    assert not torch.equal(moves(Random(seed=6))[0], alpha)
 
 
 def test_synchronous_moves_them_by_the_weights_optimiser() -> None:
     # Adam's first step is the learning rate times the gradient's sign, whatever its size.
-    module, before, weights = train_on_people(Synchronous(), max_steps=1)
-    step = architecture(module)["head/alpha"] - before["head/alpha"]
-    torch.testing.assert_close(step.abs(), torch.full_like(step, 1e-3), rtol=0.02, atol=0)
-    assert moved_weights(module, weights)
-    half, before, _ = train_on_people(Synchronous(lr_factor=0.5), max_steps=1)
-    step = architecture(half)["head/alpha"] - before["head/alpha"]
-    torch.testing.assert_close(step.abs(), torch.full_like(step, 5e-4), rtol=0.02, atol=0)
-
-
-def test_frozen_keeps_what_it_was_given(tmp_path: Path) -> None:
-    donor, _ = people_module()
-    for parameter in donor.network.architecture_parameters().values():
-        torch.nn.init.normal_(parameter)
-    file = tmp_path / "found.json"
-    file.write_text(to_json(describe_architecture(donor.network)))
-    module, _, weights = train_on_people(Frozen(architecture=file))
-    for name, value in architecture(donor).items():
-        assert torch.equal(architecture(module)[name], value)
-    assert moved_weights(module, weights)
-    uniform, _, _ = train_on_people(Frozen())
-    assert not any(value.any() for value in architecture(uniform).values())
-
-
-def test_frozen_says_what_does_not_fit(tmp_path: Path) -> None:
-    other = fabric_network(
-        backbone=MobileNetV2("none"), skeleton="mpii", parts={"whole": MPII.joints}, channels=2
-    )
-    file = tmp_path / "other.json"
-    file.write_text(to_json(describe_architecture(other)))
-    with pytest.raises(ValueError, match="head"):
-        train_on_people(Frozen(architecture=file))
-    with pytest.raises(CheckpointError, match="absent"):
-        train_on_people(Frozen(architecture=tmp_path / "absent.json"))
+    for factor in (1.0, 0.5):
+        alpha, trained = moves(Synchronous(lr_factor=factor), max_steps=1)
+        expected = torch.full_like(alpha, 1e-2 * factor)
+        torch.testing.assert_close(alpha.abs(), expected, rtol=0.02, atol=0)
+        assert trained
 
 
 def test_first_order_moves_them_only_by_its_own_optimiser() -> None:
-    module, before, weights = train_on_people(FirstOrder(lr=0.0))
-    assert all(torch.equal(architecture(module)[name], before[name]) for name in before)
-    assert moved_weights(module, weights)
-    module, before, weights = train_on_people(FirstOrder(lr=0.003), lr=0.0)
-    assert not torch.equal(architecture(module)["head/alpha"], before["head/alpha"])
-    assert not moved_weights(module, weights)
+    alpha, trained = moves(FirstOrder(lr=0.0))
+    assert trained
+    assert not alpha.any()
+    alpha, trained = moves(FirstOrder(lr=0.003), lr=0.0, precision="bf16-mixed")
+    assert not trained
+    assert alpha.any()
+    assert alpha.isfinite().all()
 
 
-class HookedData(ToyData):
-    """Counts the batches that are finished on the device."""
-
-    finished = 0
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        self.finished += 1
-        return super().on_after_batch_transfer(batch, dataloader_idx)
+def people_module() -> PoseModule:
+    torch.manual_seed(0)
+    network = fabric_network({"head": ["head_top"], "rest": MPII.joints[1:]}, last_layers=1)
+    metric = ToySource(1).metric("val")
+    return PoseModule(network=network, metric=metric, optimizer=torch.optim.Adam)
 
 
-@pytest.mark.parametrize("strategy", [FirstOrder, SecondOrder])
-def test_batches_of_both_halves_are_finished_on_the_device(strategy: Any) -> None:
-    data = HookedData()
-    toy_fit(strategy(), data=data, max_steps=2)
-    assert data.finished == 4
+def test_frozen_keeps_what_it_was_given(tmp_path: Path) -> None:
+    donor, module = people_module(), people_module()
+    for parameter in donor.network.architecture_parameters().values():
+        torch.nn.init.normal_(parameter)
+    file = tmp_path / "found.json"
+    file.write_text(to_json(describe_architecture(donor.network)))  # type: ignore[arg-type]
+    Frozen(file).prepare(module, L.Trainer(logger=False))
+    for name, value in architecture(donor).items():
+        assert torch.equal(architecture(module)[name], value)
+    assert not any(p.requires_grad for p in module.network.architecture_parameters().values())
+    alpha, trained = moves(Frozen())
+    assert trained
+    assert not alpha.any()
+    file.write_text(to_json(describe_architecture(fabric_network(last_layers=1))))
+    with pytest.raises(PnfsError, match="head"):
+        Frozen(file).prepare(module, L.Trainer(logger=False))
+    with pytest.raises(CheckpointError, match="absent"):
+        Frozen(tmp_path / "absent.json").prepare(module, L.Trainer(logger=False))
 
 
 def displaced(data: ToyData, rows: list[int]) -> ToyData:
@@ -180,19 +123,22 @@ def test_first_order_reads_only_the_search_half() -> None:
     assert not torch.equal(alpha, alpha_s)
 
 
-def test_bilevel_search_leaves_the_weights_counters_alone() -> None:
-    _, plain = toy_fit(Frozen(), data=ToyData(16), epochs=3)
-    _, searched = toy_fit(FirstOrder(), data=ToyData(32), epochs=3)
-    # Half of 32 persons are left for the weights: as many batches as 16 persons give.
-    assert searched.global_step == plain.global_step == 12
-    assert searched.current_epoch == plain.current_epoch == 3
-    scheduler = searched.lr_scheduler_configs[0].scheduler
-    assert scheduler.last_epoch == plain.lr_scheduler_configs[0].scheduler.last_epoch
+class HookedData(ToyData):
+    """Counts the batches that are finished on the device."""
+
+    finished = 0
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.finished += 1
+        return super().on_after_batch_transfer(batch, dataloader_idx)
 
 
-def test_one_architecture_step_for_each_step_of_the_weights_when_accumulating() -> None:
-    strategy = FirstOrder()
-    _, trainer = toy_fit(strategy, accumulate_grad_batches=2)
+@pytest.mark.parametrize("make", [FirstOrder, SecondOrder], ids=lambda m: m.__name__)
+def test_one_architecture_step_for_each_step_of_the_weights_when_accumulating(make: Any) -> None:
+    strategy, data = make(), HookedData()
+    _, trainer = toy_fit(strategy, data=data, accumulate_grad_batches=2)
+    # Half of 32 persons are left for the weights, in batches of 4; batches of both halves are finished.
+    assert data.finished == 4 + 2
     assert strategy.optimizer is not None
     steps = {int(state["step"]) for state in strategy.optimizer.state.values()}
     assert steps == {trainer.global_step} == {2}
@@ -207,13 +153,6 @@ def test_nothing_moves_while_the_weights_warm_up(strategy: SearchStrategy) -> No
     assert not any(v.any() for v in architecture(toy_fit(strategy, epochs=1)[0]).values())
     strategy = copy.deepcopy(strategy)
     assert architecture(toy_fit(strategy, epochs=2)[0])["whole/alpha"].any()
-
-
-def test_bfloat16_search_keeps_finite_parameters() -> None:
-    module, before, _ = train_on_people(FirstOrder(), precision="bf16-mixed")
-    found = architecture(module)
-    assert all(value.isfinite().all() for value in found.values())
-    assert not torch.equal(found["head/alpha"], before["head/alpha"])
 
 
 @pytest.mark.parametrize(
@@ -259,27 +198,12 @@ def test_gumbel_search_moves_them_and_evaluates_with_the_softmax() -> None:
 )
 def test_resuming_is_exact(make: type[SearchStrategy], tmp_path: Path) -> None:
     whole, _ = toy_fit(make(), epochs=4)
-    keep = ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)
-    toy_fit(
-        (first := make()),
-        epochs=4,
-        callbacks=[first, keep, StopAfter(2)],
-        enable_checkpointing=True,
-        limit_val_batches=0,
-    )
-    strategy = make()
-    module = toy_module()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=4,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        callbacks=[strategy, ModelCheckpoint(tmp_path / "again")],
-    )
-    trainer.fit(module, datamodule=ToyData(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    callbacks = [first := make(), ModelCheckpoint(tmp_path, save_last=True, save_top_k=0)]
+    options = {"epochs": 4, "enable_checkpointing": True}
+    toy_fit(first, callbacks=[*callbacks, StopAfter(2)], **options)
+    strategy, last = make(), tmp_path / "last.ckpt"
+    callbacks = [strategy, ModelCheckpoint(tmp_path / "again")]
+    module, _ = toy_fit(strategy, callbacks=callbacks, resume=last, **options)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(module.network.state_dict()[name], value), name
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torchmetrics import MeanMetric
 
-from pnfs.body import skeleton_by_name
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
@@ -21,7 +20,7 @@ from pnfs.training.checkpoints import (
     read_checkpoint,
 )
 from pnfs.training.module import PoseModule
-from tiny import fabric_backbone, fabric_network
+from tiny import fabric_network
 
 CONFIG: dict[str, Any] = {
     "model": {
@@ -47,7 +46,7 @@ def written(folder: Path, content: Any) -> Path:
 
 
 def with_config(folder: Path, config: Any) -> Path:
-    return written(folder, {CONFIG_KEY: config, "state_dict": {}})
+    return written(folder, {CONFIG_KEY: config, "state_dict": {}, "epoch": 0})
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -60,42 +59,24 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     return config
 
 
-def test_own_checkpoint_is_read(tmp_path: Path) -> None:
-    content = {CONFIG_KEY: CONFIG, "state_dict": {"network.x": torch.arange(3)}}
-    checkpoint = read_checkpoint(written(tmp_path, content))
-    assert checkpoint[CONFIG_KEY] == CONFIG
-    assert torch.equal(checkpoint["state_dict"]["network.x"], torch.arange(3))
-
-
-def small_module() -> PoseModule:
-    skeleton = skeleton_by_name("lsp")
-    network = fabric_network(
-        backbone=fabric_backbone(channels=2, first_layers=3),
-        skeleton=skeleton.name,
-        parts={"upper": skeleton.joints[:7], "lower": skeleton.joints[7:]},
-        channels=2,
-    )
-    return PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
-
-
 def test_configuration_and_architecture_go_into_every_checkpoint(tmp_path: Path) -> None:
-    module = small_module()
+    network = fabric_network(skeleton="lsp", channels=2)
+    module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
     with torch.no_grad():
-        for parameter in module.network.architecture_parameters().values():
+        for parameter in network.architecture_parameters().values():
             parameter.normal_()
-    checkpoint: dict[str, Any] = {"state_dict": {}}
+    checkpoint: dict[str, Any] = {"state_dict": {}, "epoch": 0}
     KeepConfig(CONFIG).on_save_checkpoint(L.Trainer(accelerator="cpu"), module, checkpoint)
     path = written(tmp_path, checkpoint)
     assert read_checkpoint(path)[CONFIG_KEY] == CONFIG
-    found, expected = read_architecture(path), describe_architecture(module.network)
-    assert to_json(found) == to_json(expected)
+    expected = to_json(describe_architecture(network))
     as_json = tmp_path / "architecture.json"
-    as_json.write_text(to_json(expected))
-    assert to_json(read_architecture(as_json)) == to_json(expected)
+    as_json.write_text(expected)
+    assert to_json(read_architecture(path)) == to_json(read_architecture(as_json)) == expected
 
 
 def test_absent_or_damaged_architecture_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"absent\.json: there is no such file"):
+    with pytest.raises(CheckpointError, match=r"absent\.json"):
         read_architecture(tmp_path / "absent.json")
     damaged = tmp_path / "damaged.json"
     damaged.write_text('{"subnetworks": ')
@@ -124,16 +105,12 @@ def foreign(folder: Path, target: str) -> dict[str, Any]:
     ],
 )
 def test_foreign_function_is_refused_wherever_it_hides(tmp_path: Path, key: str) -> None:
-    path = with_config(tmp_path, changed(key, foreign(tmp_path, "numpy.savetxt")))
-    with pytest.raises(CheckpointError, match=rf"{path.name}.*numpy\.savetxt"):
-        read_checkpoint(path)
+    node = foreign(tmp_path, "numpy.savetxt")
+    for hidden in (node, [[node]]) if key.endswith("extra") else (node,):
+        path = with_config(tmp_path, changed(key, hidden))
+        with pytest.raises(CheckpointError, match=rf"{path.name}.*numpy\.savetxt"):
+            read_checkpoint(path)
     assert not (tmp_path / "ran").exists()
-
-
-def test_foreign_function_in_a_list_is_refused(tmp_path: Path) -> None:
-    config = changed("model.extra", [[foreign(tmp_path, "numpy.savetxt")]])
-    with pytest.raises(CheckpointError, match=r"numpy\.savetxt"):
-        read_checkpoint(with_config(tmp_path, config))
 
 
 def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path) -> None:
@@ -263,15 +240,6 @@ def test_pickled_object_is_refused_without_running_it(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_truncated_checkpoint_is_one_clear_error(tmp_path: Path, share: float) -> None:
-    path = with_config(tmp_path, CONFIG)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"some\.ckpt.*damaged"):
-        read_checkpoint(path)
-
-
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(3)])
 def test_file_of_another_program_is_refused(tmp_path: Path, content: Any) -> None:
     with pytest.raises(CheckpointError, match=r"some\.ckpt: not a checkpoint written by"):
@@ -299,8 +267,5 @@ def test_best_checkpoint_of_a_run_is_found(
     assert find_checkpoint(folder) == folder / "best.ckpt"
     assert find_checkpoint(folder / "last.ckpt") == folder / "last.ckpt"
     assert len(caplog.messages) == 1
-
-
-def test_absent_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"absent\.ckpt: there is no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"absent\.ckpt"):
         find_checkpoint(tmp_path / "absent.ckpt")

@@ -2,6 +2,8 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -16,8 +18,9 @@ from pnfs.codec import Codec
 from pnfs.data.crops import PoseBatch
 from pnfs.evaluation.pck import PCK
 from pnfs.models.backbones import Backbone
+from pnfs.training import module as training_module
 from pnfs.training.loss import HeatmapLoss
-from pnfs.training.module import ArchitectureGroup, PoseModule
+from pnfs.training.module import ArchitectureGroup, NonFiniteLossError, PoseModule
 from pnfs.training.schedules import OneCycleSchedule
 from tiny import fabric_network
 
@@ -89,44 +92,63 @@ def trainer(**arguments) -> L.Trainer:
     )
 
 
-def fit(pose: PoseModule, **arguments) -> L.Trainer:
-    runner = trainer(max_epochs=1, limit_val_batches=0, **arguments)
-    runner.fit(pose, DataLoader(rows(4), batch_size=2))
-    return runner
-
-
-def optimised(pose: PoseModule) -> list[list[int]]:
-    groups = pose.trainer.optimizers[0].param_groups
-    return [[id(parameter) for parameter in group["params"]] for group in groups]
-
-
-def values(pose: PoseModule) -> dict[str, Tensor]:
-    return {n: p.detach().clone() for n, p in pose.network.architecture_parameters().items()}
+def values(pose: PoseModule) -> list[Tensor]:
+    return [p.detach().clone() for p in pose.network.architecture_parameters().values()]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_without_a_strategy_alpha_and_beta_stay_as_they_are() -> None:
-    pose = module()
-    before, weight = values(pose), pose.network.head.weight.detach().clone()
-    fit(pose)
-    assert optimised(pose) == [[id(p) for p in pose.network.weight_parameters()]]
-    assert all(torch.equal(before[name], value) for name, value in values(pose).items())
-    assert not torch.equal(weight, pose.network.head.weight)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_architecture_group_puts_them_into_the_weights_optimiser() -> None:
+@pytest.mark.parametrize("group", [None, ArchitectureGroup(lr_factor=3.0, weight_decay=0.125)])
+def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: ArchitectureGroup | None) -> None:
     pose = module(schedule=OneCycleSchedule(peak=0.01))
-    pose.architecture_group = ArchitectureGroup(lr_factor=3.0, weight_decay=0.125)
-    before = values(pose)
-    fit(pose)
-    architecture = [id(p) for p in pose.network.architecture_parameters().values()]
-    assert optimised(pose) == [[id(p) for p in pose.network.weight_parameters()], architecture]
-    weights, group = pose.trainer.optimizers[0].param_groups
-    assert (weights["weight_decay"], group["weight_decay"]) == (0, 0.125)
-    assert group["lr"] == pytest.approx(3 * weights["lr"])
-    assert group["max_lr"] == pytest.approx(0.03)
-    assert all(not torch.equal(before[name], value) for name, value in values(pose).items())
+    pose.architecture_group = group
+    before, weight = values(pose), pose.network.head.weight.detach().clone()
+    runner = trainer(max_epochs=1, limit_val_batches=0)
+    runner.fit(pose, DataLoader(rows(4), batch_size=2))
+    assert not torch.equal(weight, pose.network.head.weight)
+    moved = [not torch.equal(*pair) for pair in zip(before, values(pose), strict=True)]
+    assert all(moved) if group else not any(moved)
+    groups = pose.trainer.optimizers[0].param_groups
+    expected = [pose.network.weight_parameters()]
+    expected += [list(pose.network.architecture_parameters().values())] if group else []
+    found = [[id(p) for p in each["params"]] for each in groups]
+    assert found == [[id(p) for p in each] for each in expected]
+    if group:
+        assert [each["weight_decay"] for each in groups] == [0, 0.125]
+        assert groups[1]["lr"] == pytest.approx(3 * groups[0]["lr"])
+        assert groups[1]["max_lr"] == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(("every", "last"), [(1, 5), (4, 7), (100, 8)])
+def test_first_loss_that_is_not_finite_is_named(
+    monkeypatch: pytest.MonkeyPatch, every: int, last: int
+) -> None:
+    """On the CPU at once, elsewhere at the next look, at the latest when the epoch ends."""
+    monkeypatch.setattr(training_module, "losses_between_looks", lambda _: every)
+    pose = module()
+    fake = SimpleNamespace(
+        current_epoch=1, global_step=0, datamodule=None, is_last_batch=False,
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.01}])],
+    )  # fmt: skip
+    pose._trainer = fake  # type: ignore[assignment]
+    losses = [0.3, 0.2, 0.1, 0.1, 0.4, math.inf, 0.2, math.nan]
+    seen = []
+
+    def epoch() -> None:
+        samples: Any = {}
+        for step, value in enumerate(losses):
+            seen.append(step)
+            fake.global_step = step
+            samples = {"sample_index": torch.tensor([step, step + 40])}
+            pose.watch_loss("training", torch.tensor(value), samples, step % 4)
+        seen.append(len(losses))
+        fake.is_last_batch = True
+        pose.on_train_batch_end(None, samples, 3)
+
+    with pytest.raises(NonFiniteLossError) as stopped:
+        epoch()
+    assert seen[-1] == last
+    for part in ("training", "inf", "epoch 1", "step 5", "batch 1", "0.01", "row 5", "row 45"):
+        assert part in str(stopped.value)
 
 
 def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
@@ -168,17 +190,6 @@ def test_a_metric_whose_lower_values_are_better_is_refused() -> None:
     error = MeanError(joints=LSP.joints, groups=LSP.groups, thresholds=(0.2,))
     with pytest.raises(ValueError, match="MeanError"):
         module(metric=error)
-
-
-def test_a_batch_without_labels_trains_nothing() -> None:
-    pose = module()
-    samples = batch()
-    samples["labelled"].zero_()
-    part_maps = pose.network(samples["image"])
-    loss = pose.loss(part_maps, samples, pose.codec, pose.network.map_joints)
-    loss.backward()
-    assert loss.item() == 0
-    assert all(p.grad is None or not p.grad.any() for p in pose.parameters())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -1,7 +1,8 @@
-"""The page's geometry and decoding against pnfs's own, run by Node.js."""
+"""What web/build.py says of a model; the page's geometry and decoding against pnfs's own, run by Node.js."""
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,44 @@ import torch
 from pnfs.body import MPII
 from pnfs.codec import Codec, decode, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
-from pnfs.export.metadata import ModelMetadata
+from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.viz.style import side_hex
 
 SIZE, MAP_SIZE = (96, 64), (24, 16)
 PARTS = (("upper", MPII.joints[:9]), ("lower", MPII.joints[7:]))
 
 
-def model_of(builder, **changes: Any) -> dict[str, Any]:
-    metadata = ModelMetadata(
-        SIZE, 4, "mpii", MPII.joints, MPII.limbs, MPII.flip_pairs, "maps", parts=PARTS, **changes
-    )
-    return builder.describe(metadata, Path("model.onnx"))
+METADATA = ModelMetadata(
+    SIZE, 4, "mpii", MPII.joints, MPII.limbs, MPII.flip_pairs, "maps", parts=PARTS
+)
+
+
+def test_joints_and_limbs_know_their_side_and_part(builder) -> None:
+    model = builder.describe(METADATA, Path("model.onnx"))
+    joints = {joint["name"]: joint for joint in model["joints"]}
+    assert list(joints) == list(MPII.joints)
+    # A joint of two parts has the colour of the first.
+    assert joints["left_wrist"] == {"name": "left_wrist", "side": "left", "part": 0}
+    assert joints["pelvis"] == {"name": "pelvis", "side": "centre", "part": 1}
+    limbs = {tuple(MPII.joints[k] for k in limb["joints"]): limb for limb in model["limbs"]}
+    assert list(limbs) == list(MPII.limbs)
+    # One part holds both ends of the first two, none those of the last.
+    ends = (("left_elbow", "left_wrist"), ("pelvis", "right_hip"), ("thorax", "pelvis"))
+    known = [(limbs[both]["side"], limbs[both]["part"]) for both in ends]
+    assert known == [("left", 0), ("right", 1), ("centre", None)]
+    assert model["sideColours"]["left"] == side_hex("left")
+    assert [part["joints"] for part in model["parts"]] == [list(range(9)), list(range(7, 16))]
+    (part,) = builder.describe(replace(METADATA, parts=()), Path("old.onnx"))["parts"]
+    assert part["joints"] == list(range(16))
+    colours = [colour for colour, _ in zip(builder.part_colours(), range(16), strict=False)]
+    assert len(set(colours)) == 16
+
+
+def test_what_no_page_can_be_built_of(builder, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"absent\.onnx"):
+        builder.build(tmp_path / "absent.onnx", tmp_path / "dist")
+    with pytest.raises(ExportError, match=r"joints\.onnx.*outputs=maps"):
+        builder.describe(replace(METADATA, outputs="joints"), Path("joints.onnx"))
 
 
 def score_maps(seed: int) -> np.ndarray:
@@ -62,9 +90,8 @@ def test_modules_agree_with_pnfs(
     random = np.random.default_rng(5)
     picture = cv2.resize(random.integers(0, 256, (9, 7, 3), np.uint8), (120, 150))
     maps, mirrored_maps = score_maps(1), score_maps(2)
-    model = model_of(
-        builder, decode_method=method, sigma=sigma, unbiased=unbiased, flip_shift=shift
-    )
+    settings = {"decode_method": method, "sigma": sigma, "unbiased": unbiased, "flip_shift": shift}
+    model = builder.describe(replace(METADATA, **settings), Path("model.onnx"))
     assert model["inputSize"] == list(SIZE)
     found = run_modules(
         node,

@@ -9,11 +9,7 @@ from pnfs.errors import PnfsError
 
 @dataclass(frozen=True)
 class PartMode:
-    """A grouping of a skeleton's joints into P parts.
-
-    Args:
-        skeleton: Whose joints are grouped.
-        parts: Part name -> names of the part's joints. A joint may belong to several parts.
+    """A grouping of a skeleton's joints into P parts: name -> joints, of which one may belong to several parts.
 
     Raises:
         PnfsError: A part name that is no identifier, an unknown joint, a joint named twice in one
@@ -25,24 +21,16 @@ class PartMode:
 
     def __post_init__(self) -> None:
         where = f"part mode for skeleton {self.skeleton.name}"
-        if not self.parts:
-            raise PnfsError(f"{where}: there are no parts")
-        covered: set[str] = set()
         for part, joints in self.parts.items():
             if not part.isidentifier():
-                raise PnfsError(
-                    f"{where}: part {part!r} needs a name of letters, digits and underscores"
-                )
-            if not joints:
-                raise PnfsError(f"{where}: part {part!r} is empty")
+                raise PnfsError(f"{where}: part {part!r} needs a name of letters, digits and _")
             try:
                 self.skeleton.indices(list(joints))
-            except ValueError as error:
+            except PnfsError as error:
                 raise PnfsError(f"{where}: part {part!r}: {error}") from None
-            twice = sorted({joint for joint in joints if list(joints).count(joint) > 1})
-            if twice:
-                raise PnfsError(f"{where}: part {part!r} names a joint twice: {', '.join(twice)}")
-            covered.update(joints)
+            if not joints or len(set(joints)) != len(joints):
+                raise PnfsError(f"{where}: part {part!r} needs joints, each named once: {joints}")
+        covered = set().union(*self.parts.values())
         missing = [joint for joint in self.skeleton.joints if joint not in covered]
         if missing:
             raise PnfsError(f"{where}: in no part: {', '.join(missing)}")

@@ -20,11 +20,10 @@ class Skeleton:
         flip_pairs: Joints that change places when the image is mirrored.
         limbs: Pairs of joints that a drawing connects.
         groups: Rows of a score table: label -> joints that count in it.
-        oks_sigmas: COCO's per-joint standard deviations (K,), or None where the benchmark
-            defines none.
+        oks_sigmas: COCO's per-joint standard deviations (K,); None where the benchmark defines none.
 
     Raises:
-        PnfsError: A pair, limb or group names a joint that is not in `joints`.
+        PnfsError: A name is unknown or occurs twice, a pair is none, or sigmas are not K positive numbers.
     """
 
     name: str
@@ -41,22 +40,24 @@ class Skeleton:
             object.__setattr__(self, key, value if value is None else tuple(inner))
         groups = {name: tuple(joints) for name, joints in self.groups.items()}
         object.__setattr__(self, "groups", groups)
-        if not self.joints or not all(isinstance(joint, str) for joint in self.joints):
-            raise PnfsError(f"skeleton {self.name}: joints must be a list of names")
-        if any(len(pair) != 2 for pair in (*self.flip_pairs, *self.limbs)):
-            raise PnfsError(f"skeleton {self.name}: flip_pairs and limbs are pairs of joints")
-        if len(set(self.joints)) != len(self.joints):
-            raise PnfsError(f"skeleton {self.name}: a joint name occurs twice")
-        mentioned = [*self.flip_pairs, *self.limbs, *self.groups.values()]
-        for names in mentioned:
+        pairs, sigmas = (*self.flip_pairs, *self.limbs), self.oks_sigmas
+        for wrong, message in (
+            (
+                not self.joints or not all(isinstance(j, str) for j in self.joints),
+                "joints are names",
+            ),
+            (any(len(pair) != 2 for pair in pairs), "flip_pairs and limbs are pairs of joints"),
+            (len(set(self.joints)) != len(self.joints), "a joint name occurs twice"),
+            (
+                sigmas is not None and len(sigmas) != len(self.joints),
+                "oks_sigmas has not one number a joint",
+            ),
+            (not all(sigma > 0 for sigma in sigmas or ()), "oks_sigmas must be positive"),
+        ):
+            if wrong:
+                raise PnfsError(f"skeleton {self.name}: {message}")
+        for names in (*pairs, *self.groups.values()):
             self.indices(names)
-        if self.oks_sigmas is not None and len(self.oks_sigmas) != len(self.joints):
-            raise PnfsError(
-                f"skeleton {self.name}: {len(self.oks_sigmas)} OKS sigmas for "
-                f"{len(self.joints)} joints"
-            )
-        if self.oks_sigmas is not None and not all(sigma > 0 for sigma in self.oks_sigmas):
-            raise PnfsError(f"skeleton {self.name}: OKS sigmas must be positive")
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -92,13 +93,9 @@ def _both_sides(*links: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 _ARMS_AND_LEGS = _both_sides(
     ("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")
 )
-_LIMB_GROUPS = dict(
-    zip(
-        ("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
-        _pairs("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
-        strict=True,
-    )
-)
+_LIMB_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_LIMB_PAIRS = _pairs(*_LIMB_JOINTS)
+_LIMB_GROUPS = dict(zip(_LIMB_JOINTS, _LIMB_PAIRS, strict=True))
 
 # The paper's order (section IV-A); the files of the MPII dataset store another one, see data/mpii.
 MPII = Skeleton(
@@ -108,7 +105,7 @@ MPII = Skeleton(
         "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
         "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "pelvis",
     ),
-    flip_pairs=_pairs("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+    flip_pairs=_LIMB_PAIRS,
     limbs=(
         ("head_top", "upper_neck"), ("upper_neck", "thorax"), ("thorax", "pelvis"),
         ("thorax", "left_shoulder"), ("thorax", "right_shoulder"),
@@ -149,7 +146,7 @@ LSP = Skeleton(
         "right_wrist", "right_elbow", "right_shoulder",
         "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
     ),
-    flip_pairs=_pairs("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+    flip_pairs=_LIMB_PAIRS,
     limbs=(
         ("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
         ("left_shoulder", "left_hip"), ("right_shoulder", "right_hip"), ("left_hip", "right_hip"),
@@ -162,11 +159,7 @@ SKELETONS: Mapping[str, Skeleton] = {skeleton.name: skeleton for skeleton in (MP
 
 
 def skeleton_by_name(skeleton: "str | Mapping[str, Any] | Skeleton") -> Skeleton:
-    """The skeleton a configuration names, or describes by the arguments of `Skeleton`.
-
-    Raises:
-        PnfsError: There is none of that name, or the description is wrong.
-    """
+    """The skeleton that a configuration names, or describes by the arguments of `Skeleton`."""
     if isinstance(skeleton, Skeleton):
         return skeleton
     if isinstance(skeleton, Mapping):

@@ -57,9 +57,6 @@ class Codec:
 
         In unbiased geometry (width - 1) / (heatmap width - 1): a joint and its mirror image then lie
         on pixels of the heatmap that mirror each other exactly. Otherwise they lie stride - 1 crop pixels off.
-
-        Raises:
-            ValueError: The heatmap has too few pixels.
         """
         height, width = heatmap_size
         if min(height, width) <= self.unbiased:
@@ -74,7 +71,7 @@ class Codec:
         labelled: Bool[Tensor, "B K"],
         heatmap_size: tuple[int, int],
     ) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B K"]]:
-        """Heatmaps to learn, made on the device of `joints`, in float32 also under autocast.
+        """Heatmaps (height, width) to learn, made on the device of `joints`, in float32 also under autocast.
 
         The Gaussian has peak 1 and is zero outside its square, as in HRNet's `JointsDataset.generate_target`. Like
         there, weight 0 is given once the square and the pixel that follows it lie outside: a square that ends at
@@ -82,23 +79,16 @@ class Codec:
 
         Args:
             joints: x, y in pixels of the crop; any value where not labelled.
-            labelled: Joints that have a label.
-            heatmap_size: (height, width) of the maps.
 
         Returns:
-            The maps (zero where not labelled), and weights that are 1 for joints to learn from, 0 for
-            joints without label or wholly outside.
+            The maps (zero where not labelled), and weights: 0 for joints without label or wholly outside, else 1.
         """
         joints = joints.to(torch.promote_types(joints.dtype, torch.float32))
         # The coordinates of an unlabelled joint may be nan, which no later product would remove.
         joints = torch.where(labelled[..., None], joints, 0.0)
-        weights = labelled
-        profiles = []
-        strides, reach = (float(STRIDE), float(STRIDE)), math.inf
-        if self.unbiased:
-            strides = self.stride(heatmap_size)
-        if self.radius is not None:
-            reach = self.radius * self.sigma
+        weights, profiles = labelled, []
+        strides = self.stride(heatmap_size) if self.unbiased else (float(STRIDE), float(STRIDE))
+        reach = math.inf if self.radius is None else self.radius * self.sigma
         # Axis by axis: a tensor of both strides would be copied to the device, and every step wait for it.
         for axis, length in ((0, heatmap_size[1]), (1, heatmap_size[0])):
             centre = joints[..., axis] / strides[axis]
@@ -127,12 +117,9 @@ class Codec:
         mirrored: Float[Tensor, "*B K h w"],
         permutation: Int64[np.ndarray, " K"],
     ) -> Float[Tensor, "*B K h w"]:
-        """Mean of the image's heatmaps and those of the mirrored image, mirrored back.
+        """Mean of the image's heatmaps and those of the mirrored image, which are mirrored back.
 
-        Args:
-            maps: Heatmaps of the image.
-            mirrored: Heatmaps of the mirrored image, as the network gave them.
-            permutation: `Skeleton.flip_permutation`: left and right joints change places.
+        Left and right joints change places by `Skeleton.flip_permutation`.
         """
         order = torch.as_tensor(permutation, device=mirrored.device)
         restored = mirrored.flip(-1).index_select(-3, order)
@@ -144,12 +131,7 @@ class Codec:
 def to_image(
     locations: Float[Tensor, "B K 2"], matrices: Float[Tensor, "B 2 3"]
 ) -> Float[Tensor, "B K 2"]:
-    """Locations in pixels of the image.
-
-    Args:
-        locations: x, y in pixels of the crop.
-        matrices: Affine maps from crop pixels to image pixels, one a sample.
-    """
+    """Locations x, y in crop pixels to image pixels, by one affine map a sample."""
     x, y = locations.float().unbind(-1)
     affine = matrices.float()[:, None]  # (B, 1, 2, 3)
     # Not a matrix product: TF32 and autocast would cost whole pixels in a large image.

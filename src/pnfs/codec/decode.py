@@ -38,16 +38,10 @@ def decode(
             sigma 2, 17 for sigma 3.
 
     Returns:
-        x, y in heatmap pixels, (0, 0) where no score is positive; and the highest scores. Both in
-        float32.
-
-    Raises:
-        ValueError: An unknown method, maps without a pixel, or a sigma that is not positive.
+        x, y in heatmap pixels, (0, 0) where no score is positive; and the highest scores. Both in float32.
     """
     if method not in get_args(DecodeMethod):
-        raise PnfsError(
-            f"unknown decoding {method!r}; there are {', '.join(get_args(DecodeMethod))}"
-        )
+        raise PnfsError(f"unknown decoding {method!r}; there are {get_args(DecodeMethod)}")
     if 0 in maps.shape[-2:]:
         raise PnfsError(f"heatmaps of shape {tuple(maps.shape)} have no pixel to decode")
     maps = maps.float().contiguous()
@@ -65,18 +59,13 @@ def blur_size(sigma: float) -> int:
 
     The kernel for which OpenCV's rule, sigma = 0.3 (size / 2 - 1.5) + 0.8, gives `sigma` most
     closely; DARK's public code uses these: 11 for 2, 17 for 3.
-
-    Raises:
-        ValueError: `sigma` is not positive.
     """
     if not sigma > 0:
         raise PnfsError(f"sigma must be positive, not {sigma}")
     return 2 * max(1, round((sigma - 0.8) / 0.3 + 1)) + 1
 
 
-def _argmax(
-    maps: Float[Tensor, "B K h w"],
-) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+def _argmax(maps: Float[Tensor, "B K h w"]) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
     flat = maps.flatten(-2)
     index = _first_highest(flat)
     scores = flat.gather(-1, index[..., None])[..., 0]

@@ -1,13 +1,20 @@
-"""Where the configuration lies, and how it becomes plain data and objects."""
+"""Where the configuration lies, what its interpolations ask for, and how it becomes plain data and objects."""
 
+import functools
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 import pnfs
 from pnfs.errors import PnfsError
@@ -19,47 +26,60 @@ if TYPE_CHECKING:
 
 
 class UsageError(PnfsError):
-    """What the user asked for cannot be done; the message says why and what to do."""
+    """What the user asked for cannot be done; the message names the key, why, and what to do.
+
+    Any function of the commands raises it.
+    """
 
 
 def configuration_folder() -> Path:
     """`conf/`: inside an installed package, or at the top of the source tree."""
+    return _folder("conf")
+
+
+def experiments_folder(given: str | None) -> Path:
+    """Where the paper's numbers lie: a folder of the user's, or what comes with the package."""
+    return _folder("experiments") if given is None else Path(given).expanduser()
+
+
+def _folder(name: str) -> Path:
     package = Path(pnfs.__file__).parent
-    for folder in (package / "conf", package.parents[1] / "conf"):
-        if (folder / "train.yaml").is_file():
+    for folder in (package / name, package.parents[1] / name):
+        if folder.is_dir():
             return folder
-    raise UsageError(f"no configuration beside {package}: reinstall pnfs")
+    raise UsageError(f"no folder {name} beside {package}: reinstall pnfs")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as a resolved plain dictionary, as checkpoints and records keep it.
 
     Raises:
-        PnfsError: The part mode says nothing about the dataset's skeleton; or an interpolation cannot be resolved,
-            as when a checkpoint that it reads is not there.
+        PnfsError: A key that must be given is not; the part mode says nothing about the dataset's skeleton; or an
+            interpolation cannot be resolved, as when a checkpoint that it reads is not there.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise UsageError(f"{key} is missing: add {key}=… (--help says what it may be)") from None
+    except InterpolationKeyError as error:
+        skeleton = config.get("skeleton")
+        name = skeleton["name"] if isinstance(skeleton, DictConfig) else skeleton
+        if f"'parts.{name}'" in str(error):
+            raise part_mode_without(name, config.parts) from None
+        raise
     except InterpolationResolutionError as error:
-        if isinstance(error, InterpolationKeyError):
-            raise _without_key(config, error) from None
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, PnfsError):
             cause = cause.__cause__ or cause.__context__  # OmegaConf hides its causes.
         raise cause or error from None
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return {str(key): value for key, value in cast("dict", resolved).items()}
 
 
-def _without_key(config: DictConfig, error: InterpolationKeyError) -> Exception:
-    """What an interpolation without an aim means to a user, where that is known."""
-    skeleton = config.get("skeleton")
-    if isinstance(skeleton, DictConfig):
-        skeleton = skeleton["name"]
-    if f"'parts.{skeleton}'" not in str(error):
-        return error
+def part_mode_without(skeleton: Any, parts: Mapping[Any, Any]) -> UsageError:
+    """What to say of a part mode that does not know a skeleton."""
     return UsageError(
-        f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
+        f"the chosen part mode groups the joints of {', '.join(parts)}, not those of "
         f"{skeleton}; add `{skeleton}: {{part: [joint, ...], ...}}` to it"
     )
 
@@ -73,9 +93,6 @@ def build_source(
         config: The group `dataset`.
         input_size: (height, width) of the network's crops, for datasets whose evaluation depends
             on it (COCO) and whose configuration does not say.
-
-    Raises:
-        UsageError: The dataset's joints are not those of the skeleton that it names.
     """
     offered = inspect.signature(get_class(config["_target_"])).parameters
     if input_size is not None and config.get("input_size") is None and "input_size" in offered:
@@ -95,3 +112,73 @@ def build_source(
 def build_network(config: Mapping[str, Any]) -> "PoseNetwork":
     """The network a configuration describes."""
     return instantiate(config, _convert_="all")
+
+
+def training_source(settings: dict[str, Any]) -> "PoseDataset":
+    """The dataset of a run; jobs of a sweep share it."""
+    return _source(json.dumps([settings["dataset"], settings["input_size"]]))
+
+
+@functools.lru_cache(maxsize=2)
+def _source(dataset_and_size: str) -> "PoseDataset":
+    return build_source(*json.loads(dataset_and_size))
+
+
+def persons_of(settings: dict[str, Any]) -> dict[str, str] | None:
+    """What a run reads of its dataset, as digests; None where the dataset cannot be read."""
+    try:
+        return dict(_digests(json.dumps([settings["dataset"], settings["input_size"]])))
+    except Exception:
+        return (
+            None  # The run itself says what is wrong with it; its folder must have a name before.
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _digests(dataset_and_size: str) -> tuple[tuple[str, str], ...]:
+    # Imported when a run is named, not for --help.
+    from pnfs.runs.identity import read_digests
+
+    return tuple(read_digests(_source(dataset_and_size)).items())
+
+
+def register_resolvers() -> None:
+    """Makes ${run_hash:}, ${absolute:…}, ${trained:…} known to this process."""
+    resolvers = {"run_hash": _run_hash, "absolute": _absolute, "trained": _trained}
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def _run_hash(*, _root_: DictConfig) -> str:
+    """What stands for everything that changes a run's numbers; see `run_identity`."""
+    tree = cast("dict", OmegaConf.to_container(_root_))
+    # Hydra's part is no setting; the others are made of the hash themselves.
+    tree = {k: v for k, v in tree.items() if k != "hydra"} | {"run_name": "", "run_dir": ""}
+    return _hash_of(json.dumps(tree))
+
+
+@functools.lru_cache(maxsize=1)
+def _hash_of(tree: str) -> str:
+    """A configuration asks for its hash in a dozen places."""
+    from pnfs.runs.identity import run_hash
+
+    try:
+        settings = plain(cast("DictConfig", OmegaConf.create(json.loads(tree))))
+    except (PnfsError, OmegaConfBaseException):
+        return run_hash({"config": tree})  # As in `persons_of`.
+    return run_hash(settings, persons_of(settings))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+def _trained(checkpoint: str | None, key: str, trust: bool) -> Any:
+    """An entry of a checkpoint's configuration; its model asks for no downloads."""
+    from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint, without_downloads
+
+    if checkpoint is None:
+        raise PnfsError("initial=null: name the checkpoint, or the run's folder, to start from")
+    content = read_checkpoint(checkpoint, builds=("model",), trust=trust)
+    # As OmegaConf's own nodes: --cfg job --resolve takes no dictionaries.
+    return OmegaConf.create(without_downloads(content[CONFIG_KEY])[key])

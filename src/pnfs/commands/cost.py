@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.configuration import build_network, plain
-from pnfs.commands.rows import experiments_folder
+from pnfs.commands.configuration import build_network, experiments_folder, plain
 from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.cost import Cost, measure_cost
 from pnfs.reproduce.costs import EXPLANATION, cost_columns, measure_costs, write_costs
@@ -27,17 +26,15 @@ def run(config: DictConfig) -> None:
         return
     network = build_network(plain(config.model))
     height, width = config.input_size
+    fabrics = isinstance(network, PoseFabricNetwork)
+    what = f"{len(network.parts)} parts" if fabrics else type(network).__name__
     cost = measure_cost(network, (height, width))
-    what = type(network).__name__
-    if isinstance(network, PoseFabricNetwork):
-        what = f"{len(network.parts)} parts"
     console.print(cost_table(cost, f"{what}, {height}x{width}, batch 1"))
 
 
 def cost_table(cost: Cost, title: str) -> Table:
     """One row a part of the model."""
-    table = Table(title=title, caption="live: parameters that the output depends on")
-    table.add_column("part")
+    table = Table("part", title=title, caption="live: parameters that the output depends on")
     for column in ("parameters", "live", "MACs"):
         table.add_column(column, justify="right")
     for name, part in cost.parts.items():
@@ -45,8 +42,8 @@ def cost_table(cost: Cost, title: str) -> Table:
     table.add_section()
     totals = (cost.parameters, cost.live_parameters, cost.macs)
     table.add_row("total", *(f"{n:,}" for n in totals), style="bold")
-    architecture = cost.architecture_parameters
-    table.add_row("of which alpha, beta", f"{architecture:,}", f"{architecture:,}", "")
+    architecture = f"{cost.architecture_parameters:,}"
+    table.add_row("of which alpha, beta", architecture, architecture, "")
     return table
 
 

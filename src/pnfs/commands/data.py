@@ -18,15 +18,15 @@ from rich.text import Text
 
 from pnfs.body import PartMode
 from pnfs.codec import Codec
-from pnfs.commands.configuration import UsageError, build_source, plain
+from pnfs.commands.configuration import UsageError, build_source, part_mode_without, plain
 from pnfs.commands.machine import inspect_machine
-from pnfs.data.cache import About, CacheSettings
+from pnfs.data.cache import CacheSettings
 from pnfs.data.cache_writer import ensure_cache
 from pnfs.data.check import inspect_dataset, worst_first
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.faults import SEVERITIES, Finding, finding_of_error
 from pnfs.data.images import DataError
-from pnfs.runs.plain import json_ready
+from pnfs.runs.record import json_ready
 from pnfs.viz.sheets import chosen_persons, crop_sheet, flip_sheet, target_sheet
 from pnfs.viz.style import save_image
 
@@ -36,30 +36,16 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 def run(config: DictConfig) -> None:
     settings = plain(config)
-    actions = {"check": check, "browse": browse, "cache": cache}
-    action = settings["action"]
-    if action not in actions:
-        raise UsageError(f"action is {', '.join(actions)}, not {action!r}")
-    dataset = settings.get("dataset")
+    action, dataset = settings["action"], settings.get("dataset")
     if (dataset and "_target_" not in dataset) or (action != "check" and not dataset):
         raise UsageError(f"action={action} needs a dataset by name: dataset=mpii dataset.root=…")
-    size = settings["input_size"]
-    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
-        raise UsageError(f"input_size must be (height, width), multiples of 32, got {size}")
     if action != "check":
         settings["out"] = settings["out"] or f"{settings['run_root']}/{action}"
-    actions[action](settings)
-
-
-# --- check
+    {"check": check, "browse": browse, "cache": cache}[action](settings)
 
 
 def check(settings: Mapping[str, Any]) -> None:
     """Prints and writes findings; exit status 1 if there is an error."""
-    if settings["check"]["images"] not in ("all", "sample", "none"):
-        raise UsageError(
-            f"check.images is all, sample or none, not {settings['check']['images']!r}"
-        )
     findings = {"machine": inspect_machine(settings["run_root"], settings["trainer"]["precision"])}
     console.print(findings_table("This machine", findings["machine"]))
     dataset = settings.get("dataset")
@@ -69,7 +55,10 @@ def check(settings: Mapping[str, Any]) -> None:
         console.print(findings_table(title, findings["dataset"]))
     if settings["out"]:
         path = Path(settings["out"]) / "check.json"
-        write_findings(path, findings)
+        content = {name: [asdict(finding) for finding in found] for name, found in findings.items()}
+        text = json.dumps(json_ready(content), indent=1, ensure_ascii=False, allow_nan=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8")
         console.print(f"findings: {path}", soft_wrap=True)
     counts = Counter(finding.severity for found in findings.values() for finding in found)
     console.print(", ".join(f"{severity}s: {counts[severity]}" for severity in SEVERITIES))
@@ -100,10 +89,8 @@ def check_dataset(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> li
 
 def findings_table(title: str, findings: Sequence[Finding]) -> Table:
     """One row a finding, errors first; the advice under what was found."""
-    table = Table(title=title, show_lines=True, title_justify="left")
-    table.add_column("", no_wrap=True)
-    table.add_column("check")
-    table.add_column("finding", overflow="fold")
+    table = Table("", "check", "finding", title=title, show_lines=True, title_justify="left")
+    table.columns[2].overflow = "fold"
     for finding in worst_first(findings):
         text = Text.assemble((finding.where, "bold"), "\n", finding.problem)
         if finding.advice:
@@ -114,39 +101,13 @@ def findings_table(title: str, findings: Sequence[Finding]) -> Table:
     return table
 
 
-def write_findings(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
-    """All findings as JSON, with every record concerned.
-
-    Raises:
-        UsageError: The file cannot be written.
-    """
-    content = {name: [asdict(finding) for finding in found] for name, found in findings.items()}
-    text = json.dumps(json_ready(content), indent=1, ensure_ascii=False, allow_nan=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"{path}: cannot be written: {reason}; choose another out=…") from None
-
-
-# --- browse
-
-
 def browse(settings: Mapping[str, Any]) -> None:
     """Writes contact sheets of what a network sees."""
     chosen, codec, seed = settings["browse"], Codec(**settings["codec"]), settings["seed"]
-    for key in ("persons", "rows"):
-        if chosen[key] < 1:
-            raise UsageError(f"browse.{key} must be at least 1, got {chosen[key]}")
     persons = build_source(settings["dataset"]).persons(settings["splits"][0])
     skeleton = persons.skeleton
     if skeleton.name not in settings["parts"]:
-        raise UsageError(
-            f"the chosen part mode groups the joints of {', '.join(settings['parts'])}, not those "
-            f"of {skeleton.name}; add `{skeleton.name}: {{part: [joint, ...], ...}}` to it"
-        )
-    parts = PartMode(skeleton, settings["parts"][skeleton.name])
+        raise part_mode_without(skeleton.name, settings["parts"])
     crops = CropDataset(
         persons,
         input_size=tuple(settings["input_size"]),
@@ -158,6 +119,7 @@ def browse(settings: Mapping[str, Any]) -> None:
         [SampleKey(chosen["epoch"], row) for row in chosen_persons(persons, chosen[key], seed)]
         for key in ("persons", "rows")
     )
+    parts = PartMode(skeleton, settings["parts"][skeleton.name])
     for what, sheet in (
         ("crops", crop_sheet(crops, keys)),
         ("flips", flip_sheet(crops, few)),
@@ -166,9 +128,6 @@ def browse(settings: Mapping[str, Any]) -> None:
         path = Path(settings["out"]) / f"{what}.png"
         save_image(path, sheet)
         console.print(f"{what}: {path}", soft_wrap=True)
-
-
-# --- cache
 
 
 def cache(settings: Mapping[str, Any]) -> None:
@@ -181,23 +140,19 @@ def cache(settings: Mapping[str, Any]) -> None:
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
         started, persons = time.monotonic(), source.persons(split)
+        # As in training: only the training persons are augmented.
+        wanted = plain_crops.with_room_for(augmentation if split == "train" else None)
         path = ensure_cache(
             settings["out"],
             persons,
-            # As in training: only the training persons are augmented.
-            plain_crops.with_room_for(augmentation if split == "train" else None),
+            wanted,
             workers=settings["workers"],
             rebuild=chosen["rebuild"],
         )
-        height, width = About.read(path).settings.crop_size
-        table.add_row(
-            split,
-            f"{len(persons):,}",
-            f"{height} x {width}",
-            f"{path.stat().st_size / 1e6:,.1f}",
-            f"{time.monotonic() - started:.1f}",
-            str(path),
-        )
+        height, width = wanted.crop_size
+        megabytes, seconds = path.stat().st_size / 1e6, time.monotonic() - started
+        numbers = (f"{height} x {width}", f"{megabytes:,.1f}", f"{seconds:.1f}")
+        table.add_row(split, f"{len(persons):,}", *numbers, str(path))
     console.print(table)
     console.print(
         f"train from it: pnfs train input_size=[{size[0]},{size[1]}] data.cache={settings['out']} "

@@ -9,11 +9,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from pnfs.commands.building import build_module, data_of_run
-from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.evaluate import chosen_dataset
-from pnfs.commands.saving import save_network
-from pnfs.commands.scoring import require_whole_split, score
+from pnfs.commands.building import (
+    build_module,
+    chosen_dataset,
+    data_of_run,
+    read_trained,
+    save_network,
+    source_for,
+    trained_network,
+)
+from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
@@ -24,14 +30,7 @@ from pnfs.models.architecture import (
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.record import provenance, write_result
-from pnfs.training.checkpoints import (
-    BUILT,
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
-from pnfs.training.module import load_network_state
+from pnfs.training.checkpoints import BUILT
 
 console = Console()
 
@@ -40,34 +39,41 @@ def run(config: DictConfig) -> None:
     """Saves the derived network, its architecture and a record; prints what it costs and scores."""
     settings = plain(config)
     require_whole_split(settings["trainer"])
-    path = find_checkpoint(settings["checkpoint"])
+    method = settings["method"]
     builds = BUILT if settings["evaluate"] else ("model",)
-    checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    trained = without_downloads(checkpoint[CONFIG_KEY])
-    if trained["model"].get("fabrics", {}).get("kept") is not None:
+    path, trained, content = read_trained(settings, builds)
+    source = trained_network(trained, content)
+    if not isinstance(source, PoseFabricNetwork):
+        raise UsageError(
+            f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "
+            "to derive"
+        )
+    if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
-    source = _fabric_network(trained["model"], path)
-    load_network_state(source, checkpoint["state_dict"])
-    architecture = _derived(settings, describe_architecture(source))
+    thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
+    architecture = describe_architecture(source)
+    if method == "prune":
+        architecture = prune(architecture, *thresholds.values())
+    elif method == "argmax":
+        architecture = discretise(architecture)
     model = _with_what_is_kept(trained["model"], architecture)
-    derived = _fabric_network(model, path)
+    derived = build_network(model)
+    assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
-    folder = Path(settings["out"]) if settings["out"] else path.parent.parent / settings["method"]
-    saved = save_network(
-        folder, derived, trained | {"model": model}, architecture, checkpoint["epoch"]
-    )
+    folder = Path(settings["out"]) if settings["out"] else path.parent.parent / method
+    derived_settings = trained | {"model": model}
+    saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     networks = {"source": source, "derived": derived}
     height, width = trained["input_size"]
     costs = {name: measure_cost(network, (height, width)) for name, network in networks.items()}
     cost = {name: {"parameters": c.parameters, "macs": c.macs} for name, c in costs.items()}
-    scores = _scores(settings, trained, networks) if settings["evaluate"] else {}
-    thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
+    scores = _scores(settings, trained, networks, path) if settings["evaluate"] else {}
     record = {
         "kind": "derive",
         "checkpoint": str(path),
-        "method": settings["method"],
+        "method": method,
         "thresholds": thresholds,
         "cost": cost,
         "scores": scores,
@@ -75,32 +81,9 @@ def run(config: DictConfig) -> None:
     }
     write_result(folder, record)
     console.print(f"source: {path}", soft_wrap=True)
-    console.print(_table(f"derived by {settings['method']}", cost, scores))
+    console.print(_table(f"derived by {method}", cost, scores))
     console.print(f"checkpoint: {saved}", soft_wrap=True)
     console.print(f"architecture: {folder / 'architecture.json'}", soft_wrap=True)
-
-
-def _fabric_network(model: Mapping[str, Any], path: Path) -> PoseFabricNetwork:
-    network = build_network(model)
-    if not isinstance(network, PoseFabricNetwork):
-        raise UsageError(
-            f"{path} is a {type(network).__name__}, a baseline without architecture: there is nothing "
-            "to derive"
-        )
-    return network
-
-
-def _derived(settings: Mapping[str, Any], found: Architecture) -> Architecture:
-    """The logits after the chosen way of deriving."""
-    match settings["method"]:
-        case "exact":
-            return found
-        case "prune":
-            return prune(found, settings["alpha_threshold"], settings["beta_threshold"])
-        case "argmax":
-            return discretise(found)
-        case other:
-            raise UsageError(f"method={other}: there are exact, prune, argmax")
 
 
 def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
@@ -123,18 +106,18 @@ def _scores(
     settings: Mapping[str, Any],
     trained: dict[str, Any],
     networks: Mapping[str, PoseFabricNetwork],
+    path: Path,
 ) -> dict[str, dict[str, float]]:
     """What each network scores on the chosen split."""
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    source = build_source(dataset, trained["input_size"])
-    data = data_of_run(
-        trained, source, batch_size=settings["eval_batch_size"], workers=settings["workers"]
-    )
+    source = source_for(dataset, trained["input_size"], trained["model"]["skeleton"], path)
+    sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
+    data = data_of_run(trained, source, **sizes)
     found = {}
     for name, network in networks.items():
-        module = build_module(trained | {"dataset": dataset}, source, network)
+        module = build_module(trained, source, network)
         module.flip_test = settings["flip_test"]
-        found[name] = score(module, data, settings["trainer"], settings["split"])
+        found[name], _ = score_and_predict(module, data, settings["trainer"], settings["split"])
     return found
 
 
@@ -145,9 +128,9 @@ def _table(
     table = Table("", title=title)
     for column in ("source", "derived", "change"):
         table.add_column(column, justify="right")
-    for name, title in (("parameters", "parameters"), ("macs", "MACs")):
+    for name, label in (("parameters", "parameters"), ("macs", "MACs")):
         before, after = cost["source"][name], cost["derived"][name]
-        table.add_row(title, f"{before:,}", f"{after:,}", f"{100 * (after / before - 1):+.1f} %")
+        table.add_row(label, f"{before:,}", f"{after:,}", f"{100 * (after / before - 1):+.1f} %")
     for name in [*scores.get("source", {})][:1]:
         before, after = scores["source"][name], scores["derived"][name]
         table.add_row(name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")

@@ -16,11 +16,7 @@ GPUS = "PNFS_GPUS"
 
 
 def take_gpu_if_asked() -> None:
-    """Where PNFS_GPUS says so, lets this process see one GPU only; before anything else looks for one.
-
-    Raises:
-        UsageError: PNFS_GPUS is not a positive number, or exceeds the GPUs of CUDA_VISIBLE_DEVICES.
-    """
+    """Where PNFS_GPUS says so, lets this process see one GPU only; before anything else looks for one."""
     asked = os.environ.get(GPUS)
     if asked is None:
         return
@@ -38,34 +34,24 @@ def _take(count: int) -> FileLock:
     Not by the job's number: a process cannot change its GPU once it has used one, and jobs of unequal length would
     meet on one GPU while another is idle.
     """
-    locks = {gpu: FileLock(_folder() / f"{gpu}.lock") for gpu in _candidates(count)}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = list(map(str, range(count))) if visible is None else visible.replace(" ", "").split(",")
+    gpus = [name for name in named if name]
+    if len(gpus) < count:
+        raise UsageError(
+            f"{count} jobs with a GPU each, but CUDA_VISIBLE_DEVICES={visible} names {len(gpus)}: "
+            f"hydra.launcher.n_jobs={max(1, len(gpus))}"
+        )
+    folder = Path(tempfile.gettempdir()) / f"pnfs-gpus-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    locks = {gpu: FileLock(folder / f"{gpu}.lock") for gpu in gpus[:count]}
     while True:
         for gpu, lock in locks.items():
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
-            os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
             return lock
         # Another sweep of the same user has them.
         time.sleep(1.0)
-
-
-def _candidates(count: int) -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [str(index) for index in range(count)]
-    named = [name.strip() for name in visible.split(",") if name.strip()]
-    if len(named) < count:
-        raise UsageError(
-            f"{count} jobs with a GPU each, but CUDA_VISIBLE_DEVICES={visible} names {len(named)}: "
-            f"hydra.launcher.n_jobs={max(1, len(named))}"
-        )
-    return named[:count]
-
-
-def _folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"pnfs-gpus-{getpass.getuser()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder

@@ -1,39 +1,47 @@
-"""`pnfs evaluate`: score a trained network, or a file of predictions."""
+"""`pnfs evaluate`: score a trained network, or a file of predicted poses."""
 
+import hashlib
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
+from torchmetrics import MetricCollection
 
-from pnfs.body import skeleton_by_name
-from pnfs.commands import evaluate_file
-from pnfs.commands.building import build_module, data_of_run
+from pnfs.commands.building import (
+    build_module,
+    chosen_dataset,
+    data_of_run,
+    read_trained,
+    source_for,
+)
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
 from pnfs.commands.every_split import with_every_split
 from pnfs.commands.report import report, result_folder
-from pnfs.commands.scoring import (
-    evaluation_choices,
-    require_whole_split,
-    score_and_predict,
-)
+from pnfs.commands.scoring import evaluation_choices, require_whole_split, score_and_predict
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
+from pnfs.data.persons import UNLABELLED, listed
+from pnfs.data.pose_files import read_pose_file
+from pnfs.data.pose_matching import PosesAsDetections, assign
+from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
+from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule
+
+PICTURE_SIZE = (256, 256)
+"""(height, width) of the crops in pictures of a file's poses, px; nothing else depends on it."""
 
 console = Console()
 
@@ -41,9 +49,31 @@ console = Console()
 def run(config: DictConfig) -> float:
     """Scores one checkpoint, exported file, or file of predictions; nan for a split without labels."""
     settings = plain(config)
-    check_settings(settings)
-    if settings["predictions"] is not None:
-        return evaluate_file.run(settings)
+    require_whole_split(settings["trainer"])
+    if (settings["checkpoint"] is None) == (settings["predictions"] is None):
+        given = "neither is given" if settings["checkpoint"] is None else "both are given"
+        raise UsageError(
+            f"evaluate scores either a network, checkpoint=…, or a file, predictions=…: {given}"
+        )
+    return _network(settings) if settings["predictions"] is None else _file(settings)
+
+
+# --- a network
+
+
+class Scored(NamedTuple):
+    """A trained network, or an exported file in `run`, ready to be scored on the crops that it was trained on."""
+
+    run: Path
+    module: PoseModule | ScoredPredictor
+    data: PoseDataModule
+    dataset: dict[str, Any]
+    trainer: dict[str, Any]
+    computed: dict[str, str]
+    """Runtime and precision."""
+
+
+def _network(settings: dict[str, Any]) -> float:
     path, split = find_checkpoint(settings["checkpoint"]), settings["split"]
     found = (exported_file if path.suffix == ".onnx" else checkpoint)(settings, path)
     source = found.data.source
@@ -57,57 +87,45 @@ def run(config: DictConfig) -> float:
         choices["weights"] = "last"
     record = {
         "checkpoint": str(path),
-        "kind": "evaluate",
-        "primary": next(iter(scores)),
-        "score": next(iter(scores.values())),
-        "scores": scores,
-        "evaluated_with": choices,
+        **_outcome(settings, scores, choices, found.trainer["accelerator"]),
         "persons": len(predictions),
         "data": {split: source.persons(split).account()},
-        **provenance(found.trainer["accelerator"]),
         "dataset": found.dataset,
     }
-    folder = result_folder(
-        settings["out"], found.run, f"evaluate_{split}", [choices, found.dataset]
-    )
+    defining = [choices, found.dataset]
+    folder = result_folder(settings["out"], found.run, f"evaluate_{split}", defining)
     matches = source.matches(split, predictions)
     report(record, folder, found.data, matches, settings, found.module)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
-    name = name if settings["eval"]["name"] is None else settings["eval"]["name"]
+    name = settings["eval"]["name"]
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
     written = source.write_predictions(split, predictions, folder, name)
     console.print(f"predicted joints: {written}", soft_wrap=True)
     return float(record["score"])
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A trained network and its data, ready to be scored.
-
-    Attributes:
-        run: The run's folder, or that of an exported file.
-        module: What predicts.
-        data: Crops as the network was trained on.
-        dataset: Configuration of the dataset.
-        trainer: Configuration of the trainer, which says where is computed.
-        computed: Runtime and precision.
-    """
-
-    run: Path
-    module: PoseModule | ScoredPredictor
-    data: PoseDataModule
-    dataset: dict[str, Any]
-    trainer: dict[str, Any]
-    computed: dict[str, str] = field(default_factory=dict)
+def _outcome(
+    settings: Mapping[str, Any],
+    scores: Mapping[str, float],
+    choices: Mapping[str, Any],
+    accelerator: str = "auto",
+) -> dict[str, Any]:
+    """What the records of networks and of files have in common."""
+    return {
+        "kind": "evaluate",
+        "primary": next(iter(scores)),
+        "score": next(iter(scores.values())),
+        "scores": scores,
+        "evaluated_with": choices,
+        **provenance(accelerator),
+    }
 
 
 def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     """A checkpoint with the evaluation's choices."""
     chosen_runtime(path, settings["runtime"], settings["precision"])
-    content = read_checkpoint(path, trust=settings["trust"])
-    trained = without_downloads(content[CONFIG_KEY])
-    dataset, data = _data(
-        settings, trained, skeleton_by_name(trained["model"]["skeleton"]).name, path
-    )
+    _, trained, content = read_trained(settings)
+    dataset, data = _data(settings, trained, trained["model"]["skeleton"], path)
     module = build_module(trained, data.source)
     module.load_weights(content["state_dict"])
     module.flip_test = settings["flip_test"]
@@ -122,11 +140,7 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
 
 
 def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
-    """An exported file; its dataset is named, or that of the run in whose folder it lies.
-
-    Raises:
-        UsageError: No dataset is named, and the file lies in no run's folder.
-    """
+    """An exported file; its dataset is named, or that of the run in whose folder it lies."""
     predictor = load_predictor(
         path,
         build=build_network,
@@ -156,55 +170,97 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     return Scored(path.parent, module, data, dataset, trainer, runtime_of(predictor))
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises UsageError for a part of a split, and for keys that do not go together."""
-    require_whole_split(settings["trainer"])
-    if (settings["checkpoint"] is None) == (settings["predictions"] is None):
-        given = "neither is given" if settings["checkpoint"] is None else "both are given"
-        raise UsageError(
-            f"evaluate scores either a network, checkpoint=…, or a file, predictions=…: {given}"
-        )
-
-
 def _data(
     settings: Mapping[str, Any], trained: Mapping[str, Any], skeleton: str, path: Path
 ) -> tuple[dict[str, Any], PoseDataModule]:
-    """The dataset's configuration, and the crops in it as a network was trained on.
-
-    Raises:
-        UsageError: The dataset has other joints, or does not offer a choice of `eval`.
-    """
+    """The dataset's configuration, and the crops in it as a network was trained on."""
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
     chosen = {k: v for k, v in settings["eval"].items() if k != "name" and v is not None}
     called = get_class(dataset["_target_"])
-    offered = inspect.signature(called).parameters
     for key in chosen:
-        if key not in offered:
+        if key not in inspect.signature(called).parameters:
             raise UsageError(
                 f"eval.{key}={chosen[key]}: {called.__name__} offers no such choice; it is for "
                 "datasets with detected boxes, such as COCO"
             )
     dataset |= chosen
-    source = with_every_split(build_source(dataset, trained["input_size"]), settings["split"])
-    require_skeleton(path, skeleton, source.skeleton.name)
+    source = source_for(dataset, trained["input_size"], skeleton, path)
+    source = with_every_split(source, settings["split"])
     batch_size, workers = settings["eval_batch_size"], settings["workers"]
     return dataset, data_of_run(trained, source, batch_size=batch_size, workers=workers)
 
 
-def require_skeleton(path: Path, skeleton: str, dataset: str) -> None:
-    """Refuses a dataset of other joints.
+# --- a file of predicted poses
 
-    Raises:
-        UsageError: Names both skeletons.
-    """
-    if skeleton != dataset:
+
+def _file(settings: Mapping[str, Any]) -> float:
+    """Scores a file; see conf/evaluate.yaml."""
+    if "_target_" not in settings["dataset"]:
         raise UsageError(
-            f"{path} predicts the joints of skeleton {skeleton}, the dataset has those of {dataset}"
+            "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
         )
+    of_a_network = {f"eval.{key}": value for key, value in settings["eval"].items()}
+    names = ("decode_method", "flip_shift", "runtime", "precision")
+    of_a_network |= {key: settings[key] for key in names}
+    for key, value in of_a_network.items():
+        if value is not None:
+            raise UsageError(
+                f"{key} is for a network's predictions; those of a file are scored as they stand"
+            )
+    split = settings["split"]
+    source = with_every_split(build_source(settings["dataset"]), split)
+    truth = source.annotations(split) if isinstance(source, COCO) else None
+    poses = read_pose_file(settings["predictions"], source.skeleton, truth)
+    console.print(f"predictions: {poses.path} ({poses.format})", soft_wrap=True, highlight=False)
+    if poses.left_out:
+        console.print(f"left out of the file: {listed(poses.left_out)}", highlight=False)
+    if isinstance(source, COCO):
+        labels = source.labelled(split).persons
+        source = PosesAsDetections(source, split, poses)
+        scores, matches = source.scores(split), source.matches(split, source.predictions)
+    else:
+        labels = source.persons(split)
+        matches = assign(poses, labels)
+        scores = _scores(source, split, matches.predictions)
+    console.print(labels.described(), soft_wrap=True, highlight=False)
+    digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
+    choices = {"split": split, "predictions": poses.format, "boxes": "as predicted"}
+    record = {
+        "predictions": {
+            "file": str(poses.path),
+            "format": poses.format,
+            "sha256": digest,
+            "persons": len(poses),
+            "left_out": dict(poses.left_out),
+        },
+        **_outcome(settings, scores, choices),
+        "persons": len(poses),
+        "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
+        "data": {split: labels.account()},
+        "dataset": settings["dataset"],
+    }
+    sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
+    data = PoseDataModule(source=source, input_size=PICTURE_SIZE, **sizes)
+    # Not beside the file, whose folder may be read-only.
+    parent = Path(settings["run_root"]) / "predictions"
+    defining = [digest, split, settings["dataset"]]
+    folder = result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
+    report(record, folder, data, matches, settings)
+    return float(record["score"])
 
 
-def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset of the command line; without one, the checkpoint's with the keys given."""
-    if "_target_" in asked:
-        return dict(asked)
-    return {**trained, **{key: value for key, value in asked.items() if value is not None}}
+def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
+    """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
+    persons = source.persons(split)
+    # Of what all metrics together ask for each takes what it knows.
+    metric = MetricCollection([source.metric(split)])
+    metric.update(
+        predicted=torch.from_numpy(predictions.locations),
+        scores=torch.from_numpy(predictions.scores),
+        joints_image=torch.from_numpy(persons.joints),
+        labelled=torch.from_numpy(persons.visibility > UNLABELLED),
+        reference_length=torch.from_numpy(persons.reference_length),
+        sample_index=torch.arange(len(persons)),
+    )
+    scores = {name: float(value) for name, value in metric.compute().items()}
+    return {**scores, **source.extra_scores(split, predictions)}

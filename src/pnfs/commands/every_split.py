@@ -1,6 +1,6 @@
 """`split=all`: the labelled persons of all splits of a dataset, whatever the splits are called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from pnfs.commands.configuration import UsageError
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.images import DataError, ImageSource, view_of
+from pnfs.data.images import DataError, view_of
 from pnfs.data.persons import Persons
 from pnfs.evaluation import OKSAveragePrecision
 
@@ -23,16 +23,9 @@ def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
 
 
 class EverySplit(PoseDataset):
-    """A dataset with one split, "all".
+    """A dataset with one split, "all"; ids begin with the name of their own split.
 
-    A split "test" that has no labels, or whose labels are not there, is left out; `splits_read` says which
-    are in it. Ids begin with the name of their split.
-
-    Args:
-        dataset: Scored person by person.
-
-    Raises:
-        UsageError: The dataset is scored image by image, over one annotation file.
+    A split "test" that has no labels, or whose labels are not there, is left out.
     """
 
     splits = (ALL,)
@@ -40,7 +33,6 @@ class EverySplit(PoseDataset):
     def __init__(self, dataset: PoseDataset) -> None:
         super().__init__()
         self.dataset, self.skeleton, self.name = dataset, dataset.skeleton, dataset.name
-        self.splits_read: tuple[str, ...] = ()
         if isinstance(self.metric(ALL), OKSAveragePrecision):
             raise UsageError(
                 f"split=all: {self.name} is scored split by split, from one annotation file; choose one of "
@@ -59,72 +51,62 @@ class EverySplit(PoseDataset):
             # LSP's "val" is its "test".
             if persons.visibility.any() and not any(persons is other for other in found.values()):
                 found[name] = persons
-        self.splits_read = tuple(found)
         return joined(f"{self.name}, {' and '.join(found)}", found)
 
     def metric(self, split: str) -> Metric:
         return self.dataset.metric(self.dataset.splits[0])
 
     def evaluation_choices(self, split: str) -> Mapping[str, Any]:
-        self.persons(split)
+        read = dict.fromkeys(str(name).partition("/")[0] for name in self.persons(split).ids)
         choices = self.dataset.evaluation_choices(self.dataset.splits[0])
-        return {**choices, "splits": ", ".join(self.splits_read)}
+        return {**choices, "splits": ", ".join(read)}
 
 
 def joined(name: str, parts: Mapping[str, Persons]) -> Persons:
-    """The persons of all parts, one after the other.
-
-    Args:
-        name: Name of the whole.
-        parts: Name of a part, which the ids begin with -> its persons.
-    """
+    """The persons of all parts (name, which their ids begin with -> persons), one after the other."""
     persons = list(parts.values())
+
+    def column(of: str) -> np.ndarray:
+        return np.concatenate([getattr(part, of) for part in persons])
+
+    def counts(of: str) -> dict[str, int]:
+        each: list[Mapping[str, int]] = [getattr(part, of) for part in persons]
+        reasons = dict.fromkeys(reason for part in each for reason in part)
+        return {reason: sum(part.get(reason, 0) for part in each) for reason in reasons}
+
     columns = ("joints", "visibility", "center", "box_size", "reference_length")
-    images = JoinedImages([part.images for part in persons], [part.image_index for part in persons])
     return replace(
         persons[0],
         name=name,
-        images=images,
+        images=JoinedImages(persons),
         ids=np.array([f"{label}/{id_}" for label, part in parts.items() for id_ in part.ids]),
         image_index=np.arange(sum(map(len, persons))),
-        left_out=_summed([part.left_out for part in persons]),
-        remarks=_summed([part.remarks for part in persons]),
+        left_out=counts("left_out"),
+        remarks=counts("remarks"),
         file="",
-        **{
-            column: np.concatenate([getattr(part, column) for part in persons])
-            for column in columns
-        },
+        **{name: column(name) for name in columns},
     )
 
 
 class JoinedImages:
-    """The image of each person, of several sources one after the other.
+    """The image of each person, of several sources one after the other."""
 
-    Args:
-        sources: Where the images come from.
-        indices: For each source the images of its persons.
-    """
-
-    def __init__(self, sources: Sequence[ImageSource], indices: Sequence[np.ndarray]) -> None:
-        self.sources = list(sources)
-        self.numbers = np.repeat(np.arange(len(indices)), list(map(len, indices)))
-        self.indices = np.concatenate(list(indices))
+    def __init__(self, parts: list[Persons]) -> None:
+        self._places = [(part.images, int(index)) for part in parts for index in part.image_index]
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self._places)
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        return self.sources[self.numbers[index]].read(int(self.indices[index]))
+        source, there = self._places[index]
+        return source.read(there)
 
     def view(
         self, index: int, zoom: float
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]:
-        return view_of(self.sources[self.numbers[index]], int(self.indices[index]), zoom)
+        source, there = self._places[index]
+        return view_of(source, there, zoom)
 
     def describe(self, index: int) -> str:
-        return self.sources[self.numbers[index]].describe(int(self.indices[index]))
-
-
-def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    reasons = dict.fromkeys(reason for part in counts for reason in part)
-    return {reason: sum(part.get(reason, 0) for part in counts) for reason in reasons}
+        source, there = self._places[index]
+        return source.describe(there)

@@ -9,47 +9,38 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pnfs.body import skeleton_by_name
 from pnfs.codec import Codec
-from pnfs.commands.building import data_of_run
-from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.evaluate import chosen_dataset, require_skeleton
-from pnfs.export.checks import TOLERANCE
+from pnfs.commands.building import (
+    chosen_dataset,
+    data_of_run,
+    read_trained,
+    source_for,
+    trained_network,
+)
+from pnfs.commands.configuration import UsageError, plain
 from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
-from pnfs.export.onnx_model import export_onnx
+from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
-from pnfs.training.module import load_network_state
 
 console = Console()
 
 
 def run(config: DictConfig) -> None:
-    """Writes the file, checks it against PyTorch, and says how far it is away.
-
-    Raises:
-        UsageError: A setting has no such choice, or there are too few crops to calibrate on.
-    """
+    """Writes the file, checks it against PyTorch, and says how far it is away."""
     settings = plain(config)
     # What OpenVINO computes in, the same key of other commands, is another choice.
     if settings["precision"] not in get_args(FilePrecision):
-        raise UsageError(
-            f"precision must be one of {', '.join(get_args(FilePrecision))}, not {settings['precision']}"
-        )
-    path = find_checkpoint(settings["checkpoint"])
+        choices = ", ".join(get_args(FilePrecision))
+        raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
     # Eight bits are calibrated on the run's own training crops.
     is_int8 = settings["precision"] == "int8"
-    builds = ("model", "dataset") if is_int8 else ("model",)
-    checkpoint = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    trained = without_downloads(checkpoint[CONFIG_KEY])
-    network = build_network(trained["model"])
-    load_network_state(network, checkpoint["state_dict"])
+    path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
+    # A name without an ending gets one, since other commands go by it.
+    file = Path(settings["out"] or path.parent.parent / "model.onnx").expanduser()
+    if file.suffix not in ("", ".onnx") or file.is_dir():
+        raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
+    network = trained_network(trained, content)
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
@@ -58,7 +49,7 @@ def run(config: DictConfig) -> None:
     console.print(f"exporting {path} (about {duration})", soft_wrap=True)
     report = export_onnx(
         network.eval(),
-        _file(settings["out"], path),
+        file.with_suffix(".onnx"),
         input_size=(height, width),
         outputs=settings["outputs"],
         codec=Codec(**codec),
@@ -84,34 +75,16 @@ def run(config: DictConfig) -> None:
     console.print("\n".join(lines), soft_wrap=True)
 
 
-def _file(out: str | None, checkpoint: Path) -> Path:
-    """The file to write; .onnx is added to a name without an ending, since other commands go by it.
-
-    Raises:
-        UsageError: The name has another ending, or is that of a folder.
-    """
-    path = Path(out).expanduser() if out else checkpoint.parent.parent / "model.onnx"
-    if path.suffix not in ("", ".onnx") or path.is_dir():
-        raise UsageError(f"out={out}: name a file that ends in .onnx")
-    return path.with_suffix(".onnx")
-
-
 def _calibration(
     settings: Mapping[str, Any],
     trained: Mapping[str, Any],
     input_size: tuple[int, int],
     path: Path,
 ) -> Calibration:
-    """Plain training crops, spread over the split, in turns to calibrate on and to check on.
-
-    Raises:
-        UsageError: There are too few.
-    """
+    """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]
-    source = build_source(chosen_dataset(settings["dataset"], trained["dataset"]), input_size)
-    require_skeleton(
-        path, skeleton_by_name(trained["model"]["skeleton"]).name, source.skeleton.name
-    )
+    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
+    source = source_for(dataset, input_size, trained["model"]["skeleton"], path)
     data = data_of_run({**trained, "input_size": input_size}, source, batch_size=1, workers=0)
     crops = data.dataset("train")
     if count > len(crops) // 2:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from pnfs.commands.building import save_network
 from pnfs.commands.configuration import UsageError, build_network, plain
-from pnfs.commands.saving import save_network
 from pnfs.errors import PnfsError
 from pnfs.importing.experiment import Experiment, read_experiment
 from pnfs.importing.networks import Imported, import_posenfs, import_public
@@ -20,8 +20,8 @@ from pnfs.importing.posenfs import is_posenfs
 from pnfs.importing.public import describe_public
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
-from pnfs.models.backbones.pyramid import read_file
 from pnfs.models.cost import measure_cost
+from pnfs.models.weights import read_file
 from pnfs.runs.record import RESULT
 from pnfs.runs.state import STATE
 
@@ -40,10 +40,13 @@ def run(config: DictConfig) -> None:
     file = Path(settings["checkpoint"]).expanduser()
     if not file.is_file():
         raise UsageError(f"checkpoint: {file} is not a file")
-    imported, experiment = import_checkpoint(settings, file)
+    state = dict(read_file(str(file), "checkpoint"))
+    try:
+        imported, experiment = _import(settings, state)
+    except ValueError as error:
+        raise UsageError(f"checkpoint: {file}: {error}") from error
     trained = _configuration(settings, imported, experiment, file)
-    folder = _folder(settings, file, trained)
-    network = imported.network
+    folder, network = _folder(settings, file, trained), imported.network
     fabrics = isinstance(network, PoseFabricNetwork)
     architecture = describe_architecture(network) if fabrics else None
     saved = save_network(folder, network, trained, architecture)
@@ -51,44 +54,28 @@ def run(config: DictConfig) -> None:
     console.print(f"checkpoint: {saved}", soft_wrap=True)
 
 
-def import_checkpoint(settings: Mapping[str, Any], file: Path) -> tuple[Imported, Experiment]:
-    """The network of a public checkpoint, and what its YAML says.
-
-    Raises:
-        UsageError: The file is none that can be imported, or something is missing or contradictory; names file
-            and key.
-    """
-    state = _checked_state(file)
-    try:
-        public = None if is_posenfs(state) else describe_public(state)
-        if public is None and not is_posenfs(state):
-            raise PnfsError(
-                "has names of neither PoseNFS, HRNet nor SimpleBaseline pose networks; its first entry is "
-                f"{next(iter(state))!r}"
-            )
-        experiment = Experiment()
-        if settings["config"] is not None:
-            experiment = read_experiment(settings["config"], posenfs=public is None)
-        skeleton = settings["dataset"].get("skeleton")
-        if public is None:
-            found = import_posenfs(settings, state, skeleton, experiment, build_network)
-        else:
-            found = import_public(settings, state, public, skeleton, experiment, build_network)
-        return found, experiment
-    except ValueError as error:
-        raise UsageError(f"checkpoint: {file}: {error}") from error
-
-
-def _checked_state(file: Path) -> dict[str, Tensor]:
-    state = dict(read_file(str(file), "checkpoint"))
+def _import(settings: Mapping[str, Any], state: dict[str, Tensor]) -> tuple[Imported, Experiment]:
+    """The network of a public checkpoint, and what its YAML says."""
     if any(name.startswith("network.") for name in state):
-        raise UsageError(
-            f"checkpoint: {file} has the names of this package's own checkpoints, which need no import"
-        )
+        raise PnfsError("has the names of this package's own checkpoints, which need no import")
     for name, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise UsageError(f"checkpoint: {file}: {name} holds numbers that are not finite")
-    return state
+            raise PnfsError(f"{name} holds numbers that are not finite")
+    ours = is_posenfs(state)
+    public = None if ours else describe_public(state)
+    if public is None and not ours:
+        raise PnfsError(
+            "has names of neither PoseNFS, HRNet nor SimpleBaseline pose networks; its first entry is "
+            f"{next(iter(state))!r}"
+        )
+    path = settings["config"]
+    experiment = Experiment() if path is None else read_experiment(path, posenfs=ours)
+    skeleton = settings["dataset"].get("skeleton")
+    if public is None:
+        found = import_posenfs(settings, state, skeleton, experiment, build_network)
+    else:
+        found = import_public(settings, state, public, skeleton, experiment, build_network)
+    return found, experiment
 
 
 def _configuration(
@@ -101,30 +88,7 @@ def _configuration(
     if codec["flip_shift"] is None:
         stated = experiment.flip_shift
         codec["flip_shift"] = imported.flip_shift if stated is None else stated
-    return {
-        "name": "imported",
-        "imported": {"from": imported.kind, "sha256": _sha256(file)},
-        "model": imported.model,
-        "dataset": _dataset(settings, imported.skeleton.name, experiment),
-        "input_size": _input_size(settings["input_size"], experiment),
-        "codec": codec,
-        "loss": settings["loss"],
-        **_UNUSED,
-    }
-
-
-def _dataset(settings: Mapping[str, Any], skeleton: str, experiment: Experiment) -> dict[str, Any]:
-    dataset = dict(settings["dataset"])
-    if "_target_" not in dataset:
-        given = {key: value for key, value in dataset.items() if value is not None}
-        dataset = settings["known"][skeleton] | given
-    padding = settings["padding"] or experiment.padding
-    # Drawn people have no boxes to pad.
-    return dataset | {"padding": padding} if padding and "padding" in dataset else dataset
-
-
-def _input_size(asked: Any, experiment: Experiment) -> list[int]:
-    size = asked or experiment.input_size
+    size = settings["input_size"] or experiment.input_size
     if size is None:
         raise UsageError(
             "input_size is needed, (height, width) of the crops that the checkpoint was trained on, such as "
@@ -132,12 +96,25 @@ def _input_size(asked: Any, experiment: Experiment) -> list[int]:
         )
     if any(side <= 0 or side % 32 for side in size):
         raise UsageError(f"input_size is (height, width), multiples of 32, not {list(size)}")
-    return list(size)
-
-
-def _sha256(file: Path) -> str:
+    dataset = dict(settings["dataset"])
+    if "_target_" not in dataset:
+        given = {key: value for key, value in dataset.items() if value is not None}
+        dataset = settings["known"][imported.skeleton.name] | given
+    padding = settings["padding"] or experiment.padding
+    if padding and "padding" in dataset:  # Drawn people have no boxes to pad.
+        dataset["padding"] = padding
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return {
+        "name": "imported",
+        "imported": {"from": imported.kind, "sha256": digest},
+        "model": imported.model,
+        "dataset": dataset,
+        "input_size": list(size),
+        "codec": codec,
+        "loss": settings["loss"],
+        **_UNUSED,
+    }
 
 
 def _folder(settings: Mapping[str, Any], file: Path, trained: Mapping[str, Any]) -> Path:
@@ -155,16 +132,14 @@ def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:
     """What was read and assumed, so that a user sees what is wrong before a score does."""
     model, codec = trained["model"], trained["codec"]
     height, width = trained["input_size"]
-    cost = measure_cost(imported.network, (height, width))
     backbone = model["backbone"] | model["backbone"].get("fabrics", {})
-    backbone = {k: v for k, v in backbone.items() if k in ("depth", "width", "channels")}
-    size = "".join(f" {key} {value}" for key, value in backbone.items())
+    size = [f" {k} {backbone[k]}" for k in ("depth", "width", "channels") if k in backbone]
     rows = {
         "joints": model["skeleton"],
-        "backbone": model["backbone"]["_target_"].rsplit(".", 1)[-1] + size,
+        "backbone": model["backbone"]["_target_"].rsplit(".", 1)[-1] + "".join(size),
         "images": f"{height}x{width}, {model['channel_order'].upper()}",
         "flip test": f"mirrored maps move {codec['flip_shift']} to the right",
-        "parameters": f"{cost.parameters:,}",
+        "parameters": f"{measure_cost(imported.network, (height, width)).parameters:,}",
     }
     if "parts" in model:
         fabrics = model["fabrics"]

@@ -18,12 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pnfs.commands.configuration import UsageError, configuration_folder
+from pnfs.commands.arguments import quoted, with_globs_expanded
+from pnfs.commands.configuration import configuration_folder, register_resolvers
 from pnfs.commands.devices import take_gpu_if_asked
-from pnfs.commands.quiet import quiet_libraries
-from pnfs.commands.quoting import quoted
-from pnfs.commands.resolvers import register_resolvers
-from pnfs.commands.rows import with_globs_expanded
+from pnfs.commands.output import outlive_reader, quiet_libraries
 from pnfs.errors import PnfsError
 
 MODULES: Mapping[str, str] = {"import": "import_checkpoint"}
@@ -40,12 +38,10 @@ class JobFailed(CompactHydraException):
 
     Hydra raises the first failure only. Launchers bring all of them back from the processes of their jobs, and an
     exception that arrives is made anew: so each notes its job here, wherever the job ran.
-
-    Attributes:
-        jobs: Overrides of the jobs that failed, in order of arrival.
     """
 
     jobs: ClassVar[list[str]] = []
+    """Overrides of the jobs that failed, in order of arrival."""
 
     def __init__(self, cause: str, job: str) -> None:
         super().__init__(cause, job)
@@ -71,6 +67,7 @@ class Task:
 
     def __call__(self, config: DictConfig) -> Any:
         try:
+            outlive_reader()
             take_gpu_if_asked()
             # Loaded when it runs, so that a command's --help need not wait for torch.
             from pnfs.commands.keys import check_keys
@@ -86,7 +83,7 @@ class Task:
             sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
             if os.environ.get("PNFS_TRACEBACK") or (cause is None and not sweeps):
                 raise
-            message = _where(error) if cause is None else _said(cause)
+            message = _with_place(error) if cause is None else cause
             log.debug(traceback.format_exc())
             print(f"pnfs {self.command}: {message}", file=sys.stderr)
             if not sweeps:
@@ -99,9 +96,6 @@ class Task:
 def start(command: str) -> None:
     """Runs a command with the command line that `sys.argv` holds."""
     signal.signal(signal.SIGTERM, _terminate)
-    logging.raiseExceptions = (
-        False  # A log that cannot be written, on a full disk, is no news of its own.
-    )
     # Hydra hands over its errors in place of printing them.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
@@ -113,10 +107,8 @@ def start(command: str) -> None:
         sys.exit(128 + signal.SIGINT)
     except JobFailed:
         sys.exit(1)
-    except BrokenPipeError:
-        raise
-    except (HydraException, OmegaConfBaseException, PnfsError, OSError) as error:
-        sys.exit(f"pnfs {command}: {_worded(command, user_error(error) or error)}")
+    except (HydraException, OmegaConfBaseException, PnfsError) as error:
+        sys.exit(f"pnfs {command}: {_worded(command, error)}")
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -124,6 +116,11 @@ def start(command: str) -> None:
     finally:
         for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)
+
+
+def _terminate(signum: int, frame: object) -> None:
+    print("interrupted", file=sys.stderr)
+    sys.exit(128 + signum)
 
 
 def _worded(command: str, error: BaseException) -> str:
@@ -138,51 +135,34 @@ def _worded(command: str, error: BaseException) -> str:
     return f"{error}" if error.__cause__ is None else f"{error}\n{error.__cause__}"
 
 
-def _terminate(signum: int, frame: object) -> None:
-    print("interrupted", file=sys.stderr)
-    sys.exit(128 + signum)
-
-
-def user_error(error: BaseException) -> BaseException | None:
-    """What a user can act upon: the error that Hydra wraps while it builds objects; None if there is none."""
+def user_error(error: BaseException) -> str | None:
+    """What a user can act upon, of an error that Hydra may have wrapped; None if there is nothing."""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        cause = error.__cause__
         if str(error).startswith("Error locating target"):
-            reason = " ".join(str(error.__cause__).split())
-            return UsageError(f"{reason} The folder of a module of your own must be in PYTHONPATH.")
-        error = error.__cause__
-        if isinstance(error, TypeError) and "argument" in str(error):
-            return UsageError(
-                f"{error}: a key of the configuration, or of a checkpoint that another version wrote, does not fit"
-            )
+            reason = " ".join(str(cause).split())
+            return f"{reason} The folder of a module of your own must be in PYTHONPATH."
+        if isinstance(cause, TypeError) and "argument" in str(cause):
+            return f"{cause}: a key of the configuration, or of another version's checkpoint, does not fit"
+        error = cause
     extra = next((name for name in _EXTRAS if name in str(error)), None)
     if isinstance(error, ImportError) and extra is not None:
         reason = str(error).partition("\n")[0]
-        return UsageError(f"{reason} Install it with: pip install 'pnfs[{extra}]'")
+        return f"{reason} Install it with: pip install 'pnfs[{extra}]'"
     if isinstance(error, OSError) and error.strerror is not None:
         # What was open when a disk became full has no name: most likely a file in the command's own folder.
-        place = error.filename
-        if place is None and HydraConfig.initialized():
-            place = HydraConfig.get().runtime.output_dir
-        place = place or "the folder of the run"
-        return UsageError(
-            f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
-        )
-    # The last: what Lightning says of arguments that do not go together.
-    known = isinstance(error, (PnfsError, ValueError, OmegaConfBaseException)) or (
-        type(error).__name__ == "MisconfigurationException"
-    )
-    return error if known else None
-
-
-def _said(error: BaseException) -> str:
-    """An error's own words; of one that no class of ours vouches for, with the place that it came from."""
-    if isinstance(error, (PnfsError, OmegaConfBaseException)) or error.__traceback__ is None:
+        here = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
+        place = error.filename or here or "the folder of the run"
+        return f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
+    if isinstance(error, (PnfsError, OmegaConfBaseException)):
         return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{error} ({type(error).__name__}, {Path(frame.filename).name}:{frame.lineno})"
+    # No class of ours vouches for these; the last is what Lightning says of arguments that do not go together.
+    foreign = isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
+    return _with_place(error) if foreign else None
 
 
-def _where(error: BaseException) -> str:
-    """An error that is not the user's, and the place that it came from."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{error!r}, at {frame.filename}:{frame.lineno} in {frame.name}"
+def _with_place(error: BaseException) -> str:
+    """An error with its class and the place that it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f", {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{error} ({type(error).__name__}{place})"

@@ -1,4 +1,4 @@
-"""Is this machine fit to train on? Library versions, devices, memory, disk, Weights & Biases."""
+"""Is this machine fit to train on? Library versions, devices, shared memory, disk."""
 
 import os
 import platform
@@ -17,22 +17,17 @@ LIBRARIES = (
     "pnfs", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "timm",
     "opencv-python-headless", "albumentations", "wandb", "onnxruntime",
 )  # fmt: skip
-COMPROMISED = {"lightning": ("2.6.2", "2.6.3")}
+COMPROMISED = ("lightning 2.6.2", "lightning 2.6.3")
 """Releases that were withdrawn because they carried foreign code."""
 _GIB = 2**30
-_NEEDED_DISK, _LITTLE_DISK, _LITTLE_SHARED_MEMORY = _GIB // 4, 5 * _GIB, _GIB
 
 
 def inspect_machine(run_root: Path | str, precision: str | None = None) -> list[Finding]:
-    """Everything about this machine that a run would stumble over, and what it will run on.
+    """Everything that a run would stumble over, and what it will run on, errors first; changes and sends nothing.
 
     Args:
         run_root: Folder that runs are written below.
-        precision: Lightning's precision that training asks for, such as "bf16-mixed"; None for
-            none in particular.
-
-    Returns:
-        Findings, errors first; nothing is changed, written or sent.
+        precision: Lightning's precision that training asks for, such as "bf16-mixed".
     """
     findings = [*check_libraries(), *check_devices(precision), *check_memory()]
     return worst_first([*findings, check_disk(Path(run_root))])
@@ -40,34 +35,25 @@ def inspect_machine(run_root: Path | str, precision: str | None = None) -> list[
 
 def check_libraries() -> Iterator[Finding]:
     """Versions, known bad releases, and whether torchvision's operators fit torch."""
-    versions = {name: _version(name) for name in LIBRARIES}
-    listed = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
-    yield Finding("note", "libraries", f"Python {platform.python_version()}", listed)
-    for name, version in versions.items():
-        if version in COMPROMISED.get(name, ()):
-            problem = "this release was withdrawn because it carried foreign code"
-            advice = (
-                f'Install another one at once: pip install -U "{name}"; then change the passwords '
-                "and keys that this machine holds."
-            )
-            yield Finding("error", "libraries", f"{name} {version}", problem, advice)
+    found = [f"{name} {_version(name)}" for name in LIBRARIES]
+    yield Finding("note", "libraries", f"Python {platform.python_version()}", ", ".join(found))
+    for release in (release for release in found if release in COMPROMISED):
+        problem = "this release was withdrawn because it carried foreign code"
+        advice = "Install another one at once; then change the passwords and keys that this machine holds."
+        yield Finding("error", "libraries", release, problem, advice)
     try:
         torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
     except (RuntimeError, NotImplementedError) as error:
-        problem = f"its operators do not load beside this torch: {_first_line(error)}"
+        problem = f"its operators do not load beside this torch: {str(error).splitlines()[0]}"
         advice = "Install torch and torchvision together, from the same index."
         yield Finding("error", "libraries", "torchvision", problem, advice)
 
 
-def _version(name: str) -> str | None:
+def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        return "not installed"
 
 
 def check_devices(precision: str | None = None) -> Iterator[Finding]:
@@ -78,57 +64,50 @@ def check_devices(precision: str | None = None) -> Iterator[Finding]:
     )
     if torch.cuda.is_available():
         yield from (_check_gpu(gpu, precision) for gpu in range(torch.cuda.device_count()))
-    elif shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
+    elif shutil.which("nvidia-smi"):
         problem = (
-            f"this machine has an NVIDIA GPU that torch cannot use (built for CUDA "
-            f"{torch.version.cuda or '-'})"
+            f"torch, built for CUDA {torch.version.cuda or '-'}, cannot use this machine's GPU"
         )
         advice = "Install torch for the driver's CUDA version (pytorch.org, Get Started), or update the driver."
         yield Finding("warning", "devices", "GPU", problem, advice)
-    else:
-        mps = torch.backends.mps.is_available()
-        problem = "Apple's GPU is available" if mps else "no GPU: torch runs on the CPU"
+    elif not torch.backends.mps.is_available():
         advice = (
             "Enough for the demo, predictions and small sets; the paper's trainings need a GPU."
         )
-        yield Finding("note", "devices", "GPU", problem, "Use trainer=auto." if mps else advice)
+        yield Finding("note", "devices", "GPU", "no GPU: torch runs on the CPU", advice)
 
 
 def _check_gpu(index: int, precision: str | None) -> Finding:
     """One small matrix product in each precision: a GPU that is listed need not work."""
-    where, gpu = f"cuda:{index}", torch.cuda.get_device_properties(index)
-    supported = {"float32": torch.float32, "float16": torch.float16}
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        supported["bfloat16"] = torch.bfloat16
+    where, name = f"cuda:{index}", torch.cuda.get_device_name(index)
+    dtypes = [torch.float32, torch.float16]
+    dtypes += [torch.bfloat16] if torch.cuda.is_bf16_supported(including_emulation=False) else []
     try:
-        for dtype in supported.values():
+        for dtype in dtypes:
             ones = torch.ones(64, 64, device=where, dtype=dtype)
             if float((ones @ ones).float().mean()) != 64:
                 raise RuntimeError(f"a matrix product in {dtype} came out wrong")
-        free = torch.cuda.mem_get_info(index)[0]
+        free, total = (size / _GIB for size in torch.cuda.mem_get_info(index))
     except RuntimeError as error:
-        problem = f"{gpu.name} does not compute: {_first_line(error)}"
+        problem = f"{name} does not compute: {str(error).splitlines()[0]}"
         advice = "See nvidia-smi; or choose another GPU with CUDA_VISIBLE_DEVICES."
         return Finding("error", "devices", where, problem, advice)
-    described = (
-        f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {free / _GIB:.1f} of "
-        f"{gpu.total_memory / _GIB:.1f} GiB free, CUDA {torch.version.cuda}, {', '.join(supported)}"
-    )
-    if precision and precision.startswith("bf16") and "bfloat16" not in supported:
+    kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    described = f"{name}, {free:.1f} of {total:.1f} GiB free, CUDA {torch.version.cuda}, {kinds}"
+    if str(precision).startswith("bf16") and torch.bfloat16 not in dtypes:
         advice = "It has no bfloat16: train with trainer.precision=16-mixed."
         return Finding("warning", "devices", where, described, advice)
-    if free < 0.5 * gpu.total_memory:
-        return Finding("warning", "devices", where, described, "Others use it; see nvidia-smi.")
     return Finding("note", "devices", where, described, "Use trainer=gpu.")
 
 
 def check_memory(shared: Path = Path("/dev/shm")) -> Iterator[Finding]:
     """Shared memory, through which loader processes hand over their batches."""
-    if not shared.is_dir() or (size := shutil.disk_usage(shared).total) >= _LITTLE_SHARED_MEMORY:
-        return
-    problem = f"{size / 2**20:.0f} MiB: loader processes die with a bus error when it is full"
-    advice = "Start the container with more (docker run --shm-size=8g), or train with workers=0."
-    yield Finding("warning", "shared memory", str(shared), problem, advice)
+    if shared.is_dir() and (size := shutil.disk_usage(shared).total) < _GIB:
+        problem = f"{size / 2**20:.0f} MiB: loader processes die with a bus error when it is full"
+        advice = (
+            "Start the container with more (docker run --shm-size=8g), or train with workers=0."
+        )
+        yield Finding("warning", "shared memory", str(shared), problem, advice)
 
 
 def check_disk(run_root: Path) -> Finding:
@@ -141,8 +120,8 @@ def check_disk(run_root: Path) -> Finding:
         return Finding("error", "disk", str(run_root), f"{folder} cannot be written to", advice)
     usage = shutil.disk_usage(folder)
     described = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free"
-    if usage.free >= _LITTLE_DISK:
+    if usage.free >= 5 * _GIB:
         return Finding("note", "disk", str(run_root), described)
     advice = "A run keeps checkpoints of some 10 to 400 MiB each, a crop cache takes gigabytes: make room."
-    severity = "error" if usage.free < _NEEDED_DISK else "warning"
+    severity = "error" if usage.free < _GIB / 4 else "warning"
     return Finding(severity, "disk", str(run_root), described, advice)

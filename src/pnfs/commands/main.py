@@ -1,13 +1,12 @@
 """The `pnfs` command: `pnfs COMMAND key=value ...`."""
 
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 
 import pnfs
-from pnfs.commands.quiet import quiet_libraries
+from pnfs.commands.output import outlive_reader
 
 COMMANDS: Mapping[str, str] = {
     "train": "search and train a network, then evaluate it; resumes what was interrupted",
@@ -23,21 +22,16 @@ COMMANDS: Mapping[str, str] = {
     "runs": "list runs with state, score and cost; compare two; one HTML page about all",
 }
 
-
-def usage() -> str:
-    """What `pnfs --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: pnfs COMMAND [key=value ...]",
-            "",
-            "Pose Neural Fabrics Search. Commands:",
-            *lines,
-            "",
-            "`pnfs COMMAND --help` shows the choices of every configuration group; `pnfs --version` the version.",
-        ]
-    )
+USAGE = "\n".join(
+    [
+        "usage: pnfs COMMAND [key=value ...]",
+        "",
+        "Pose Neural Fabrics Search. Commands:",
+        *(f"  {name:<8}  {summary}" for name, summary in COMMANDS.items()),
+        "",
+        "`pnfs COMMAND --help` shows the choices of every configuration group; `pnfs --version` the version.",
+    ]
+)
 
 
 def _completed_command(asked: str) -> str:
@@ -62,30 +56,24 @@ def _completed_command(asked: str) -> str:
 
 def main() -> None:
     """Entry point of the console command."""
+    outlive_reader()
     arguments = sys.argv[1:]
-    try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
-            print(usage())
-            sys.exit(0 if arguments else 2)
-        if arguments[0] == "--version":
-            print(f"pnfs {pnfs.__version__}")
-            return
-        if arguments[0] in ("-sc", "--shell_completion"):
-            arguments = [_completed_command(arguments[-1]), *arguments]
-        command, *rest = arguments
-        if command not in COMMANDS:
-            near = get_close_matches(command, COMMANDS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            print(f"pnfs: there is no command {command!r}{hint}\n\n{usage()}", file=sys.stderr)
-            sys.exit(2)
-        sys.argv = [f"pnfs {command}", *rest]
-        quiet_libraries()
-        # Not imported above: the list of commands comes at once, without waiting for Hydra.
-        from pnfs.commands.launch import start
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(f"pnfs {pnfs.__version__}")
+        return
+    if arguments[0] in ("-sc", "--shell_completion"):
+        arguments = [_completed_command(arguments[-1]), *arguments]
+    command, *rest = arguments
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"pnfs: there is no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"pnfs {command}", *rest]
+    # Not imported above: the list of commands comes at once, without waiting for Hydra.
+    from pnfs.commands.launch import start
 
-        start(command)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `pnfs runs | head`: who read the output has seen enough. Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    start(command)

@@ -47,9 +47,11 @@ class ValidationPictures(L.Callback):
         path = self.folder / f"epoch_{epoch:04d}.png"
         write_sheet(path, crops, matches, rows, ids)
         log_media(trainer.loggers, {"predictions while training": path}, epoch)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                _log_table(logger, crops, matches, rows, ids, epoch)
+        wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        lines = _lines(crops, matches, rows, ids, epoch) if wandb else []
+        for logger in wandb:
+            columns = ["picture", "id", "error", "epoch"]
+            logger.log_table("validation persons", columns=columns, data=lines)
 
 
 def predicted_rows(
@@ -67,14 +69,9 @@ def predicted_rows(
     return one_to_one(persons, predictions)
 
 
-def _log_table(
-    logger: WandbLogger,
-    crops: CropDataset,
-    matches: Matches,
-    rows: np.ndarray,
-    ids: list[str],
-    epoch: int,
-) -> None:
+def _lines(
+    crops: CropDataset, matches: Matches, rows: np.ndarray, ids: list[str], epoch: int
+) -> list[list]:
     import wandb  # An extra, not always installed.
 
     found, means = matches.errors.by_error()
@@ -85,5 +82,4 @@ def _log_table(
             path = Path(folder) / f"{len(lines)}.png"
             write_sheet(path, crops, matches, np.array([row]), [name])
             lines.append([wandb.Image(str(path)), name, errors.get(int(row)), epoch])
-        columns = ["picture", "id", "error", "epoch"]
-        logger.log_table("validation persons", columns=columns, data=lines)
+    return lines

@@ -15,10 +15,10 @@ from pnfs.commands.report import result_folder
 from pnfs.commands.score_tables import described
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
-from pnfs.inference import Predictor, choose_device
+from pnfs.inference import choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.frames import count_frames, read_frames
-from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs
+from pnfs.inference.inputs import counted_by_suffix, find_inputs
 from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, ResultFolder
 
@@ -30,13 +30,9 @@ _OF_THE_PREDICTOR = (
 
 
 def run(config: DictConfig) -> None:
-    """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named.
-
-    Raises:
-        UsageError: An input could not be used.
-    """
+    """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named."""
     settings = plain(config)
-    out = _folder(settings)
+    out, threshold = _folder(settings), settings["nms_threshold"]
     files, others = find_inputs(settings["input"], out)
     if others:
         _say(f"passed over, no known picture or video: {counted_by_suffix(others)}")
@@ -46,42 +42,9 @@ def run(config: DictConfig) -> None:
     predictor = load_predictor(
         settings["checkpoint"], build=build_network, **{k: settings[k] for k in _OF_THE_PREDICTOR}
     )
-    problems = _predict(settings, predictor, files, boxes, out)
-    if problems:
-        raise UsageError(
-            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
-            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
-        )
-
-
-def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
-    """Where the persons are, as the command line says.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    threshold, detector = settings["box_threshold"], settings["detector"]
-    if settings["boxes"] == "image":
-        return WholeImage()
-    if settings["boxes"] == "detector":
-        device = choose_device(settings["device"])
-        return PersonDetector(
-            detector["name"], weights=detector["weights"], threshold=threshold, device=device
-        )
-    return CocoBoxes(settings["boxes"], threshold=threshold, names=settings["box_names"])
-
-
-def _predict(
-    settings: Mapping[str, Any],
-    predictor: Predictor,
-    files: list[InputFile],
-    boxes: BoxSource,
-    out: Path,
-) -> list[str]:
-    """Writes all results; returns what could not be used."""
     problems: list[str] = []
     pictures = persons = duplicates = 0
-    threshold, computed = settings["nms_threshold"], runtime_of(predictor)
+    computed = runtime_of(predictor)
     kinds = {key: settings[key] for key in ("score_threshold", "overlays", "score_maps")}
     results = ResultFolder(out, skeleton=predictor.skeleton, computed=computed, **kinds)
     with Progress(console=console, disable=not console.is_terminal) as progress, results:
@@ -114,7 +77,22 @@ def _predict(
         if settings[what]:
             _say(f"{what.replace('_', ' ')}: {out / what}")
     _say(f"keypoints: {out / RESULT_FILE}")
-    return problems
+    if problems:
+        raise UsageError(
+            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
+            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
+        )
+
+
+def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
+    """Where the persons are, as the command line says."""
+    threshold, detector = settings["box_threshold"], settings["detector"]
+    if settings["boxes"] == "image":
+        return WholeImage()
+    if settings["boxes"] == "detector":
+        weights, device = detector["weights"], choose_device(settings["device"])
+        return PersonDetector(detector["name"], weights=weights, threshold=threshold, device=device)
+    return CocoBoxes(settings["boxes"], threshold=threshold, names=settings["box_names"])
 
 
 def _say(text: str) -> None:

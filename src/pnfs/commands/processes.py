@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.quiet import log_to, quiet_libraries
+from pnfs.commands.output import log_to, outlive_reader, quiet_libraries
 from pnfs.errors import PnfsError
 
 
@@ -28,14 +29,11 @@ class ProcessFailed(PnfsError):
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
-    """How many processes a trainer's configuration asks for.
-
-    Raises:
-        UsageError: Several machines, or ranks that another launcher has made already.
-    """
+    """How many processes a trainer's configuration asks for."""
     if trainer.get("num_nodes", 1) != 1:
         raise UsageError("trainer.num_nodes: a run uses the devices of one machine only")
-    if _is_rank_of_another_launcher():
+    world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if any(size.isdigit() and int(size) > 1 for size in world):
         raise UsageError(
             "started as one of several processes (torchrun, srun with several tasks): start `pnfs train` "
             "once; with trainer.devices=N it makes its processes itself"
@@ -45,28 +43,15 @@ def process_count(trainer: Mapping[str, Any]) -> int:
         return len(devices)
     if devices not in ("auto", "-1", -1):
         return int(devices)
-    if trainer.get("accelerator") == "cpu":
-        return 1
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
-def _is_rank_of_another_launcher() -> bool:
-    world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    return any(size.isdigit() and int(size) > 1 for size in world)
+    return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
 
 
 def run_in_processes(
     function: Callable[..., None], arguments: Mapping[str, Any], count: int, folder: Path
 ) -> None:
-    """Calls `function(**arguments)` in `count` new processes, and waits for all.
+    """Calls `function(**arguments)`, plain data, in `count` new processes, and waits for all.
 
-    Args:
-        function: Defined at the top level of a module.
-        arguments: Plain data.
-        count: Number of processes.
-        folder: The run's folder, for its log; `ranks` in it takes what all processes but the first print.
+    The run's `folder` takes the log, and in `ranks` what all processes but the first print.
 
     Raises:
         ProcessFailed: One of them failed or was killed; the others are stopped.
@@ -74,6 +59,8 @@ def run_in_processes(
     """
     logs = folder / "ranks"
     logs.mkdir(parents=True, exist_ok=True)
+    # The first process speaks for all.
+    elsewhere = dict.fromkeys(range(1, count), Std.ALL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -83,10 +70,7 @@ def run_in_processes(
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        # The first process speaks for all.
-        logs_specs=DefaultLogsSpecs(
-            log_dir=str(logs), redirects=dict.fromkeys(range(1, count), Std.ALL)
-        ),
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=elsewhere),
     )
     try:
         elastic_launch(config, _call)(function, dict(arguments), folder)
@@ -105,6 +89,7 @@ def run_in_processes(
 def _call(function: Callable[..., None], arguments: Mapping[str, Any], folder: Path) -> None:
     """What each of the processes does."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    outlive_reader()
     if os.environ["RANK"] == "0":
         log_to(folder / "train.log")
     quiet_libraries()

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.score_tables import described, joint_table, score_table
+from pnfs.commands.score_tables import described, score_table
 from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
@@ -23,17 +23,13 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import OCCLUDED, UNLABELLED
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result
 from pnfs.runs.wandb_run import finished_wandb
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import (
-    plot_curves,
-    plot_error_curve,
-    plot_joint_rates,
-)
+from pnfs.viz.curves import plot_curves, plot_error_curve, plot_joint_rates
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
@@ -52,15 +48,10 @@ def report(
     settings: Mapping[str, Any],
     module: PoseModule | ScoredPredictor | None = None,
 ) -> None:
-    """Prints, writes, draws and logs what an evaluation found.
+    """Prints, writes into `folder`, draws and logs what an evaluation found.
 
-    Args:
-        record: What `result.json` is to hold; rates by joint are added.
-        folder: Where everything goes.
-        data: The predicted persons.
-        matches: The labelled persons and their predictions.
-        settings: Settings of the command.
-        module: What predicted them; None for a file of predictions.
+    `record` is what `result.json` is to hold; rates by joint are added. `module`, None for a file of predictions,
+    predicted the persons of `data`, which `matches` brings together with the labels.
     """
     source, split, errors = data.source, settings["split"], matches.errors
     metric = source.metric(split)
@@ -86,8 +77,6 @@ def report(
             console.print(
                 f"{unsized:,} persons have no size to measure errors by: they are not scored"
             )
-        if "by_joint" in record:
-            console.print(joint_table(record["by_joint"]))
     pictures = write_pictures(module, data, folder, split, matches.predictions)
     if criterion is not None:
         pictures |= _score_pictures(data, folder, split, matches, criterion)
@@ -112,12 +101,11 @@ def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Pa
 @contextmanager
 def _loggers(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger]]:
     """The loggers that the logger group names, ended with the block."""
-    loggers: list[Logger] = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, entry in entries.items():
-        label = f"{folder.parent.name}-{folder.name}"
-        extra = {"name": label, "job_type": "evaluate"} if name == "wandb" else {}
-        loggers.append(instantiate(entry, save_dir=str(folder), **extra))
+    wandb = {"name": f"{folder.parent.name}-{folder.name}", "job_type": "evaluate"}
+    loggers: list[Logger] = [
+        instantiate(entry, save_dir=str(folder), **(wandb if name == "wandb" else {}))
+        for name, entry in entries.items()
+    ]
     with finished_wandb(loggers):
         try:
             yield loggers
@@ -127,12 +115,9 @@ def _loggers(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger]]
 
 
 def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:
-    """Hands pictures to the loggers that show any: Weights & Biases and TensorBoard.
+    """Hands pictures, title -> file, to the loggers that show any: Weights & Biases and TensorBoard.
 
-    Args:
-        loggers: Others are passed over.
-        pictures: Title -> file; files that are no PNG are passed over.
-        step: Where they stand in the run.
+    Files that are no PNG are passed over.
     """
     shown = {what: path for what, path in pictures.items() if path.suffix == ".png"}
     for logger in loggers:
@@ -194,48 +179,37 @@ def _score_pictures(
     """Worst and best persons, rates by joint and visibility, and errors over thresholds."""
     title, errors, ids = matches.labels.name, matches.errors, matches.labels.ids
     rows, means = errors.by_error()
-    written: dict[str, Path] = {}
-
-    def file(what: str) -> Path:
-        written[what] = folder / f"{what}_{split}.png"
-        return written[what]
-
-    if len(rows):
-        for what, step in (("worst", -1), ("best", 1)):
-            chosen, chosen_means = rows[::step][:SHEET_SIZE], means[::step][:SHEET_SIZE]
-            captions = [
-                f"{id_}  error {e:.2f}" for id_, e in zip(ids[chosen], chosen_means, strict=True)
-            ]
-            write_sheet(file(what), data.dataset(split), matches, chosen, captions)
-    plot_joint_rates(file("joints"), errors, criterion, title)
+    sheets = {"worst": slice(-1, -SHEET_SIZE - 1, -1), "best": slice(SHEET_SIZE)}
+    names = [*(sheets if len(rows) else ()), "joints", "curve"]
     # Most datasets do not tell occluded from visible joints.
-    if (errors.visibility == OCCLUDED).any():
-        plot_joint_rates(file("visibility"), errors, criterion, title, by_visibility=True)
-    plot_error_curve(file("curve"), errors, criterion, title)
+    names += ["visibility"] if (errors.visibility == OCCLUDED).any() else []
+    written = {name: folder / f"{name}_{split}.png" for name in names}
+    for name, path in written.items():
+        if name in sheets:
+            chosen = rows[sheets[name]]
+            pairs = zip(ids[chosen], means[sheets[name]], strict=True)
+            captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
+            write_sheet(path, data.dataset(split), matches, chosen, captions)
+        elif name == "curve":
+            plot_error_curve(path, errors, criterion, title)
+        else:
+            by_visibility = name == "visibility"
+            plot_joint_rates(path, errors, criterion, title, by_visibility=by_visibility)
     return written
 
 
 def write_sheet(
     path: Path, crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
 ) -> None:
-    """Writes a contact sheet of labelled persons who have a prediction, in the order given.
-
-    Args:
-        path: The picture.
-        crops: The crops of the predicted persons.
-        matches: All labelled persons and their predictions.
-        rows: Rows of the labelled persons.
-        captions: One for each of them.
-    """
+    """Writes a contact sheet of labelled persons, `rows` of the matches, who have a prediction."""
     labels, predictions = matches.labels, matches.predictions
     matched = matches.rows[rows]
     samples = [crops[int(row)] for row in matched]
     to_crop = [invert(np.asarray(sample["to_image"], np.float64)) for sample in samples]
 
     def placed(joints: np.ndarray) -> np.ndarray:
-        return np.stack([
-            apply(m, j) for m, j in zip(to_crop, joints.astype(np.float64), strict=True)
-        ])  # fmt: skip
+        pairs = zip(to_crop, joints.astype(np.float64), strict=True)
+        return np.stack([apply(matrix, each) for matrix, each in pairs])
 
     sheet = pose_sheet(
         [np.asarray(sample["image"]) for sample in samples],

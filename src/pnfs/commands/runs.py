@@ -1,11 +1,10 @@
 """`pnfs runs`: lists runs, compares two, or writes one HTML page about all."""
 
-import csv
 import json
 import math
-import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pnfs.commands.configuration import UsageError, plain
-from pnfs.commands.run_cards import ABSENT, card_of, filtered, flat, page_cards
+from pnfs.commands.keys import flat
 from pnfs.runs.finding import Run, find_runs
 from pnfs.runs.identity import defining_part
 from pnfs.viz.cards import RunCard, duration, giga, millions, percent
@@ -23,17 +22,12 @@ from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 # Colours of a terminal, as the numbers that switch them on.
 COLOURS = {"finished": "32", "running": "36", "interrupted": "33", "failed": "1;31"}
 
-ORDERS: Mapping[str, Callable[[RunCard], Any]] = {
-    "path": lambda card: card.run,
-    "score": lambda card: math.inf if card.score is None else -card.score,
-    "seconds": lambda card: math.inf if card.seconds is None else card.seconds,
-    "macs": lambda card: math.inf if card.macs is None else card.macs,
-}
-FORMATS = ("table", "csv", "json")
 COLUMNS = ("run", "state", "score", "score_name", "parameters", "live_parameters", "macs", "seconds",
            "seed", "what", "cause")  # fmt: skip
-_NARROW = 30
-"""Less room than this beside the numbers: what a run is stands below them."""
+PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.png"}
+ABSENT = "absent"
+_MOST_DIFFERENCES = 8
+_LONGEST_VALUE = 60
 
 console = Console()
 
@@ -43,9 +37,8 @@ def run(config: DictConfig) -> None:
     root = Path(own["run_root"]).expanduser()
     if not root.is_dir():
         raise UsageError(f"{root}: there is no such folder; set run_root=<folder of runs>")
-    for key, choices in (("sort", tuple(ORDERS)), ("format", FORMATS)):
-        if own[key] not in choices:
-            raise UsageError(f"{key}={own[key]}: choose one of {', '.join(choices)}")
+    if own["format"] not in ("table", "csv", "json"):
+        raise UsageError(f"format={own['format']}: choose table, csv or json")
     runs = find_runs(root)
     if own["compare"] is not None:
         console.print(comparison(*_two(runs, own["compare"])))
@@ -54,53 +47,78 @@ def run(config: DictConfig) -> None:
     if own["html"] is not None:
         write_page(runs, root, Path(own["html"]).expanduser(), own["pictured"])
         return
-    cards = sorted((card_of(run, root) for run in runs), key=ORDERS[own["sort"]])
+    cards, by = [card_of(run, root) for run in runs], own["sort"]
+    if by != "path":
+        # The highest score, but the shortest and the cheapest first; what is not known, last.
+        sign = -1 if by == "score" else 1
+        values = {card.run: getattr(card, by) for card in cards}
+        cards.sort(key=lambda c: math.inf if values[c.run] is None else sign * values[c.run])
     if own["format"] == "table":
         print(f"{len(cards)} runs below {root}")
         colours = console.is_terminal and not console.no_color
         print(*run_lines(cards, console.width, colours), sep="\n")
     else:
-        write_cards(cards, own["format"])
+        print(written_cards(cards, own["format"]).rstrip())
 
 
-def write_page(runs: Sequence[Run], root: Path, path: Path, pictured: int) -> None:
-    """Writes the page about these runs."""
-    # Here and not above: a list need not wait for what draws.
-    from pnfs.viz.runs_page import runs_page
+def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
+    """The runs whose configuration has all these values; "state" is the run's own."""
+    if not isinstance(conditions, Mapping):
+        # What a shell makes of braces that are not quoted.
+        raise UsageError(f"filter={conditions}: quote it: 'filter={{key:value,key:value}}'")
+    values = [flat(run.config) | {"state": run.status} for run in runs]
+    for key in conditions:
+        if runs and not any(key in each for each in values):
+            raise UsageError(f"filter: no run has the key {key}")
+    return [
+        run
+        for run, each in zip(runs, values, strict=True)
+        if all(each.get(key, ABSENT) == wanted for key, wanted in conditions.items())
+    ]
 
-    if not runs:
-        raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>, or filter")
-    page, problems = runs_page(
-        page_cards(runs, root),
-        title="Pose fabrics: runs",
-        subtitle=f"{len(runs)} runs below {root}",
-        pictured=pictured,
+
+# --- the list
+
+
+def card_of(run: Run, root: Path) -> RunCard:
+    """What its record, or in want of one its state, says about a run."""
+    record = run.record or {}
+    cost, scores = record.get("cost", {}), record.get("scores", {})
+    model = run.config.get("model", {})
+    words = [_class(run.config.get("dataset")), _class(model), _class(model.get("backbone"))]
+    words += [f"P={len(model['parts'])}"] if model.get("parts") else []
+    words += [f"d={model['vector_dim']}"] if "vector_dim" in model else []
+    words += [_class(run.config.get("strategy")), f"seed {run.config.get('seed')}"]
+    return RunCard(
+        run=run.folder.relative_to(root).as_posix(),
+        state=run.status,
+        score=_number(record.get("score")),
+        score_name=record.get("primary") or next(iter(scores), ""),
+        scores={name: _number(score) for name, score in scores.items()},
+        parameters=cost.get("parameters"),
+        live_parameters=cost.get("live_parameters"),
+        macs=cost.get("macs"),
+        seconds=record.get("seconds"),
+        seed=run.config.get("seed"),
+        what=" ".join(word for word in words if word),
+        cause=run.cause,
     )
-    for problem in problems:
-        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    print(f"{len(runs)} runs: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def write_cards(cards: Sequence[RunCard], form: str) -> None:
-    """To standard output: JSON with all scores, null for what is not known; or CSV, with blank cells."""
-    entries = [{name: getattr(card, name) for name in (*COLUMNS, "scores")} for card in cards]
-    if form == "json":
-        print(json.dumps(entries, indent=1, allow_nan=False))
-        return
-    writer: csv.DictWriter[str] = csv.DictWriter(
-        sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(entries)
+def _class(node: Any) -> str:
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return str(target).rsplit(".", 1)[-1] if target else ""
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def run_lines(cards: Sequence[RunCard], width: int, colours: bool = False) -> list[str]:
     """A header and one entry a run, in colours on request.
 
-    Paths are never cut. What a run is, or why it failed, stands beside the numbers where `width` characters leave
-    room for it, else below them.
+    Paths are never cut. What a run is, or why it failed, stands below the numbers where `width` characters have no
+    room for it beside them.
     """
     rows = [["run", "state", "score", "params", "MACs", "duration"]]
     rows += [
@@ -110,22 +128,33 @@ def run_lines(cards: Sequence[RunCard], width: int, colours: bool = False) -> li
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     used = sum(widths) + 2 * len(widths)
-    beside = width - used >= _NARROW
-    indent = used if beside else 4
-    texts = ["what it is, or why it failed" if beside else ""]
-    texts += [(card.cause if card.state == "failed" else card.what) or "" for card in cards]
+    texts = [(card.cause if card.state == "failed" else card.what) or "" for card in cards]
     lines = []
-    for (run, state, *numbers), text in zip(rows, texts, strict=True):
+    for (run, state, *numbers), text in zip(rows, ["", *texts], strict=True):
         shown = f"{state:<{widths[1]}}"
         if colours and state in COLOURS:
             shown = f"\033[{COLOURS[state]}m{shown}\033[0m"
         cells = [f"{cell:>{size}}" for cell, size in zip(numbers, widths[2:], strict=True)]
-        line = "  ".join([f"{run:<{widths[0]}}", shown, *cells])
-        told = textwrap.wrap(text, max(width - indent, 20))
-        if beside:
-            line, told = f"{line}  {told[0] if told else ''}", told[1:]
-        lines += [line.rstrip(), *(f"{'':{indent}}{part}" for part in told)]
+        beside = used + len(text) <= width
+        line = "  ".join([f"{run:<{widths[0]}}", shown, *cells, text if beside else ""])
+        below = [] if beside else textwrap.wrap(text, max(width - 4, 20))
+        lines += [line.rstrip(), *(f"    {part}" for part in below)]
     return lines
+
+
+def written_cards(cards: Sequence[RunCard], form: str) -> str:
+    """JSON with all scores, null for what is not known; or CSV, with blank cells."""
+    import pandas as pd  # Here and not above: a list need not wait for it.
+
+    names = [*COLUMNS, "scores"] if form == "json" else COLUMNS
+    rows = [{name: getattr(card, name) for name in names} for card in cards]
+    table = pd.DataFrame(rows, columns=[*names], dtype=object)
+    return (
+        table.to_json(orient="records", indent=1) if form == "json" else table.to_csv(index=False)
+    )
+
+
+# --- two runs
 
 
 def _two(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
@@ -133,9 +162,7 @@ def _two(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
         raise UsageError("compare: name two runs, compare=[1a2b3c4d,5e6f7a8b]")
     chosen = []
     for name in map(str, names):
-        found = [
-            run for run in runs if run.folder.name.startswith(name) or run.folder == Path(name)
-        ]
+        found = [r for r in runs if r.folder.name.startswith(name) or r.folder == Path(name)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs: {[str(r.folder) for r in found]}"
             raise UsageError(f"compare: {name!r} names {what}")
@@ -145,15 +172,17 @@ def _two(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
 
 def comparison(one: Run, other: Run) -> Table:
     """The keys whose values differ, and the scores; keys that define the run come first."""
-    table = Table(title="what differs", title_justify="left")
-    table.add_column("key")
-    for run in (one, other):
+    runs = (one, other)
+    table = Table("key", title="what differs", title_justify="left")
+    for run in runs:
         table.add_column(str(run.folder), overflow="fold")
-    persons = [flat({"persons": (run.identity or {}).get("persons", {})}) for run in (one, other)]
-    first, second = flat(one.config) | persons[0], flat(other.config) | persons[1]
-    defining = {*persons[0], *persons[1]}
-    for run in (one, other):
-        defining |= set(flat(defining_part(run.config)))
+    persons = [{"persons": (run.identity or {}).get("persons", {})} for run in runs]
+    defining = {
+        key
+        for run, read in zip(runs, persons, strict=True)
+        for key in _leaves(defining_part(run.config) | read)
+    }
+    first, second = (_leaves({**r.config, **p}) for r, p in zip(runs, persons, strict=True))
     keys = dict.fromkeys([*first, *second])
     differing = [key for key in keys if first.get(key, ABSENT) != second.get(key, ABSENT)]
     for key in sorted(differing, key=lambda key: (key not in defining, key)):
@@ -161,8 +190,116 @@ def comparison(one: Run, other: Run) -> Table:
         table.add_row(label, *(escape(str(each.get(key, "–"))) for each in (first, second)))
     table.add_section()
     table.add_row("state", one.status, other.status)
-    scores = [(run.record or {}).get("scores", {}) for run in (one, other)]
+    scores = [(run.record or {}).get("scores", {}) for run in runs]
     for name in dict.fromkeys(name for each in scores for name in each if "/" not in name):
         values = (each.get(name) for each in scores)
         table.add_row(name, *("–" if v is None else f"{v:.2f}" for v in values), style="bold")
     return table
+
+
+def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value; lists are values."""
+    return {k: v for k, v in flat(tree).items() if not (isinstance(v, dict) and v)}
+
+
+# --- the page
+
+
+def write_page(runs: Sequence[Run], root: Path, path: Path, pictured: int) -> None:
+    """Writes the page about these runs."""
+    # Here and not above: a list need not wait for what draws.
+    from pnfs.viz.runs_page import runs_page
+
+    if not runs:
+        raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>, or filter")
+    subtitle = f"{len(runs)} runs below {root}"
+    cards = page_cards(runs, root)
+    page, problems = runs_page(
+        cards, title="Pose fabrics: runs", subtitle=subtitle, pictured=pictured
+    )
+    for problem in problems:
+        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    print(f"{len(runs)} runs: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
+    """What the page says about each run: also its row, and what it draws."""
+    cards = []
+    for run, differing in zip(runs, _differences(runs), strict=True):
+        name, dataset = str(run.config.get("name", "")), run.config.get("dataset", {})
+        # Data and strategies draw by the run's seed too, unless one is set for them.
+        seed = str(run.config.get("seed"))
+        row = {
+            key: value
+            for key, value in differing.items()
+            if key.split(".")[-1] != "seed" or value != seed
+        }
+        shown = ", ".join(f"{key}={value}" for key, value in _shortened(row).items())
+        metrics = run.folder / "metrics.csv"
+        pictures = {what: run.folder / file for what, file in PICTURES.items()}
+        cards.append(
+            replace(
+                card_of(run, root),
+                # Scores of one dataset and skeleton may stand on one axis.
+                benchmark=", ".join(filter(None, (_class(dataset), dataset.get("skeleton")))),
+                row=json.dumps([name, row]),
+                label=f"{name}: {shown}" if shown else name,
+                differences=_shortened(differing),
+                # An empty one is of a run that stopped before the first epoch was over.
+                metrics=metrics if metrics.is_file() and metrics.stat().st_size else None,
+                pictures={what: path for what, path in pictures.items() if path.is_file()},
+            )
+        )
+    return cards
+
+
+def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """For each run, the defining values by which the runs of its experiment differ.
+
+    Where they differ in much, only those that are not the experiment's most common ones.
+    """
+    import pandas as pd  # As above.
+
+    values = [_defining_values(run) for run in runs]
+    table = pd.DataFrame(values, dtype=object).fillna(ABSENT)
+    found: list[dict[str, str]] = [{} for _ in runs]
+    names = [str(run.config.get("name")) for run in runs]
+    for _, members in table.groupby(names):
+        differing = members.loc[:, members.nunique() > 1]
+        many = len(differing.columns) > _MOST_DIFFERENCES
+        unsaid = differing.mode().iloc[0] if many else None
+        for n, row in differing.iterrows():
+            found[int(str(n))] = dict(row if unsaid is None else row[row != unsaid])
+    return found
+
+
+def _defining_values(run: Run) -> dict[str, str]:
+    """Dotted key -> text of what makes the run the run it is; parts and operations by their names."""
+    defining = defining_part(run.config) if run.identity is None else run.identity
+    # A few digits of the digests of persons tell them apart.
+    return {
+        key: str(value)[:8] if key.startswith("persons.") else str(value)
+        for key, value in _leaves(_named(defining)).items()
+    }
+
+
+def _named(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: ", ".join(value)
+        if key in ("parts", "operations") and isinstance(value, dict)
+        else _named(value)
+        for key, value in tree.items()
+    }
+
+
+def _shortened(values: Mapping[str, str]) -> dict[str, str]:
+    shown = {
+        key: text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+        for key, text in list(values.items())[:_MOST_DIFFERENCES]
+    }
+    further = len(values) - len(shown)
+    return shown | ({"further keys": str(further)} if further else {})

@@ -13,7 +13,7 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation.person_metric import Columns, PersonMetric
-from pnfs.inference.scored import ScoredPredictor
+from pnfs.inference.predictor import ScoredPredictor
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 
@@ -25,25 +25,15 @@ _COMPUTING = (
 
 
 class PredictionCollector(PersonMetric):
-    """Gathers predicted joints from all processes; has no score.
-
-    Attributes:
-        predictions: Those of the last `compute`, each sample once, in the samples' order.
-    """
+    """Gathers predicted joints from all processes; has no score."""
 
     predictions: Predictions
+    """Those of the last `compute`, each sample once, in the samples' order."""
 
     def score(self, persons: Columns) -> dict[str, float]:
         locations, scores = (persons[name].astype(np.float32) for name in self.columns)
         self.predictions = Predictions(locations, scores)
         return {}
-
-
-def score(
-    module: PoseModule, data: PoseDataModule, trainer: Mapping[str, Any], split: str
-) -> dict[str, float]:
-    """Scores of a split, name -> value, the one that counts first."""
-    return score_and_predict(module, data, trainer, split)[0]
 
 
 def score_and_predict(
@@ -78,11 +68,7 @@ def score_and_predict(
 
 
 def require_whole_split(trainer: Mapping[str, Any]) -> None:
-    """Refuses keys that would score a part of the split, and could not be told from a score of all.
-
-    Raises:
-        UsageError: Names the key.
-    """
+    """Refuses keys that would score a part of the split, and could not be told from a score of all."""
     for key, value in trainer.items():
         limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
         if limits and value is not None:

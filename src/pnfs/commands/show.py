@@ -16,33 +16,25 @@ console = Console()
 
 def run(config: DictConfig) -> None:
     settings = plain(config)
-    asked = Path(settings["checkpoint"]).expanduser()
-    architecture = read_architecture(asked)
-    folder = Path(settings["out"]) if settings["out"] else _folder_of(asked)
-    folder.mkdir(parents=True, exist_ok=True)
     suffix = settings["format"]
     if suffix not in ("png", "svg"):
-        raise UsageError(f"format must be png or svg, got {suffix!r}")
-    pictures = [("subnetworks", folder / f"architecture.{suffix}")]
-    draw_fabrics(architecture, pictures[0][1])
+        raise UsageError(f"format={suffix}: choose png or svg")
+    asked = Path(settings["checkpoint"]).expanduser()
+    architecture = read_architecture(asked)
+    # The run's folder of a checkpoint, JSON file, or the folder itself.
+    parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
+    run_folder = asked if asked.is_dir() else parent
+    folder = Path(settings["out"]) if settings["out"] else run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {"subnetworks": folder / f"architecture.{suffix}"}
+    draw_fabrics(architecture, written["subnetworks"])
     if architecture.backbone is not None:
-        pictures.append(("backbone", folder / f"architecture_backbone.{suffix}"))
-        draw_fabrics(architecture, pictures[1][1], fabrics="backbone")
-    history = _folder_of(asked) / TRAJECTORY
-    if history.is_file():
-        trajectory = read_trajectory(history)
-        pictures.append(("trajectory", folder / f"trajectory.{suffix}"))
-        plot_trajectory(
-            list(trajectory.values()),
-            pictures[-1][1],
-            epochs=[epoch + 1 for epoch in trajectory],
-        )
-    for what, picture in pictures:
+        written["backbone"] = folder / f"architecture_backbone.{suffix}"
+        draw_fabrics(architecture, written["backbone"], fabrics="backbone")
+    if (run_folder / TRAJECTORY).is_file():
+        trajectory = read_trajectory(run_folder / TRAJECTORY)
+        written["trajectory"] = folder / f"trajectory.{suffix}"
+        epochs = [epoch + 1 for epoch in trajectory]
+        plot_trajectory(list(trajectory.values()), written["trajectory"], epochs=epochs)
+    for what, picture in written.items():
         console.print(f"{what}: {picture}", soft_wrap=True)
-
-
-def _folder_of(path: Path) -> Path:
-    """The run's folder of a checkpoint, JSON file, or the folder itself."""
-    if path.is_dir():
-        return path
-    return path.parent.parent if path.parent.name == "checkpoints" else path.parent

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pnfs.commands.configuration import UsageError
-from pnfs.commands.rows import Rows, experiments_folder
+from pnfs.commands.configuration import UsageError, experiments_folder, plain
 from pnfs.reproduce.figures import FIGURES, draw_table
 from pnfs.reproduce.page import tables, write_table
-from pnfs.reproduce.results import find_results, kept_results
+from pnfs.reproduce.results import RowError, find_results, kept_results
 from pnfs.reproduce.targets import read_target, target_names
 from pnfs.runs.finding import find_runs
 
@@ -56,11 +59,7 @@ def run(config: DictConfig) -> None:
 
 
 def for_the_rows(overrides: Sequence[str]) -> list[str]:
-    """The overrides that `pnfs train` was given with every row.
-
-    Raises:
-        UsageError: One would make rows the same run.
-    """
+    """The overrides that `pnfs train` was given with every row."""
     names = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
     for name in names.values():
         if name in ("seed", "experiment", "initial"):
@@ -68,19 +67,40 @@ def for_the_rows(overrides: Sequence[str]) -> list[str]:
     return [o for o, name in names.items() if name.replace("/", ".").split(".")[0] not in OWN_KEYS]
 
 
+class Rows:
+    """The configurations of a table's rows, files of `conf/experiment/<table>/`, as `pnfs train` resolves them."""
+
+    def __init__(self, table: str, overrides: Sequence[str]) -> None:
+        self._table, self._overrides = table, list(overrides)
+        self._composed: dict[str, DictConfig] = {}
+
+    def settings(self, row: str, seed: int) -> dict[str, Any]:
+        """The resolved configuration of a row with a seed.
+
+        Raises:
+            RowError: The overrides do not go with this row.
+        """
+        try:
+            if row not in self._composed:
+                experiment = f"experiment={self._table}/{row}"
+                self._composed[row] = compose("train", [experiment, *self._overrides])
+            config = self._composed[row].copy()
+            OmegaConf.update(config, "seed", seed)
+            # Their hash would read the dataset.
+            config.run_name = config.run_dir = ""
+            return plain(config)
+        except (HydraException, OmegaConfBaseException, UsageError) as error:
+            raise RowError(" ".join(str(error).split())) from None
+
+
 def summary(title: str, text: pd.DataFrame) -> Table:
     """What the terminal shows of a table of a page: its first scores and its costs, one line a row."""
     names = [str(name) for name in text]
-    firsts = [
-        next((n for n in names if n.startswith(start)), "") for start in ("paper: ", "ours (")
-    ]
-    shown = [
-        n
-        for n in (*firsts, "ours: live parameters (M)", "ours: MACs (G, 10^9)", "seeds")
-        if n in names
-    ]
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("", overflow="fold")
+    starts = ("paper: ", "ours (", "ours: live parameters (M)", "ours: MACs (G, 10^9)", "seeds")
+    firsts = [[name for name in names if name.startswith(start)][:1] for start in starts]
+    shown = [name for first in firsts for name in first]
+    table = Table("", title=escape(title), title_justify="left")
+    table.columns[0].overflow = "fold"
     for name in shown:
         table.add_column(escape(name), justify="right")
     for label, row in text[shown].iterrows():

@@ -7,60 +7,49 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
 
-from pnfs.commands.building import build_data, build_training
-from pnfs.commands.checks import check_settings, require_labels
-from pnfs.commands.configuration import plain
-from pnfs.commands.outcome import keep_record, main_score, show_scores, training_record
+from pnfs.commands.building import build_module
+from pnfs.commands.configuration import persons_of, plain, training_source
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.report import write_pictures
-from pnfs.commands.resolvers import persons_of, training_source
-from pnfs.commands.scoring import evaluation_choices, score, score_and_predict
-from pnfs.commands.trainer import build_loggers, fit, newest_whole, what_is_left
-from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
+from pnfs.commands.report import log_media, write_pictures
+from pnfs.commands.score_tables import described, score_table
+from pnfs.commands.scoring import evaluation_choices, score_and_predict
+from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
+from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
+from pnfs.data.module import PoseDataModule
+from pnfs.models.cost import measure_cost
 from pnfs.runs.identity import require_same, run_identity
-from pnfs.runs.record import RESULT, read_result
-from pnfs.runs.state import (
-    LAST_CHECKPOINT,
-    UnfinishedError,
-    clear,
-    held_run,
-    keep_failure,
-    kept_state,
-)
-from pnfs.runs.wandb_run import finished_wandb
+from pnfs.runs.record import RESULT, provenance, read_result, write_result
+from pnfs.runs.state import LAST_CHECKPOINT, UnfinishedError, clear, held_run, kept_state
+from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training.checkpoints import IDENTITY_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.keeping import why_unfinished
+from pnfs.training.module import PoseModule
 
+console = Console()
 log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig) -> float:
-    """Runs one configuration; returns its score, which a sweeper may maximise."""
+    """Runs one configuration; returns its score, which a sweeper may maximise: nan where it has none."""
     settings = plain(config)
     check_settings(settings)
     folder = Path(settings["run_dir"])
     if settings["trainer"].get("fast_dev_run"):
         return _try_out(settings)
     identity = run_identity(settings, persons_of(settings))
-    finished = None if settings["restart"] else _finished_before(settings, identity)
-    if finished is not None:
-        return main_score(finished)
+    # Waits for another process that trains it, and then takes its result.
     with held_run(folder):
-        # Another process may have trained it meanwhile.
-        finished = None if settings["restart"] else _finished_before(settings, identity)
-        if finished is not None:
-            return main_score(finished)
         if settings["restart"]:
             clear(folder)
-        try:
-            require_labels(training_source(settings))
-        except Exception as error:
-            keep_failure(folder, settings, error)
-            raise
-        return main_score(_train_and_keep(settings, identity))
+        record = _finished_before(settings, identity) or _train_and_keep(settings, identity)
+    return math.nan if record["score"] is None else float(record["score"])
 
 
 def _finished_before(
@@ -71,7 +60,7 @@ def _finished_before(
     if record is not None:
         require_same(folder / RESULT, record.get("identity"), identity)
         log.info("finished before: %s (restart=true trains it again)", folder)
-        show_scores(settings, {"trained": record["scores"]})
+        _show_scores(settings, {"trained": record["scores"]})
     return record
 
 
@@ -84,6 +73,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
     folder = Path(settings["run_dir"])
     with kept_state(folder, settings, identity) as earlier_seconds:
         log.info("run folder: %s", folder)
+        require_labels(training_source(settings))
         last = folder / LAST_CHECKPOINT
         if last.is_file():
             whole = newest_whole(folder)
@@ -96,8 +86,21 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             run_in_processes(train_one, job, processes, folder)
         record = read_result(folder)
         if record is None:
-            raise UnfinishedError(what_is_left(settings, folder))
+            kept = read_checkpoint(newest_whole(folder), builds=()) if last.is_file() else {}
+            raise UnfinishedError(_what_is_left(settings, kept.get("epoch", -1) + 1))
     return record
+
+
+def _what_is_left(settings: Mapping[str, Any], done: int) -> str:
+    """What a run that was stopped after `done` epochs has trained, and how to continue."""
+    epochs, steps = settings["trainer"]["max_epochs"], settings["trainer"].get("max_steps", -1)
+    advice = "the same command resumes it"
+    if steps not in (None, -1):
+        advice = f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
+    return (
+        f"{settings['run_dir']}: not finished, {done} of {epochs} epochs are trained and nothing is scored; "
+        f"{advice}"
+    )
 
 
 def train_one(
@@ -111,11 +114,11 @@ def train_one(
     source = training_source(settings)
     loggers = build_loggers(settings)
     with finished_wandb(loggers):
-        data, module = build_training(settings, source)
-        final = data if data.source is source else build_data(settings, source)
+        data, module = _data_and_module(settings, source)
+        final = data if data.source is source else _build_data(settings, source)
         untrained: dict[str, float] = {}
         if settings["evaluate_untrained"]:
-            untrained = score(module, final, settings["trainer"], "val")
+            untrained = score_and_predict(module, final, settings["trainer"], "val")[0]
         fit(settings, module, data, loggers, identity)
         stopped = why_unfinished(module.trainer)
         if stopped is not None:
@@ -133,10 +136,34 @@ def train_one(
         choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
         if final is not data:
             choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
-        seconds = time.monotonic() - started
-        record = training_record(settings, module, source, scores, untrained, seconds, choices)
+        record = {
+            "name": settings["name"],
+            "seed": settings["seed"],
+            "kind": "train",
+            "primary": next(iter(scores)),
+            "score": next(iter(scores.values())),
+            "scores": scores,
+            "untrained_scores": untrained,
+            "evaluated_with": choices,
+            "cost": _cost(module, settings["input_size"]),
+            "seconds": round(time.monotonic() - started, 1),
+            **provenance(settings["trainer"]["accelerator"]),
+            "config": settings,
+            "data": {split: source.persons(split).account() for split in ("train", "val")},
+        }
+        # Scores are safe before anything else is written that may fail.
+        write_result(folder, record | {"identity": identity})
         pictures = write_pictures(module, final, folder, "val", predictions)
-        keep_record(folder, record, identity, loggers, pictures)
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_record(record, folder)
+        log_media(loggers, pictures, settings["trainer"]["max_epochs"])
+        columns = {"untrained": untrained, "trained": scores}
+        _show_scores(settings, {name: column for name, column in columns.items() if column})
+        console.print(described(choices))
+        for what, path in pictures.items():
+            log.info("%s: %s", what, path)
+        log.info("%s: %s; record: %s", record["primary"], record["score"], folder / RESULT)
 
 
 def _try_out(settings: dict[str, Any]) -> float:
@@ -144,7 +171,48 @@ def _try_out(settings: dict[str, Any]) -> float:
     settings = settings | {"trainer": settings["trainer"] | {"devices": 1, "strategy": "auto"}}
     source = training_source(settings)
     require_labels(source)
-    data, module = build_training(settings, source)
+    data, module = _data_and_module(settings, source)
     fit(settings, module, data, build_loggers(settings), {})
     log.info("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
     return math.nan
+
+
+def _data_and_module(
+    settings: dict[str, Any], source: PoseDataset
+) -> tuple[PoseDataModule, PoseModule]:
+    """Data and network of a run, both as its seed makes them."""
+    L.seed_everything(settings["seed"], workers=True, verbose=False)
+    # Problems of the data show before anything is built.
+    for split in ("train", "val"):
+        log.info(source.persons(split).described())
+    # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
+    watched = source.in_labelled_boxes()
+    if watched is not source:
+        log.info("validation while training: ground-truth boxes; final score: detected boxes")
+    return _build_data(settings, watched), build_module(settings, watched)
+
+
+def _build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
+    augmentation = settings["augmentation"]
+    return instantiate(settings["data"], source=source, augmentation=augmentation, _convert_="all")
+
+
+def _cost(module: PoseModule, input_size: tuple[int, int]) -> dict[str, int]:
+    network, size = module.network, (input_size[0], input_size[1])
+    cost = measure_cost(network, size)
+    # The summary in public pose code, and so the paper, counts transposed convolutions another way.
+    transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
+    return {
+        "parameters": cost.parameters,
+        "live_parameters": cost.live_parameters,
+        "macs": cost.macs,
+        "macs_by_output": measure_cost(network, size, "output").macs if transposed else cost.macs,
+    }
+
+
+def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints a table of scores: column -> metric -> score."""
+    target = settings["dataset"]["_target_"].rsplit(".", 1)[-1]
+    model = settings["model"]
+    what = f"P={len(model['parts'])}" if "parts" in model else model["_target_"].rsplit(".", 1)[-1]
+    console.print(score_table(f"{target} val, {what}, flip test", columns))

@@ -1,4 +1,4 @@
-"""The trainer of a run, as its groups describe it, and how it is called."""
+"""What a training needs, looked at first; the trainer, as its groups describe it; and the training itself."""
 
 import logging
 from collections.abc import Mapping
@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import get_class, instantiate
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from pnfs.commands.configuration import UsageError
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
+from pnfs.data.persons import UNLABELLED
+from pnfs.data.predictions import no_predictions
 from pnfs.runs.metrics_file import put_together, set_aside
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoint_io import damage
@@ -21,6 +26,51 @@ from pnfs.training.memory import keep_freed_memory
 from pnfs.training.module import PoseModule
 
 log = logging.getLogger(__name__)
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Refuses what no training can be made of, before data are read or caches written."""
+    if "_target_" not in settings["dataset"]:
+        raise UsageError(
+            "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
+        )
+    trainer = settings["trainer"]
+    if trainer.get("max_epochs") is None:
+        raise UsageError(
+            "trainer.max_epochs is not set: a trainer file of your own begins with `defaults: [auto, _self_]`"
+        )
+    if settings["initial"] is not None and settings["ckpt_path"] is not None:
+        raise UsageError("initial and ckpt_path: training starts from one of them")
+    mixed = str(trainer.get("precision")).endswith("mixed")
+    if mixed and trainer.get("gradient_clip_val") and settings["optimizer"].get("fused"):
+        raise UsageError(
+            f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
+            "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
+        )
+    if trainer.get("accelerator") in ("gpu", "cuda"):
+        gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+        number = int(devices) if str(devices).isdigit() else 1
+        wanted = max(devices) + 1 if isinstance(devices, list) else number
+        if wanted > gpus and not (gpus == 0 and MPSAccelerator.is_available()):
+            raise UsageError(
+                f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
+                f"{gpus} GPUs; trainer=cpu runs without"
+            )
+
+
+def require_labels(source: PoseDataset) -> None:
+    """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it."""
+    for split in ("train", "val"):
+        persons = source.persons(split)
+        visibility = persons.visibility
+        if split == "val":
+            # Of detected boxes the labels lie elsewhere.
+            visibility = source.matches(split, no_predictions(persons)).labels.visibility
+        if not (visibility > UNLABELLED).any():
+            raise UsageError(
+                f"{persons.name}: no person of split {split!r} has a labelled joint, so that nothing could be "
+                "trained or scored; choose a dataset with labels in both of train and val"
+            )
 
 
 def build_loggers(settings: Mapping[str, Any]) -> list[Logger]:
@@ -42,41 +92,69 @@ def build_trainer(
     every checkpoint."""
     trainer = dict(settings["trainer"])
     nodes = [*(settings.get("callbacks") or {}).values(), *(trainer.pop("callbacks", None) or [])]
-    callbacks: list[Callback] = [
-        instantiate(node, _convert_="all") for node in nodes if node is not None
-    ]
+    callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes if node]
     given = trainer.pop("logger", None)
     # Lightning refuses a bar beside enable_progress_bar=false, and learning rates that nobody logs.
-    without: list[type[Callback]] = (
-        [] if trainer.get("enable_progress_bar", True) else [ProgressBar]
-    )
-    without += [] if loggers or given else [LearningRateMonitor]
-    callbacks = [c for c in callbacks if not isinstance(c, tuple(without))]
+    unwanted: tuple[type[Callback], ...] = ()
+    if not trainer.get("enable_progress_bar", True):
+        unwanted += (ProgressBar,)
+    if not (loggers or given):
+        unwanted += (LearningRateMonitor,)
     return instantiate(
         trainer,
         logger=loggers if given in (None, True) else given,
-        callbacks=[*callbacks, KeepConfig(settings, identity)],
+        callbacks=[
+            *(callback for callback in callbacks if not isinstance(callback, unwanted)),
+            KeepConfig(settings, identity),
+        ],
     )
 
 
-def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:
-    """Compiles the training steps if that is asked for and possible."""
-    mode = settings["acceleration"]["compile"]
-    if mode is None:
-        return
-    strategy = get_class(settings["strategy"]["_target_"])
-    if not getattr(strategy, "compilable", True):
-        log.info("the steps of %s cannot be compiled; they run eagerly", strategy.__name__)
-        return
-    log.info("the first steps compile the network, which takes a minute or two")
-    module.compile_training(mode)
+def fit(
+    settings: Mapping[str, Any],
+    module: PoseModule,
+    data: PoseDataModule,
+    loggers: list[Logger],
+    identity: Mapping[str, Any],
+) -> None:
+    """Trains from the beginning, or from where an earlier start of the same run was stopped.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; Lightning has ended its work.
+    """
+    folder = Path(settings["run_dir"])
+    start = _starting_point(settings, folder)
+    if start is not None:
+        finished = read_checkpoint(start, builds=())["epoch"] + 1
+        log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
+        rank_zero_only(set_aside)(folder, finished)
+    elif settings["initial"] is not None:
+        load_initial(module, settings["initial"])
+    else:
+        module.network.calibrate(data.first_batch()["image"])
+    if settings["acceleration"]["keep_memory"]:
+        keep_freed_memory()
+    compile_steps(module, settings)
+    trainer = build_trainer(settings, loggers, identity)
+    ckpt = None if start is None else str(start)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    except SystemExit as error:
+        if error.code == 1:  # What Lightning makes of Ctrl-C.
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        rank_zero_only(put_together)(folder)
 
 
-def starting_point(settings: Mapping[str, Any], folder: Path) -> Path | None:
-    """The checkpoint that training continues from: the run's own, or that of `ckpt_path`."""
+def _starting_point(settings: Mapping[str, Any], folder: Path) -> Path | None:
+    """The checkpoint that training continues from: the run's own last one, or that of `ckpt_path`."""
     if (folder / LAST_CHECKPOINT).is_file():
         return newest_whole(folder)
-    return None if settings["ckpt_path"] is None else find_last(settings["ckpt_path"])
+    if settings["ckpt_path"] is None:
+        return None
+    last = Path(settings["ckpt_path"]).expanduser() / LAST_CHECKPOINT
+    return last if last.is_file() else find_checkpoint(settings["ckpt_path"])
 
 
 def newest_whole(folder: Path) -> Path:
@@ -95,73 +173,25 @@ def newest_whole(folder: Path) -> Path:
     raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
 
 
-def find_last(path: str) -> Path:
-    """A checkpoint, or the last one of a run's folder."""
-    last = Path(path).expanduser() / LAST_CHECKPOINT
-    return last if last.is_file() else find_checkpoint(path)
-
-
-def fit(
-    settings: Mapping[str, Any],
-    module: PoseModule,
-    data: PoseDataModule,
-    loggers: list[Logger],
-    identity: Mapping[str, Any],
-) -> None:
-    """Trains from the beginning, or from where an earlier start of the same run was stopped.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; Lightning has ended its work.
-    """
-    folder = Path(settings["run_dir"])
-    start = starting_point(settings, folder)
-    if start is not None:
-        finished = read_checkpoint(start, builds=())["epoch"] + 1
-        log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
-        rank_zero_only(set_aside)(folder, finished)
-    elif settings["initial"] is not None:
-        load_initial(module, settings)
-    else:
-        module.network.calibrate(data.first_batch()["image"])
-    if settings["acceleration"]["keep_memory"]:
-        keep_freed_memory()
-    compile_steps(module, settings)
-    trainer = build_trainer(settings, loggers, identity)
-    ckpt = None if start is None else str(start)
+def load_initial(module: PoseModule, path: str) -> None:
+    """Loads the weights that `initial` names."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
-    except SystemExit as error:
-        if error.code == 1:  # What Lightning makes of Ctrl-C.
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        rank_zero_only(put_together)(folder)
-
-
-def load_initial(module: PoseModule, settings: Mapping[str, Any]) -> None:
-    """Loads the weights that `initial` names.
-
-    Raises:
-        UsageError: They are those of another network.
-    """
-    checkpoint = read_checkpoint(settings["initial"], builds=())
-    try:
-        module.load_weights(checkpoint["state_dict"])
+        module.load_weights(read_checkpoint(path, builds=())["state_dict"])
     except RuntimeError as error:
         raise UsageError(
-            f"initial={settings['initial']} holds another network than `model` describes; experiment=finetune "
+            f"initial={path} holds another network than `model` describes; experiment=finetune "
             f"takes the checkpoint's own ({str(error).splitlines()[0]})"
         ) from error
 
 
-def what_is_left(settings: Mapping[str, Any], folder: Path) -> str:
-    """What a run that was stopped has trained, and how to continue."""
-    last, epochs = folder / LAST_CHECKPOINT, settings["trainer"]["max_epochs"]
-    done = read_checkpoint(newest_whole(folder), builds=())["epoch"] + 1 if last.is_file() else 0
-    steps = settings["trainer"].get("max_steps", -1)
-    advice = (
-        "the same command resumes it"
-        if steps in (None, -1)
-        else f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
-    )
-    return f"{folder}: not finished, {done} of {epochs} epochs are trained and nothing is scored; {advice}"
+def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:
+    """Compiles the training steps if that is asked for and possible."""
+    mode = settings["acceleration"]["compile"]
+    strategy = get_class(settings["strategy"]["_target_"])
+    if mode is None:
+        return
+    if not getattr(strategy, "compilable", True):
+        log.info("the steps of %s cannot be compiled; they run eagerly", strategy.__name__)
+        return
+    log.info("the first steps compile the network, which takes a minute or two")
+    module.compile_training(mode)

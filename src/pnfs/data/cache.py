@@ -6,8 +6,8 @@ crops have half as many pixels a side again as plain ones, since they are interp
 out of it: at equal resolution training saw softer pictures than validation, which cost 4 points of PCK@0.2 on
 LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache.
 
-Table `about` says by name, in JSON, what `About` holds. Table `crops` has a row for each person: the map from the
-crop's pixels to the image's (six float64), the checksum of both, and the pixels: a JPEG file, or raw RGB.
+Table `crops` has a row for each person: the map from the crop's pixels to the image's (six float64), the checksum
+of both, and the pixels, a JPEG file or raw RGB. Table `about` says by name, in JSON, how they were made.
 """
 
 import json
@@ -16,7 +16,7 @@ import os
 import sqlite3
 import zlib
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,28 +78,17 @@ class CacheSettings:
     @property
     def crop_size(self) -> tuple[int, int]:
         """(height, width) of a cached crop."""
+
+        def side(along: int, across: int) -> int:
+            # Furthest out is a corner; beyond the turn that brings it on the axis it comes back.
+            turn = min(math.radians(self.rotation), math.atan2(across, along))
+            extent = along * math.cos(turn) + across * math.sin(turn)
+            # One pixel more on each side for the interpolation; even as `along` is, which puts the
+            # pixels of a plain crop on those of the cached one.
+            return 2 * math.ceil(self.resolution * self.largest_scale * extent / 2 + 1) + along % 2
+
         height, width = self.input_size
-        return self._side(height, width), self._side(width, height)
-
-    def _side(self, along: int, across: int) -> int:
-        """Side that holds the box when it is turned and enlarged; a box of along x across."""
-        # Furthest out is a corner; beyond the turn that brings it on the axis it comes back.
-        turn = min(math.radians(self.rotation), math.atan2(across, along))
-        extent = along * math.cos(turn) + across * math.sin(turn)
-        # One pixel more on each side for the interpolation; even as `along` is, which puts the
-        # pixels of a plain crop on those of the cached one.
-        return 2 * math.ceil(self.resolution * self.largest_scale * extent / 2 + 1) + along % 2
-
-    def differences(self, needed: "CacheSettings") -> str:
-        """What keeps this cache from serving crops that need `needed`, of any quality; "" if nothing does."""
-        mine, theirs = asdict(self), asdict(needed)
-        room = ("rotation", "largest_scale", "resolution")
-        return ", ".join(
-            f"{name} is {mine[name]}, needed {theirs[name]}"
-            for name in mine
-            if name != "quality"
-            if (mine[name] < theirs[name] if name in room else mine[name] != theirs[name])
-        )
+        return side(height, width), side(width, height)
 
     def matrix(self, persons: Persons, row: int) -> Float64[np.ndarray, "2 3"]:
         """The map from pixels of the image to pixels of the cached crop."""
@@ -109,40 +98,21 @@ class CacheSettings:
         return crop_matrix(persons.center[row], enlarged, 0.0, self.crop_size)
 
 
-@dataclass(frozen=True)
-class About:
-    """What a cache says about itself."""
-
-    version: int
-    persons: str
-    """Name of the dataset and split."""
-    fingerprint: str
-    """Digest of their ids and boxes."""
-    probes: dict[str, int]
-    """Checksums of the pixels of a few images, by person's id."""
-    settings: CacheSettings
-
-    @classmethod
-    def read(cls, path: Path) -> "About":
-        """What a finished cache says; raises DataError if it is damaged, or of another version."""
-        try:
-            with closing(_open_finished(path)) as connection:
-                rows = connection.execute("SELECT name, value FROM about").fetchall()
-            content: dict[str, Any] = {name: json.loads(value) for name, value in rows}
-            if content["version"] != FORMAT_VERSION:
-                raise PnfsError(f"version {content['version']}, this is {FORMAT_VERSION}")
-            content["settings"] = CacheSettings(**content["settings"])
-            return cls(**content)
-        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}: is not a usable crop cache ({error}); {ANEW}") from None
+def read_about(path: Path) -> dict[str, Any]:
+    """What a finished cache says about itself; raises DataError if it is damaged, or of another version."""
+    try:
+        with closing(_opened(path)) as connection:
+            rows = connection.execute("SELECT name, value FROM about").fetchall()
+        about: dict[str, Any] = {name: json.loads(value) for name, value in rows}
+        if about["version"] != FORMAT_VERSION:
+            raise PnfsError(f"version {about['version']}, this is {FORMAT_VERSION}")
+        return about | {"settings": CacheSettings(**about["settings"]), "probes": about["probes"]}
+    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: is not a usable crop cache ({error}); {ANEW}") from None
 
 
 class CachedCrops:
-    """The crops of one finished cache, as the images of a `Persons`: row n is person n.
-
-    Args:
-        path: The cache.
-        persons: The persons that it was made of.
+    """The crops of one finished cache, as the images of the `Persons` that it was made of: row n is person n.
 
     Raises:
         DataError: The cache is damaged or of another version.
@@ -150,9 +120,8 @@ class CachedCrops:
 
     def __init__(self, path: Path | str, persons: Persons) -> None:
         self.path = Path(path)
-        self.settings = About.read(self.path).settings
-        self.originals = persons.images
-        self._original_index = persons.image_index
+        self.settings: CacheSettings = read_about(self.path)["settings"]
+        self.originals, self._original_index = persons.images, persons.image_index
         self._ids = persons.ids
         self._checked = np.zeros(len(persons), bool)
         self._connections: dict[int, sqlite3.Connection] = {}
@@ -169,7 +138,7 @@ class CachedCrops:
         process, query = os.getpid(), f"SELECT {columns} FROM crops WHERE person = ?"
         try:
             if process not in self._connections:
-                self._connections[process] = _open_finished(self.path)
+                self._connections[process] = _opened(self.path)
             row = self._connections[process].execute(query, (int(index),)).fetchone()
         except sqlite3.Error as error:
             raise self._damage(index, str(error)) from None
@@ -209,7 +178,7 @@ class CachedCrops:
         return DataError(f"{self.path}: the crop of person {person} is damaged ({why}); {ANEW}")
 
 
-def _open_finished(path: Path) -> sqlite3.Connection:
+def _opened(path: Path) -> sqlite3.Connection:
     """A connection that reads a finished cache, without locks, also where nothing can be written."""
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False)

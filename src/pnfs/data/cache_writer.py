@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
@@ -19,7 +19,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
-from pnfs.data.cache import ANEW, FORMAT_VERSION, About, CacheSettings
+from pnfs.data.cache import ANEW, FORMAT_VERSION, CacheSettings, read_about
 from pnfs.data.geometry import compose, invert
 from pnfs.data.images import DataError, view_of
 from pnfs.data.persons import Persons
@@ -28,10 +28,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
 """
-_CHUNK = 64
-"""Persons in a transaction."""
-_PROBES = 4
-"""Images whose pixels are compared when a cache is opened."""
+_CHUNK = 64  # Persons in a transaction.
+_PROBES = 4  # Images whose pixels are compared when a cache is found.
 
 console = Console(stderr=True)
 
@@ -50,47 +48,48 @@ def ensure_cache(
     rebuild: bool = False,
     report: Callable[[str], None] = report_to_terminal,
 ) -> Path:
-    """The file of a cache that serves; written, or finished, if there is none.
+    """The file of a cache of these persons with these settings; written, or finished, if there is none.
 
     Args:
         root: Folder that holds caches. Processes that ask for the same one wait for each other.
         persons: The persons whose crops are wanted.
-        settings: What is needed, and how a new cache is written.
+        settings: How a new cache is written; one of another JPEG quality serves too.
         workers: Crops that are cut and encoded at once.
         rebuild: Delete what there is with the same settings first.
-        report: Called with what is done, and why existing caches do not fit.
+        report: Called with what is done.
 
     Raises:
-        DataError: An image cannot be read, the disk has no room, or the cache found is damaged.
+        DataError: An image cannot be read, the disk has no room, or the cache found is damaged or was made from
+            other images.
     """
-    root = Path(root).expanduser()
-    exact = cache_path(root, persons, settings)
+    path = cache_path(Path(root).expanduser(), persons, settings)
     # A finished cache may lie where nothing can be written, not even a lock.
-    if not rebuild and (found := _find(root, persons, settings, lambda _: None)):
-        return found
+    if not rebuild and _is_finished(path, persons):
+        return path
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(exact.with_suffix(".lock")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
             if rebuild:
-                for path in (exact, partial_of(exact)):
-                    path.unlink(missing_ok=True)
-            if found := _find(root, persons, settings, report):
-                return found
-            _write(exact, persons, settings, workers, report)
+                for file in (path, partial_of(path)):
+                    file.unlink(missing_ok=True)
+            if not _is_finished(path, persons):
+                _write(path, persons, settings, workers, report)
     except (OSError, sqlite3.OperationalError) as error:
         raise DataError(
-            f"{exact}: cannot be written: {getattr(error, 'strerror', None) or error}; what is "
+            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}; what is "
             "written stays, the same command resumes"
         ) from None
     except sqlite3.DatabaseError as error:
-        raise DataError(f"{partial_of(exact)}: is damaged ({error}); delete it") from None
-    return exact
+        raise DataError(f"{partial_of(path)}: is damaged ({error}); delete it") from None
+    return path
 
 
 def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
-    """The file below `root` that a cache of these persons with these settings is."""
-    key = json.dumps([FORMAT_VERSION, _fingerprint(persons), asdict(settings)], sort_keys=True)
-    return root / f"{_stem(persons)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.sqlite"
+    """The file below `root` that a cache is, by what its crops depend on: settings, persons and their boxes."""
+    stem = "".join(c if c.isalnum() else "_" for c in persons.name.lower())
+    key = [FORMAT_VERSION, _fingerprint(persons), asdict(replace(settings, quality=95))]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    return root / f"{stem}-{digest}.sqlite"
 
 
 def partial_of(path: Path) -> Path:
@@ -98,46 +97,20 @@ def partial_of(path: Path) -> Path:
     return path.with_suffix(".partial")
 
 
-def _stem(persons: Persons) -> str:
-    return "".join(c if c.isalnum() else "_" for c in persons.name.lower())
-
-
-def _find(
-    root: Path, persons: Persons, needed: CacheSettings, report: Callable[[str], None]
-) -> Path | None:
-    """A finished cache of these persons that serves; `report` is called with why others do not.
-
-    Raises:
-        DataError: The cache with these very settings is damaged, or one that should serve was made from
-            other images.
-    """
-    exact = cache_path(root, persons, needed)
-    for path in sorted(root.glob(f"{_stem(persons)}-*.sqlite"), key=lambda p: (p != exact, p)):
-        try:
-            about = About.read(path)
-        except DataError as error:
-            if path == exact:
-                raise
-            report(str(error))  # Of an earlier version, perhaps.
-            continue
-        reason = about.settings.differences(needed)
-        if about.fingerprint != _fingerprint(persons):
-            reason = "the persons or their boxes are others"
-        if reason:
-            report(f"cache does not fit: {path}: {reason}")
-            continue
-        for id_, crc in _probe_images(persons).items():
-            if about.probes.get(id_, crc) != crc:
-                raise DataError(
-                    f"{path}: the image of person {id_} is not the one that this cache was made "
-                    f"from; {ANEW}"
-                )
-        return path
-    return None
+def _is_finished(path: Path, persons: Persons) -> bool:
+    """Whether the cache is there; raises DataError if it is damaged or was made from other images."""
+    if not path.exists():
+        return False
+    probes = read_about(path)["probes"]
+    for id_, crc in _probe_images(persons).items():
+        if probes.get(id_, crc) != crc:
+            raise DataError(
+                f"{path}: the image of person {id_} is not the one that this cache was made from; {ANEW}"
+            )
+    return True
 
 
 def _fingerprint(persons: Persons) -> str:
-    """A digest of what the crops depend on: who the persons are and where their boxes lie."""
     digest = hashlib.sha256("\n".join(persons.ids.tolist()).encode())
     for column in (persons.center, persons.box_size):
         digest.update(np.ascontiguousarray(column, "<f4").tobytes())
@@ -201,9 +174,14 @@ def _write(
             rows = list(pool.map(make, missing[start : start + _CHUNK]))
             with connection:
                 connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", rows)
-        fingerprint, probes = _fingerprint(persons), _probe_images(persons)
-        about = asdict(About(FORMAT_VERSION, persons.name, fingerprint, probes, settings))
-        entries = [(key, json.dumps(value, allow_nan=False)) for key, value in about.items()]
+        about = {
+            "version": FORMAT_VERSION,
+            "persons": persons.name,
+            "fingerprint": _fingerprint(persons),
+            "probes": _probe_images(persons),
+            "settings": asdict(settings),
+        }
+        entries = [(name, json.dumps(value, allow_nan=False)) for name, value in about.items()]
         with connection:
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
     partial_of(path).replace(path)

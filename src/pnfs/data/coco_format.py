@@ -16,19 +16,10 @@ from pnfs import body
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED
-from pnfs.data.readers import (
-    RecordLabel,
-    finite_rows,
-    first_of_each,
-    number_column,
-    read_json,
-    require_records,
-    require_rows,
-)
+from pnfs.data.readers import Records, finite_rows, first_of_each, read_json
 from pnfs.evaluation.coco_eval import GroundTruth
 
-PERSON = 1
-"""COCO's own id of the category "person", for files that name no categories."""
+PERSON = 1  # COCO's own id of the category "person", for files that name no categories.
 
 Wanted = str | Sequence[str] | None
 """Name or names of the categories that are read; None: all that have the skeleton's joints."""
@@ -57,19 +48,15 @@ class Annotations(GroundTruth):
     """
 
     skeleton: Skeleton
-    named: Wanted
-    """What was asked for as category."""
+    named: Wanted  # What was asked for as category.
     categories: tuple[int, ...]
     """Ids of the categories that were read; scored together, under the first one."""
-    records: list[dict[str, Any]]
-    """The annotations as the file has them."""
+    records: list[dict[str, Any]]  # The annotations as the file has them.
     ids: Int64[np.ndarray, " N"]
-    left_out: Mapping[str, int]
-    """Annotations that are no persons, by reason."""
+    left_out: Mapping[str, int]  # Annotations that are no persons, by reason.
     remarks: Mapping[str, int]
     """What was filled in or assumed, with the number of usable persons concerned."""
-    order: tuple[int, ...]
-    """For every joint of the skeleton its place in the file's keypoints."""
+    order: tuple[int, ...]  # For every joint of the skeleton its place in the file's keypoints.
 
 
 def read_annotations(
@@ -109,54 +96,43 @@ def read_annotations(
         raise DataError(
             f"{where}: is not a COCO annotation file: it lacks {' and '.join(map(repr, missing))}"
         )
-    images = require_records(where, content["images"], "images")
+    images = Records(where, content["images"], "images").all
     named = named_categories(where, content.get("categories"), category, skeleton)
     categories = tuple(record["id"] for record in named) or (PERSON,)
     stated = _joint_order(where, named, skeleton) if labelled else None
     in_order = list(range(len(skeleton)))
     order = stated or in_order
-    everything = content["annotations"] if labelled else []
-    everything = require_records(where, everything, "annotations")
-    own = number_column(where, everything, "category_id", (), _label(everything))
-    records = [everything[row] for row in np.flatnonzero(np.isin(own, categories)).tolist()]
+    everything = Records(where, content["annotations"] if labelled else [], "annotations", _label)
+    own = np.isin(everything.numbers("category_id"), categories)
+    kept = [everything.all[row] for row in np.flatnonzero(own).tolist()]
+    table = Records(where, kept, "annotations", _label)
 
-    def column(field: str, shape: tuple[int, ...], missing: Any = None) -> np.ndarray:
-        filled = records
-        if missing is not None:
-            filled = [{**r, field: missing} if r.get(field) is None else r for r in records]
-        return number_column(where, filled, field, shape, label)
-
-    def require(ok: np.ndarray | np.bool, wrong: str) -> None:
-        require_rows(where, np.asarray(ok), label, wrong)
-
-    label = _label(records)
-    ids, image_ids = column("id", ()), column("image_id", ())
-    whole = (np.abs([ids, image_ids]) < 2**53) & ([ids, image_ids] == np.round([ids, image_ids]))
-    require(whole.all(0), "id and image_id must be whole numbers")
-    require(first_of_each(ids), "its id occurs before")
+    ids, image_ids = table.numbers("id"), table.numbers("image_id")
+    both = np.stack([ids, image_ids])
+    whole = (np.abs(both) < 2**53) & (both == np.round(both))
+    table.require(whole.all(0), "id and image_id must be whole numbers")
+    table.require(first_of_each(ids), "its id occurs before")
     known = np.isin(image_ids, _image_numbers(where, images))
-    require(known, "its image_id is not among the annotation file's images")
-    crowd, joint_count = column("iscrowd", (), 0), column("num_keypoints", (), -1)
-    require(np.isin(crowd, (0, 1)), "iscrowd must be 0 or 1")
+    table.require(known, "its image_id is not among the annotation file's images")
+    crowd = table.numbers("iscrowd", missing=0)
+    joint_count = table.numbers("num_keypoints", missing=-1)
+    table.require(np.isin(crowd, (0, 1)), "iscrowd must be 0 or 1")
     counts = (joint_count == np.floor(joint_count)) & (joint_count >= -1) & (joint_count < 2**31)
-    require(counts, "num_keypoints must be a whole number from 0")
+    table.require(counts, "num_keypoints must be a whole number from 0")
 
     may_lack = (crowd == 1) | (joint_count == 0)
-    none = {"keypoints": [0] * (3 * len(order))}
-    filled = [
-        none if lacks and not record.get("keypoints") else record
-        for record, lacks in zip(records, may_lack.tolist(), strict=True)
-    ]
-    table = number_column(where, filled, "keypoints", (3 * len(order),), label)
-    table = table.reshape(-1, len(order), 3)[:, order]
-    visibility, has_label = table[..., 2], table[..., 2:] > UNLABELLED
+    lacks = np.array([not record.get("keypoints") for record in kept], bool)
+    table.require(may_lack | ~lacks, "keypoints is missing")
+    zeros = [0] * (3 * len(order))
+    joints = table.numbers("keypoints", len(zeros), missing=zeros)
+    joints = joints.reshape(-1, len(order), 3)[:, order]
+    visibility, has_label = joints[..., 2], joints[..., 2:] > UNLABELLED
     flags = np.isin(visibility, (0, 1, 2)).all(-1) | may_lack
-    require(flags, "a visibility flag of keypoints is not 0, 1 or 2")
-    finite = finite_rows(np.where(has_label, table[..., :2].astype(np.float32), 0)) | may_lack
-    require(finite, "a labelled joint is not a finite number")
-    boxes, area = column("bbox", (4,)), column("area", (), 0)
-    finite = finite_rows(boxes) & np.isfinite(area)
-    require(finite, "bbox or area is not a finite number")
+    table.require(flags, "a visibility flag of keypoints is not 0, 1 or 2")
+    finite = finite_rows(np.where(has_label, joints[..., :2].astype(np.float32), 0)) | may_lack
+    table.require(finite, "a labelled joint is not a finite number")
+    boxes = table.numbers("bbox", 4, finite=True)
+    area = table.numbers("area", missing=0, finite=True)
     from_box = area <= 0
     usable = (crowd == 0) & (joint_count != 0) & has_label.any((1, 2))
     remarks = {
@@ -168,21 +144,21 @@ def read_annotations(
     return Annotations(
         where=where,
         images=images,
-        records=records,
+        records=kept,
         category=categories[0],
         named=category,
         categories=categories,
         skeleton=skeleton,
         ids=ids.astype(np.int64),
         image_ids=image_ids.astype(np.int64),
-        joints=np.where(has_label, table[..., :2], 0),
+        joints=np.where(has_label, joints[..., :2], 0),
         visibility=visibility,
         boxes=boxes,
         area=np.where(from_box, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area),
         crowd=crowd == 1,
         usable=usable,
         # Counter's plus sign drops what does not occur.
-        left_out=dict(+Counter({OTHER_CATEGORY: len(everything) - len(records)})),
+        left_out=dict(+Counter({OTHER_CATEGORY: len(everything) - len(kept)})),
         remarks=dict(+Counter(remarks)),
         order=tuple(order),
     )
@@ -194,8 +170,8 @@ def without_outline(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _label(records: Sequence[Mapping[str, Any]]) -> RecordLabel:
-    return lambda row: f"annotation {records[row].get('id', f'number {row}')}"
+def _label(row: int, record: Mapping[str, Any]) -> str:
+    return f"annotation {record.get('id', f'number {row}')}"
 
 
 def _image_numbers(where: str, images: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -220,7 +196,7 @@ def named_categories(
     """
     if not categories:
         return []
-    records = require_records(where, categories, "categories")
+    records = Records(where, categories, "categories").all
     names = [_normal(name) for name in ([wanted] if isinstance(wanted, str) else wanted or ())]
     chosen = [
         record

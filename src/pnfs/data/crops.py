@@ -27,20 +27,13 @@ class SampleKey(NamedTuple):
 class PoseBatch(TypedDict):
     """What a loader hands over; B crops of one size (h, w)."""
 
-    image: Tensor
-    """uint8 (B, h, w, 3), RGB."""
-    joints_crop: Tensor
-    """float32 (B, K, 2), x, y in pixels of the crop."""
-    labelled: Tensor
-    """bool (B, K)."""
-    to_image: Tensor
-    """float32 (B, 2, 3), crop pixels to image pixels."""
-    joints_image: Tensor
-    """float32 (B, K, 2), x, y in pixels of the image."""
-    reference_length: Tensor
-    """float32 (B,)."""
-    sample_index: Tensor
-    """int64 (B,), row of the split's `Persons`."""
+    image: Tensor  # uint8 (B, h, w, 3), RGB.
+    joints_crop: Tensor  # float32 (B, K, 2), x, y in pixels of the crop.
+    labelled: Tensor  # bool (B, K).
+    to_image: Tensor  # float32 (B, 2, 3), crop pixels to image pixels.
+    joints_image: Tensor  # float32 (B, K, 2), x, y in pixels of the image.
+    reference_length: Tensor  # float32 (B,).
+    sample_index: Tensor  # int64 (B,), row of the split's `Persons`.
 
 
 class CropDataset(Dataset):

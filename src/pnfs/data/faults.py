@@ -35,28 +35,20 @@ class Finding:
 
     severity: Severity
     """error: results would be wrong or a run would stop; warning: look at it; note: for information."""
-    check: str
-    """Which check found it, such as "joint order"."""
-    where: str
-    """The file, folder, split or device concerned."""
-    problem: str
-    """What is wrong, with figures."""
-    advice: str = ""
-    """What to do."""
-    records: tuple[str, ...] = ()
-    """Every record or file concerned, where they are known."""
+    check: str  # Which check found it, such as "joint order".
+    where: str  # The file, folder, split or device concerned.
+    problem: str  # What is wrong, with figures.
+    advice: str = ""  # What to do.
+    records: tuple[str, ...] = ()  # Every record or file concerned, where they are known.
 
 
 class ImageReport(NamedTuple):
     """What one image turned out to be."""
 
     name: str
-    size: tuple[int, int] | None = None
-    """(width, height); None where it could not be decoded."""
-    problem: str | None = None
-    """None for a good image."""
-    digest: str = ""
-    """Equal for files with equal content; "" where the image is not a file."""
+    size: tuple[int, int] | None = None  # (width, height); None where it could not be decoded.
+    problem: str | None = None  # None for a good image.
+    digest: str = ""  # Equal for files with equal content; "" where the image is not a file.
     orientation: int = 1
     """EXIF's: how the camera was held; 1 is upright, 3 upside down, 6 and 8 on its side."""
 

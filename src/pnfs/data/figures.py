@@ -73,12 +73,10 @@ class Figures:
     Lengths are in person heights until `placed` brings them to pixels.
     """
 
-    points: Float64[np.ndarray, "N L 3"]
-    """x, y, depth in the order of `LANDMARKS`."""
+    points: Float64[np.ndarray, "N L 3"]  # x, y, depth in the order of `LANDMARKS`.
     forward: Float64[np.ndarray, "N 3"]
     """Unit vector (x, y, depth) along which the face looks; negative depth is to the camera."""
-    unit: Float64[np.ndarray, " N"]
-    """Length of one person height."""
+    unit: Float64[np.ndarray, " N"]  # Length of one person height.
 
     def at(self, name: str) -> Float64[np.ndarray, "N 3"]:
         """One point of all people."""

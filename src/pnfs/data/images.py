@@ -13,8 +13,7 @@ from PIL import Image
 
 from pnfs.errors import PnfsError
 
-MOST_PIXELS = 100_000_000
-"""Pixels of the largest image or frame that is decoded (300 MB as RGB)."""
+MOST_PIXELS = 100_000_000  # Pixels of the largest image or frame that is decoded (300 MB as RGB).
 
 _JPEG_START = b"\xff\xd8"
 _REDUCTIONS = (

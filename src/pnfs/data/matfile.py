@@ -15,8 +15,7 @@ import numpy as np
 from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
 
-LARGEST = 1 << 28
-"""Bytes of a file or of an unpacked element that are read."""
+LARGEST = 1 << 28  # Bytes of a file or of an unpacked element that are read.
 
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
 _STORED = {

@@ -11,8 +11,7 @@ from jaxtyping import Float32, Int8, Int64, UInt8
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError, ImageSource
 
-UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2
-"""COCO's visibility flags, used for every dataset."""
+UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility flags, used for every dataset.
 
 
 class PersonSample(NamedTuple):
@@ -37,20 +36,15 @@ class Persons:
             message names the first person concerned.
     """
 
-    name: str
-    """Dataset and split, for messages."""
+    name: str  # Dataset and split, for messages.
     skeleton: Skeleton
     images: ImageSource
-    ids: np.ndarray
-    """(N,) str, unique, the same in every run."""
-    image_index: Int64[np.ndarray, " N"]
-    """Row of `images`; several persons may share one image."""
+    ids: np.ndarray  # (N,) str, unique, the same in every run.
+    image_index: Int64[np.ndarray, " N"]  # Row of `images`; several persons may share one image.
     joints: Float32[np.ndarray, "N K 2"]
     """x to the right, y down, in 0-based pixels of the image; 0 where unlabelled."""
-    visibility: Int8[np.ndarray, "N K"]
-    """0 unlabelled, 1 labelled but occluded, 2 visible."""
-    center: Float32[np.ndarray, "N 2"]
-    """Centre of the person box."""
+    visibility: Int8[np.ndarray, "N K"]  # 0 unlabelled, 1 labelled but occluded, 2 visible.
+    center: Float32[np.ndarray, "N 2"]  # Centre of the person box.
     box_size: Float32[np.ndarray, "N 2"]
     """Width and height of the person box, padding included, before it gets the crop's shape."""
     reference_length: Float32[np.ndarray, " N"]
@@ -59,8 +53,7 @@ class Persons:
     """Annotations of the file that are not among the persons, counted by reason."""
     remarks: Mapping[str, int] = field(default_factory=dict)
     """What the loader filled in or assumed, with the number of persons concerned."""
-    file: str = ""
-    """Annotation file that these counts are of."""
+    file: str = ""  # Annotation file that these counts are of.
 
     def __post_init__(self) -> None:
         count, joints = len(self.ids), len(self.skeleton)

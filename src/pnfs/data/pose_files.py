@@ -23,14 +23,12 @@ from pnfs.data.datasets.mpii import FILE_JOINTS, FROM_FILE
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.readers import (
+    Records,
     finite_rows,
     first_of_each,
-    number_column,
     read_json,
     read_mat,
-    require_records,
     require_rows,
-    text_column,
 )
 
 LARGEST_FILE = 1 << 30
@@ -50,19 +48,15 @@ class PoseFile:
     """
 
     path: Path
-    format: str
-    """One of the accepted formats, in words."""
-    joints: Float[np.ndarray, "N K 2"]
-    """x, y in 0-based px of the image."""
+    format: str  # One of the accepted formats, in words.
+    joints: Float[np.ndarray, "N K 2"]  # x, y in 0-based px of the image.
     scores: Float[np.ndarray, "N K"]
     person_scores: Float[np.ndarray, " N"]
-    ids: list[str] | None = None
-    """Ids of the dataset's persons."""
+    ids: list[str] | None = None  # Ids of the dataset's persons.
     image_ids: Int64[np.ndarray, " N"] | None = None
     image_names: Mapping[int, str] = field(default_factory=dict)
     """Image id -> the image's file name, where the file tells."""
-    boxes: Float[np.ndarray, "N 4"] | None = None
-    """x, y, width, height in px."""
+    boxes: Float[np.ndarray, "N 4"] | None = None  # x, y, width, height in px.
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Records that are no predicted persons, counted by reason."""
 
@@ -100,7 +94,7 @@ def read_pose_file(
         return _pred_mat(path, skeleton)
     content = read_json(path, object_hook=without_outline)
     if isinstance(content, list):
-        records = require_records(path, content, "the file")
+        records = Records(path, content).all
         if not records:
             raise DataError(f"{path}: holds no prediction")
         if "joints" in records[0] and "image" in records[0]:
@@ -129,13 +123,10 @@ def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) 
     """Labelled joints in the order of the file's persons; others score 0."""
     _require_mpii(path, skeleton)
 
-    def label(row: int) -> str:
-        return f"record {row} ({records[row].get('image')})"
-
-    text_column(path, records, "image", label)
-    joints = number_column(path, records, "joints", (len(FILE_JOINTS), 2), label)
-    require_rows(path, finite_rows(joints), label, "joints is not a finite number")
-    flags = number_column(path, records, "joints_vis", (len(FILE_JOINTS),), label)
+    table = Records(path, records, label=lambda row, r: f"record {row} ({r.get('image')})")
+    table.texts("image")
+    joints = table.numbers("joints", len(FILE_JOINTS), 2, finite=True)
+    flags = table.numbers("joints_vis", len(FILE_JOINTS))
     joints, scores = joints[:, FROM_FILE] - 1, (flags[:, FROM_FILE] > 0).astype(np.float64)
     return PoseFile(path, "MPII annotations", joints, scores, np.ones(len(joints)))
 
@@ -150,13 +141,11 @@ def _require_mpii(path: Path, skeleton: Skeleton) -> None:
 
 def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> PoseFile:
     """What `pnfs evaluate` writes: see `pnfs.data.predictions.write_json`."""
-    records = require_records(path, content["persons"], "persons")
-    if not records:
+    persons = Records(
+        path, content["persons"], "persons", lambda n, r: f"persons: record {n} ({r.get('id')})"
+    )
+    if not len(persons):
         raise DataError(f"{path}: persons: holds no prediction")
-
-    def label(row: int) -> str:
-        return f"persons: record {row} ({records[row].get('id')})"
-
     names = content["joints"]
     names = [str(name) for name in names] if isinstance(names, list) else []
     if sorted(names) != sorted(skeleton.joints):
@@ -166,11 +155,10 @@ def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> Pose
         )
     if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
         raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
-    ids = text_column(path, records, "id", label)
-    require_rows(path, first_of_each(ids), label, "its id occurs before")
-    table = number_column(path, records, "keypoints", (len(names), 3), label)
+    ids = persons.texts("id")
+    persons.require(first_of_each(ids), "its id occurs before")
+    table = persons.numbers("keypoints", len(names), 3, finite=True)
     table = table[:, [names.index(joint) for joint in skeleton.joints]]
-    require_rows(path, finite_rows(table), label, "keypoints is not a finite number")
     scores = table[..., 2]
     return PoseFile(
         path, "persons of pnfs evaluate", table[..., :2], scores, scores.mean(-1), ids=ids
@@ -209,25 +197,18 @@ def _annotations(
     if not len(rows):
         raise DataError(f"{path}: annotations: no person has a labelled joint")
     persons, joints = [read.records[row] for row in rows.tolist()], read.joints[rows]
-
-    def label(row: int) -> str:
-        return f"annotation {read.ids[rows[row]]}"
-
+    table = Records(path, persons, label=lambda _, person: f"annotation {person['id']}")
     predicted = any("keypoint_scores" in person for person in persons)
     if predicted:
-        scores = number_column(path, persons, "keypoint_scores", (len(skeleton),), label)
-        scores = scores[:, list(read.order)]
-        require_rows(path, finite_rows(scores), label, "keypoint_scores is not finite")
+        scores = table.numbers("keypoint_scores", len(skeleton), finite=True)[:, list(read.order)]
     else:
         scores = (read.visibility[rows] > UNLABELLED).astype(np.float64)
         # Joints without label, which files have at 0, 0, move to the middle of the labelled ones: COCO measures
         # all joints of a prediction against the box of a person that it ignores.
         middle = (joints * scores[..., None]).sum(1) / scores.sum(1)[:, None]
         joints = np.where(scores[..., None] > 0, joints, middle[:, None])
-    person_scores = np.ones(len(rows))
-    if any("score" in person for person in persons):
-        person_scores = number_column(path, persons, "score", (), label)
-        require_rows(path, np.isfinite(person_scores), label, "score is not a finite number")
+    scored = any("score" in person for person in persons)
+    person_scores = table.numbers("score", finite=True) if scored else np.ones(len(rows))
     names = {image["id"]: image.get("file_name") for image in read.images}
     crowds, unlabelled = read.crowd.sum(), (~read.usable & ~read.crowd).sum()
     left_out = {**read.left_out, CROWD: int(crowds), NO_JOINTS: int(unlabelled)}

@@ -14,18 +14,15 @@ from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.evaluation.errors import Errors
 from pnfs.evaluation.pck import relative_errors
 
-UNMATCHED = -1
-"""Row of a labelled person for whom nothing was predicted."""
+UNMATCHED = -1  # Row of a labelled person for whom nothing was predicted.
 
 
 @dataclass(frozen=True)
 class Predictions:
     """The joints of N persons, row by row those of a split's `Persons`."""
 
-    locations: Float32[np.ndarray, "N K 2"]
-    """x, y in pixels of the image, 0-based."""
-    scores: Float32[np.ndarray, "N K"]
-    """Score of each joint."""
+    locations: Float32[np.ndarray, "N K 2"]  # x, y in pixels of the image, 0-based.
+    scores: Float32[np.ndarray, "N K"]  # Score of each joint.
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -35,12 +32,9 @@ class Predictions:
 class Matches:
     """Which prediction is compared with which labelled person."""
 
-    labels: Persons
-    """M labelled persons."""
-    predictions: Predictions
-    """N persons."""
-    rows: Int64[np.ndarray, " M"]
-    """Row of the predictions for each labelled person, or UNMATCHED."""
+    labels: Persons  # M labelled persons.
+    predictions: Predictions  # N persons.
+    rows: Int64[np.ndarray, " M"]  # Row of the predictions for each labelled person, or UNMATCHED.
 
     @cached_property
     def errors(self) -> Errors:

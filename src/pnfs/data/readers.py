@@ -11,9 +11,6 @@ from jaxtyping import Bool, Float, Shaped
 from pnfs.data.images import DataError
 from pnfs.data.matfile import read_arrays
 
-RecordLabel = Callable[[int], str]
-"""Row of a column -> how messages name the record, such as "record 3 (015601864.jpg)"."""
-
 
 def located(path: Path) -> str:
     """Where a relative path was looked for, for messages; "" for an absolute one.
@@ -46,12 +43,9 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
 
 
 def read_mat(path: Path, variable: str, shape: tuple[int | None, ...]) -> Shaped[np.ndarray, "..."]:
-    """One array of a MATLAB file (version 7.2 or older).
+    """One array of a MATLAB file (version 7.2 or older), of a shape (None: any size).
 
-    Args:
-        path: The file.
-        variable: Name of the array.
-        shape: The array's shape, None for any size; MATLAB drops last axes of size 1, which are put back.
+    MATLAB drops last axes of size 1, which are put back.
 
     Raises:
         DataError: The file cannot be read, is truncated or not a MATLAB file, or does not hold
@@ -72,61 +66,98 @@ def read_mat(path: Path, variable: str, shape: tuple[int | None, ...]) -> Shaped
     return array
 
 
-def require_records(path: Path | str, records: object, what: str) -> list[dict[str, Any]]:
-    """`records`, if it is a list of JSON objects; raises DataError if not."""
-    if not isinstance(records, list):
-        raise DataError(f"{path}: {what} must be a list, not {type(records).__name__}")
-    for row, record in enumerate(records):
-        if not isinstance(record, Mapping):
-            raise DataError(f"{path}: {what}: record {row} is not an object but {record!r:.60}")
-    return records
+class Records:
+    """The objects of a JSON list, read column by column.
 
-
-def text_column(
-    path: Path, records: Sequence[Mapping[str, Any]], field: str, label: RecordLabel
-) -> list[str]:
-    """The text that `field` holds in every record; raises DataError naming the first that has none."""
-    for row, record in enumerate(records):
-        if not isinstance(record.get(field), str) or not record[field]:
-            raise DataError(f"{path}: {label(row)}: {field} must be text, not {record.get(field)}")
-    return [record[field] for record in records]
-
-
-def number_column(
-    path: Path | str,
-    records: Sequence[Mapping[str, Any]],
-    field: str,
-    shape: tuple[int, ...],
-    label: RecordLabel,
-) -> Float[np.ndarray, "N ..."]:
-    """The numbers, of one shape (() for a single one), that `field` holds in every record: float64 (N, *shape).
+    Args:
+        path: The file, for messages.
+        records: Its content, or a part of it.
+        what: What messages call `records`.
+        label: Row and object -> how messages name it, such as "record 3 (015601864.jpg)".
 
     Raises:
-        DataError: A record lacks the field, or holds another number of values or something that
-            is not a number; the message names the first such record.
+        DataError: It is no list of objects. So do the methods where a record is wrong; they name the first one.
     """
-    if not records:
-        return np.zeros((0, *shape))
-    wrong = (KeyError, TypeError, ValueError, OverflowError)
-    try:
-        column = np.array([record[field] for record in records], dtype=np.float64)
-        if column.shape[1:] == shape:
-            return column
-    except wrong:
-        pass  # Which record is wrong, only the search below can say.
-    rows = []
-    for row, record in enumerate(records):
+
+    def __init__(
+        self,
+        path: Path | str,
+        records: object,
+        what: str = "the file",
+        label: Callable[[int, dict[str, Any]], str] = lambda row, _: f"record {row}",
+    ) -> None:
+        if not isinstance(records, list):
+            raise DataError(f"{path}: {what} must be a list, not {type(records).__name__}")
+        for row, record in enumerate(records):
+            if not isinstance(record, Mapping):
+                raise DataError(f"{path}: {what}: record {row} is not an object but {record!r:.60}")
+        self.path, self.all, self.label = path, records, label
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def texts(self, field: str) -> list[str]:
+        """The text that `field` holds in every record."""
+        for row, record in enumerate(self.all):
+            if not isinstance(record.get(field), str) or not record[field]:
+                raise self.wrong(row, f"{field} must be text, not {record.get(field)}")
+        return [record[field] for record in self.all]
+
+    def numbers(
+        self, field: str, *shape: int, missing: Any = None, finite: bool = False
+    ) -> Float[np.ndarray, "N ..."]:
+        """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape).
+
+        `missing` stands for a field that is absent, null or an empty list.
+        """
+        records = self.all
+        if missing is not None:
+            records = [{field: missing} if r.get(field) in (None, []) else r for r in records]
         try:
-            rows.append(np.array(record[field], dtype=np.float64))
-            problem = f"has shape {rows[-1].shape}, it must have {shape}"
-            if rows[-1].shape == shape:
-                continue
-        except wrong:
-            problem = f"is not an array of numbers of shape {shape}"
+            column = np.array([record[field] for record in records], dtype=np.float64)
+        except _NO_NUMBERS:
+            column = np.empty(())
+        if column.shape != (len(records), *shape):
+            # Which record is wrong, only a search can say.
+            column = np.zeros((len(records), *shape))
+            for row, record in enumerate(records):
+                column[row] = self._numbers_of(row, record, field, shape)
+        if finite:
+            self.require(finite_rows(column), f"{field} is not a finite number")
+        return column
+
+    def _numbers_of(
+        self, row: int, record: Mapping[str, Any], field: str, shape: tuple[int, ...]
+    ) -> np.ndarray:
         if field not in record:
-            problem = "is missing"
-        raise DataError(f"{path}: {label(row)}: {field} {problem}")
-    return np.stack(rows)
+            raise self.wrong(row, f"{field} is missing")
+        try:
+            found = np.array(record[field], dtype=np.float64)
+        except _NO_NUMBERS:
+            raise self.wrong(row, f"{field} is not an array of numbers of shape {shape}") from None
+        if found.shape != shape:
+            raise self.wrong(row, f"{field} has shape {found.shape}, it must have {shape}")
+        return found
+
+    def require(self, ok: np.ndarray | np.bool, wrong: str) -> None:
+        """Checks one condition on all records."""
+        require_rows(self.path, np.asarray(ok), lambda row: self.label(row, self.all[row]), wrong)
+
+    def wrong(self, row: int, wrong: str) -> DataError:
+        """The error that names a record."""
+        return DataError(f"{self.path}: {self.label(row, self.all[row])}: {wrong}")
+
+
+_NO_NUMBERS = (KeyError, TypeError, ValueError, OverflowError)  # What NumPy raises.
+
+
+def require_rows(
+    path: Path | str, ok: Bool[np.ndarray, " N"], label: Callable[[int], str], wrong: str
+) -> None:
+    """Raises DataError if `ok` is False somewhere: the first such row is `wrong`."""
+    if not ok.all():
+        more = f" (and {(~ok).sum() - 1} more)" if (~ok).sum() > 1 else ""
+        raise DataError(f"{path}: {label(int(np.argmin(ok)))}: {wrong}{more}")
 
 
 def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
@@ -137,12 +168,3 @@ def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
 def first_of_each(values: np.ndarray | Sequence[str]) -> Bool[np.ndarray, " N"]:
     """False where a value has occurred before."""
     return np.isin(np.arange(len(values)), np.unique(values, return_index=True)[1])
-
-
-def require_rows(
-    path: Path | str, ok: Bool[np.ndarray, " N"], label: RecordLabel, wrong: str
-) -> None:
-    """Raises DataError if `ok` is False somewhere: the first such record is `wrong`."""
-    if not ok.all():
-        more = f" (and {(~ok).sum() - 1} more)" if (~ok).sum() > 1 else ""
-        raise DataError(f"{path}: {label(int(np.argmin(ok)))}: {wrong}{more}")

@@ -13,18 +13,16 @@ from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 
 class OKSAveragePrecision(PersonMetric):
-    """COCO's average precision and recall of keypoints.
+    """COCO's average precision and recall of keypoints; see `pnfs.evaluation.coco_eval.evaluate_detections`.
 
-    As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score
-    of the joints that score above `joint_threshold`, and OKS-NMS drops duplicates. All images
-    of the ground truth count, also those without a prediction. The ten results are fractions under
-    the names in `pnfs.evaluation.coco_eval.STATISTICS`; all are nan without input.
+    As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score of the joints
+    that score above `joint_threshold`, and OKS-NMS drops duplicates.
 
     Args:
         truth: All persons of the images.
         image_ids: COCO's image id of each sample.
-        areas: Area of each sample's person box, in square image pixels (for OKS-NMS).
-        box_scores: Score of each sample's person box; 1 for boxes from the ground truth.
+        areas: Area of each sample's person box, square image pixels (for OKS-NMS).
+        box_scores: Score of each sample's box; 1 for boxes from the ground truth.
         sigmas: The skeleton's per-joint standard deviations.
         joint_threshold: Joints must score more to count in the person's score.
         nms_threshold: OKS above which the lower of two persons is a duplicate; None keeps all.
@@ -66,11 +64,7 @@ class OKSAveragePrecision(PersonMetric):
         return evaluate_detections(poses, self.truth, self.sigmas)
 
     def criterion(self) -> Criterion:
-        """A similarity of at least 1/2, the limit that AP .5 sets for joints on average.
-
-        A joint's similarity is exp(-e²/(8σ²)), with e its distance over the square root of the
-        person's area.
-        """
+        """A similarity exp(-e²/(8σ²)) of at least 1/2, as AP .5 asks on average; e: distance / √area."""
         return Criterion(
             label="similarity at least 0.5",
             reference="√area",
@@ -86,10 +80,7 @@ class OKSAveragePrecision(PersonMetric):
     ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
         """The predictions that no better one suppresses, with their scores, and which of the N they are.
 
-        Args:
-            joints: x, y in image pixels.
-            joint_scores: Scores of the joints.
-            samples: Which sample each prediction is.
+        Joints are in image pixels; `samples` says which sample each prediction is.
         """
         joints = joints.astype(np.float64)
         means = mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)

@@ -74,18 +74,14 @@ def evaluate_detections(
     truth: GroundTruth,
     sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
 ) -> dict[str, float]:
-    """COCO's ten keypoint scores of detections.
+    """COCO's ten keypoint scores of detections: fractions, nan where there are none, or no person of that size.
 
     A joint that is not finite makes a person similar to nobody.
 
     Args:
         detections: In any order; of equal scores in an image the first one counts as better.
-        truth: All persons of the images, crowds among them.
+        truth: All persons of the images, crowds and images without a prediction among them.
         sigmas: The skeleton's per-joint standard deviations.
-
-    Returns:
-        Fractions under the names in `STATISTICS`; nan where there is nothing to score: no
-        detections, or no person of that size.
 
     Raises:
         ValueError: An image that the ground truth does not list.
@@ -112,15 +108,10 @@ def evaluate_by_visibility(
     truth: GroundTruth,
     sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
 ) -> dict[str, float]:
-    """AP and AR over visible joints alone, and over occluded joints alone.
+    """`evaluate_detections` over visible joints alone, and over occluded ones: "AP/visible", "AR/occluded", ...
 
-    Labels of the other kind are taken out of the ground truth; persons left without a label are
-    ignored, as COCO's evaluation ignores unlabelled persons. Arguments and errors are those of
-    `evaluate_detections`.
-
-    Returns:
-        "AP/visible", "AP/occluded", "AR/visible", "AR/occluded", fractions; nan where no joint is
-        labelled so.
+    Labels of the other kind are taken out of the ground truth; persons left without a label are ignored, as COCO's
+    evaluation ignores unlabelled persons.
     """
     scores = {}
     for kind, flag in VISIBILITIES.items():
@@ -179,10 +170,8 @@ def _match(
 def _images(
     found: Int64[np.ndarray, " M"], labelled: Int64[np.ndarray, " N"]
 ) -> Iterator[tuple[Int64[np.ndarray, "I G"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]]:
-    """Groups of images that have both detections and labels.
-
-    Rows of the labelled persons of each image (-1: none), row of its first detection, number of its detections.
-    """
+    """Groups of images that have both detections and labels: rows of the labelled persons of each (-1: none), row
+    of its first detection, number of its detections."""
     by_image = np.argsort(labelled, kind="stable")
     images, first, number = np.unique(found, return_index=True, return_counts=True)
     start, end = (np.searchsorted(labelled[by_image], images, side) for side in ("left", "right"))
@@ -203,17 +192,14 @@ def _similarity(
     persons: Int64[np.ndarray, "I G"],
     sigmas: Float[np.ndarray, " K"],
 ) -> Float[np.ndarray, "I G"]:
-    """OKS of each image's detection with its labelled persons, over the labelled joints.
-
-    Of persons without labels, such as crowds, distances are those from twice their box.
-    """
+    """OKS of each image's detection with its labelled persons; of those without labels, such as crowds, distances
+    are those from twice their box."""
     predicted, boxes = joints[:, None].astype(np.float64), truth.boxes[persons][:, :, None]
     labelled = truth.visibility[persons] > 0
     unlabelled = np.asarray(~labelled.any(-1, keepdims=True))
     corner, size = boxes[..., :2], boxes[..., 2:]
-    outside = np.maximum(corner - size - predicted, 0) + np.maximum(
-        predicted - corner - 2 * size, 0
-    )
+    lower, upper = corner - size, corner + 2 * size
+    outside = np.maximum(lower - predicted, 0) + np.maximum(predicted - upper, 0)
     offset = np.where(unlabelled[..., None], outside, predicted - truth.joints[persons])
     similar = oks((offset**2).sum(-1), truth.area[persons], sigmas, labelled | unlabelled)
     return np.nan_to_num(similar)
@@ -222,10 +208,7 @@ def _similarity(
 def _precision_and_recall(
     hits: Bool[np.ndarray, "T M"], counts: Bool[np.ndarray, "T M"], persons: int
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """Mean precision over 101 recalls, and the highest recall, at each threshold.
-
-    Of detections, best first, `hits` match a person and `counts` are not ignored; `persons` are to be found.
-    """
+    """Mean precision over 101 recalls, and the highest recall, at each threshold, of detections, best first."""
     right = np.cumsum(hits & counts, -1)
     precision = right / (np.cumsum(counts, -1) + np.spacing(1))
     # The highest precision at this recall or a higher one.

@@ -24,7 +24,7 @@ class Errors:
     relative: Float[np.ndarray, "M K"]
     """See `pnfs.evaluation.pck.relative_errors`."""
     visibility: Integer[np.ndarray, "M K"]
-    """COCO's visibility flag of each label."""
+    """COCO's flags."""
     predicted: Bool[np.ndarray, " M"]
     """Persons who have a prediction."""
 
@@ -53,10 +53,6 @@ class Errors:
         order = np.argsort(errors, kind="stable")
         return rows[order], errors[order]
 
-    def missed(self) -> int:
-        """Number of scored persons for whom nothing was predicted."""
-        return int((self.scored.any(-1) & ~self.predicted).sum())
-
     def record(self, criterion: Criterion) -> dict[str, Any]:
         """Rates of every joint, all and by visibility, for `result.json`; None where no label is."""
         joints: dict[str, dict[str, Any]] = {
@@ -71,6 +67,6 @@ class Errors:
         return {
             "criterion": criterion.label,
             "reference_length": criterion.reference,
-            "missed_persons": self.missed(),
+            "missed_persons": int((self.scored.any(-1) & ~self.predicted).sum()),
             "joints": joints,
         }

@@ -13,10 +13,7 @@ MAX_DETECTIONS = 20
 
 
 def similarity_sigmas(skeleton: Skeleton) -> Float[np.ndarray, " K"]:
-    """The skeleton's per-joint standard deviations.
-
-    Where its benchmark defines none, joints that COCO labels have COCO's, others COCO's mean.
-    """
+    """The skeleton's per-joint standard deviations; without, joints have COCO's, or COCO's mean."""
     if skeleton.oks_sigmas is not None:
         return np.array(skeleton.oks_sigmas)
     known = dict(zip(COCO.joints, COCO_SIGMAS.tolist(), strict=True))
@@ -29,13 +26,9 @@ def oks(
     sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
     counted: Bool[np.ndarray, "*N K"] | None = None,
 ) -> Float[np.ndarray, "*N"]:
-    """Mean over the joints of exp(-d² / (8 σ² area)).
+    """Mean over the `counted` joints (None: all) of exp(-d² / (8 σ² area)); without any, 0.
 
-    Args:
-        squared: Squared distance d² of each joint, in square pixels.
-        area: Area of the person, in square pixels.
-        sigmas: The skeleton's per-joint standard deviations.
-        counted: Joints in the mean; None: all. Without any the similarity is 0.
+    `squared` distances d² of the joints and the person's area are in square pixels.
     """
     scale = np.asarray(area)[..., None] + np.spacing(1)
     alike = np.exp(-squared / (2 * sigmas) ** 2 / scale / 2)
@@ -53,21 +46,14 @@ def oks_nms(
     *,
     soft: bool = False,
 ) -> Int64[np.ndarray, " N"]:
-    """Rows that stay when predictions too similar to a better one are dropped (HRNet's `oks_nms`).
+    """Rows that stay, best first, when predictions too similar to a better one are dropped (HRNet's `oks_nms`).
 
-    The similarity of two predictions is over all joints, with the mean of both areas.
+    The similarity of two predictions is over all joints, with the mean of both areas; lengths are in image pixels.
 
     Args:
-        joints: x, y in image pixels.
-        scores: Score of each prediction.
-        areas: Area of each prediction, in square pixels.
         threshold: The highest OKS that two rows which stay may have.
-        sigmas: The skeleton's per-joint standard deviations.
         soft: Instead of dropping any, multiply the scores of the rest by exp(-OKS² / threshold) after each
             pick, and end after MAX_DETECTIONS picks (HRNet's `soft_oks_nms`).
-
-    Returns:
-        Rows, in the order of the picks.
     """
     order = np.argsort(scores)[::-1]
     remaining = scores[order]

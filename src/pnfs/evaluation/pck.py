@@ -30,9 +30,6 @@ def torso_size(
     """Reference length of PCK, in pixels: the longer of left shoulder – right hip and right shoulder – left hip.
 
     nan for persons of whom one of these joints is unlabelled, so that they are left out of the score.
-
-    Raises:
-        ValueError: The skeleton lacks one of these joints.
     """
     ends = skeleton.indices(["left_shoulder", "right_hip", "right_shoulder", "left_hip"])
     corners = joints[..., ends, :]
@@ -82,13 +79,10 @@ def pck_curve(
     mean_rows: Sequence[int],
     group_rows: Mapping[str, Sequence[int]],
 ) -> PCKCurve:
-    """PCK at each threshold, by the two rules of HRNet's `MPIIDataset.evaluate`.
+    """PCK at each threshold, a share of the reference length, by the two rules of HRNet's `MPIIDataset.evaluate`.
 
-    Args:
-        errors: See `relative_errors`.
-        thresholds: Shares of the reference length.
-        mean_rows: Joints in the mean over all, in which every labelled joint counts the same.
-        group_rows: Label -> joints whose percentages are averaged, each counting the same.
+    In the mean over `mean_rows` every labelled joint counts the same; of the joints of a group (label -> rows) the
+    percentages are averaged. `errors` are `relative_errors`.
     """
     counts = joint_rates(errors, 0)[1]
     rates = np.nan_to_num([joint_rates(errors, threshold)[0] for threshold in thresholds])
@@ -104,10 +98,9 @@ def pck_curve(
 class PCK(PersonMetric):
     """Share of labelled joints whose error is at most a threshold times the reference length.
 
-    For each threshold t the result holds, in percent, `"<name>@<t>"`, the mean in which every
-    labelled joint counts the same, and `"<name>@<t>/<group>"`, the mean of the rates of the group's
-    joints, each counting the same. What HRNet's code and the tables made with it call "Mean@0.1" is
-    the rate at 0.11: the eleventh of its thresholds 0, 0.01, 0.02, ... Ask for both 0.1 and 0.11.
+    For each threshold t the result holds, in percent, `"<name>@<t>"` and `"<name>@<t>/<group>"`; see `pck_curve`.
+    What HRNet's code and the tables made with it call "Mean@0.1" is the rate at 0.11: the eleventh of its
+    thresholds 0, 0.01, 0.02, ... Ask for both 0.1 and 0.11.
 
     A joint predicted as nan counts as wrong. Persons whose reference length is nan or not positive
     are left out. A share of nothing is nan: without input, or for joints that no person has labelled.
@@ -117,8 +110,7 @@ class PCK(PersonMetric):
         groups: Label -> names of joints, for scores beside the mean over all joints.
         thresholds: Shares of the reference length; the first gives the score that decides.
         name: "PCKh" if the reference is the head size, "PCK" if it is the torso size.
-        mean_excludes: Names of joints that the mean over all joints leaves out; MPII's leaves out
-            pelvis and thorax.
+        mean_excludes: Joints that the mean over all leaves out; MPII's leaves out pelvis and thorax.
         **kwargs: See `torchmetrics.Metric`.
 
     Raises:

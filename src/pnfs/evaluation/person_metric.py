@@ -36,13 +36,9 @@ class Criterion:
 
 
 class PersonMetric(Metric):
-    """Keeps columns of each batch and scores all persons at the end of an epoch.
+    """Keeps columns of each batch and scores all persons, of `joint_count` joints, at the end of an epoch.
 
     A subclass names its `columns` and computes `score` from them.
-
-    Args:
-        joint_count: The number of joints K.
-        **kwargs: See `torchmetrics.Metric`.
     """
 
     higher_is_better = True
@@ -62,11 +58,8 @@ class PersonMetric(Metric):
 
     @abstractmethod
     def score(self, persons: Columns) -> Mapping[str, float]:
-        """Scores of all persons, name -> value; the first one decides, the higher the better.
-
-        Args:
-            persons: `columns` and "sample_index", in the order of the samples; no rows without input.
-        """
+        """Scores, name -> value, the first of which decides, the higher the better; of all persons' `columns` and
+        "sample_index", in the order of the samples."""
 
     def criterion(self) -> Criterion | None:
         """When a joint counts as right; None if the metric has no such rule."""
@@ -81,8 +74,7 @@ class PersonMetric(Metric):
                 and the entries of the batch (`pnfs.data.crops.PoseBatch`).
 
         Raises:
-            ValueError: A column is missing, or does not have the metric's number of joints or one
-                row for each person.
+            ValueError: A column is missing, or has another number of joints or persons.
         """
         kept = {"sample_index": sample_index}
         for name in self.columns:

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from pnfs.codec.decode import decode
 from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.runtimes import OnnxRuntime
+from pnfs.export.runtimes import OnnxRuntime, library
+from pnfs.models.network import PoseNetwork
 
 # Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
 _OPERATORS = ["Conv", "Clip", "Relu"]
@@ -33,8 +35,8 @@ class Calibration:
     Attributes:
         crops: What the ranges are measured on.
         held_out: Others, which the finished file is checked on.
-        max_moved: Share of the joints that may move by more than a pixel of the score maps; groups of layers stay
-            in float32 until no more do on `crops`.
+        max_moved: Share of the joints that may move by more than a heatmap pixel; groups of layers stay in
+            float32 until no more do on `crops`.
     """
 
     crops: UInt8[np.ndarray, "N h w 3"]
@@ -43,7 +45,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not 0 < self.max_moved <= 1:
-            raise ExportError(f"max_moved is a share above 0, to 1; not {self.max_moved}")
+            raise ExportError(f"int8.max_moved is a share above 0, to 1; not {self.max_moved}")
         if not len(self.crops) or not len(self.held_out):
             raise ExportError("int8 needs crops to calibrate on, and others to check on")
 
@@ -60,15 +62,13 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
 
     Weights get a scale a channel, activations a scale a tensor, from the mean of the batches' extremes. The
     first convolutions and the last, which make the vectors, stay in float32, and so does all that is no
-    convolution, such as the vectors' lengths and their squashing. Where more than `calibration.max_moved` of the
-    joints move, the rest is tried in `GROUPS` groups by themselves, and those that change the scores most stay in
-    float32 too.
+    convolution. Where more than `calibration.max_moved` of the joints move, the rest is tried in `GROUPS` groups
+    by themselves, and those that change the scores most stay in float32 too.
 
     Raises:
         ExportError: A package is missing, or even one group moves too many joints; the file is as it was.
     """
-    onnx = _onnx()
-    graph = onnx.load(path).graph
+    graph = library("onnx", extra="onnx").load(path).graph
     ends = _ends(graph)
     inner = [n.name for n in graph.node if n.op_type == "Conv" and n.name not in ends]
     groups = [list(map(str, g)) for g in np.array_split(inner, GROUPS) if len(g)]
@@ -93,23 +93,51 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
             left_out = worst_first[: len(left_out) + 1]
             if len(left_out) == len(groups):
                 raise ExportError(
-                    f"precision=int8: whatever part of the network is in 8-bit integers, more than "
-                    f"{calibration.max_moved:.1%} of the joints move by more than a pixel; allow more "
-                    "(int8.max_moved), or export with precision=f32"
+                    "precision=int8: whatever part of the network is in 8-bit integers, too many joints move; "
+                    "raise int8.max_moved, or export with precision=f32"
                 )
             moved = harm_without(left_out)[0]
         path.write_bytes(target.read_bytes())
     return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
 
 
+def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> float:
+    """Share of the joints that an int8 file moves by more than a heatmap pixel, on `calibration.held_out`.
+
+    Raises:
+        ExportError: It is more than twice what the calibration allows on its own crops.
+    """
+    runtime = OnnxRuntime(path)
+    metadata, crops = runtime.metadata, calibration.held_out
+    method: Any = metadata.decode_method if metadata.outputs == "joints" else "argmax"
+    batches = (maps_of(network, crops[n : n + BATCH]) for n in range(0, len(crops), BATCH))
+    expected = [decode(maps, method, sigma=metadata.sigma)[0].numpy() for maps in batches]
+    moved = moved_share(answers(runtime, crops)[0], np.concatenate(expected))
+    if not moved <= 2 * calibration.max_moved:
+        raise ExportError(
+            f"{path}: 8-bit integers move {moved:.1%} of the joints by more than a pixel on crops that the file "
+            f"was not calibrated on, more than {2 * calibration.max_moved:.1%}; the file was not kept; calibrate "
+            "on more crops (int8.crops)"
+        )
+    return moved
+
+
+@torch.no_grad()
+def maps_of(network: PoseNetwork, images: np.ndarray) -> Float[Tensor, "B K h w"]:
+    """The network's heatmaps in PyTorch, in evaluation mode, on the CPU."""
+    was_training, device = network.training, next(network.parameters()).device
+    maps = network.eval().heatmaps(torch.from_numpy(images).to(device)).cpu().float()
+    network.train(was_training)
+    return maps
+
+
 def answers(
     run: OnnxRuntime, crops: UInt8[np.ndarray, "N h w 3"]
 ) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N ..."]]:
-    """Joints of crops (x, y in pixels of the score maps); and the maps, or the joints' scores."""
+    """Joints of crops (x, y in heatmap pixels); and the heatmaps, or the joints' scores."""
+    height, width = (side // run.metadata.stride for side in run.metadata.input_size)
+    stride = run.metadata.codec.stride((height, width))
     at, scores = [], []
-    height, width = run.metadata.input_size
-    maps_size = height // run.metadata.stride, width // run.metadata.stride
-    stride = run.metadata.codec.stride(maps_size)
     for n in range(0, len(crops), BATCH):
         found = run(crops[n : n + BATCH])
         if isinstance(found, tuple):
@@ -144,43 +172,30 @@ def _ends(graph: Any) -> list[str]:
 
 
 def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[str]) -> None:
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
+    onnx, ort = (library(name, "onnx") for name in ("onnx", "onnxruntime.quantization"))
     batches = iter([{"images": crops[n : n + BATCH]} for n in range(0, len(crops), BATCH)])
     # Has what is called of a CalibrationDataReader.
     reader: Any = SimpleNamespace(get_next=lambda: next(batches, None))
     # Advice on preparing models, which ours need not, is kept from the user.
     logging.disable(logging.WARNING)
     try:
-        quantize_static(
+        ort.quantize_static(
             path,
             target,
             reader,
-            quant_format=QuantFormat.QDQ,
+            quant_format=ort.QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=ort.QuantType.QUInt8,
+            weight_type=ort.QuantType.QInt8,
             nodes_to_exclude=list(excluded),
             # The mean of the batches' extremes: one outlier does not set the scale.
             extra_options={"CalibMovingAverage": True},
         )
     finally:
         logging.disable(logging.NOTSET)
-    onnx = _onnx()
     model = onnx.load(target)
     properties = {p.key: p.value for p in model.metadata_props}
     metadata = replace(ModelMetadata.from_properties(properties, path), precision="int8")
     onnx.helper.set_model_props(model, properties | metadata.to_properties())
     onnx.save(model, target)
-
-
-def _onnx() -> Any:
-    try:
-        import onnx
-        import onnxruntime.quantization  # noqa: F401
-    except ImportError as error:
-        raise ExportError(
-            f"precision=int8 needs the packages onnx and onnxruntime: pip install 'pnfs[onnx]' ({error})"
-        ) from error
-    return onnx

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, cast
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from pnfs.codec import Codec, DecodeMethod
+from pnfs.codec import Codec
 from pnfs.errors import PnfsError
 
 Outputs = Literal["maps", "joints"]
@@ -17,6 +17,9 @@ FilePrecision = Literal["f32", "int8"]
 """What an exported file computes in: all of it in float32, or most convolutions in 8-bit integers."""
 
 _PREFIX = "pnfs."
+
+CODEC_FIELDS = ("decode_method", "sigma", "unbiased", "flip_shift")
+"""What a file says of the `Codec`."""
 
 _ADDED_LATER = ("precision", "parts")
 """Properties that earlier files lack; the defaults hold for them."""
@@ -32,16 +35,10 @@ class ModelMetadata:
 
     Attributes:
         input_size: (height, width) of the images.
-        stride: Image pixels for each pixel of a score map.
-        skeleton: Name of the skeleton.
-        joints: Its joints, in the order of the outputs.
-        limbs: Pairs of joints that are drawn as a line.
-        flip_pairs: Pairs of joints that a mirrored image exchanges.
+        stride: Image pixels for each pixel of a heatmap.
+        skeleton, joints, limbs, flip_pairs: The skeleton's name and fields; joints in the order of the outputs.
         outputs: What the model returns.
-        decode_method: How joints are located in the maps: argmax, quarter, dark.
-        sigma: Standard deviation of the Gaussians that the maps were trained on, in pixels of a map.
-        unbiased: Whether crops and maps are measured in pixel intervals (UDP).
-        flip_shift: Pixels by which mirrored maps move to the right in a flip test.
+        decode_method, sigma, unbiased, flip_shift: Fields of the `Codec`.
         padding: Factor on the sides of a person's box, as in training.
         checkpoint: SHA-256 of the checkpoint's file; "" without one.
         precision: What the file computes in.
@@ -67,27 +64,17 @@ class ModelMetadata:
     @property
     def codec(self) -> Codec:
         """How heatmaps are read and crops measured."""
-        return Codec(
-            sigma=self.sigma,
-            unbiased=self.unbiased,
-            decode_method=cast(DecodeMethod, self.decode_method),
-            flip_shift=cast(Literal[0, 1], self.flip_shift),
-        )
+        read: dict[str, Any] = {name: getattr(self, name) for name in CODEC_FIELDS}
+        return Codec(**read)
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""
-        return {
-            _PREFIX + name: json.dumps(value, allow_nan=False)
-            for name, value in asdict(self).items()
-        }
+        values = asdict(self).items()
+        return {_PREFIX + name: json.dumps(value, allow_nan=False) for name, value in values}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], where: object) -> "ModelMetadata":
-        """The inverse of `to_properties`.
-
-        Args:
-            properties: The file's properties; other keys are left aside.
-            where: The file, for messages.
+        """The inverse of `to_properties`, for the file `where`; other properties are left aside.
 
         Raises:
             ExportError: Something is missing or damaged; names the property.
@@ -95,19 +82,16 @@ class ModelMetadata:
         values, name = {}, ""
         try:
             for name in (field.name for field in fields(cls)):
-                text = properties.get(_PREFIX + name)
-                if text is not None:
-                    values[name] = json.loads(text)
+                if _PREFIX + name in properties:
+                    values[name] = json.loads(properties[_PREFIX + name])
                 elif name not in _ADDED_LATER:
                     raise ExportError(
-                        f"{where}: its property {_PREFIX}{name} is missing; this is no file that "
-                        "`pnfs export` wrote"
+                        f"{where}: its property {_PREFIX}{name} is missing; `pnfs export` did not write it"
                     )
             return TypeAdapter(cls).validate_python(values)
         except (json.JSONDecodeError, ValidationError) as error:
-            reason = str(error)
-            if isinstance(error, ValidationError):
-                name, reason = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
+            first = error.errors()[0] if isinstance(error, ValidationError) else {}
+            name, reason = first.get("loc", [name])[0], first.get("msg", error)
             raise ExportError(
                 f"{where}: its property {_PREFIX}{name} is damaged, or of another version: {reason}; export "
                 "it again"

@@ -4,24 +4,32 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pnfs.codec import Codec
-from pnfs.export.checks import check_export, check_moved
-from pnfs.export.int8 import Calibration, Convolutions, quantise
-from pnfs.export.metadata import ExportError, ModelMetadata, Outputs
+from pnfs.codec.decode import REACHES
+from pnfs.export.int8 import Calibration, Convolutions, answers, check_moved, maps_of, quantise
+from pnfs.export.metadata import CODEC_FIELDS, ExportError, ModelMetadata, Outputs
+from pnfs.export.runtimes import OnnxRuntime, library
 from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
 
 OPSET = 20
 """ONNX operator set of exported files."""
+
+TOLERANCE = 1e-3
+"""Largest difference of a score from PyTorch's that an export may have; times the largest score where scalar
+scores, which nothing squashes, go beyond 1."""
 
 
 class _Exported(nn.Module):
@@ -44,11 +52,9 @@ class ExportReport:
     """What `export_onnx` wrote.
 
     Attributes:
-        path: The file.
-        metadata: What it says about itself.
         differences: Batch size -> largest difference of a score from PyTorch's, in float32.
         convolutions: How many are in 8-bit integers; None for a file in float32.
-        moved: Share of the joints that the 8-bit integers move by more than a pixel of the score maps.
+        moved: Share of the joints that the 8-bit integers move by more than a heatmap pixel.
     """
 
     path: Path
@@ -92,31 +98,26 @@ def export_onnx(
             `TOLERANCE`, or 8-bit integers move more joints than `int8` allows; then no file is left.
     """
     path = Path(path)
-    height, width = input_size
-    if height % 32 or width % 32 or height < 32 or width < 32:
-        raise ExportError(f"input height and width must divide by 32, got {height}x{width}")
+    if any(side % 32 or side < 32 for side in input_size):
+        raise ExportError(f"input height and width must divide by 32, got {input_size}")
     skeleton, codec = network.parts.skeleton, codec or Codec()
+    read: dict[str, Any] = {name: getattr(codec, name) for name in CODEC_FIELDS}
     metadata = ModelMetadata(
-        input_size=(height, width),
+        input_size=input_size,
         stride=network.stride,
         skeleton=skeleton.name,
-        joints=tuple(skeleton.joints),
-        limbs=_pairs(skeleton.limbs),
-        flip_pairs=_pairs(skeleton.flip_pairs),
+        joints=skeleton.joints,
+        limbs=skeleton.limbs,
+        flip_pairs=skeleton.flip_pairs,
         outputs=outputs,
-        decode_method=codec.decode_method,
-        sigma=codec.sigma,
-        unbiased=codec.unbiased,
-        flip_shift=codec.flip_shift,
         padding=padding,
         checkpoint=checkpoint,
         parts=tuple((name, tuple(joints)) for name, joints in network.parts.parts.items()),
+        **read,
     )
-    model = _Exported(
-        fuse(network) if fused else copy.deepcopy(network), codec if outputs == "joints" else None
-    )
+    whole = fuse(network) if fused else copy.deepcopy(network)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(model.eval(), path, metadata)
+    _write(_Exported(whole, codec if outputs == "joints" else None).eval(), path, metadata)
     try:
         differences = check_export(network, path)
         if int8 is None:
@@ -130,46 +131,87 @@ def export_onnx(
     return ExportReport(path, metadata, differences, convolutions, moved)
 
 
-def _pairs(pairs: Sequence[Sequence[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((a, b) for a, b in pairs)
-
-
 def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ExportError(
-            f"export needs the packages onnx and onnxscript: pip install 'pnfs[onnx]' ({error})"
-        ) from error
+    library("onnx", extra="onnx")
+    library("onnxscript", extra="onnx")
     # Two images, since the exporter takes a dimension of 1 for a constant.
     example = torch.zeros(2, *metadata.input_size, 3, dtype=torch.uint8)
-    names = ["maps"] if metadata.outputs == "maps" else ["joints", "scores"]
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            model.cpu(),
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=names,
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-            opset_version=OPSET,
-            verbose=False,
-        )
+    # The exporter's notes on its own optimisations are kept from the user.
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            program = torch.onnx.export(
+                model.cpu(),
+                (example,),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["maps"] if metadata.outputs == "maps" else ["joints", "scores"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
     assert program is not None
     program.model.metadata_props.update(metadata.to_properties())
     program.save(path)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's notes on its own optimisations from the user."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
+    """Batch size -> largest difference of a score in ONNX Runtime from the network's, on noise.
+
+    Raises:
+        ExportError: A score differs by more than `TOLERANCE` allows, or a joint lies where PyTorch's map has
+            no peak.
+    """
+    runtime = OnnxRuntime(path)
+    metadata, differences = runtime.metadata, {}
+    for batch in (1, 3):
+        shape = (batch, *metadata.input_size, 3)
+        images = np.random.default_rng(batch).integers(0, 256, shape, np.uint8)
+        maps = maps_of(network, images)
+        joints, scores = (torch.from_numpy(x) for x in answers(runtime, images))
+        expected = maps
+        if metadata.outputs == "joints":
+            check_peaks(maps, joints, metadata.decode_method, path)
+            expected = maps.amax((2, 3))
+        differences[batch] = float((scores - expected).abs().max())
+        # Not the other way round: NaN is no success.
+        if not differences[batch] <= _allowed(maps):
+            raise ExportError(
+                f"{path}: the exported model's scores differ from PyTorch's by {differences[batch]:.1e} at batch "
+                f"{batch}, more than {_allowed(maps):.1e}; the file was not kept"
+            )
+    return differences
+
+
+def _allowed(maps: Float[Tensor, "B K h w"]) -> float:
+    return TOLERANCE * max(1.0, float(maps.abs().max()))
+
+
+def check_peaks(
+    maps: Float[Tensor, "B K h w"], locations: Float[Tensor, "B K 2"], method: str, path: Path
+) -> None:
+    """Each location must lie as near to a peak as the decoding puts it; which of equal ones is left open.
+
+    Raises:
+        ExportError: One does not.
+    """
+    height, width = maps.shape[-2:]
+    reach = math.ceil(REACHES.get(method, max(REACHES.values())))
+    x, y = locations.round().long().unbind(-1)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    around = F.max_pool2d(maps, 2 * reach + 1, stride=1, padding=reach)
+    nearby = around.flatten(2).gather(2, index[..., None])[..., 0]
+    highest, allowed = maps.amax((2, 3)), _allowed(maps)
+    # Without a positive score there is no peak: the location is (0, 0), wherever the maximum lies.
+    if not bool(((nearby >= highest - allowed) | (highest <= allowed)).all()):
+        raise ExportError(
+            f"{path}: the exported model places joints where PyTorch's heatmaps have no peak; it was not kept"
+        )

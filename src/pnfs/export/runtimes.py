@@ -1,9 +1,8 @@
 """Exported models behind one call: images in, heatmaps or joints out."""
 
-import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -19,8 +18,6 @@ Images = UInt8[np.ndarray, "B h w 3"]
 
 Precision = Literal["f32", "bf16"]
 """What OpenVINO computes a float32 file in: float32, or bfloat16 where the processor has it."""
-
-_TELEMETRY = "openvino_telemetry"
 
 
 class Runtime:
@@ -49,10 +46,7 @@ class Runtime:
             raise ExportError(f"threads must be at least 1, got {threads}")
 
     def __call__(self, images: Images) -> Maps | Joints:
-        """Crops of the model's input size, RGB, to its outputs.
-
-        Returns:
-            Heatmaps, or joints (x and y in pixels of the crop) and their scores; see `ModelMetadata.outputs`.
+        """RGB crops of the model's input size to heatmaps, or to joints (x, y in crop pixels) and their scores.
 
         Raises:
             ExportError: The images have another type or shape.
@@ -73,13 +67,13 @@ class OnnxRuntime(Runtime):
     """An exported model in ONNX Runtime; see `Runtime`."""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        library = _library("onnxruntime", extra="onnx")
+        onnxruntime = library("onnxruntime", extra="onnx")
         super().__init__(path, threads)
-        options = library.SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0 stands for one a core.
         providers = ["CPUExecutionProvider"]
         try:
-            self._session = library.InferenceSession(str(self.path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers)
         except Exception as error:
             raise ExportError(f"{self.path}: ONNX Runtime cannot read it: {error}") from error
         properties = self._session.get_modelmeta().custom_metadata_map
@@ -93,28 +87,20 @@ class OnnxRuntime(Runtime):
 class OpenVinoRuntime(Runtime):
     """An exported model in OpenVINO; see `Runtime`.
 
-    Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster.
-
-    Args:
-        path: File that `pnfs export` wrote.
-        threads: Threads to compute with; None for one a core.
-        precision: "f32" or "bf16", of files that were exported in float32. None: f32, also where the
-            processor has a faster, coarser type that OpenVINO would take by itself.
+    Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster. `precision` is for
+    files that were exported in float32; None is f32, also where the processor has a faster, coarser type that
+    OpenVINO would take by itself.
 
     Raises:
         ExportError: As `Runtime`, or there is no such precision on this processor or for this file.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        threads: int | None = None,
-        *,
-        precision: Precision | None = None,
+        self, path: str | Path, threads: int | None = None, *, precision: Precision | None = None
     ) -> None:
-        library = _library("openvino", extra="openvino")
+        openvino = library("openvino", extra="openvino")
         super().__init__(path, threads)
-        self._core = library.Core()
+        self._core = openvino.Core()
         try:
             self._model = self._core.read_model(self.path)
             # The ONNX file's properties.
@@ -124,11 +110,16 @@ class OpenVinoRuntime(Runtime):
         except Exception as error:
             raise ExportError(f"{self.path}: OpenVINO cannot read it: {error}") from error
         self.metadata = ModelMetadata.from_properties(properties, self.path)
-        is_float = self.metadata.precision == "f32"
-        if precision is not None:
-            _check_precision(precision, self.path, is_float, self._core)
+        if precision not in (None, *get_args(Precision)):
+            raise ExportError(f"precision={precision}: OpenVINO has {get_args(Precision)}")
+        if precision is not None and self.metadata.precision != "f32":
+            raise ExportError(f"precision={precision}: {self.path} is in int8; leave the key out")
+        # Processors without bfloat16 would compute in float32, under another name.
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in able:
+            raise ExportError("precision=bf16: this processor does not have it; take precision=f32")
         chosen = precision or "f32"
-        self.precision = chosen if is_float else self.metadata.precision
+        self.precision = chosen if self.metadata.precision == "f32" else self.metadata.precision
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": chosen}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -146,44 +137,24 @@ class OpenVinoRuntime(Runtime):
         return [np.array(results[index]) for index in range(len(results))]
 
 
-def _check_precision(precision: str, path: Path, is_float: bool, core: Any) -> None:
-    if precision not in get_args(Precision):
-        raise ExportError(
-            f"precision={precision}: OpenVINO computes in {' or '.join(get_args(Precision))}"
-        )
-    if not is_float:
-        raise ExportError(
-            f"precision={precision}: {path} was exported with precision=int8, which leaves no choice; leave "
-            "the key out"
-        )
-    # Such processors would compute in float32, under another name.
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise ExportError(
-            "precision=bf16: this processor does not compute in bfloat16; take precision=f32"
-        )
+def library(name: str, extra: str) -> ModuleType:
+    """An optional package.
 
-
-def _library(name: str, extra: str) -> ModuleType:
+    Raises:
+        ExportError: It is not installed; names the extra of ours that brings it.
+    """
+    # `import openvino` reports its use to a server through another package. It has no switch for that which a
+    # program can set, but sends nothing where that package is not installed.
+    telemetry = "openvino_telemetry"
+    hidden = telemetry not in sys.modules
+    if hidden:
+        sys.modules[telemetry] = None  # type: ignore[assignment]
     try:
-        with _without_telemetry():
-            return importlib.import_module(name)
+        return importlib.import_module(name)
     except ImportError as error:
         raise ExportError(
             f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
         ) from error
-
-
-@contextlib.contextmanager
-def _without_telemetry() -> Iterator[None]:
-    """Hides the package through which `import openvino` reports its use to a server.
-
-    OpenVINO has no switch for that which a program can set, but sends nothing where the package is not installed.
-    """
-    hidden = _TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
-    try:
-        yield
     finally:
         if hidden:
-            del sys.modules[_TELEMETRY]
+            del sys.modules[telemetry]

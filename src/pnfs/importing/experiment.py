@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pnfs.errors import PnfsError
 from pnfs.models.network import ChannelOrder
 
 _LARGEST = 1_000_000
 """Bytes of a YAML file that are read; theirs have five thousand."""
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Experiment:
         sigma: Standard deviation of the targets, heatmap pixels.
         padding: Factor on the sides of person boxes.
         flip_shift: Pixels by which mirrored maps move in the flip test.
-        stated: What the checkpoint's entries tell too: name of the key -> its value.
+        content: The part of the YAML that describes the network.
     """
 
     source: str = ""
@@ -41,191 +44,100 @@ class Experiment:
     sigma: float | None = None
     padding: float | None = None
     flip_shift: Literal[0, 1] | None = None
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
 
-
-class _Read(BaseModel):
-    """Their files have many keys more."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Fabric(_Read):
-    operators: list[str] | None = None
-    depth: int | None = None
-    cut_layers_num: int | None = None
-    reserve_layers_num: int | None = None
-    hidden_states_num: int | None = None
-    factor: int | None = None
-    input_nodes_num: int | None = None
-    size_types: list[int] | None = None
-    vector_in_pixel: bool | None = None
-    vector_dim: int | None = None
-
-
-class _Subnetworks(_Read):
-    dataset: str | None = Field(None, alias="dataset_name")
-    parts_num: int | None = None
-    cell_config: _Fabric = _Fabric()
-
-
-class _Size(_Read):
-    w: int
-    h: int
-
-
-class _Network(_Read):
-    dataset_name: str | None = None
-    keypoints_num: int | None = None
-    input_size: _Size | None = None
-    margin_to_border: float | None = Field(None, gt=0)
-    backbone: _Fabric | str | None = None
-    subnetwork_config: _Subnetworks = _Subnetworks()  # pyright: ignore[reportCallIssue]
-
-
-class _Targets(_Read):
-    heatmap_peak_sigma_factor: float | None = Field(None, gt=0)
-
-
-class _PoseNFS(_Read):
-    model: _Network
-    train: _Targets = _Targets()  # pyright: ignore[reportCallIssue]
-
-
-class _PublicExtra(_Read):
-    sigma: float | None = Field(None, alias="SIGMA", gt=0)
-    num_layers: int | None = Field(None, alias="NUM_LAYERS")
-
-
-class _PublicModel(_Read):
-    image_size: tuple[int, int] | None = Field(None, alias="IMAGE_SIZE")
-    sigma: float | None = Field(None, alias="SIGMA", gt=0)
-    num_joints: int | None = Field(None, alias="NUM_JOINTS")
-    style: str = Field("pytorch", alias="STYLE")
-    extra: _PublicExtra = Field(_PublicExtra(), alias="EXTRA")  # pyright: ignore[reportCallIssue]
-
-
-class _PublicDataset(_Read):
-    name: str | None = Field(None, alias="DATASET")
-    color_rgb: bool | None = Field(None, alias="COLOR_RGB")
-
-
-class _PublicTest(_Read):
-    shift_heatmap: bool | None = Field(None, alias="SHIFT_HEATMAP")
-
-
-class _Public(_Read):
-    model: _PublicModel = Field(alias="MODEL")
-    dataset: _PublicDataset = Field(_PublicDataset(), alias="DATASET")  # pyright: ignore[reportCallIssue]
-    test: _PublicTest = Field(_PublicTest(), alias="TEST")  # pyright: ignore[reportCallIssue]
+    def stated(self, key: str) -> int | None:
+        """The number at a dotted key, which the checkpoint's entries say too."""
+        return _at(self.content, self.source, key)
 
 
 def read_experiment(path: str, posenfs: bool) -> Experiment:
-    """What an experiment's YAML says.
-
-    Args:
-        path: The file.
-        posenfs: In the keys of the authors' code; else in those of HRNet and SimpleBaseline.
+    """What an experiment's YAML says, in the keys of the authors' code, or of HRNet and SimpleBaseline.
 
     Raises:
-        ValueError: The file cannot be read, lacks the part that describes a network, has a key of the wrong
+        PnfsError: The file cannot be read, lacks the part that describes a network, has a key of the wrong
             kind, or describes what cannot be built here.
     """
-    content = _load(Path(path).expanduser())
+    file = Path(path).expanduser()
+    if not file.is_file() or file.stat().st_size > _LARGEST:
+        raise PnfsError(f"config: {path} is not a file of at most a megabyte")
     try:
-        if posenfs:
-            return _of_posenfs(_PoseNFS.model_validate(_nested(content)), path)
-        return _of_public(_Public.model_validate(content), path)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise PnfsError(f"config: {path}: {key}: {first['msg']}") from error
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise PnfsError(f"config: {path} is not a file")
-    if path.stat().st_size > _LARGEST:
-        raise PnfsError(f"config: {path} is larger than a megabyte: no YAML of an experiment")
-    try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise PnfsError(f"config: {path} is not a readable YAML file ({error})") from error
     if not isinstance(content, dict):
         raise PnfsError(f"config: {path} holds no keys")
-    return content
+    return _of_posenfs(content, path) if posenfs else _of_public(content, path)
 
 
-def _nested(content: dict[str, Any]) -> dict[str, Any]:
-    """Their newer files have what describes the network below `model`; records of it have it at the top."""
+def _at(content: Mapping[str, Any], path: str, key: str, kind: Any = int) -> Any:
+    """The value of a dotted key, None where there is none."""
+    value: Any = content
+    for name in key.split("."):
+        if not isinstance(value, dict):
+            raise PnfsError(f"config: {path}: {key}: {name} should be below a key, found {value!r}")
+        value = value.get(name)
+        if value is None:
+            return None
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise PnfsError(f"config: {path}: {key}: {error.errors()[0]['msg']}") from error
+
+
+def _of_posenfs(content: dict[str, Any], path: str) -> Experiment:
+    # Newer files have what describes the network below `model`; records of it have it at the top.
     model = content.get("model", content)
     if not isinstance(model, dict) or not {"subnetwork_config", "cell_config"} & set(model):
-        return {"model": model if "model" in content else None}
+        raise PnfsError(f"config: {path}: model has neither subnetwork_config nor cell_config")
     if "cell_config" in model:
         model = model | {"subnetwork_config": {**model, "dataset_name": model.get("dataset")}}
-    if isinstance(model.get("backbone_config"), dict):
-        model = model | {"backbone": model["backbone_config"]}
-    return {"model": model, "train": content.get("train") or {}}
-
-
-def _of_posenfs(read: _PoseNFS, path: str) -> Experiment:
-    model, parts = read.model, read.model.subnetwork_config
-    cell = parts.cell_config
-    backbone = model.backbone if isinstance(model.backbone, _Fabric) else _Fabric()
-    for name, fabric in (("cell_config", cell), ("backbone", backbone)):
-        if fabric.input_nodes_num not in (None, 1):
+    backbones = (model.get(key) for key in ("backbone_config", "backbone"))
+    model = model | {"backbone": next((x for x in backbones if isinstance(x, dict)), {})}
+    at, cell = partial(_at, model, path), "subnetwork_config.cell_config"
+    for place in (cell, "backbone"):
+        if at(f"{place}.input_nodes_num") not in (None, 1):
             raise PnfsError(
-                f"config: {path}: {name}.input_nodes_num is {fabric.input_nodes_num}: cells with two input "
-                "nodes (the paper's have one) cannot be built here"
+                f"config: {path}: {place}.input_nodes_num: cells with two input nodes (the paper's have one) "
+                "cannot be built here"
             )
-        if fabric.size_types not in (None, [4, 8, 16, 32]):
-            raise PnfsError(
-                f"config: {path}: {name}.size_types is {fabric.size_types}; only [4, 8, 16, 32] can be built"
-            )
-    if cell.vector_in_pixel and cell.vector_dim == 1:
-        raise PnfsError(
-            f"config: {path}: vectors of one number (vector_in_pixel with vector_dim 1) cannot be built here"
-        )
+        if at(f"{place}.size_types", list[int]) not in (None, [4, 8, 16, 32]):
+            raise PnfsError(f"config: {path}: {place}.size_types: only [4, 8, 16, 32] can be built")
+    size, vectors = (at("input_size.h"), at("input_size.w")), at(f"{cell}.vector_in_pixel", bool)
+    if vectors and at(f"{cell}.vector_dim") == 1:
+        raise PnfsError(f"config: {path}: vector_in_pixel with vector_dim 1 cannot be built here")
+    if vectors is False:
+        model["subnetwork_config"]["cell_config"]["vector_dim"] = 1
     return Experiment(
         source=path,
-        dataset=parts.dataset or model.dataset_name,
-        input_size=None if model.input_size is None else (model.input_size.h, model.input_size.w),
-        operators=cell.operators,
-        backbone_operators=backbone.operators,
-        sigma=read.train.heatmap_peak_sigma_factor,
-        padding=model.margin_to_border,
-        stated={
-            "keypoints_num": model.keypoints_num,
-            "parts_num": parts.parts_num,
-            "cell_config.depth": cell.depth,
-            "cell_config.cut_layers_num": cell.cut_layers_num,
-            "cell_config.hidden_states_num": cell.hidden_states_num,
-            "cell_config.factor": cell.factor,
-            "cell_config.vector_dim": 1 if cell.vector_in_pixel is False else cell.vector_dim,
-            "backbone.reserve_layers_num": backbone.reserve_layers_num,
-            "backbone.hidden_states_num": backbone.hidden_states_num,
-            "backbone.factor": backbone.factor,
-        },
+        dataset=at("subnetwork_config.dataset_name", str) or at("dataset_name", str),
+        input_size=None if None in size else size,
+        operators=at(f"{cell}.operators", list[str]),
+        backbone_operators=at("backbone.operators", list[str]),
+        sigma=_at(content, path, "train.heatmap_peak_sigma_factor", _Positive),
+        padding=at("margin_to_border", _Positive),
+        content=model,
     )
 
 
-def _of_public(read: _Public, path: str) -> Experiment:
-    model = read.model
-    if model.style != "pytorch":
+def _of_public(content: dict[str, Any], path: str) -> Experiment:
+    at = partial(_at, content, path)
+    if not isinstance(content.get("MODEL"), dict):
+        raise PnfsError(f"config: {path}: MODEL is missing")
+    if at("MODEL.STYLE", str) not in (None, "pytorch"):
         raise PnfsError(
-            f"config: {path}: MODEL.STYLE is {model.style}; ResNets of that style, which reduce the map in a "
-            "block's first convolution, cannot be built here"
+            f"config: {path}: MODEL.STYLE is not pytorch; ResNets that reduce the map in a block's first "
+            "convolution cannot be built here"
         )
-    rgb, shift = read.dataset.color_rgb, read.test.shift_heatmap
+    width_height = at("MODEL.IMAGE_SIZE", tuple[int, int])
+    rgb, shift = at("DATASET.COLOR_RGB", bool), at("TEST.SHIFT_HEATMAP", bool)
+    sigmas = (at(key, _Positive) for key in ("MODEL.SIGMA", "MODEL.EXTRA.SIGMA"))
     return Experiment(
         source=path,
-        dataset=read.dataset.name,
-        input_size=None if model.image_size is None else (model.image_size[1], model.image_size[0]),
+        dataset=at("DATASET.DATASET", str),
+        input_size=width_height and width_height[::-1],
         channel_order=None if rgb is None else "rgb" if rgb else "bgr",
-        sigma=model.sigma or model.extra.sigma,
+        sigma=next(filter(None, sigmas), None),
         flip_shift=None if shift is None else 1 if shift else 0,
-        stated={
-            "MODEL.NUM_JOINTS": model.num_joints,
-            "MODEL.EXTRA.NUM_LAYERS": model.extra.num_layers,
-        },
+        content=content,
     )

@@ -57,12 +57,12 @@ def import_posenfs(
     Args:
         settings: The command's configuration.
         state: Their state dict.
-        skeleton: Skeleton of the dataset that the user chose, or None.
+        skeleton: Skeleton of the dataset that the user chose.
         experiment: Their YAML.
         build: Makes the network.
 
     Raises:
-        ValueError: The entries, the YAML and the keys contradict each other, leave something open, or describe
+        PnfsError: The entries, the YAML and the keys contradict each other, leave something open, or describe
             what cannot be built here.
     """
     described = describe_posenfs(
@@ -88,7 +88,7 @@ def import_posenfs(
         },
         "vector_dim": described.vector_dim,
         # They were trained on images as OpenCV reads them.
-        "channel_order": _channel_order(settings, experiment, "bgr"),
+        "channel_order": settings["channel_order"] or experiment.channel_order or "bgr",
     }
     network = build(model)
     assert isinstance(network, PoseFabricNetwork)
@@ -118,30 +118,29 @@ def _parts(
     return {str(part): joints.indices(list(names)) for part, names in parts.items()}
 
 
-def _told_by_entries(described: PoseNFSModel) -> dict[str, Any]:
-    fabric, backbone = described.fabric, described.backbone_fabric
-    told: dict[str, Any] = {
-        "keypoints_num": len(described.skeleton),
-        "parts_num": len(described.parts),
-        "cell_config.depth": fabric.last_layer,
-        "cell_config.cut_layers_num": fabric.first_layer - 1,
-        "cell_config.hidden_states_num": fabric.nodes,
-        "cell_config.factor": fabric.channels,
-        "cell_config.vector_dim": described.vector_dim,
+def _told_by_entries(described: PoseNFSModel) -> dict[str, int]:
+    """What the YAML says too, by its keys."""
+    fabric, backbone, place = described.fabric, described.backbone_fabric, "subnetwork_config"
+    cell = {
+        "depth": fabric.last_layer,
+        "cut_layers_num": fabric.first_layer - 1,
+        "hidden_states_num": fabric.nodes,
+        "factor": fabric.channels,
+        "vector_dim": described.vector_dim,
     }
+    told = {f"{place}.cell_config.{key}": value for key, value in cell.items()}
+    told |= {"keypoints_num": len(described.skeleton), f"{place}.parts_num": len(described.parts)}
     if backbone is not None:
-        told |= {
-            "backbone.reserve_layers_num": backbone.last_layer,
-            "backbone.hidden_states_num": backbone.nodes,
-            "backbone.factor": backbone.channels,
-        }
+        told["backbone.reserve_layers_num"] = backbone.last_layer
+        told["backbone.hidden_states_num"] = backbone.nodes
+        told["backbone.factor"] = backbone.channels
     return told
 
 
-def _compare(experiment: Experiment, told: Mapping[str, Any]) -> None:
+def _compare(experiment: Experiment, told: Mapping[str, int]) -> None:
     """Refuses a YAML that is another checkpoint's."""
     for key, value in told.items():
-        stated = experiment.stated.get(key)
+        stated = experiment.stated(key)
         if stated is not None and stated != value:
             raise PnfsError(
                 f"config: {experiment.source}: {key} is {stated}, but the checkpoint's entries say {value}; "
@@ -194,12 +193,6 @@ def _backbone(
     return made | {"weights": "none"}
 
 
-def _channel_order(
-    settings: Mapping[str, Any], experiment: Experiment, usual: ChannelOrder
-) -> ChannelOrder:
-    return settings["channel_order"] or experiment.channel_order or usual
-
-
 def import_public(
     settings: Mapping[str, Any],
     state: Mapping[str, Tensor],
@@ -208,19 +201,7 @@ def import_public(
     experiment: Experiment,
     build: Build,
 ) -> Imported:
-    """A pose checkpoint of the public HRNet or SimpleBaseline code.
-
-    Args:
-        settings: The command's configuration.
-        state: Its state dict.
-        public: What its entries say.
-        skeleton: Skeleton of the dataset that the user chose, or None.
-        experiment: The experiment's YAML.
-        build: Makes the network.
-
-    Raises:
-        ValueError: The entries, the YAML and the keys contradict each other or leave something open.
-    """
+    """A pose checkpoint of the public HRNet or SimpleBaseline code; see `import_posenfs`."""
     for key in ("operators", "backbone_operators", "parts"):
         if settings[key] is not None:
             raise PnfsError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
@@ -228,25 +209,25 @@ def import_public(
     name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
     if name is None or len(skeleton_by_name(name)) != public.joints:
         raise PnfsError(
-            f"dataset: the checkpoint makes {public.joints} maps"
-            + (
-                ", choose the dataset of these joints"
-                if name is None
-                else f", {name} has other joints"
-            )
+            f"dataset: the checkpoint makes {public.joints} maps, which are not {name}'s"
         )
-    is_hrnet = public.kind == "hrnet"
-    model: dict[str, Any] = {"skeleton": name, "vector_dim": 1}
-    if is_hrnet:
-        model["_target_"] = "pnfs.models.baselines.HRNetPose"
-        backbone = {"_target_": "pnfs.models.backbones.HRNet", "width": public.size}
+    home, backbones = "pnfs.models.baselines", "pnfs.models.backbones"
+    if public.kind == "hrnet":
+        usual: ChannelOrder = "rgb"
+        model: dict[str, Any] = {"_target_": f"{home}.HRNetPose"}
+        backbone = {"_target_": f"{backbones}.HRNet", "width": public.size}
         backbone |= {"last_stage": 4, "finest_only": True}
     else:
+        usual = "bgr"
         _compare(experiment, {"MODEL.EXTRA.NUM_LAYERS": public.size})
-        model |= {"_target_": "pnfs.models.baselines.SimpleBaseline", "filters": public.filters}
-        backbone = {"_target_": "pnfs.models.backbones.ResNet", "depth": public.size}
-    model["backbone"] = backbone | {"weights": "none"}
-    model["channel_order"] = _channel_order(settings, experiment, "rgb" if is_hrnet else "bgr")
+        model = {"_target_": f"{home}.SimpleBaseline", "filters": public.filters}
+        backbone = {"_target_": f"{backbones}.ResNet", "depth": public.size}
+    model |= {
+        "skeleton": name,
+        "vector_dim": 1,
+        "backbone": backbone | {"weights": "none"},
+        "channel_order": settings["channel_order"] or experiment.channel_order or usual,
+    }
     network = build(model)
     load_public_state(network, state, public.kind)
-    return Imported("HRNet" if is_hrnet else "SimpleBaseline", model, network, 1)
+    return Imported("HRNet" if usual == "rgb" else "SimpleBaseline", model, network, 1)

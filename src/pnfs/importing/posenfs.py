@@ -40,31 +40,24 @@ class PoseNFSFabric:
     operations: tuple[tuple[str, ...], ...]
 
     def chosen(self, names: Sequence[str] | None, key: str) -> tuple[str, ...]:
-        """The operations in the order of alpha's columns.
-
-        Args:
-            names: What a user or a configuration says; None for what the entries say alone.
-            key: The configuration key for them, for messages.
+        """The operations in the order of alpha's columns, from what the entries or the configuration's `key` say.
 
         Raises:
-            ValueError: The entries leave it open, or contradict the names.
+            PnfsError: The entries leave it open, or contradict the names.
         """
         if names is None:
-            unclear = [options for options in self.operations if len(options) > 1]
-            if unclear:
-                raise PnfsError(
-                    f"{key} is needed: the checkpoint has {len(self.operations)} operations, and its "
-                    f"entries do not tell {' from '.join(unclear[0])}; list them in the order of the "
-                    "training's `operators`, or name its YAML as config=FILE"
-                )
+            for options in self.operations:
+                if len(options) > 1:
+                    raise PnfsError(
+                        f"{key} is needed: the checkpoint has {len(self.operations)} operations, and its entries "
+                        f"do not distinguish {' from '.join(options)}; list them in the order of the training's "
+                        "`operators`, or name its YAML as config=FILE"
+                    )
             return tuple(options[0] for options in self.operations)
-        if len(names) != len(self.operations):
+        if len(names) != len(self.operations) or len(set(names)) != len(names):
             raise PnfsError(
-                f"{key} lists {len(names)} operations, the checkpoint's alpha has {len(self.operations)} "
-                "columns"
+                f"{key} lists {', '.join(names)}; the checkpoint has {len(self.operations)} operations, each once"
             )
-        if len(set(names)) != len(names):
-            raise PnfsError(f"{key} lists an operation twice: {', '.join(names)}")
         for column, (name, options) in enumerate(zip(names, self.operations, strict=True)):
             if name not in options:
                 raise PnfsError(
@@ -115,17 +108,18 @@ def describe_posenfs(
         parts: A part mode of one's own: part -> numbers of its joints, both in the order of construction.
 
     Raises:
-        ValueError: The entries contradict each other or leave something open that is not given, or what they
+        PnfsError: The entries contradict each other or leave something open that is not given, or what they
             describe cannot be built here; says which key would help.
     """
     names = [n.removesuffix(".alphas") for n in state if re.fullmatch(r"\w+\.alphas", n)]
     chosen, joints, dim = _parts(state, [n for n in names if n != "backbone"], skeleton, parts)
-    fabrics = {part: read_fabric(state, part) for part in joints}
-    fabric = fabrics[next(iter(joints))]
-    for part, other in fabrics.items():
-        if other != fabric:
-            raise PnfsError(f"the fabrics of {next(iter(joints))} and {part} are not alike")
+    first, *others = joints
+    fabric = read_fabric(state, first)
+    for part in others:
+        if read_fabric(state, part) != fabric:
+            raise PnfsError(f"the fabrics of {first} and {part} are not alike")
     backbone, size = _backbone(state)
+    on_fabric = backbone == "fabric"
     return PoseNFSModel(
         skeleton=chosen,
         parts={part: tuple(chosen.joints[i] for i in ids) for part, ids in joints.items()},
@@ -133,9 +127,7 @@ def describe_posenfs(
         fabric=fabric,
         backbone=backbone,
         backbone_size=size,
-        backbone_fabric=read_fabric(state, "backbone", _BACKBONE_CUT)
-        if backbone == "fabric"
-        else None,
+        backbone_fabric=read_fabric(state, "backbone", _BACKBONE_CUT) if on_fabric else None,
     )
 
 
@@ -153,36 +145,33 @@ def _parts(
     if parts is not None:
         known = {str(skeleton): (parts,)}
     found = []
-    for name, modes in known.items():
-        for mode in modes:
-            if set(mode) == set(names):
-                dims = {outputs[part] / len(joints) for part, joints in mode.items()}
-                if len(dims) == 1 and min(dims).is_integer():
-                    found.append((skeleton_by_name(name), mode, int(min(dims))))
+    for name, mode in ((name, mode) for name, modes in known.items() for mode in modes):
+        if set(mode) == set(names):
+            dims = {outputs[part] / len(joints) for part, joints in mode.items()}
+            if len(dims) == 1 and min(dims).is_integer():
+                found.append((skeleton_by_name(name), mode, int(min(dims))))
     listed = ", ".join(f"{name} ({count})" for name, count in outputs.items())
     if len(found) > 1:
         raise PnfsError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
     if not found:
         raise PnfsError(
-            f"the checkpoint's parts and their output channels, {listed}, are no known part mode"
-            + (f" of {skeleton}" if skeleton else "")
-            + "; give dataset and parts={part: [joint numbers]} in the order of their construction"
+            f"the checkpoint's parts and their output channels, {listed}, are no known part mode of "
+            f"{skeleton or 'mpii or coco'}; give dataset and parts={{part: [joint names]}}, both in the order of "
+            "their construction"
         )
     return found[0]
 
 
 def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> PoseNFSFabric:
-    """What the entries below a prefix say about a fabric.
-
-    Args:
-        state: Their state dict.
-        prefix: The part's name, or "backbone".
-        cut_layers: Layers that the whole fabric has behind the last one that is built.
+    """What the entries below a part's name, or "backbone", say about a fabric of `cut_layers` layers more.
 
     Raises:
-        ValueError: They contradict each other, or cells have two input nodes.
+        PnfsError: They contradict each other, or cells have two input nodes.
     """
-    cells = _cells(state, prefix)
+    pattern = re.compile(re.escape(prefix) + r"\.cell_(\d+)_(\d+)\.channel_keep\.weight")
+    cells = {(int(m[1]), int(m[2])) for m in map(pattern.fullmatch, state) if m}
+    if not cells:
+        raise PnfsError(f"{prefix} has alphas, but no cell_<layer>_<scale>.channel_keep.weight")
     first, last = min(layer for layer, _ in cells), max(layer for layer, _ in cells)
     # A layer has a cell or more: a file cannot ask for a grid larger than itself.
     expected = {
@@ -193,8 +182,7 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     if cells != expected:
         odd = ", ".join(f"cell_{layer}_{place}" for layer, place in sorted(cells ^ expected))
         raise PnfsError(f"{prefix}: its cells are not the paper's grid; too many or missing: {odd}")
-    keep = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight", 4)
-    channels, inputs = keep.shape[:2]
+    channels, inputs, *_ = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight", 4).shape
     nodes = inputs // channels
     alpha, beta = _entry(state, f"{prefix}.alphas"), _entry(state, f"{prefix}.betas")
     edges = alpha.shape[-2] if alpha.ndim in (2, 3) else 0
@@ -204,18 +192,13 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
             f"{prefix}: its cells have two input nodes (the paper's have one, input_nodes_num: 1); such "
             "networks cannot be built here"
         )
-    if (
-        not nodes
-        or edges != nodes * (nodes + 1) // 2
-        or channels % 4
-        or beta.shape != (len(cells), 3)
-    ):
+    tables = len(alpha) if alpha.ndim == 3 else len(cells)
+    sound = nodes and edges == nodes * (nodes + 1) // 2 and not channels % 4
+    if not sound or beta.shape != (len(cells), 3) or tables != len(cells):
         raise PnfsError(
             f"{prefix}: alphas of shape {tuple(alpha.shape)} and betas of {tuple(beta.shape)} do not fit "
             f"{len(cells)} cells of H={nodes}"
         )
-    if alpha.ndim == 3 and len(alpha) != len(cells):
-        raise PnfsError(f"{prefix}: {len(alpha)} alphas for {len(cells)} cells")
     ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
     return PoseNFSFabric(
         first_layer=first + 1,
@@ -227,22 +210,8 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     )
 
 
-def _cells(state: Mapping[str, Tensor], prefix: str) -> set[tuple[int, int]]:
-    pattern = re.compile(re.escape(prefix) + r"\.cell_(\d+)_(\d+)\.channel_keep\.weight")
-    matches = [match for match in map(pattern.fullmatch, state) if match]
-    if not matches:
-        raise PnfsError(
-            f"{prefix} has alphas but no cells (cell_<layer>_<scale>.channel_keep.weight)"
-        )
-    return {(int(match[1]), int(match[2])) for match in matches}
-
-
 def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
-    """The operations that leave such entries below the prefix.
-
-    Raises:
-        ValueError: None that is built here.
-    """
+    """The operations that leave such entries below the prefix."""
     shapes = {
         name.removeprefix(f"{prefix}."): tuple(value.shape)
         for name, value in state.items()

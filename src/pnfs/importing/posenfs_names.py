@@ -57,30 +57,47 @@ def load_posenfs_state_dict(
         Names of the entries that no output depends on, which were left out.
 
     Raises:
-        ValueError: An entry is missing, has another shape, or is known to no module of ours.
+        PnfsError: An entry is missing, has another shape, or is known to no module of ours.
     """
-    parts = network.parts.names
-    if set(parts) != set(part_names):
-        raise PnfsError(f"the network's parts are {parts}, part_names has {tuple(part_names)}")
-    theirs = {"subnetworks": operation_names, "backbone": backbone_operation_names}
-    ours = {_fabric(name): f.theta.operations for name, f in network.named_fabrics().items()}
-    names = PoseNFSNames(
-        state,
-        parts={part: part_names[part] for part in parts},
-        places=[list(part_names).index(part) for part in parts],
-        columns={fabric: _columns(ours[fabric], theirs[fabric]) for fabric in ours},
-        operations={fabric: ours_of(theirs[fabric]) for fabric in ours},
-    )
-    converted, unread = names.converted(network.state_dict())
-    network.load_state_dict(converted)
-    return unread
+    if set(network.parts.names) != set(part_names):
+        raise PnfsError(f"the network's parts are {network.parts.names}, not {tuple(part_names)}")
+    operations = {
+        "subnetworks": ours_of(operation_names),
+        "backbone": ours_of(backbone_operation_names),
+    }
+    columns: dict[str, list[int]] = {}
+    for name, fabrics in network.named_fabrics().items():
+        ours, theirs = fabrics.theta.operations, operations[_fabric(name)]
+        if sorted(ours) != sorted(theirs):
+            raise PnfsError(f"the network's operations are {ours}, the reference's {theirs}")
+        columns[_fabric(name)] = [theirs.index(operation) for operation in ours]
+    parts = {part: part_names[part] for part in network.parts.names}
+    names = _Names(state, parts, list(part_names), operations, columns)
+    own, found = network.state_dict(), {}
+    for name, wanted in own.items():
+        value = wanted if name.endswith(_COUNTER) else names.tensor(name)
+        if value.shape != wanted.shape:
+            raise PnfsError(
+                f"the reference's entries for {name} have shape {tuple(value.shape)}, the network "
+                f"needs {tuple(wanted.shape)}"
+            )
+        found[name] = value
+    left = [n for n in state if n not in names.taken and not n.endswith(_COUNTER)]
+    unknown = [name for name in left if not names.is_dead(name, own)]
+    if unknown:
+        raise PnfsError(
+            f"{len(unknown)} entries of the reference state dict fit nothing in the network, "
+            f"the first is {unknown[0]!r}"
+        )
+    network.load_state_dict(found)
+    return left
 
 
 def ours_of(operation_names: Sequence[str]) -> list[str]:
     """Our names of their operations.
 
     Raises:
-        ValueError: An operation that is not built here.
+        PnfsError: An operation that is not built here.
     """
     unknown = [name for name in operation_names if name not in OPERATION_NAMES]
     if unknown:
@@ -90,72 +107,35 @@ def ours_of(operation_names: Sequence[str]) -> list[str]:
     return [OPERATION_NAMES[name] for name in operation_names]
 
 
-def _columns(ours: Sequence[str], operation_names: Sequence[str]) -> list[int]:
-    """For each of our operations the column of their alpha."""
-    theirs = ours_of(operation_names)
-    if sorted(ours) != sorted(theirs):
-        raise PnfsError(
-            f"the network's operations are {', '.join(ours)}, the reference's {', '.join(theirs)}"
-        )
-    return [theirs.index(name) for name in ours]
-
-
-class PoseNFSNames:
+class _Names:
     """From names of our state dict to tensors of theirs.
 
     Args:
         state: Their state dict.
         parts: Our part name -> theirs, in our order.
-        places: Where our parts stand in their construction, which numbers `reduce.<place>`.
+        construction: Our part names in the order of their construction, which numbers `reduce.<place>`.
         operations: "subnetworks" and "backbone" -> our names of their operations, in their order.
         columns: The same keys -> for each column of our alpha the column of theirs.
+
+    Attributes:
+        taken: Their entries that were asked for.
     """
 
     def __init__(
         self,
         state: Mapping[str, Tensor],
-        *,
-        parts: Mapping[str, str],
-        places: Sequence[int],
+        parts: dict[str, str],
+        construction: list[str],
         operations: Mapping[str, Sequence[str]],
         columns: Mapping[str, Sequence[int]],
     ) -> None:
-        self.state = state
+        self.state, self.operations, self.columns = state, operations, columns
         # A fabric backbone is one part of that name in both.
-        self.parts = {"subnetworks": dict(parts), "backbone": {"backbone": "backbone"}}
-        self.places = places
-        self.operations = operations
-        self.columns = columns
+        self.parts = {"subnetworks": parts, "backbone": {"backbone": "backbone"}}
+        self.places = [construction.index(part) for part in parts]
         self.taken: set[str] = set()
 
-    def converted(self, own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Their tensors under the names of `own`, and the entries that no output depends on.
-
-        Args:
-            own: Our network's state dict: the names and shapes that are wanted.
-
-        Raises:
-            ValueError: An entry is missing, has another shape, or is known to no module of ours.
-        """
-        found: dict[str, Tensor] = {}
-        for name, wanted in own.items():
-            value = wanted if name.endswith(_COUNTER) else self._tensor(name)
-            if value.shape != wanted.shape:
-                raise PnfsError(
-                    f"the reference's entries for {name} have shape {tuple(value.shape)}, the network "
-                    f"needs {tuple(wanted.shape)}"
-                )
-            found[name] = value
-        left = [n for n in self.state if n not in self.taken and not n.endswith(_COUNTER)]
-        unknown = [name for name in left if not self._is_dead(name, own)]
-        if unknown:
-            raise PnfsError(
-                f"{len(unknown)} entries of the reference state dict fit nothing in the network, "
-                f"the first is {unknown[0]!r}"
-            )
-        return found, left
-
-    def _tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor:
         """Their tensor for an entry of ours, parts side by side."""
         fabric = _fabric(name)
         if match := re.fullmatch(r".*fabrics\.(alpha|beta)\.(\w+)", name):
@@ -213,7 +193,7 @@ class PoseNFSNames:
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise PnfsError(f"{name} of {', '.join(prefixes)} have shapes {shapes}") from None
 
-    def _is_dead(self, name: str, own: Mapping[str, Tensor]) -> bool:
+    def is_dead(self, name: str, own: Mapping[str, Tensor]) -> bool:
         """Whether it belongs to a module that they build and never read."""
         if name.startswith(("backbone.features.17.", "backbone.features.18.")):
             return True
@@ -222,12 +202,11 @@ class PoseNFSNames:
             return rest.startswith("stem.")
         # Levels of the pyramid that a short subnetwork does not read.
         reduced = re.fullmatch(r"reduce\.(\d+)\.([0-3])\.(weight|bias)", name)
-        adapters = "adapters."
         return (
             reduced is not None
             and int(reduced[1]) in self.places
-            and any(entry.startswith(adapters) for entry in own)
-            and f"{adapters}{SCALES[int(reduced[2])]}.{reduced[3]}" not in own
+            and any(entry.startswith("adapters.") for entry in own)
+            and f"adapters.{SCALES[int(reduced[2])]}.{reduced[3]}" not in own
         )
 
 

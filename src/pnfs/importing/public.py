@@ -11,15 +11,11 @@ from torch import Tensor
 from pnfs.body import Skeleton
 from pnfs.errors import PnfsError
 from pnfs.models import PoseNetwork
-from pnfs.models.backbones.pyramid import load_part_of
+from pnfs.models.weights import load_strictly
 
 PublicKind = Literal["hrnet", "simple_baseline"]
 
-_BLOCKS: Mapping[int, tuple[int, ...]] = {
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+_BLOCKS: Mapping[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Bottleneck blocks of the four stages of a ResNet of each depth."""
 
 # Beginnings of public names, and of ours: timm and torchvision keep the public names below the backbone.
@@ -81,13 +77,7 @@ def describe_public(state: Mapping[str, Tensor]) -> PublicNetwork | None:
 def public_state_dict(
     state: Mapping[str, Tensor], kind: PublicKind, skeleton: Skeleton
 ) -> dict[str, Tensor]:
-    """A public state dict in this package's names and joint order.
-
-    Args:
-        state: Name -> tensor as the public code has it, without the prefix "module.".
-        kind: Whose names they are.
-        skeleton: Whose joints the last layer makes, in the order of the dataset's files.
-    """
+    """A public state dict, without the prefix "module.", in this package's names and joint order."""
     public = _PUBLIC_JOINTS.get(skeleton.name, skeleton.joints)
     order = torch.tensor([public.index(joint) for joint in skeleton.joints])
     renamed = {}
@@ -100,35 +90,22 @@ def public_state_dict(
 
 
 def load_public_state(network: PoseNetwork, state: Mapping[str, Tensor], kind: PublicKind) -> None:
-    """Loads a state dict of the public SimpleBaseline or HRNet code, in its own names.
+    """Loads a public state dict into a baseline with a scalar head (d = 1), as the public ones have.
 
-    Args:
-        network: A baseline with a scalar head (d = 1), as the public ones have. The network's
-            `channel_order` must be that of the images which the weights were trained on.
-        state: Name -> tensor.
-        kind: Whose names they are.
+    The network's `channel_order` must be that of the images which the weights were trained on.
 
     Raises:
-        ValueError: The state dict does not fit; lists the first mismatches.
+        PnfsError: The state dict does not fit; lists the first mismatches.
     """
-    load_part_of(
-        network,
-        public_state_dict(state, kind, network.parts.skeleton),
-        (),
-        "its weights",
-        "checkpoint",
-    )
+    ours = public_state_dict(state, kind, network.parts.skeleton)
+    load_strictly(network, ours, (), "its weights")
 
 
 def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
-    """The depth of the ResNet whose entries a state dict holds.
-
-    Args:
-        state: Name -> tensor, names as torchvision has them.
-        prefix: Stands in front of the names.
+    """The depth of the ResNet whose entries, named as torchvision names them, stand below a prefix.
 
     Raises:
-        ValueError: None of the depths that are built here.
+        PnfsError: None of the depths that are built here.
     """
     pattern = re.compile(re.escape(prefix) + r"layer(\d)\.(\d+)\.conv3\.weight")
     found = [match for match in map(pattern.fullmatch, state) if match]

@@ -1,10 +1,8 @@
 """Where the persons are: the whole picture, boxes from a COCO-format file, or a detector."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,24 +11,22 @@ from jaxtyping import Float32, UInt8
 
 from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, named_categories
 from pnfs.data.images import DataError
-from pnfs.data.readers import number_column, read_json, require_records, require_rows
+from pnfs.data.readers import Records, read_json
 from pnfs.inference.inputs import InputFile
 
 
-@dataclass(frozen=True)
-class FrameBoxes:
+class FrameBoxes(NamedTuple):
     """The persons of one picture or frame."""
 
-    boxes: Float32[np.ndarray, "N 4"] | None
-    """x, y, width, height in pixels; None: one person fills the image."""
-    scores: Float32[np.ndarray, " N"] | None = None
-    """How sure each box is; None: 1."""
-    image_id: int | None = None
-    """The picture's number where the boxes come from, so that results can be compared."""
+    boxes: (
+        Float32[np.ndarray, "N 4"] | None
+    )  # x, y, width, height in px; None: one person fills it.
+    scores: Float32[np.ndarray, " N"] | None = None  # How sure each box is; None: 1.
+    image_id: int | None = None  # The picture's number where the boxes come from.
 
 
 class BoxSource(Protocol):
-    """Says where the persons of a picture are."""
+    """Says where the persons of a picture, or of frame `frame` (from 0) of a video, are."""
 
     upright: bool
     """Whether boxes refer to the picture turned as its camera recorded, or to its stored pixels."""
@@ -38,11 +34,7 @@ class BoxSource(Protocol):
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
     ) -> FrameBoxes:
-        """The persons of a picture, or of frame `frame` (from 0) of a video.
-
-        Raises:
-            DataError: Nothing is known of this picture, or the boxes belong to another one.
-        """
+        """Raises DataError if nothing is known of this picture, or the boxes belong to another one."""
         ...
 
 
@@ -51,20 +43,8 @@ class WholeImage:
 
     upright = True
 
-    def __call__(
-        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
-    ) -> FrameBoxes:
+    def __call__(self, image: np.ndarray, file: InputFile, frame: int | None) -> FrameBoxes:
         return FrameBoxes(None)
-
-
-@dataclass
-class _Listed:
-    """A picture of the file, and its boxes."""
-
-    id: int
-    size: tuple[int, int] | None = None
-    boxes: list[list[float]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
 
 
 class CocoBoxes:
@@ -73,142 +53,122 @@ class CocoBoxes:
     Pictures are found by file name: an entry fits a picture whose path ends with it. A list of
     detections knows pictures by number alone; it fits names that are this number
     (000000000785.jpg), or those of `names`. Frames of a video are entries with the video's name as
-    `file_name` and a `frame_id`, counted from 0. The id of the category "person" is that of the
-    file's `categories`, or of those of `names`, or 1 where there are none. Crowds, other categories
-    and boxes without extent are left out and counted in `left_out`.
+    `file_name` and a `frame_id`, counted from 0. Crowds, other categories than the one named
+    "person", and boxes without extent are left out and counted in `left_out`.
 
     Args:
         path: The file.
         threshold: Boxes with a lower score are left out; a box without score has 1.
-        names: COCO-format annotations that give the file names for a list of detections.
+        names: COCO-format annotations that give file names and categories for a list of detections.
 
     Raises:
         DataError: A file cannot be read or holds something else, or its categories have no "person".
     """
 
     upright = False
-    left_out: Mapping[str, int]
-    """Boxes of the file that no picture gets, by reason."""
 
     def __init__(
         self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None
     ) -> None:
         self.path = where = Path(path).expanduser()
-        content = described = read_json(where)
+        content: Any = read_json(where)
+        described, records = content, content
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
             records = content["annotations"]
-        elif isinstance(content, list):
-            records, described = content, {}
-        else:
+        elif not isinstance(content, list):
             raise DataError(
                 f"{where}: neither COCO annotations (an object with images and annotations) nor "
                 "detections (a list)"
             )
-        if isinstance(content, list) and names is not None:
+        elif names is None:
+            described = {}
+        else:
             where = Path(names).expanduser()
             described = read_json(where)
             if not isinstance(described, dict) or "images" not in described:
                 raise DataError(f"{where}: holds no images, whose names were to be taken from it")
         # Pictures that a list of detections does not mention have no persons.
         self._lists_all = "images" in described
-        self._images: dict[int, _Listed] = {}
+        self._sizes: dict[int, tuple[Any, Any]] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
-        for image in require_records(where, described.get("images", []), "images"):
-            self._add_image(where, image)
+        for image in Records(where, described.get("images", []), "images").all:
+            match image.get("id"), image.get("file_name"), image.get("frame_id"):
+                case int(id_), str(name), int() | None as frame:
+                    self._sizes[id_] = image.get("width"), image.get("height")
+                    last = name.replace("\\", "/").rpartition("/")[2]
+                    self._by_name[last, frame].append((name.removeprefix("./"), id_))
+                case _:
+                    raise DataError(
+                        f"{where}: an image needs id (a number) and file_name, and may have frame_id (a "
+                        f"number): {image!r:.80}"
+                    )
         named = named_categories(where, described.get("categories"), "person")
-        category = named[0]["id"] if named else PERSON
-        what = "annotations" if isinstance(content, dict) else "detections"
-        self._add_boxes(require_records(self.path, records, what), threshold, category)
+        self._add_boxes(records, named[0]["id"] if named else PERSON, threshold)
 
-    def __call__(
-        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
-    ) -> FrameBoxes:
-        listed = self._find(file, frame)
-        if listed is None:
-            return FrameBoxes(np.zeros((0, 4), np.float32))
-        height, width = image.shape[:2]
-        if listed.size not in (None, (height, width)):
-            raise DataError(
-                f"{file.path}: has {width}x{height} px, but in {self.path} it has "
-                f"{listed.size[1]}x{listed.size[0]}; the boxes belong to another picture"
-            )
-        boxes = np.array(listed.boxes, np.float32).reshape(-1, 4)
-        return FrameBoxes(boxes, np.array(listed.scores, np.float32), listed.id)
-
-    def _find(self, file: InputFile, frame: int | None) -> _Listed | None:
-        entries = self._by_name.get((file.path.name, frame), [])
-        full = f"/{file.path.as_posix()}"
-        # File names may carry folders that a copy has lost; then the last part must be unique.
-        fitting = [entry for entry in entries if full.endswith(f"/{entry[0]}")] or entries
-        if fitting:
-            longest = max(len(name) for name, _ in fitting)
-            ids = {id_ for name, id_ in fitting if len(name) == longest}
-            if len(ids) > 1:
-                raise DataError(f"{file.path}: {self.path} names several pictures {file.path.name}")
-            return self._images[ids.pop()]
-        if self._lists_all:
-            if frame is not None:
-                return None
-            raise DataError(
-                f"{file.path}: {self.path} names no such picture, so no boxes are known"
-            )
-        if frame is not None or not file.path.stem.isdecimal():
-            raise DataError(
-                f"{file.path}: {self.path} knows pictures by number alone and this name is none; "
-                "give the annotations that hold the names (box_names=<file>)"
-            )
-        return self._images.get(int(file.path.stem))
-
-    def _add_image(self, where: Path, record: Mapping[str, Any]) -> None:
-        id_, name, frame = (record.get(key) for key in ("id", "file_name", "frame_id"))
-        if not (isinstance(id_, int) and isinstance(name, str) and isinstance(frame, int | None)):
-            raise DataError(
-                f"{where}: an image needs id (a number) and file_name, and may have frame_id (a number): "
-                f"{record!r:.80}"
-            )
-        height, width = record.get("height"), record.get("width")
-        size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-        self._images[id_] = _Listed(id_, size)
-        last = name.replace("\\", "/").rpartition("/")[2]
-        self._by_name[last, frame].append((name.removeprefix("./"), id_))
-
-    def _add_boxes(self, records: list[dict[str, Any]], threshold: float, category: int) -> None:
+    def _add_boxes(self, records: object, category: int, threshold: float) -> None:
         left_out: Counter[str] = Counter()
         persons = []
-        for record in records:
+        for record in Records(self.path, records, "the list of boxes").all:
             if record.get("category_id", category) != category:
                 left_out[OTHER_CATEGORY] += 1
             elif record.get("iscrowd"):
                 left_out[CROWD] += 1
             else:
-                persons.append({"score": 1.0, **record})
-
-        def label(row: int) -> str:
-            return f"record {persons[row].get('id', row)}"
-
-        boxes = number_column(self.path, persons, "bbox", (4,), label)
-        scores = number_column(self.path, persons, "score", (), label)
-        image_ids = number_column(self.path, persons, "image_id", (), label)
-        finite = np.asarray(np.isfinite(np.column_stack([boxes, scores])).all(-1))
-        require_rows(self.path, finite, label, "bbox or score is not finite")
+                persons.append(record)
+        table = Records(self.path, persons, label=lambda row, r: f"record {r.get('id', row)}")
+        boxes, image_ids = table.numbers("bbox", 4, finite=True), table.numbers("image_id")
+        scores = table.numbers("score", missing=1.0, finite=True)
         whole = (image_ids == np.round(image_ids)) & (np.abs(image_ids) < 2**53)
-        require_rows(self.path, whole, label, "image_id is not a whole number")
+        table.require(whole, "image_id is not a whole number")
         if self._lists_all:
-            known = np.isin(image_ids, list(self._images))
-            require_rows(self.path, known, label, "its image_id is not among the images")
-        for box, score, id_ in zip(
-            boxes.tolist(), scores.tolist(), image_ids.astype(int).tolist(), strict=True
-        ):
-            # Some annotations hold boxes without extent, which no person can be in.
-            if min(box[2:]) <= 0:
-                left_out["without extent"] += 1
-            elif score < threshold:
-                left_out[f"with a score below {threshold}"] += 1
-            else:
-                listed = self._images.setdefault(id_, _Listed(id_))
-                listed.boxes.append(box)
-                listed.scores.append(score)
-        self.left_out = dict(left_out)
+            known = np.isin(image_ids, list(self._sizes))
+            table.require(known, "its image_id is not among the images")
+        # Some annotations hold boxes without extent, which no person can be in.
+        empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < threshold
+        left_out["without extent"] = int(empty.sum())
+        left_out[f"with a score below {threshold}"] = int((low & ~empty).sum())
+        self.left_out = dict(+left_out)
+        columns = (boxes.astype(np.float32), scores.astype(np.float32), image_ids.astype(int))
+        self._boxes, self._scores, self._image_ids = (c[~empty & ~low] for c in columns)
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
+    ) -> FrameBoxes:
+        id_ = self._find(file, frame)
+        if id_ is None:
+            return FrameBoxes(np.zeros((0, 4), np.float32))
+        height, width = image.shape[:2]
+        stated = self._sizes.get(id_, (width, height))
+        if all(isinstance(side, int) for side in stated) and stated != (width, height):
+            raise DataError(
+                f"{file.path}: has {width}x{height} px, but in {self.path} it has "
+                f"{stated[0]}x{stated[1]}; the boxes belong to another picture"
+            )
+        rows = self._image_ids == id_
+        return FrameBoxes(self._boxes[rows], self._scores[rows], id_)
+
+    def _find(self, file: InputFile, frame: int | None) -> int | None:
+        """The picture's number; None for a frame that is not in the list of all."""
+        entries = self._by_name.get((file.path.name, frame), [])
+        full = f"/{file.path.as_posix()}"
+        # File names may carry folders that a copy has lost; then the last part must be unique.
+        fitting = [entry for entry in entries if full.endswith(f"/{entry[0]}")] or entries
+        longest = max((len(name) for name, _ in fitting), default=0)
+        ids = {id_ for name, id_ in fitting if len(name) == longest}
+        if len(ids) > 1:
+            raise DataError(f"{file.path}: {self.path} names several pictures {file.path.name}")
+        if ids:
+            return ids.pop()
+        if self._lists_all and frame is None:
+            raise DataError(
+                f"{file.path}: {self.path} names no such picture, so no boxes are known"
+            )
+        if not self._lists_all and (frame is not None or not file.path.stem.isdecimal()):
+            raise DataError(
+                f"{file.path}: {self.path} knows pictures by number alone and this name is none; "
+                "give the annotations that hold the names (box_names=<file>)"
+            )
+        return None if self._lists_all else int(file.path.stem)
 
 
 class PersonDetector:
@@ -237,12 +197,14 @@ class PersonDetector:
         known = torchvision.models.list_models(torchvision.models.detection)
         if name not in known:
             raise DataError(f"unknown detector {name!r}; there are {', '.join(known)}")
-        path = self.default_weights(name) if weights is None else Path(weights).expanduser()
+        url = torchvision.models.get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
+        # Where torchvision would have put a download.
+        usual = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        path = usual if weights is None else Path(weights).expanduser()
         if not path.is_file():
             raise DataError(
-                f"the person detector has no weights at {path}; download them from "
-                f"{_published(name).url} and name the file (detector.weights=<file>), or take "
-                "boxes=image or boxes=<COCO-format file>"
+                f"the person detector has no weights at {path}; download them from {url} and name the file "
+                "(detector.weights=<file>), or take boxes=image or boxes=<COCO-format file>"
             )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -256,11 +218,6 @@ class PersonDetector:
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
 
-    @staticmethod
-    def default_weights(name: str) -> Path:
-        """Where torchvision would have put the detector's weights."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / _published(name).url.rpartition("/")[2]
-
     @torch.inference_mode()
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
@@ -272,7 +229,3 @@ class PersonDetector:
         boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], -1)
         usable = (boxes[:, 2:] > 0).all(-1)
         return FrameBoxes(boxes[usable].cpu().numpy(), scores[usable].cpu().numpy())
-
-
-def _published(name: str) -> torchvision.models.WeightsEnum:
-    return torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]

@@ -1,29 +1,22 @@
 """From files to pictures and frames with boxes, in order; what cannot be read is reported."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from jaxtyping import UInt8
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from pnfs.data.images import DataError
 from pnfs.inference.boxes import BoxSource
 from pnfs.inference.inputs import InputFile, Video, read_picture
-from pnfs.inference.predictor import ImageWithBoxes
+from pnfs.inference.poses import ImageWithBoxes
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """A picture, or one frame of a video."""
 
     file: InputFile
-    index: int | None
-    """Counted from 0; None for a picture."""
+    index: int | None  # Counted from 0; None for a picture.
     query: ImageWithBoxes
-    image_id: int | None
-    """The picture's number where its boxes come from."""
-    fps: float = 0.0
-    """Frames a second of the video."""
+    image_id: int | None  # The picture's number where its boxes come from.
+    fps: float = 0.0  # Frames a second of the video.
 
 
 def read_frames(
@@ -31,14 +24,20 @@ def read_frames(
 ) -> Iterator[Frame]:
     """All pictures and frames, one by one.
 
-    Args:
-        files: What to read.
-        boxes: Where the persons are.
-        report: Told what cannot be read, or has no known boxes; a video ends there, the rest goes on.
+    `report` is told what cannot be read, or has no known boxes; a video ends there, the rest goes on.
     """
     for file in files:
         try:
-            yield from _frames_of(file, boxes)
+            video = Video(file.path) if file.is_video else None
+            images = video or [read_picture(file.path, upright=boxes.upright)]
+            for number, image in enumerate(images):
+                index = None if video is None else number
+                found = boxes(image, file, index)
+                try:
+                    query = ImageWithBoxes(image, found.boxes, found.scores)
+                except DataError as error:
+                    raise DataError(f"{file.path}: {error}") from error
+                yield Frame(file, index, query, found.image_id, video.fps if video else 0.0)
         except DataError as error:
             report(error)
 
@@ -52,19 +51,3 @@ def count_frames(files: Sequence[InputFile]) -> int:
         except DataError:
             total += 1  # It will be reported when its turn comes.
     return total
-
-
-def _frames_of(file: InputFile, boxes: BoxSource) -> Iterator[Frame]:
-    images: Iterable[tuple[int | None, UInt8[np.ndarray, "H W 3"]]]
-    if file.is_video:
-        video = Video(file.path)
-        images, fps = enumerate(video), video.fps
-    else:
-        images, fps = [(None, read_picture(file.path, upright=boxes.upright))], 0.0
-    for index, image in images:
-        found = boxes(image, file, index)
-        try:
-            query = ImageWithBoxes(image, found.boxes, found.scores)
-        except DataError as error:
-            raise DataError(f"{file.path}: {error}") from error
-        yield Frame(file, index, query, found.image_id, fps)

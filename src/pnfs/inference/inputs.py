@@ -5,8 +5,8 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,19 +18,14 @@ from pnfs.data.readers import located
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_WILDCARDS = frozenset("*?[")
-
-_COMPLETE = 0.95
-"""Containers state how many frames they hold, some only roughly."""
+SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
-@dataclass(frozen=True)
-class InputFile:
+class InputFile(NamedTuple):
     """A picture or a video."""
 
     path: Path
-    name: str
-    """Path below the folder that was asked for, with "/"; unique among the inputs."""
+    name: str  # Path below the folder that was asked for, with "/"; unique among the inputs.
 
     @property
     def is_video(self) -> bool:
@@ -55,24 +50,28 @@ def find_inputs(
     items = [asked] if isinstance(asked, (str, Path)) else list(asked)
     if not items:
         raise DataError("there is no input; name a file, a folder, a glob, or a list of these")
-    found: dict[Path, Path] = {}
+    known: dict[Path, Path] = {}
     others: dict[Path, None] = {}
+    results = exclude.resolve()
     for item in (Path(str(item)).expanduser() for item in items):
         folder, paths = _expanded(item)
-        root, results = folder.resolve(), exclude.resolve()
+        root = folder.resolve()
         # Links to files keep their own names; ".." must not lead results out of their folder.
-        below = [root / path.relative_to(folder) for path in paths]
-        if not item.is_file():
-            below = [path for path in below if not path.is_relative_to(results)]
+        there = [root / path.relative_to(folder) for path in sorted(paths, key=natural_key)]
         named = item.is_file()
-        known = [path for path in below if named or _is_known(path)]
-        rest = [] if named else [path for path in below if not _is_known(path)]
-        if not known:
-            raise _nothing_in(item, rest, results if len(below) < len(paths) else None)
-        found |= dict.fromkeys(sorted(known, key=natural_key), root)
-        others |= dict.fromkeys(sorted(rest, key=natural_key))
-    common = Path(os.path.commonpath(list(found.values())))
-    return [InputFile(path, path.relative_to(common).as_posix()) for path in found], list(others)
+        below = [path for path in there if named or not path.is_relative_to(results)]
+        fitting = [path for path in below if named or path.suffix.lower() in SUFFIXES]
+        rest = [path for path in below if path not in fitting]
+        if not fitting:
+            hint = f"; there are {counted_by_suffix(rest)}" if rest else ""
+            hint += f"; results in {results} are not read" if len(below) < len(there) else ""
+            raise DataError(
+                f"{item}: there is neither a picture nor a video in it{hint}; known are {', '.join(SUFFIXES)}"
+            )
+        known |= dict.fromkeys(fitting, root)
+        others |= dict.fromkeys(rest)
+    common = Path(os.path.commonpath(list(known.values())))
+    return [InputFile(path, path.relative_to(common).as_posix()) for path in known], list(others)
 
 
 def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
@@ -93,18 +92,9 @@ def natural_key(path: Path) -> list[str]:
     ]
 
 
-def _nothing_in(item: Path, others: Sequence[Path], results: Path | None) -> DataError:
-    there = f"; there are {counted_by_suffix(others)}" if others else ""
-    there += f"; results in {results} are not read" if results else ""
-    suffixes = ", ".join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))
-    return DataError(
-        f"{item}: there is neither a picture nor a video in it{there}; known are {suffixes}"
-    )
-
-
 def _expanded(item: Path) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and all files but hidden ones."""
-    wildcards = [n for n, part in enumerate(item.parts) if _WILDCARDS & set(part)]
+    wildcards = [n for n, part in enumerate(item.parts) if set("*?[") & set(part)]
     if item.is_file():
         return item.parent, [item]
     if item.is_dir():
@@ -117,17 +107,10 @@ def _expanded(item: Path) -> tuple[Path, list[Path]]:
     return folder, [p for p in candidates if p.is_file() and not p.name.startswith(".")]
 
 
-def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
-
-
 def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture in RGB.
+    """A picture in RGB, turned as its camera recorded (EXIF) if `upright`.
 
-    Args:
-        path: The file.
-        upright: Turn it as its camera recorded (EXIF); False reads the pixels as they are stored,
-            which is what the boxes of datasets refer to.
+    False reads the pixels as they are stored, which is what the boxes of datasets refer to.
 
     Raises:
         DataError: It is missing, damaged, cut off, too large, or no picture, or its numbers have no known
@@ -160,9 +143,6 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
 class Video:
     """Frames of a video file, in RGB, upright.
 
-    Args:
-        path: The file.
-
     Raises:
         DataError: It cannot be opened, holds no frames, or its frames are too large.
     """
@@ -184,15 +164,15 @@ class Video:
         Raises:
             DataError: After the last readable frame, if the video ends well before its stated end.
         """
-        capture = self._opened()
-        count = 0
+        capture, count = self._opened(), 0
         try:
             while (read := capture.read())[0]:
                 count += 1
                 yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
         finally:
             capture.release()
-        if count < max(1, _COMPLETE * self.stated_frames):
+        # Containers state how many frames they hold, some only roughly.
+        if count < max(1, 0.95 * self.stated_frames):
             raise DataError(
                 f"{self.path}: only {count} of {self.stated_frames} frames can be read; the file is "
                 "damaged or cut off"

@@ -21,8 +21,7 @@ from pnfs.training.checkpoints import (
 )
 from pnfs.training.module import load_network_state
 
-DEFAULT_PADDING = 1.25
-"""Factor on person boxes, as the datasets' loaders have it."""
+DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
 
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
@@ -50,9 +49,15 @@ def load_predictor(
     path = find_checkpoint(checkpoint)
     runtime = chosen_runtime(path, runtime, precision)
     if runtime != "torch":
-        exported = _exported(path, runtime, precision)
+        openvino = runtime == "openvino"
+        exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
         forward: Runtime = exported  # type: ignore[assignment]
         trained_as = exported.metadata
+        if trained_as.outputs != "maps":
+            raise PnfsError(
+                f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
+                "outputs=maps"
+            )
         # For a skeleton that a dataset's file describes, the model's file has the joints.
         described = (
             trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs,
@@ -62,7 +67,13 @@ def load_predictor(
     else:
         content = read_checkpoint(path, builds=("model",), trust=trust)
         trained = without_downloads(content[CONFIG_KEY])
-        network = _network(build(trained["model"]), content, path)
+        network = build(trained["model"])
+        try:
+            load_network_state(network, content["state_dict"])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path}: its weights do not fit the network that its configuration describes ({error})"
+            ) from error
         forward = TorchRuntime(network, choose_device(device))
         skeleton, input_size = network.parts.skeleton, _input_size(trained, path)
         codec = Codec(**trained.get("codec", {}))
@@ -102,42 +113,14 @@ def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> Ru
 
 def runtime_of(predictor: Predictor) -> dict[str, str]:
     """Runtime and precision, as they stand beside scores."""
-    match predictor.forward:
-        case OnnxRuntime(precision=precision):
-            return {"runtime": "onnx", "precision": precision}
-        case OpenVinoRuntime(precision=precision):
-            return {"runtime": "openvino", "precision": precision}
-        case _:
-            return {"runtime": "torch", "precision": "f32"}
+    kinds = {OnnxRuntime: "onnx", OpenVinoRuntime: "openvino"}
+    name = kinds.get(type(predictor.forward), "torch")  # type: ignore[arg-type]
+    return {"runtime": name, "precision": getattr(predictor.forward, "precision", "f32")}
 
 
 def trained_unbiased(trained: Mapping[str, Any]) -> bool:
     """Whether a run's crops and maps are measured in pixel intervals (UDP); see `crop_matrix`."""
     return bool(trained.get("codec", {}).get("unbiased", False))
-
-
-def _exported(
-    path: Path, runtime: RuntimeName, precision: Precision | None
-) -> OnnxRuntime | OpenVinoRuntime:
-    exported = (
-        OpenVinoRuntime(path, precision=precision) if runtime == "openvino" else OnnxRuntime(path)
-    )
-    if exported.metadata.outputs != "maps":
-        raise PnfsError(
-            f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
-            "outputs=maps"
-        )
-    return exported
-
-
-def _network(network: PoseNetwork, content: dict[str, Any], path: Path) -> PoseNetwork:
-    try:
-        load_network_state(network, content["state_dict"])
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: its weights do not fit the network that its configuration describes ({error})"
-        ) from error
-    return network
 
 
 def _input_size(trained: dict[str, Any], path: Path) -> tuple[int, int]:

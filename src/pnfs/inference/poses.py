@@ -1,8 +1,7 @@
 """Pictures with boxes, and the poses found in them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
@@ -38,13 +37,9 @@ class ImageWithBoxes:
                 f"{image.dtype}"
             )
         height, width = image.shape[:2]
-        self.image = image
-        self.whole_image = boxes is None
-        self.boxes: Float32[np.ndarray, "N 4"] = (
-            np.array([[0, 0, width, height]], np.float32)
-            if boxes is None
-            else _checked_boxes(boxes, (height, width))
-        )
+        self.image, self.whole_image = image, boxes is None
+        whole = [[0, 0, width, height]]
+        self.boxes = _checked_boxes(whole if boxes is None else boxes, (height, width))
         scores = np.ones(len(self.boxes)) if box_scores is None else np.asarray(box_scores)
         if scores.shape != (len(self.boxes),) or not np.isfinite(scores).all():
             raise DataError(
@@ -58,22 +53,19 @@ class ImageWithBoxes:
 class PersonMaps:
     """What the network saw and answered for N persons; maps are h/4 × w/4."""
 
-    crops: UInt8[np.ndarray, "N h w 3"]
-    """RGB, as the network saw them."""
-    to_image: Float32[np.ndarray, "N 2 3"]
-    """Affine maps from crop pixels to image pixels."""
+    crops: UInt8[np.ndarray, "N h w 3"]  # RGB, as the network saw them.
+    to_image: Float32[np.ndarray, "N 2 3"]  # Affine maps from crop pixels to image pixels.
     joint_maps: Float32[np.ndarray, "N K h/4 w/4"]
     """Heatmaps the joints were read from, after the flip test."""
     part_maps: Float32[np.ndarray, "N J h/4 w/4"] | None
     """Heatmaps of the parts' joints, without the flip test; None unless PyTorch is the runtime."""
     vectors: Float32[np.ndarray, "N J d h/4 w/4"] | None
     """Raw vectors behind `part_maps`; None unless asked for."""
-    names: tuple[str, ...]
-    """Of the J part maps, "part: joint"."""
+    names: tuple[str, ...]  # Of the J part maps, "part: joint".
 
     def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "PersonMaps":
         """Those of some of the persons."""
-        return _rows_of(self, ("crops", "to_image", "joint_maps", "part_maps", "vectors"), rows)
+        return replace(self, **_rows_of(self, rows))
 
 
 @dataclass(frozen=True)
@@ -82,30 +74,22 @@ class Prediction:
 
     joints: Float32[np.ndarray, "N K 2"]
     """x, y in pixels of the image; 0 is the centre of the first pixel."""
-    scores: Float32[np.ndarray, "N K"]
-    """Of the joints."""
+    scores: Float32[np.ndarray, "N K"]  # Of the joints.
     person_scores: Float32[np.ndarray, " N"]
     """Box score × mean of the joint scores above 0.2; 0 where no joint scores more."""
-    boxes: Float32[np.ndarray, "N 4"]
-    """x, y, width, height."""
+    boxes: Float32[np.ndarray, "N 4"]  # x, y, width, height.
     box_scores: Float32[np.ndarray, " N"]
     skeleton: Skeleton
-    maps: PersonMaps | None = None
-    """Only if asked for."""
+    maps: PersonMaps | None = None  # Only if asked for.
 
     def __len__(self) -> int:
-        """N."""
         return len(self.joints)
 
     def without_duplicates(self, threshold: float = 0.9) -> "Prediction":
         """Without the poses that are too similar to a better one, as of boxes around one person.
 
-        Args:
-            threshold: The highest OKS that two poses which stay may have. Where the skeleton's benchmark
-                defines no OKS, its joints are compared as COCO's.
-
-        Returns:
-            The others, still in the order of the boxes.
+        `threshold` is the highest OKS that two poses which stay may have. Where the skeleton's benchmark
+        defines no OKS, its joints are compared as COCO's.
         """
         # Where no joint is sure all poses score 0: the surer box is the better one then, or the first.
         order = np.lexsort((-np.arange(len(self)), self.box_scores, self.person_scores))
@@ -119,22 +103,17 @@ class Prediction:
         if len(kept) == len(self):
             return self
         rows = np.sort(kept)
-        names = ("joints", "scores", "person_scores", "boxes", "box_scores")
         maps = None if self.maps is None else self.maps.of_persons(rows)
-        return replace(_rows_of(self, names, rows), maps=maps)
+        return replace(self, **_rows_of(self, rows), maps=maps)
 
 
-RecordT = TypeVar("RecordT", PersonMaps, Prediction)
+def _rows_of(record: Any, rows: Int64[np.ndarray, " M"]) -> dict[str, np.ndarray]:
+    """The chosen rows of all arrays."""
+    columns = vars(record).items()
+    return {name: value[rows] for name, value in columns if isinstance(value, np.ndarray)}
 
 
-def _rows_of(record: RecordT, names: Sequence[str], rows: Int64[np.ndarray, " M"]) -> RecordT:
-    values = {name: getattr(record, name) for name in names}
-    return replace(record, **{n: None if v is None else v[rows] for n, v in values.items()})
-
-
-def _checked_boxes(
-    boxes: Float[np.ndarray, "N 4"], image_size: tuple[int, int]
-) -> Float32[np.ndarray, "N 4"]:
+def _checked_boxes(boxes: Any, image_size: tuple[int, int]) -> Float32[np.ndarray, "N 4"]:
     try:
         table: np.ndarray = np.asarray(boxes, np.float32)
     except (TypeError, ValueError):

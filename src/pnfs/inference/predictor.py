@@ -3,15 +3,19 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import cv2
+import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
 from pnfs.body import Skeleton
 from pnfs.codec import Codec, to_image
+from pnfs.data.crops import PoseBatch
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.errors import PnfsError
 from pnfs.evaluation.oks import mean_joint_score
@@ -21,8 +25,9 @@ from pnfs.inference.runtime import Runtime, TorchRuntime
 JOINT_THRESHOLD = 0.2
 """A person's score is the mean over joints that score more (HRNet's in_vis_thre)."""
 
-Row = dict[str, np.ndarray]
-"""What was found of one person: "joints", "scores", and the names of `PersonMaps` where they are kept."""
+Row = dict[
+    str, np.ndarray
+]  # "joints", "scores" of one person, and the entries of kept `PersonMaps`.
 
 
 class Predictor:
@@ -51,12 +56,9 @@ class Predictor:
             raise PnfsError(f"batch_size must be at least 1, not {batch_size}")
         if not (np.isfinite(padding) and padding > 0):
             raise PnfsError(f"padding must be a positive factor, not {padding}")
-        self.forward = forward
-        self.skeleton = skeleton
-        self.input_size = input_size
+        self.forward, self.skeleton, self.input_size = forward, skeleton, input_size
         self.codec = Codec() if codec is None else codec
-        self.padding = padding
-        self.batch_size = batch_size
+        self.padding, self.batch_size = padding, batch_size
 
     def predict(
         self,
@@ -136,15 +138,12 @@ class Predictor:
         *,
         flip_test: bool = True,
     ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
-        """Joints of persons whose crops are cut already, as an evaluation's loader does.
+        """Joints (x, y in px of the images) and scores of persons whose crops are cut already.
 
         Args:
             crops: RGB, of `input_size`.
             matrices: Affine maps from pixels of the crops to pixels of the images.
             flip_test: Average with the mirrored crops.
-
-        Returns:
-            x, y in pixels of the images, and scores.
         """
         found = self._read(crops, matrices, flip_test)
         return found["joints"].cpu(), found["scores"].cpu()
@@ -197,7 +196,11 @@ class Predictor:
         joints = found.pop("joints", np.zeros((0, count, 2), np.float32))
         scores = found.pop("scores", np.zeros((0, count), np.float32))
         mean = mean_joint_score(scores, JOINT_THRESHOLD)
-        names = self.forward.names if isinstance(self.forward, TorchRuntime) else ()
+        maps = None
+        if found:
+            names = self.forward.names if isinstance(self.forward, TorchRuntime) else ()
+            kept: dict[str, Any] = {"part_maps": None, "vectors": None, **found}
+            maps = PersonMaps(**kept, names=tuple(names))
         return Prediction(
             joints=joints,
             scores=scores,
@@ -205,7 +208,32 @@ class Predictor:
             boxes=query.boxes,
             box_scores=query.box_scores,
             skeleton=self.skeleton,
-            maps=PersonMaps(**{"part_maps": None, "vectors": None, **found}, names=tuple(names))  # type: ignore[arg-type]
-            if found
-            else None,
+            maps=maps,
         )
+
+
+class ScoredPredictor(L.LightningModule):
+    """Scores what a predictor makes of a loader's crops, as a checkpoint is scored; it cannot be trained.
+
+    Args:
+        predictor: Runs the network on the CPU.
+        metric: The benchmark's score; its first entry is logged as "val/score".
+        flip_test: Average with the mirrored crops.
+    """
+
+    def __init__(self, predictor: Predictor, metric: Metric, flip_test: bool) -> None:
+        super().__init__()
+        self.predictor, self.codec, self.flip_test = predictor, predictor.codec, flip_test
+        self.metric = MetricCollection([metric])
+
+    def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
+        locations, scores = self.predictor.locate(
+            batch["image"].numpy(), batch["to_image"], flip_test=self.flip_test
+        )
+        self.metric.update(predicted=locations, scores=scores, **batch)
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.metric.compute()
+        self.metric.reset()
+        self.log_dict({f"val/{name}": value for name, value in scores.items()})
+        self.log("val/score", next(iter(scores.values())))

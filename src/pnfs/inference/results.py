@@ -3,12 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
-import numpy as np
-from jaxtyping import UInt8
 
 from pnfs.body import Skeleton
 from pnfs.data.coco_format import PERSON
@@ -55,18 +52,24 @@ class ResultFolder:
         score_maps: bool = False,
         computed: Mapping[str, str] | None = None,
     ) -> None:
-        self.folder = folder
-        self.skeleton = skeleton
+        self.folder, self.skeleton = folder, skeleton
         self.score_threshold = score_threshold
-        self.overlays = overlays
-        self.score_maps = score_maps
+        self.overlays, self.score_maps = overlays, score_maps
         description = f"poses predicted by pnfs, skeleton {skeleton.name}"
+        category = {
+            "id": PERSON,
+            "name": "person",
+            "supercategory": "person",
+            "keypoints": list(skeleton.joints),
+            # COCO counts joints from 1 here.
+            "skeleton": [[i + 1 for i in skeleton.indices(limb)] for limb in skeleton.limbs],
+        }
         self._images: list[dict[str, Any]] = []
         self._videos: list[dict[str, Any]] = []
         self._persons: list[dict[str, Any]] = []
         self._content = {
             "info": {"description": description, **(computed or {})},
-            "categories": [_category(skeleton)],
+            "categories": [category],
             "videos": self._videos,
             "images": self._images,
             "annotations": self._persons,
@@ -77,12 +80,7 @@ class ResultFolder:
     def __enter__(self) -> "ResultFolder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close_video()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{RESULT_FILE}.partial"
@@ -113,9 +111,10 @@ class ResultFolder:
     def _person(self, prediction: Prediction, n: int) -> dict[str, Any]:
         joints, scores = prediction.joints[n].astype(float), prediction.scores[n].astype(float)
         box = prediction.boxes[n].astype(float)
-        keypoints: list[float | int] = []
-        for (x, y), score in zip(joints.round(2).tolist(), scores.tolist(), strict=True):
-            keypoints += [x, y, 2 if score >= self.score_threshold else 1]
+        pairs = zip(
+            joints.round(2).tolist(), (scores >= self.score_threshold).tolist(), strict=True
+        )
+        keypoints = [number for xy, sure in pairs for number in (*xy, 2 if sure else 1)]
         return {
             "category_id": PERSON,
             "iscrowd": 0,
@@ -145,7 +144,13 @@ class ResultFolder:
             return
         if self._writer is None or self._writer[0] != path:
             self._close_video()
-            self._writer = path, _video_writer(path, frame.fps, picture)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            height, width = picture.shape[:2]
+            # MPEG-4 part 2, which OpenCV writes everywhere.
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = path, cv2.VideoWriter(str(path), code, frame.fps, (width, height))
+            if not self._writer[1].isOpened():
+                raise PnfsError(f"{path}: the video cannot be written; name another folder (out=…)")
         self._writer[1].write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def _overlay_name(self, file: InputFile) -> str:
@@ -173,25 +178,3 @@ class ResultFolder:
         if self._writer is not None:
             self._writer[1].release()
             self._writer = None
-
-
-def _category(skeleton: Skeleton) -> dict[str, Any]:
-    # COCO counts joints from 1 here.
-    limbs = [[i + 1 for i in skeleton.indices(limb)] for limb in skeleton.limbs]
-    return {
-        "id": PERSON,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(skeleton.joints),
-        "skeleton": limbs,
-    }
-
-
-def _video_writer(path: Path, fps: float, first: UInt8[np.ndarray, "H W 3"]) -> cv2.VideoWriter:
-    """An MP4 video (MPEG-4 part 2, which OpenCV writes everywhere)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = first.shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-    if not writer.isOpened():
-        raise PnfsError(f"{path}: the video cannot be written; name another folder (out=…)")
-    return writer

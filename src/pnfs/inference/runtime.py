@@ -23,20 +23,16 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """The network in PyTorch.
+    """The network in PyTorch, set to evaluation mode and moved to `device`.
 
-    Args:
-        network: The model; set to evaluation mode and moved to `device`.
-        device: Where it runs.
+    `names` holds part and joint of each of the parts' heatmaps.
     """
 
     def __init__(self, network: PoseNetwork, device: torch.device | str = "cpu") -> None:
         self.network = network.eval().to(device)
         self.device = torch.device(device)
-        self.names = [
-            f"{part}: {joint}" for part, joints in network.parts.parts.items() for joint in joints
-        ]
-        """Part and joint of each of the parts' heatmaps."""
+        parts = network.parts.parts.items()
+        self.names = [f"{part}: {joint}" for part, joints in parts for joint in joints]
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[np.ndarray, "B h w 3"]) -> Float[Tensor, "B K h/4 w/4"]:

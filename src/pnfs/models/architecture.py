@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -46,13 +45,11 @@ Table = tuple[tuple[Logit, ...], ...]
 
 @dataclass(frozen=True)
 class PartArchitecture:
-    """What the search found for one part.
+    """What the search found for one part, which predicts `joints`; a backbone none.
 
     Attributes:
-        joints: Joints the part predicts; none for a backbone.
-        alpha: Logits of the candidate operations, (tables, E, |O|): one table for the fabric, or one
-            for each cell (Eq. 1).
-        beta: Logits of the three inputs of each cell, (cells, 3), columns finer, same, coarser (Eq. 2).
+        alpha: Logits of Eq. 1, (tables, E, |O|): one table for the fabric, or one for each cell.
+        beta: Logits of Eq. 2, (cells, 3), columns finer, same, coarser.
     """
 
     __pydantic_config__ = _STRICT
@@ -68,19 +65,15 @@ class PartArchitecture:
 
     @property
     def beta_weights(self) -> Float[np.ndarray, "cells 3"]:
-        """softmax(beta), double precision; NaN where it is undefined."""
         return softmax(torch.tensor(self.beta, dtype=torch.float64)).numpy()
 
 
 @dataclass(frozen=True)
 class FabricArchitecture(Theta):
-    """P fabrics of one shape Theta and what the search found for each.
-
-    Attributes:
-        parts: Part name -> its alpha and beta; "backbone" for a fabric backbone.
+    """P fabrics of one shape Theta and what the search found for each; a fabric backbone is a part "backbone".
 
     Raises:
-        ValueError: A table of logits does not have the shape that Theta gives it, or holds NaN.
+        PnfsError: A table of logits does not have the shape that Theta gives it, or holds NaN.
     """
 
     __pydantic_config__ = _STRICT
@@ -96,8 +89,16 @@ class FabricArchitecture(Theta):
             if self.last_layer - self.first_layer >= len(part.beta) or self.layers > 10**6:
                 raise PnfsError(f"{name}/beta must have a row for each cell")
             tables = len(self.cells) if self.alpha_per_cell else 1
-            _check_logits(f"{name}/alpha", part.alpha, (tables, self.edges, len(self.operations)))
-            _check_logits(f"{name}/beta", part.beta, self.beta_shape)
+            shapes = {"alpha": (tables, self.edges, len(self.operations)), "beta": self.beta_shape}
+            for table, shape in shapes.items():
+                try:
+                    values = np.array(getattr(part, table), np.float64)
+                except ValueError:
+                    values = np.empty(0)  # Rows of different lengths.
+                if values.shape != shape:
+                    raise PnfsError(f"{name}/{table} must have shape {shape}")
+                if np.isnan(values).any():
+                    raise PnfsError(f"{name}/{table} holds NaN: that is no architecture")
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -108,14 +109,7 @@ class FabricArchitecture(Theta):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network's continuous architecture.
-
-    Attributes:
-        version: Version of the file format.
-        skeleton: Name of the skeleton.
-        subnetworks: The part subnetworks.
-        backbone: The backbone where it is a fabric, else None.
-    """
+    """A network's continuous architecture; `version` is the file format's, `skeleton` a name."""
 
     __pydantic_config__ = _STRICT
 
@@ -131,49 +125,38 @@ class Architecture:
         return {name: fabric for name, fabric in found.items() if fabric is not None}
 
 
-def _check_logits(where: str, table: Sequence, shape: tuple[int, ...]) -> None:
-    try:
-        values = np.array(table, np.float64)
-    except ValueError:
-        values = np.empty(0)  # Rows of different lengths.
-    if values.shape != shape:
-        raise PnfsError(f"{where} must have shape {shape}")
-    if np.isnan(values).any():
-        raise PnfsError(f"{where} holds NaN: that is no architecture")
-
-
 def describe_architecture(network: PoseFabricNetwork) -> Architecture:
     """alpha, beta and Theta of every fabric in the network.
 
     Raises:
-        ValueError: alpha or beta of a part holds NaN; names it.
+        PnfsError: alpha or beta of a part holds NaN; names it.
     """
-    found = _fabrics(network)
-    return Architecture(
-        skeleton=network.parts.skeleton.name,
-        subnetworks=_describe(found["subnetworks"], network.parts.parts),
-        backbone=_describe(found["backbone"], {}) if "backbone" in found else None,
-    )
+    described: dict[str, FabricArchitecture] = {}
+    for where, fabrics in _fabrics(network).items():
+        parts = {}
+        for part in fabrics.part_names:
+            alpha = (
+                fabrics.alpha[part] if fabrics.theta.alpha_per_cell else fabrics.alpha[part][None]
+            )
+            logits = (
+                nested_tuple(x.detach().float().tolist()) for x in (alpha, fabrics.beta[part])
+            )
+            joints = network.parts.parts[part] if where == "subnetworks" else ()
+            parts[part] = PartArchitecture(tuple(joints), *logits)
+        described[where] = FabricArchitecture(**asdict(fabrics.theta), parts=parts)
+    skeleton = network.parts.skeleton.name
+    return Architecture(skeleton, described["subnetworks"], described.get("backbone"))
+
+
+def nested_tuple(values: Any) -> Any:
+    """Lists of lists as tuples of tuples."""
+    return tuple(map(nested_tuple, values)) if isinstance(values, list) else values
 
 
 def _fabrics(network: PoseFabricNetwork) -> dict[str, NeuralFabrics]:
     backbone = network.backbone
     found = {"backbone": backbone.fabrics} if isinstance(backbone, FabricBackbone) else {}
     return {"subnetworks": network.fabrics, **found}
-
-
-def _describe(fabrics: NeuralFabrics, joints: Mapping[str, Sequence[str]]) -> FabricArchitecture:
-    parts = {}
-    for part in fabrics.part_names:
-        alpha, beta = fabrics.alpha[part].detach(), fabrics.beta[part].detach()
-        tables = alpha if fabrics.theta.alpha_per_cell else alpha.unsqueeze(0)
-        logits = (_nested_tuple(table.float().tolist()) for table in (tables, beta))
-        parts[part] = PartArchitecture(tuple(joints.get(part, ())), *logits)
-    return FabricArchitecture(**asdict(fabrics.theta), parts=parts)
-
-
-def _nested_tuple(values: Any) -> Any:
-    return tuple(map(_nested_tuple, values)) if isinstance(values, list) else values
 
 
 def load_architecture(network: PoseFabricNetwork, architecture: Architecture) -> None:
@@ -183,13 +166,20 @@ def load_architecture(network: PoseFabricNetwork, architecture: Architecture) ->
     part and L may differ too, as long as the cells are wired alike.
 
     Raises:
-        ValueError: A part, an operation, a table's shape or a cell of one is missing or different in
-            the other; names it.
+        PnfsError: A fabric, a part, an operation, a table's shape or a cell's wiring differs; names it.
     """
     mine, theirs = _fabrics(network), architecture.fabrics
-    _check_same_names("fabric", mine, theirs)
+    _check_equal("the fabrics", sorted(mine), sorted(theirs))
     for where, fabrics in mine.items():
-        _check_fit(fabrics, theirs[where])
+        ours, found = fabrics.theta, theirs[where]
+        _check_equal(f"the parts of {where}", sorted(fabrics.part_names), sorted(found.parts))
+        _check_equal(f"operations of {where}", sorted(ours.operations), sorted(found.operations))
+        _check_equal(f"alpha's shape in {where}", ours.alpha_shape, found.alpha_shape)
+        _check_equal(f"beta's shape in {where}", ours.beta_shape, found.beta_shape)
+        for cell, other in zip(ours.cells, found.cells, strict=True):
+            wiring = ([(c.source, c.transform) for c in x.connections] for x in (cell, other))
+            _check_equal(f"inputs of {cell.name} in {where}", *wiring)
+            _check_equal(f"the scale of {cell.name} in {where}", cell.scale, other.scale)
     with torch.no_grad():
         for where, fabrics in mine.items():
             found = theirs[where]
@@ -200,33 +190,18 @@ def load_architecture(network: PoseFabricNetwork, architecture: Architecture) ->
                 fabrics.beta[name].copy_(torch.tensor(part.beta))
 
 
-def _check_fit(fabrics: NeuralFabrics, found: FabricArchitecture) -> None:
-    mine, where = fabrics.theta, f"in {', '.join(fabrics.part_names)}"
-    _check_same_names("part", fabrics.part_names, found.parts)
-    _check_same_names(f"operation {where}", mine.operations, found.operations)
-    for name in ("alpha", "beta"):
-        have, want = (getattr(theta, f"{name}_shape") for theta in (found, mine))
-        if have != want:
-            raise PnfsError(f"{name} {where} has shape {have} in the architecture, {want} here")
-    for ours, theirs in zip(mine.cells, found.cells, strict=True):
-        if (ours.scale, ours.connections) != (theirs.scale, theirs.connections):
-            raise PnfsError(f"the cell {ours.name} {where} is wired otherwise in the architecture")
-
-
-def _check_same_names(kind: str, network: Collection[str], architecture: Collection[str]) -> None:
-    for name in sorted(set(network) ^ set(architecture)):
-        has, lacks = ("network", "architecture")[:: 1 if name in network else -1]
-        raise PnfsError(f"the {lacks} has no {kind} named {name!r}, the {has} has")
+def _check_equal(what: str, here: object, there: object) -> None:
+    if here != there:
+        raise PnfsError(f"{what}: {here} in the network, {there} in the architecture")
 
 
 def mixing_statistics(architecture: Architecture) -> dict[str, float]:
     """How far each part's mixing weights are from uniform, as scalars to log during training.
 
     Returns:
-        For each part, here "head": "head/alpha_entropy" and "head/beta_entropy" (nats, the mean over
-        rows), "head/alpha_travel" and "head/beta_travel" (largest distance of a weight from uniform),
-        "head/alpha/skip" and so on (mean weight of each operation), "head/beta/finer", "/same" and
-        "/coarser" (mean weight of each neighbour's place, whatever fills it).
+        For each part and for alpha and beta: "head/alpha_entropy" (nats, the mean over rows), "head/alpha_travel"
+        (largest distance of a weight from uniform), "head/alpha/skip" and so on (mean weight of each operation, or
+        of each neighbour's place, whatever fills it).
     """
     found: dict[str, float] = {}
     for fabric in architecture.fabrics.values():
@@ -247,12 +222,7 @@ _ADAPTER = TypeAdapter(Architecture)
 
 
 def to_json(architecture: Architecture, *, lines: bool = True) -> str:
-    """The architecture as JSON text, without loss: `architecture_from_json` gives an equal one.
-
-    Args:
-        architecture: What to write.
-        lines: Whether the text is broken into lines, one a row of logits, for readers.
-    """
+    """The architecture as JSON text, without loss; with `lines`, one a row of logits, for readers."""
     record = _ADAPTER.dump_python(architecture, mode="json")
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2 if lines else None)
     # Lists of plain values stand on one line.
@@ -264,8 +234,7 @@ def architecture_from_json(text: str) -> Architecture:
     """The architecture that `to_json` wrote.
 
     Raises:
-        ValueError: The text is not JSON, a key is missing, unknown or of the wrong kind, or tables
-            do not fit together; names the key.
+        PnfsError: A key is missing, unknown or of the wrong kind, or tables do not fit together; names the key.
     """
     try:
         return _ADAPTER.validate_json(text)

@@ -23,7 +23,7 @@ class Cell(nn.Module):
         parts: P.
         channels: Channels of one part.
         nodes: H >= 1.
-        operations: Name -> factory of a candidate operation, in the order of alpha's columns.
+        operations: Candidate operations O.
         kept: For each edge the names of the operations to build; None for all.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of a network, live and total, by part of the model."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,7 @@ from pnfs.models.network import PoseNetwork
 
 @dataclass(frozen=True)
 class PartCost:
-    """Cost of one part of the model.
-
-    Live parameters are those that the output depends on.
-    """
+    """Cost of one part of the model; live parameters are those that the output depends on."""
 
     parameters: int
     live_parameters: int
@@ -26,12 +23,15 @@ class PartCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one forward pass at batch 1; MACs of convolutions and matrix products only."""
+    """Cost of one forward pass at batch 1; MACs of convolutions and matrix products only.
+
+    Attributes:
+        parts: Backbone, adapters, fabrics, head; the children of a baseline.
+        architecture_parameters: alpha and beta, contained in the other counts.
+    """
 
     parts: Mapping[str, PartCost]
-    """Backbone, adapters, fabrics, head; the children of a baseline."""
     architecture_parameters: int
-    """alpha and beta, contained in the other counts."""
 
     @property
     def parameters(self) -> int:
@@ -51,20 +51,16 @@ def measure_cost(
     input_size: tuple[int, int],
     deconvolution: Literal["input", "output"] = "input",
 ) -> Cost:
-    """Counts on the meta device: nothing is computed.
+    """Counts for input of (height, width) on the meta device: nothing is computed, the network is left as it is.
 
-    Args:
-        network: Left as it is; may itself be on the meta device.
-        input_size: (height, width) of the input.
-        deconvolution: Whether each weight of a transposed convolution counts once for each pixel of its
-            "input", which is what is multiplied, or of its "output", as the summary in HRNet's and
-            SimpleBaseline's public code counts (stride^2 times as much).
+    Each weight of a transposed convolution counts once for each pixel of its "input", which is what is multiplied,
+    or of its "output", as in the summary of HRNet's and SimpleBaseline's public code (stride^2 times as much).
     """
-    model = _meta_copy(network)
-    with _counter(deconvolution) as counter:
+    model = copy.deepcopy(network).to("meta").eval().requires_grad_()
+    mapping = {torch.ops.aten.convolution: _flops_by_output} if deconvolution == "output" else {}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
-    counts = counter.get_flop_counts()
-    live = _reached(output)
+    counts, live = counter.get_flop_counts(), _reached(output)
     return Cost(
         parts={
             name: PartCost(
@@ -79,19 +75,6 @@ def measure_cost(
     )
 
 
-def _meta_copy(network: PoseNetwork) -> PoseNetwork:
-    """A copy on the meta device in evaluation mode, all of whose parameters take gradients.
-
-    The numbers themselves are never copied.
-    """
-    memo: dict[int, Tensor] = {}
-    for parameter in network.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"))
-    for buffer in network.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(network, memo).eval()
-
-
 def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
     """Those of a module; of one that is never called itself, such as a dictionary, those of what it holds."""
     if name in counts:
@@ -101,41 +84,19 @@ def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]
 
 def _reached(output: Tensor) -> set[Tensor]:
     """The parameters that the output depends on: the leaves of its graph."""
-    found: set[Tensor] = set()
-    seen = set()
-    waiting = [output.grad_fn]
+    seen, waiting = set(), [output.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found.add(leaf)
-        waiting += [following for following, _ in node.next_functions]
-    return found
-
-
-def _counter(deconvolution: Literal["input", "output"]) -> FlopCounterMode:
-    if deconvolution == "input":
-        return FlopCounterMode(display=False)
-    return FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.convolution: _flops_by_output}
-    )
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {node.variable for node in seen if hasattr(node, "variable")}
 
 
 def _flops_by_output(
-    x_shape: Sequence[int],
-    w_shape: Sequence[int],
-    bias: object,
-    stride: object,
-    padding: object,
-    dilation: object,
-    transposed: bool,
-    *args: object,
-    out_shape: Sequence[int],
-    **kwargs: object,
+    x_shape: list[int], w_shape: list[int], *args: Any, out_shape: list[int], **kwargs: object
 ) -> int:
     # The library takes the input's pixels where the convolution is transposed.
+    transposed = args[4]
     pixels = out_shape if transposed else x_shape
-    return conv_flop_count(list(pixels), list(w_shape), list(out_shape), transposed=transposed)
+    return conv_flop_count(pixels, w_shape, out_shape, transposed=transposed)

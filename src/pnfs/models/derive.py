@@ -5,17 +5,20 @@ spreads its weight over what remains. `live_cells` then finds what carries no we
 and a network built without it has the same outputs.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from pnfs.errors import PnfsError
-from pnfs.models.architecture import Architecture, FabricArchitecture, PartArchitecture
+from pnfs.models.architecture import (
+    Architecture,
+    FabricArchitecture,
+    PartArchitecture,
+    nested_tuple,
+)
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.operations import ZERO
 from pnfs.models.wiring import SCALES, CellWiring, KeptCells, live_cells, sources
@@ -27,22 +30,16 @@ Mask = Callable[[Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]]
 def prune(
     architecture: Architecture, alpha_threshold: float, beta_threshold: float
 ) -> Architecture:
-    """Leaves out candidates whose mixing weight is below a threshold.
+    """Leaves out operations of an edge and inputs of a cell whose mixing weights are below thresholds from 0 to 1.
 
-    Inputs of a cell that read the same map in the same way count together. The strongest candidate
-    of an edge and the strongest input of a cell always stay.
-
-    Args:
-        architecture: A continuous architecture.
-        alpha_threshold: For the operations of an edge, 0 to 1.
-        beta_threshold: For the inputs of a cell, 0 to 1.
+    Inputs of a cell that read the same map in the same way count together. The strongest candidate always stays.
 
     Raises:
         PnfsError: A threshold is out of range.
     """
     for name, value in (("alpha", alpha_threshold), ("beta", beta_threshold)):
         if not 0 <= value <= 1:
-            raise PnfsError(f"{name}_threshold must be between 0 and 1, got {value}")
+            raise PnfsError(f"{name}_threshold must be between 0 and 1, not {value}")
 
     def strong(threshold: float) -> Mask:
         return lambda weights: (weights >= threshold) | (weights == weights.max())
@@ -70,22 +67,19 @@ def _masked(
 ) -> Architecture:
     """Sets logits to minus infinity where the masks are false."""
 
-    def row(logits: Sequence[float], mask: Bool[np.ndarray, " n"]) -> tuple[float, ...]:
-        return tuple(np.where(mask, logits, -math.inf).tolist())
-
     def changed(fabric: FabricArchitecture, part: PartArchitecture) -> PartArchitecture:
-        operations = alpha(fabric.operations)
-        return replace(
-            part,
-            alpha=tuple(
-                tuple(row(logits, operations(w)) for logits, w in zip(table, weights, strict=True))
-                for table, weights in zip(part.alpha, part.alpha_weights, strict=True)
-            ),
-            beta=tuple(
-                row(logits, _inputs(cell, w, beta))
-                for cell, logits, w in zip(fabric.cells, part.beta, part.beta_weights, strict=True)
-            ),
-        )
+        operations = np.apply_along_axis(alpha(fabric.operations), -1, part.alpha_weights)
+        inputs = [
+            _inputs(*cell, beta) for cell in zip(fabric.cells, part.beta_weights, strict=True)
+        ]
+        tables = {
+            name: nested_tuple(np.where(kept, logits, -np.inf).tolist())
+            for name, kept, logits in (
+                ("alpha", operations, part.alpha),
+                ("beta", inputs, part.beta),
+            )
+        }
+        return replace(part, **tables)
 
     fabrics = {
         where: replace(fabric, parts={n: changed(fabric, p) for n, p in fabric.parts.items()})
@@ -116,52 +110,36 @@ def _kept_cells(fabric: FabricArchitecture, outputs: Sequence[int]) -> dict[str,
     found: dict[str, KeptCells] = {}
     for name, part in fabric.parts.items():
         # One table for all cells, or one for each.
-        alpha = np.broadcast_to(
-            part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:])
-        )
-        found[name] = live_cells(fabric, alpha[None], part.beta_weights[None], outputs)
+        tables = np.resize(part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:]))
+        found[name] = live_cells(fabric, tables[None], part.beta_weights[None], outputs)
     return found
 
 
 @torch.no_grad()
 def transfer_weights(source: PoseFabricNetwork, derived: PoseFabricNetwork) -> None:
-    """Copies into a derived network what it shares with the network it comes from.
-
-    alpha and beta are not copied: the derived network's have been set from its architecture.
-
-    Args:
-        source: The whole network.
-        derived: Built with `kept`.
+    """Copies what a network built with `kept` shares with the whole one that it comes from, but alpha and beta.
 
     Raises:
-        ValueError: An entry of the derived network has no counterpart.
+        PnfsError: An entry of the derived network has no counterpart.
     """
-    theirs = source.state_dict()
+    theirs, fabrics = source.state_dict(), derived.named_fabrics()
     skipped = {id(parameter) for parameter in derived.architecture_parameters().values()}
     for name, target in derived.state_dict(keep_vars=True).items():
         if id(target) in skipped:
             continue
-        value = _counterpart(name, theirs, source, derived)
+        value = theirs.get(name)
+        where, _, rest = name.partition(".cells.")
+        if where in fabrics and rest and fabrics[where].kept is not None:
+            # Parts stand apart here, together in the source.
+            part, _, rest = rest.partition(".")
+            names, together = fabrics[where].part_names, theirs.get(f"{where}.cells.{rest}")
+            if together is not None:
+                value = together.chunk(len(names))[names.index(part)]
+        elif name.startswith("adapters.") and value is not None:
+            scale = int(name.split(".")[1])
+            readers = source.fabrics.readers[scale]
+            shares = dict(zip(readers, value.chunk(len(readers)), strict=True))
+            value = torch.cat([shares[part] for part in derived.fabrics.readers[scale]])
         if value is None or value.shape != target.shape:
             raise PnfsError(f"{name} of the derived network has no counterpart in its source")
         target.copy_(value)
-
-
-def _counterpart(
-    name: str,
-    theirs: Mapping[str, Tensor],
-    source: PoseFabricNetwork,
-    derived: PoseFabricNetwork,
-) -> Tensor | None:
-    for where, fabrics in derived.named_fabrics().items():
-        if fabrics.kept is not None and name.startswith(f"{where}.cells."):
-            part, _, rest = name.removeprefix(f"{where}.cells.").partition(".")
-            stacked = theirs.get(f"{where}.cells.{rest}")
-            row = fabrics.part_names.index(part)
-            return None if stacked is None else stacked.chunk(len(fabrics.part_names))[row]
-    if name.startswith("adapters.") and name in theirs:
-        scale = int(name.split(".")[1])
-        readers = source.fabrics.readers[scale]
-        pieces = theirs[name].chunk(len(readers))
-        return torch.cat([pieces[readers.index(p)] for p in derived.fabrics.readers[scale]])
-    return theirs.get(name)

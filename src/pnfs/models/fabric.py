@@ -11,9 +11,15 @@ from torch.func import functional_call
 
 from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell
-from pnfs.models.connect import PAPER, Connect, FabricRules
-from pnfs.models.layers import AddScaled, Map
-from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operations, Skip
+from pnfs.models.layers import AddScaled, Alphas, Betas, Map
+from pnfs.models.operations import (
+    PAPER,
+    SUBNETWORK_OPERATIONS,
+    Connect,
+    FabricRules,
+    Operations,
+    Skip,
+)
 from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCells, Theta, sources
 
 softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
@@ -23,14 +29,7 @@ softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
 class GridCell(nn.Module):
     """A cell in its place: h_0 = sum over k of softmax(beta)_k * T_k(neighbour_k)  (Eq. 2), then Eq. 1.
 
-    Args:
-        wiring: Where it stands and what feeds it.
-        parts: P.
-        channels: Channels of one part.
-        nodes: H.
-        operations: Candidate operations O.
-        rules: The variant.
-        kept: What is left of the cell; None for everything.
+    `channels` are those of one part; `kept` is what is left of the cell, None for everything.
 
     Attributes:
         terms: What h_0 is the sum of: T or the identity, the scale that it reads, its columns in beta.
@@ -50,37 +49,26 @@ class GridCell(nn.Module):
         self.rectify = rules.rectify == "sum"
         # Three candidates through one T are that T with the sum of their weights, as identities are.
         shared = rules.stem_connections == "shared" and wiring.layer == 1 and wiring.reads_one_map
-        columns: dict[str, list[int]] = {}
-        found: dict[str, tuple[str, int]] = {}
+        # Name of T, "" for the identity -> how it changes the scale, the scale it reads, its columns in beta.
+        found: dict[str, tuple[str, int, list[int]]] = {}
         for column, c in enumerate(wiring.connections):
             if kept is None or c.neighbour in kept.inputs:
-                identity = c.transform == "identity"
-                name = "" if identity else NEIGHBOURS[0] if shared else c.neighbour
-                columns.setdefault(name, []).append(column)
-                found[name] = (c.transform, c.source)
+                name = NEIGHBOURS[0] if shared else c.neighbour
+                name = "" if c.transform == "identity" else name
+                found.setdefault(name, (c.transform, c.source, []))[2].append(column)
         self.transforms = nn.ModuleDict(
-            {
-                name: Connect(parts, channels, transform, rules)
-                for name, (transform, _) in found.items()
-                if name
-            }
+            {name: Connect(parts, channels, t, rules) for name, (t, _, _) in found.items() if name}
         )
-        # The identity is added onto the sum of the others.
         self.terms: list[tuple[nn.Module, int, list[int]]] = [
-            (
-                self.transforms[name] if name else Skip(parts, channels),
-                found[name][1],
-                columns[name],
-            )
-            for name in sorted(found, key=lambda name: name == "")
+            (self.transforms[name] if name else Skip(parts, channels), source, columns)
+            for name, (_, source, columns) in found.items()
         ]
+        # The identity is added onto the sum of the others.
+        self.terms.sort(key=lambda term: isinstance(term[0], Skip))
         self.cell = Cell(parts, channels, nodes, operations, None if kept is None else kept.edges)
 
     def forward(
-        self,
-        previous: Mapping[int, Map],
-        alpha: Float[Tensor, "P E O"],
-        beta: Float[Tensor, "P 3"],
+        self, previous: Mapping[int, Map], alpha: Float[Tensor, "P E O"], beta: Float[Tensor, "P 3"]
     ) -> Map:
         """Maps of the previous layer, scale -> (B, P*C*s, h/s, w/s), to the cell's output."""
         h_0: Map | None = None
@@ -99,15 +87,7 @@ class GridCell(nn.Module):
 
 
 class Grid(nn.ModuleDict):
-    """The cells of one or several parts of the same shape, by name.
-
-    Args:
-        theta: The fabrics' shape.
-        parts: P.
-        operations: Candidate operations O.
-        rules: The variant.
-        kept: What is left of each cell; None for everything.
-    """
+    """The cells of one or several parts of the same shape, by name; `kept` says what is left of each."""
 
     def __init__(
         self,
@@ -125,12 +105,7 @@ class Grid(nn.ModuleDict):
                 left = None if kept is None else kept[cell.name]
                 self[cell.name] = GridCell(cell, parts, width, theta.nodes, operations, rules, left)
 
-    def forward(
-        self,
-        inputs: Mapping[int, Map],
-        alpha: Float[Tensor, "P cells E O"],
-        beta: Float[Tensor, "P cells 3"],
-    ) -> dict[int, Map]:
+    def forward(self, inputs: Mapping[int, Map], alpha: Alphas, beta: Betas) -> dict[int, Map]:
         """Maps of the layer before, scale -> (B, P*C*s, h/s, w/s), to those of the last layer."""
         layers: dict[int, dict[int, Map]] = {self.theta.first_layer - 1: dict(inputs)}
         for index, cell in enumerate(self.theta.cells):
@@ -142,10 +117,9 @@ class Grid(nn.ModuleDict):
 
 
 class NeuralFabrics(nn.Module):
-    """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), or a range of their layers.
+    """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), each with weights, alpha and beta.
 
-    A fabric backbone keeps the first layers, a fabric subnetwork the last; both are this class. Each part has
-    its own weights, alpha and beta.
+    A fabric backbone keeps the first layers, a fabric subnetwork the last.
 
     Args:
         part_names: The P parts' names.
@@ -161,7 +135,6 @@ class NeuralFabrics(nn.Module):
         kept: In a derived network, what is left of each part; None for everything.
 
     Attributes:
-        theta: The shape.
         alpha: For each part (E, |O|), or (cells, E, |O|); E = H(H+1)/2. Zero at the start.
         beta: For each part (cells, 3), columns finer, same, coarser. Zero at the start.
         relaxation: Logits to mixing weights along the last dimension, in training mode; softmax unless a
@@ -169,7 +142,7 @@ class NeuralFabrics(nn.Module):
         readers: Scale of the input -> the parts that read it, whose channels stand side by side there.
 
     Raises:
-        ValueError: A shape that cannot be, or `kept` does not fit it.
+        PnfsError: A shape that cannot be, or `kept` does not fit it.
     """
 
     def __init__(
@@ -210,11 +183,16 @@ class NeuralFabrics(nn.Module):
             with torch.device("meta"):
                 self._template: tuple[Grid, ...] = (Grid(*one),) if len(self.part_names) > 1 else ()
             for grid in self._template:
-                _check_layout(self.cells, grid, len(self.part_names))
+                _check_shares(self.cells, grid, len(self.part_names))
             whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
             kept = dict.fromkeys(self.part_names, whole)
         else:
-            _check_kept(self.theta, self.part_names, kept)
+            cells = {cell.name for cell in self.theta.cells}
+            for part in self.part_names:
+                if part not in kept or not cells.issuperset(kept[part]):
+                    raise PnfsError(
+                        f"kept: part {part!r} must be there, with no cells but {', '.join(sorted(cells))}"
+                    )
             # What is left differs from part to part: each part has cells of its own.
             self.cells = nn.ModuleDict({part: Grid(*one, kept[part]) for part in self.part_names})
             self._template = ()
@@ -229,8 +207,7 @@ class NeuralFabrics(nn.Module):
         )
         self.relaxation = softmax
 
-    def mixing_weights(self) -> tuple[Float[Tensor, "P cells E O"], Float[Tensor, "P cells 3"]]:
-        """The weights of every candidate in Eq. 1 and Eq. 2, for all parts and cells."""
+    def mixing_weights(self) -> tuple[Alphas, Betas]:
         relax = self.relaxation if self.training else softmax
         # In the order of the parts; a ParameterDict sorts them.
         alpha = relax(torch.stack(list(map(self.alpha.__getitem__, self.part_names))))
@@ -290,31 +267,13 @@ FEW_PIXELS = 2**14
 """Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
 
 
-def _check_layout(cells: nn.Module, one: nn.Module, parts: int) -> None:
-    """Refuses operations with a tensor of which a part has no share, as in derived networks.
-
-    Raises:
-        ValueError: Names the tensor.
-    """
+def _check_shares(cells: nn.Module, one: nn.Module, parts: int) -> None:
+    """Refuses operations with a tensor of which a part has no share."""
     shares = one.state_dict()
     for name, tensor in cells.state_dict().items():
-        share = shares.get(name)
-        if (
-            share is None
-            or not share.ndim
-            or tensor.shape != (parts * len(share), *share.shape[1:])
-        ):
+        share = shares.get(name, torch.empty(()))
+        if not share.ndim or tensor.shape != (parts * len(share), *share.shape[1:]):
             raise PnfsError(
                 f"{name} has shape {tuple(tensor.shape)}: every tensor of an operation must hold part after "
                 "part along its first dimension, as those of PartConv2d and PartBatchNorm2d do"
             )
-
-
-def _check_kept(theta: Theta, part_names: Sequence[str], kept: Mapping[str, KeptCells]) -> None:
-    known = {cell.name for cell in theta.cells}
-    for part in part_names:
-        if part not in kept:
-            raise PnfsError(f"kept says nothing about part {part!r}")
-        unknown = [name for name in kept[part] if name not in known]
-        if unknown:
-            raise PnfsError(f"kept, part {part!r}: there is no cell {', '.join(unknown)}")

@@ -9,6 +9,7 @@ import copy
 import operator
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,25 +19,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pnfs.models.backbones import FabricBackbone
 from pnfs.models.fabric import Grid, GridCell, NeuralFabrics
-from pnfs.models.fused_layers import (
-    FixedWeight,
-    Repeat,
-    Scale,
-    ThroughAdapter,
-    conv_of,
-    scaling,
-    spread,
-    with_weights,
-)
-from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
+from pnfs.models.layers import Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 from pnfs.models.wiring import SCALES
 
 _SMALLEST_DIVISOR = 1e-6
 """A smaller weight of an identity is multiplied, since a division by it could overflow."""
 
-Term = tuple[str, nn.Module]
-"""Name of a map and what is made of it."""
+Term = tuple[str, nn.Sequential]
+"""Name of a map and what is made of it; no layers are the identity."""
 
 
 @torch.no_grad()
@@ -59,15 +50,10 @@ def fuse(network: PoseNetwork) -> PoseNetwork:
 
 
 class _FusedFabrics(nn.Module):
-    """In the place of `NeuralFabrics`: maps by name, each the sum of layers of earlier ones.
+    """In the place of `NeuralFabrics` in evaluation mode: maps by name, each the sum of layers of earlier ones.
 
-    Args:
-        fabrics: In evaluation mode.
-        outputs: Scales of the last layer that are read; what reaches none of them is dropped.
-        adapters: Scale -> adapter of the input, which is the pyramid then.
-
-    Attributes:
-        readers: Scales of the input that are read, as those of `NeuralFabrics`.
+    What reaches none of the last layer's scales `outputs` is dropped. With `adapters`, scale -> adapter, the input
+    is the pyramid.
     """
 
     def __init__(
@@ -75,18 +61,16 @@ class _FusedFabrics(nn.Module):
     ) -> None:
         super().__init__()
         self.sums: dict[str, list[Term]] = {}
-        alpha, beta = fabrics.mixing_weights()
+        mixing = fabrics.mixing_weights()
         grids = fabrics.cells.items() if fabrics.kept is not None else [("", fabrics.cells)]
         first, last = fabrics.theta.first_layer - 1, fabrics.theta.last_layer
-        for (part, grid), *mixing in zip(
-            grids, alpha.chunk(len(grids)), beta.chunk(len(grids)), strict=True
-        ):
+        shares = (weights.chunk(len(grids)) for weights in mixing)
+        for (part, grid), alpha, beta in zip(grids, *shares, strict=True):
             for scale, parts in fabrics.readers.items():
-                place = f"{part}/{first}/{scale}"
                 if part in ("", *parts):
                     adapter = _adapter(adapters.get(str(scale)), part, parts)
-                    self.sums[place] = [(str(scale), adapter)]
-            self._add_cells(part, grid, *mixing)
+                    self.sums[f"{part}/{first}/{scale}"] = [(str(scale), adapter)]
+            self._add_cells(part, grid, alpha, beta)
         rectify = fabrics.rules.rectify == "sum"
         self.rectified = [name for name in self.sums if rectify and name.endswith("/h0")]
         self.outputs = {s: [f"{part}/{last}/{s}" for part, _ in grids] for s in outputs}
@@ -109,13 +93,7 @@ class _FusedFabrics(nn.Module):
             for scale, names in self.outputs.items()
         }
 
-    def _add_cells(
-        self,
-        part: str,
-        grid: nn.Module,
-        alpha: Float[Tensor, "P cells E O"],
-        beta: Float[Tensor, "P cells 3"],
-    ) -> None:
+    def _add_cells(self, part: str, grid: nn.Module, alpha: Alphas, beta: Betas) -> None:
         """The sums of Eq. 2, of Eq. 1, and of the cells' outputs, but for candidates without weight."""
         assert isinstance(grid, Grid)
         for index, place in enumerate(grid.theta.cells):
@@ -123,10 +101,10 @@ class _FusedFabrics(nn.Module):
                 continue
             whole, name = grid[place.name], f"{part}/{place.layer}/{place.scale}"
             assert isinstance(whole, GridCell)
-            width = grid.theta.channels * place.scale
+            width, before = grid.theta.channels * place.scale, f"{part}/{place.layer - 1}"
             found: dict[str, list[tuple[str, nn.Module, Weight]]] = {
                 f"{name}/h0": [
-                    (f"{part}/{place.layer - 1}/{scale}", layer, beta[:, index, columns].sum(-1))
+                    (f"{before}/{scale}", layer, beta[:, index, columns].sum(-1))
                     for layer, scale, columns in whole.terms
                 ]
             }
@@ -135,21 +113,19 @@ class _FusedFabrics(nn.Module):
                     (f"{name}/h{source}", layer, alpha[:, index, row, column])
                     for layer, source, row, column in candidates
                 ]
+            nothing = _scaling(torch.zeros_like(beta[:, index, 0]), width)
             for target, terms in found.items():
                 self.sums[target] = [
-                    (source, _fused(layer, weight, width))
+                    (source, fuse_operation(layer, weight, width))
                     for source, layer, weight in terms
                     if bool(weight.any())
-                ] or [(f"{name}/h0", scaling(torch.zeros_like(beta[:, index, 0]), width))]
+                ] or [(f"{name}/h0", nn.Sequential(nothing))]
             # (P*C, H*C, 1, 1) -> H times (P*C, C, 1, 1); one of them holds the bias.
-            output = whole.cell.output
-            self.sums[name] = [
-                (
-                    f"{name}/h{node}",
-                    conv_of(weight, None if node > 1 else output.bias, output.parts),
-                )
-                for node, weight in enumerate(output.weight.chunk(len(whole.cell.terms), 1), 1)
-            ]
+            output, bias = whole.cell.output, whole.cell.output.bias
+            self.sums[name] = []
+            for node, weight in enumerate(output.weight.chunk(len(whole.cell.terms), 1), 1):
+                conv = _conv(weight, bias if node == 1 else None, output.parts)
+                self.sums[name].append((f"{name}/h{node}", nn.Sequential(conv)))
 
     def _drop_unread(self) -> None:
         """Drops the sums that reach no output."""
@@ -166,48 +142,47 @@ class _FusedFabrics(nn.Module):
         """
         outputs = [name for names in self.outputs.values() for name in names]
         for name, terms in self.sums.items():
-            identities = [i for i, (_, layer) in enumerate(terms) if isinstance(layer, Scale)]
+            identities = [
+                n for n, (_, layer) in enumerate(terms) if [*map(type, layer)] == [_Scale]
+            ]
+            others = [layer for n, (_, layer) in enumerate(terms) if n not in identities]
             readers = [r for ts in self.sums.values() for source, r in ts if source == name]
-            others = [layer for i, (_, layer) in enumerate(terms) if i not in identities]
-            if len(identities) != 1 or name in outputs:
+            if len(identities) != 1 or name in outputs or not all(map(_convs, others)):
                 continue
-            if not all(map(_convs, others)) or not all(map(_reads_linearly, readers)):
-                continue
-            source, identity = terms[identities[0]]
-            assert isinstance(identity, Scale)
+            source, layer = terms[identities[0]]
+            (identity,) = _convs(layer)
             factor = identity.weight.view(identity.parts, -1)[:, 0].clone()  # (P,)
-            if bool((factor < _SMALLEST_DIVISOR).any()):
+            if not all(map(_reads_linearly, readers)) or bool((factor < _SMALLEST_DIVISOR).any()):
                 continue
-            terms[identities[0]] = (source, nn.Identity())
+            terms[identities[0]] = (source, nn.Sequential())
             for layer in others:
                 conv = _convs(layer)[-1]
-                conv.weight /= spread(factor, conv)[:, None, None, None]
+                conv.weight /= _spread(factor, conv)[:, None, None, None]
                 if conv.bias is not None:
-                    conv.bias /= spread(factor, conv)
+                    conv.bias /= _spread(factor, conv)
             for layer in readers:
                 conv = _convs(layer)[0]
-                conv.weight *= spread(factor, conv)[:, None, None, None]
+                conv.weight *= _spread(factor, conv)[:, None, None, None]
 
     def _skip_adapters(self) -> None:
         """Lets convolutions read the pyramid through no adapter where that is no more arithmetic."""
         for terms in self.sums.values():
-            for index, (source, layer) in enumerate(terms):
+            for index, (source, layers) in enumerate(terms):
                 pyramid, adapter = self.sums.get(source, terms)[0]
-                if pyramid in self.sums or not isinstance(adapter, PartConv2d) or "/" not in source:
+                adapter, conv = next(iter(adapter), None), next(iter(layers), None)
+                if pyramid in self.sums or "/" not in source or not isinstance(adapter, PartConv2d):
                     continue
-                layers = list(layer) if isinstance(layer, nn.Sequential) else [layer]
-                conv = layers[0]
                 if not isinstance(conv, PartConv2d) or conv.depthwise:
                     continue
                 if adapter.in_channels <= conv.in_channels // conv.parts:
-                    through = ThroughAdapter(adapter, conv)
+                    through = _ThroughAdapter(adapter, conv)
                     terms[index] = (pyramid, nn.Sequential(through, *layers[1:]))
 
 
-def _fused(operation: nn.Module, weight: Weight, channels: int) -> nn.Module:
-    """For inference: a layer from x to weight * o(x), or weight * T(x)."""
+def fuse_operation(operation: nn.Module, weight: Weight, channels: int) -> nn.Sequential:
+    """Layers from x to weight * o(x), or weight * T(x), of `channels` channels a part, in evaluation mode."""
     if type(operation).forward is not Weighted.forward:
-        return FixedWeight(operation, weight)
+        return nn.Sequential(_FixedWeight(operation, weight))
     assert isinstance(operation, Weighted)
     norms = [layer for layer in operation.layers if isinstance(layer, PartBatchNorm2d)]
     layers: list[nn.Module] = []
@@ -220,49 +195,117 @@ def _fused(operation: nn.Module, weight: Weight, channels: int) -> nn.Module:
         while place >= 0 and isinstance(layers[place], nn.Upsample):
             place -= 1
         if place < 0 or not isinstance(layers[place], PartConv2d):
-            layers.append(scaling(torch.ones_like(weight), layer.num_features // len(weight)))
+            layers.append(_scaling(torch.ones_like(weight), layer.num_features // len(weight)))
             place = len(layers) - 1
-        layers[place] = _absorb(layers[place], layer, weight if layer is norms[-1] else None)
-    if not norms:
-        layers.append(scaling(weight, channels))
-    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+        mixing = weight if layer is norms[-1] else torch.ones_like(weight)
+        layers[place] = _absorb(layers[place], layer, mixing)
+    return nn.Sequential(*layers, *([] if norms else [_scaling(weight, channels)]))
 
 
-def _absorb(conv: nn.Module, norm: PartBatchNorm2d, mixing: Weight | None) -> PartConv2d:
+def _absorb(conv: nn.Module, norm: Any, mixing: Weight) -> PartConv2d:
     """A convolution equal to `norm(conv(x))` in evaluation mode, times the mixing weights."""
     assert isinstance(conv, PartConv2d)
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert var is not None
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
-    )
-    if mixing is not None:
-        factor = spread(mixing, conv)
-        weight, bias = weight * factor[:, None, None, None], bias * factor
-    return with_weights(conv, weight, bias)
+    statistics = norm.running_mean, norm.running_var, norm.eps
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
+    factor = _spread(mixing, conv)
+    return _with_weights(conv, weight * factor[:, None, None, None], bias * factor)
 
 
-def _adapter(adapter: nn.Module | None, part: str, parts: Sequence[str]) -> nn.Module:
+def _adapter(adapter: nn.Module | None, part: str, parts: Sequence[str]) -> nn.Sequential:
     """What stands in front of all parts' fabrics, or of one part's in a derived network."""
     if adapter is None:
-        return nn.Identity() if part or len(parts) == 1 else Repeat(len(parts))
-    assert isinstance(adapter, PartConv2d)
-    assert adapter.bias is not None
+        return nn.Sequential(*([] if part or len(parts) == 1 else [_Repeat(len(parts))]))
     if not part:
-        return adapter
-    weight, bias = (x.chunk(len(parts))[parts.index(part)] for x in (adapter.weight, adapter.bias))
-    return conv_of(weight, bias, 1)
+        return nn.Sequential(adapter)
+    weight, bias = (x.chunk(len(parts))[parts.index(part)] for x in adapter.parameters())
+    return nn.Sequential(_conv(weight, bias, 1))
 
 
-def _convs(layer: nn.Module) -> list[PartConv2d]:
-    layers = layer if isinstance(layer, nn.Sequential) else [layer]
-    return [inner for inner in layers if isinstance(inner, PartConv2d)]
+def _convs(layers: nn.Sequential) -> list[PartConv2d]:
+    return [layer for layer in layers if isinstance(layer, PartConv2d)]
 
 
-def _reads_linearly(layer: nn.Module) -> bool:
+def _reads_linearly(layers: nn.Sequential) -> bool:
     """Whether scaling its first convolution is scaling its input."""
-    layers = list(layer) if isinstance(layer, nn.Sequential) else [layer]
-    while layers and isinstance(layers[0], nn.ReLU | nn.AvgPool2d | nn.MaxPool2d | nn.Upsample):
-        layers.pop(0)
-    return bool(layers) and isinstance(layers[0], PartConv2d)
+    scalable = nn.ReLU | nn.AvgPool2d | nn.MaxPool2d | nn.Upsample
+    others = [layer for layer in layers if not isinstance(layer, scalable)]
+    return bool(others) and isinstance(others[0], PartConv2d)
+
+
+class _Scale(PartConv2d):
+    """scale * x, as a depthwise 1x1 convolution, which suits every memory layout of a runtime."""
+
+
+def _scaling(weight: Weight, channels: int) -> _Scale:
+    scale = _Scale(len(weight), channels, channels, 1, depthwise=True).to(weight)
+    scale.weight.copy_(_spread(weight, scale)[:, None, None, None])
+    return scale
+
+
+class _Repeat(nn.Module):
+    """One map for each of P parts."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Map) -> Map:
+        return x.repeat(1, self.parts, 1, 1)
+
+
+class _FixedWeight(nn.Module):
+    """An operation that says nothing of its layers: x to weight * o(x)."""
+
+    weight: Tensor
+
+    def __init__(self, operation: nn.Module, weight: Weight) -> None:
+        super().__init__()
+        self.operation = operation
+        self.register_buffer("weight", weight.float())
+
+    def forward(self, x: Map) -> Map:
+        return self.operation(x, self.weight)
+
+
+class _ThroughAdapter(nn.Module):
+    """conv(adapter(x)) for a map x that all parts share, as one convolution of x; 1x1, or 3x3 at stride 2."""
+
+    border: Tensor
+
+    def __init__(self, adapter: PartConv2d, conv: PartConv2d) -> None:
+        super().__init__()
+        assert adapter.bias is not None
+        size = (conv.parts, -1)
+        outer = conv.weight.double().unflatten(0, size)  # (P, O, I, k, k)
+        inner = adapter.weight[..., 0, 0].double().unflatten(0, size)  # (P, I, M)
+        weight = torch.einsum("poikl,pim->pomkl", outer, inner).flatten(0, 1)
+        self.conv = _conv(weight.to(conv.weight), conv.bias, 1, stride=conv.stride[0])
+        # What the adapter's bias adds; less at the border, where the padding has none.
+        border = torch.einsum("poikl,pi->pokl", outer, adapter.bias.double().unflatten(0, size))
+        self.register_buffer("border", border.flatten(0, 1)[:, None].to(conv.weight))
+
+    def forward(self, x: Map) -> Map:
+        inside = x.new_ones(1, 1, *x.shape[-2:])
+        stride, padding = self.conv.stride, self.conv.padding
+        return self.conv(x) + F.conv2d(inside, self.border, stride=stride, padding=padding)
+
+
+def _conv(weight: Tensor, bias: Tensor | None, parts: int, stride: int = 1) -> PartConv2d:
+    """A convolution of these weights, (P*O, I, k, k)."""
+    outputs, inputs, side, _ = weight.shape
+    conv = PartConv2d(parts, inputs, outputs // parts, side, stride=stride).to(weight)
+    return _with_weights(conv, weight, bias)
+
+
+def _with_weights(conv: PartConv2d, weight: Tensor, bias: Tensor | None) -> PartConv2d:
+    """A copy with other weights, in the precision of the old ones."""
+    changed = copy.deepcopy(conv)
+    changed.weight = nn.Parameter(weight.detach().to(conv.weight).clone())
+    if bias is not None:
+        changed.bias = nn.Parameter(bias.detach().to(conv.weight).clone())
+    return changed
+
+
+def _spread(weight: Weight, conv: PartConv2d) -> Float[Tensor, " PC"]:
+    """One number a part, repeated for each of the part's output channels."""
+    return weight.repeat_interleave(conv.out_channels // len(weight))

@@ -15,12 +15,10 @@ from pnfs.models.layers import Map
 class VectorHead(nn.Module):
     """ReLU, for each part a 1x1 convolution to d numbers for each of its joints, and their squashed length.
 
-    The score is |v|^2 / (1 + |v|^2), in [0, 1), never computed in half precision. Only the square of the length
-    enters, so that the gradient is finite at v = 0 without an epsilon.
-
-    With PyTorch's default initialisation scores begin near 0.5 and the first epoch is lost unlearning that; at
-    v = 0 the squash has no gradient. So weights and a random bias begin small, and `calibrate` brings
-    the mean score to `initial_score` on real features, whose scale depends on the fabric.
+    The score is |v|^2 / (1 + |v|^2), in [0, 1), never computed in half precision. With PyTorch's default
+    initialisation scores begin near 0.5 and the first epoch is lost unlearning that; at v = 0 the squash has no
+    gradient. So weights and a random bias begin small, and `calibrate` brings the mean score to `initial_score`
+    on real features, whose scale depends on the fabric.
 
     Args:
         channels: Channels of one part's last cell.
@@ -53,11 +51,7 @@ class VectorHead(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, features: Map) -> None:
-        """Rescales the weights of each part such that `features` give scores of the initial score.
-
-        A bias that keeps the vector off zero makes half of the squared length, the features the other half.
-        Does nothing for d = 1.
-        """
+        """Rescales each part's weights so that `features` make half of |v|^2, as the bias does; not for d = 1."""
         if self.vector_dim == 1:
             return
         maps, weights = features.relu().chunk(len(self.sizes), 1), self.weight.split(self.sizes)
@@ -68,11 +62,9 @@ class VectorHead(nn.Module):
     def forward(
         self, features: Map, vectors: bool = False
     ) -> Float[Tensor, "B J h w"] | Float[Tensor, "B J d h w"]:
-        """Features of all parts (B, P*C, h, w) to the heatmaps of all parts' joints, part after part.
+        """Features (B, P*C, h, w), not rectified yet, to the heatmaps of all parts' joints, part after part.
 
-        Args:
-            features: Not rectified yet.
-            vectors: Return the raw vectors in place of their squashed lengths.
+        With `vectors`, to the raw vectors in place of their squashed lengths.
         """
         features, weights = F.relu(features), self.weight.split(self.sizes)
         if features.is_cuda:

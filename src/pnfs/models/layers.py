@@ -14,19 +14,15 @@ Map = Float[Tensor, "B PC h w"]
 Weight = Float[Tensor, " P"]
 """One mixing weight a part."""
 
+Alphas = Float[Tensor, "P cells E O"]
+Betas = Float[Tensor, "P cells 3"]
+"""The mixing weights of all parts and cells in Eq. 1 and Eq. 2."""
+
 
 class PartConv2d(nn.Conv2d):
     """P convolutions of one shape as one grouped convolution, (B, P*in, h, w) to (B, P*out, h', w').
 
-    Args:
-        parts: P.
-        in_channels: Input channels of one part.
-        out_channels: Output channels of one part.
-        kernel_size: Side of the kernel; the padding keeps the size at stride 1.
-        stride: Stride.
-        dilation: Dilation.
-        depthwise: One filter a channel.
-        bias: Whether outputs have a bias.
+    Channels are those of one part, the padding keeps the size at stride 1; `depthwise` is one filter a channel.
     """
 
     def __init__(
@@ -91,13 +87,7 @@ def dilated_as_phases(x: Map, weight: Float[Tensor, "PC 1 k k"]) -> Map:
 
 
 class PartBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm of P parts.
-
-    Args:
-        parts: P.
-        channels: Channels of one part.
-        affine: Whether scale and shift are learned.
-    """
+    """Batch norm of P parts with `channels` channels each; `affine`: scale and shift are learned."""
 
     def __init__(self, parts: int, channels: int, *, affine: bool) -> None:
         super().__init__(parts * channels, affine=affine)
@@ -105,7 +95,7 @@ class PartBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("num_batches_tracked", None)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        # Not the parent's, which asks old state dicts for the count.
+        # The parent's asks old state dicts for the count.
         nn.Module._load_from_state_dict(self, *args)
 
 
@@ -122,7 +112,7 @@ class Weighted(nn.Module):
     layers: Sequence[nn.Module] | nn.Sequential = ()
 
     def forward(self, x: Map, weight: Weight) -> Map:
-        last: PartBatchNorm2d | None = None
+        last = None
         for layer in self.layers:
             last = layer if isinstance(layer, PartBatchNorm2d) else last
         for layer in self.layers:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.models.backbones.pyramid import Backbone
+from pnfs.models.backbones import Backbone
 from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.head import VectorHead
 from pnfs.models.layers import Map, PartConv2d
@@ -45,7 +45,6 @@ class PoseNetwork(nn.Module):
     Attributes:
         stride: Input pixels for each pixel of a heatmap.
         map_joints: For each of the J part-joint maps, the skeleton's joint.
-        head: Features to heatmaps, through vectors.
     """
 
     stride = 4
@@ -62,33 +61,30 @@ class PoseNetwork(nn.Module):
         channel_order: ChannelOrder = "rgb",
     ) -> None:
         super().__init__()
-        if overlap not in ("sum", "mean"):
-            raise PnfsError(f"model.overlap must be sum or mean, got {overlap!r}")
-        if channel_order not in get_args(ChannelOrder):
-            raise PnfsError(f"model.channel_order must be rgb or bgr, got {channel_order!r}")
+        for key, choice, known in (
+            ("overlap", overlap, ("sum", "mean")),
+            ("channel_order", channel_order, ("rgb", "bgr")),
+        ):
+            if choice not in known:
+                raise PnfsError(f"model.{key} must be {' or '.join(known)}, not {choice!r}")
         joints = skeleton_by_name(skeleton)
         self.parts = PartMode(joints, {"whole_body": joints.joints} if parts is None else parts)
         self.channel_order: ChannelOrder = channel_order
         self.overlap: Literal["sum", "mean"] = overlap
-        for name, value in (
-            ("map_joints", torch.tensor(self.parts.joint_indices)),
-            ("pixel_mean", torch.tensor(IMAGENET_MEAN, dtype=torch.float64) * 255),
-            ("pixel_std", torch.tensor(IMAGENET_STD, dtype=torch.float64) * 255),
-        ):
+        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], dtype=torch.float64) * 255
+        indices = torch.tensor(self.parts.joint_indices)
+        for name, value in (("map_joints", indices), ("pixel_mean", mean), ("pixel_std", std)):
             self.register_buffer(name, value, persistent=False)
 
     @abstractmethod
     def features(self, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B PC h/4 w/4"]:
-        """What the head reads: the features of all parts, part after part."""
+        """What the head reads, part after part."""
 
     def forward(self, images: Images, until: Stage = "heatmaps") -> Float[Tensor, "B J h/4 w/4"]:
         """Heatmaps of all parts' joints, part after part, J = sum(J_p) >= K.
 
-        Args:
-            images: Pixels are scaled by ImageNet's mean and standard deviation, colours brought to the
-                network's order, in the precision of its weights.
-            until: "vectors": return the raw vectors (B, J, d, h/4, w/4) behind the heatmaps; "features": what the
-                head reads.
+        Pixels are scaled by ImageNet's mean and standard deviation, colours brought to the network's order. With
+        `until`, the raw "vectors" (B, J, d, h/4, w/4) behind the heatmaps, or the "features" that the head reads.
         """
         if images.dtype == torch.uint8:
             if self.channel_order == "bgr":
@@ -120,10 +116,7 @@ class PoseNetwork(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Images) -> None:
-        """Brings the mean score on a first batch to the head's initial score, before training starts.
-
-        Runs in training mode, as the first step will, and leaves the mode as it was.
-        """
+        """Brings the mean score on a first batch, in training mode, to the head's initial score."""
         was_training = self.training
         self.train()
         self.head.calibrate(self(images, "features"))
@@ -149,22 +142,20 @@ class PoseNetwork(nn.Module):
 
 
 class PoseFabricNetwork(PoseNetwork):
-    """Part-aware neural fabrics on a backbone: backbone, adapters, fabrics, head.
+    """Part-aware neural fabrics on a backbone: backbone, adapters, fabrics, head; see also `PoseNetwork`.
 
     Args:
         backbone: Feature pyramid.
         fabrics: The last layers of one fabric for each part.
-        skeleton: Name of the skeleton whose joints are predicted.
+        skeleton: Name of the skeleton.
         parts: Part name -> joint names (Table I).
         vector_dim: d.
-        overlap: How the maps of a joint in several parts are joined; see `PoseNetwork`.
-        channel_order: Order of the input's colours; see `PoseNetwork`.
 
     Attributes:
         adapters: Scale -> 1x1 convolution through which the parts see the pyramid there.
 
     Raises:
-        ValueError: The fabrics are not those of the parts.
+        PnfsError: The fabrics are not those of the parts.
     """
 
     def __init__(

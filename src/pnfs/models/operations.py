@@ -1,7 +1,12 @@
-"""Candidate operations of an edge (section III-B). A new one is a class here and a line of YAML."""
+"""What a mixture is of: candidate operations o of a cell (Eq. 1), connections T between cells (Eq. 2).
+
+A new operation (section III-B) is a class like those here and a line of YAML.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
@@ -12,10 +17,9 @@ class Operation(Weighted):
     """A candidate operation o for P parts, built from (parts, channels of one part).
 
     A subclass puts its sequence into `layers`, or writes `forward(x, weight)`, which gives weight * o(x), of the
-    same shape as x (B, P*C, h, w); `weight` (P,) is the mixing weight softmax(alpha)_o of each part.
-
-    Parameters and buffers hold part after part along their first dimension, as those of `PartConv2d` and
-    `PartBatchNorm2d` do: on a CPU one part may run after the other, and a derived network holds them apart.
+    same shape as x (B, P*C, h, w); `weight` (P,) is the mixing weight softmax(alpha)_o of each part. Tensors hold
+    part after part along their first dimension, as those of `PartConv2d` and `PartBatchNorm2d` do: parts may run
+    one after the other, and a derived network holds them apart.
     """
 
 
@@ -27,15 +31,7 @@ class Skip(Operation):
 
 
 class SeparableConv(Operation):
-    """Depthwise-pointwise-BN-ReLU, `repeats` times; BN without affine parameters.
-
-    Args:
-        parts: P.
-        channels: Channels of one part.
-        kernel_size: Side of the depthwise kernel.
-        dilation: Rate of the depthwise kernel.
-        repeats: 2 for the paper's separable convolution, 1 for the dilated one.
-    """
+    """Depthwise-pointwise-BN-ReLU, `repeats` times (1 where dilated); BN without affine parameters."""
 
     def __init__(
         self,
@@ -47,38 +43,26 @@ class SeparableConv(Operation):
         repeats: int = 2,
     ) -> None:
         super().__init__()
+        conv, turns = partial(PartConv2d, parts, channels, channels), range(repeats)
         self.depthwise = nn.ModuleList(
-            PartConv2d(parts, channels, channels, kernel_size, dilation=dilation, depthwise=True)
-            for _ in range(repeats)
+            conv(kernel_size, dilation=dilation, depthwise=True) for _ in turns
         )
-        self.pointwise = nn.ModuleList(
-            PartConv2d(parts, channels, channels, 1) for _ in range(repeats)
-        )
-        self.norm = nn.ModuleList(
-            PartBatchNorm2d(parts, channels, affine=False) for _ in range(repeats)
-        )
+        self.pointwise = nn.ModuleList(conv(1) for _ in turns)
+        self.norm = nn.ModuleList(PartBatchNorm2d(parts, channels, affine=False) for _ in turns)
         repeated = zip(self.depthwise, self.pointwise, self.norm, strict=True)
         self.layers = [x for triple in repeated for x in (*triple, nn.ReLU(inplace=True))]
 
 
 class Pool(Operation):
-    """3x3 average or max pooling at stride 1, then BN without affine parameters.
+    """3x3 max or average pooling at stride 1, then BN without affine parameters.
 
     The average leaves the padding out of its count, as the public implementation does.
-
-    Args:
-        parts: P.
-        channels: Channels of one part.
-        maximum: Max pooling in place of average pooling.
     """
 
     def __init__(self, parts: int, channels: int, *, maximum: bool) -> None:
         super().__init__()
-        self.pool = (
-            nn.MaxPool2d(3, stride=1, padding=1)
-            if maximum
-            else nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-        )
+        average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+        self.pool = nn.MaxPool2d(3, stride=1, padding=1) if maximum else average
         self.norm = PartBatchNorm2d(parts, channels, affine=False)
         self.layers = [self.pool, self.norm]
 
@@ -107,3 +91,67 @@ BACKBONE_OPERATIONS: Operations = {
     "max_pool_3x3": partial(Pool, maximum=True),
 }
 """All six candidates of the paper, as a fabric backbone uses them."""
+
+
+@dataclass(frozen=True)
+class FabricRules:
+    """What the paper and the authors' public code do differently inside a fabric.
+
+    Args:
+        gain: "one": mixing weights are the softmax. "candidates": they are multiplied by the number of
+            candidates (|O| in a cell, 3 between cells).
+        rectify: "connection": a ReLU follows each T. "sum": T has none, the mixture h_0 is rectified.
+        upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation. "norm_first": bilinear x2 comes last.
+        align_corners: Which bilinear interpolation.
+        connection_bias: Whether the convolutions of T have a bias in front of the normalisation.
+        stem_connections: "shared": a first-layer cell at 1/8 reads the stem through one T.
+            "separate": through three, one for each missing neighbour.
+        stem_relu: Whether the stem's first convolution is followed by a ReLU.
+        adapters: "always": each part sees the pyramid through its own 1x1 convolutions.
+            "where_needed": only where the backbone's channels differ from the fabric's.
+    """
+
+    gain: Literal["one", "candidates"] = "one"
+    rectify: Literal["connection", "sum"] = "connection"
+    upsample: Literal["conv_first", "norm_first"] = "conv_first"
+    align_corners: bool = False
+    connection_bias: bool = False
+    stem_connections: Literal["shared", "separate"] = "shared"
+    stem_relu: bool = True
+    adapters: Literal["always", "where_needed"] = "always"
+
+
+PAPER = FabricRules()
+POSENFS = FabricRules(
+    gain="candidates",
+    rectify="sum",
+    upsample="norm_first",
+    align_corners=True,
+    connection_bias=True,
+    stem_connections="separate",
+    stem_relu=False,
+    adapters="where_needed",
+)
+
+
+class Connect(Weighted):
+    """T: "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
+
+    `channels` are those of one part at the cell's scale.
+    """
+
+    def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:
+        super().__init__()
+        up = transform == "up"
+        inside, kernel, stride = (2 * channels, 1, 1) if up else (channels // 2, 3, 2)
+        bias = rules.connection_bias
+        self.conv = PartConv2d(parts, inside, channels, kernel, stride=stride, bias=bias)
+        self.norm = PartBatchNorm2d(parts, channels, affine=True)
+        layers: list[nn.Module] = [self.conv, self.norm]
+        if rules.rectify == "connection":
+            layers.append(nn.ReLU(inplace=True))
+        if up:
+            corners = rules.align_corners
+            double = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=corners)
+            layers.insert(1 if rules.upsample == "conv_first" else len(layers), double)
+        self.layers = layers

@@ -1,7 +1,7 @@
 """The grid of a fabric, scale x layer: what feeds each cell (Eq. 2, footnote 2), and what is live. Plain data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -22,24 +22,23 @@ Transform = Literal["down", "identity", "up"]
 
 @dataclass(frozen=True)
 class Connection:
-    """One of a cell's three candidate inputs, after footnote 2 has filled in missing neighbours."""
+    """One of a cell's three candidate inputs, after footnote 2 has filled in missing neighbours.
+
+    It takes the place of `neighbour`, with its weight in beta, and reads the scale `source` of the previous layer.
+    """
 
     neighbour: Neighbour
-    """Whose place it takes, which is whose weight in beta it gets."""
     source: int
-    """The scale it reads in the previous layer."""
     transform: Transform
 
 
 @dataclass(frozen=True)
 class CellWiring:
-    """A cell of the grid and what feeds it."""
+    """A cell of the grid, `layer` 1-based, and what feeds it in the order of beta's columns."""
 
     layer: int
-    """1-based."""
     scale: int
     connections: tuple[Connection, ...]
-    """In the order of beta's columns."""
 
     @cached_property
     def name(self) -> str:
@@ -53,21 +52,16 @@ class CellWiring:
 
 @dataclass(frozen=True)
 class Theta:
-    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built.
+    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built; see `NeuralFabrics`.
 
     Attributes:
         layers: L of the whole fabric.
         first_layer: First layer that is built, 1-based.
         last_layer: Last layer that is built.
-        input_scales: Scales of the maps that feed the first layer.
-        channels: C; a cell at scale 1/s has C*s channels.
-        nodes: H, hidden nodes of a cell.
         operations: Names of the candidate operations O, in the order of alpha's columns.
-        alpha_per_cell: One alpha a cell in place of one a fabric.
 
     Raises:
-        ValueError: A cell would be empty or without input, an operation is named twice, or the range of layers
-            is none.
+        PnfsError: A cell would be empty or without input, an operation occurs twice, or the layers are no range.
     """
 
     layers: int
@@ -80,17 +74,15 @@ class Theta:
     alpha_per_cell: bool
 
     def __post_init__(self) -> None:
-        if self.nodes < 1 or self.channels < 1 or not self.operations:
+        ends = (self.first_layer, self.last_layer)
+        if self.nodes < 1 or self.channels < 1:
             raise PnfsError(
-                f"a cell needs at least one node, channel and operation, got H={self.nodes}, "
-                f"C={self.channels}, {len(self.operations)} operations"
+                f"a cell needs nodes and channels, not H={self.nodes}, C={self.channels}"
             )
-        if len(set(self.operations)) != len(self.operations):
-            raise PnfsError(f"each operation must be named once, got {self.operations}")
-        if not 1 <= self.first_layer <= self.last_layer <= self.layers:
-            raise PnfsError(
-                f"layers {self.first_layer} to {self.last_layer} are not a range within 1 to {self.layers}"
-            )
+        if not self.operations or len(set(self.operations)) != len(self.operations):
+            raise PnfsError(f"need operations, each named once, not {self.operations}")
+        if not 1 <= ends[0] <= ends[1] <= self.layers:
+            raise PnfsError("layers {} to {} are no range in 1 to {}".format(*ends, self.layers))
 
     @cached_property
     def cells(self) -> tuple[CellWiring, ...]:
@@ -113,13 +105,12 @@ class Theta:
 
     @property
     def alpha_shape(self) -> tuple[int, ...]:
-        """Of one part: (E, |O|), or (cells, E, |O|) where each cell has its own."""
+        """Shape of one part's alpha: (E, |O|), or (cells, E, |O|) where each cell has its own."""
         table = (self.edges, len(self.operations))
         return (len(self.cells), *table) if self.alpha_per_cell else table
 
     @property
     def beta_shape(self) -> tuple[int, int]:
-        """Of one part: (cells, 3)."""
         return len(self.cells), len(NEIGHBOURS)
 
 
@@ -135,42 +126,29 @@ def _connections(layer: int, scale: int, previous: Sequence[int]) -> tuple[Conne
     the previous layer lacks takes the finer input for all three, each with its own transform.
     """
     finer, coarser = scale // 2, scale * 2
-    same = Connection("same", scale, "identity")
     if scale in previous:
         return (
-            Connection("finer", finer, "down")
-            if finer in previous
-            else replace(same, neighbour="finer"),
-            same,
-            Connection("coarser", coarser, "up")
-            if coarser in previous
-            else replace(same, neighbour="coarser"),
+            Connection("finer", *((finer, "down") if finer in previous else (scale, "identity"))),
+            Connection("same", scale, "identity"),
+            Connection(
+                "coarser", *((coarser, "up") if coarser in previous else (scale, "identity"))
+            ),
         )
     if finer in previous:
         return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)
-    raise PnfsError(
-        f"the cell at layer {layer}, scale 1/{scale} has no input: the layer before it has scales "
-        f"{', '.join(f'1/{s}' for s in previous)}"
-    )
+    raise PnfsError(f"the cell at layer {layer}, scale 1/{scale} has no input among {previous}")
 
 
 @dataclass(frozen=True)
 class KeptCell:
-    """What is left of a cell without the candidates that carry no weight.
-
-    Args:
-        inputs: The neighbours whose connections are left, at least one.
-        edges: For each edge of the cell the names of the operations that are left.
-    """
+    """What is left of a cell: neighbours whose connections are read, and for each edge the operations' names."""
 
     inputs: Sequence[Neighbour]
     edges: Sequence[Sequence[str]]
 
     def __post_init__(self) -> None:
-        if not self.inputs or any(name not in NEIGHBOURS for name in self.inputs):
-            raise PnfsError(
-                f"a kept cell needs inputs among {', '.join(NEIGHBOURS)}, got {list(self.inputs)}"
-            )
+        if not self.inputs or not set(self.inputs) <= set(NEIGHBOURS):
+            raise PnfsError(f"a kept cell needs inputs among {NEIGHBOURS}, not {self.inputs}")
 
 
 KeptCells = Mapping[str, KeptCell]
@@ -183,14 +161,7 @@ def live_cells(
     beta: Float[np.ndarray, "P cells 3"],
     outputs: Sequence[int],
 ) -> dict[str, KeptCell]:
-    """What carries weight in any of the parts and reaches an output.
-
-    Args:
-        theta: The fabrics' shape.
-        alpha: Mixing weights of Eq. 1.
-        beta: Mixing weights of Eq. 2.
-        outputs: Scales of the last layer that are read.
-    """
+    """What carries weight in Eq. 1 or 2 in any of the parts and reaches the last layer's scales `outputs`."""
     reached = {(theta.last_layer, scale) for scale in outputs}
     operate, connect = np.any(alpha > 0, 0), np.any(beta > 0, 0)
     live: dict[str, KeptCell] = {}
@@ -202,10 +173,7 @@ def live_cells(
         reached |= {(cell.layer - 1, connection.source) for connection in inputs}
         live[cell.name] = KeptCell(
             inputs=tuple(connection.neighbour for connection in inputs),
-            edges=tuple(
-                tuple(name for name, on in zip(theta.operations, row, strict=True) if on)
-                for row in operate[index]
-            ),
+            edges=tuple(tuple(np.array(theta.operations)[row].tolist()) for row in operate[index]),
         )
     return dict(reversed(live.items()))
 

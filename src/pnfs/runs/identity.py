@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.errors import PnfsError
-from pnfs.runs.plain import json_ready
+from pnfs.runs.record import json_ready
 
 if TYPE_CHECKING:
     # For the annotation alone: `pnfs runs` is not to wait for torch.
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
-
-SPLITS = ("train", "val")
-"""What a run trains on and what it is scored on."""
 
 # Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
 _NOT_DEFINING = (
@@ -60,16 +57,18 @@ _TRAINER_DEFAULTS: Mapping[str, Any] = {
 _FILES = ("weights", "architecture", "initial", "ckpt_path")
 """Keys whose values are files that count by their content."""
 
-_CHECKPOINTS = ("best.ckpt", "last.ckpt")
-
 _WORDS = ("imagenet", "none")
 """Weights that are no file, even if there happens to be one of that name."""
+
+
+class OtherRunError(PnfsError):
+    """A file in a run's folder is of another run; the message says what differs."""
 
 
 def read_digests(source: "PoseDataset") -> dict[str, str]:
     """Split -> digest of the persons and labels that a run reads, wherever they lie."""
     digests = {}
-    for split in SPLITS:
+    for split in ("train", "val"):
         digests[split] = persons_digest(source.persons(split))
         if labels := source.labels_digest(split):
             digests[split] = hashlib.sha256((digests[split] + labels).encode()).hexdigest()
@@ -109,10 +108,17 @@ def run_identity(
     part = json_ready(defining_part(config))
     if persons is None:
         return part
-    for key, value in part.get("dataset", {}).items():
-        if _is_place(key, value):
-            part["dataset"][key] = None  # What was read there counts, not the name of the place.
+    # What was read there counts, not the name of the place.
+    places = {key: None for key, value in part.get("dataset", {}).items() if _is_place(key, value)}
+    if places:
+        part["dataset"] |= places
     return part | {PERSONS: dict(persons)}
+
+
+def run_hash(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> str:
+    """Eight hexadecimal digits that stand for `run_identity`."""
+    text = json.dumps(run_identity(config, persons), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,10 +141,7 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     if "cache" in part.get("data", {}):
         # JPEG crops differ a little, wherever they lie.
         part["data"]["cache"] = part["data"]["cache"] is not None
-    for name in _FILES:
-        for holder, key in _held(part, name):
-            holder[key] = _content(Path(holder[key]))
-    return part
+    return _by_content(part)
 
 
 def _is_place(key: str, value: Any) -> bool:
@@ -150,30 +153,27 @@ def _defining_trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
     if str(kept.get("strategy", "")).startswith("ddp"):
         del kept["strategy"]  # How several processes exchange gradients; `devices` says how many.
     # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
+    defaults = {key: (type(value), value) for key, value in _TRAINER_DEFAULTS.items()}
+    return {key: value for key, value in kept.items() if (type(value), value) != defaults.get(key)}
+
+
+def _by_content(tree: Any) -> Any:
+    """A configuration with digests in place of the names of `_FILES`."""
+    if not isinstance(tree, dict):
+        return tree
     return {
-        key: value
-        for key, value in kept.items()
-        if (type(value), value) != (type(_TRAINER_DEFAULTS.get(key)), _TRAINER_DEFAULTS.get(key))
+        key: _content(Path(value).expanduser())
+        if key in _FILES and isinstance(value, str)
+        else _by_content(value)
+        for key, value in tree.items()
     }
-
-
-def _held(tree: Any, key: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every dictionary of a tree that holds a text under a key."""
-    if isinstance(tree, dict):
-        if isinstance(tree.get(key), str):
-            yield tree, key
-        for value in tree.values():
-            yield from _held(value, key)
 
 
 def _content(path: Path) -> str:
     """Digest of a file, or of a run's checkpoint; the name of what is no file ("imagenet")."""
-    path = path.expanduser()
-    if str(path) in _WORDS:
-        return str(path)
     folders = (path / "checkpoints", path)
-    inside = [folder / name for folder in folders for name in _CHECKPOINTS]
-    for file in (path, *inside):
+    inside = [folder / name for folder in folders for name in ("best.ckpt", "last.ckpt")]
+    for file in (path, *inside) if str(path) not in _WORDS else ():
         if file.is_file():
             stat = file.stat()
             return _file_digest(str(file), stat.st_mtime_ns, stat.st_size)
@@ -184,22 +184,6 @@ def _content(path: Path) -> str:
 def _file_digest(path: str, changed: int, size: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def run_hash(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> str:
-    """Eight hexadecimal digits that stand for `run_identity`."""
-    text = json.dumps(run_identity(config, persons), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def run_folder(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> Path:
-    """`<run_root>/<name>/<hash>`."""
-    return runs_of(config) / run_hash(config, persons)
-
-
-def runs_of(config: Mapping[str, Any]) -> Path:
-    """The folder of all runs of this name: `<run_root>/<name>`."""
-    return Path(config["run_root"]).expanduser() / str(config["name"])
 
 
 def differences(one: Any, other: Any, key: str = "") -> list[str]:
@@ -216,23 +200,13 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
     ]
 
 
-class OtherRunError(PnfsError):
-    """A file in a run's folder is of another run; the message says what differs."""
-
-
 def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
-    """Refuses a record or checkpoint whose run is not the one that is asked for.
-
-    Args:
-        file: The file, for the message.
-        theirs: Identity that it holds; None for one that was written without.
-        ours: Identity of the run that is asked for.
+    """Refuses a record or checkpoint whose identity (None: written without) is not the run's that is asked for.
 
     Raises:
         OtherRunError: Names the file and the keys that differ.
     """
-    differing = [] if theirs is None else differences(theirs, ours)
-    if differing:
+    if differing := [] if theirs is None else differences(theirs, ours):
         raise OtherRunError(
             f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "
             "boxes or joints). Move that folder away, or train anew with restart=true"

@@ -11,9 +11,7 @@ _EARLIER = "metrics_earlier.csv"
 def set_aside(folder: Path, finished_epochs: int) -> None:
     """Keeps what earlier starts of a run have logged, before a logger deletes it.
 
-    Args:
-        folder: The run's folder.
-        finished_epochs: Rows of later epochs are dropped; the resumed run logs them again.
+    Rows of epochs that are not finished are dropped; the resumed run logs them again.
     """
     rows = _together(folder)
     if rows is not None:

@@ -1,18 +1,22 @@
-"""What came out of a run is one JSON file, its record; with it stand versions, revision and device."""
+"""The record of a run, one JSON file: what came out, with versions, revision and device."""
 
+import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pnfs.runs.plain import json_ready, read_json, write_json
+from pnfs.errors import PnfsError
 
 RESULT = "result.json"
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class Record(BaseModel):
@@ -27,6 +31,7 @@ class Record(BaseModel):
         config: Resolved, of a training; `identity` is made of it, see `run_identity`.
         data: Split -> persons, and what was left out.
         checkpoint: What was evaluated or derived from; `predictions`: the file that was evaluated.
+        persons_without_size: Not scored, for want of a length to measure their errors by.
         finished: Time, ISO 8601.
     """
 
@@ -52,7 +57,6 @@ class Record(BaseModel):
     persons: int | None = None
     persons_without_prediction: int | None = None
     persons_without_size: int | None = None
-    """Persons who are not scored, since there is no length to measure their errors by."""
     method: str | None = None
     thresholds: dict[str, float] = {}
     versions: dict[str, str] = {}
@@ -72,59 +76,83 @@ class Record(BaseModel):
 
 
 def provenance(accelerator: str = "auto") -> dict[str, Any]:
-    """Versions, git revision, device and time, as they belong into a record.
+    """Versions, git revision, time, and the device that the trainer's `accelerator` computes on."""
+    import torch  # Here and not above: `pnfs runs` is not to wait for it.
 
-    Args:
-        accelerator: The trainer's; "cpu" computes there even if there is a GPU.
-    """
     packages = ("pnfs", "torch", "torchvision", "lightning", "hydra-core", "numpy")
+    versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     return {
-        "versions": {name: version(name) for name in packages}
-        | {"python": platform.python_version()},
+        "versions": versions,
         "git_revision": _git_revision(),
-        "device": _device_name(accelerator),
+        "device": torch.cuda.get_device_name()
+        if on_gpu
+        else f"CPU, {torch.get_num_threads()} threads",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def _git_revision() -> str | None:
     """Revision of the source tree this package runs from; None outside of one."""
-    here = Path(__file__).parent
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _device_name(accelerator: str) -> str:
-    import torch
-
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes `result.json` whole or not at all; what is nan or infinite becomes null.
-
-    Args:
-        folder: For the file.
-        result: The fields of a `Record`.
+    """Writes the fields of a `Record` as `result.json`.
 
     Raises:
         ValidationError: A field that a record does not have, or of another type.
     """
-    # The others were set by the validator.
     record = Record.model_validate(json_ready(result))
+    # Those that are unset were not given, nor set by the validator.
     return write_json(folder / RESULT, record.model_dump(exclude_unset=True, mode="json"))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The record of a finished run; None where the run is not finished.
-
-    Raises:
-        PnfsError: The file is not a record.
-    """
+    """The record of a finished run; None where the run is not finished. Errors are `read_json`'s."""
     record = read_json(folder / RESULT, Record)
     return None if record is None else record.model_dump(exclude_unset=True)
+
+
+def json_ready(value: Any) -> Any:
+    """Plain data with None for nan and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Writes a file whole or not at all; what is nan or infinite becomes null."""
+    text = json.dumps(json_ready(content), indent=2, allow_nan=False, ensure_ascii=False)
+    temporary = path.with_suffix(".json.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # A full disk is an error without a name.
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return path
+
+
+def read_json(path: Path, kind: type[Content]) -> Content | None:
+    """A file of a run; None where there is none.
+
+    Raises:
+        PnfsError: It holds something else; names the file and the key.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise PnfsError(f"{path}: {key}: {first['msg']}; delete the file to run again") from None

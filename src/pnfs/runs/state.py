@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from pnfs.errors import PnfsError
-from pnfs.runs.plain import read_json, write_json
+from pnfs.runs.record import read_json, write_json
 
 STATE = "state.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -69,6 +69,15 @@ def held_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process trains the run in this folder."""
+    try:
+        with FileLock(folder / _LOCK).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def clear(folder: Path) -> None:
     """Deletes what earlier starts of a run left; only for who holds it."""
     for path in folder.iterdir():
@@ -80,15 +89,10 @@ def clear(folder: Path) -> None:
 def kept_state(
     folder: Path, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None
 ) -> Iterator[float]:
-    """Keeps the state of a run in `state.json` of its folder while the block trains it.
+    """Keeps the state of a run in `state.json` of its folder while the block, which holds the run, trains it.
 
     The state is "running", and afterwards "finished", "failed" with the cause, or "interrupted". A killed
     process cannot say so itself; it shows by the lock of `held_run`, which the operating system takes from it.
-
-    Args:
-        folder: The run's folder, which the caller holds.
-        config: Resolved.
-        identity: What makes the run what it is; see `run_identity`.
 
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
@@ -111,20 +115,17 @@ def kept_state(
     state.write(folder, state="finished")
 
 
-def keep_failure(folder: Path, config: Mapping[str, Any], error: Exception) -> None:
-    """Records that a run failed before it could be trained, as when its data are missing."""
-    anew = State(state="failed", started=time.time(), pid=os.getpid(), config=dict(config))
-    before = _read_or_none(folder) or anew
-    before.write(folder, state="failed", cause=cause_of(error), config=dict(config))
-
-
-def _read_or_none(folder: Path) -> State | None:
-    """The state of an earlier start; None if there is none, or it is damaged: a new one takes its place."""
+def _seconds_kept(folder: Path) -> float:
+    """What earlier starts spent up to the checkpoint that the next one resumes from."""
     try:
-        return read_json(folder / STATE, State)
+        before = read_json(folder / STATE, State)
     except PnfsError as error:
-        log.warning("%s", error)
-        return None
+        log.warning("%s", error)  # A new one takes its place.
+        return 0.0
+    last = folder / LAST_CHECKPOINT
+    if before is None or not last.is_file():
+        return 0.0
+    return before.earlier_seconds + max(0.0, last.stat().st_mtime - before.started)
 
 
 def cause_of(error: BaseException) -> str:
@@ -133,27 +134,6 @@ def cause_of(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split())
     # The project's own errors speak for themselves; others need their name.
-    return (
-        text
-        if isinstance(error, PnfsError) and text
-        else f"{type(error).__name__}: {text}".rstrip(": ")
-    )
-
-
-def _seconds_kept(folder: Path) -> float:
-    """What earlier starts spent up to the checkpoint that the next one resumes from."""
-    checkpoint = folder / LAST_CHECKPOINT
-    before = _read_or_none(folder)
-    if before is None or not checkpoint.is_file():
-        return 0.0
-    return before.earlier_seconds + max(0.0, checkpoint.stat().st_mtime - before.started)
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process trains the run in this folder."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+    if isinstance(error, PnfsError) and text:
+        return text
+    return f"{type(error).__name__}: {text}".rstrip(": ")

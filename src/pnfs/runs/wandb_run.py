@@ -10,9 +10,6 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 WANDB_ID = "wandb_id.txt"
-_FAILED = 1
-_INTERRUPTED = 130
-"""As a shell reports a command that Ctrl-C ended."""
 
 
 class RunLogger(WandbLogger):
@@ -35,6 +32,7 @@ class RunLogger(WandbLogger):
             self.experiment.define_metric(metrics, step_metric="epoch")
         self.experiment.define_metric("val/score", step_metric="epoch", summary="max")
 
+    @rank_zero_only
     def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
         """Writes a finished run's results into the columns of the project's table."""
         self.experiment.summary.update(
@@ -43,16 +41,13 @@ class RunLogger(WandbLogger):
                 **{f"final/{name}": value for name, value in record["scores"].items()},
                 **{f"cost/{name}": value for name, value in record["cost"].items()},
                 "best_epoch": record["evaluated_with"]["best_epoch"],
-                "seconds": record["seconds"],
-                "device": record["device"],
-                "git_revision": record["git_revision"],
+                **{name: record[name] for name in ("seconds", "device", "git_revision")},
             }
         )
-        if self.artifacts:
-            for path in (folder / "checkpoints" / "best.ckpt", folder / "result.json"):
-                self.experiment.log_artifact(
-                    str(path), name=f"{folder.name}-{path.stem}", type="run"
-                )
+        for path in (folder / "checkpoints" / "best.ckpt", folder / "result.json"):
+            if self.artifacts:
+                name = f"{folder.name}-{path.stem}"
+                self.experiment.log_artifact(str(path), name=name, type="run")
 
 
 def _run_id(folder: Path) -> str:
@@ -76,25 +71,15 @@ def finished_wandb(loggers: Sequence[Logger]) -> Iterator[None]:
 
     The run's exit code is 0, 1 if the block raised, or 130 if it was interrupted.
     """
+    exit_code = 1
     try:
         yield
-    except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-        _finish(loggers, _INTERRUPTED if stopped else _FAILED)
+        exit_code = 0
+    except (KeyboardInterrupt, SystemExit):
+        exit_code = 130
         raise
-    _finish(loggers, 0)
+    finally:
+        if any(isinstance(logger, WandbLogger) for logger in loggers):
+            import wandb  # An extra, not always installed.
 
-
-def _finish(loggers: Sequence[Logger], exit_code: int) -> None:
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
-        import wandb  # An extra, not always installed.
-
-        wandb.finish(exit_code=exit_code)
-
-
-@rank_zero_only
-def log_summary(loggers: Sequence[Logger], record: Mapping[str, Any], folder: Path) -> None:
-    """Hands a finished run's record to Weights & Biases; other loggers have no place for it."""
-    for logger in loggers:
-        if isinstance(logger, RunLogger):
-            logger.log_record(record, folder)
+            wandb.finish(exit_code=exit_code)

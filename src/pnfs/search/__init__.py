@@ -1,12 +1,7 @@
-"""Search strategies as Lightning callbacks, one a file."""
+"""Search strategies as Lightning callbacks."""
 
-from pnfs.search.first_order import FirstOrder
-from pnfs.search.frozen import Frozen
-from pnfs.search.gumbel import GumbelSoftmax
-from pnfs.search.random import Random
-from pnfs.search.second_order import SecondOrder
-from pnfs.search.strategy import SearchStrategy
-from pnfs.search.synchronous import Synchronous
+from pnfs.search.bilevel import FirstOrder, SecondOrder
+from pnfs.search.strategy import Frozen, GumbelSoftmax, Random, SearchStrategy, Synchronous
 
 __all__ = [
     "FirstOrder",

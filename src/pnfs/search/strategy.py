@@ -1,13 +1,19 @@
-"""What search strategies share: a strategy is a callback that owns alpha and beta."""
+"""A search strategy is a callback that owns alpha and beta; those that take the run's data as it is."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pnfs.errors import PnfsError
-from pnfs.training.module import PoseModule
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import load_architecture
+from pnfs.training.checkpoints import read_architecture
+from pnfs.training.module import ArchitectureGroup, PoseBatch, PoseModule
 
 
 class SearchStrategy(L.Callback):
@@ -57,11 +63,7 @@ class SearchStrategy(L.Callback):
 
 
 def pose_module(module: L.LightningModule) -> PoseModule:
-    """The module as what a strategy needs.
-
-    Raises:
-        TypeError: It is another module.
-    """
+    """The module as what a strategy needs."""
     if not isinstance(module, PoseModule):
         raise TypeError(f"a search strategy needs a PoseModule, got {type(module).__name__}")
     return module
@@ -77,3 +79,134 @@ def freeze_architecture(module: PoseModule) -> None:
     module.architecture_group = None
     for parameter in architecture_of(module):
         parameter.requires_grad_(False)
+
+
+class Synchronous(SearchStrategy):
+    """The paper's main strategy (section III-F): one optimiser, one loss, no split of the data.
+
+    Args:
+        lr_factor: Learning rate of alpha and beta relative to the weights'; 1 in the paper.
+        weight_decay: Weight decay of alpha and beta; 0 in the paper.
+        warmup_epochs: First epochs in which alpha and beta stay as they are.
+    """
+
+    def __init__(
+        self, lr_factor: float = 1.0, weight_decay: float = 0.0, warmup_epochs: int = 0
+    ) -> None:
+        super().__init__(warmup_epochs)
+        self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        module.architecture_group = self.group
+
+
+class Random(SearchStrategy):
+    """alpha, beta ~ N(0, std^2), drawn by `seed` whatever the weights' seed, fixed for the run (Table II)."""
+
+    def __init__(self, seed: int = 0, std: float = 1.0) -> None:
+        super().__init__()
+        self.seed, self.std = seed, std
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        for parameter in architecture_of(module):
+            draw = torch.randn(parameter.shape, generator=generator) * self.std
+            parameter.data.copy_(draw)
+        freeze_architecture(module)
+
+
+class Frozen(SearchStrategy):
+    """alpha and beta keep their values for the whole run; only weights are trained.
+
+    With another backbone or dataset a found architecture can be used again, as long as the fabrics have
+    the same parts, operations and cells.
+
+    Args:
+        architecture: JSON file of `pnfs train` or `pnfs derive`, checkpoint or run folder to take
+            alpha and beta from; None for uniform weights.
+    """
+
+    def __init__(self, architecture: str | Path | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        if self.architecture is None:
+            for parameter in architecture_of(module):
+                parameter.data.zero_()
+        elif isinstance(module.network, PoseFabricNetwork):
+            load_architecture(module.network, read_architecture(self.architecture))
+        else:
+            raise PnfsError(
+                "strategy.architecture: the model is a baseline without fabrics; use null"
+            )
+        freeze_architecture(module)
+
+
+class GumbelSoftmax(SearchStrategy):
+    """softmax((logits + Gumbel noise) / temperature) in training, softmax(logits) in evaluation.
+
+    After S. Xie et al., SNAS: Stochastic Neural Architecture Search (arXiv 1812.09926): alpha and beta are
+    trained together with the weights by the reparametrised gradient; the temperature falls geometrically
+    from the first epoch to the last. A sample is a function of (seed, step), the same in all processes.
+
+    Args:
+        seed: Seed of the noise.
+        first_temperature: In the first epoch after the warm-up.
+        last_temperature: In the last epoch.
+        lr_factor: Learning rate of alpha and beta relative to the weights'.
+        weight_decay: Weight decay of alpha and beta.
+        warmup_epochs: First epochs with plain softmax, in which alpha and beta stay as they are.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        first_temperature: float = 5.0,
+        last_temperature: float = 0.5,
+        lr_factor: float = 1.0,
+        weight_decay: float = 0.0,
+        warmup_epochs: int = 0,
+    ) -> None:
+        super().__init__(warmup_epochs)
+        if min(first_temperature, last_temperature) <= 0:
+            raise PnfsError("strategy: first_temperature and last_temperature must be positive")
+        self.seed = seed
+        self.first_temperature, self.last_temperature = first_temperature, last_temperature
+        self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
+        self._generator = torch.Generator()
+        self._temperature: float | None = None
+
+    def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
+        module.architecture_group = self.group
+        for fabrics in module.network.named_fabrics().values():
+            fabrics.relaxation = self.sample
+
+    def temperature(self, epoch: int, epochs: int) -> float:
+        """Temperature of an epoch, counted from 0, of a run of `epochs` epochs."""
+        steps = max(epochs - 1 - self.warmup_epochs, 1)
+        progress = min(max(epoch - self.warmup_epochs, 0) / steps, 1.0)
+        ratio = self.last_temperature / self.first_temperature
+        return self.first_temperature * ratio**progress
+
+    def sample(self, logits: Float[Tensor, "*table O"]) -> Float[Tensor, "*table O"]:
+        """Mixing weights: a draw from the concrete distribution of the logits."""
+        if self._temperature is None:
+            return logits.softmax(-1)
+        # -log of an exponential draw is a Gumbel draw.
+        noise = torch.empty(logits.shape).exponential_(generator=self._generator).log().neg()
+        return ((logits + noise.to(logits.device)) / self._temperature).softmax(-1)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: PoseBatch, batch_idx: int
+    ) -> None:
+        step = trainer.fit_loop.epoch_loop.total_batch_idx
+        self._generator.manual_seed(hash((self.seed, step)) % 2**63)
+        if self.warming_up(trainer):
+            self._temperature = None
+        else:
+            self._temperature = self.temperature(trainer.current_epoch, trainer.max_epochs or 1)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._temperature is not None:
+            pose_module(pl_module).log("architecture/temperature", self._temperature)

@@ -31,12 +31,8 @@ log = logging.getLogger(__name__)
 class ArchitectureMonitor(L.Callback):
     """Logs the statistics of softmax(alpha) and softmax(beta), and keeps their trajectory.
 
-    Every logger gets the statistics once an epoch; `architecture.jsonl` in the run's folder gets one line an
-    epoch with alpha and beta, starting with those before training (epoch -1). A baseline has nothing to
-    log.
-
-    Args:
-        folder: The run's folder.
+    Every logger gets the statistics once an epoch; `architecture.jsonl` in the run's folder gets one line an epoch
+    with alpha and beta, starting with those before training (epoch -1). A baseline has nothing to log.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -65,18 +61,14 @@ class ArchitectureMonitor(L.Callback):
 
     def _forget_from(self, epoch: int) -> None:
         """Drops what a start that was killed before its checkpoint wrote: that epoch is trained again."""
-        if not self.path.is_file():
-            return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["epoch"] < epoch:
-                    kept.append(f"{line}\n")
-            except json.JSONDecodeError:
-                break  # The kill came while this line was written.
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.path)
+        if self.path.is_file():
+            # A line has its end, but for one that a kill cut off.
+            lines = self.path.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in whole if json.loads(line)["epoch"] < epoch]
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            temporary.replace(self.path)
 
     def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,13 +127,7 @@ class TrainingSpeed(L.Callback):
     of the first step counts, and a GPU waits after each step.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._started = 0.0
-        self._persons = 0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._persons = 0
+    _started, _persons = 0.0, 0
 
     def on_train_batch_end(
         self,
@@ -153,20 +139,19 @@ class TrainingSpeed(L.Callback):
     ) -> None:
         if batch_idx == 0:
             # The first step of a run compiles and allocates, that of an epoch fills the queues.
-            self._wait(pl_module)
-            self._started = time.perf_counter()
+            self._started, self._persons = self._now(pl_module), 0
         else:
             self._persons += len(batch["sample_index"]) * trainer.world_size
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._persons:
-            self._wait(pl_module)
-            seconds = time.perf_counter() - self._started
+            seconds = self._now(pl_module) - self._started
             pl_module.log("train/persons_per_second", self._persons / seconds)
 
-    def _wait(self, module: L.LightningModule) -> None:
+    def _now(self, module: L.LightningModule) -> float:
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
+        return time.perf_counter()
 
 
 class EpochLog(L.Callback):
@@ -176,14 +161,9 @@ class EpochLog(L.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         metrics = trainer.callback_metrics
-        shown = [
-            f"{name} {float(metrics[name]):.4g}"
-            for name in ("train/loss_step", "val/loss", "val/score")
-            if name in metrics
-        ]
-        log.info(
-            "epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, ", ".join(shown)
-        )
+        names = [n for n in ("train/loss_step", "val/loss", "val/score") if n in metrics]
+        shown = ", ".join(f"{name} {float(metrics[name]):.4g}" for name in names)
+        log.info("epoch %d of %s: %s", trainer.current_epoch + 1, trainer.max_epochs, shown)
 
 
 class TerminalProgressBar(RichProgressBar):

@@ -29,9 +29,6 @@ IDENTITY_KEY = "pnfs_identity"
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
 
-_REQUIRED = ("model", "dataset")
-
-
 _FABRICS = "pnfs.models.PoseFabricNetwork"
 
 
@@ -40,12 +37,7 @@ class CheckpointError(PnfsError):
 
 
 class KeepConfig(L.Callback):
-    """Puts configuration, identity and architecture of a run, as plain data, into every checkpoint.
-
-    Args:
-        config: Resolved.
-        identity: What makes the run what it is; compared when it is resumed.
-    """
+    """Puts configuration, identity (compared when a run is resumed) and architecture into every checkpoint."""
 
     def __init__(
         self, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None
@@ -75,13 +67,10 @@ def read_architecture(path: str | Path) -> Architecture:
     Raises:
         CheckpointError: There is none, or it cannot be read.
     """
-    path = Path(path).expanduser()
+    path = find_checkpoint(path)
     if path.suffix == ".json":
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such file")
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     else:
-        path = find_checkpoint(path)
         text = read_checkpoint(path, builds=()).get(ARCHITECTURE_KEY)
         if not isinstance(text, str):
             raise CheckpointError(f"{path}: this checkpoint holds no architecture")
@@ -98,20 +87,21 @@ def find_checkpoint(path: str | Path) -> Path:
         CheckpointError: There is none.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        if (folder / "best.ckpt").is_file():
-            return folder / "best.ckpt"
-        if (folder / "last.ckpt").is_file():
-            log.warning(
-                "%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used in its place",
-                folder,
-            )
-            return folder / "last.ckpt"
-        raise CheckpointError(f"{path}: no best.ckpt or last.ckpt in this folder")
-    if not path.is_file():
+    if path.is_file():
+        return path
+    if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint")
-    return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    if best.is_file():
+        return best
+    if not last.is_file():
+        raise CheckpointError(f"{path}: no best.ckpt or last.ckpt in this folder")
+    log.warning(
+        "%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used in its place",
+        folder,
+    )
+    return last
 
 
 def read_checkpoint(
@@ -145,17 +135,16 @@ def read_checkpoint(
         raise CheckpointError(
             f"{path}: not a checkpoint written by `pnfs train`; it lacks {', '.join(lacking)}"
         )
-    if builds:
-        for problem in _problems(checkpoint[CONFIG_KEY], builds, trust):
-            raise CheckpointError(f"{path}: {problem}")
+    for problem in _problems(checkpoint[CONFIG_KEY], builds, trust) if builds else ():
+        raise CheckpointError(f"{path}: {problem}")
     return checkpoint
 
 
 def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
     """Why a configuration is incomplete, or would do more than build our objects."""
-    missing = [key for key in _REQUIRED if not isinstance(config, Mapping) or key not in config]
-    if missing:
-        yield f"its configuration lacks {', '.join(missing)}"
+    for key in ("model", "dataset"):
+        if not isinstance(config, Mapping) or key not in config:
+            yield f"its configuration lacks {key}"
     model = config["model"]
     is_fabric = isinstance(model, Mapping) and model.get("_target_") == _FABRICS
     if is_fabric and "model" in builds and "fabrics" not in model:

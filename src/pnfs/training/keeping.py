@@ -23,21 +23,22 @@ class _Kept(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning's callback forgets the best score where the folder's name has changed.
-        super().load_state_dict(_moved(state_dict, str(self.dirpath)))
+        def there(path: str) -> str:
+            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        paths = {name: there(state_dict[name]) for name in names if name in state_dict}
+        best = {there(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        moved = state_dict | paths | {"best_k_models": best, "dirpath": str(self.dirpath)}
+        super().load_state_dict(moved)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not stopped_within_epoch(trainer):
+        if trainer.is_last_batch:
             super().on_train_epoch_end(trainer, pl_module)
 
 
 class KeepBest(_Kept):
-    """Keeps `best.ckpt`: the weights with the best validation score.
-
-    Args:
-        dirpath: The checkpoints' folder.
-        monitor: What is logged of the score.
-        mode: "max" or "min".
-    """
+    """Keeps `best.ckpt` in `dirpath`: the weights with the best (mode: max or min) validation score."""
 
     def __init__(self, dirpath: Path | str, monitor: str = "val/score", mode: str = "max") -> None:
         super().__init__(
@@ -49,20 +50,17 @@ class KeepBest(_Kept):
         )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not (trainer.should_stop and stopped_within_epoch(trainer)):
+        if trainer.is_last_batch or not trainer.should_stop:
             super().on_validation_end(trainer, pl_module)
 
 
 class KeepLast(_Kept):
-    """Keeps `last.ckpt`, which a run resumes from: everything after the last whole epoch.
+    """Keeps `last.ckpt` in `dirpath`, which a run resumes from: everything after the last whole epoch.
 
     `previous.ckpt` is the epoch before, for the day that `last.ckpt` cannot be read.
 
     Lightning's `save_last` skips epochs that are no better, which a resumed run would then repeat; and with
     several validations an epoch it would keep a state that cannot be resumed exactly.
-
-    Args:
-        dirpath: The checkpoints' folder.
 
     Attributes:
         epochs: Whole epochs that the run has trained, earlier starts included.
@@ -84,14 +82,14 @@ class KeepLast(_Kept):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = Path(str(self.dirpath)) / "last.ckpt"
-        if trainer.is_global_zero and last.is_file() and not stopped_within_epoch(trainer):
+        if trainer.is_global_zero and last.is_file() and trainer.is_last_batch:
             # A second name for the file, which the new one replaces.
             before = last.with_name("previous.ckpt")
             before.unlink(missing_ok=True)
             with suppress(OSError):  # A file system without hard links.
                 before.hardlink_to(last)
         super().on_train_epoch_end(trainer, pl_module)
-        if not stopped_within_epoch(trainer):
+        if trainer.is_last_batch:
             self.epochs = trainer.current_epoch + 1
 
 
@@ -103,35 +101,15 @@ class StopEarly(EarlyStopping):
             trainer.should_stop = True
 
 
-def stopped_within_epoch(trainer: L.Trainer) -> bool:
-    """Whether the epoch that ends has not seen all its batches."""
-    return not trainer.is_last_batch
-
-
 def why_unfinished(trainer: L.Trainer) -> str | None:
     """Why a training that has returned did not train all its epochs; None if it did, or was stopped early."""
     stops = [c for c in trainer.early_stopping_callbacks if isinstance(c, EarlyStopping)]
     if any(stop.wait_count >= stop.patience or stop.stopped_epoch for stop in stops):
         return None
     counts = [c.epochs for c in trainer.checkpoint_callbacks if isinstance(c, KeepLast)]
-    kept = max(counts, default=trainer.current_epoch)
-    epochs = trainer.max_epochs or 0
+    kept, epochs = max(counts, default=trainer.current_epoch), trainer.max_epochs or 0
     if kept >= epochs:
         return None
     reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
     cause = f"trainer.max_steps={trainer.max_steps}" if reached else "trainer.max_time"
     return f"{cause} stopped it after {kept} of {epochs} epochs"
-
-
-def _moved(state: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The callback's state with its paths in another folder."""
-
-    def there(path: str) -> str:
-        return str(Path(folder) / Path(path).name) if path else path
-
-    paths = {key: there(state[key]) for key in _PATHS if key in state}
-    best = {there(path): score for path, score in state.get("best_k_models", {}).items()}
-    return state | paths | {"best_k_models": best, "dirpath": folder}
-
-
-_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")

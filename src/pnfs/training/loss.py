@@ -38,14 +38,7 @@ class HeatmapLoss(nn.Module):
         codec: Codec,
         map_joints: Int64[Tensor, " J"],
     ) -> Float[Tensor, ""]:
-        """One number, never in half precision.
-
-        Args:
-            part_maps: Heatmaps of all parts' joints.
-            batch: Whose joints are learned.
-            codec: Makes target heatmaps of them.
-            map_joints: Which joint each part map shows.
-        """
+        """One number, never in half precision; `map_joints` says which joint each part map shows."""
         size = (part_maps.shape[-2], part_maps.shape[-1])
         targets, weights = codec.targets(batch["joints_crop"], batch["labelled"], size)
         scores = part_maps.to(torch.promote_types(part_maps.dtype, torch.float32))

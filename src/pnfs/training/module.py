@@ -16,21 +16,19 @@ from pnfs.data.crops import PoseBatch
 from pnfs.errors import PnfsError
 from pnfs.models import PoseNetwork
 from pnfs.models.layers import shifted_sums
-from pnfs.training.finite import LossWatch, NonFiniteLossError, SeenLoss, describe_loss
 from pnfs.training.loss import HeatmapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
 
+class NonFiniteLossError(PnfsError):
+    """A loss became nan or infinite; the message says where."""
+
+
 @dataclass(frozen=True)
 class ArchitectureGroup:
-    """How alpha and beta take part in the weights' optimiser.
-
-    Args:
-        lr_factor: Times the weights' learning rate.
-        weight_decay: Weight decay of alpha and beta.
-    """
+    """How alpha and beta take part in the weights' optimiser: learning rate as a multiple, and weight decay."""
 
     lr_factor: float = 1.0
     weight_decay: float = 0.0
@@ -48,13 +46,12 @@ class PoseModule(L.LightningModule):
         codec: From joints to target heatmaps, and from heatmaps to joints.
         flip_test: Average with the mirrored image in evaluation.
 
-    Attributes:
-        architecture_group: Set by a search strategy whose alpha and beta are trained by this optimiser;
-            None keeps them out of it.
-
     Raises:
         ValueError: Lower values of the metric are better; the best checkpoint would be the worst.
     """
+
+    architecture_group: ArchitectureGroup | None = None
+    """Set by a search strategy whose alpha and beta are trained by this optimiser."""
 
     def __init__(
         self,
@@ -78,8 +75,8 @@ class PoseModule(L.LightningModule):
         self.loss: nn.Module = HeatmapLoss() if loss is None else loss
         self.codec = Codec() if codec is None else codec
         self.flip_test = flip_test
-        self.architecture_group: ArchitectureGroup | None = None
-        self._losses = LossWatch()
+        # Name, value, rows of the persons, and where it stands in the run.
+        self._losses: list[tuple[str, Tensor, Tensor, str]] = []
         self._training_network: Callable[[Tensor], Tensor] = self.network.forward
         self._make_optimizer = optimizer
         self._schedule = StepSchedule() if schedule is None else schedule
@@ -87,8 +84,7 @@ class PoseModule(L.LightningModule):
     def compile_training(self, mode: CompileMode = "default") -> None:
         """Compiles the network for training steps; validation, with its odd last batch, stays eager.
 
-        Args:
-            mode: Mode of `torch.compile`; "reduce-overhead" replays CUDA graphs, for small batches.
+        The mode is `torch.compile`'s; "reduce-overhead" replays CUDA graphs, for small batches.
         """
         for layer in self.network.modules():
             if isinstance(layer, nn.Upsample) and not layer.align_corners:
@@ -112,42 +108,41 @@ class PoseModule(L.LightningModule):
     def on_before_backward(self, loss: Tensor) -> None:
         self.watch_loss("training", loss, *self._at)
 
+    def on_train_batch_end(self, outputs: Any, batch: PoseBatch, batch_idx: int) -> None:
+        if self.trainer.is_last_batch:
+            # Before the epoch is validated or kept.
+            self._look_at_losses()
+
     def watch_loss(self, name: str, loss: Tensor, batch: PoseBatch, batch_idx: int) -> None:
         """Stops the training at the first loss that is not finite; on a GPU at the next look at them.
-
-        Args:
-            name: Name of the loss, for the message.
-            loss: A number.
-            batch: What it is the loss of.
-            batch_idx: In the epoch.
 
         Raises:
             NonFiniteLossError: Names epoch, step, persons and learning rate.
         """
-        seen = SeenLoss(
-            name=name,
-            value=loss.detach(),
-            rows=batch["sample_index"],
-            epoch=self.trainer.current_epoch,
-            step=self.trainer.global_step,
-            batch=batch_idx,
-            lr=self.trainer.optimizers[0].param_groups[0]["lr"],
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        where = (
+            f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step} (batch {batch_idx} of the "
+            f"epoch), learning rate {lr:g}"
         )
-        self._raise_for(self._losses.see(seen))
+        self._losses.append((name, loss.detach(), batch["sample_index"], where))
+        if len(self._losses) >= losses_between_looks(loss):
+            self._look_at_losses()
 
-    def on_train_batch_end(self, outputs: Any, batch: PoseBatch, batch_idx: int) -> None:
-        if self.trainer.is_last_batch:
-            # Before the epoch is validated or kept.
-            self._raise_for(self._losses.look())
-
-    def _raise_for(self, loss: SeenLoss | None) -> None:
-        if loss is None:
+    def _look_at_losses(self) -> None:
+        seen, self._losses = self._losses, []
+        # One transfer for all of them.
+        finite = torch.stack([value for _, value, _, _ in seen]).isfinite().tolist() if seen else []
+        if all(finite):
             return
+        name, value, rows, where = seen[finite.index(False)]
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = loss.rows.tolist()
         known = None if data is None else data.source.persons("train").ids
-        ids = [f"row {row}" if known is None else str(known[row]) for row in rows]
-        raise NonFiniteLossError(describe_loss(loss, ids))
+        ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
+        raise NonFiniteLossError(
+            f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Training "
+            "stopped: look at these persons (pnfs data action=browse), or choose a smaller optimizer.lr, "
+            "trainer.gradient_clip_val, or trainer.precision=32-true"
+        )
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
         part_maps = self.network(batch["image"])
@@ -183,24 +178,23 @@ class PoseModule(L.LightningModule):
         optimizer = self._make_optimizer(groups)
         architecture = list(self.network.architecture_parameters().values())
         if self.architecture_group is not None and architecture:
-            optimizer.add_param_group(
-                {
-                    "params": architecture,
-                    "lr": optimizer.param_groups[0]["lr"] * self.architecture_group.lr_factor,
-                    "weight_decay": self.architecture_group.weight_decay,
-                }
-            )
-        epochs = self.trainer.max_epochs
-        schedule = self._schedule.build(
-            optimizer,
-            epochs=epochs if epochs is not None and epochs > 0 else 1,
-            steps=int(self.trainer.estimated_stepping_batches),
-        )
+            lr = optimizer.param_groups[0]["lr"] * self.architecture_group.lr_factor
+            decay = self.architecture_group.weight_decay
+            group = {"params": architecture, "lr": lr, "weight_decay": decay}
+            optimizer.add_param_group(group)
+        epochs = max(1, self.trainer.max_epochs or 1)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self._schedule.build(optimizer, epochs=epochs, steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Loads a checkpoint's `state_dict` (entries of the network only)."""
         load_network_state(self.network, state)
+
+
+def losses_between_looks(loss: Tensor) -> int:
+    """How many losses are kept before they are read: a GPU need not wait at every step."""
+    return 1 if loss.device.type == "cpu" else 50
 
 
 def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:

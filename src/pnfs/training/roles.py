@@ -2,56 +2,37 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
 from torch.optim import Optimizer
 
 from pnfs.body import Skeleton
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.models import FabricRules, NeuralFabrics, PoseNetwork
 from pnfs.models.backbones import Backbone, Stem
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
 from pnfs.training.loss import HeatmapLoss
+from pnfs.training.schedules import Schedule
 
 _PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
 """Where the classes lie that need no trust. A name of another module inside of them is none of theirs."""
 
-
-def _is(*bases: type) -> Callable[[type], bool]:
-    return lambda found: issubclass(found, bases)
-
-
-def _has(*methods: str) -> Callable[[type], bool]:
-    return lambda found: all(callable(getattr(found, name, None)) for name in methods)
-
-
-_ROLES: Mapping[str, tuple[str, Callable[[type], bool]]] = {
-    "model": ("network", _is(PoseNetwork)),
-    "backbone": ("backbone", _is(Backbone)),
-    "stem": ("stem", _is(Stem)),
-    "fabrics": ("set of fabrics", _is(NeuralFabrics)),
-    "operations": ("operation", _is(Operation)),
-    "rules": ("set of rules", _is(FabricRules)),
-    "kept": ("cell of a derived network", _is(KeptCell)),
-    "dataset": ("dataset", _has("persons", "metric")),
-    "skeleton": ("skeleton", _is(Skeleton)),
-    "optimizer": ("optimiser", _is(Optimizer)),
-    "schedule": ("schedule", _has("build")),
-    "loss": ("loss", _is(HeatmapLoss)),
-}
-"""Key -> what the class there is for, in words and as a test; or the classes in the dictionary there."""
+_ROLES: Mapping[str, type] = {
+    "model": PoseNetwork, "backbone": Backbone, "stem": Stem, "fabrics": NeuralFabrics,
+    "operations": Operation, "rules": FabricRules, "kept": KeptCell, "dataset": PoseDataset,
+    "skeleton": Skeleton, "optimizer": Optimizer, "schedule": Schedule, "loss": HeatmapLoss,
+}  # fmt: skip
+"""Key -> what the class there, or in the dictionary there, has to be."""
 
 
 def problems(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
-    """What speaks against building this part of a checkpoint's configuration.
+    """What speaks against building this part, at a dotted key, of a checkpoint's configuration.
 
-    Args:
-        config: The part.
-        key: Its dotted place.
-        role: Key of `_ROLES`: what is built of it; None where no class belongs.
-        trust: Whether classes that are not of this package may be named.
+    `role` is a key of `_ROLES`, what is built of it, or None where no class belongs; `trust` says whether classes
+    that are not of this package may be named.
     """
     if isinstance(config, Mapping):
         is_object = "_target_" in config
@@ -84,8 +65,11 @@ def without_weights(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     found = {key: without_weights(value) for key, value in node.items()}
+    target = found.get("_target_")
     # Left out, weights could have another default.
-    if "weights" in found or "weights" in _parameters(found.get("_target_")):
+    if "weights" in found or (
+        target and "weights" in inspect.signature(resolve_name(target)).parameters
+    ):
         found["weights"] = "none"
     return found
 
@@ -95,11 +79,10 @@ def _problem(target: Any, role: str | None, trust: bool) -> str | None:
     if _is_ours(target, role):
         return None
     if not trust:
-        name = (
-            _ROLES[role][0] if role is not None and role in _ROLES else "class that belongs there"
-        )
+        base = _ROLES.get(role or "")
+        kind = base.__name__ if base else "class that belongs there"
         return (
-            f", which is no {name} of pnfs; trust=true builds it all the same, which runs its code: only for "
+            f", which is no {kind} of pnfs; trust=true builds it all the same, which runs its code: only for "
             "checkpoints that you wrote"
         )
     try:
@@ -115,16 +98,13 @@ def _problem(target: Any, role: str | None, trust: bool) -> str | None:
 
 def _is_ours(target: Any, role: str | None) -> bool:
     """Whether it is a class of this package (or an optimiser of PyTorch) that does what is done in its place."""
-    if role is None or role not in _ROLES or not str(target).startswith(_PACKAGES):
+    base = _ROLES.get(role or "")
+    if base is None or not str(target).startswith(_PACKAGES):
         return False
     module, _, name = str(target).rpartition(".")
     try:
         found = inspect.getattr_static(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return False
-    plays = _ROLES[role][1]
-    return inspect.isclass(found) and found.__module__.startswith(_PACKAGES) and plays(found)
-
-
-def _parameters(target: str | None) -> Mapping[str, Any]:
-    return {} if target is None else inspect.signature(resolve_name(target)).parameters
+    own = inspect.isclass(found) and found.__module__.startswith(_PACKAGES)
+    return own and issubclass(found, base)

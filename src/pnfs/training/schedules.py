@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Makes the scheduler of a run of known length."""
 
@@ -18,12 +19,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """The paper's: times 0.25 at epochs 90, 120 and 150 of 200.
-
-    Args:
-        factor: Multiplies the learning rate at each milestone.
-        milestones: Shares of the run's length.
-    """
+    """The paper's: times `factor` at each of the milestones, shares of the run's length (epochs 90, 120, 150)."""
 
     factor: float = 0.25
     milestones: Sequence[float] = (0.45, 0.6, 0.75)
@@ -31,8 +27,10 @@ class StepSchedule:
     def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
         # Not before the first epoch is over, however short the run.
         epochs_at = [max(1, round(share * epochs)) for share in self.milestones]
-        scheduler: LRScheduler = MultiStepLR(optimizer, epochs_at, gamma=self.factor)
-        return {"scheduler": scheduler, "interval": "epoch"}
+        return {
+            "scheduler": MultiStepLR(optimizer, epochs_at, gamma=self.factor),
+            "interval": "epoch",
+        }
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class OneCycleSchedule:
     def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
         base = optimizer.param_groups[0]["lr"]
         peaks = [self.peak * group["lr"] / base for group in optimizer.param_groups]
-        scheduler: LRScheduler = OneCycleLR(
+        scheduler = OneCycleLR(
             optimizer, max_lr=peaks, total_steps=steps, pct_start=self.warmup, cycle_momentum=False
         )
         return {"scheduler": scheduler, "interval": "step"}

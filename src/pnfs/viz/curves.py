@@ -3,6 +3,7 @@
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,15 +14,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pnfs.data.images import DataError
+from pnfs.data.persons import OCCLUDED, VISIBLE
 from pnfs.errors import PnfsError
-from pnfs.evaluation.coco_eval import VISIBILITIES
-from pnfs.evaluation.errors import Errors
-from pnfs.evaluation.person_metric import Criterion
-from pnfs.models.architecture import Architecture
-from pnfs.models.wiring import NEIGHBOURS
 from pnfs.viz import style
 from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, save_figure
+
+if TYPE_CHECKING:  # The page about runs need not wait for torch.
+    from pnfs.evaluation.errors import Errors
+    from pnfs.evaluation.person_metric import Criterion
+    from pnfs.models.architecture import Architecture
 
 LOGGED = {
     "train/loss": "training loss",
@@ -92,7 +94,7 @@ def loss_axes(axes: Axes, curves: Sequence[pd.Series], metric: str) -> None:
 
 
 def plot_trajectory(
-    history: Sequence[Architecture],
+    history: Sequence["Architecture"],
     out_path: str | Path | None = None,
     *,
     epochs: Sequence[float] | None = None,
@@ -125,7 +127,7 @@ def plot_trajectory(
         except (KeyError, ValueError):
             raise PnfsError("the architectures have unlike parts, operations or cells") from None
         alpha = alpha.reshape(len(history), -1, alpha.shape[-1])
-        names = fabrics[where].operations, NEIGHBOURS
+        names = fabrics[where].operations, tuple(style.NEIGHBOUR_COLOURS)
         for axes, kind, moves, own, found in zip(
             pair, ("alpha", "beta"), (alpha, beta), names, colours, strict=True
         ):
@@ -170,8 +172,8 @@ def _plot_weights(
 
 def plot_joint_rates(
     path: Path | str,
-    errors: Errors,
-    criterion: Criterion,
+    errors: "Errors",
+    criterion: "Criterion",
     title: str,
     *,
     by_visibility: bool = False,
@@ -181,7 +183,7 @@ def plot_joint_rates(
     Or two bars a joint: of the visible, and of the occluded.
     """
     skeleton = errors.skeleton
-    kinds = VISIBILITIES if by_visibility else {"": None}
+    kinds = {"visible": VISIBLE, "occluded": OCCLUDED} if by_visibility else {"": None}
     height = 0.8 / len(kinds)
     figure = new_figure(6.4, (0.2 + 0.08 * len(kinds)) * len(skeleton) + 1.4, title=title)
     axes = figure.subplots()
@@ -205,7 +207,9 @@ def plot_joint_rates(
     save_figure(figure, path)
 
 
-def plot_error_curve(path: Path | str, errors: Errors, criterion: Criterion, title: str) -> None:
+def plot_error_curve(
+    path: Path | str, errors: "Errors", criterion: "Criterion", title: str
+) -> None:
     """Draws the share of joints whose error is at most x, for each group of joints and for all."""
     curve = errors.curve(criterion)
     figure = new_figure(5.6, 4.2, title=title)

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageOps
 
 from pnfs.body import PartMode, Skeleton
 from pnfs.codec import Codec
@@ -17,18 +18,7 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
-from pnfs.viz.poses import (
-    FILLER,
-    LABEL_COLOUR,
-    LOW_SCORE,
-    PLATE,
-    UNIT_CIRCLE,
-    Picture,
-    draw_pose,
-    font,
-    outlined,
-    write,
-)
+from pnfs.viz import poses
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
 
 CELL = (192, 192)
@@ -64,28 +54,25 @@ def contact_sheet(
         place = page[top : top + height + strip, left : left + width]
         place[:height], _, _ = letterbox(checked_rgb(image, f"image {index}"), cell)
         if captions is not None:
-            write(place, captions[index], (1, height + strip // 2), (40, 40, 40), size)
+            poses.write(place, captions[index], (1, height + strip // 2), (40, 40, 40), size)
     return page
 
 
 def letterbox(
-    image: Picture, cell: tuple[int, int]
-) -> tuple[Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    image: poses.Picture, cell: tuple[int, int]
+) -> tuple[poses.Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
     """The image as large as fits a cell (height, width), centred.
 
     Returns:
         The cell, scale and offset: px of the cell = scale * px of the image + offset (x, y).
     """
-    size, room = np.array(image.shape[1::-1]), np.array(cell[::-1])
-    fitted = np.maximum(1, np.rint(size * (room / size).min())).astype(int)
+    size, room = np.array(image.shape[1::-1]), (cell[1], cell[0])
+    picture = Image.fromarray(image)
+    fitted = np.array(ImageOps.contain(picture, room).size)
+    padded = ImageOps.pad(picture, room, color=poses.FILLER)  # type: ignore[arg-type]
+    # Resizing aligns the edges of the two grids, not the centres of their first pixels.
     scale = fitted / size
-    method = cv2.INTER_AREA if (scale < 1).any() else cv2.INTER_CUBIC
-    left, top = ((room - fitted) // 2).tolist()
-    picture = np.full((*cell, 3), FILLER, np.uint8)
-    resized = cv2.resize(image, tuple(fitted.tolist()), interpolation=method)
-    picture[top : top + fitted[1], left : left + fitted[0]] = resized
-    # OpenCV's resize aligns the edges of the two grids, not the centres of their first pixels.
-    return picture, scale, (scale - 1) / 2 + (left, top)
+    return np.array(padded), scale, (scale - 1) / 2 + np.rint((np.array(room) - fitted) / 2)
 
 
 def _text_size(cell: tuple[int, int]) -> int:
@@ -128,34 +115,34 @@ def pose_sheet(
         if labels is not None and labelled is not None:
             labels = np.where(labelled[n][:, None], labels, np.nan)
         own = None if scores is None else scores[n]
-        draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
+        poses.draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    low = scores is not None and bool(((scores != 0) & (scores < LOW_SCORE)).any())
+    low = scores is not None and bool(((scores != 0) & (scores < poses.LOW_SCORE)).any())
     return np.concatenate(
         [sheet, _legend(sheet.shape[1], _text_size(cell), target is not None, low)]
     )
 
 
-def _legend(width: int, size: int, labels: bool, hollow: bool) -> Picture:
+def _legend(width: int, size: int, labels: bool, hollow: bool) -> poses.Picture:
     """A strip with the meaning of each colour, in as many lines as it takes."""
     entries = [
         ("● person's left", SIDE_COLOURS["left"]),
         ("● person's right", SIDE_COLOURS["right"]),
         ("● centre", SIDE_COLOURS["centre"]),
-        *([("— label and error", LABEL_COLOUR)] if labels else []),
-        *([(f"○ score below {LOW_SCORE:g}", FILLER)] if hollow else []),
+        *([("— label and error", poses.LABEL_COLOUR)] if labels else []),
+        *([(f"○ score below {poses.LOW_SCORE:g}", poses.FILLER)] if hollow else []),
     ]
     places, x, y = [], size, size
     for text, _ in entries:
-        length = math.ceil(font(size).getlength(text))
+        length = math.ceil(poses.font(size).getlength(text))
         if x > size and x + length > width:
             x, y = size, y + 2 * size
         places.append((x, y))
         x += length + 2 * size
-    legend = np.full((y + size, width, 3), PLATE, np.uint8)
+    legend = np.full((y + size, width, 3), poses.PLATE, np.uint8)
     for (text, colour), place in zip(entries, places, strict=True):
-        write(legend, text, place, colour, size)
+        poses.write(legend, text, place, colour, size)
     return legend
 
 
@@ -187,13 +174,15 @@ def score_map_sheet(
         picture, scale, offset = letterbox(_heat_over(crop, score_map / brightest, stride), cell)
         y, x = np.unravel_index(score_map.argmax(), score_map.shape)
         center = np.array([x, y]) * stride * scale + offset
-        outlined(picture, center + min(cell) / 16 * UNIT_CIRCLE, 1, closed=True)
+        poses.outlined(picture, center + min(cell) / 16 * poses.UNIT_CIRCLE, 1, closed=True)
         pictures.append(picture)
     captions = [f"{name} {each.max():.2f}" for name, each in zip(names, maps, strict=True)]
     return contact_sheet(pictures, captions=["crop", *captions], columns=columns, cell=cell)
 
 
-def _heat_over(crop: Picture, level: Float[np.ndarray, "h w"], stride: float) -> Picture:
+def _heat_over(
+    crop: poses.Picture, level: Float[np.ndarray, "h w"], stride: float
+) -> poses.Picture:
     """The crop in grey under a map from 0 to 1 in colours."""
     matrix = np.array([[stride, 0.0, 0.0], [0.0, stride, 0.0]])
     level = cv2.warpAffine(level, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
@@ -213,7 +202,7 @@ def chosen_persons(persons: Persons, count: int, seed: int) -> list[int]:
     )
 
 
-def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> Picture:
+def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> poses.Picture:
     """The crops, `height` px high, with their labelled joints."""
     samples = [_arrays(crops, key) for key in keys]
     joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]
@@ -227,7 +216,7 @@ def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256)
     )
 
 
-def flip_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> Picture:
+def flip_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> poses.Picture:
     """Crops above their mirrored twins, equal but for the flip: colours stay with the person's sides."""
     base = crops.augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
     twins = [copy.copy(crops), copy.copy(crops)]
@@ -243,7 +232,7 @@ def target_sheet(
     parts: PartMode,
     codec: Codec,
     height: int = 256,
-) -> Picture:
+) -> poses.Picture:
     """One row a person: the crop, then for each part the maxima of its joints' target maps.
 
     The caption counts the joints that are learned: labelled, and not wholly outside the crop.

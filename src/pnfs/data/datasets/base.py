@@ -40,8 +40,7 @@ class PoseDataset(ABC):
     splits: tuple[str, ...] = ("train", "val")
     required: Sequence[str] = ()
     """Files and folders below `root` without which nothing can be read."""
-    guide: str = ""
-    """The expected layout and where the dataset is obtained, for messages."""
+    guide: str = ""  # The expected layout and where the dataset is obtained, for messages.
 
     def __init__(
         self, root: Path | str | None = None, padding: float = 1.25, check_images: bool = True

@@ -34,8 +34,7 @@ from pnfs.evaluation.oks import similarity_sigmas
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
 
-MATCHING_OVERLAP = 0.5
-"""Intersection over union from which a detected box is a labelled person's."""
+MATCHING_OVERLAP = 0.5  # Intersection over union from which a detected box is a labelled person's.
 
 _KEYPOINTS, _DETECTIONS = "annotations/person_keypoints_", "person_detection_results/COCO_"
 FILES: Mapping[str, Mapping[str, str]] = {

@@ -21,15 +21,7 @@ from pnfs.data.coco_format import (
 )
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, Persons
-from pnfs.data.readers import (
-    RecordLabel,
-    finite_rows,
-    located,
-    number_column,
-    read_json,
-    require_records,
-    require_rows,
-)
+from pnfs.data.readers import Records, located, read_json
 from pnfs.evaluation.coco_eval import DetectedPoses
 
 if TYPE_CHECKING:
@@ -40,8 +32,7 @@ Detected person boxes are linked under "Data preparation" in the README of
 github.com/leoxiaobin/deep-high-resolution-net.pytorch; any JSON file in COCO's result format will
 do (image_id, category_id, bbox, score). Put it there, or name it with `detections`."""
 
-ImageTable = Mapping[int, tuple[str, tuple[int, int]]]
-"""Image id -> file name, (width, height)."""
+ImageTable = Mapping[int, tuple[str, tuple[int, int]]]  # Image id -> file name, (width, height).
 
 
 @dataclass(frozen=True)
@@ -49,10 +40,8 @@ class PersonsInBoxes:
     """Persons and the columns that only the benchmark's metric needs, row by row the same."""
 
     persons: Persons
-    image_ids: Int64[np.ndarray, " N"]
-    """COCO's image ids."""
-    scores: Float32[np.ndarray, " N"]
-    """The detector's; 1 for ground-truth boxes."""
+    image_ids: Int64[np.ndarray, " N"]  # COCO's image ids.
+    scores: Float32[np.ndarray, " N"]  # The detector's; 1 for ground-truth boxes.
 
     def corners(self) -> torch.Tensor:
         """(N, 4) x, y of each box's upper left and lower right corner."""
@@ -105,7 +94,7 @@ def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
     """The persons that a detector found, as they stand in its results file."""
     if not path.is_file():
         raise DataError(f"{dataset.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
-    records = require_records(path, read_json(path), "the file")
+    records = Records(path, read_json(path)).all
     found = read_results(path, records, dataset.annotations(split), {"bbox": 4})
     empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < dataset.box_threshold
     left_out = {
@@ -223,7 +212,9 @@ def read_results(
         DataError: There is no person, or a record lacks a field, holds no finite number there, or
             names an unknown image; the message names file, record and field.
     """
-    categories = number_column(path, records, "category_id", (), lambda row: f"detection {row}")
+    categories = Records(path, records, label=lambda row, _: f"detection {row}").numbers(
+        "category_id"
+    )
     rows = np.flatnonzero(np.isin(categories, truth.categories)).tolist()
     if not rows:
         others = ", ".join(f"{number:g}" for number in np.unique(categories)[:5])
@@ -231,12 +222,10 @@ def read_results(
             f"{path}: no detection has category_id {truth.category}, which is person in {truth.where}; "
             f"there are {others or 'no detections'}"
         )
-    persons, columns = [records[row] for row in rows], {}
-    label: RecordLabel = lambda row: f"detection {rows[row]}"  # noqa: E731
-    shapes = {"image_id": (), "score": ()} | {name: (size,) for name, size in fields.items()}
-    for name, shape in shapes.items():
-        columns[name] = number_column(path, persons, name, shape, label)
-        require_rows(path, finite_rows(columns[name]), label, f"{name} is not a finite number")
+    persons = [records[row] for row in rows]
+    table = Records(path, persons, label=lambda row, _: f"detection {rows[row]}")
+    columns = {name: table.numbers(name, size, finite=True) for name, size in fields.items()}
+    columns |= {name: table.numbers(name, finite=True) for name in ("image_id", "score")}
     known = np.isin(columns["image_id"], [image["id"] for image in truth.images])
-    require_rows(path, known, label, f"image_id is not among the images of {truth.where}")
+    table.require(known, f"image_id is not among the images of {truth.where}")
     return columns | {"image_id": columns["image_id"].astype(np.int64)}

@@ -13,15 +13,7 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import UNLABELLED, VISIBLE, Persons
 from pnfs.data.predictions import Predictions
-from pnfs.data.readers import (
-    finite_rows,
-    number_column,
-    read_json,
-    read_mat,
-    require_records,
-    require_rows,
-    text_column,
-)
+from pnfs.data.readers import Records, finite_rows, read_json, read_mat
 from pnfs.evaluation.pck import PCK, head_size
 
 FILE_JOINTS = (
@@ -34,8 +26,7 @@ FILE_JOINTS = (
 FROM_FILE = tuple(FILE_JOINTS.index(joint) for joint in body.MPII.joints)
 """For every joint of `pnfs.body.MPII` its place in the files."""
 
-PIXELS_PER_SCALE = 200.0
-"""A person's `scale` is the person's height in units of 200 px."""
+PIXELS_PER_SCALE = 200.0  # A person's `scale` is the person's height in units of 200 px.
 
 NO_LABEL = "without a labelled joint, which count for nothing"
 
@@ -123,17 +114,15 @@ Then set root to that folder."""
     def _read(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
         self.require_files([_ANNOTATIONS[split]])
-        records = require_records(path, read_json(path), "the file")
-        count, joint_count = len(records), len(FILE_JOINTS)
-
-        def label(row: int) -> str:
-            return f"record {row} ({records[row].get('image')})"
-
-        names = text_column(path, records, "image", label)
-        center = number_column(path, records, "center", (2,), label)
-        scale = number_column(path, records, "scale", (), label)
+        table = Records(path, read_json(path), label=lambda n, r: f"record {n} ({r.get('image')})")
+        count, joint_count = len(table), len(FILE_JOINTS)
+        names, center, scale = (
+            table.texts("image"),
+            table.numbers("center", 2),
+            table.numbers("scale"),
+        )
         usable = finite_rows(center) & np.isfinite(scale) & (scale > 0)
-        require_rows(path, usable, label, "center must be finite and scale positive")
+        table.require(usable, "center must be finite and scale positive")
         # HRNet's rules; a centre of -1 stands for none.
         known = center[:, 0] != -1
         center[:, 1] += np.where(known, 15 * scale, 0)
@@ -141,14 +130,12 @@ Then set root to that folder."""
 
         joints, labelled = np.zeros((count, joint_count, 2)), np.zeros((count, joint_count), bool)
         if split != "test":
-            joints = number_column(path, records, "joints", (joint_count, 2), label)
-            flags = number_column(path, records, "joints_vis", (joint_count,), label)
-            binary = np.asarray(np.isin(flags, (0, 1)).all(-1))
-            require_rows(path, binary, label, "joints_vis must be 0 or 1")
+            joints = table.numbers("joints", joint_count, 2)
+            flags = table.numbers("joints_vis", joint_count)
+            table.require(np.isin(flags, (0, 1)).all(-1), "joints_vis must be 0 or 1")
             labelled = flags == 1
             joints = np.where(labelled[..., None], joints - 1, 0)
-            wrong = "a labelled joint is not a finite number"
-            require_rows(path, finite_rows(joints), label, wrong)
+            table.require(finite_rows(joints), "a labelled joint is not a finite number")
         head_sizes = np.full(count, np.nan)
         if split == "val":
             truth = self.root / "annot/gt_valid.mat"
@@ -160,8 +147,9 @@ Then set root to that folder."""
                 )
             # (corner, x or y, person) -> (person, corner, x or y)
             head_sizes = head_size(boxes.transpose(2, 0, 1))
-            wrong = "the head box is empty or not a finite number"
-            require_rows(truth, head_sizes > 0, label, wrong)
+            table.require(
+                head_sizes > 0, f"the head box in {truth} is empty or not a finite number"
+            )
         unlabelled = 0 if split == "test" else int((~labelled.any(-1)).sum())
         image_names, image_index = np.unique(np.array(names), return_inverse=True)
         return Persons(

@@ -1,0 +1,161 @@
+"""Skeletons against the datasets' own tables, part modes against Table I of the paper."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from pycocotools.cocoeval import Params
+
+from pnfs.body import COCO, LSP, MPII, SKELETONS, PartMode, Skeleton, skeleton_by_name
+
+FOLDER = Path(__file__).parents[2] / "conf" / "parts"
+ALL = pytest.mark.parametrize("skeleton", [MPII, COCO, LSP], ids=lambda skeleton: skeleton.name)
+
+# The paper's section IV-A, the COCO annotation format, and the README of LSP.
+ORDERS = {
+    "mpii": (
+        "head_top upper_neck thorax left_shoulder right_shoulder left_elbow right_elbow left_wrist "
+        "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle pelvis"
+    ),
+    "coco": (
+        "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow "
+        "right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle "
+        "right_ankle"
+    ),
+    "lsp": (
+        "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow "
+        "right_shoulder left_shoulder left_elbow left_wrist neck head_top"
+    ),
+}
+
+
+# Table I by joint numbers, in the paper's order of parts.
+TABLE = {
+    ("mpii", 1): [range(16)],
+    ("mpii", 3): [range(3), range(3, 9), range(9, 16)],
+    ("mpii", 5): [range(5), (5, 7), (6, 8), (9, 10, 15), range(11, 15)],
+    ("mpii", 8): [
+        range(5), (3, 5), (5, 7), (4, 6), (6, 8), (9, 10, 11, 12, 15), (11, 13), (12, 14),
+    ],
+    ("coco", 1): [range(17)],
+    ("coco", 3): [range(5), range(5, 11), range(11, 17)],
+    ("coco", 5): [range(7), (7, 9), (8, 10), (11, 12), range(13, 17)],
+    ("coco", 8): [
+        range(7), (5, 7), (7, 9), (6, 8), (8, 10), (11, 12, 13, 14), (13, 15), (14, 16),
+    ],
+    # LSP is not in the paper; the joints' numbers are those of its files.
+    ("lsp", 1): [range(14)],
+    ("lsp", 3): [(12, 13), (6, 7, 8, 9, 10, 11), range(6)],
+    ("lsp", 5): [(8, 9, 12, 13), (10, 11), (6, 7), (2, 3), (0, 1, 4, 5)],
+    ("lsp", 8): [
+        (8, 9, 12, 13), (9, 10), (10, 11), (7, 8), (6, 7), (1, 2, 3, 4), (4, 5), (0, 1),
+    ],
+}  # fmt: skip
+
+
+def configured(skeleton: str, count: int) -> PartMode:
+    parts = OmegaConf.to_container(OmegaConf.load(FOLDER / f"p{count}.yaml"))
+    return PartMode(skeleton_by_name(skeleton), parts[skeleton])
+
+
+def mirror(joint: str) -> str:
+    side, _, stem = joint.partition("_")
+    return {"left": f"right_{stem}", "right": f"left_{stem}"}.get(side, joint)
+
+
+@ALL
+def test_joints_and_their_mirror_images(skeleton: Skeleton) -> None:
+    assert list(skeleton.joints) == ORDERS[skeleton.name].split()
+    mirrored = [skeleton.joints[row] for row in skeleton.flip_permutation]
+    assert mirrored == list(map(mirror, skeleton.joints))
+    names = list(skeleton.joints[::-3])
+    assert [skeleton.joints[i] for i in skeleton.indices(names)] == names
+    assert skeleton_by_name(skeleton.name) is skeleton
+
+
+def test_the_oks_sigmas_are_those_of_the_coco_evaluation() -> None:
+    np.testing.assert_allclose(COCO.oks_sigmas, Params("keypoints").kpt_oks_sigmas)
+
+
+@ALL
+def test_limbs_connect_all_joints_alike_on_both_sides(skeleton: Skeleton) -> None:
+    reached = {"left_hip"}
+    for _ in skeleton.limbs:
+        for limb in skeleton.limbs:
+            reached |= set(limb) if reached & set(limb) else set()
+    # COCO's face is a piece of its own.
+    face = {"nose", "left_eye", "right_eye", "left_ear", "right_ear"} & set(skeleton.joints)
+    assert reached | face == set(skeleton.joints)
+    limbs = set(map(frozenset, skeleton.limbs))
+    assert len(limbs) == len(skeleton.limbs)
+    assert {frozenset(map(mirror, limb)) for limb in limbs} == limbs
+
+
+@ALL
+def test_rows_of_a_score_table_are_pairs_of_a_joint(skeleton: Skeleton) -> None:
+    assert list(skeleton.groups) == ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"]
+    for label, joints in list(skeleton.groups.items())[1:]:
+        assert set(joints) == {f"left_{label}", f"right_{label}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"joints": ("a", "b", "a")}, "toy: a joint name occurs twice"),
+        ({"flip_pairs": (("a", "z"),)}, "toy has no joint 'z'; its joints are a, b, c"),
+        ({"flip_pairs": (("a", "b", "c"),)}, "toy: flip_pairs"),
+        ({"groups": {"head": ("a", "x")}}, "toy has no joint 'x'"),
+        ({"oks_sigmas": ()}, "toy: oks_sigmas"),
+        ({"oks_sigmas": (0.1, 0.2, float("nan"))}, "toy: oks_sigmas"),
+    ],
+)
+def test_a_skeleton_that_does_not_fit_together_is_refused(change: dict, message: str) -> None:
+    fields = {"name": "toy", "joints": ("a", "b", "c"), "flip_pairs": (), "limbs": (), "groups": {}}
+    assert len(Skeleton(**fields)) == 3
+    with pytest.raises(ValueError, match=message):
+        Skeleton(**{**fields, **change})
+    with pytest.raises(ValueError, match=r"octopus.*mpii, coco, lsp"):
+        skeleton_by_name("octopus")
+    assert list(SKELETONS) == ["mpii", "coco", "lsp"]
+
+
+@pytest.mark.parametrize(("skeleton", "count"), TABLE)
+def test_the_configured_parts_are_those_of_table_one(skeleton: str, count: int) -> None:
+    parts = OmegaConf.to_container(OmegaConf.load(FOLDER / f"p{count}.yaml"))
+    mode = PartMode(skeleton_by_name(skeleton), parts[skeleton])
+    assert len(mode) == len(mode.names) == count
+    found, rest = [], list(mode.joint_indices)
+    for part, joints in mode.parts.items():
+        found.append(set(rest[: len(joints)]))
+        rest = rest[len(joints) :]
+        side = part.split("_")[0]
+        assert side not in ("left", "right") or all(joint.startswith(side) for joint in joints)
+    assert found == [set(numbers) for numbers in TABLE[skeleton, count]]
+    assert mode.joint_counts == tuple(map(len, TABLE[skeleton, count]))
+    assert rest == []
+
+
+def test_maps_stand_part_after_part_in_the_order_of_their_names() -> None:
+    mode = PartMode(LSP, {"b": ["head_top", "neck"], "a": list(LSP.joints[:13])})
+    assert (mode.names, mode.joint_counts) == (("b", "a"), (2, 13))
+    assert mode.joint_indices == (13, 12, *range(13))
+
+
+REST = {"rest": list(MPII.joints[1:])}
+
+
+@pytest.mark.parametrize(
+    ("parts", "culprit"),
+    [
+        ({"skull": ["head_top", "nose", "chin"], **REST}, "'skull': .*'nose', 'chin'"),
+        ({"skull": [], "all": list(MPII.joints)}, "'skull'"),
+        (REST, "in no part: head_top$"),
+        ({}, "in no part: head_top, "),
+        ({"left.arm": list(MPII.joints)}, "'left.arm' needs a name"),
+        ({"skull": ["head_top", "head_top"], **REST}, "'skull'"),
+    ],
+)
+def test_a_wrong_grouping_is_refused_by_name(parts: dict, culprit: str) -> None:
+    with pytest.raises(ValueError, match=f"part mode for skeleton mpii: .*{culprit}"):
+        PartMode(MPII, parts)
