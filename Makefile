@@ -26,7 +26,7 @@ comma := ,
 listed = $(subst $(empty) ,$(comma),$(strip $(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
+.PHONY: help setup demo test test-slow hard-use lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
     table-costs bench runs-page docs rooms web notebooks
 
 help: ## list the targets
@@ -44,6 +44,10 @@ test: $(STAMP) ## run the tests, but for the slow ones (ARGS goes to pytest; WOR
 
 test-slow: $(STAMP) ## run the slow tests: whole trainings, kills and resumes, launchers, notebooks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS)
+
+hard-use: $(STAMP) ## break things on purpose: kills, damage, full disks, hostile files; writes experiments/hard_use/table.md
+	mkdir -p experiments/hard_use
+	PNFS_HARD_USE=experiments/hard_use/table.md OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hard_use $(ARGS)
 
 reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce-table2 ... table7, reproduce-figure5 ... figure8)
 	$(call reproduce,[$(call listed,$(TARGETS:%=%/*))],[$(call listed,$(TARGETS))])

@@ -40,6 +40,18 @@ def _rows(patterns: str, roots: Sequence[Path]) -> list[str]:
     return rows
 
 
+def with_inputs_named(command: str, arguments: Sequence[str]) -> list[str]:
+    """`pnfs predict photo.jpg` as `pnfs predict input=photo.jpg`; several files become a list."""
+    files = [a for a in arguments if command == "predict" and Path(a).exists()]
+    if not files:
+        return list(arguments)
+    others = [argument for argument in arguments if argument not in files]
+    # One file is put in quotes where it needs them, as the value of any key is.
+    quoted_files = ['"' + re.sub(r'(\\*)"', r'\1\1\\"', file) + '"' for file in files]
+    value = files[0] if len(files) == 1 else f"[{','.join(quoted_files)}]"
+    return [*others, f"input={value}"]
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
     """The arguments, with quotes around values that name a file and that Hydra could not read otherwise.
 

@@ -30,7 +30,7 @@ from pnfs.models.architecture import (
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.record import provenance, write_result
-from pnfs.training.checkpoints import BUILT
+from pnfs.training.checkpoints import BUILT, results_folder
 
 console = Console()
 
@@ -61,7 +61,7 @@ def run(config: DictConfig) -> None:
     assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
-    folder = Path(settings["out"]) if settings["out"] else path.parent.parent / method
+    folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
     derived_settings = trained | {"model": model}
     saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")

@@ -37,7 +37,7 @@ from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint
+from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint, results_folder
 from pnfs.training.module import PoseModule
 
 PICTURE_SIZE = (256, 256)
@@ -50,11 +50,12 @@ def run(config: DictConfig) -> float:
     """Scores one checkpoint, exported file, or file of predictions; nan for a split without labels."""
     settings = plain(config)
     require_whole_split(settings["trainer"])
-    if (settings["checkpoint"] is None) == (settings["predictions"] is None):
-        given = "neither is given" if settings["checkpoint"] is None else "both are given"
+    if settings["checkpoint"] is not None and settings["predictions"] is not None:
         raise UsageError(
-            f"evaluate scores either a network, checkpoint=…, or a file, predictions=…: {given}"
+            "evaluate scores either a network, checkpoint=…, or a file, predictions=…: both are given"
         )
+    if settings["checkpoint"] is None and settings["predictions"] is None:
+        settings["checkpoint"] = "shipped"
     return _network(settings) if settings["predictions"] is None else _file(settings)
 
 
@@ -136,7 +137,8 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     # In the words of the other runtimes, where they have one.
     precision = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
     computed = {"runtime": "torch", "precision": precision}
-    return Scored(path.parent.parent, module, data, dataset, settings["trainer"], computed)
+    folder = results_folder(path, settings["run_root"])
+    return Scored(folder, module, data, dataset, settings["trainer"], computed)
 
 
 def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:

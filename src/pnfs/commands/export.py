@@ -22,6 +22,7 @@ from pnfs.export.int8 import Calibration
 from pnfs.export.metadata import FilePrecision
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.inference.loading import DEFAULT_PADDING
+from pnfs.training.checkpoints import results_folder
 
 console = Console()
 
@@ -37,7 +38,9 @@ def run(config: DictConfig) -> None:
     is_int8 = settings["precision"] == "int8"
     path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
     # A name without an ending gets one, since other commands go by it.
-    file = Path(settings["out"] or path.parent.parent / "model.onnx").expanduser()
+    file = Path(
+        settings["out"] or results_folder(path, settings["run_root"]) / "model.onnx"
+    ).expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
     network = trained_network(trained, content)

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pnfs.commands.arguments import quoted, with_globs_expanded
+from pnfs.commands.arguments import quoted, with_globs_expanded, with_inputs_named
 from pnfs.commands.configuration import configuration_folder, register_resolvers
 from pnfs.commands.devices import take_gpu_if_asked
 from pnfs.commands.output import outlive_reader, quiet_libraries
@@ -96,11 +96,15 @@ class Task:
 def start(command: str) -> None:
     """Runs a command with the command line that `sys.argv` holds."""
     signal.signal(signal.SIGTERM, _terminate)
+    logging.raiseExceptions = (
+        False  # A log that cannot be written, on a full disk, is no news of its own.
+    )
     # Hydra hands over its errors in place of printing them.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     folder = str(configuration_folder())
     try:
-        sys.argv[1:] = quoted(with_globs_expanded(sys.argv[1:]))
+        arguments = with_inputs_named(command, with_globs_expanded(sys.argv[1:]))
+        sys.argv[1:] = quoted(arguments)
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(Task(command))()
     except KeyboardInterrupt:
         print(f"pnfs {command}: interrupted", file=sys.stderr)
@@ -109,6 +113,8 @@ def start(command: str) -> None:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException, PnfsError) as error:
         sys.exit(f"pnfs {command}: {_worded(command, error)}")
+    except OSError as error:
+        sys.exit(f"pnfs {command}: {user_error(error) or error}")
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -137,8 +143,9 @@ def _worded(command: str, error: BaseException) -> str:
 
 def user_error(error: BaseException) -> str | None:
     """What a user can act upon, of an error that Hydra may have wrapped; None if there is nothing."""
+    built = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        cause = error.__cause__
+        cause, built = error.__cause__, str(error).rpartition("full_key: ")[2]
         if str(error).startswith("Error locating target"):
             reason = " ".join(str(cause).split())
             return f"{reason} The folder of a module of your own must be in PYTHONPATH."
@@ -158,6 +165,8 @@ def user_error(error: BaseException) -> str | None:
         return str(error)
     # No class of ours vouches for these; the last is what Lightning says of arguments that do not go together.
     foreign = isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
+    if built:  # Whatever a class makes of a value that it cannot use.
+        return f"{built}: {_with_place(error)}"
     return _with_place(error) if foreign else None
 
 

@@ -21,6 +21,7 @@ from pnfs.inference.frames import count_frames, read_frames
 from pnfs.inference.inputs import counted_by_suffix, find_inputs
 from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, ResultFolder
+from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
 
 console = Console()
 
@@ -42,6 +43,12 @@ def run(config: DictConfig) -> None:
     predictor = load_predictor(
         settings["checkpoint"], build=build_network, **{k: settings[k] for k in _OF_THE_PREDICTOR}
     )
+    if settings["checkpoint"] == "shipped":
+        _say(f"model: {read_checkpoint('shipped', builds=())[CARD_KEY]}")
+    if isinstance(boxes, WholeImage):
+        _say(
+            "one person is expected to fill each picture; boxes=detector finds persons in larger scenes"
+        )
     problems: list[str] = []
     pictures = persons = duplicates = 0
     computed = runtime_of(predictor)

@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 CONFIG_KEY = "pnfs_config"
 ARCHITECTURE_KEY = "pnfs_architecture"
 IDENTITY_KEY = "pnfs_identity"
+CARD_KEY = "pnfs_card"
+"""Entry of the model that comes with the package: what it is, was trained on, and scores."""
+
+SHIPPED = Path(__file__).parents[1] / "shipped" / "lspet_best.ckpt"
+"""The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
 
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
@@ -81,11 +86,14 @@ def read_architecture(path: str | Path) -> Architecture:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint a user means: a file, or the best (else, with a warning, the last) of a run's folder.
+    """The checkpoint a user means: a file, or the best (else, with a warning, the last) of a run's folder;
+    "shipped" is the model that comes with the package.
 
     Raises:
         CheckpointError: There is none.
     """
+    if str(path) == "shipped":
+        return SHIPPED
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -102,6 +110,11 @@ def find_checkpoint(path: str | Path) -> Path:
         folder,
     )
     return last
+
+
+def results_folder(path: Path, run_root: str) -> Path:
+    """Where results go by default: to the run's folder; those of the shipped model to `<run_root>/shipped`."""
+    return Path(run_root) / "shipped" if path == SHIPPED else path.parent.parent
 
 
 def read_checkpoint(
