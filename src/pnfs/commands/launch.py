@@ -163,6 +163,11 @@ def user_error(error: BaseException) -> str | None:
         return f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
     if isinstance(error, (PnfsError, OmegaConfBaseException)):
         return str(error)
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        reason = str(error).partition("\n")[0]
+        return (
+            f"{reason} Where memory is short, fewer workers=… or a smaller batch_size=… need less"
+        )
     # No class of ours vouches for these; the last is what Lightning says of arguments that do not go together.
     foreign = isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
     if built:  # Whatever a class makes of a value that it cannot use.
