@@ -31,9 +31,7 @@ def complaint(server: TrainServer, folder: Path, *arguments: str) -> str | None:
     said = (done.stdout + done.stderr).strip()
     if done.returncode == 0:
         return None
-    last = said.splitlines()[-1] if said else ""
-    good = done.returncode == 1 and "Traceback" not in said and last.startswith("pnfs ")
-    # What the place in the end of a sentence names is one of our files: the message is a library's.
+    good = done.returncode == 1 and "Traceback" not in said and "pnfs train: " in said
     return None if good else f"{' '.join(arguments[-1:])}: {done.returncode}: {said[-300:]}"
 
 

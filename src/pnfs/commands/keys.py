@@ -37,6 +37,8 @@ _KINDS: Mapping[str, Any] = {
     "flip_shift": _ZeroOrOne, "flip_test": _Yes, "padding": _Positive,
     "nms_threshold": _Share, "box_threshold": _Share, "score_threshold": _Share,
     "int8.crops": _Count, "int8.max_moved": Annotated[float, Field(gt=0, le=1, strict=True)],
+    "initial": str | None, "ckpt_path": str | None, "architecture": str | None, "checkpoint": str | None,
+    "predictions": str | None, "run_root": str, "data_root": str,
     "evaluate_untrained": _Yes, "restart": _Yes, "trust": _Yes,
     "action": Literal["check", "browse", "cache"], "check.images": Literal["all", "sample", "none"],
     "browse.persons": _Count, "browse.rows": _Count,
@@ -146,7 +148,8 @@ def _check_object(place: str, node: Mapping[str, Any]) -> None:
             near = get_close_matches(key, parameters, 1)
             hint = f"; did you mean {place}.{near[0]}?" if near else ""
             raise UsageError(f"there is no key {place}.{key}: {node['_target_']} takes none{hint}")
-        if key in kinds and not isinstance(value, dict) and "_target_" not in str(value):
+        is_tree = isinstance(value, dict) and kinds.get(key) not in (bool, int, float, str)
+        if key in kinds and not is_tree and "_target_" not in str(value):
             _check(f"{place}.{key}", value, kinds[key])
 
 

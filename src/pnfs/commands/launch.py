@@ -143,9 +143,10 @@ def _worded(command: str, error: BaseException) -> str:
 
 def user_error(error: BaseException) -> str | None:
     """What a user can act upon, of an error that Hydra may have wrapped; None if there is nothing."""
-    built = ""
+    built = ("", "")
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        cause, built = error.__cause__, str(error).rpartition("full_key: ")[2]
+        cause = error.__cause__
+        built = (re.findall(r"full_key: (.+)|target '(.+?)'", str(error)) or [("", "")])[-1]
         if str(error).startswith("Error locating target"):
             reason = " ".join(str(cause).split())
             return f"{reason} The folder of a module of your own must be in PYTHONPATH."
@@ -163,10 +164,17 @@ def user_error(error: BaseException) -> str | None:
         return f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
     if isinstance(error, (PnfsError, OmegaConfBaseException)):
         return str(error)
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        reason = str(error).partition("\n")[0]
+        return (
+            f"{reason} Where memory is short, fewer workers=… or a smaller batch_size=… need less"
+        )
     # No class of ours vouches for these; the last is what Lightning says of arguments that do not go together.
     foreign = isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
-    if built:  # Whatever a class makes of a value that it cannot use.
-        return f"{built}: {_with_place(error)}"
+    if any(built):  # Whatever a class makes of a value that it cannot use.
+        return f"{built[0] or built[1]}: {_with_place(error)}"
+    if isinstance(error, TypeError) and str(error).startswith("Instantiation: "):
+        return " ".join(str(error).split())
     return _with_place(error) if foreign else None
 
 

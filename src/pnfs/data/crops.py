@@ -1,6 +1,7 @@
 """Crops of persons for training and evaluation, and the order in which they come."""
 
 import math
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -154,3 +155,5 @@ def start_worker(_: int) -> None:
     """Workers are one process each; threads of their own would only get in each other's way."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # A signal to the process group is the main process's to answer, which then ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

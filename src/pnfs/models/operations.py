@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import nn
 
+from pnfs.errors import PnfsError
 from pnfs.models.layers import PartBatchNorm2d, PartConv2d, Weighted
 
 
@@ -43,6 +44,10 @@ class SeparableConv(Operation):
         repeats: int = 2,
     ) -> None:
         super().__init__()
+        if min(kernel_size, dilation, repeats) < 1:
+            raise PnfsError(
+                f"kernel_size={kernel_size}, dilation={dilation}, repeats={repeats}: each must be at least 1"
+            )
         conv, turns = partial(PartConv2d, parts, channels, channels), range(repeats)
         self.depthwise = nn.ModuleList(
             conv(kernel_size, dilation=dilation, depthwise=True) for _ in turns
