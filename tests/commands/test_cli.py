@@ -87,7 +87,8 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(tmp_path: Path) -> N
     home = str(tmp_path / "torch")
     done = pnfs(tmp_path, "cost", "backbone.weights=imagenet", TORCH_HOME=home, **proxies)
     sentence = error_of(done).splitlines()[-1]
-    assert sentence.startswith("pnfs cost: the ImageNet weights of MobileNet_V2_Weights")
+    assert sentence.startswith("pnfs cost: ")
+    assert "ImageNet" in sentence
     assert "backbone.weights=/" in sentence
     assert "backbone.weights=none" in sentence
 

@@ -41,3 +41,5 @@ def test_files_need_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert with_inputs_named("predict", ["a.jpg", "b (1).jpg"]) == ['input=["a.jpg","b (1).jpg"]']
     assert with_inputs_named("train", ["a.jpg"]) == ["a.jpg"]
     assert with_inputs_named("predict", ["c.jpg"]) == ["c.jpg"]
+    option = ["--config-dir", str(tmp_path)]
+    assert with_inputs_named("predict", [*option, "a.jpg"]) == [*option, "input=a.jpg"]

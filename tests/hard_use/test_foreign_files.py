@@ -12,6 +12,7 @@ import pytest
 import scipy.io
 from numpy.random import Generator
 
+from conftest import Tally
 from pnfs.data.check import inspect_dataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSPET
@@ -22,6 +23,7 @@ from pnfs.data.pose_files import read_pose_file
 from pnfs.data.synthetic import Synthetic
 from written_datasets import write_coco, write_mpii
 
+SEEN = "nothing, or the file, the record and what is wrong there"
 FEW, MANY = 40, 900
 AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 
@@ -105,13 +107,14 @@ def survives(read: Callable[[], object], name: str) -> bool:
 
 @pytest.mark.parametrize("amount", AMOUNTS)
 @pytest.mark.parametrize("name", ["lspet/joints.mat", "mpii/annot/gt_valid.mat"])
-def test_matlab_files(root: Path, tmp_path: Path, name: str, amount: int) -> None:
+def test_matlab_files(root: Path, tmp_path: Path, tally: Tally, name: str, amount: int) -> None:
     content, path = (root / name).read_bytes(), tmp_path / "file.mat"
     refused = 0
     for seed in range(3 * amount):
         path.write_bytes(damaged(content, np.random.default_rng(seed)))
         refused += survives(lambda: read_arrays(path), "file.mat")
     assert refused > amount
+    tally("damaged annotation files (MATLAB, MPII, COCO, detections, poses)", 3 * amount, SEEN)
 
 
 def read_all(kind: type, root: Path) -> None:
@@ -129,7 +132,7 @@ def read_all(kind: type, root: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("by_bytes", [False, True])
 def test_annotations(
-    root: Path, tmp_path: Path, kind: type, file: str, by_bytes: bool, amount: int
+    root: Path, tmp_path: Path, tally: Tally, kind: type, file: str, by_bytes: bool, amount: int
 ) -> None:
     folder = tmp_path / "d"
     folder.mkdir()
@@ -150,10 +153,11 @@ def test_annotations(
         survives(lambda: read_all(kind, folder), "")
         if seed % 10 == 0:
             inspect_dataset(kind(folder, check_images=False), images="none")
+    tally("damaged annotation files (MATLAB, MPII, COCO, detections, poses)", amount, SEEN)
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
-def test_detections_and_poses(root: Path, tmp_path: Path, amount: int) -> None:
+def test_detections_and_poses(root: Path, tmp_path: Path, tally: Tally, amount: int) -> None:
     content, path = json.loads((root / "boxes.json").read_text()), tmp_path / "boxes.json"
     truth = COCO(root / "coco").annotations("val")
     for seed in range(amount):
@@ -161,11 +165,12 @@ def test_detections_and_poses(root: Path, tmp_path: Path, amount: int) -> None:
         dataset = COCO(root / "coco", boxes="detected", detections=path)
         survives(lambda: dataset.metric("val"), "")  # noqa: B023
         survives(lambda: read_pose_file(path, truth.skeleton, truth), "boxes.json")
+    tally("damaged annotation files (MATLAB, MPII, COCO, detections, poses)", 2 * amount, SEEN)
 
 
 @pytest.mark.parametrize("amount", [FEW, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
-def test_images(tmp_path: Path, suffix: str, amount: int) -> None:
+def test_images(tmp_path: Path, tally: Tally, suffix: str, amount: int) -> None:
     path = tmp_path / f"image.{suffix}"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8))
     content = path.read_bytes()
@@ -177,6 +182,7 @@ def test_images(tmp_path: Path, suffix: str, amount: int) -> None:
             changed[place : place + 4] = struct.pack(">I", random.integers(2**32))
         path.write_bytes(changed)
         survives(lambda: ImageFiles(tmp_path, [path.name]).read(0), path.name)
+    tally("damaged images, also with sizes out of proportion", amount, SEEN)
 
 
 @pytest.mark.parametrize(

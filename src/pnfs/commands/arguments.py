@@ -42,10 +42,15 @@ def _rows(patterns: str, roots: Sequence[Path]) -> list[str]:
 
 def with_inputs_named(command: str, arguments: Sequence[str]) -> list[str]:
     """`pnfs predict photo.jpg` as `pnfs predict input=photo.jpg`; several files become a list."""
-    files = [a for a in arguments if command == "predict" and Path(a).exists()]
-    if not files:
+    if command != "predict":
         return list(arguments)
-    others = [argument for argument in arguments if argument not in files]
+    # What follows an option is the option's: --config-dir FOLDER.
+    of_option = [False, *(argument.startswith("-") for argument in arguments)]
+    named = [Path(a).exists() and not o for a, o in zip(arguments, of_option, strict=False)]
+    files = [argument for argument, is_file in zip(arguments, named, strict=True) if is_file]
+    others = [argument for argument, is_file in zip(arguments, named, strict=True) if not is_file]
+    if not files:
+        return others
     # One file is put in quotes where it needs them, as the value of any key is.
     quoted_files = ['"' + re.sub(r'(\\*)"', r'\1\1\\"', file) + '"' for file in files]
     value = files[0] if len(files) == 1 else f"[{','.join(quoted_files)}]"
