@@ -21,7 +21,7 @@ TINY += ["dataset.train=4"]
 @pytest.mark.slow
 def test_hundred_thousand_persons(tmp_path: Path, tally: Tally) -> None:
     persons, images = 99_999, 20_000
-    keypoints = [float(k % 50) if k % 3 else 2.0 for k in range(51)]
+    keypoints = [2.0 if k % 3 == 2 else float(k % 50) for k in range(51)]
     content = {
         "images": [
             {"id": k, "file_name": f"{k}.jpg", "height": 60, "width": 80} for k in range(images)
@@ -61,9 +61,9 @@ def test_hundred_thousand_persons(tmp_path: Path, tally: Tally) -> None:
 
 @pytest.mark.slow
 def test_two_sweeps_in_one_folder(tmp_path: Path, tally: Tally) -> None:
-    command = [*PNFS, "train", *TINY, "--multirun"]
+    command = [*PNFS, "train", *TINY]
     jobs = [
-        subprocess.Popen([*command, seeds], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        subprocess.Popen([*command, seeds, "--multirun"], cwd=tmp_path, stdout=subprocess.DEVNULL)
         for seeds in ("seed=0,1,2,3", "seed=2,3,4,5")
     ]
     assert [job.wait(500) for job in jobs] == [0, 0]

@@ -39,6 +39,9 @@ _KINDS: Mapping[str, Any] = {
     "int8.crops": _Count, "int8.max_moved": Annotated[float, Field(gt=0, le=1, strict=True)],
     "initial": str | None, "ckpt_path": str | None, "architecture": str | None, "checkpoint": str | None,
     "predictions": str | None, "run_root": str, "data_root": str,
+    "acceleration.compile": Literal[
+        None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+    ],
     "evaluate_untrained": _Yes, "restart": _Yes, "trust": _Yes,
     "action": Literal["check", "browse", "cache"], "check.images": Literal["all", "sample", "none"],
     "browse.persons": _Count, "browse.rows": _Count,
