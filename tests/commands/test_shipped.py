@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pnfs
-from pnfs.commands.arguments import with_inputs_named
+from pnfs.commands.arguments import quoted, with_inputs_named
 from pnfs.training.checkpoints import CARD_KEY, SHIPPED, read_checkpoint
 from tiny_runs import call
 
@@ -41,5 +41,7 @@ def test_files_need_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert with_inputs_named("predict", ["a.jpg", "b (1).jpg"]) == ['input=["a.jpg","b (1).jpg"]']
     assert with_inputs_named("train", ["a.jpg"]) == ["a.jpg"]
     assert with_inputs_named("predict", ["c.jpg"]) == ["c.jpg"]
+    long = f"input=[{','.join(['a.jpg'] * 900)}]"  # Longer than a file's name can be.
+    assert quoted(with_inputs_named("predict", [long])) == [long]
     option = ["--config-dir", str(tmp_path)]
     assert with_inputs_named("predict", [*option, "a.jpg"]) == [*option, "input=a.jpg"]

@@ -1,5 +1,6 @@
 """The command line before Hydra reads it: ordinary file names in quotes, globs of recipes as lists."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,11 +45,11 @@ def with_inputs_named(command: str, arguments: Sequence[str]) -> list[str]:
     """`pnfs predict photo.jpg` as `pnfs predict input=photo.jpg`; several files become a list."""
     if command != "predict":
         return list(arguments)
-    # What follows an option is the option's: --config-dir FOLDER.
-    of_option = [False, *(argument.startswith("-") for argument in arguments)]
-    named = [Path(a).exists() and not o for a, o in zip(arguments, of_option, strict=False)]
-    files = [argument for argument, is_file in zip(arguments, named, strict=True) if is_file]
-    others = [argument for argument, is_file in zip(arguments, named, strict=True) if not is_file]
+    files, others = [], []
+    for word, before in zip(arguments, ["", *arguments], strict=False):
+        # What follows an option is the option's: --config-dir FOLDER.
+        is_file = os.path.exists(word) and not before.startswith("-")  # noqa: PTH110
+        (files if is_file else others).append(word)
     if not files:
         return others
     # One file is put in quotes where it needs them, as the value of any key is.
@@ -73,7 +74,7 @@ def _quoted(argument: str, parser: OverridesParser) -> str:
         return argument
     key, value = assignment.groups()
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    in_quotes, is_file = f'{key}="{escaped}"', Path(value).exists()
+    in_quotes, is_file = f'{key}="{escaped}"', os.path.exists(value)  # noqa: PTH110
     try:
         plain = not parser.parse_override(argument).is_sweep_override()
     except HydraException:

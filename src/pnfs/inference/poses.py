@@ -61,7 +61,7 @@ class PersonMaps:
     """Heatmaps of the parts' joints, without the flip test; None unless PyTorch is the runtime."""
     vectors: Float32[np.ndarray, "N J d h/4 w/4"] | None
     """Raw vectors behind `part_maps`; None unless asked for."""
-    names: tuple[str, ...]  # Of the J part maps, "part: joint".
+    names: tuple[str, ...]  # Names of the J part maps, "part: joint".
 
     def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "PersonMaps":
         """Those of some of the persons."""
@@ -74,7 +74,7 @@ class Prediction:
 
     joints: Float32[np.ndarray, "N K 2"]
     """x, y in pixels of the image; 0 is the centre of the first pixel."""
-    scores: Float32[np.ndarray, "N K"]  # Of the joints.
+    scores: Float32[np.ndarray, "N K"]  # Scores of the joints.
     person_scores: Float32[np.ndarray, " N"]
     """Box score × mean of the joint scores above 0.2; 0 where no joint scores more."""
     boxes: Float32[np.ndarray, "N 4"]  # x, y, width, height.
