@@ -138,3 +138,19 @@ def test_cost_prints_what_is_measured_and_leaves_nothing_behind(tmp_path: Path) 
         assert printed[name] == [part.parameters, part.live_parameters, part.macs]
     assert printed["total"] == [cost.parameters, cost.live_parameters, cost.macs]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_list_of_commands_waits_for_no_library() -> None:
+    """`pnfs --help` is the first thing a user types; torch alone takes seconds."""
+    program = (
+        "import sys; sys.argv = ['pnfs', '--help']\n"
+        "from pnfs.commands.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'hydra', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "data" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -132,11 +132,9 @@ def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
 
 
 def test_they_are_drawn(root: Path, tmp_path: Path) -> None:
-    small = ["input_size=[64,64]", "browse.persons=3", "browse.rows=1", f"out={tmp_path}/s"]
-    data_command.run(composed("data", "action=browse", f"dataset.root={root}", *small))
-    assert {path.name for path in (tmp_path / "s").iterdir()} == {
-        "crops.png", "flips.png", "targets.png"
-    }  # fmt: skip
+    small = ["input_size=[64,64]", f"out={tmp_path}/s"]
+    data_command.run(composed("data", f"dataset.root={root}", *small))
+    assert (tmp_path / "s/crops.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from pnfs.body import Skeleton
-from pnfs.data.check import inspect_file
-from pnfs.data.images import DataError, ImageFiles, stated_size
+from pnfs.data.images import DataError, ImageFiles, inspect_file, stated_size
 from pnfs.data.persons import Persons
 
 TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (), (), {})

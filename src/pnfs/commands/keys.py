@@ -43,8 +43,7 @@ _KINDS: Mapping[str, Any] = {
         None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
     ],
     "evaluate_untrained": _Yes, "restart": _Yes, "trust": _Yes,
-    "action": Literal["check", "browse", "cache"], "check.images": Literal["all", "sample", "none"],
-    "browse.persons": _Count, "browse.rows": _Count,
+    "action": Literal["check", "cache"], "check.images": Literal["all", "sample", "none"],
     "method": Literal["exact", "prune", "argmax"], "sort": Literal["path", "score", "seconds", "macs"],
     # By name: `pnfs runs` need not wait for modules that load torch.
     "codec.decode_method": "pnfs.codec.decode:DecodeMethod",

@@ -4,7 +4,7 @@ import io
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -171,6 +171,43 @@ def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
             largest = max(largest, (width, height), key=lambda size: size[0] * size[1])
         place += 2 + length
     return largest
+
+
+class ImageReport(NamedTuple):
+    """What one image file turned out to be."""
+
+    name: str
+    size: tuple[int, int] | None = None  # (width, height); None where it could not be decoded.
+    problem: str | None = None  # None for a good image.
+    orientation: int = 1  # EXIF's.
+
+
+def inspect_file(path: Path) -> ImageReport:
+    """Decodes one image file to its last line.
+
+    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and
+    says nothing; Pillow refuses it.
+    """
+    name = str(path)
+    try:
+        content = path.read_bytes()
+        require_size(path, *stated_size(np.frombuffer(content, np.uint8)))
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            size, orientation = image.size, int(image.getexif().get(0x0112, 1))
+            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+                raise DataError("holds floating point or 32-bit numbers, which cannot be read")
+            if image.mode.startswith("I"):
+                to_bytes(np.asarray(image), 16)
+        if not cv2.haveImageReader(name):
+            raise DataError("is in a format that OpenCV does not read")
+    except PnfsError as error:
+        return ImageReport(name, problem=str(error))
+    # Pillow's decoders meet damaged files with whatever their byte arithmetic runs into.
+    except Exception as error:
+        reason = str(error).partition(" (")[0].partition(" <")[0]
+        return ImageReport(name, problem=f"cannot be decoded: {reason}")
+    return ImageReport(name, size, None, orientation)
 
 
 def to_bytes(
