@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from pnfs.commands import evaluate, train
-from pnfs.commands.score_tables import score_table
+from pnfs.commands.scoring import score_table
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import composed
 from written_datasets import require_server_format, write_coco, write_mpii
@@ -62,7 +62,7 @@ def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, ca
     }  # fmt: skip
     assert record["persons"] == 8
     assert record["by_joint"]["criterion"] == "PCKh@0.5"
-    for name in ("predictions", "worst", "best", "joints", "curve"):
+    for name in ("predictions", "worst", "best", "joints"):
         assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
     printed = capsys.readouterr().out
     assert "flip shift: 0 · decode method: dark · boxes: ground truth" in printed
@@ -158,9 +158,7 @@ def test_tensorboard_gets_the_pictures(trained, tmp_path: Path) -> None:
     evaluated(run, tmp_path, "logger=tensorboard")
     (events,) = tmp_path.rglob("events.out.tfevents*")
     found = EventAccumulator(str(events.parent), size_guidance={"images": 0}).Reload()
-    assert {"media/worst", "media/best", "media/curve", "media/joints"} <= set(
-        found.Tags()["images"]
-    )
+    assert {"media/worst", "media/best", "media/joints"} <= set(found.Tags()["images"])
     assert "val/PCKh@0.5" in found.Tags()["scalars"]
 
 

@@ -309,23 +309,6 @@ def test_version(server: TrainServer, tmp_path: Path) -> None:
     assert server.run(tmp_path, "--version").stdout == f"pnfs {pnfs.__version__}\n"
 
 
-COMPLETED = """
-pnfs() { "$PYTHON" -c "from pnfs.commands.main import main; main()" "$@"; }
-eval "$(pnfs -sc install=bash | sed '$ s/-F .*/-F hydra_bash_completion pnfs/')"
-command() { echo /bin/true; }
-COMP_LINE="pnfs train parts=p" COMP_WORDS=(pnfs train parts=p) COMP_CWORD=2 COMP_POINT=18
-hydra_bash_completion
-echo "${COMPREPLY[@]}"
-"""
-
-
-def test_bash_completes_choices(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHON": sys.executable}
-    command = ["bash", "-c", COMPLETED]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "parts=p1 parts=p3" in done.stdout, done.stderr
-
-
 @pytest.mark.parametrize(
     "more", ["--cfg job", pytest.param("name=kept", marks=pytest.mark.slow)], ids=["print", "run"]
 )

@@ -23,15 +23,13 @@ from pnfs.commands.building import (
     source_for,
 )
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.every_split import with_every_split
 from pnfs.commands.report import report, result_folder
 from pnfs.commands.scoring import evaluation_choices, require_whole_split, score_and_predict
-from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
-from pnfs.data.pose_files import read_pose_file
-from pnfs.data.pose_matching import assign, coco_scores
+from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.predictor import ScoredPredictor

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
 
-_FREE = ("parts", "operations", "callbacks", "logger", "known", "filter")
+_FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
 
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")

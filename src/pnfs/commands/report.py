@@ -15,12 +15,12 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.score_tables import described, score_table
+from pnfs.commands.scoring import described, score_table
 from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import OCCLUDED, UNLABELLED
+from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
 from pnfs.inference.predictor import ScoredPredictor
@@ -29,7 +29,7 @@ from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result
 from pnfs.runs.wandb_run import finished_wandb
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import plot_curves, plot_error_curve, plot_joint_rates
+from pnfs.viz.curves import plot_curves, plot_joint_rates
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
@@ -176,25 +176,19 @@ def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.
 def _score_pictures(
     data: PoseDataModule, folder: Path, split: str, matches: Matches, criterion: Criterion
 ) -> dict[str, Path]:
-    """Worst and best persons, rates by joint and visibility, and errors over thresholds."""
-    title, errors, ids = matches.labels.name, matches.errors, matches.labels.ids
-    rows, means = errors.by_error()
-    sheets = {"worst": slice(-1, -SHEET_SIZE - 1, -1), "best": slice(SHEET_SIZE)}
-    names = [*(sheets if len(rows) else ()), "joints", "curve"]
-    # Most datasets do not tell occluded from visible joints.
-    names += ["visibility"] if (errors.visibility == OCCLUDED).any() else []
-    written = {name: folder / f"{name}_{split}.png" for name in names}
-    for name, path in written.items():
-        if name in sheets:
-            chosen = rows[sheets[name]]
-            pairs = zip(ids[chosen], means[sheets[name]], strict=True)
-            captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
-            write_sheet(path, data.dataset(split), matches, chosen, captions)
-        elif name == "curve":
-            plot_error_curve(path, errors, criterion, title)
-        else:
-            by_visibility = name == "visibility"
-            plot_joint_rates(path, errors, criterion, title, by_visibility=by_visibility)
+    """Worst and best persons, and rates by joint."""
+    written = {"joints": folder / f"joints_{split}.png"}
+    plot_joint_rates(written["joints"], matches.errors, criterion, matches.labels.name)
+    rows, means = matches.errors.by_error()
+    for name, chosen in (
+        ("worst", slice(-1, -SHEET_SIZE - 1, -1)),
+        ("best", slice(SHEET_SIZE)),
+    ):
+        pairs = zip(matches.labels.ids[rows[chosen]], means[chosen], strict=True)
+        captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
+        if captions:
+            written[name] = folder / f"{name}_{split}.png"
+            write_sheet(written[name], data.dataset(split), matches, rows[chosen], captions)
     return written
 
 

@@ -1,7 +1,5 @@
 """MPII Human Pose (Andriluka et al., CVPR 2014), single persons, in the layout of HRNet's users."""
 
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,8 +8,8 @@ import scipy.io
 
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import UNLABELLED, VISIBLE, Persons
+from pnfs.data.images import DataError
+from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, joined
 from pnfs.data.predictions import Predictions
 from pnfs.data.readers import Records, finite_rows, read_json, read_mat
 from pnfs.evaluation.pck import PCK, head_size
@@ -103,7 +101,7 @@ Then set root to that folder."""
     def load(self, split: str) -> Persons:
         loaded = self._read(split)
         both = split == "train" and self.train_split == "all"
-        return _together(loaded, self.persons("val")) if both else loaded
+        return joined("MPII train and val", [loaded, self.persons("val")]) if both else loaded
 
     def _read(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
@@ -160,17 +158,6 @@ Then set root to that folder."""
             remarks={NO_LABEL: unlabelled} if unlabelled else {},
             file=str(path),
         )
-
-
-def _together(train: Persons, val: Persons) -> Persons:
-    """The persons of both splits, those of `train` first."""
-    assert isinstance(train.images, ImageFiles)
-    assert isinstance(val.images, ImageFiles)
-    of_val = val.columns() | {"image_index": val.image_index + len(train.images)}
-    columns = {name: np.concatenate([c, of_val[name]]) for name, c in train.columns().items()}
-    images = ImageFiles(train.images.root, [*train.images.paths, *val.images.paths])
-    remarks = dict(Counter(train.remarks) + Counter(val.remarks))
-    return replace(train, name="MPII train and val", images=images, remarks=remarks, **columns)
 
 
 def pckh(skeleton: body.Skeleton) -> PCK:
