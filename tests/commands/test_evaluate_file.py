@@ -228,27 +228,7 @@ def test_damaged_results_name_file_record_and_key(roots, tmp_path: Path, change,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [(lambda preds: {"preds": preds[:-1]}, "3 persons"),
-     (lambda preds: {"pred": preds}, "pred "),
-     (lambda preds: None, "truncated|preds")],
-)  # fmt: skip
-def test_damaged_mat_files(roots, tmp_path: Path, change, named: str) -> None:
-    preds = np.array([person["joints"] for person in mpii_labels(roots["mpii"])], np.float64)
-    scipy.io.savemat(tmp_path / "pred.mat", change(preds) or {"preds": preds})
-    if change(preds) is None:
-        (tmp_path / "pred.mat").write_bytes((tmp_path / "pred.mat").read_bytes()[:200])
-    with pytest.raises(DataError, match=rf"pred\.mat.*({named})"):
-        scored("mpii", roots["mpii"], tmp_path / "pred.mat", tmp_path / "out")
-
-
 def test_a_file_of_another_dataset(roots, tmp_path: Path) -> None:
     results = written(tmp_path / "results.json", as_results(coco_labels(roots["coco"])))
     with pytest.raises(DataError, match=results.name):
         scored("mpii", roots["mpii"], results, tmp_path / "out")
-
-
-def test_a_file_that_is_not_there(roots, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.json"):
-        scored("coco", roots["coco"], tmp_path / "absent.json", tmp_path / "out")

@@ -91,13 +91,6 @@ def test_run_folder_is_hydras(train: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.slow
-def test_number_of_epochs_has_two_names_and_one_run(train: Run, tmp_path: Path) -> None:
-    train("epochs=2")
-    assert "finished before" in train("trainer.max_epochs=2").stdout
-    assert len(folders(tmp_path)) == 1
-
-
 # --- callbacks, loggers, the trainer's keys
 
 
@@ -119,12 +112,6 @@ def test_several_loggers(train: Run, tmp_path: Path) -> None:
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("wandb/offline-run-*"))
     assert (folder / "metrics.csv").is_file()
-
-
-@pytest.mark.slow
-def test_no_logger(train: Run, tmp_path: Path) -> None:
-    train("+trainer.logger=false")
-    assert not (folders(tmp_path)[0] / "metrics.csv").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,20 +152,3 @@ def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> No
     assert again["persons"] == 66
     for name in ("AP", "AR", "AR .5"):
         assert again["scores"][name] == pytest.approx(found["scores"][name], abs=1e-9, nan_ok=True)
-
-
-def test_missing_detections_are_known_before_training(coco: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.json"):
-        train.run(
-            composed("train", *MODEL, "dataset=coco", f"dataset.root={coco}",
-                     "dataset.boxes=detected", f"dataset.detections={tmp_path / 'absent.json'}",
-                     "input_size=[64,64]", "epochs=1", f"run_root={tmp_path}")
-        )  # fmt: skip
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
-@pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])
-def test_images_are_decoded_as_in_training(chosen: dict[str, bool]) -> None:
-    trained = {"input_size": [64, 64], "data": chosen}
-    data = data_of_run(trained, cast(Any, None), batch_size=2, workers=0)
-    assert data.reduced_decoding is chosen.get("reduced_decoding", True)

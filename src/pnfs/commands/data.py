@@ -99,15 +99,14 @@ def cache(settings: Mapping[str, Any]) -> None:
     out = settings["out"] or f"{settings['run_root']}/cache"
     augmentation = instantiate(settings["augmentation"], _convert_="all")
     source = build_source(settings["dataset"])
-    options = {key: chosen[key] for key in ("format", "quality", "reduced_decoding")}
+    options = {key: chosen[key] for key in ("format", "reduced_decoding")}
     plain_crops = CacheSettings(input_size=tuple(size), **options)
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
         started, persons = time.monotonic(), source.persons(split)
         # As in training: only the training persons are augmented.
         wanted = plain_crops.with_room_for(augmentation if split == "train" else None)
-        workers, rebuild = settings["workers"], chosen["rebuild"]
-        path = ensure_cache(out, persons, wanted, workers=workers, rebuild=rebuild)
+        path = ensure_cache(out, persons, wanted, workers=settings["workers"])
         height, width = wanted.crop_size
         megabytes, seconds = path.stat().st_size / 1e6, time.monotonic() - started
         numbers = (f"{height} x {width}", f"{megabytes:,.1f}", f"{seconds:.1f}")

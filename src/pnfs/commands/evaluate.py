@@ -94,7 +94,7 @@ def _network(settings: dict[str, Any]) -> float:
     defining = [choices, found.dataset]
     folder = result_folder(settings["out"], found.run, f"evaluate_{split}", defining)
     matches = source.matches(split, predictions)
-    report(record, folder, found.data, matches, settings, found.module)
+    report(record, folder, found.data, matches, split, found.module)
     name = settings["eval"]["name"]
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
@@ -245,7 +245,7 @@ def _file(settings: Mapping[str, Any]) -> float:
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
     folder = result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
-    report(record, folder, data, matches, settings)
+    report(record, folder, data, matches, split)
     return float(record["score"])
 
 

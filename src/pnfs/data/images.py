@@ -147,30 +147,14 @@ def require_size(path: Path, width: float, height: float) -> None:
 
 def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
     """(width, height) in the header of an image file; (0, 0) where it cannot be read."""
-    data = memoryview(content)  # type: ignore[arg-type]
-    if data[:2] != _JPEG_START:
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
-        except Image.DecompressionBombError:
-            return MOST_PIXELS, MOST_PIXELS
-        # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
-        except Exception:
-            return 0, 0
-    # A JPEG's segments up to its first frame: Pillow would take longer for that than for the test.
-    largest, place = (0, 0), 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        kind, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if kind == 0xFF or kind == 0x01 or 0xD0 <= kind <= 0xD8:
-            place += 1 if kind == 0xFF else 2
-            continue
-        if kind == 0xDA:
-            break
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(data[p : p + 2], "big") for p in (place + 5, place + 7))
-            largest = max(largest, (width, height), key=lambda size: size[0] * size[1])
-        place += 2 + length
-    return largest
+    try:
+        with Image.open(io.BytesIO(memoryview(content))) as image:  # type: ignore[arg-type]
+            return image.size
+    except Image.DecompressionBombError:
+        return MOST_PIXELS, MOST_PIXELS
+    # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
+    except Exception:
+        return 0, 0
 
 
 class ImageReport(NamedTuple):
