@@ -18,15 +18,10 @@ from pnfs.viz.style import save_image
 
 
 class ValidationPictures(L.Callback):
-    """Draws the predictions of the same validation persons every few epochs.
+    """Draws the predictions of `persons` validation persons, the same ones every `every` epochs.
 
-    TensorBoard and Weights & Biases show the sheets; the latter gets a table too, a row a person: crop with
-    skeleton, id, mean error in the metric's unit.
-
-    Args:
-        folder: Where epoch_0004.png, ... go.
-        every: Epochs between two pictures.
-        persons: Persons on each, spread over the split.
+    TensorBoard and Weights & Biases show the sheets, `folder`/epoch_0004.png, ...; the latter gets a table too, a
+    row a person: crop with skeleton, id, mean error in the metric's unit.
     """
 
     def __init__(self, folder: Path | str, every: int = 5, persons: int = 16) -> None:

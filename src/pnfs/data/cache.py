@@ -1,10 +1,9 @@
 """Person crops kept in one SQLite file, so that an epoch decodes what it needs and no more.
 
-A cached crop shows the person's box, upright, with room around it for every rotation and scale that
-augmentation may draw; crops for training are cut from it as they would be from the image. Cached training
-crops have half as many pixels a side again as plain ones, since they are interpolated twice, into the cache and
-out of it: at equal resolution training saw softer pictures than validation, which cost 4 points of PCK@0.2 on
-LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache.
+A cached crop shows the person's box, upright, with room for every rotation and scale that augmentation may draw.
+Cached training crops have half as many pixels a side again as plain ones: interpolated twice at equal resolution
+they were softer than validation's, which cost 4 points of PCK@0.2 on LSPET at 64 pixels. Splits that are not
+augmented are kept pixel by pixel. Labels are not in the cache.
 
 Table `crops` has a row for each person: the map from the crop's pixels to the image's (six float64), the checksum
 of both, and the pixels, a JPEG file or raw RGB. Table `about` says by name, in JSON, how they were made.

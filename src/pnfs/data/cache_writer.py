@@ -48,14 +48,10 @@ def ensure_cache(
     workers: int = 0,
     report: Callable[[str], None] = report_to_terminal,
 ) -> Path:
-    """The file of a cache of these persons with these settings; written, or finished, if there is none.
+    """The file of a cache of these persons and settings below `root`; written, or finished, if there is none.
 
-    Args:
-        root: Folder that holds caches. Processes that ask for the same one wait for each other.
-        persons: The persons whose crops are wanted.
-        settings: What its crops look like.
-        workers: Crops that are cut and encoded at once.
-        report: Called with what is done.
+    Processes that ask for the same one wait for each other; `workers` crops are cut at once; `report` is called
+    with what is done.
 
     Raises:
         DataError: An image cannot be read, the disk has no room, or the cache found is damaged or was made from

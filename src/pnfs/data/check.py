@@ -66,14 +66,8 @@ def inspect_dataset(
     """Everything that can be found wrong with a dataset before training on it, errors first.
 
     A loader's refusal becomes a finding, and the checks continue with the rest. Give datasets
-    `check_images=False`: missing images are looked for here, file by file.
-
-    Args:
-        dataset: The dataset.
-        splits: The splits to inspect.
-        images: Image files to decode: "all", an evenly spread "sample", or "none".
-        sample: Images of each split in a sample.
-        workers: Images decoded at once; None for one a core.
+    `check_images=False`: missing images are looked for here, file by file. Image files are decoded: "all", an
+    evenly spread "sample" of each split, or "none"; `workers` at once, None: one a core.
     """
     findings: list[Finding] = []
     seen: list[Seen] = []

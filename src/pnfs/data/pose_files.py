@@ -63,14 +63,10 @@ class PoseFile:
 def read_pose_file(
     path: Path | str, skeleton: Skeleton, truth: Annotations | None = None
 ) -> PoseFile:
-    """Reads predictions in whichever of the formats the file is.
+    """Reads predictions of a skeleton's joints, in any order where the file names them.
 
-    Args:
-        path: The file.
-        skeleton: The dataset's skeleton; the file's joints must be the same, in any order where it names
-            them.
-        truth: The dataset's annotations, which say what a results file's numbers mean; None for a
-            dataset whose images have no numbers.
+    `truth` are the dataset's annotations, which say what a results file's numbers mean; None for a dataset whose
+    images have no numbers.
 
     Raises:
         DataError: The file cannot be read, is in none of the formats, holds other joints, or a

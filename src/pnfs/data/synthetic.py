@@ -94,16 +94,9 @@ class SyntheticImages:
 class Synthetic(PoseDataset):
     """Drawn people in varied poses, clothes and surroundings, one labelled person per picture.
 
-    Args:
-        skeleton: "mpii" (16 joints) or "coco" (17 joints); the pictures are the same.
-        train: Number of persons to train on.
-        val: Number of persons to validate on; different people than those of "train".
-        seed: Another seed gives other people.
-        image_size: Height and width of the pictures in pixels.
-        turned_away: Probability that a person shows the back.
-        truncated: Probability that a person is cut off by the picture's edge.
-        unlabelled: Probability that a joint has no label.
-        clutter: Number of bars and discs in the background.
+    Skeletons are "mpii" (16 joints) and "coco" (17 joints); the pictures are the same. `turned_away`, `truncated`
+    (cut off by the picture's edge) and `unlabelled` (of a joint) are probabilities, `clutter` the number of bars
+    and discs in the background, `image_size` (height, width).
 
     Raises:
         DataError: An argument is out of range.

@@ -33,13 +33,10 @@ LOGGED = {
 
 
 def read_metrics(path: Path, names: Collection[str] | None = None) -> dict[str, pd.Series]:
-    """The values of a `metrics.csv` of Lightning's CSVLogger, without the rows in which they were not logged.
+    """A `metrics.csv` of Lightning's CSVLogger: metric, of `names` if given -> float64 values by epoch.
 
     A row without an epoch, such as a learning rate's, counts to the epoch of the next row that has one. A last row
-    that is cut short, as a killed run leaves it, is left out.
-
-    Returns:
-        Metric, of `names` if given -> float64 values by epoch, without the suffix "_epoch" that Lightning adds.
+    that is cut short, as a killed run leaves it, is left out, as is the suffix "_epoch" that Lightning adds.
 
     Raises:
         DataError: The file cannot be read, has no epochs, or a cell is not a number.
@@ -98,16 +95,11 @@ def plot_trajectory(
     *,
     epochs: Sequence[float] | None = None,
 ) -> Figure:
-    """Plots how each part's mixing weights moved during a search.
+    """Plots how each part's mixing weights moved during a search, at `epochs` (0, 1, 2, ...).
 
     Above, softmax(alpha): a thin line for each edge (and cell, where alpha is per cell), a thick one
     for the operation's mean. Below, softmax(beta): a thin line for each cell and neighbour, a thick one
     for the neighbour's mean. A dotted line marks uniform weights. All parts share their axes.
-
-    Args:
-        history: A run's architectures, in order; at least one.
-        out_path: A .png or .svg to write.
-        epochs: Where the architectures stand on the horizontal axis; None for 0, 1, 2, ...
 
     Raises:
         PnfsError: The architectures do not have the same parts and shapes, or the suffix is neither .png nor .svg.

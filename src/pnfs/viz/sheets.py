@@ -85,16 +85,11 @@ def pose_sheet(
     columns: int = 8,
     cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Predictions on their crops, with the labels and a line from each joint to its label.
+    """Predictions on their RGB crops, with the labels and a line from each joint to its label.
 
-    Args:
-        crops: RGB.
-        predicted: x, y in px of the crops.
-        skeleton: Whose joints they are.
-        scores: Scores of the predicted joints; see `draw_pose`.
-        target: The labels, in px of the crops; None shows the predictions alone.
-        labelled: Joints that have a label; None if all have.
-        captions: This, `columns` and `cell` as in `contact_sheet`.
+    Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
+    which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
+    cell.
 
     Raises:
         PnfsError: Arrays whose shapes do not fit together.

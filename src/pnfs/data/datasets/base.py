@@ -31,10 +31,8 @@ class PoseDataset(ABC):
     A subclass has `name`, `skeleton`, `splits`, reads the annotations of a split in `load`, and gives a `metric`.
     The methods below `metric` have meanings that fit a dataset whose persons are scored in their labelled boxes.
 
-    Args:
-        root: The dataset's folder; None for one that has no files.
-        padding: Factor on the sides of the person box.
-        check_images: Whether `persons` checks that all image files exist.
+    `root` is its folder, None for one without files; `padding` a factor on the sides of the person box;
+    `check_images` says whether `persons` checks that all image files exist.
 
     Raises:
         DataError: `root` or one of the `required` files is missing, or `padding` is not positive.

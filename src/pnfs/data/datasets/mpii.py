@@ -34,7 +34,7 @@ _ANNOTATIONS = {"train": "annot/train.json", "val": "annot/valid.json", "test": 
 
 
 class MPII(PoseDataset):
-    """MPII Human Pose with the splits and boxes of HRNet and SimpleBaseline.
+    """MPII Human Pose with the splits and boxes of HRNet; a folder with `images` and `annot`.
 
     Joints come in the order of `pnfs.body.MPII` (the paper's section IV-A) and 0-based pixels;
     the files hold another order, 1-based. The files do not tell occluded from visible joints:
@@ -42,15 +42,9 @@ class MPII(PoseDataset):
 
     Person box (HRNet, `lib/dataset/mpii.py`): unless the centre's x is -1, its y moves down by
     15 px × scale and scale is multiplied by `padding`; the box is a square of scale × 200 px.
-
-    `reference_length` is the head size in px, 0.6 × the diagonal of the head box; it is nan in
-    splits "train" and "test", whose files hold no head boxes.
-
-    Args:
-        root: Folder with `images` and `annot`.
-        padding, check_images: As in `PoseDataset`.
-        train_split: "train", or "all": the validation persons are trained on too, as for the hidden test
-            set (paper, Table IV). Validation scores then say nothing.
+    `reference_length` is the head size in px, 0.6 × the diagonal of the head box; nan in "train" and "test", whose
+    files hold no head boxes. With `train_split="all"` the validation persons are trained on too, as for the hidden
+    test set (paper, Table IV); validation scores then say nothing.
 
     Raises:
         DataError: Folders or annotation files are missing, or `padding` or `train_split` is wrong.
