@@ -96,7 +96,7 @@ class ImageFiles:
             raise self._leaves(str(self.paths[index]), index)
         content = np.fromfile(path, np.uint8)
         factor, flag = 1, 0
-        # Of other formats OpenCV resizes the decoded image, to a size rounded the other way.
+        # OpenCV resizes the decoded image of other formats, to a size rounded the other way.
         if bytes(content[:2]) == _JPEG_START:
             factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
         image = None
