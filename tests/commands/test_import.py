@@ -234,16 +234,6 @@ def test_an_imported_baseline_gives_its_maps(tmp_path: Path, name: str, joints: 
     assert difference < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
-PUBLIC_YAML: Mapping[str, Any] = {
-    "DATASET": {"COLOR_RGB": True, "DATASET": "mpii"},
-    "MODEL": {
-        "NAME": "pose_resnet", "IMAGE_SIZE": [SIZE, 2 * SIZE], "NUM_JOINTS": 16, "SIGMA": 3,
-        "EXTRA": {"NUM_LAYERS": 50},
-    },
-    "TEST": {"SHIFT_HEATMAP": False},
-}  # fmt: skip
-
-
 # --- files that are none of these
 
 

@@ -165,12 +165,6 @@ def run_ranks(folder: Path, does: str, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_processes_know_their_ranks(ranks: Path) -> None:
-    run_ranks(ranks, "ends", 3)
-    assert [(ranks / f"world_{rank}").read_text() for rank in range(3)] == ["3 0"] * 3
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "message"),
     [("raises", "process 1 of 2 failed: .*no such thing"), ("dies", "process 1 of 2 .*SIGKILL")],

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from pnfs.commands import evaluate, train
-from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY
 from tiny_runs import composed
-from written_datasets import write_coco
 
 pytestmark = pytest.mark.slow
 
@@ -106,36 +104,3 @@ def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: 
 
 
 # --- datasets on disk
-
-
-def test_what_is_left_out_of_a_dataset_stands_on_screen_and_in_the_record(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level("INFO", "pnfs")
-    people = Synthetic(skeleton="coco", train=8, val=8, image_size=(64, 64))
-    root = tmp_path / "people"
-    write_coco({split: people.persons(split) for split in ("train", "val")}, root)
-    for split in ("train", "val"):
-        path = root / f"annotations/person_keypoints_{split}2017.json"
-        labels = json.loads(path.read_text())
-        labels["annotations"][0] |= {"iscrowd": 1}
-        labels["annotations"][1] |= {"area": 0}
-        labels["annotations"][2] |= {"category_id": 5}
-        path.write_text(json.dumps(labels))
-    runs = ["dataset=coco", f"dataset.root={root}", "epochs=1", f"run_root={tmp_path / 'runs'}"]
-    train.run(composed("train", *MODEL, *runs))
-    folder = only_run(tmp_path / "runs")
-    account = record_of(folder)["data"]
-    assert set(account) == {"train", "val"}
-    for found in account.values():
-        assert found["persons"] == 6
-        assert sorted(found["left_out"].values()) == [1, 1]
-        assert list(found["remarks"].values()) == [1]
-    evaluate.run(composed("evaluate", f"checkpoint={folder}", f"out={tmp_path}", "trainer=cpu"))
-    assert json.loads((tmp_path / "result.json").read_text())["data"] == {"val": account["val"]}
-    screen = " ".join([*caplog.messages, capsys.readouterr().out]).replace("\n", " ")
-    said = "COCO val: 6 persons (person_keypoints_val2017.json: 1 without an area"
-    assert screen.count(said) == 2
-    assert screen.count("left out: 1 of another category, 1 crowds") == 3

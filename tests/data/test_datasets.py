@@ -16,7 +16,6 @@ from pnfs.data.images import DataError
 from pnfs.data.synthetic import Synthetic
 from written_datasets import write_coco, write_mpii
 
-CONF = Path(__file__).parents[2] / "conf/dataset"
 ANNOTATIONS = {
     MPII: "annot/train.json",
     COCO: "annotations/person_keypoints_train2017.json",

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import CSVLogger
 from matplotlib.axes import Axes
 
 from pnfs import body
@@ -70,28 +69,6 @@ def test_damaged_files_are_named(metrics_csv, content, named):
     with pytest.raises(DataError, match=named) as error:
         read_metrics(metrics_csv)
     assert str(metrics_csv) in str(error.value)
-
-
-def test_file_without_values_cannot_be_drawn(metrics_csv, tmp_path):
-    metrics_csv.write_text("epoch,step,val/score\n")
-    assert read_metrics(metrics_csv) == {}
-    with pytest.raises(DataError, match=r"metrics\.csv"):
-        plot_curves(metrics_csv, tmp_path / "curves.png")
-
-
-def test_it_reads_what_lightning_writes(tmp_path):
-    logger = CSVLogger(tmp_path, name="run", version=0)
-    logger.log_metrics({"lr": 0.1}, step=0)
-    logger.log_metrics({"epoch": 0, "train/loss": 0.5}, step=4)
-    logger.save()
-    logger.log_metrics({"epoch": 1, "train/loss": 0.25, "val/score": 62.0}, step=9)
-    logger.save()
-    found = read_metrics(tmp_path / "run" / "version_0" / "metrics.csv")
-    assert {name: [*curve.index, *curve] for name, curve in found.items()} == {
-        "lr": [0, 0.1],
-        "train/loss": [0, 1, 0.5, 0.25],
-        "val/score": [1, 62],
-    }
 
 
 def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path, drawn):

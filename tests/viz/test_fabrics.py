@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import FancyArrowPatch, Rectangle
-from matplotlib.text import Text
 
 from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
@@ -73,14 +72,6 @@ def test_arrows_of_the_basic_subnetwork():
         }  # fmt: skip
 
 
-def test_arrows_of_a_backbone_merge_what_reads_the_same_map():
-    found = arrows_of(drawn(build(), fabrics="backbone"), "backbone")
-    # Layer 1: 1/4 and 1/8 read the stem; layers 2 and 3 each open one scale, read once.
-    assert len(found) == (1 + 1) + (2 + 2 + 1) + (2 + 3 + 2 + 1)
-    widest = max(arrow.get_linewidth() for arrow in found.values())
-    assert found["layer3_scale32/16/down"].get_linewidth() == pytest.approx(widest)
-
-
 def test_arrows_grow_with_beta_and_point_the_way_of_their_transform():
     network = build()
     found = arrows_of(drawn(network), "head")
@@ -135,34 +126,6 @@ def test_svg_holds_the_names_as_text_and_is_reproducible(tmp_path):
     assert all(joint in " ".join(texts) for joints in PARTS.values() for joint in joints)
     ids = {node.get("id") for node in root.iter()}
     assert {"beta/head/layer4_scale8/16/up", "alpha/head/0-1/skip"} <= ids
-
-
-@pytest.mark.parametrize(
-    ("count", "options"),
-    [
-        (8, {"nodes": 3}),
-        (2, {"layers": 10, "last_layers": 7}),
-    ],
-)
-def test_texts_stay_apart_and_inside(count, options):
-    everyone = [joint for joints in PARTS.values() for joint in joints]
-    names = ["left_lower_arm_and_hand", "b", "c", "d", "e", "f", "g", "right_lower_leg_and_foot"]
-    figure = drawn(build(parts=dict.fromkeys(names[:count], everyone), **options))
-    renderer = figure.canvas.get_renderer()
-    figure.draw(renderer)
-    found = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.findobj(Text)
-             if t.get_visible() and t.get_text().strip()]  # fmt: skip
-    # Ticks that are not drawn have texts, too.
-    shown = [text for text, extent in found if extent.width > 0]
-    boxes = np.array([extent.extents for _, extent in found if extent.width > 0])
-    assert boxes.min() >= 0
-    assert (boxes[:, 2:].max(0) <= figure.canvas.get_width_height()).all()
-    # Fonts leave a pixel or two above and below what they draw.
-    boxes += [2, 2, -2, -2]
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlapping = np.argwhere(np.triu((high > low).all(-1), 1))
-    assert not [(shown[i], shown[j]) for i, j in overlapping]
 
 
 def test_undefined_weights_are_refused():
