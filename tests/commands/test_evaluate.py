@@ -112,11 +112,11 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
     for kind, options in {
         "ground truth": [],
         "detected": [
-            "eval.boxes=detected", f"eval.detections={tmp_path / 'boxes.json'}", "eval.name=mine",
+            "+dataset.boxes=detected", f"+dataset.detections={tmp_path / 'boxes.json'}", "name=mine",
         ],
     }.items():  # fmt: skip
         # So soon after its start a network's scores are low.
-        record = evaluated(run, tmp_path / kind, "eval.joint_threshold=0", *options)
+        record = evaluated(run, tmp_path / kind, "+dataset.joint_threshold=0", *options)
         assert record["evaluated_with"]["boxes"] == kind
         assert {"AP", "AP (M)", "AP/visible", "AR/occluded"} <= record["scores"].keys()
         (path,) = (tmp_path / kind).glob("person_keypoints_val2017_*_results.json")
@@ -135,7 +135,7 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("eval.boxes=detected", r"eval\.boxes=detected: MPII offers no such choice"),
+        ("+dataset.boxes=detected", "boxes"),
         ("split=dev", "no split 'dev'"),
     ],
 )
