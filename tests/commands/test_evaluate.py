@@ -133,11 +133,7 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("+dataset.boxes=detected", "boxes"),
-        ("split=dev", "no split 'dev'"),
-    ],
+    ("override", "message"), [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'")]
 )
 def test_what_cannot_be_is_refused(trained, tmp_path: Path, override: str, message: str) -> None:
     _, run = trained("mpii")
