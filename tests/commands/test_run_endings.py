@@ -38,8 +38,6 @@ def state_of(folder: Path) -> tuple[str, str | None]:
     return run.status, run.cause
 
 
-
-
 # --- stopped before the last epoch
 
 

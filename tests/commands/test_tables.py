@@ -10,9 +10,9 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from pnfs.commands.arguments import with_globs_expanded
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.keys import check_keys
+from pnfs.commands.launch import with_globs_expanded
 from pnfs.commands.tables import Rows, for_the_rows
 from pnfs.runs.identity import run_hash
 
