@@ -98,7 +98,7 @@ def test_average_of_weights_forgets_the_initial_ones() -> None:
 # Prints how many pages the system handed out for the last of some equal sequences of allocations.
 _COUNT_FAULTS = """
 import resource, sys, torch
-from pnfs.training.memory import keep_freed_memory
+from pnfs.training.module import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

@@ -14,7 +14,7 @@ from pnfs.data.persons import UNLABELLED
 from pnfs.data.pose_files import PoseFile
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.evaluation import coco_eval
-from pnfs.evaluation.oks import oks, similarity_sigmas
+from pnfs.evaluation.coco_eval import oks, similarity_sigmas
 
 SIMILAR = 0.1
 """OKS from which a pose is a labelled person's of COCO where pictures and rates by joint need to know; the

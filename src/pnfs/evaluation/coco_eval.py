@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of keypoints, as pycocotools computes them, over arrays."""
+"""Object keypoint similarity (OKS), OKS-NMS (HRNet, `lib/nms/nms.py`), and COCO's keypoint scores over arrays."""
 
 import math
 from collections.abc import Iterator
@@ -8,8 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from pnfs.body import COCO, Skeleton
 from pnfs.errors import PnfsError
-from pnfs.evaluation.oks import COCO_SIGMAS, MAX_DETECTIONS, oks
+
+COCO_SIGMAS = np.array(COCO.oks_sigmas)
+"""COCO's standard deviation of each joint's labels, as a share of the person's scale."""
+
+MAX_DETECTIONS = 20
+"""Persons per image that COCO's evaluation looks at."""
 
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
               "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")  # fmt: skip
@@ -29,44 +35,106 @@ _PAIRS = 1 << 14
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The N labelled persons of an annotation file, joints in the skeleton's order."""
+    """The N labelled persons of an annotation file, joints in the skeleton's order, lengths in pixels.
+
+    Attributes:
+        where: File name for messages.
+        images: Records with an id.
+        category: Id of the category "person" in this file.
+        joints: 0 where unlabelled.
+        visibility: Above 0 where labelled.
+        boxes: x, y, width, height.
+        usable: Neither crowd nor without a labelled joint; predictions of others are ignored.
+    """
 
     where: str
-    """File name for messages."""
     images: list[dict[str, Any]]
-    """Records with an id."""
     category: int
-    """Id of the category "person" in this file."""
     image_ids: Int64[np.ndarray, " N"]
     joints: Float[np.ndarray, "N K 2"]
-    """px, 0 where unlabelled."""
     visibility: Float[np.ndarray, "N K"]
-    """Above 0 where labelled."""
     boxes: Float[np.ndarray, "N 4"]
-    """x, y, width, height in px."""
     area: Float[np.ndarray, " N"]
-    """Square px."""
     crowd: Bool[np.ndarray, " N"]
     usable: Bool[np.ndarray, " N"]
-    """Neither crowd nor without a labelled joint; predictions of others are ignored."""
 
     def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
-        """Raises ValueError if one is not among the images."""
-        unknown = np.setdiff1d(image_ids, [image["id"] for image in self.images])
-        if unknown.size:
+        """Raises PnfsError if one is not among the images."""
+        for unknown in np.setdiff1d(image_ids, [image["id"] for image in self.images]):
             raise PnfsError(
-                f"{self.where} has no image {unknown[0]}, which a person is predicted in: predictions and "
+                f"{self.where} has no image {unknown}, which a person is predicted in: predictions and "
                 "annotations are of different datasets"
             )
 
 
 class DetectedPoses(NamedTuple):
-    """M predicted persons."""
+    """M predicted persons; x, y in image pixels."""
 
     image_ids: Int64[np.ndarray, " M"]
     joints: Float[np.ndarray, "M K 2"]
-    """x, y in image pixels."""
     scores: Float[np.ndarray, " M"]
+
+
+def similarity_sigmas(skeleton: Skeleton) -> Float[np.ndarray, " K"]:
+    """The skeleton's per-joint standard deviations; without, joints have COCO's, or COCO's mean."""
+    if skeleton.oks_sigmas is not None:
+        return np.array(skeleton.oks_sigmas)
+    known = dict(zip(COCO.joints, COCO_SIGMAS.tolist(), strict=True))
+    return np.array([known.get(joint, COCO_SIGMAS.mean()) for joint in skeleton.joints])
+
+
+def oks(
+    squared: Float[np.ndarray, "*N K"],
+    area: Float[np.ndarray, "*N"],
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
+    counted: Bool[np.ndarray, "*N K"] | None = None,
+) -> Float[np.ndarray, "*N"]:
+    """Mean over the `counted` joints (None: all) of exp(-d² / (8 σ² area)); without any, 0.
+
+    `squared` distances d² of the joints and the person's area are in square pixels.
+    """
+    scale = np.asarray(area)[..., None] + np.spacing(1)
+    alike = np.exp(-squared / (2 * sigmas) ** 2 / scale / 2)
+    if counted is None:
+        return alike.mean(-1)
+    return (alike * counted).sum(-1) / np.maximum(counted.sum(-1), 1)
+
+
+def oks_nms(
+    joints: Float[np.ndarray, "M K 2"],
+    scores: Float[np.ndarray, " M"],
+    areas: Float[np.ndarray, " M"],
+    threshold: float,
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
+    *,
+    soft: bool = False,
+) -> Int64[np.ndarray, " N"]:
+    """Rows that stay, best first, when predictions too similar to a better one are dropped (HRNet's `oks_nms`).
+
+    Two rows that stay have an OKS of at most `threshold`, over all joints, with the mean of both areas (pixels).
+    With `soft` none is dropped: after each pick the scores of the rest are multiplied by exp(-OKS² / threshold),
+    until MAX_DETECTIONS are picked (HRNet's `soft_oks_nms`).
+    """
+    order, kept = np.argsort(scores)[::-1], []
+    remaining = scores[order]
+    while order.size and not (soft and len(kept) == MAX_DETECTIONS):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        squared = ((joints[rest] - joints[best]) ** 2).sum(-1)
+        similarity = oks(squared, (areas[best] + areas[rest]) / 2, sigmas)
+        if soft:
+            remaining = remaining[1:] * np.exp(-(similarity**2) / threshold)
+            resorted = np.argsort(remaining)[::-1]
+            order, remaining = rest[resorted], remaining[resorted]
+        else:
+            order = rest[similarity <= threshold]
+    return np.array(kept, np.int64)
+
+
+def mean_joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Float[np.ndarray, " N"]:
+    """Mean of a person's joint scores above the threshold, 0 where there is none (HRNet's rescoring)."""
+    counts = scores > threshold
+    return (scores * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
 
 
 def evaluate_detections(
@@ -74,17 +142,13 @@ def evaluate_detections(
     truth: GroundTruth,
     sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
 ) -> dict[str, float]:
-    """COCO's ten keypoint scores of detections: fractions, nan where there are none, or no person of that size.
+    """COCO's ten keypoint scores, as pycocotools computes them: fractions, nan of no detection or no person.
 
-    A joint that is not finite makes a person similar to nobody.
-
-    Args:
-        detections: In any order; of equal scores in an image the first one counts as better.
-        truth: All persons of the images, crowds and images without a prediction among them.
-        sigmas: The skeleton's per-joint standard deviations.
+    Of detections with equal scores in an image the first counts as better; a joint that is not finite makes a
+    person similar to nobody. `truth` holds all persons, also crowds and those of images without a detection.
 
     Raises:
-        ValueError: An image that the ground truth does not list.
+        PnfsError: A detection is in an image that the ground truth does not list.
     """
     truth.require_images(detections.image_ids)
     # A test set's annotations are not public.
@@ -118,9 +182,10 @@ def evaluate_by_visibility(
         visibility = np.where(truth.visibility == flag, truth.visibility, 0)
         usable = truth.usable & (visibility > 0).any(-1)
         restricted = replace(truth, visibility=visibility, usable=usable)
-        found = evaluate_detections(detections, restricted, sigmas)
-        scores |= {f"{name}/{kind}": found[name] for name in ("AP", "AR")}
-    return dict(sorted(scores.items()))
+        scores[kind] = evaluate_detections(detections, restricted, sigmas)
+    return {
+        f"{name}/{kind}": scores[kind][name] for name in ("AP", "AR") for kind in sorted(scores)
+    }
 
 
 def _best_of_each_image(detections: DetectedPoses) -> DetectedPoses:
@@ -128,8 +193,7 @@ def _best_of_each_image(detections: DetectedPoses) -> DetectedPoses:
     order = np.lexsort((-detections.scores, detections.image_ids))
     image_ids = detections.image_ids[order]
     place = np.arange(len(order)) - np.searchsorted(image_ids, image_ids)
-    kept = order[place < MAX_DETECTIONS]
-    return DetectedPoses(*(column[kept] for column in detections))
+    return DetectedPoses(*(column[order[place < MAX_DETECTIONS]] for column in detections))
 
 
 def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
@@ -197,9 +261,8 @@ def _similarity(
     predicted, boxes = joints[:, None].astype(np.float64), truth.boxes[persons][:, :, None]
     labelled = truth.visibility[persons] > 0
     unlabelled = np.asarray(~labelled.any(-1, keepdims=True))
-    corner, size = boxes[..., :2], boxes[..., 2:]
-    lower, upper = corner - size, corner + 2 * size
-    outside = np.maximum(lower - predicted, 0) + np.maximum(predicted - upper, 0)
+    corner, size = np.split(boxes, 2, axis=-1)
+    outside = np.abs(predicted - predicted.clip(corner - size, corner + 2 * size))
     offset = np.where(unlabelled[..., None], outside, predicted - truth.joints[persons])
     similar = oks((offset**2).sum(-1), truth.area[persons], sigmas, labelled | unlabelled)
     return np.nan_to_num(similar)

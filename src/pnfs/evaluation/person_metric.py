@@ -23,16 +23,19 @@ _OF_JOINTS = {"predicted": (2,), "joints_image": (2,), "scores": (), "labelled":
 
 @dataclass(frozen=True)
 class Criterion:
-    """When a joint counts as right, by the rule of a metric."""
+    """When a joint counts as right, by the rule of a metric.
+
+    Attributes:
+        label: "PCKh@0.5", …
+        reference: Name of the reference length, which errors are divided by.
+        thresholds: The largest error at which each joint is right, as a share of the reference length.
+        mean_rows: Joints that count in the mean over all.
+    """
 
     label: str
-    """"PCKh@0.5", …"""
     reference: str
-    """Name of the reference length, which errors are divided by."""
     thresholds: Float[np.ndarray, " K"]
-    """The largest error at which each joint is right, as a share of the reference length."""
     mean_rows: tuple[int, ...]
-    """Joints that count in the mean over all."""
 
 
 class PersonMetric(Metric):
@@ -66,15 +69,12 @@ class PersonMetric(Metric):
         return None
 
     def update(self, *, sample_index: Int64[Tensor, " B"], **batch: Tensor) -> None:
-        """Add a batch; arguments that are not in `columns` are ignored.
+        """Add a batch; what is not in `columns` is ignored, and of several rows of one person the first counts.
 
-        Args:
-            sample_index: Which person each row is; of several rows of one person the first counts.
-            **batch: `predicted`, (B, K, 2), x, y in image pixels; `scores`, (B, K), of the joints;
-                and the entries of the batch (`pnfs.data.crops.PoseBatch`).
+        `predicted`, (B, K, 2), are in image pixels, `scores` (B, K) the joints'; others as in `PoseBatch`.
 
         Raises:
-            ValueError: A column is missing, or has another number of joints or persons.
+            PnfsError: A column is missing, or has another number of joints or persons.
         """
         kept = {"sample_index": sample_index}
         for name in self.columns:

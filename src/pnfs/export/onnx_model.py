@@ -17,10 +17,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pnfs.codec import Codec
-from pnfs.codec.decode import REACHES
+from pnfs.codec.codec import REACHES
 from pnfs.export.int8 import Calibration, Convolutions, answers, check_moved, maps_of, quantise
-from pnfs.export.metadata import CODEC_FIELDS, ExportError, ModelMetadata, Outputs
-from pnfs.export.runtimes import OnnxRuntime, library
+from pnfs.export.runtimes import (
+    CODEC_FIELDS,
+    ExportError,
+    ModelMetadata,
+    OnnxRuntime,
+    Outputs,
+    library,
+)
 from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
 
@@ -53,7 +59,7 @@ class ExportReport:
 
     Attributes:
         differences: Batch size -> largest difference of a score from PyTorch's, in float32.
-        convolutions: How many are in 8-bit integers; None for a file in float32.
+        convolutions: How many there are, and in float32; None for a file in float32.
         moved: Share of the joints that the 8-bit integers move by more than a heatmap pixel.
     """
 
@@ -86,10 +92,8 @@ def export_onnx(
         network: The trained network; left as it is.
         path: File to write.
         input_size: (height, width) of the images.
-        outputs: What the file returns.
+        outputs, padding, checkpoint: See `ModelMetadata`.
         codec: How the network was trained to be read; None for the paper's way.
-        padding: Factor on person boxes, for those who run the file.
-        checkpoint: SHA-256 of the checkpoint, to be written into the file.
         fused: Whether the network is fused first; see `pnfs.models.fuse`.
         int8: Crops to put most convolutions into 8-bit integers by; None writes all in float32.
 
@@ -137,27 +141,22 @@ def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:
     # Two images, since the exporter takes a dimension of 1 for a constant.
     example = torch.zeros(2, *metadata.input_size, 3, dtype=torch.uint8)
     # The exporter's notes on its own optimisations are kept from the user.
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            torch.no_grad(),
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            program = torch.onnx.export(
-                model.cpu(),
-                (example,),
-                dynamo=True,
-                input_names=["images"],
-                output_names=["maps"] if metadata.outputs == "maps" else ["joints", "scores"],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-                opset_version=OPSET,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        program = torch.onnx.export(
+            model.cpu(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["maps"] if metadata.outputs == "maps" else ["joints", "scores"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update(metadata.to_properties())
     program.save(path)

@@ -1,16 +1,20 @@
-"""Exported models behind one call: images in, heatmaps or joints out."""
+"""Exported files: what one says about itself, and the runtimes, images in, heatmaps or joints out."""
 
 import importlib
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from pydantic import TypeAdapter, ValidationError
 
-from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.codec import Codec
+from pnfs.errors import PnfsError
 
 Maps = Float[np.ndarray, "B K h/4 w/4"]
 Joints = tuple[Float[np.ndarray, "B K 2"], Float[np.ndarray, "B K"]]
@@ -18,6 +22,86 @@ Images = UInt8[np.ndarray, "B h w 3"]
 
 Precision = Literal["f32", "bf16"]
 """What OpenVINO computes a float32 file in: float32, or bfloat16 where the processor has it."""
+
+
+Outputs = Literal["maps", "joints"]
+"""What an exported model returns: score maps, or joints and their scores."""
+
+FilePrecision = Literal["f32", "int8"]
+"""What an exported file computes in: all of it in float32, or most convolutions in 8-bit integers."""
+
+CODEC_FIELDS = ("decode_method", "sigma", "unbiased", "flip_shift")
+"""What a file says of the `Codec`."""
+
+_ADDED_LATER = ("precision", "parts")
+"""Properties that earlier files lack; the defaults hold for them."""
+
+
+class ExportError(PnfsError):
+    """A model that cannot be exported, or an exported file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Properties of an exported model, written into the file under keys that begin with "pnfs.".
+
+    Attributes:
+        input_size: (height, width) of the images.
+        stride: Image pixels for each pixel of a heatmap.
+        skeleton, joints, limbs, flip_pairs: The skeleton's name and fields; joints in the order of the outputs.
+        outputs: What the model returns.
+        decode_method, sigma, unbiased, flip_shift: Fields of the `Codec`.
+        padding: Factor on the sides of a person's box, as in training.
+        checkpoint: SHA-256 of the checkpoint's file; "" without one.
+        precision: What the file computes in.
+        parts: Names of the parts, each with its joints; none in older files.
+    """
+
+    input_size: tuple[int, int]
+    stride: int
+    skeleton: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[str, str], ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    outputs: Outputs
+    decode_method: str = "quarter"
+    sigma: float = 2.0
+    unbiased: bool = False
+    flip_shift: int = 1
+    padding: float = 1.25
+    checkpoint: str = ""
+    precision: FilePrecision = "f32"
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def codec(self) -> Codec:
+        """How heatmaps are read and crops measured."""
+        read: dict[str, Any] = {name: getattr(self, name) for name in CODEC_FIELDS}
+        return Codec(**read)
+
+    def to_properties(self) -> dict[str, str]:
+        """Key -> JSON text."""
+        return {f"pnfs.{k}": json.dumps(v, allow_nan=False) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], where: object) -> "ModelMetadata":
+        """The inverse of `to_properties`, for the file `where`; other properties are left aside.
+
+        Raises:
+            ExportError: Something is missing or damaged; names the property.
+        """
+        values, name = {}, ""
+        try:
+            for name in (field.name for field in fields(cls)):
+                if f"pnfs.{name}" in properties or name not in _ADDED_LATER:
+                    values[name] = json.loads(properties[f"pnfs.{name}"])
+            return TypeAdapter(cls).validate_python(values)
+        except (KeyError, json.JSONDecodeError, ValidationError) as error:
+            key = error.errors()[0]["loc"][0] if isinstance(error, ValidationError) else name
+            raise ExportError(
+                f"{where}: its property pnfs.{key} is missing, damaged, or of another version; write the file "
+                "with `pnfs export` again"
+            ) from None
 
 
 class Runtime:
@@ -119,7 +203,7 @@ class OpenVinoRuntime(Runtime):
         if precision == "bf16" and "BF16" not in able:
             raise ExportError("precision=bf16: this processor does not have it; take precision=f32")
         chosen = precision or "f32"
-        self.precision = chosen if self.metadata.precision == "f32" else self.metadata.precision
+        self.precision = "int8" if self.metadata.precision == "int8" else chosen
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": chosen}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)

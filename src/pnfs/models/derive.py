@@ -32,7 +32,7 @@ def prune(
 ) -> Architecture:
     """Leaves out operations of an edge and inputs of a cell whose mixing weights are below thresholds from 0 to 1.
 
-    Inputs of a cell that read the same map in the same way count together. The strongest candidate always stays.
+    Identities of a cell count together. The strongest candidate always stays.
 
     Raises:
         PnfsError: A threshold is out of range.
@@ -50,8 +50,7 @@ def prune(
 def discretise(architecture: Architecture) -> Architecture:
     """Keeps the strongest operation of each edge (zero left aside) and the strongest input of each cell.
 
-    This is the discretisation after a DARTS search, which the paper does without; inputs of a cell that
-    read the same map in the same way count together.
+    It follows a DARTS search; the paper does without. Identities of a cell count together.
     """
 
     def strongest(operations: Sequence[str]) -> Mask:
@@ -72,14 +71,9 @@ def _masked(
         inputs = [
             _inputs(*cell, beta) for cell in zip(fabric.cells, part.beta_weights, strict=True)
         ]
-        tables = {
-            name: nested_tuple(np.where(kept, logits, -np.inf).tolist())
-            for name, kept, logits in (
-                ("alpha", operations, part.alpha),
-                ("beta", inputs, part.beta),
-            )
-        }
-        return replace(part, **tables)
+        tables = (operations, part.alpha), (inputs, part.beta)
+        logits = (nested_tuple(np.where(kept, x, -np.inf).tolist()) for kept, x in tables)
+        return PartArchitecture(part.joints, *logits)
 
     fabrics = {
         where: replace(fabric, parts={n: changed(fabric, p) for n, p in fabric.parts.items()})
@@ -107,12 +101,10 @@ def kept_settings(architecture: Architecture) -> dict[str, dict[str, KeptCells]]
 
 
 def _kept_cells(fabric: FabricArchitecture, outputs: Sequence[int]) -> dict[str, KeptCells]:
-    found: dict[str, KeptCells] = {}
-    for name, part in fabric.parts.items():
-        # One table for all cells, or one for each.
-        tables = np.resize(part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:]))
-        found[name] = live_cells(fabric, tables[None], part.beta_weights[None], outputs)
-    return found
+    return {
+        name: live_cells(fabric, part.alpha_weights, part.beta_weights, outputs)
+        for name, part in fabric.parts.items()
+    }
 
 
 @torch.no_grad()

@@ -119,13 +119,11 @@ class Grid(nn.ModuleDict):
 class NeuralFabrics(nn.Module):
     """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), each with weights, alpha and beta.
 
-    A fabric backbone keeps the first layers, a fabric subnetwork the last.
-
     Args:
         part_names: The P parts' names.
         layers: L of the whole fabric.
-        first_layers: m, how many first layers to build; None for all.
-        last_layers: n, how many last layers to build; None for all.
+        first_layers: m, how many first layers to build, as a fabric backbone does; None for all.
+        last_layers: n, how many last layers to build, as a fabric subnetwork does; None for all.
         input_scales: Scales of the maps that feed the first layer.
         channels: C; a cell at scale 1/s has C*s channels.
         nodes: H, hidden nodes of a cell.
@@ -176,26 +174,24 @@ class NeuralFabrics(nn.Module):
             alpha_per_cell=alpha_per_cell,
         )
         self.rules, self.kept = rules, kept
-        one = (self.theta, 1, operations, rules)
+        one, self._template = (self.theta, 1, operations, rules), ()
+        whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
         if kept is None:
             self.cells: nn.ModuleDict = Grid(self.theta, len(self.part_names), operations, rules)
-            # One part without weights, to run part after part; in a tuple, so that it is no submodule.
-            with torch.device("meta"):
-                self._template: tuple[Grid, ...] = (Grid(*one),) if len(self.part_names) > 1 else ()
-            for grid in self._template:
-                _check_shares(self.cells, grid, len(self.part_names))
-            whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
+            if len(self.part_names) > 1:
+                # One part without weights, to run part after part; in a tuple, so that it is no submodule.
+                with torch.device("meta"):
+                    self._template: tuple[Grid, ...] = (Grid(*one),)
+                _check_shares(self.cells, self._template[0], len(self.part_names))
             kept = dict.fromkeys(self.part_names, whole)
         else:
-            cells = {cell.name for cell in self.theta.cells}
             for part in self.part_names:
-                if part not in kept or not cells.issuperset(kept[part]):
+                if part not in kept or not set(whole).issuperset(kept[part]):
                     raise PnfsError(
-                        f"kept: part {part!r} must be there, with no cells but {', '.join(sorted(cells))}"
+                        f"kept: part {part!r} must be there, its cells among {[*whole]}"
                     )
             # What is left differs from part to part: each part has cells of its own.
             self.cells = nn.ModuleDict({part: Grid(*one, kept[part]) for part in self.part_names})
-            self._template = ()
         read = {part: sources(self.theta, kept[part]) for part in self.part_names}
         self.readers = {
             scale: [part for part in read if scale in read[part]]

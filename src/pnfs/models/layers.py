@@ -100,13 +100,11 @@ class PartBatchNorm2d(nn.BatchNorm2d):
 
 
 class Weighted(nn.Module):
-    """Layers in sequence for P parts, times one mixing weight a part: weight * o(x), weight * T(x).
+    """`layers` in sequence for P parts, times one mixing weight a part: weight * o(x), weight * T(x).
 
     The weight enters as the scale of the last `PartBatchNorm2d`, where it costs no pass over the map; what follows
     must be linear or a ReLU, since mixing weights are not negative. Without a batch norm the result is multiplied.
-
-    Attributes:
-        layers: The sequence, a `nn.Sequential` or a list of modules that are attributes too.
+    `layers` is a `nn.Sequential`, or a list of modules that are attributes too.
     """
 
     layers: Sequence[nn.Module] | nn.Sequential = ()

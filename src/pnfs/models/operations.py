@@ -45,13 +45,10 @@ class SeparableConv(Operation):
     ) -> None:
         super().__init__()
         if min(kernel_size, dilation, repeats) < 1:
-            raise PnfsError(
-                f"kernel_size={kernel_size}, dilation={dilation}, repeats={repeats}: each must be at least 1"
-            )
+            raise PnfsError("kernel_size, dilation and repeats of an operation must be at least 1")
         conv, turns = partial(PartConv2d, parts, channels, channels), range(repeats)
-        self.depthwise = nn.ModuleList(
-            conv(kernel_size, dilation=dilation, depthwise=True) for _ in turns
-        )
+        spatial = {"dilation": dilation, "depthwise": True}
+        self.depthwise = nn.ModuleList(conv(kernel_size, **spatial) for _ in turns)
         self.pointwise = nn.ModuleList(conv(1) for _ in turns)
         self.norm = nn.ModuleList(PartBatchNorm2d(parts, channels, affine=False) for _ in turns)
         repeated = zip(self.depthwise, self.pointwise, self.norm, strict=True)

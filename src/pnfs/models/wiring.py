@@ -74,15 +74,13 @@ class Theta:
     alpha_per_cell: bool
 
     def __post_init__(self) -> None:
-        ends = (self.first_layer, self.last_layer)
-        if self.nodes < 1 or self.channels < 1:
-            raise PnfsError(
-                f"a cell needs nodes and channels, not H={self.nodes}, C={self.channels}"
-            )
+        nodes, channels, first, last = self.nodes, self.channels, self.first_layer, self.last_layer
+        if min(nodes, channels) < 1:
+            raise PnfsError(f"a cell needs nodes and channels, not H={nodes}, C={channels}")
         if not self.operations or len(set(self.operations)) != len(self.operations):
             raise PnfsError(f"need operations, each named once, not {self.operations}")
-        if not 1 <= ends[0] <= ends[1] <= self.layers:
-            raise PnfsError("layers {} to {} are no range in 1 to {}".format(*ends, self.layers))
+        if not 1 <= first <= last <= self.layers:
+            raise PnfsError(f"layers {first} to {last} are no range in 1 to {self.layers}")
 
     @cached_property
     def cells(self) -> tuple[CellWiring, ...]:
@@ -157,24 +155,21 @@ KeptCells = Mapping[str, KeptCell]
 
 def live_cells(
     theta: Theta,
-    alpha: Float[np.ndarray, "P cells E O"],
-    beta: Float[np.ndarray, "P cells 3"],
+    alpha: Float[np.ndarray, "tables E O"],
+    beta: Float[np.ndarray, "cells 3"],
     outputs: Sequence[int],
 ) -> dict[str, KeptCell]:
-    """What carries weight in Eq. 1 or 2 in any of the parts and reaches the last layer's scales `outputs`."""
+    """What carries weight in Eq. 1 or 2 and reaches the last layer's scales `outputs`; alpha of the fabric, or of
+    each cell."""
     reached = {(theta.last_layer, scale) for scale in outputs}
-    operate, connect = np.any(alpha > 0, 0), np.any(beta > 0, 0)
+    operations, tables = np.array(theta.operations), np.resize(alpha, (len(beta), *alpha.shape[1:]))
     live: dict[str, KeptCell] = {}
-    for index in reversed(range(len(theta.cells))):
-        cell = theta.cells[index]
-        if (cell.layer, cell.scale) not in reached:
-            continue
-        inputs = [c for c, on in zip(cell.connections, connect[index], strict=True) if on]
-        reached |= {(cell.layer - 1, connection.source) for connection in inputs}
-        live[cell.name] = KeptCell(
-            inputs=tuple(connection.neighbour for connection in inputs),
-            edges=tuple(tuple(np.array(theta.operations)[row].tolist()) for row in operate[index]),
-        )
+    for cell, table, row in reversed([*zip(theta.cells, tables, beta, strict=True)]):
+        if (cell.layer, cell.scale) in reached:
+            inputs = [c for c, weight in zip(cell.connections, row, strict=True) if weight > 0]
+            reached |= {(cell.layer - 1, connection.source) for connection in inputs}
+            edges = tuple(tuple(operations[weights > 0].tolist()) for weights in table)
+            live[cell.name] = KeptCell(tuple(c.neighbour for c in inputs), edges)
     return dict(reversed(live.items()))
 
 

@@ -101,17 +101,14 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that makes a run what it is, as plain data.
 
-    Args:
-        config: Resolved.
-        persons: What `read_digests` tells of the dataset; None where the dataset is not at hand.
+    `config` is resolved; `persons` is what `read_digests` tells of the dataset, None where it is not at hand.
     """
     part = json_ready(defining_part(config))
     if persons is None:
         return part
-    # What was read there counts, not the name of the place.
-    places = {key: None for key, value in part.get("dataset", {}).items() if _is_place(key, value)}
-    if places:
-        part["dataset"] |= places
+    for key, value in part.get("dataset", {}).items():
+        if _is_place(key, value):
+            part["dataset"][key] = None  # What was read there counts.
     return part | {PERSONS: dict(persons)}
 
 
@@ -201,11 +198,8 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
 
 
 def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
-    """Refuses a record or checkpoint whose identity (None: written without) is not the run's that is asked for.
-
-    Raises:
-        OtherRunError: Names the file and the keys that differ.
-    """
+    """Raises OtherRunError for a record or checkpoint whose identity (None: written without) is not that which is
+    asked for."""
     if differing := [] if theirs is None else differences(theirs, ours):
         raise OtherRunError(
             f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "

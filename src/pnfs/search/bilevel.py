@@ -29,13 +29,10 @@ class BilevelStrategy(SearchStrategy):
     step leaves them as they are.
 
     Args:
-        lr: Learning rate of alpha and beta.
-        weight_decay: Weight decay of alpha and beta.
+        lr, weight_decay: Of alpha and beta.
         share: Share of the training persons that alpha and beta learn from.
         seed: Seed of the division of the training persons.
-        warmup_epochs: First epochs in which alpha and beta stay as they are.
-        betas: Decay rates of the Adam of alpha and beta. DARTS takes (0.5, 0.999), the authors' public
-            code PyTorch's (0.9, 0.999).
+        betas: Decay rates of their Adam: DARTS's (0.5, 0.999); the authors' public code has (0.9, 0.999).
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class BilevelStrategy(SearchStrategy):
         self.share, self.seed = share, seed
         self.architecture_rows: list[int] = []
         self.loss_scale = 1.0
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
         self._restored: dict[str, Any] | None = None
         self._batches: Iterator[PoseBatch] = iter(())
         self._loader: Any = None
@@ -75,9 +72,7 @@ class BilevelStrategy(SearchStrategy):
             raise PnfsError(
                 f"{type(self).__name__}: the model has no fabrics to search; use strategy=synchronous"
             )
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, PoseDataModule):
-            raise PnfsError(f"{type(self).__name__} needs a PoseDataModule to divide")
+        data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
         _, self.architecture_rows = data.split_train(self.share, self.seed)
         # Without gradient in the weights' step, and so outside of what DDP reduces.
         freeze_architecture(module)
@@ -86,7 +81,6 @@ class BilevelStrategy(SearchStrategy):
         self.optimizer = torch.optim.Adam(
             architecture_of(pl_module), lr=self.lr, weight_decay=self.weight_decay, betas=self.betas
         )
-        data = trainer.datamodule  # type: ignore[attr-defined]
         if self._restored is not None:
             if self._restored["architecture_rows"] != self.architecture_rows:
                 raise PnfsError(
@@ -94,7 +88,7 @@ class BilevelStrategy(SearchStrategy):
                     "strategy.seed and the dataset must be those it was made with"
                 )
             self.optimizer.load_state_dict(self._restored["optimizer"])
-        self._loader = data.architecture_dataloader()
+        self._loader = trainer.datamodule.architecture_dataloader()  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._loader.sampler.set_epoch(trainer.current_epoch)
@@ -125,11 +119,11 @@ class BilevelStrategy(SearchStrategy):
         module.watch_loss("architecture", loss, search_batch, batch_idx)
         # The mean over all processes: a callback's gradients bypass DDP's reduction.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        sizes = [parameter.numel() for parameter in parameters]
-        shares = trainer.strategy.reduce(flat, reduce_op="mean").split(sizes)
+        shares = trainer.strategy.reduce(flat, reduce_op="mean").split(
+            [p.numel() for p in parameters]
+        )
         gradients = [share.view_as(p) for share, p in zip(shares, parameters, strict=True)]
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
-            assert self.optimizer is not None
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
@@ -181,23 +175,14 @@ class SecondOrder(BilevelStrategy):
 
     Args:
         unrolled_lr: xi; None for the weights' current learning rate.
-        lr, weight_decay, share, seed, warmup_epochs, betas: See `BilevelStrategy`.
+        **settings: See `BilevelStrategy`.
     """
 
     # Its functional calls put other tensors in the place of the weights at every step.
     compilable = False
 
-    def __init__(
-        self,
-        unrolled_lr: float | None = None,
-        lr: float = 0.003,
-        weight_decay: float = 0.001,
-        share: float = 0.5,
-        seed: int = 0,
-        warmup_epochs: int = 0,
-        betas: tuple[float, float] = (0.5, 0.999),
-    ) -> None:
-        super().__init__(lr, weight_decay, share, seed, warmup_epochs, betas)
+    def __init__(self, unrolled_lr: float | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
         self.unrolled_lr = unrolled_lr
 
     def architecture_gradients(
@@ -207,14 +192,9 @@ class SecondOrder(BilevelStrategy):
         if step is None:
             step = module.trainer.optimizers[0].param_groups[0]["lr"]
         parameters = dict(module.network.named_parameters())
-        # alpha and beta take gradients too, in this callback alone.
-        searched = set(map(id, architecture_of(module)))
-        weights = {
-            name: value
-            for name, value in parameters.items()
-            if id(value) not in searched and value.requires_grad
-        }
-        train_loss = functional_loss(module, dict(parameters), train_batch)
+        trained = {id(p) for p in module.network.weight_parameters() if p.requires_grad}
+        weights = {name: value for name, value in parameters.items() if id(value) in trained}
+        train_loss = functional_loss(module, parameters, train_batch)
         gradients = self.gradients_of(train_loss, list(weights.values()), through=True)
         ahead = {
             name: value - step * gradient
