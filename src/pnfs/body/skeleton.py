@@ -60,10 +60,8 @@ class Skeleton:
         """Positions of the named joints in `joints`."""
         unknown = [name for name in names if name not in self.joints]
         if unknown:
-            raise PnfsError(
-                f"skeleton {self.name} has no joint {', '.join(map(repr, unknown))}; "
-                f"its joints are {', '.join(self.joints)}"
-            )
+            missing, known = ", ".join(map(repr, unknown)), ", ".join(self.joints)
+            raise PnfsError(f"skeleton {self.name} has no joint {missing}; its joints are {known}")
         return [self.joints.index(name) for name in names]
 
     @property

@@ -12,19 +12,16 @@ from torch import Tensor
 
 from pnfs.errors import PnfsError
 
+Maps = Float[Tensor, "B K h w"]
+Points = Float[Tensor, "B K 2"]  # x, y.
+Scores = Float[Tensor, "B K"]
 DecodeMethod = Literal["argmax", "quarter", "dark"]
 
-_REACH = 2
-"""Pixels from the highest one to the farthest that DARK's second differences touch."""
-
+STRIDE = 4  # Crop pixels per heatmap pixel.
+_REACH = 2  # Pixels from the highest one to the farthest that DARK's second differences touch.
+_BORDER_ROUNDS = 3  # DARK's estimates of what a Gaussian near the border has lost.
 REACHES: Mapping[str, float] = {"argmax": 0, "quarter": 0.25, "dark": _REACH}
 """Method -> how far from the highest pixel it may put a joint along each axis, in heatmap pixels."""
-
-_BORDER_ROUNDS = 3
-"""DARK's estimates of what a Gaussian near the border has lost; each starts from the last."""
-
-STRIDE = 4
-"""Crop pixels per heatmap pixel."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,7 @@ class Codec:
             raise PnfsError(f"codec.sigma must be positive, not {self.sigma}")
         for name, allowed in (("decode_method", get_args(DecodeMethod)), ("flip_shift", (0, 1))):
             if getattr(self, name) not in allowed:
-                raise PnfsError(
-                    f"codec.{name} is {getattr(self, name)!r}; there are {', '.join(map(str, allowed))}"
-                )
+                raise PnfsError(f"codec.{name} is {getattr(self, name)!r}; there are {allowed}")
 
     def stride(self, heatmap_size: tuple[int, int]) -> tuple[float, float]:
         """Crop pixels per heatmap pixel along x and y, for heatmaps of this (height, width).
@@ -78,10 +73,10 @@ class Codec:
 
     def targets(
         self,
-        joints: Float[Tensor, "B K 2"],
+        joints: Points,
         labelled: Bool[Tensor, "B K"],
         heatmap_size: tuple[int, int],
-    ) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B K"]]:
+    ) -> tuple[Maps, Scores]:
         """Heatmaps (height, width) to learn, made on the device of `joints`, in float32 also under autocast.
 
         The Gaussian has peak 1 and is zero outside its square, as in HRNet's `JointsDataset.generate_target`. Like
@@ -111,9 +106,7 @@ class Codec:
         weights = weights.to(joints.dtype)
         return (along_y * weights[..., None])[..., :, None] * along_x[..., None, :], weights
 
-    def decode(
-        self, maps: Float[Tensor, "B K h w"]
-    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+    def decode(self, maps: Maps) -> tuple[Points, Scores]:
         """Locations of the joints in pixels of the crop, and the scores found there."""
         locations, scores = decode(maps, self.decode_method, sigma=self.sigma)
         x, y = self.stride((maps.shape[-2], maps.shape[-1]))
@@ -136,9 +129,7 @@ class Codec:
         return 0.5 * (maps + restored)
 
 
-def to_image(
-    locations: Float[Tensor, "B K 2"], matrices: Float[Tensor, "B 2 3"]
-) -> Float[Tensor, "B K 2"]:
+def to_image(locations: Points, matrices: Float[Tensor, "B 2 3"]) -> Points:
     """Locations x, y in crop pixels to image pixels, by one affine map a sample."""
     x, y = locations.float().unbind(-1)
     affine = matrices.float()[:, None]  # (B, 1, 2, 3)
@@ -147,8 +138,8 @@ def to_image(
 
 
 def decode(
-    maps: Float[Tensor, "B K h w"], method: DecodeMethod = "quarter", *, sigma: float = 2.0
-) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+    maps: Maps, method: DecodeMethod = "quarter", *, sigma: float = 2.0
+) -> tuple[Points, Scores]:
     """Locations x, y in heatmap pixels, (0, 0) where no score is positive, and the highest scores; in float32.
 
     Args:
@@ -183,33 +174,27 @@ def blur_size(sigma: float) -> int:
     return 2 * max(1, round((sigma - 0.8) / 0.3 + 1)) + 1
 
 
-def _argmax(maps: Float[Tensor, "B K h w"]) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
+def _argmax(maps: Maps) -> tuple[Points, Scores]:
     flat = maps.flatten(-2)
-    index = _first_highest(flat)
+    # On a CPU PyTorch compares one by one; NumPy reads at the memory's speed, eight times faster.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if maps.is_cpu and not traced:
+        index = torch.from_numpy(np.asarray(flat.detach().numpy().argmax(-1)))
+    else:
+        index = flat.argmax(-1)
     scores = flat.gather(-1, index[..., None])[..., 0]
     width = maps.shape[-1]
     locations = torch.stack([index % width, index // width], -1).float()
     return torch.where(scores[..., None] > 0, locations, 0.0), scores
 
 
-def _first_highest(values: Float[Tensor, "*N n"]) -> Int64[Tensor, "*N"]:
-    # On a CPU PyTorch compares one by one; NumPy reads at the memory's speed, eight times faster.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if values.device.type == "cpu" and not traced:
-        return torch.from_numpy(np.asarray(values.detach().numpy().argmax(-1)))
-    return values.argmax(-1)
-
-
-def _quarter_offset(
-    maps: Float[Tensor, "B K h w"], locations: Float[Tensor, "B K 2"]
-) -> Float[Tensor, "B K 2"]:
+def _quarter_offset(maps: Maps, locations: Points) -> Points:
     height, width = maps.shape[-2:]
     x, y = locations.long().unbind(-1)
     left, right = (x - 1).clamp(min=0), (x + 1).clamp(max=width - 1)
     above, below = (y - 1).clamp(min=0), (y + 1).clamp(max=height - 1)
-    neighbours = torch.stack(
-        [y * width + left, y * width + right, above * width + x, below * width + x], -1
-    )
+    places = [y * width + left, y * width + right, above * width + x, below * width + x]
+    neighbours = torch.stack(places, -1)
     low_x, high_x, low_y, high_y = maps.flatten(-2).gather(-1, neighbours).unbind(-1)
     slope = torch.stack([high_x - low_x, high_y - low_y], -1)
     # HRNet leaves out pixel 1 although both its neighbours exist.
@@ -217,9 +202,7 @@ def _quarter_offset(
     return torch.where(interior[..., None], 0.25 * slope.sign(), 0.0)
 
 
-def _dark_step(
-    maps: Float[Tensor, "B K h w"], peaks: Int64[Tensor, "B K 2"], sigma: float
-) -> Float[Tensor, "B K 2"]:
+def _dark_step(maps: Maps, peaks: Int64[Tensor, "B K 2"], sigma: float) -> Points:
     """From the highest pixel to the top of the Gaussian around it.
 
     The paper scales each blurred map back to its old maximum; a factor has no part in the logarithm's derivatives,
@@ -251,14 +234,14 @@ def _dark_step(
     return step
 
 
-def _newton_step(logarithm: Float[Tensor, "B K 5 5"]) -> Float[Tensor, "B K 2"]:
+def _newton_step(logarithm: Float[Tensor, "B K 5 5"]) -> Points:
     """-H^-1 D of the middle pixel, from finite differences (Eq. 7).
 
     There is none where it cannot be right: where the curvature is no maximum's, or the top would lie outside the
     pixels that the differences come from.
     """
 
-    def at(dy: int, dx: int) -> Float[Tensor, "B K"]:
+    def at(dy: int, dx: int) -> Scores:
         return logarithm[..., _REACH + dy, _REACH + dx]
 
     slope_x, slope_y = (at(0, 1) - at(0, -1)) / 2, (at(1, 0) - at(-1, 0)) / 2
@@ -266,10 +249,9 @@ def _newton_step(logarithm: Float[Tensor, "B K 5 5"]) -> Float[Tensor, "B K 2"]:
     curve_yy = (at(2, 0) - 2 * at(0, 0) + at(-2, 0)) / 4
     curve_xy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
     determinant = curve_xx * curve_yy - curve_xy**2
-    step = torch.stack(
-        [curve_xy * slope_y - curve_yy * slope_x, curve_xy * slope_x - curve_xx * slope_y], -1
-    )
-    step = step / determinant[..., None]
+    step_x = curve_xy * slope_y - curve_yy * slope_x
+    step_y = curve_xy * slope_x - curve_xx * slope_y
+    step = torch.stack([step_x, step_y], -1) / determinant[..., None]
     sound = (determinant > 0) & (curve_xx < 0) & (step.abs() <= _REACH).all(-1)
     return torch.where(sound[..., None], step, 0.0)
 

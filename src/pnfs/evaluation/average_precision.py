@@ -52,9 +52,7 @@ class OKSAveragePrecision(PersonMetric):
     ) -> None:
         super().__init__(len(sigmas), **kwargs)
         if not len(image_ids) == len(areas) == len(box_scores):
-            raise PnfsError(
-                "image_ids, areas and box_scores: there must be one of each for a sample"
-            )
+            raise PnfsError("image_ids, areas and box_scores: each sample needs one of each")
         truth.require_images(image_ids)
         self.truth = truth
         self.image_ids, self.areas, self.box_scores = image_ids, areas, box_scores

@@ -1,7 +1,6 @@
 """Object keypoint similarity (OKS), OKS-NMS (HRNet, `lib/nms/nms.py`), and COCO's keypoint scores over arrays."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,24 +12,17 @@ from pnfs.errors import PnfsError
 
 COCO_SIGMAS = np.array(COCO.oks_sigmas)
 """COCO's standard deviation of each joint's labels, as a share of the person's scale."""
-
-MAX_DETECTIONS = 20
-"""Persons per image that COCO's evaluation looks at."""
-
+MAX_DETECTIONS = 20  # Persons per image that COCO's evaluation looks at.
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
               "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")  # fmt: skip
 """COCO's ten keypoint scores, in the order of `COCOeval.stats`."""
-
 VISIBILITIES = {"visible": 2, "occluded": 1}
 """Kinds of labelled joints -> COCO's visibility flag."""
-
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
+# All, medium and large persons, square pixels.
 _AREAS = np.array([[0, 1e5**2], [32**2, 96**2], [96**2, 1e5**2]])
-"""All, medium and large persons, square pixels."""
-
-_PAIRS = 1 << 14
-"""Pairs of an image and a labelled person that are compared at once; bounds the memory."""
+_PAIRS = 1 << 14  # Of an image and a labelled person, compared at once; bounds the memory.
 
 
 @dataclass(frozen=True)
@@ -61,10 +53,8 @@ class GroundTruth:
     def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
         """Raises PnfsError if one is not among the images."""
         for unknown in np.setdiff1d(image_ids, [image["id"] for image in self.images]):
-            raise PnfsError(
-                f"{self.where} has no image {unknown}, which a person is predicted in: predictions and "
-                "annotations are of different datasets"
-            )
+            text = f"has no image {unknown}, which a person is predicted in"
+            raise PnfsError(f"{self.where} {text}: predictions are of another dataset")
 
 
 class DetectedPoses(NamedTuple):
@@ -154,7 +144,11 @@ def evaluate_detections(
     # A test set's annotations are not public.
     if not len(detections.scores) or not len(truth.area):
         return dict.fromkeys(STATISTICS, math.nan)
-    found = _best_of_each_image(detections)
+    # The best of each image, image by image, best first.
+    order = np.lexsort((-detections.scores, detections.image_ids))
+    image_ids = detections.image_ids[order]
+    order = order[np.arange(len(order)) - np.searchsorted(image_ids, image_ids) < MAX_DETECTIONS]
+    found = DetectedPoses(*(column[order] for column in detections))
     matched, ignored = _match(found, truth, sigmas)
     order = np.argsort(-found.scores, kind="stable")
     precision, recall = np.full((2, len(_AREAS), len(_THRESHOLDS)), np.nan)
@@ -183,17 +177,8 @@ def evaluate_by_visibility(
         usable = truth.usable & (visibility > 0).any(-1)
         restricted = replace(truth, visibility=visibility, usable=usable)
         scores[kind] = evaluate_detections(detections, restricted, sigmas)
-    return {
-        f"{name}/{kind}": scores[kind][name] for name in ("AP", "AR") for kind in sorted(scores)
-    }
-
-
-def _best_of_each_image(detections: DetectedPoses) -> DetectedPoses:
-    """The best MAX_DETECTIONS of each image, image by image, best first."""
-    order = np.lexsort((-detections.scores, detections.image_ids))
-    image_ids = detections.image_ids[order]
-    place = np.arange(len(order)) - np.searchsorted(image_ids, image_ids)
-    return DetectedPoses(*(column[order[place < MAX_DETECTIONS]] for column in detections))
+    kinds = sorted(scores)
+    return {f"{name}/{kind}": scores[kind][name] for name in ("AP", "AR") for kind in kinds}
 
 
 def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
@@ -209,13 +194,23 @@ def _match(
     ignored_persons = _of_another_size(truth.area) | ~truth.usable
     thresholds = np.minimum(_THRESHOLDS, 1 - 1e-10)[:, None, None]
     size, level, _ = np.ogrid[: len(_AREAS), : len(_THRESHOLDS), :1]
-    for persons, first, number in _images(found.image_ids, truth.image_ids):
-        there, crowd, unwanted = persons >= 0, truth.crowd[persons], ignored_persons[:, persons]
+    by_image = np.argsort(truth.image_ids, kind="stable")
+    images, first, number = np.unique(found.image_ids, return_index=True, return_counts=True)
+    labelled = truth.image_ids[by_image]
+    start, end = (np.searchsorted(labelled, images, side) for side in ("left", "right"))
+    # Images of like numbers of persons stand together, so that little is filled up.
+    waiting = np.argsort(start - end, kind="stable")[: np.count_nonzero(end - start)]
+    while waiting.size:
+        places = np.arange((end - start)[waiting[0]])
+        group, waiting = np.split(waiting, [max(1, _PAIRS // len(places))])
+        rows = np.minimum(start[group][:, None] + places, len(by_image) - 1)
+        persons, there = by_image[rows], places < (end - start)[group][:, None]
+        crowd, unwanted = truth.crowd[persons], ignored_persons[:, persons]
         taken = np.zeros((len(_AREAS), len(_THRESHOLDS), *persons.shape), bool)
         # Images side by side, the best detection of each, then the second best, ...
-        for place in range(number.max()):
-            rows = np.flatnonzero(number > place)
-            detection = first[rows] + place
+        for place in range(number[group].max()):
+            rows = np.flatnonzero(number[group] > place)
+            detection = first[group][rows] + place
             similar = _similarity(found.joints[detection], truth, persons[rows], sigmas)
             free = (similar >= thresholds) & there[rows] & (~taken[:, :, rows] | crowd[rows])
             # Persons who count come before those who are ignored, however similar.
@@ -229,25 +224,6 @@ def _match(
             ignored[:, :, detection] = hit & unwanted[size, rows, pick]
     extent = np.ptp(found.joints, axis=1).prod(-1)
     return matched, ignored | (~matched & _of_another_size(extent)[:, None])
-
-
-def _images(
-    found: Int64[np.ndarray, " M"], labelled: Int64[np.ndarray, " N"]
-) -> Iterator[tuple[Int64[np.ndarray, "I G"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]]:
-    """Groups of images that have both detections and labels: rows of the labelled persons of each (-1: none), row
-    of its first detection, number of its detections."""
-    by_image = np.argsort(labelled, kind="stable")
-    images, first, number = np.unique(found, return_index=True, return_counts=True)
-    start, end = (np.searchsorted(labelled[by_image], images, side) for side in ("left", "right"))
-    persons = end - start
-    # Images of like numbers of persons stand together, so that little is filled up.
-    waiting = np.argsort(-persons, kind="stable")[: np.count_nonzero(persons)]
-    while waiting.size:
-        most = int(persons[waiting[0]])
-        group, waiting = np.split(waiting, [max(1, _PAIRS // most)])
-        places = np.arange(most)
-        rows = by_image[np.minimum(start[group][:, None] + places, len(by_image) - 1)]
-        yield np.where(places < persons[group][:, None], rows, -1), first[group], number[group]
 
 
 def _similarity(

@@ -13,8 +13,7 @@ from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
-CURVE_POINTS = 101
-"""Number of thresholds of a curve."""
+CURVE_POINTS = 101  # Thresholds of a curve.
 
 
 def head_size(headbox: Float[np.ndarray, "*N 2 2"]) -> Float[np.ndarray, "*N"]:

@@ -82,10 +82,8 @@ class PersonMetric(Metric):
                 raise PnfsError(f"{type(self).__name__} needs the column {name}")
             values = kept[name] = batch[name].detach()
             if values.shape != self._shape(name, len(sample_index), values.shape[1:]):
-                raise PnfsError(
-                    f"{type(self).__name__} of {self.joint_count} joints: {name} has shape "
-                    f"{tuple(values.shape)}, sample_index names {len(sample_index)} persons"
-                )
+                what = f"{len(sample_index)} persons of {self.joint_count} joints"
+                raise PnfsError(f"{name} has shape {tuple(values.shape)}, not that of {what}")
         for name, values in kept.items():
             # NumPy has no bfloat16.
             half = values.dtype in (torch.float16, torch.bfloat16)

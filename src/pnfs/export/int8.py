@@ -20,12 +20,8 @@ from pnfs.models.network import PoseNetwork
 
 # Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
 _OPERATORS = ["Conv", "Clip", "Relu"]
-
-BATCH = 8
-"""Crops that go through the network at once."""
-
-GROUPS = 12
-"""Convolutions that follow each other are tried, and left in float32, in this many groups."""
+BATCH = 8  # Crops that go through the network at once.
+GROUPS = 12  # Neighbouring convolutions are tried, and left in float32, in so many groups.
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,8 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
         while moved > calibration.max_moved:
             left_out = groups[: len(left_out) + 1]
             if len(left_out) == len(groups):
-                raise ExportError(
-                    "precision=int8: whatever part of the network is in 8-bit integers, too many joints move; "
-                    "raise int8.max_moved, or export with precision=f32"
-                )
+                remedy = "raise int8.max_moved, or export with precision=f32"
+                raise ExportError(f"precision=int8: even in part it moves joints; {remedy}")
             moved = harm(left_out)[0]
         path.write_bytes(target.read_bytes())
     return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
@@ -111,8 +105,7 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
     if not moved <= 2 * calibration.max_moved:
         raise ExportError(
             f"{path}: 8-bit integers move {moved:.1%} of the joints by more than a pixel on crops that the file "
-            f"was not calibrated on, more than {2 * calibration.max_moved:.1%}; the file was not kept; calibrate "
-            "on more crops (int8.crops)"
+            f"was not calibrated on; the file was not kept; calibrate on more crops (int8.crops)"
         )
     return moved
 

@@ -31,8 +31,6 @@ from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
 
 OPSET = 20
-"""ONNX operator set of exported files."""
-
 TOLERANCE = 1e-3
 """Largest difference of a score from PyTorch's that an export may have; times the largest score where scalar
 scores, which nothing squashes, go beyond 1."""
@@ -183,10 +181,8 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
         differences[batch] = float((scores - expected).abs().max())
         # Not the other way round: NaN is no success.
         if not differences[batch] <= _allowed(maps):
-            raise ExportError(
-                f"{path}: the exported model's scores differ from PyTorch's by {differences[batch]:.1e} at batch "
-                f"{batch}, more than {_allowed(maps):.1e}; the file was not kept"
-            )
+            text = f"scores differ from PyTorch's by {differences[batch]:.1e} at batch {batch}"
+            raise ExportError(f"{path}: {text}, more than {_allowed(maps):.1e}; it was not kept")
     return differences
 
 
@@ -211,6 +207,4 @@ def check_peaks(
     highest, allowed = maps.amax((2, 3)), _allowed(maps)
     # Without a positive score there is no peak: the location is (0, 0), wherever the maximum lies.
     if not bool(((nearby >= highest - allowed) | (highest <= allowed)).all()):
-        raise ExportError(
-            f"{path}: the exported model places joints where PyTorch's heatmaps have no peak; it was not kept"
-        )
+        raise ExportError(f"{path}: joints lie where PyTorch's maps have no peak; it was not kept")

@@ -20,21 +20,20 @@ Maps = Float[np.ndarray, "B K h/4 w/4"]
 Joints = tuple[Float[np.ndarray, "B K 2"], Float[np.ndarray, "B K"]]
 Images = UInt8[np.ndarray, "B h w 3"]
 
-Precision = Literal["f32", "bf16"]
-"""What OpenVINO computes a float32 file in: float32, or bfloat16 where the processor has it."""
+Precision = Literal["f32", "bf16"]  # What OpenVINO computes a float32 file in.
+Outputs = Literal["maps", "joints"]  # Heatmaps, or joints and their scores.
+FilePrecision = Literal["f32", "int8"]  # All of a file, or most of its convolutions.
 
-
-Outputs = Literal["maps", "joints"]
-"""What an exported model returns: score maps, or joints and their scores."""
-
-FilePrecision = Literal["f32", "int8"]
-"""What an exported file computes in: all of it in float32, or most convolutions in 8-bit integers."""
-
-CODEC_FIELDS = ("decode_method", "sigma", "unbiased", "flip_shift")
-"""What a file says of the `Codec`."""
-
-_ADDED_LATER = ("precision", "parts")
-"""Properties that earlier files lack; the defaults hold for them."""
+CODEC_FIELDS = (
+    "decode_method",
+    "sigma",
+    "unbiased",
+    "flip_shift",
+)  # What a file says of the `Codec`.
+_ADDED_LATER = (
+    "precision",
+    "parts",
+)  # Properties that earlier files lack; the defaults hold for them.
 
 
 class ExportError(PnfsError):
@@ -98,10 +97,8 @@ class ModelMetadata:
             return TypeAdapter(cls).validate_python(values)
         except (KeyError, json.JSONDecodeError, ValidationError) as error:
             key = error.errors()[0]["loc"][0] if isinstance(error, ValidationError) else name
-            raise ExportError(
-                f"{where}: its property pnfs.{key} is missing, damaged, or of another version; write the file "
-                "with `pnfs export` again"
-            ) from None
+            text = f"its property pnfs.{key} is missing, damaged, or of another version"
+            raise ExportError(f"{where}: {text}; run `pnfs export` again") from None
 
 
 class Runtime:
@@ -137,9 +134,8 @@ class Runtime:
         """
         wanted = (*self.metadata.input_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
-            raise ExportError(
-                f"images must be uint8 (B, {wanted[0]}, {wanted[1]}, 3), got {images.dtype} {images.shape}"
-            )
+            got = f"{images.dtype} {images.shape}"
+            raise ExportError(f"images must be uint8 (B, {', '.join(map(str, wanted))}), got {got}")
         outputs = self._run(images)
         return outputs[0] if len(outputs) == 1 else (outputs[0], outputs[1])
 
@@ -236,9 +232,8 @@ def library(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ExportError(
-            f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
-        ) from error
+        text = f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
+        raise ExportError(text) from error
     finally:
         if hidden:
             del sys.modules[telemetry]

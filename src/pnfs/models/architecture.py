@@ -38,9 +38,7 @@ def _write_logit(logit: float) -> float | str:
 
 Logit = Annotated[float, BeforeValidator(_read_logit), PlainSerializer(_write_logit)]
 """The value of a float32; in JSON the shortest decimal that is that float32, "inf" or "-inf"."""
-
 Table = tuple[tuple[Logit, ...], ...]
-"""Rows of logits."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +234,5 @@ def architecture_from_json(text: str) -> Architecture:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole text"
-        raise PnfsError(
-            f"architecture: {place}: {first['msg']}, found {str(first['input'])[:40]}"
-        ) from None
+        found = f"{first['msg']}, found {str(first['input'])[:40]}"
+        raise PnfsError(f"architecture: {place}: {found}") from None

@@ -109,9 +109,7 @@ class TimmBackbone(Backbone):
         except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError) as error:
             raise PnfsError(f"backbone.name={name}: timm gives no maps of it ({error})") from error
         if not set(SCALES) <= set(scales):
-            raise PnfsError(
-                f"backbone.name={name} has maps at strides {scales}; a backbone needs 4, 8, 16 and 32"
-            )
+            raise PnfsError(f"backbone.name={name}: strides {scales}; a backbone needs {SCALES}")
         # The last of each scale.
         self.levels = [len(scales) - 1 - scales[::-1].index(scale) for scale in SCALES]
         self.channels = tuple(info.channels()[level] for level in self.levels)
@@ -151,10 +149,8 @@ class HRNet(Backbone):
         super().__init__()
         if width not in (32, 48):
             raise PnfsError(f"backbone.width={width}: there are HRNets of width 32 and 48")
-        if last_stage not in (3, 4):
-            raise PnfsError(f"backbone.last_stage must be 3 or 4, got {last_stage}")
-        if finest_only and last_stage != 4:
-            raise PnfsError("backbone.finest_only needs backbone.last_stage=4")
+        if last_stage not in ((4,) if finest_only else (3, 4)):
+            raise PnfsError("backbone.last_stage must be 3, or 4 as backbone.finest_only needs")
         name = f"hrnet_w{width}"
         self.network: Any = timm.create_model(name, features_only=True, feature_location="")
         unused = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
@@ -214,10 +210,8 @@ class FabricBackbone(Backbone):
             raise PnfsError(f"backbone.weights={weights}: a fabric backbone has none; use none")
         theta = fabrics.theta
         if theta.output_scales != SCALES:
-            raise PnfsError(
-                f"layer {theta.last_layer} of {theta.layers} has only the scales {theta.output_scales}; a "
-                f"backbone needs {SCALES}: keep 3 first_layers or more, and leave 3 or more in `layers`"
-            )
+            last = f"layer {theta.last_layer} of {theta.layers} has scales {theta.output_scales}"
+            raise PnfsError(f"{last}: keep 3 first_layers or more, and leave 3 or more in `layers`")
         self.stem, self.fabrics = stem, fabrics
         self.channels = tuple(theta.channels * scale for scale in SCALES)
 
@@ -245,10 +239,8 @@ def load_weights(
         try:
             state = download()
         except Exception as error:  # As many kinds as there are libraries that download.
-            raise PnfsError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}); give a state dict in its "
-                "public naming, backbone.weights=/path/to/weights.pth, or train with backbone.weights=none"
-            ) from error
+            remedy = "name a file of them as backbone.weights, or train with backbone.weights=none"
+            raise PnfsError(f"{name} could not be downloaded ({error}); {remedy}") from error
     else:
         state = read_file(weights)
     load_strictly(module, state, unused, f"backbone.weights: weights {weights} of {name}")
@@ -269,10 +261,8 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise PnfsError(
-            f"{key}: {file} is not a readable state dict: it is damaged, or holds pickled objects, which "
-            f"are never loaded; save its weights alone, as a dictionary of tensors ({error})"
-        ) from error
+        reason = f"damaged, or with pickled objects, which are never loaded ({error})"
+        raise PnfsError(f"{key}: {file} is not a readable state dict: {reason}") from error
     # The file itself, or what it holds under a key, "state_dict" before others.
     entries = content if isinstance(content, Mapping) else {}
     held = {k: v for k, v in {"": content, **entries}.items() if _is_state(v)}
@@ -286,9 +276,8 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
 
 
 def _is_state(content: Any) -> bool:
-    if not isinstance(content, Mapping) or not content:
-        return False
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    entries = content.items() if isinstance(content, Mapping) else ()
+    return bool(entries) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries)
 
 
 def load_strictly(

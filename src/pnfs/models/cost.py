@@ -82,10 +82,7 @@ def _reached(output: Tensor) -> set[Tensor]:
     return {node.variable for node in seen if hasattr(node, "variable")}
 
 
-def _flops_by_output(
-    x_shape: list[int], w_shape: list[int], *args: Any, out_shape: list[int], **kwargs: object
-) -> int:
+def _flops_by_output(x_shape: Any, w_shape: Any, *args: Any, out_shape: Any, **_: Any) -> int:
     # The library takes the input's pixels where the convolution is transposed.
-    transposed = args[4]
-    pixels = out_shape if transposed else x_shape
-    return conv_flop_count(pixels, w_shape, out_shape, transposed=transposed)
+    pixels = out_shape if args[4] else x_shape
+    return conv_flop_count(pixels, w_shape, out_shape, transposed=args[4])

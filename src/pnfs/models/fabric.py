@@ -24,6 +24,8 @@ from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCel
 
 softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
 """Mixing weights of Eq. 1 and Eq. 2."""
+FEW_PIXELS = 2**14
+"""Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
 
 
 class GridCell(nn.Module):
@@ -48,7 +50,8 @@ class GridCell(nn.Module):
         super().__init__()
         self.rectify = rules.rectify == "sum"
         # Three candidates through one T are that T with the sum of their weights, as identities are.
-        shared = rules.stem_connections == "shared" and wiring.layer == 1 and wiring.reads_one_map
+        one_map = wiring.layer == 1 and all(c.transform == "down" for c in wiring.connections)
+        shared = rules.stem_connections == "shared" and one_map
         # Name of T, "" for the identity -> how it changes the scale, the scale it reads, its columns in beta.
         found: dict[str, tuple[str, int, list[int]]] = {}
         for column, c in enumerate(wiring.connections):
@@ -187,9 +190,7 @@ class NeuralFabrics(nn.Module):
         else:
             for part in self.part_names:
                 if part not in kept or not set(whole).issuperset(kept[part]):
-                    raise PnfsError(
-                        f"kept: part {part!r} must be there, its cells among {[*whole]}"
-                    )
+                    raise PnfsError(f"kept: part {part!r} must be there, cells among {[*whole]}")
             # What is left differs from part to part: each part has cells of its own.
             self.cells = nn.ModuleDict({part: Grid(*one, kept[part]) for part in self.part_names})
         read = {part: sources(self.theta, kept[part]) for part in self.part_names}
@@ -259,17 +260,11 @@ class NeuralFabrics(nn.Module):
         return joined
 
 
-FEW_PIXELS = 2**14
-"""Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
-
-
 def _check_shares(cells: nn.Module, one: nn.Module, parts: int) -> None:
     """Refuses operations with a tensor of which a part has no share."""
     shares = one.state_dict()
     for name, tensor in cells.state_dict().items():
         share = shares.get(name, torch.empty(()))
         if not share.ndim or tensor.shape != (parts * len(share), *share.shape[1:]):
-            raise PnfsError(
-                f"{name} has shape {tuple(tensor.shape)}: every tensor of an operation must hold part after "
-                "part along its first dimension, as those of PartConv2d and PartBatchNorm2d do"
-            )
+            rule = "tensors of an operation hold part after part along their first dimension"
+            raise PnfsError(f"{name} has shape {tuple(tensor.shape)}: {rule}, as in PartConv2d")

@@ -22,11 +22,8 @@ from pnfs.models.layers import Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, 
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 from pnfs.models.wiring import SCALES
 
-_SMALLEST_DIVISOR = 1e-6
-"""A smaller weight of an identity is multiplied, since a division by it could overflow."""
-
-Term = tuple[str, nn.Sequential]
-"""Name of a map and what is made of it; no layers are the identity."""
+_SMALLEST_DIVISOR = 1e-6  # A division by a smaller weight could overflow.
+Term = tuple[str, nn.Sequential]  # A map's name, what is made of it; no layers are the identity.
 
 
 @torch.no_grad()

@@ -8,15 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Map = Float[Tensor, "B PC h w"]
-"""A map of P parts, part after part in the channels."""
-
-Weight = Float[Tensor, " P"]
-"""One mixing weight a part."""
-
-Alphas = Float[Tensor, "P cells E O"]
-Betas = Float[Tensor, "P cells 3"]
-"""The mixing weights of all parts and cells in Eq. 1 and Eq. 2."""
+Map = Float[Tensor, "B PC h w"]  # A map of P parts, part after part in the channels.
+Weight = Float[Tensor, " P"]  # One mixing weight a part.
+Alphas = Float[Tensor, "P cells E O"]  # All mixing weights of Eq. 1.
+Betas = Float[Tensor, "P cells 3"]  # All mixing weights of Eq. 2.
 
 
 class PartConv2d(nn.Conv2d):

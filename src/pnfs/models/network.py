@@ -19,12 +19,8 @@ from pnfs.models.wiring import SCALES
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-ChannelOrder = Literal["rgb", "bgr"]
-"""The colours' order in a network's input; crops always come as RGB."""
-
-Stage = Literal["heatmaps", "vectors", "features"]
-"""How far images are brought."""
-
+ChannelOrder = Literal["rgb", "bgr"]  # Of a network's input; crops always come as RGB.
+Stage = Literal["heatmaps", "vectors", "features"]  # How far images are brought.
 Images = UInt8[Tensor, "B h w 3"] | Float[Tensor, "B 3 h w"]
 """RGB crops as loaders hand them over, or images that are normalised already; h and w divisible by 32."""
 
@@ -59,10 +55,8 @@ class PoseNetwork(nn.Module):
         channel_order: ChannelOrder = "rgb",
     ) -> None:
         super().__init__()
-        if overlap not in ("sum", "mean"):
-            raise PnfsError(f"model.overlap must be sum or mean, not {overlap!r}")
-        if channel_order not in ("rgb", "bgr"):
-            raise PnfsError(f"model.channel_order must be rgb or bgr, not {channel_order!r}")
+        if overlap not in ("sum", "mean") or channel_order not in ("rgb", "bgr"):
+            raise PnfsError("model.overlap must be sum or mean, model.channel_order rgb or bgr")
         joints = skeleton_by_name(skeleton)
         self.parts = PartMode(joints, {"whole_body": joints.joints} if parts is None else parts)
         self.channel_order: ChannelOrder = channel_order
@@ -162,9 +156,7 @@ class PoseFabricNetwork(PoseNetwork):
         if "backbone" in self.parts.names:
             raise PnfsError("no part can be named 'backbone': that is a fabric backbone's name")
         if fabrics.part_names != self.parts.names:
-            raise PnfsError(
-                f"model.fabrics is for the parts {fabrics.part_names}, model.parts are {self.parts.names}"
-            )
+            raise PnfsError(f"model.fabrics has the parts {fabrics.part_names}, not model.parts")
         if fabrics.theta.output_scales != SCALES[:1]:
             raise PnfsError("model.fabrics must end with the last layer, the single cell at 1/4")
         self.backbone = backbone

@@ -69,15 +69,11 @@ class Pool(Operation):
         self.layers = [self.pool, self.norm]
 
 
-OperationFactory = Callable[[int, int], Operation]
-"""Builds an operation from (parts, channels of one part)."""
-
+OperationFactory = Callable[[int, int], Operation]  # From (parts, channels of one part).
 Operations = Mapping[str, OperationFactory | None]
 """Name -> factory, in the order of alpha's columns. None is no connection: it takes part in the softmax and is
 never built."""
-
-ZERO = "zero"
-"""The paper's name of no connection."""
+ZERO = "zero"  # The paper's name of no connection.
 
 SUBNETWORK_OPERATIONS: Operations = {
     ZERO: None,

@@ -1,6 +1,6 @@
 """The grid of a fabric, scale x layer: what feeds each cell (Eq. 2, footnote 2), and what is live. Plain data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -12,11 +12,9 @@ from pnfs.errors import PnfsError
 
 SCALES: tuple[int, ...] = (4, 8, 16, 32)
 """Strides of the paper's grid: 1/4, 1/8, 1/16 and 1/32 of the input."""
-
 Neighbour = Literal["finer", "same", "coarser"]
 NEIGHBOURS: tuple[Neighbour, ...] = get_args(Neighbour)
 """The order of beta's three columns."""
-
 Transform = Literal["down", "identity", "up"]
 
 
@@ -43,11 +41,6 @@ class CellWiring:
     @cached_property
     def name(self) -> str:
         return f"layer{self.layer}_scale{self.scale}"
-
-    @property
-    def reads_one_map(self) -> bool:
-        """Whether the finer map stands in for all three neighbours."""
-        return all(connection.transform == "down" for connection in self.connections)
 
 
 @dataclass(frozen=True)
@@ -123,18 +116,15 @@ def _connections(layer: int, scale: int, previous: Sequence[int]) -> tuple[Conne
     A cell without a finer or coarser neighbour takes its same-scale input for it. A cell at a scale that
     the previous layer lacks takes the finer input for all three, each with its own transform.
     """
-    finer, coarser = scale // 2, scale * 2
     if scale in previous:
-        return (
-            Connection("finer", *((finer, "down") if finer in previous else (scale, "identity"))),
-            Connection("same", scale, "identity"),
-            Connection(
-                "coarser", *((coarser, "up") if coarser in previous else (scale, "identity"))
-            ),
-        )
-    if finer in previous:
-        return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)
-    raise PnfsError(f"the cell at layer {layer}, scale 1/{scale} has no input among {previous}")
+        ways = ((scale // 2, "down"), (scale, "identity"), (scale * 2, "up"))
+    elif scale // 2 in previous:
+        ways = ((scale // 2, "down"),) * 3
+    else:
+        raise PnfsError(f"the cell at layer {layer}, scale 1/{scale} has no input among {previous}")
+    here = (scale, "identity")
+    places = ((way if way[0] in previous else here) for way in ways)
+    return tuple(Connection(n, *place) for n, place in zip(NEIGHBOURS, places, strict=True))
 
 
 @dataclass(frozen=True)
@@ -149,15 +139,14 @@ class KeptCell:
             raise PnfsError(f"a kept cell needs inputs among {NEIGHBOURS}, not {self.inputs}")
 
 
-KeptCells = Mapping[str, KeptCell]
-"""Cell's name -> what is left of it; cells that are missing are not built."""
+KeptCells = Mapping[str, KeptCell]  # By the cell's name; cells that are missing are not built.
 
 
 def live_cells(
     theta: Theta,
     alpha: Float[np.ndarray, "tables E O"],
     beta: Float[np.ndarray, "cells 3"],
-    outputs: Sequence[int],
+    outputs: Collection[int],
 ) -> dict[str, KeptCell]:
     """What carries weight in Eq. 1 or 2 and reaches the last layer's scales `outputs`; alpha of the fabric, or of
     each cell."""

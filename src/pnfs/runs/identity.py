@@ -54,11 +54,8 @@ _TRAINER_DEFAULTS: Mapping[str, Any] = {
     "sync_batchnorm": False, "use_distributed_sampler": False,
 }  # fmt: skip
 
-_FILES = ("weights", "architecture", "initial", "ckpt_path")
-"""Keys whose values are files that count by their content."""
-
-_WORDS = ("imagenet", "none")
-"""Weights that are no file, even if there happens to be one of that name."""
+# Keys of files that count by their content, and weights that are no file, even if there is one of that name.
+_FILES, _WORDS = ("weights", "architecture", "initial", "ckpt_path"), ("imagenet", "none")
 
 
 class OtherRunError(PnfsError):

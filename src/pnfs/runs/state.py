@@ -23,8 +23,8 @@ METRICS = "metrics.csv"
 _EARLIER = "metrics_earlier.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
+# What a run that is trained anew keeps in its folder: Hydra has just written there.
 _LOGS = (_LOCK, ".hydra", "train.log")
-"""What a run that is trained anew keeps in its folder: Hydra has just written there."""
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
@@ -48,10 +48,6 @@ class State(BaseModel):
     pid: int
     config: dict[str, Any]
     identity: dict[str, Any] | None = None
-
-    def write(self, folder: Path, **changes: Any) -> None:
-        """Writes it, with some values changed, whole or not at all."""
-        write_json(folder / STATE, self.model_copy(update=changes).model_dump())
 
 
 class UnfinishedError(PnfsError):
@@ -95,22 +91,17 @@ def kept_state(
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
     """
-    state = State(
-        state="running",
-        started=time.time(),
-        earlier_seconds=_seconds_kept(folder),
-        pid=os.getpid(),
-        config=dict(config),
-        identity=None if identity is None else dict(identity),
-    )
-    state.write(folder)
+    state: dict[str, Any] = {"config": config, "identity": identity, "pid": os.getpid()}
+    state |= {"started": time.time(), "earlier_seconds": _seconds_kept(folder)}
+    write_json(folder / STATE, state | {"state": "running"})
     try:
-        yield state.earlier_seconds
+        yield state["earlier_seconds"]
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
-        state.write(folder, state="interrupted" if stopped else "failed", cause=cause_of(error))
+        end = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
+        write_json(folder / STATE, state | end)
         raise
-    state.write(folder, state="finished")
+    write_json(folder / STATE, state | {"state": "finished"})
 
 
 def _seconds_kept(folder: Path) -> float:
@@ -132,9 +123,8 @@ def cause_of(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split())
     # The project's own errors speak for themselves; others need their name.
-    if isinstance(error, PnfsError) and text:
-        return text
-    return f"{type(error).__name__}: {text}".rstrip(": ")
+    ours = isinstance(error, PnfsError) and text
+    return text if ours else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class RunLogger(WandbLogger):
 
 
 def _run_id(folder: Path) -> str:
-    """The folder's name alone would not do: equal runs of two experiments, and one that is trained anew, share it."""
+    """The folder's name alone would not do: equal runs of two experiments share it, as does one trained anew."""
     # Other processes of a distributed run log nothing.
     if getattr(rank_zero_only, "rank", 0):
         return folder.name

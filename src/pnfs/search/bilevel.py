@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from pnfs.data.module import PoseDataModule
 from pnfs.errors import PnfsError
-from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture, pose_module
+from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture
 from pnfs.training.module import PoseBatch, PoseModule
 
 
@@ -69,9 +69,7 @@ class BilevelStrategy(SearchStrategy):
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         if not architecture_of(module):
-            raise PnfsError(
-                f"{type(self).__name__}: the model has no fabrics to search; use strategy=synchronous"
-            )
+            raise PnfsError("strategy: the model has no fabrics to search; use synchronous")
         data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
         _, self.architecture_rows = data.split_train(self.share, self.seed)
         # Without gradient in the weights' step, and so outside of what DDP reduces.
@@ -83,10 +81,8 @@ class BilevelStrategy(SearchStrategy):
         )
         if self._restored is not None:
             if self._restored["architecture_rows"] != self.architecture_rows:
-                raise PnfsError(
-                    "the checkpoint divides the training persons otherwise than this run; strategy.share, "
-                    "strategy.seed and the dataset must be those it was made with"
-                )
+                keys = "strategy.share, strategy.seed and dataset must be those it was made with"
+                raise PnfsError(f"the checkpoint divides the training persons otherwise: {keys}")
             self.optimizer.load_state_dict(self._restored["optimizer"])
         self._loader = trainer.datamodule.architecture_dataloader()  # type: ignore[attr-defined]
 
@@ -99,7 +95,8 @@ class BilevelStrategy(SearchStrategy):
     ) -> None:
         if self.warming_up(trainer) or batch_idx % trainer.accumulate_grad_batches != 0:
             return
-        module = pose_module(pl_module)
+        module = pl_module
+        assert isinstance(module, PoseModule)
         # Half precision loses small gradients: they are taken of the scaled loss, as the weights' are.
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.loss_scale = 1.0 if scaler is None else float(scaler.get_scale())
@@ -119,9 +116,8 @@ class BilevelStrategy(SearchStrategy):
         module.watch_loss("architecture", loss, search_batch, batch_idx)
         # The mean over all processes: a callback's gradients bypass DDP's reduction.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        shares = trainer.strategy.reduce(flat, reduce_op="mean").split(
-            [p.numel() for p in parameters]
-        )
+        mean = trainer.strategy.reduce(flat, reduce_op="mean")
+        shares = mean.split([parameter.numel() for parameter in parameters])
         gradients = [share.view_as(p) for share, p in zip(shares, parameters, strict=True)]
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
             for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -147,9 +143,7 @@ class BilevelStrategy(SearchStrategy):
         self._restored = state_dict if state_dict["optimizer"] else None
 
 
-def functional_loss(
-    module: PoseModule, parameters: dict[str, Tensor], batch: PoseBatch
-) -> Float[Tensor, ""]:
+def functional_loss(module: PoseModule, parameters: dict[str, Tensor], batch: PoseBatch) -> Tensor:
     """The loss of the network with `parameters` in place of its own; running statistics stay."""
     network = module.network
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}

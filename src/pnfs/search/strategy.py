@@ -1,7 +1,7 @@
 """A search strategy is a callback that owns alpha and beta; those that take the run's data as it is."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -39,7 +39,8 @@ class SearchStrategy(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.prepare(pose_module(pl_module), trainer)
+            assert isinstance(pl_module, PoseModule)
+            self.prepare(pl_module, trainer)
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         """Sets initial values, freezes alpha and beta, or hands them to an optimiser."""
@@ -58,16 +59,9 @@ class SearchStrategy(L.Callback):
                 parameter.grad = None
 
 
-def pose_module(module: L.LightningModule) -> PoseModule:
-    """The module as what a strategy needs."""
-    if not isinstance(module, PoseModule):
-        raise TypeError(f"a search strategy needs a PoseModule, got {type(module).__name__}")
-    return module
-
-
-def architecture_of(module: L.LightningModule) -> list[nn.Parameter]:
-    """alpha and beta of all parts, in a fixed order."""
-    return list(pose_module(module).network.architecture_parameters().values())
+def architecture_of(module: Any) -> list[nn.Parameter]:
+    """alpha and beta of all parts of a `PoseModule`, in a fixed order."""
+    return list(module.network.architecture_parameters().values())
 
 
 def freeze_architecture(module: PoseModule) -> None:
@@ -125,9 +119,7 @@ class Frozen(SearchStrategy):
             for parameter in architecture_of(module):
                 parameter.data.zero_()
         elif not isinstance(module.network, PoseFabricNetwork):
-            raise PnfsError(
-                "strategy.architecture: the model is a baseline without fabrics; use null"
-            )
+            raise PnfsError("strategy.architecture: the model has no fabrics; use null")
         else:
             load_architecture(module.network, read_architecture(self.architecture))
         freeze_architecture(module)
@@ -195,4 +187,4 @@ class GumbelSoftmax(SearchStrategy):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._temperature is not None:
-            pose_module(pl_module).log("architecture/temperature", self._temperature)
+            pl_module.log("architecture/temperature", self._temperature)

@@ -54,18 +54,16 @@ class ArchitectureMonitor(L.Callback):
             self._write(network, -1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        network = _searched(pl_module)
-        if network is None:
-            return
-        statistics = mixing_statistics(describe_architecture(network))
-        pl_module.log_dict({f"architecture/{name}": value for name, value in statistics.items()})
-        # A part of an epoch is trained again when the run is resumed.
-        if trainer.is_global_zero and trainer.is_last_batch:
-            self._write(network, trainer.current_epoch)
+        if network := _searched(pl_module):
+            found = mixing_statistics(describe_architecture(network))
+            pl_module.log_dict({f"architecture/{name}": value for name, value in found.items()})
+            # A part of an epoch is trained again when the run is resumed.
+            if trainer.is_global_zero and trainer.is_last_batch:
+                self._write(network, trainer.current_epoch)
 
     def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
+        line = to_json(describe_architecture(network), lines=False)
         with self.path.open("a") as file:
-            line = to_json(describe_architecture(network), lines=False)
             file.write(f'{{"epoch": {epoch}, "architecture": {line}}}\n')
 
 
@@ -81,9 +79,8 @@ def read_trajectory(path: Path) -> dict[int, Architecture]:
             record = json.loads(line)
             found[int(record["epoch"])] = architecture_from_json(json.dumps(record["architecture"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path}, line {number}: no epoch and architecture ({error}); remove the file, or train again"
-            ) from None
+            text = f"no epoch and architecture ({error}); remove the file, or train again"
+            raise CheckpointError(f"{path}, line {number}: {text}") from None
     return found
 
 

@@ -37,22 +37,19 @@ ARCHITECTURE_KEY = "pnfs_architecture"
 IDENTITY_KEY = "pnfs_identity"
 CARD_KEY = "pnfs_card"
 """Entry of the model that comes with the package: what it is, was trained on, and scores."""
-
 SHIPPED = Path(__file__).parents[1] / "shipped" / "lspet_best.ckpt"
 """The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
-
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
 
+# Where the classes lie that need no trust. A name of another module inside of them is none of theirs.
 _PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
-"""Where the classes lie that need no trust. A name of another module inside of them is none of theirs."""
-
+# Key -> what the class there, or in the dictionary there, has to be.
 _ROLES: Mapping[str, type] = {
     "model": PoseNetwork, "backbone": Backbone, "stem": Stem, "fabrics": NeuralFabrics,
     "operations": Operation, "rules": FabricRules, "kept": KeptCell, "dataset": PoseDataset,
     "skeleton": Skeleton, "optimizer": Optimizer, "schedule": Schedule, "loss": HeatmapLoss,
 }  # fmt: skip
-"""Key -> what the class there, or in the dictionary there, has to be."""
 
 
 class CheckpointError(PnfsError):
@@ -148,9 +145,8 @@ def read_checkpoint(
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as plain data; it holds pickled objects, which are never loaded ({error})"
-        ) from error
+        reason = f"it holds pickled objects, which are never loaded ({error})"
+        raise CheckpointError(f"{path}: cannot be read as plain data; {reason}") from error
     kinds = {CONFIG_KEY: Mapping, "state_dict": Mapping, "epoch": int}
     entries = checkpoint if isinstance(checkpoint, dict) else {}
     for key in (key for key, kind in kinds.items() if not isinstance(entries.get(key), kind)):
@@ -176,10 +172,8 @@ def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
         if key not in config:
             yield f"its configuration lacks {key}"
     model = config["model"] if "model" in builds else None
-    fabrics = (
-        isinstance(model, Mapping) and model.get("_target_") == "pnfs.models.PoseFabricNetwork"
-    )
-    if fabrics and "fabrics" not in model:
+    target = model.get("_target_") if isinstance(model, Mapping) else None
+    if target == "pnfs.models.PoseFabricNetwork" and "fabrics" not in model:
         yield "an earlier version wrote it, whose networks this version cannot build; train it again"
     for key in builds:
         yield from _foreign(config.get(key), key, key, trust)

@@ -65,10 +65,8 @@ class PoseModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if metric.higher_is_better is False:
-            raise PnfsError(
-                f"{type(metric).__name__} says higher_is_better=False, but the checkpoint with the highest "
-                "score is kept as the best: return the negative value"
-            )
+            text = "higher_is_better=False, but the highest score is kept as the best: return the negative"
+            raise PnfsError(f"{type(metric).__name__}: {text}")
         self.network, self.metric = network, MetricCollection([metric])
         self.loss: nn.Module = HeatmapLoss() if loss is None else loss
         self.codec, self.flip_test = codec or Codec(), flip_test
@@ -133,9 +131,9 @@ class PoseModule(L.LightningModule):
         known = None if data is None else data.source.persons("train").ids
         ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
-            f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Training "
-            "stopped: look at these persons (pnfs data action=browse), or choose a smaller optimizer.lr, "
-            "trainer.gradient_clip_val, or trainer.precision=32-true"
+            f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Look at them "
+            "(pnfs data action=browse), or choose a smaller optimizer.lr, trainer.gradient_clip_val, or "
+            "trainer.precision=32-true"
         )
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
@@ -188,10 +186,8 @@ def losses_between_looks(loss: Tensor) -> int:
 
 def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
     """Loads the network's entries of a `PoseModule`'s `state_dict`."""
-    prefix = "network."
-    network.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
+    own = {key.partition(".")[2]: t for key, t in state.items() if key.startswith("network.")}
+    network.load_state_dict(own)
 
 
 def keep_freed_memory() -> bool:
