@@ -37,11 +37,8 @@ class Codec:
         unbiased: Crops and heatmaps are measured in pixel intervals (UDP); see `pnfs.data.geometry.crop_matrix`.
         decode_method: From heatmaps to locations; see `decode`.
         flip_shift: Pixels by which the maps that were mirrored back move to the right in the flip test, 0 or 1.
-            With stride 4 and no half-pixel shift a mirrored joint lands 3/4 of a pixel too far left; HRNet
-            corrects this by one pixel (TEST.SHIFT_HEATMAP) and leaves the first column as it is.
-
-    Raises:
-        PnfsError: A number is out of its range; names it.
+            At stride 4 a mirrored joint lands 3/4 of a pixel too far left; HRNet corrects this by one pixel
+            (TEST.SHIFT_HEATMAP) and leaves the first column as it is.
     """
 
     sigma: float = 2.0
@@ -72,10 +69,7 @@ class Codec:
         return (STRIDE * width - 1) / (width - 1), (STRIDE * height - 1) / (height - 1)
 
     def targets(
-        self,
-        joints: Points,
-        labelled: Bool[Tensor, "B K"],
-        heatmap_size: tuple[int, int],
+        self, joints: Points, labelled: Bool[Tensor, "B K"], heatmap_size: tuple[int, int]
     ) -> tuple[Maps, Scores]:
         """Heatmaps (height, width) to learn, made on the device of `joints`, in float32 also under autocast.
 

@@ -7,19 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer
 
 from pnfs.errors import PnfsError
-from pnfs.evaluation.coco_eval import (
-    COCO_SIGMAS,
-    DetectedPoses,
-    GroundTruth,
-    evaluate_detections,
-    mean_joint_score,
-    oks_nms,
-)
+from pnfs.evaluation import coco_eval
+from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 
 class OKSAveragePrecision(PersonMetric):
-    """COCO's average precision and recall of keypoints; see `pnfs.evaluation.coco_eval.evaluate_detections`.
+    """COCO's average precision and recall of keypoints; see `evaluate_detections`.
 
     As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score of the joints
     that score above `joint_threshold`, and OKS-NMS drops duplicates.
@@ -44,7 +38,7 @@ class OKSAveragePrecision(PersonMetric):
         image_ids: Integer[np.ndarray, " N"],
         areas: Float[np.ndarray, " N"],
         box_scores: Float[np.ndarray, " N"],
-        sigmas: Sequence[float] | Float[np.ndarray, " K"] = COCO_SIGMAS,
+        sigmas: Sequence[float] | Float[np.ndarray, " K"] = coco_eval.COCO_SIGMAS,
         joint_threshold: float = 0.2,
         nms_threshold: float | None = 0.9,
         soft_nms: bool = False,
@@ -62,7 +56,7 @@ class OKSAveragePrecision(PersonMetric):
 
     def score(self, persons: Columns) -> dict[str, float]:
         poses, _ = self.poses(persons["predicted"], persons["scores"], persons["sample_index"])
-        return evaluate_detections(poses, self.truth, self.sigmas)
+        return coco_eval.evaluate_detections(poses, self.truth, self.sigmas)
 
     def criterion(self) -> Criterion:
         """A similarity exp(-e²/(8σ²)) of at least 1/2, as AP .5 asks on average; e: distance / √area."""
@@ -82,13 +76,13 @@ class OKSAveragePrecision(PersonMetric):
         """The predictions that no better one suppresses, with their scores, and which of the N they are; in image
         pixels. `samples` says which sample each prediction is."""
         joints = joints.astype(np.float64)
-        means = mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
+        means = coco_eval.mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
         scores, image_ids = self.box_scores[samples] * means, self.image_ids[samples]
         areas, rows = self.areas[samples], np.argsort(image_ids, kind="stable")
         groups = np.split(rows, np.flatnonzero(np.diff(image_ids[rows])) + 1)
         for n, group in enumerate(groups):
             if self.nms_threshold is not None and len(group) > 1:
                 of_image = joints[group], scores[group], areas[group], self.nms_threshold
-                groups[n] = group[oks_nms(*of_image, self.sigmas, soft=self.soft_nms)]
+                groups[n] = group[coco_eval.oks_nms(*of_image, self.sigmas, soft=self.soft_nms)]
         rows = np.concatenate(groups)
         return DetectedPoses(image_ids[rows], joints[rows], scores[rows]), rows

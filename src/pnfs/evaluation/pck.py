@@ -158,13 +158,7 @@ class PCK(PersonMetric):
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of M labelled persons.
-
-    Attributes:
-        relative: See `relative_errors`.
-        visibility: COCO's flags.
-        predicted: Persons who have a prediction.
-    """
+    """Errors of M labelled persons: see `relative_errors`; COCO's flags; and which persons have a prediction."""
 
     skeleton: Skeleton
     relative: Float[np.ndarray, "M K"]

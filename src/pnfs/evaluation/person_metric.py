@@ -103,14 +103,10 @@ class PersonMetric(Metric):
             return {"sample_index": np.zeros(0, np.int64), **empty}
         names = ("sample_index", *self.columns)
         table = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in names}
-        first = first_rows(table["sample_index"])
+        # A distributed sampler gives some persons to two processes.
+        first = np.unique(table["sample_index"], return_index=True)[1]
         return {name: values[first] for name, values in table.items()}
 
     def _shape(self, name: str, persons: int, other: tuple[int, ...]) -> tuple[int, ...]:
         tail = (self.joint_count, *_OF_JOINTS[name]) if name in _OF_JOINTS else other
         return (persons, *tail)
-
-
-def first_rows(sample_index: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
-    """Row at which each sample occurs first: a distributed sampler gives some to two processes."""
-    return np.unique(sample_index, return_index=True)[1]

@@ -1,14 +1,13 @@
 """Export to ONNX: images in, heatmaps or joints out, checked against PyTorch."""
 
-import contextlib
 import copy
 import io
 import logging
 import math
 import warnings
-from dataclasses import dataclass, replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +18,7 @@ from torch import Tensor, nn
 from pnfs.codec import Codec
 from pnfs.codec.codec import REACHES
 from pnfs.export.int8 import Calibration, Convolutions, answers, check_moved, maps_of, quantise
-from pnfs.export.runtimes import (
-    CODEC_FIELDS,
-    ExportError,
-    ModelMetadata,
-    OnnxRuntime,
-    Outputs,
-    library,
-)
+from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, Outputs, library
 from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
 
@@ -103,20 +95,12 @@ def export_onnx(
     if any(side % 32 or side < 32 for side in input_size):
         raise ExportError(f"input height and width must divide by 32, got {input_size}")
     skeleton, codec = network.parts.skeleton, codec or Codec()
-    read: dict[str, Any] = {name: getattr(codec, name) for name in CODEC_FIELDS}
-    metadata = ModelMetadata(
-        input_size=input_size,
-        stride=network.stride,
-        skeleton=skeleton.name,
-        joints=skeleton.joints,
-        limbs=skeleton.limbs,
-        flip_pairs=skeleton.flip_pairs,
-        outputs=outputs,
-        padding=padding,
-        checkpoint=checkpoint,
-        parts=tuple((name, tuple(joints)) for name, joints in network.parts.parts.items()),
-        **read,
-    )
+    told = vars(skeleton) | vars(codec) | {"skeleton": skeleton.name, "stride": network.stride}
+    told |= {"input_size": input_size, "outputs": outputs, "padding": padding}
+    told["parts"] = tuple((name, tuple(of)) for name, of in network.parts.parts.items())
+    known = {field.name for field in fields(ModelMetadata)}
+    told = {name: value for name, value in told.items() if name in known}
+    metadata = ModelMetadata(**told, checkpoint=checkpoint)
     whole = fuse(network) if fused else copy.deepcopy(network)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(_Exported(whole, codec if outputs == "joints" else None).eval(), path, metadata)
@@ -140,11 +124,7 @@ def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:
     example = torch.zeros(2, *metadata.input_size, 3, dtype=torch.uint8)
     # The exporter's notes on its own optimisations are kept from the user.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    with (
-        torch.no_grad(),
-        warnings.catch_warnings(action="ignore"),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
             model.cpu(),
             (example,),

@@ -24,16 +24,8 @@ Precision = Literal["f32", "bf16"]  # What OpenVINO computes a float32 file in.
 Outputs = Literal["maps", "joints"]  # Heatmaps, or joints and their scores.
 FilePrecision = Literal["f32", "int8"]  # All of a file, or most of its convolutions.
 
-CODEC_FIELDS = (
-    "decode_method",
-    "sigma",
-    "unbiased",
-    "flip_shift",
-)  # What a file says of the `Codec`.
-_ADDED_LATER = (
-    "precision",
-    "parts",
-)  # Properties that earlier files lack; the defaults hold for them.
+# Properties that earlier files lack; the defaults hold for them.
+_ADDED_LATER = ("precision", "parts")
 
 
 class ExportError(PnfsError):
@@ -75,8 +67,8 @@ class ModelMetadata:
     @property
     def codec(self) -> Codec:
         """How heatmaps are read and crops measured."""
-        read: dict[str, Any] = {name: getattr(self, name) for name in CODEC_FIELDS}
-        return Codec(**read)
+        names = (field.name for field in fields(Codec) if hasattr(self, field.name))
+        return Codec(**{name: getattr(self, name) for name in names})
 
     def to_properties(self) -> dict[str, str]:
         """Key -> JSON text."""
@@ -102,11 +94,7 @@ class ModelMetadata:
 
 
 class Runtime:
-    """An exported model that can be called, on the CPU.
-
-    Args:
-        path: File that `pnfs export` wrote.
-        threads: Threads to compute with; None for one a core.
+    """A model that `pnfs export` wrote, to be called on the CPU with so many threads; None for one a core.
 
     Attributes:
         metadata: What the file says about itself.
@@ -168,11 +156,8 @@ class OpenVinoRuntime(Runtime):
     """An exported model in OpenVINO; see `Runtime`.
 
     Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster. `precision` is for
-    files that were exported in float32; None is f32, also where the processor has a faster, coarser type that
-    OpenVINO would take by itself.
-
-    Raises:
-        ExportError: As `Runtime`, or there is no such precision on this processor or for this file.
+    files that were exported in float32 (else ExportError, as without such a processor); None is f32, also where
+    the processor has a faster, coarser type that OpenVINO would take by itself.
     """
 
     def __init__(

@@ -133,7 +133,7 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
         parts, table = {}, fabrics.theta.alpha_shape[-2:]
         for part in fabrics.part_names:
             found = fabrics.alpha[part].reshape(-1, *table), fabrics.beta[part]
-            logits = (nested_tuple(x.detach().float().tolist()) for x in found)
+            logits = (tuples(x.detach().float().tolist()) for x in found)
             joints = network.parts.parts[part] if where == "subnetworks" else ()
             parts[part] = PartArchitecture(tuple(joints), *logits)
         described[where] = FabricArchitecture(**asdict(fabrics.theta), parts=parts)
@@ -141,9 +141,9 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
     return Architecture(skeleton, described["subnetworks"], described.get("backbone"))
 
 
-def nested_tuple(values: Any) -> Any:
+def tuples(values: Any) -> Any:
     """Lists of lists as tuples of tuples."""
-    return tuple(map(nested_tuple, values)) if isinstance(values, list) else values
+    return tuple(map(tuples, values)) if isinstance(values, list) else values
 
 
 def _fabrics(network: PoseFabricNetwork) -> dict[str, NeuralFabrics]:

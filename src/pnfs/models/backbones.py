@@ -131,11 +131,10 @@ class HRNet(Backbone):
     """Parallel branches at 1/4 to 1/32, of W, 2W, 4W and 8W channels (timm's network; K. Sun et al., 1902.09212).
 
     Args:
-        width: W, 32 or 48.
+        width: W.
         last_stage: 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth
             branch (Table V, ours-a and ours-b); 4 is the whole network.
-        finest_only: Make the map at 1/4 alone, as the pose network does; without the layers
-            that lead to the coarser ones. Needs stage 4.
+        finest_only: Make the map at 1/4 of stage 4 alone, as the pose network does.
         weights: See `Backbone`.
     """
 

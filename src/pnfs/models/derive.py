@@ -13,12 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from pnfs.errors import PnfsError
-from pnfs.models.architecture import (
-    Architecture,
-    FabricArchitecture,
-    PartArchitecture,
-    nested_tuple,
-)
+from pnfs.models.architecture import Architecture, FabricArchitecture, PartArchitecture, tuples
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.operations import ZERO
 from pnfs.models.wiring import SCALES, KeptCells, live_cells, sources
@@ -77,7 +72,7 @@ def _masked(
         # One without weight of its own must not come back.
         inputs = beta(together) & (weights > 0)
         tables = (alpha(part.alpha_weights, fabric.operations), part.alpha), (inputs, part.beta)
-        logits = (nested_tuple(np.where(kept, x, -np.inf).tolist()) for kept, x in tables)
+        logits = (tuples(np.where(kept, x, -np.inf).tolist()) for kept, x in tables)
         return PartArchitecture(part.joints, *logits)
 
     fabrics = {

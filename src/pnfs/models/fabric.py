@@ -11,21 +11,37 @@ from torch.func import functional_call
 
 from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell
-from pnfs.models.layers import AddScaled, Alphas, Betas, Map
-from pnfs.models.operations import (
-    PAPER,
-    SUBNETWORK_OPERATIONS,
-    Connect,
-    FabricRules,
-    Operations,
-    Skip,
-)
+from pnfs.models.layers import AddScaled, Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weighted
+from pnfs.models.operations import PAPER, SUBNETWORK_OPERATIONS, FabricRules, Operations, Skip
 from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCells, Theta, sources
 
 softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
 """Mixing weights of Eq. 1 and Eq. 2."""
 FEW_PIXELS = 2**14
 """Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
+
+
+class Connect(Weighted):
+    """T: "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
+
+    `channels` are those of one part at the cell's scale.
+    """
+
+    def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:
+        super().__init__()
+        up = transform == "up"
+        inside, kernel, stride = (2 * channels, 1, 1) if up else (channels // 2, 3, 2)
+        bias = rules.connection_bias
+        self.conv = PartConv2d(parts, inside, channels, kernel, stride=stride, bias=bias)
+        self.norm = PartBatchNorm2d(parts, channels, affine=True)
+        layers: list[nn.Module] = [self.conv, self.norm]
+        if rules.rectify == "connection":
+            layers.append(nn.ReLU(inplace=True))
+        if up:
+            corners = rules.align_corners
+            double = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=corners)
+            layers.insert(1 if rules.upsample == "conv_first" else len(layers), double)
+        self.layers = layers
 
 
 class GridCell(nn.Module):
@@ -125,8 +141,8 @@ class NeuralFabrics(nn.Module):
     Args:
         part_names: The P parts' names.
         layers: L of the whole fabric.
-        first_layers: m, how many first layers to build, as a fabric backbone does; None for all.
-        last_layers: n, how many last layers to build, as a fabric subnetwork does; None for all.
+        first_layers, last_layers: How many first layers, m, of a fabric backbone to build, or how many last
+            layers, n, of a fabric subnetwork; None for all.
         input_scales: Scales of the maps that feed the first layer.
         channels: C; a cell at scale 1/s has C*s channels.
         nodes: H, hidden nodes of a cell.
@@ -194,10 +210,8 @@ class NeuralFabrics(nn.Module):
             # What is left differs from part to part: each part has cells of its own.
             self.cells = nn.ModuleDict({part: Grid(*one, kept[part]) for part in self.part_names})
         read = {part: sources(self.theta, kept[part]) for part in self.part_names}
-        self.readers = {
-            scale: [part for part in read if scale in read[part]]
-            for scale in sorted(set().union(*read.values()))
-        }
+        scales = sorted(set().union(*read.values()))
+        self.readers = {scale: [part for part in read if scale in read[part]] for scale in scales}
         self.alpha, self.beta = (
             nn.ParameterDict({part: nn.Parameter(torch.zeros(shape)) for part in self.part_names})
             for shape in (self.theta.alpha_shape, self.theta.beta_shape)

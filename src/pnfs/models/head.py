@@ -20,10 +20,8 @@ class VectorHead(nn.Module):
     gradient. So weights and a random bias begin small, and `calibrate` brings the mean score to `initial_score`
     on real features, whose scale depends on the fabric.
 
-    Args:
-        channels: Channels of one part's last cell.
-        joint_counts: J_p for each part.
-        vector_dim: d; 1 means an ordinary scalar heatmap, without squash.
+    `channels` are those of one part's last cell, `joint_counts` J_p of each part; d = `vector_dim`, where 1 means
+    an ordinary scalar heatmap, without squash.
     """
 
     initial_score = 0.03

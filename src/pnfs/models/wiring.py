@@ -49,8 +49,7 @@ class Theta:
 
     Attributes:
         layers: L of the whole fabric.
-        first_layer: First layer that is built, 1-based.
-        last_layer: Last layer that is built.
+        first_layer, last_layer: First and last layer that are built, 1-based.
         operations: Names of the candidate operations O, in the order of alpha's columns.
 
     Raises:

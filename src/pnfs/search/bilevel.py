@@ -131,8 +131,7 @@ class BilevelStrategy(SearchStrategy):
         if batch is None:
             # At an epoch's start, or where the search half is a little smaller than the other.
             self._batches = iter(self._loader)
-            batch = next(self._batches)
-        return batch
+        return next(self._batches) if batch is None else batch
 
     def state_dict(self) -> dict[str, Any]:
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
@@ -190,9 +189,7 @@ class SecondOrder(BilevelStrategy):
         weights = {name: value for name, value in parameters.items() if id(value) in trained}
         train_loss = functional_loss(module, parameters, train_batch)
         gradients = self.gradients_of(train_loss, list(weights.values()), through=True)
-        ahead = {
-            name: value - step * gradient
-            for (name, value), gradient in zip(weights.items(), gradients, strict=True)
-        }
+        pairs = zip(weights.items(), gradients, strict=True)
+        ahead = {name: value - step * gradient for (name, value), gradient in pairs}
         search_loss = functional_loss(module, parameters | ahead, search_batch)
         return self.gradients_of(search_loss, architecture_of(module)), search_loss.detach()

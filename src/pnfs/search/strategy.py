@@ -22,11 +22,8 @@ class SearchStrategy(L.Callback):
     Subclasses fill in `prepare`, which is called once before the optimisers are made. A `state_dict` is plain data
     only, so that checkpoints load with weights_only=True.
 
-    Args:
-        warmup_epochs: First epochs in which alpha and beta stay as they are while the weights learn.
-
-    Attributes:
-        compilable: Whether training steps may be compiled (`acceleration.compile`).
+    In the first `warmup_epochs` alpha and beta stay as they are while the weights learn. Training steps of those
+    that are `compilable` may be compiled (`acceleration.compile`).
     """
 
     compilable: ClassVar[bool] = True
