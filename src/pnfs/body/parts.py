@@ -29,8 +29,9 @@ class PartMode:
             if not joints or len(set(joints)) != len(joints) or unknown:
                 text = f"part {part!r} needs joints of the skeleton, each named once"
                 raise PnfsError(f"{where}: {text}, not {', '.join(sorted(unknown) or joints)}")
-        if missing := set(self.skeleton.joints).difference(*self.parts.values()):
-            raise PnfsError(f"{where}: in no part: {', '.join(sorted(missing))}")
+        covered = set(chain(*self.parts.values()))
+        if missing := [joint for joint in self.skeleton.joints if joint not in covered]:
+            raise PnfsError(f"{where}: in no part: {', '.join(missing)}")
 
     def __len__(self) -> int:
         """P, the number of parts."""

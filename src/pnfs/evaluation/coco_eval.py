@@ -201,7 +201,7 @@ def _match(
     # Images of like numbers of persons stand together, so that little is filled up.
     waiting = np.argsort(start - end, kind="stable")[: np.count_nonzero(end - start)]
     while waiting.size:
-        places = np.arange((end - start)[waiting[0]])
+        places = np.arange(int((end - start)[waiting[0]]))
         group, waiting = np.split(waiting, [max(1, _PAIRS // len(places))])
         rows = np.minimum(start[group][:, None] + places, len(by_image) - 1)
         persons, there = by_image[rows], places < (end - start)[group][:, None]

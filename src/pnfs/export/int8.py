@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from pnfs.codec.codec import decode
-from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, library
+from pnfs.export.runtimes import ExportError, OnnxRuntime, library
 from pnfs.models.network import PoseNetwork
 
 # Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
@@ -176,6 +176,5 @@ def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[st
         logging.disable(logging.NOTSET)
     model = onnx.load(target)
     properties = {p.key: p.value for p in model.metadata_props}
-    metadata = replace(ModelMetadata.from_properties(properties, path), precision="int8")
-    onnx.helper.set_model_props(model, properties | metadata.to_properties())
+    onnx.helper.set_model_props(model, properties | {"pnfs.precision": '"int8"'})
     onnx.save(model, target)

@@ -149,7 +149,7 @@ class HRNet(Backbone):
         if width not in (32, 48):
             raise PnfsError(f"backbone.width={width}: there are HRNets of width 32 and 48")
         if last_stage not in ((4,) if finest_only else (3, 4)):
-            raise PnfsError("backbone.last_stage must be 3, or 4 as backbone.finest_only needs")
+            raise PnfsError("backbone.last_stage must be 3 or 4; finest_only needs last_stage=4")
         name = f"hrnet_w{width}"
         self.network: Any = timm.create_model(name, features_only=True, feature_location="")
         unused = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")

@@ -141,7 +141,7 @@ class _FusedFabrics(nn.Module):
             linear = all(map(_convs, others)) and all(map(_reads_linearly, readers))
             if len(weighted) != 1 or name in outputs or not linear:
                 continue
-            source, (identity,) = terms[weighted[0]]
+            source, (identity,) = terms[weighted[0]][0], _convs(terms[weighted[0]][1])
             factor = identity.weight.view(identity.parts, -1)[:, 0].clone()  # (P,)
             if bool((factor < _SMALLEST_DIVISOR).any()):
                 continue
@@ -173,7 +173,8 @@ def fuse_operation(operation: nn.Module, weight: Weight, channels: int) -> nn.Se
     assert isinstance(operation, Weighted)
     norms = [n for n, layer in enumerate(operation.layers) if isinstance(layer, PartBatchNorm2d)]
     layers: list[Any] = []
-    for n, layer in enumerate(map(copy.deepcopy, operation.layers)):
+    for n, original in enumerate(operation.layers):
+        layer: Any = copy.deepcopy(original)
         if n not in norms:
             layers.append(layer)
             continue

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -115,14 +115,11 @@ def _connections(layer: int, scale: int, previous: Sequence[int]) -> tuple[Conne
     A cell without a finer or coarser neighbour takes its same-scale input for it. A cell at a scale that
     the previous layer lacks takes the finer input for all three, each with its own transform.
     """
-    if scale in previous:
-        ways = ((scale // 2, "down"), (scale, "identity"), (scale * 2, "up"))
-    elif scale // 2 in previous:
-        ways = ((scale // 2, "down"),) * 3
-    else:
+    down, here, up = (scale // 2, "down"), (scale, "identity"), (scale * 2, "up")
+    ways = (down, here, up) if scale in previous else (down, down, down)
+    places: Any = [way if way[0] in previous else here for way in ways]
+    if not {source for source, _ in places} <= set(previous):
         raise PnfsError(f"the cell at layer {layer}, scale 1/{scale} has no input among {previous}")
-    here = (scale, "identity")
-    places = ((way if way[0] in previous else here) for way in ways)
     return tuple(Connection(n, *place) for n, place in zip(NEIGHBOURS, places, strict=True))
 
 

@@ -184,7 +184,7 @@ class SecondOrder(BilevelStrategy):
         step = self.unrolled_lr
         if step is None:
             step = module.trainer.optimizers[0].param_groups[0]["lr"]
-        parameters = dict(module.network.named_parameters())
+        parameters: dict[str, Tensor] = dict(module.network.named_parameters())
         trained = {id(p) for p in module.network.weight_parameters() if p.requires_grad}
         weights = {name: value for name, value in parameters.items() if id(value) in trained}
         train_loss = functional_loss(module, parameters, train_batch)

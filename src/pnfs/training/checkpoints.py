@@ -173,7 +173,7 @@ def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
             yield f"its configuration lacks {key}"
     model = config["model"] if "model" in builds else None
     target = model.get("_target_") if isinstance(model, Mapping) else None
-    if target == "pnfs.models.PoseFabricNetwork" and "fabrics" not in model:
+    if target == "pnfs.models.PoseFabricNetwork" and "fabrics" not in (model or {}):
         yield "an earlier version wrote it, whose networks this version cannot build; train it again"
     for key in builds:
         yield from _foreign(config.get(key), key, key, trust)
