@@ -123,7 +123,7 @@ def test_first_loss_that_is_not_finite_is_named(
     monkeypatch: pytest.MonkeyPatch, every: int, last: int
 ) -> None:
     """On the CPU at once, elsewhere at the next look, at the latest when the epoch ends."""
-    monkeypatch.setattr(training_module, "losses_between_looks", lambda _: every)
+    monkeypatch.setitem(training_module.LOOK_AFTER, "cpu", every)
     pose = module()
     fake = SimpleNamespace(
         current_epoch=1, global_step=0, datamodule=None, is_last_batch=False,
@@ -221,12 +221,12 @@ def test_a_checkpoints_network_can_be_loaded_alone() -> None:
     for parameter in trained.network.parameters():
         parameter.data.normal_()
     state = trained.state_dict() | {"metric.other": torch.zeros(1)}
-    load_network_state(fresh.network, state)
+    training_module.load_network_state(fresh.network, state)
     for name, value in fresh.network.state_dict().items():
         assert torch.equal(value, trained.network.state_dict()[name]), name
+    lacking = {name: value for name, value in state.items() if "head" not in name}
     with pytest.raises(RuntimeError, match="Missing key"):
-        lacking = {name: value for name, value in state.items() if "head" not in name}
-        load_network_state(fresh.network, lacking)
+        training_module.load_network_state(fresh.network, lacking)
 
 
 @pytest.mark.parametrize("flip_test", [False, True])

@@ -22,7 +22,7 @@ _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 # All, medium and large persons, square pixels.
 _AREAS = np.array([[0, 1e5**2], [32**2, 96**2], [96**2, 1e5**2]])
-_PAIRS = 1 << 14  # Of an image and a labelled person, compared at once; bounds the memory.
+_PAIRS = 1 << 14  # Pairs of an image and a person that are compared at once; bounds the memory.
 
 
 @dataclass(frozen=True)

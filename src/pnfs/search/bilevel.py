@@ -29,10 +29,10 @@ class BilevelStrategy(SearchStrategy):
     step leaves them as they are.
 
     Args:
-        lr, weight_decay: Of alpha and beta.
+        lr, weight_decay: Arguments of the Adam of alpha and beta.
         share: Share of the training persons that alpha and beta learn from.
         seed: Seed of the division of the training persons.
-        betas: Decay rates of their Adam: DARTS's (0.5, 0.999); the authors' public code has (0.9, 0.999).
+        betas: Decay rates of that Adam: DARTS's (0.5, 0.999); the authors' public code has (0.9, 0.999).
     """
 
     def __init__(
@@ -63,8 +63,13 @@ class BilevelStrategy(SearchStrategy):
     def gradients_of(
         self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
     ) -> list[Tensor]:
-        """Gradients of a loss, taken at the loss scale of the run's precision; `through` keeps their graph."""
-        scaled = torch.autograd.grad(loss * self.loss_scale, list(inputs), create_graph=through)
+        """Gradients of a loss, taken at the loss scale of the run's precision; `through` keeps their graph.
+
+        Those of inputs that the loss does not depend on are zero: shallow fabrics have cells that lead nowhere.
+        """
+        scaled = torch.autograd.grad(
+            loss * self.loss_scale, list(inputs), create_graph=through, materialize_grads=True
+        )
         return [gradient / self.loss_scale for gradient in scaled]
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:

@@ -22,6 +22,7 @@ from pnfs.training.loss import HeatmapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+LOOK_AFTER = {"cpu": 1}  # Losses that are kept before they are read: a GPU need not wait each step.
 
 
 class NonFiniteLossError(PnfsError):
@@ -117,7 +118,7 @@ class PoseModule(L.LightningModule):
         place = f"epoch {trainer.current_epoch}, step {trainer.global_step} (batch {batch_idx} of the epoch)"
         where = f"{place}, learning rate {lr:g}"
         self._losses.append((name, loss.detach(), batch["sample_index"], where))
-        if len(self._losses) >= losses_between_looks(loss):
+        if len(self._losses) >= LOOK_AFTER.get(loss.device.type, 50):
             self._look_at_losses()
 
     def _look_at_losses(self) -> None:
@@ -132,7 +133,7 @@ class PoseModule(L.LightningModule):
         ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
             f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Look at them "
-            "(pnfs data action=browse), or choose a smaller optimizer.lr, trainer.gradient_clip_val, or "
+            "(pnfs data out=<folder>), or choose a smaller optimizer.lr, trainer.gradient_clip_val, or "
             "trainer.precision=32-true"
         )
 
@@ -177,11 +178,6 @@ class PoseModule(L.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._schedule.build(optimizer, epochs=epochs, steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-
-def losses_between_looks(loss: Tensor) -> int:
-    """How many losses are kept before they are read: a GPU need not wait at every step."""
-    return 1 if loss.is_cpu else 50
 
 
 def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
