@@ -19,7 +19,6 @@ from pnfs.data.crops import PoseBatch
 from pnfs.evaluation.pck import PCK
 from pnfs.models.backbones import Backbone
 from pnfs.training import module as training_module
-from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import ArchitectureGroup, NonFiniteLossError, PoseModule
 from pnfs.training.schedules import OneCycleSchedule
 from tiny import fabric_network
@@ -149,38 +148,6 @@ def test_first_loss_that_is_not_finite_is_named(
     assert seen[-1] == last
     for part in ("training", "inf", "epoch 1", "step 5", "batch 1", "0.01", "row 5", "row 45"):
         assert part in str(stopped.value)
-
-
-def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
-    """Half, or the whole, of the mean square on every labelled part map, by loops."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = ((samples["image"] / 255 - mean) / std).permute(0, 3, 1, 2)
-    maps = pose.network(images)
-    total, count, row = 0.0, 0, 0
-    ys, xs = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
-    for joints in PARTS.values():
-        for joint in joints:
-            k = LSP.joints.index(joint)
-            for sample in range(len(maps)):
-                if samples["labelled"][sample, k]:
-                    x, y = (int(v / 4 + 0.5) for v in samples["joints_crop"][sample, k].tolist())
-                    target = torch.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * sigma**2))
-                    target[((xs - x).abs() > 3 * sigma) | ((ys - y).abs() > 3 * sigma)] = 0
-                    total += (maps[sample, row] - target).square().mean().item()
-                count += 1
-            row += 1
-    return total / count
-
-
-@pytest.mark.parametrize(("sigma", "factor"), [(2.0, 1.0), (1.0, 0.5)])
-def test_the_training_loss_is_made_of_crops_and_joints(sigma: float, factor: float) -> None:
-    pose = module(codec=Codec(sigma=sigma), loss=HeatmapLoss(factor=factor)).eval()
-    samples = batch()
-    with torch.no_grad():
-        loss = pose.loss(
-            pose.network(samples["image"]), samples, pose.codec, pose.network.map_joints
-        ).item()
-        assert loss == pytest.approx(factor * plain_loss(pose, samples, sigma), rel=1e-4)
 
 
 def test_a_metric_whose_lower_values_are_better_is_refused() -> None:

@@ -1,8 +1,7 @@
 """Fusing for inference: mixing weights and batch norms become part of the convolutions in front of them.
 
 In evaluation mode alpha, beta and the statistics are constants, and a fabric is nothing but maps that are sums of
-layers of other maps: those of Eq. 2, of Eq. 1, and of the cells' outputs. Here these sums are written down by name
-and made smaller.
+layers of other maps (Eq. 2, Eq. 1, the cells' outputs), which are written down by name here and made smaller.
 """
 
 import copy

@@ -15,10 +15,7 @@ WANDB_ID = "wandb_id.txt"
 class RunLogger(WandbLogger):
     """Lightning's logger, with an id that a resumed run keeps, and metrics compared by epoch and best score.
 
-    Args:
-        save_dir: The run's folder, which keeps the id.
-        artifacts: Upload best.ckpt and result.json at the end.
-        arguments: See `WandbLogger` and `wandb.init`.
+    `save_dir` is the run's folder, which keeps the id; `artifacts` uploads best.ckpt and result.json at the end.
     """
 
     def __init__(self, *, save_dir: str, artifacts: bool = False, **arguments: Any) -> None:

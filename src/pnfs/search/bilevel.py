@@ -25,8 +25,8 @@ class BilevelStrategy(SearchStrategy):
     """alpha and beta learn from one part of the training persons, the weights from the other.
 
     Before every step of the weights' optimiser, one step of an Adam of their own moves alpha and beta; epochs,
-    steps and schedulers count as without a search. Running statistics belong to the weights: the architecture
-    step leaves them as they are.
+    steps and schedulers count as without a search. Running statistics belong to the weights: this step leaves
+    them as they are.
 
     Args:
         lr, weight_decay: Arguments of the Adam of alpha and beta.
@@ -106,9 +106,13 @@ class BilevelStrategy(SearchStrategy):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.loss_scale = 1.0 if scaler is None else float(scaler.get_scale())
         data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        search_batch = data.on_after_batch_transfer(
-            move_data_to_device(self._next_batch(), module.device), dataloader_idx=0
-        )
+        found = next(self._batches, None)
+        if found is None:
+            # At an epoch's start, or where the search half is a little smaller than the other.
+            self._batches = iter(self._loader)
+            found = next(self._batches)
+        found = move_data_to_device(found, module.device)
+        search_batch = data.on_after_batch_transfer(found, dataloader_idx=0)
         parameters = architecture_of(module)
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -130,13 +134,6 @@ class BilevelStrategy(SearchStrategy):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         module.log("architecture/loss", loss, on_step=False, on_epoch=True)
-
-    def _next_batch(self) -> PoseBatch:
-        batch = next(self._batches, None)
-        if batch is None:
-            # At an epoch's start, or where the search half is a little smaller than the other.
-            self._batches = iter(self._loader)
-        return next(self._batches) if batch is None else batch
 
     def state_dict(self) -> dict[str, Any]:
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
@@ -171,16 +168,23 @@ class SecondOrder(BilevelStrategy):
     The weights themselves are never touched: the looked-ahead ones are tensors of their own. A step costs about
     four times the time and memory of a plain one.
 
-    Args:
-        unrolled_lr: xi; None for the weights' current learning rate.
-        **settings: See `BilevelStrategy`.
+    `unrolled_lr` is xi, None for the weights' current learning rate; for others see `BilevelStrategy`.
     """
 
     # Its functional calls put other tensors in the place of the weights at every step.
     compilable = False
 
-    def __init__(self, unrolled_lr: float | None = None, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        unrolled_lr: float | None = None,
+        lr: float = 0.003,
+        weight_decay: float = 0.001,
+        share: float = 0.5,
+        seed: int = 0,
+        warmup_epochs: int = 0,
+        betas: tuple[float, float] = (0.5, 0.999),
+    ) -> None:
+        super().__init__(lr, weight_decay, share, seed, warmup_epochs, betas)
         self.unrolled_lr = unrolled_lr
 
     def architecture_gradients(

@@ -68,10 +68,8 @@ class KeepLast(_Kept):
     """Keeps `last.ckpt` in `dirpath`, which a run resumes from, and of the epoch before `previous.ckpt`.
 
     Lightning's `save_last` skips epochs that are no better, which a resumed run would then repeat; and with
-    several validations an epoch it would keep a state that cannot be resumed exactly.
-
-    Attributes:
-        epochs: Whole epochs that the run has trained, earlier starts included.
+    several validations an epoch it would keep a state that cannot be resumed exactly. `epochs` are the whole
+    epochs that the run has trained, earlier starts included.
     """
 
     def __init__(self, dirpath: Path | str) -> None:
