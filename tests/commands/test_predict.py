@@ -195,8 +195,9 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
     ]
     assert result["videos"][0]["name"] == "walk.avi"
     assert {person["track_id"] for person in result["annotations"]} == {1}
-    assert result["info"]["smoothing"]["enabled"]
+    assert result["info"]["smoothing"] == {"min_cutoff": 1.0, "beta": 10.0}
     raw = run(checkpoint, tmp_path / "raw", path, "tracking.score=0", "smoothing.enabled=false")
+    assert raw["info"]["smoothing"] is None
     first, *others = zip(result["annotations"], raw["annotations"], strict=True)
     assert first[0] == first[1]
     assert all(a["keypoints"] != b["keypoints"] for a, b in others)

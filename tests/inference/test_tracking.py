@@ -114,7 +114,7 @@ def followed(
     """What is found in the frames of a video, and the sizes of the batches."""
     finder, file = DotFinder(), InputFile(Path("v.mp4"), "v.mp4")
     predictor = Predictor(finder, skeleton=COCO, input_size=(128, 128), batch_size=4)
-    tracker = partial(Tracker, min_cutoff=None, **tracking)
+    tracker = partial(Tracker, **tracking)
     found = Poses(predictor, nms_threshold=0.9, tracker=tracker, flip_test=False)
     frames = []
     for n, picture in enumerate(pictures):
@@ -217,7 +217,7 @@ def test_limits_of_the_filter() -> None:
 
 def test_joints_are_smoothed_each_person_by_itself_and_only_if_wanted() -> None:
     noise, fps, seen = np.random.default_rng(2), 20, []
-    tracker, raw = Tracker(fps, min_cutoff=1.5, beta=4.0), Tracker(fps, min_cutoff=None)
+    tracker, raw = Tracker(fps, smoothing={"min_cutoff": 1.5, "beta": 4.0}), Tracker(fps)
     for frame in range(12):
         found = poses(*(noise.normal(0, 3, (2, 2)) + np.array([(0, 0), (300, 0)])).tolist())
         smoothed = tracker.follow(found, frame)

@@ -20,7 +20,7 @@ from pnfs.data.persons import listed
 from pnfs.inference import choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
 from pnfs.inference.frames import Poses, count_frames, read_frames
-from pnfs.inference.inputs import counted_by_suffix, find_inputs
+from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs
 from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
 from pnfs.inference.tracking import Tracker
@@ -40,7 +40,7 @@ _OF_THE_PREDICTOR = (
 def run(config: DictConfig) -> None:
     """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named."""
     settings = plain(config)
-    out, smoothing = _folder(settings), settings["smoothing"]
+    out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:
         _say(f"passed over, no known picture or video: {counted_by_suffix(others)}")
@@ -55,23 +55,45 @@ def run(config: DictConfig) -> None:
     poses = Poses(
         predictor,
         nms_threshold=settings["nms_threshold"],
-        tracker=partial(
-            Tracker,
-            **settings["tracking"],
-            min_cutoff=smoothing["min_cutoff"] if smoothing["enabled"] else None,
-            beta=smoothing["beta"],
-        ),
+        tracker=partial(Tracker, **settings["tracking"], smoothing=_smoothing(settings)),
         flip_test=settings["flip_test"],
         maps=settings["score_maps"],
     )
-    problems: list[str] = []
-    scenes: dict[str, None] = {}
-    pictures = persons = 0
     computed = runtime_of(predictor)
-    videos = {key: settings[key] for key in ("tracking", "smoothing")}
-    info = computed | (videos if any(file.is_video for file in files) else {})
+    info: dict[str, Any] = dict(computed)
+    if any(file.is_video for file in files):
+        info |= {"tracking": settings["tracking"], "smoothing": _smoothing(settings)}
     kinds = {key: settings[key] for key in ("score_threshold", "overlays", "score_maps")}
     results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
+    scenes, problems = _predict_all(files, boxes, poses, results)
+    _say(f"{len(results.persons)} persons in {len(results.images)} pictures or frames")
+    if poses.followed:
+        _say(f"persons followed through videos: {poses.followed}")
+    _say(described(computed))
+    if poses.duplicates:
+        _say(
+            f"{poses.duplicates} more were left out, too similar to a better pose "
+            f"(nms_threshold={settings['nms_threshold']})"
+        )
+    if isinstance(boxes, WholeImage):
+        _warn_of_crowds(scenes)
+    for what in ("overlays", "score_maps"):
+        if settings[what]:
+            _say(f"{what.replace('_', ' ')}: {out / what}")
+    _say(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
+    if problems:
+        raise UsageError(
+            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
+            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
+        )
+
+
+def _predict_all(
+    files: Sequence[InputFile], boxes: BoxSource, poses: Poses, results: ResultFolder
+) -> tuple[list[str], list[str]]:
+    """Names of the pictures that look like scenes though one person was taken to fill them; and problems."""
+    scenes: dict[str, None] = {}
+    problems: list[str] = []
     with Progress(console=console, disable=not console.is_terminal) as progress, results:
         task = progress.add_task("predicting", total=count_frames(files))
 
@@ -82,31 +104,16 @@ def run(config: DictConfig) -> None:
 
         for frame, prediction in poses.of(read_frames(files, boxes, report)):
             results.add(frame, prediction)
-            pictures, persons = pictures + 1, persons + len(prediction)
             height, width = frame.query.image.shape[:2]
             if frame.query.whole_image and width > SCENE * height:
                 scenes[frame.file.name] = None
             progress.advance(task)
-    _say(f"{persons} persons in {pictures} pictures or frames")
-    if poses.followed:
-        _say(f"{poses.followed} persons followed through videos")
-    _say(described(computed))
-    if poses.duplicates:
-        _say(
-            f"{poses.duplicates} more were left out, too similar to a better pose "
-            f"(nms_threshold={settings['nms_threshold']})"
-        )
-    if isinstance(boxes, WholeImage):
-        _warn_of_crowds(list(scenes), len(files))
-    for what in ("overlays", "score_maps"):
-        if settings[what]:
-            _say(f"{what.replace('_', ' ')}: {out / what}")
-    _say(f"keypoints: {out / RESULT_FILE} and {TABLE_FILE}")
-    if problems:
-        raise UsageError(
-            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
-            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
-        )
+    return list(scenes), problems
+
+
+def _smoothing(settings: Mapping[str, Any]) -> dict[str, float] | None:
+    smoothing = dict(settings["smoothing"])
+    return smoothing if smoothing.pop("enabled") else None
 
 
 def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
@@ -132,15 +139,16 @@ def _agreed(question: str) -> bool:
     return asks and Confirm.ask(escape(question), console=console, default=False)
 
 
-def _warn_of_crowds(scenes: Sequence[str], count: int) -> None:
-    """Says that boxes=image draws one skeleton, and names the pictures that look like more than a portrait."""
-    names = f"{', '.join(scenes[:3])}{', …' if len(scenes) > 3 else ''}"
-    wide = f"; {len(scenes)} of {count} are far wider than a standing person ({names})"
+def _warn_of_crowds(scenes: Sequence[str]) -> None:
+    """Says that boxes=image draws one skeleton, and names the pictures with room for more."""
+    rest = f", … ({len(scenes)} in all)" if len(scenes) > 5 else ""
+    wide = f"; wide enough for several: {', '.join(scenes[:5])}{rest}" if scenes else ""
     console.print(
-        "[yellow]warning:[/] one person was taken to fill each picture, whoever else is in it (boxes=image)"
-        f"{escape(wide) if scenes else ''}; boxes=detector finds the persons",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
+        "[yellow]warning:[/] one person was taken to fill each picture, whoever else is in it; "
+        f"boxes=detector finds the persons{escape(wide)}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _say(text: str) -> None:

@@ -68,15 +68,15 @@ class ResultFolder:
             # COCO counts joints from 1 here.
             "skeleton": [[i + 1 for i in skeleton.indices(limb)] for limb in skeleton.limbs],
         }
-        self._images: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self._videos: list[dict[str, Any]] = []
-        self._persons: list[dict[str, Any]] = []
+        self.persons: list[dict[str, Any]] = []
         self._content = {
             "info": {"description": description, **(info or {})},
             "categories": [category],
             "videos": self._videos,
-            "images": self._images,
-            "annotations": self._persons,
+            "images": self.images,
+            "annotations": self.persons,
         }
         self._writer: tuple[Path, cv2.VideoWriter] | None = None
         self._names: dict[str, str] = {}
@@ -98,12 +98,12 @@ class ResultFolder:
 
     def _table(self) -> str:
         """The joints of `keypoints.json`, a row each."""
-        images = {image["id"]: image for image in self._images}
+        images = {image["id"]: image for image in self.images}
         fps = {video["id"]: video["fps"] for video in self._videos}
         text, in_picture = io.StringIO(), Counter[int]()
         write = csv.writer(text, lineterminator="\n").writerow
         write(("file", "frame", "time_s", "person", "joint", "x", "y", "score"))
-        for person in self._persons:
+        for person in self.persons:
             image = images[person["image_id"]]
             in_picture[image["id"]] += 1
             frame = image.get("frame_id", "")
@@ -118,7 +118,7 @@ class ResultFolder:
         """Takes in the poses of one picture or frame; frames of a video come one after another."""
         height, width = frame.query.image.shape[:2]
         # Sources of boxes know all their pictures by number, or none.
-        image_id = len(self._images) + 1 if frame.image_id is None else frame.image_id
+        image_id = len(self.images) + 1 if frame.image_id is None else frame.image_id
         size = {"width": width, "height": height}
         image = {"id": image_id, "file_name": frame.file.name, **size}
         if frame.index is not None:
@@ -126,12 +126,12 @@ class ResultFolder:
                 video = {"id": len(self._videos) + 1, "name": frame.file.name}
                 self._videos.append({**video, **size, "fps": frame.fps})
             image |= {"video_id": self._videos[-1]["id"], "frame_id": frame.index}
-        self._images.append(image)
+        self.images.append(image)
         for n in range(len(prediction)):
-            ids = {"id": len(self._persons) + 1, "image_id": image_id}
+            ids = {"id": len(self.persons) + 1, "image_id": image_id}
             if prediction.track_ids is not None:
                 ids["track_id"] = int(prediction.track_ids[n])
-            self._persons.append(ids | self._person(prediction, n))
+            self.persons.append(ids | self._person(prediction, n))
         if self.overlays:
             self._write_overlay(frame, prediction)
         if self.score_maps:

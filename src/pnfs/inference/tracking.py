@@ -1,6 +1,7 @@
 """Persons followed through a video: ids, boxes carried from frame to frame, joints smoothed."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,8 +80,8 @@ class Tracker:
         iou: Lowest overlap (intersection over union) of one person's boxes.
         keep: Frames for which a person who is not found is remembered.
         score: Poses in carried boxes that score less are no persons.
-        min_cutoff, beta: See `OneEuroFilter`; speed is in heights of the person per second. With min_cutoff
-            None joints stay as they are found.
+        smoothing: Arguments of `OneEuroFilter`, where speed is in heights of the person per second. None:
+            joints stay as they are found.
     """
 
     def __init__(
@@ -90,11 +91,10 @@ class Tracker:
         iou: float = 0.3,
         keep: int = 10,
         score: float = 0.3,
-        min_cutoff: float | None = 1.0,
-        beta: float = 10.0,
+        smoothing: Mapping[str, float] | None = None,
     ) -> None:
         self.fps, self.iou, self.keep, self.score = fps, iou, keep, score
-        self.min_cutoff, self.beta = min_cutoff, beta
+        self.smoothing = smoothing
         self.count = 0
         """Persons so far; their ids are 1, 2, …"""
         self._tracks: list[_Track] = []
@@ -130,7 +130,7 @@ class Tracker:
             track = track_of.get(n) or self._new_track(found, n, frame)
             self._update(track, found, n, frame)
             ids[n] = track.id
-            if self.min_cutoff is not None:
+            if self.smoothing is not None:
                 height = max(1.0, float(track.carried[2:].max()))
                 joints[n] = track.smoother(found.joints[n], frame / self.fps, height)
         return replace(found, joints=joints, track_ids=ids)
@@ -140,10 +140,7 @@ class Tracker:
 
     def _new_track(self, found: Prediction, n: int, frame: int) -> _Track:
         self.count += 1
-        box, smoother = (
-            found.boxes[n],
-            OneEuroFilter(min_cutoff=self.min_cutoff or 1.0, beta=self.beta),
-        )
+        box, smoother = found.boxes[n], OneEuroFilter(**self.smoothing or {})
         track = _Track(self.count, frame, box, box, 1.0, np.zeros(2, np.float32), smoother)
         self._tracks.append(track)
         return track
