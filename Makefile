@@ -26,7 +26,7 @@ comma := ,
 listed = $(subst $(empty) ,$(comma),$(strip $(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow hard-use lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
+.PHONY: help setup demo test test-slow hard-use versions versions-oldest versions-newest lint format clean stale tables study reproduce-all reproduce-figure7 reproduce-figure8 \
     table-costs bench runs-page docs rooms web notebooks
 
 help: ## list the targets
@@ -48,6 +48,24 @@ test-slow: $(STAMP) ## run the slow tests: whole trainings, kills and resumes, l
 hard-use: $(STAMP) ## break things on purpose: kills, damage, full disks, hostile files; writes experiments/hard_use/table.md
 	mkdir -p experiments/hard_use
 	PNFS_HARD_USE=experiments/hard_use/table.md OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hard_use $(ARGS)
+
+versions: versions-oldest versions-newest ## run the tests with the oldest declared dependencies, and with the newest (gigabytes of downloads)
+
+# uv resolves to the lowest versions, pip installs them: it knows where this machine gets its files.
+versions-oldest: $(STAMP)
+	mkdir -p build
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml --output-file build/oldest.txt
+	$(call tested,oldest,--requirement build/oldest.txt)
+
+versions-newest: $(STAMP)
+	$(call tested,newest,--upgrade)
+
+define tested
+$(BIN)/python -m venv --clear build/$(1)
+build/$(1)/bin/python -m pip install --disable-pip-version-check --quiet $(2) --editable '.[dev]'
+OMP_NUM_THREADS=1 build/$(1)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
+endef
 
 reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce-table2 ... table7, reproduce-figure5 ... figure8)
 	$(call reproduce,[$(call listed,$(TARGETS:%=%/*))],[$(call listed,$(TARGETS))])

@@ -42,7 +42,7 @@ def sections(*, size: int, rounds: int, persons: int = 32, **_: Any) -> Iterator
 
 def write_pictures(folder: Path, count: int, image_size: tuple[int, int]) -> Persons:
     """Synthetic people in JPEGs of photographs' size, grain and quality."""
-    people = Synthetic(train=count, val=1, image_size=image_size, noise=12).persons("train")
+    people = Synthetic(train=count, val=1, image_size=image_size).persons("train")
     names = [f"{number}.jpg" for number in range(count)]
     for number, name in enumerate(names):
         picture = cv2.cvtColor(people.images.read(number), cv2.COLOR_RGB2BGR)

@@ -10,9 +10,6 @@ import pytest
 import yaml
 
 from pnfs.commands.configuration import configuration_folder
-from pnfs.models.backbones import MobileNetV2
-from pnfs.models.cost import measure_cost
-from tiny import fabric_network
 
 CONF = configuration_folder()
 PNFS = Path(sys.executable).with_name("pnfs")
@@ -40,13 +37,6 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
     for internals in ("Traceback", 'File "', "Error in call to target", "HYDRA_FULL_ERROR"):
         assert internals not in done.stderr
     return done.stderr.strip()
-
-
-def test_help_lists_the_commands(tmp_path: Path) -> None:
-    done = pnfs(tmp_path, "--help")
-    assert done.returncode == 0
-    for command in ("train", "evaluate", "show", "derive", "cost"):
-        assert re.search(rf"^  {command}\s+\w", done.stdout, re.MULTILINE)
 
 
 def test_unknown_command_exits_with_2(tmp_path: Path) -> None:
@@ -116,25 +106,17 @@ def test_mistake_is_told_without_internals(
         assert len(error.splitlines()) == 1
 
 
-def test_cost_prints_what_is_measured_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    overrides = ["skeleton=coco", "parts=p8", "model.fabrics.nodes=2", "input_size=[128,96]"]
-    done = pnfs(tmp_path, "cost", *overrides)
-    assert done.returncode == 0, done.stderr
-    network = fabric_network(
-        backbone=MobileNetV2(weights="none"),
-        skeleton="coco",
-        parts=yaml.safe_load((CONF / "parts" / "p8.yaml").read_text())["coco"],
-        nodes=2,
-        channels=10,
+def test_list_of_commands_waits_for_no_library() -> None:
+    """`pnfs --help` is the first thing a user types; torch alone takes seconds."""
+    program = (
+        "import sys; sys.argv = ['pnfs', '--help']\n"
+        "from pnfs.commands.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'hydra', 'lightning', 'numpy'} & set(sys.modules)))"
     )
-    cost = measure_cost(network, (128, 96))
-    printed = {
-        cells[0].strip(): [int(cell.replace(",", "")) for cell in cells[1:] if cell.strip()]
-        for line in done.stdout.splitlines()
-        if len(cells := [c for c in re.split("[│┃|]", line) if c]) == 4 and "," in line
-        if not cells[1].strip().isalpha()
-    }
-    for name, part in cost.parts.items():
-        assert printed[name] == [part.parameters, part.live_parameters, part.macs]
-    assert printed["total"] == [cost.parameters, cost.live_parameters, cost.macs]
-    assert list(tmp_path.iterdir()) == []
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "data" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

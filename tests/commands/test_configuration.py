@@ -2,21 +2,18 @@
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pnfs.body import SKELETONS, PartMode, skeleton_by_name
+from pnfs.body import PartMode, skeleton_by_name
 from pnfs.commands import main
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
 from pnfs.commands.keys import check_keys
 from pnfs.models import PAPER, POSENFS
-from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
 from pnfs.training.loss import HeatmapLoss
 from tiny_runs import composed
 
@@ -69,16 +66,6 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
     if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
     check_keys(command, composed(command, *overrides))
-
-
-@pytest.mark.parametrize("backbone", choices_of("backbone"))
-@pytest.mark.parametrize("skeleton", SKELETONS)
-def test_chosen_parts_reach_the_network(backbone: str, skeleton: str) -> None:
-    config = composed("train", f"backbone={backbone}", "parts=p5", f"skeleton={skeleton}")
-    model = plain(config)["model"]
-    assert model["skeleton"] == skeleton
-    assert model["parts"] == plain(config)["parts"][skeleton]
-    assert model["backbone"] == plain(config)["backbone"]
 
 
 def test_part_mode_that_lacks_a_skeleton_is_refused() -> None:
@@ -151,15 +138,6 @@ def test_every_key_is_explained() -> None:
 def test_every_file_begins_with_what_it_is() -> None:
     files = CONF.glob("**/*.yaml")
     assert [path for path in files if not path.read_text().startswith("# ")] == []
-
-
-@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
-def test_recipe_says_what_it_shows_what_to_expect_and_how_to_run_it(path: Path) -> None:
-    package, *head = path.read_text().splitlines()[:4]
-    assert package == "# @package _global_"
-    assert re.match(r"# (Shows|Reproduces): ", head[0])
-    assert head[1].startswith("# Expected: ")
-    assert head[2].startswith("# Command: ")
 
 
 # --- Table I, by joint numbers
@@ -238,35 +216,6 @@ def test_fabric_presets_equal_the_constants(
     loss = instantiate(config.loss)
     assert isinstance(loss, HeatmapLoss)
     assert (loss.maps, loss.factor) == (maps, factor)
-
-
-def call(factory: Any) -> tuple[Any, dict[str, Any]]:
-    """What a factory calls, and with which keywords."""
-    if not isinstance(factory, partial):
-        return factory, {}
-    assert not factory.args
-    return factory.func, factory.keywords
-
-
-@pytest.mark.parametrize(
-    ("choice", "constant", "extra"),
-    [
-        ("subnetwork", SUBNETWORK_OPERATIONS, ()),
-        ("all", BACKBONE_OPERATIONS, ()),
-        ("all_5x5", BACKBONE_OPERATIONS, ("sep_conv_5x5", "dil_conv_5x5")),
-    ],
-)
-def test_operations_equal_the_constants(choice: str, constant: Any, extra: tuple[str, ...]) -> None:
-    operations = instantiate(composed("train", f"operations={choice}").operations)
-    # The order is the order of alpha's columns.
-    assert list(operations) == [*constant, *extra]
-    for name in constant:
-        assert call(operations[name]) == call(constant[name])
-    for name in extra:
-        function, keywords = call(operations[name])
-        small_function, small_keywords = call(constant[name.replace("5x5", "3x3")])
-        assert function is small_function
-        assert keywords == {**small_keywords, "kernel_size": 5}
 
 
 def test_configuration_resolves_to_plain_data() -> None:

@@ -69,27 +69,15 @@ def as_results(labels: dict[str, Any], shift: float = 0.0) -> list[dict[str, Any
 # --- COCO
 
 
-def test_labels_of_coco_score_one_against_themselves(roots, tmp_path: Path, capsys) -> None:
-    root = roots["coco"]
-    file = root / "annotations/person_keypoints_val2017.json"
-    record = scored("coco", root, file, tmp_path)
-    assert record["score"] == record["scores"]["AP"] == record["scores"]["AR"] == 1
-    assert record["predictions"]["file"] == str(file)
-    assert record["predictions"]["format"] == "COCO annotations"
-    assert len(record["predictions"]["sha256"]) == 64
-    assert "checkpoint" not in record
-    columns = record["by_joint"]["joints"].values()
-    assert {c["all"]["percent"] for c in columns if c["all"]["labels"]} == {100}
-    for name in ("predictions", "worst", "best", "joints", "curve"):
-        assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
-    assert "predictions: COCO annotations" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("shift", [0.0, 2.0])
 def test_coco_results_score_as_pycocotools_says(roots, tmp_path: Path, shift: float) -> None:
     root = roots["coco"]
     results = as_results(coco_labels(root), shift)
     record = scored("coco", root, written(tmp_path / "r.json", results), tmp_path / "out")
+    assert record["predictions"]["format"] == "COCO results"
+    assert "checkpoint" not in record
+    for name in ("predictions", "worst", "best", "joints"):
+        assert cv2.imread(str(tmp_path / f"out/{name}_val.png")) is not None, name
     truth = CocoIndex(str(root / "annotations/person_keypoints_val2017.json"))
     oracle = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), "keypoints")
     oracle.evaluate()
@@ -116,9 +104,6 @@ def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Pat
     record = scored("coco", root, file, tmp_path / "results")
     assert record["score"] == 1
     assert sum(record["predictions"]["left_out"].values()) == 1
-    # The same labels under COCO's own terms are the same poses.
-    plain = roots["coco"] / "annotations/person_keypoints_val2017.json"
-    assert scored("coco", root, plain, tmp_path / "labels")["score"] == 1
 
 
 def own_root(labels: dict[str, Any], root: Path, images: Path) -> Path:
@@ -154,23 +139,15 @@ def mpii_labels(root: Path) -> list[dict[str, Any]]:
     return json.loads((root / "annot/valid.json").read_text())
 
 
-def all_right(record: dict[str, Any]) -> bool:
-    return {v for v in record["scores"].values() if v is not None} == {100}
-
-
-def test_labels_of_mpii_score_a_hundred_against_themselves(roots, tmp_path: Path) -> None:
+def test_hrnets_file_of_mpiis_labels_scores_a_hundred(roots, tmp_path: Path) -> None:
     root = roots["mpii"]
-    record = scored("mpii", root, root / "annot/valid.json", tmp_path / "json")
-    assert record["score"] == 100
-    assert all_right(record)
-    assert record["persons"] == COUNT
-    # HRNet's file: 1-based pixels, the files' order.
+    # 1-based pixels, the files' order.
     preds = np.array([person["joints"] for person in mpii_labels(root)], np.float64)
     scipy.io.savemat(tmp_path / "pred.mat", {"preds": preds})
     record = scored("mpii", root, tmp_path / "pred.mat", tmp_path / "mat")
-    assert all_right(record)
+    assert {v for v in record["scores"].values() if v is not None} == {100}
     assert record["predictions"]["format"] == "MPII pred.mat"
-    assert cv2.imread(str(tmp_path / "mat/worst_val.png")) is not None
+    assert record["persons"] == COUNT
 
 
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
@@ -222,7 +199,7 @@ def test_a_checkpoint_or_a_file_and_not_both() -> None:
 )  # fmt: skip
 def test_keys_of_a_network_are_not_swallowed(roots, tmp_path: Path, key, override: str) -> None:
     root = roots["coco"]
-    file = root / "annotations/person_keypoints_val2017.json"
+    file = written(tmp_path / "r.json", as_results(coco_labels(root)))
     with pytest.raises(UsageError, match=key):
         scored("coco", root, file, tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
@@ -251,31 +228,7 @@ def test_damaged_results_name_file_record_and_key(roots, tmp_path: Path, change,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [(lambda preds: {"preds": preds[:-1]}, "3 persons"),
-     (lambda preds: {"pred": preds}, "pred "),
-     (lambda preds: None, "truncated|preds")],
-)  # fmt: skip
-def test_damaged_mat_files(roots, tmp_path: Path, change, named: str) -> None:
-    preds = np.array([person["joints"] for person in mpii_labels(roots["mpii"])], np.float64)
-    scipy.io.savemat(tmp_path / "pred.mat", change(preds) or {"preds": preds})
-    if change(preds) is None:
-        (tmp_path / "pred.mat").write_bytes((tmp_path / "pred.mat").read_bytes()[:200])
-    with pytest.raises(DataError, match=rf"pred\.mat.*({named})"):
-        scored("mpii", roots["mpii"], tmp_path / "pred.mat", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "other"), [("coco", "annot/valid.json"), ("mpii", "results.json")]
-)
-def test_a_file_of_another_dataset(roots, tmp_path: Path, dataset: str, other: str) -> None:
+def test_a_file_of_another_dataset(roots, tmp_path: Path) -> None:
     results = written(tmp_path / "results.json", as_results(coco_labels(roots["coco"])))
-    file = roots["mpii"] / other if dataset == "coco" else results
-    with pytest.raises(DataError, match=file.name):
-        scored(dataset, roots[dataset], file, tmp_path / "out")
-
-
-def test_a_file_that_is_not_there(roots, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.json"):
-        scored("coco", roots["coco"], tmp_path / "absent.json", tmp_path / "out")
+    with pytest.raises(DataError, match=results.name):
+        scored("mpii", roots["mpii"], results, tmp_path / "out")

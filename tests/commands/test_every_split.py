@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from pnfs.commands import evaluate
-from pnfs.commands.configuration import UsageError
-from pnfs.commands.every_split import with_every_split
-from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
@@ -76,5 +74,5 @@ def test_a_score_of_all_is_that_of_its_parts(tmp_path: Path) -> None:
 def test_a_dataset_of_one_annotation_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     average = OKSAveragePrecision.__new__(OKSAveragePrecision)
     monkeypatch.setattr(Odd, "metric", lambda self, split: average)
-    with pytest.raises(UsageError, match="first, second"):
+    with pytest.raises(DataError, match="first, second"):
         with_every_split(Odd(), "all")

@@ -91,13 +91,6 @@ def test_run_folder_is_hydras(train: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.slow
-def test_number_of_epochs_has_two_names_and_one_run(train: Run, tmp_path: Path) -> None:
-    train("epochs=2")
-    assert "finished before" in train("trainer.max_epochs=2").stdout
-    assert len(folders(tmp_path)) == 1
-
-
 # --- callbacks, loggers, the trainer's keys
 
 
@@ -119,12 +112,6 @@ def test_several_loggers(train: Run, tmp_path: Path) -> None:
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("wandb/offline-run-*"))
     assert (folder / "metrics.csv").is_file()
-
-
-@pytest.mark.slow
-def test_no_logger(train: Run, tmp_path: Path) -> None:
-    train("+trainer.logger=false")
-    assert not (folders(tmp_path)[0] / "metrics.csv").exists()
 
 
 @pytest.mark.slow
@@ -307,23 +294,6 @@ def test_second_job_of_a_run_takes_the_first_ones_result(tmp_path: Path) -> None
 
 def test_version(server: TrainServer, tmp_path: Path) -> None:
     assert server.run(tmp_path, "--version").stdout == f"pnfs {pnfs.__version__}\n"
-
-
-COMPLETED = """
-pnfs() { "$PYTHON" -c "from pnfs.commands.main import main; main()" "$@"; }
-eval "$(pnfs -sc install=bash | sed '$ s/-F .*/-F hydra_bash_completion pnfs/')"
-command() { echo /bin/true; }
-COMP_LINE="pnfs train parts=p" COMP_WORDS=(pnfs train parts=p) COMP_CWORD=2 COMP_POINT=18
-hydra_bash_completion
-echo "${COMPREPLY[@]}"
-"""
-
-
-def test_bash_completes_choices(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHON": sys.executable}
-    command = ["bash", "-c", COMPLETED]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "parts=p1 parts=p3" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

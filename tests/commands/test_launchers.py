@@ -15,8 +15,7 @@ import pytest
 import torch
 import yaml
 
-from pnfs.commands.configuration import UsageError
-from pnfs.commands.processes import ProcessFailed, process_count, run_in_processes
+from pnfs.commands.processes import ProcessFailed, run_in_processes
 
 TINY = [
     "dataset=synthetic", "dataset.train=32", "dataset.val=8", "dataset.image_size=[64,64]", "input_size=[64,64]",
@@ -78,15 +77,6 @@ def test_launcher_runs_all_jobs_and_names_the_one_that_fails(tmp_path: Path, lau
     assert_sweep_went_on(tmp_path, done)
 
 
-def test_slurm_takes_every_key_of_its_file(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra slurm")
-    done = train(tmp_path, "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "--cfg", "hydra")
-    asked = yaml.safe_load(done.stdout)["hydra"]
-    assert (asked["launcher"]["partition"], asked["launcher"]["tasks_per_node"]) == ("gpu", 1)
-    # Each job computes with its own cores.
-    assert asked["job"]["env_set"]["OMP_NUM_THREADS"] == "${hydra:launcher.cpus_per_task}"
-
-
 # --- Optuna
 
 
@@ -138,18 +128,6 @@ def test_two_processes_make_one_run_each_in_a_sweep_too(tmp_path: Path) -> None:
     assert "finished before" in again.stdout
 
 
-def test_processes_are_counted_and_others_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    auto = {"devices": "auto", "accelerator": "cpu"}
-    trainers = ({}, {"devices": "4"}, {"devices": [0, 2]}, auto)
-    assert [process_count(trainer) for trainer in trainers] == [1, 4, 2, 1]
-    with pytest.raises(UsageError, match="num_nodes"):
-        process_count({"num_nodes": 2, "devices": 1})
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    with pytest.raises(UsageError, match="start `pnfs train` once"):
-        process_count({"devices": 1})
-
-
 RANKS = """
 import os, signal, sys, time
 from pathlib import Path
@@ -184,12 +162,6 @@ def run_ranks(folder: Path, does: str, count: int) -> None:
     function = importlib.import_module("ranks").run_as_rank
     arguments = {"folder": str(folder), "does": does}
     run_in_processes(function, arguments, count, folder)
-
-
-@pytest.mark.slow
-def test_processes_know_their_ranks(ranks: Path) -> None:
-    run_ranks(ranks, "ends", 3)
-    assert [(ranks / f"world_{rank}").read_text() for rank in range(3)] == ["3 0"] * 3
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`pnfs runs`: the list, the comparison of two runs, and the page about all."""
+"""`pnfs runs`: the list, and the page about all."""
 
 import csv
 import io
@@ -57,29 +57,6 @@ def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any)
     return path
 
 
-@pytest.mark.parametrize(
-    ("conditions", "names"),
-    [
-        ({}, ["1a", "1b", "2c"]),
-        ({"seed": 0}, ["1a", "2c"]),
-        ({"model.d": 8, "state": "finished"}, ["1a"]),
-        ({"state": "running"}, []),
-    ],
-)
-def test_filter(conditions: dict[str, Any], names: list[str]) -> None:
-    assert [run.folder.name for run in runs.filtered(RUNS, conditions)] == names
-
-
-def test_comparison_holds_what_differs_and_the_scores() -> None:
-    table = runs.comparison(RUNS[0], RUNS[2])
-    keys, first, second = ([str(cell) for cell in column.cells] for column in table.columns)
-    assert keys[0] == "model.d"
-    assert keys[1].startswith("[dim]workers")
-    assert keys[2:] == ["state", "PCK"]
-    assert first == ["8", "2", "finished", "50.00"]
-    assert second == ["4", "3", "finished", "40.00"]
-
-
 def test_list_shows_state_score_and_duration() -> None:
     header, *lines = runs.run_lines([runs.card_of(run, Path("runs")) for run in RUNS], 80)
     assert header.split()[:6] == ["run", "state", "score", "params", "MACs", "duration"]
@@ -127,9 +104,6 @@ def test_page_from_run_folders(tmp_path: Path) -> None:
         assert text in page
     # The trade-off, the scores, and the losses under the name that Lightning gives epoch means.
     assert page.count("<svg") == 3
-    call("runs", f"run_root={tmp_path}", "+filter={seed:1}", f"html={path}")
-    assert "bbbbbbbb" in path.read_text()
-    assert "aaaaaaaa" not in path.read_text()
 
 
 def test_unreadable_metrics_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,14 +112,6 @@ def test_unreadable_metrics_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     call("runs", f"run_root={tmp_path}", f"html={tmp_path}/a.html")
     assert "metrics.csv" in capsys.readouterr().out
     assert (tmp_path / "a.html").is_file()
-
-
-def test_many_differences_show_what_is_unusual(tmp_path: Path) -> None:
-    usual = {f"key{n}": 0 for n in range(9)} | {"seed": 0}
-    for run in range(10):
-        write_run(tmp_path, f"grid/{run:08x}", **(usual | {f"key{run}": run + 5}))
-    cards = runs.page_cards(find_runs(tmp_path), tmp_path)
-    assert [dict(card.differences) for card in cards[:2]] == [{"key0": "5"}, {"key1": "6"}]
 
 
 def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
@@ -165,11 +131,6 @@ def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
         (["run_root=/nowhere/at/all"], "/nowhere/at/all"),
         (["format=xml"], "format=xml"),
         (["sort=speed"], "sort=speed"),
-        (["+filter={model.depth:8}"], "model.depth"),
-        (["filter=seed:0"], "filter"),
-        (["compare=[aaaa]"], "compare"),
-        (["compare=[aaaa,cccc]"], "cccc"),
-        (["+filter={state:running}", "html=page.html"], "no run"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, overrides: list[str], named: str) -> None:

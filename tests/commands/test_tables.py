@@ -14,7 +14,6 @@ from pnfs.commands.arguments import with_globs_expanded
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.keys import check_keys
 from pnfs.commands.tables import Rows, for_the_rows
-from pnfs.reproduce.results import RowError
 from pnfs.runs.identity import run_hash
 
 CONF = configuration_folder()
@@ -47,14 +46,6 @@ def test_a_profile_applies_to_a_row(row: str) -> None:
     assert [s["input_size"] for s in found[1:]] == [[128, 128], [64, 64]]
     assert [s["name"] for s in found] == ["paper", "lspet", "smoke"]
     assert found[2]["backbone"]["weights"] == "none"
-
-
-def test_rows_head_with_what_they_reproduce_and_their_command() -> None:
-    for row in map(str, ROWS):
-        lines = (CONF / "experiment" / f"{row}.yaml").read_text().splitlines()
-        assert lines[1].startswith("# Reproduces: ")
-        assert any(line.startswith("# Paper: ") for line in lines), row
-        assert f"# Command: pnfs train experiment={row} profile=paper data_root=<folder>" in lines
 
 
 @pytest.mark.parametrize(
@@ -139,8 +130,3 @@ def test_swept_rows_are_in_the_table_and_the_failed_one_says_why(tmp_path: Path)
     failed = start("train", "--multirun", "experiment=table3/p5", "backbone.weights=absent.pth")
     assert failed.returncode == 1
     assert "absent.pth" in table("backbone.weights=absent.pth")["missing"]["P=5"]
-
-
-def test_row_that_does_not_go_with_the_overrides_says_so() -> None:
-    with pytest.raises(RowError, match="width"):
-        settings_of("table6/hrnet", "profile=smoke", "backbone=fabric_1")

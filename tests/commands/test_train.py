@@ -1,9 +1,6 @@
 """Small trainings from end to end: what they leave behind, resuming, evaluating, damaged files."""
 
-import csv
 import json
-import math
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,8 @@ import pytest
 import torch
 
 from pnfs.commands import evaluate, train
-from pnfs.data.synthetic import Synthetic
 from pnfs.training.checkpoints import CONFIG_KEY
 from tiny_runs import composed
-from written_datasets import write_coco, write_mpii
 
 pytestmark = pytest.mark.slow
 
@@ -77,31 +72,6 @@ def test_run_leaves_its_last_and_its_best_weights(finished: Path) -> None:
     assert best[CONFIG_KEY] == record_of(finished)["config"]
 
 
-def csv_column(folder: Path, name: str) -> dict[int, float]:
-    """Epoch -> value of a column of metrics.csv."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return {int(row["epoch"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
-
-
-def test_run_leaves_its_metrics(finished: Path) -> None:
-    for name in ("train/loss_epoch", "val/loss", "val/score"):
-        column = csv_column(finished, name)
-        assert list(column) == list(range(EPOCHS))
-        assert all(math.isfinite(value) for value in column.values())
-    losses = csv_column(finished, "train/loss_epoch")
-    assert losses[EPOCHS - 1] < losses[0]
-    lines = [json.loads(line) for line in (finished / "architecture.jsonl").open()]
-    assert [line["epoch"] for line in lines] == [-1, *range(EPOCHS)]
-    assert lines[0]["architecture"] != lines[-1]["architecture"]
-
-
-def test_run_leaves_its_pictures(finished: Path) -> None:
-    for name in ("predictions_val.png", "architecture.png", "curves.png"):
-        picture = cv2.imread(str(finished / name))
-        assert picture is not None
-        assert picture.std() > 5  # Something is drawn on it.
-
-
 # --- started again
 
 
@@ -133,62 +103,4 @@ def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: 
     assert cv2.imread(str(tmp_path / "out" / "predictions_val.png")) is not None
 
 
-def test_evaluating_on_other_joints_is_refused(finished: Path, tmp_path: Path) -> None:
-    overrides = [f"checkpoint={finished}", f"out={tmp_path}", "dataset=synthetic"]
-    with pytest.raises(ValueError, match=r"skeleton mpii.*coco"):
-        evaluate.run(composed("evaluate", *overrides, "dataset.skeleton=coco"))
-
-
 # --- datasets on disk
-
-
-@pytest.mark.parametrize(
-    ("skeleton", "write", "score"), [("mpii", write_mpii, "PCKh@0.5"), ("coco", write_coco, "AP")]
-)
-def test_dataset_on_disk_can_be_trained_on(
-    tmp_path: Path, skeleton: str, write: Callable[..., None], score: str
-) -> None:
-    people = Synthetic(skeleton=skeleton, train=8, val=8, image_size=(64, 64))
-    root = tmp_path / "people"
-    write({split: people.persons(split) for split in ("train", "val")}, root)
-    data = [f"dataset={skeleton}", f"dataset.root={root}", f"run_root={tmp_path / 'runs'}"]
-    train.run(composed("train", *MODEL, *data, "epochs=1"))
-    folder = only_run(tmp_path / "runs")
-    record = record_of(folder)
-    assert next(iter(record["scores"])) == score
-    assert 0 <= record["score"] <= 100
-    assert read(folder / "checkpoints" / "last.ckpt")["global_step"] == 2
-    assert cv2.imread(str(folder / "predictions_val.png")) is not None
-
-
-def test_what_is_left_out_of_a_dataset_stands_on_screen_and_in_the_record(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level("INFO", "pnfs")
-    people = Synthetic(skeleton="coco", train=8, val=8, image_size=(64, 64))
-    root = tmp_path / "people"
-    write_coco({split: people.persons(split) for split in ("train", "val")}, root)
-    for split in ("train", "val"):
-        path = root / f"annotations/person_keypoints_{split}2017.json"
-        labels = json.loads(path.read_text())
-        labels["annotations"][0] |= {"iscrowd": 1}
-        labels["annotations"][1] |= {"area": 0}
-        labels["annotations"][2] |= {"category_id": 5}
-        path.write_text(json.dumps(labels))
-    runs = ["dataset=coco", f"dataset.root={root}", "epochs=1", f"run_root={tmp_path / 'runs'}"]
-    train.run(composed("train", *MODEL, *runs))
-    folder = only_run(tmp_path / "runs")
-    account = record_of(folder)["data"]
-    assert set(account) == {"train", "val"}
-    for found in account.values():
-        assert found["persons"] == 6
-        assert sorted(found["left_out"].values()) == [1, 1]
-        assert list(found["remarks"].values()) == [1]
-    evaluate.run(composed("evaluate", f"checkpoint={folder}", f"out={tmp_path}", "trainer=cpu"))
-    assert json.loads((tmp_path / "result.json").read_text())["data"] == {"val": account["val"]}
-    screen = " ".join([*caplog.messages, capsys.readouterr().out]).replace("\n", " ")
-    said = "COCO val: 6 persons (person_keypoints_val2017.json: 1 without an area"
-    assert screen.count(said) == 2
-    assert screen.count("left out: 1 of another category, 1 crowds") == 3

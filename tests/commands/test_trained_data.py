@@ -4,17 +4,13 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 
 from pnfs.commands import derive, evaluate, train
-from pnfs.commands.building import data_of_run
-from pnfs.commands.configuration import build_source
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
-from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
 from tiny_runs import composed
 from written_datasets import write_coco
 
@@ -50,22 +46,6 @@ def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[codec]
 
     return make
-
-
-@pytest.mark.parametrize("codec", ["udp", pytest.param("dark", marks=pytest.mark.slow)])
-def test_crops_of_a_run_have_its_geometry(run_with: Callable[[str], Path], codec: str) -> None:
-    trained = read_checkpoint(run_with(codec))[CONFIG_KEY]
-    source = build_source(trained["dataset"])
-    sample = data_of_run(trained, source, batch_size=2, workers=0).dataset("val")[3]
-    # Crop pixel 0 is the box's left edge, and the last pixel (udp) or the one after it the right.
-    persons = source.persons("val")
-    width, height = persons.box_size[3].astype(float)
-    last_x, last_y = (95, 63) if codec == "udp" else (96, 64)
-    side = max(width, height * last_x / last_y)
-    to_image = np.asarray(sample["to_image"], float)
-    assert to_image[0, 0] * last_x == pytest.approx(side, rel=1e-5)
-    middle = to_image @ [last_x / 2, last_y / 2, 1]
-    np.testing.assert_allclose(middle, persons.center[3], atol=1e-3)
 
 
 @pytest.mark.slow
@@ -152,20 +132,3 @@ def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> No
     assert again["persons"] == 66
     for name in ("AP", "AR", "AR .5"):
         assert again["scores"][name] == pytest.approx(found["scores"][name], abs=1e-9, nan_ok=True)
-
-
-def test_missing_detections_are_known_before_training(coco: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.json"):
-        train.run(
-            composed("train", *MODEL, "dataset=coco", f"dataset.root={coco}",
-                     "dataset.boxes=detected", f"dataset.detections={tmp_path / 'absent.json'}",
-                     "input_size=[64,64]", "epochs=1", f"run_root={tmp_path}")
-        )  # fmt: skip
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
-@pytest.mark.parametrize("chosen", [{}, {"reduced_decoding": True}, {"reduced_decoding": False}])
-def test_images_are_decoded_as_in_training(chosen: dict[str, bool]) -> None:
-    trained = {"input_size": [64, 64], "data": chosen}
-    data = data_of_run(trained, cast(Any, None), batch_size=2, workers=0)
-    assert data.reduced_decoding is chosen.get("reduced_decoding", True)

@@ -188,13 +188,6 @@ def test_test_dev_is_predicted_and_not_scored(root: Path, tmp_path: Path) -> Non
 # --- refusals
 
 
-def test_a_missing_file_of_detections_says_where_to_get_it(root: Path) -> None:
-    for path in root.glob("person_detection_results/*"):
-        path.unlink()
-    with pytest.raises(DataError, match=r"AP_H_56_person\.json is missing(.|\n)*any JSON file"):
-        COCO(root, boxes="detected").persons("val")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -18,7 +18,6 @@ from pycocotools.cocoeval import COCOeval
 
 from pnfs.body import COCO as SKELETON
 from pnfs.data import coco_format as f
-from pnfs.data.check import inspect_dataset
 from pnfs.data.coco_format import read_annotations
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
@@ -90,7 +89,7 @@ def named(name: str) -> dict:
     return labels
 
 
-def with_other(**more: object) -> dict:
+def with_other() -> dict:
     """A ball, and a dog whose joints are none of a person's."""
     labels = content()
     labels["categories"] += [
@@ -99,7 +98,7 @@ def with_other(**more: object) -> dict:
     ]
     ball = {"id": 1, "image_id": 0, "category_id": 37, "bbox": [1, 1, 9, 9], "area": 81}
     dog = {"id": 2, "image_id": 0, "category_id": 5, "keypoints": [1, 2, 2], "num_keypoints": 1}
-    labels["annotations"] = [ball, *labels["annotations"], dog | more]
+    labels["annotations"] = [ball, *labels["annotations"], dog]
     return labels
 
 
@@ -142,13 +141,8 @@ HALF = every(lambda n, record: record.update(area=0) if n % 2 else None)
 ACCEPTED: dict[str, tuple[dict, dict, dict]] = {
     "as it should be": (content(), {}, {}),
     "person is 7": (category_id(7), {}, {}),
-    "Person with a capital": (named(" Person"), {}, {}),
-    "annotations below 0": (every(lambda n, r: r.update(id=n - 3)), {}, {}),
     "other categories": (with_other(), {f.OTHER_CATEGORY: 2}, {}),
-    "another category's crowd": (with_other(iscrowd=1), {f.OTHER_CATEGORY: 2}, {}),
-    "half without area": (HALF, {}, {f.AREA_FROM_BOX: 3}),
     "no area": (without("area"), {}, {f.AREA_FROM_BOX: 6}),
-    "no iscrowd": (without("iscrowd"), {}, {}),
     "neither": (without("num_keypoints", "iscrowd", "area"), {}, {f.AREA_FROM_BOX: 6}),
     "no visible joint": (every(statement), {f.NO_JOINTS: 2}, {}),
     "num_keypoints 0": (
@@ -177,7 +171,7 @@ def own_labels(read: f.Annotations) -> DetectedPoses:
 
 
 @pytest.mark.parametrize(("labels", "left_out", "remarks"), ACCEPTED.values(), ids=list(ACCEPTED))
-def test_loader_metric_and_doctor_agree(
+def test_loader_and_metric_agree(
     labels: dict, left_out: dict, remarks: dict, tmp_path: Path
 ) -> None:
     before = copy.deepcopy(labels)
@@ -189,14 +183,7 @@ def test_loader_metric_and_doctor_agree(
     persons = source.persons("val")
     assert persons.left_out == left_out
     assert persons.remarks == remarks
-    everybody = len(labels["annotations"])
-    assert len(persons) + sum(left_out.values()) == everybody
-    for reason, count in (left_out | remarks).items():
-        assert f"{count} {reason}" in persons.described()
-    assert persons.account() == {
-        "persons": len(persons), "left_out": left_out, "remarks": remarks
-    }  # fmt: skip
-
+    assert len(persons) + sum(left_out.values()) == len(labels["annotations"])
     metric = source.metric("val")
     metric.update(
         predicted=torch.from_numpy(persons.joints),
@@ -204,14 +191,6 @@ def test_loader_metric_and_doctor_agree(
         sample_index=torch.arange(len(persons)),
     )
     assert float(metric.compute()["AP"]) == pytest.approx(1, abs=1e-6)
-
-    findings = inspect_dataset(source, splits=("val",), images="none")
-    assert not [finding for finding in findings if finding.severity == "error"]
-    counted = [finding for finding in findings if finding.check in ("annotations", "left out")]
-    assert all("person_keypoints_val2017.json" in finding.problem for finding in counted)
-    text = " ".join(finding.problem for finding in counted)
-    assert all(f"{count} {reason}" in text for reason, count in (left_out | remarks).items())
-    assert bool(text) == bool(left_out or remarks)
 
 
 @pytest.mark.parametrize("labels", [category_id(0), category_id(7), shouted()])
@@ -293,25 +272,14 @@ REFUSED: dict[str, tuple[dict, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize(("labels", "words"), REFUSED.values(), ids=list(REFUSED))
-def test_refused_by_loader_metric_and_doctor(
-    labels: dict, words: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_what_is_wrong_is_named(labels: dict, words: tuple[str, ...], tmp_path: Path) -> None:
     root = dataset(tmp_path / "d", labels)
     file = root / "annotations/person_keypoints_val2017.json"
-    source = COCO(root)
-    for attempt in (
-        lambda: source.persons("val"),
-        lambda: source.metric("val"),
-        lambda: read_annotations(file),
-    ):
-        with pytest.raises(DataError) as caught:
-            attempt()
-        message = str(caught.value)
-        assert str(file) in message
-        assert all(word in message for word in words), message
-    (finding,) = inspect_dataset(source, splits=("val",), images="none")
-    assert finding.severity == "error"
-    assert file.name in finding.problem
+    with pytest.raises(DataError) as caught:
+        COCO(root).persons("val")
+    message = str(caught.value)
+    assert str(file) in message
+    assert all(word in message for word in words), message
 
 
 # --- detected boxes

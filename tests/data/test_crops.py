@@ -126,19 +126,6 @@ def test_to_image_takes_crop_joints_to_the_image(augmentation: Augmentation | No
         assert sample["labelled"].tolist() == (visibility[index, rows] > 0).tolist()
 
 
-@pytest.mark.parametrize("size", [(128, 128), (64, 128), (128, 64)])
-def test_a_plain_crop_shows_the_box_in_its_middle(size: tuple[int, int]) -> None:
-    persons = dotted_persons()
-    sample = CropDataset(persons, input_size=size)[2]
-    height, width = size
-    # The box of 130 x 150 pixels, brought to the crop's shape by its shorter side.
-    zoom = min(width / 130, height / 150)
-    expected = (persons.joints[2] - (92, 108)) * zoom + (width / 2, height / 2)
-    np.testing.assert_allclose(sample["joints_crop"], expected, atol=1e-3)
-    assert sample["image"].shape == (height, width, 3)
-    assert sample["image"].dtype == np.uint8
-
-
 STRONG = Augmentation(colour=0.7, blur=0.5, occlusion=0.5)
 
 

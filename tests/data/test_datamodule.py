@@ -2,16 +2,12 @@
 
 import itertools
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
 
 from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
@@ -91,53 +87,6 @@ def test_processes_share_an_epoch() -> None:
     assert order(on_process(data(), 1, 2).val_dataloader()) == [1, 3, 5, 0]
     # A process with less than a batch, three of ten persons, still trains.
     assert len(list(on_process(data(batch_size=4), 0, 4).train_dataloader())) == 1
-
-
-class Recorder(L.LightningModule):
-    """Keeps the batches of every epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.epochs: list[list[dict[str, Tensor]]] = []
-
-    def on_train_epoch_start(self) -> None:
-        self.epochs.append([])
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        self.epochs[-1].append(batch)
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def quiet_trainer(epochs: int, *callbacks: L.Callback) -> L.Trainer:
-    return L.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=bool(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=list(callbacks),
-    )
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_each_epoch_has_its_own_crops_also_after_a_resumption(workers: int, tmp_path: Path) -> None:
-    keep = ModelCheckpoint(dirpath=tmp_path, filename="last", every_n_epochs=1, save_top_k=-1)
-    recorders, module = (Recorder(), Recorder()), data(workers=workers)
-    dataset = module.dataset("train", Augmentation())
-    quiet_trainer(2, keep).fit(recorders[0], datamodule=data(workers=workers))
-    quiet_trainer(4).fit(
-        recorders[1], datamodule=module, ckpt_path=keep.best_model_path, weights_only=True
-    )
-    for epoch, batches in enumerate(recorders[0].epochs + recorders[1].epochs):
-        assert_samples(batches, dataset, epoch)
-    assert order(recorders[0].epochs[0]) != order(recorders[0].epochs[1])
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])

@@ -166,14 +166,3 @@ def test_a_damaged_crop_does_not_become_resident(tmp_path: Path) -> None:
 def test_choices_that_cannot_be_are_refused(tmp_path: Path, wrong: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         module(**({"cache": tmp_path} | wrong))
-
-
-def test_crops_for_which_there_is_no_memory_are_refused(
-    persons: Persons, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> Tensor:
-        raise torch.OutOfMemoryError("no memory")
-
-    monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(DataError, match=r"data\.resident=false"):
-        load_resident(persons, CPU)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from pnfs.body import Skeleton
-from pnfs.data.check import inspect_file
-from pnfs.data.images import DataError, ImageFiles, stated_size
+from pnfs.data.images import DataError, ImageFiles, inspect_file, stated_size
 from pnfs.data.persons import Persons
 
 TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (), (), {})
@@ -61,14 +60,6 @@ def test_a_person_is_its_row(folder: Path) -> None:
     assert math.isnan(persons[2].reference_length)
 
 
-def test_images_are_rgb(folder: Path) -> None:
-    images = files(folder)
-    assert (images.read(0) == (255, 0, 0)).all()
-    assert images.read(0).shape == (6, 8, 3)
-    assert (images.read(1) == 77).all()
-    assert images.describe(1) == "sub/grey.png"
-
-
 @pytest.mark.parametrize(("record", "name"), [(2, "text.jpg"), (4, "empty.jpg")])
 def test_an_unreadable_image_is_named(folder: Path, record: int, name: str) -> None:
     with pytest.raises(DataError, match=rf"not a readable image \(record {record}\)") as caught:
@@ -99,19 +90,6 @@ def test_a_file_that_links_out_of_the_folder_is_refused_when_it_is_read(folder: 
     assert images.read(0).shape == (2, 2, 3)
     with pytest.raises(DataError, match=r"'outside.png' \(record 1\) leaves the folder"):
         images.read(1)
-
-
-def test_many_paths_are_checked_without_asking_for_each(folder: Path, monkeypatch) -> None:
-    resolved = []
-    resolve = Path.resolve
-
-    def counted(path: Path, strict: bool = False) -> Path:
-        resolved.append(path)
-        return resolve(path, strict)
-
-    monkeypatch.setattr(Path, "resolve", counted)
-    assert len(ImageFiles(folder, [f"sub/{n}.jpg" for n in range(1000)])) == 1000
-    assert len(resolved) < 10
 
 
 def with_value(column: str, place: tuple[int, ...], value: float) -> dict[str, np.ndarray]:

@@ -1,44 +1,21 @@
 """Drawn people: reproducible, anatomically consistent, drawn where the labels say."""
 
-import hashlib
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from pnfs.data.datasets.coco import COCO
-from pnfs.data.datasets.mpii import MPII
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE
 from pnfs.data.synthetic import Synthetic
-from written_datasets import write_coco, write_mpii
 
 LIMB_JOINTS = [
     f"{side}_{joint}"
     for side in ("left", "right")
     for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 ]
-
-
-def digest() -> str:
-    persons = Synthetic(val=12, seed=3).persons("val")
-    columns = [persons.joints, persons.visibility, persons.box_size]
-    pictures = [persons[index].image for index in (7, 2, 11, 0)]
-    return hashlib.sha256(b"".join(part.tobytes() for part in columns + pictures)).hexdigest()
-
-
-def test_another_process_gives_the_same_people() -> None:
-    code = "import sys; sys.path[:0] = sys.argv[1:]; import test_synthetic as t; print(t.digest())"
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *folders], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == digest()
 
 
 def test_a_person_depends_on_seed_split_and_index_only() -> None:
@@ -134,7 +111,7 @@ def test_limbs_are_drawn_at_their_joints() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"skeleton": "lsp"}, {"image_size": (16, 192)}, {"truncated": 1.5}, {"clutter": -1},
-     {"seed": -1}, {"noise": 300}, {"train": 0}],
+     {"seed": -1}, {"train": 0}],
 )  # fmt: skip
 def test_bad_arguments_are_named(wrong: dict) -> None:
     with pytest.raises(DataError, match=next(iter(wrong))):
@@ -157,17 +134,3 @@ def test_the_metric_counts_in_head_sizes() -> None:
     scores = metric.compute()
     found = [float(scores[name]) for name in ("PCKh@0.5", "PCKh@0.1", "PCKh@0.11")]
     assert found == pytest.approx([100, 0, 100])
-
-
-@pytest.mark.parametrize(("kind", "write"), [(MPII, write_mpii), (COCO, write_coco)])
-def test_files_give_the_drawn_people_back(kind: type, write, tmp_path: Path) -> None:
-    source = Synthetic(kind.__name__.lower(), train=6, val=5, image_size=(64, 64), truncated=0.0)
-    drawn = {split: source.persons(split) for split in ("train", "val")}
-    write(drawn, tmp_path / "d")
-    for split, persons in drawn.items():
-        read = kind(tmp_path / "d").persons(split)
-        np.testing.assert_allclose(read.joints, persons.joints, atol=1e-4)
-        np.testing.assert_array_equal(read.visibility > 0, persons.visibility > 0)
-        np.testing.assert_allclose(read.center, persons.center, atol=1e-3)
-        np.testing.assert_allclose(read.box_size, persons.box_size, atol=1e-2)
-        np.testing.assert_array_equal(read[3].image, persons[3].image)

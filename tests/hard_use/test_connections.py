@@ -35,7 +35,7 @@ COMMANDS = [
     ["runs", "run_root=runs"],
     ["runs", "run_root=runs", "html=page.html"],
     ["data", "dataset=synthetic", "dataset.train=4", "dataset.val=4"],
-    ["data", "action=browse", "dataset=synthetic", "dataset.train=4", "dataset.val=4", "out=b.png"],
+    ["data", "dataset=synthetic", "dataset.train=4", "dataset.val=4", "out=b"],
 ]
 
 

@@ -69,11 +69,10 @@ def test_full_disk_of_other_commands(
         "derive": [f"checkpoint={run}", f"out={small_disk / 'out'}"],
         "show": [f"checkpoint={run}", f"out={small_disk / 'out.png'}"],
         "data": [
-            "action=browse",
             "dataset=synthetic",
             "dataset.train=4",
             "dataset.val=4",
-            f"out={small_disk}/o.png",
+            f"out={small_disk}/o",
         ],
         "tables": ["target=table3", "profile=smoke", f"out={small_disk / 'out'}"],
         "runs": [f"run_root={runs['whole']}", f"html={small_disk / 'page.html'}"],

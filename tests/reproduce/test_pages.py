@@ -10,7 +10,7 @@ from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
 from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_table, draw_trade_off
-from pnfs.reproduce.page import cells, numbers, page, tables, write_table
+from pnfs.reproduce.page import cells, numbers, page
 from pnfs.reproduce.results import Results, compared, kept_results
 from pnfs.reproduce.targets import Target, TargetError
 from pnfs.runs.record import write_result
@@ -55,16 +55,14 @@ def test_ours_stand_beside_the_papers(target: Target, results: Results) -> None:
 def test_page_says_profile_scale_source_notes_and_what_is_missing(
     target: Target, results: Results
 ) -> None:
-    given = ["dataset.root=/home/me/x", "epochs=8", "backbone.weights=/home/me/net.pth", "~logger"]
-    text = page(target, results, "smoke", "worth nothing.", given)
+    text = page(target, results, "smoke", "worth nothing.")
     assert text.startswith("# Table IX: numbers (profile smoke)\n")
     for part in (
         "Does it add up?", "a book", "worth nothing.", "data MPII", "input 64×32", "epochs 3",
         "do not believe it", "- lonely, seed 0, 1: not run",
-        'PROFILE=smoke SEEDS=0,1 ARGS="epochs=8 backbone.weights=…/net.pth ~logger"',
+        "PROFILE=smoke SEEDS=0,1",
     ):  # fmt: skip
         assert part in text, part
-    assert "/home" not in text
 
 
 def test_csv_is_in_full_precision_and_empty_where_something_is_missing(
@@ -77,13 +75,6 @@ def test_csv_is_in_full_precision_and_empty_where_something_is_missing(
     assert (seeded["paper x"], seeded["ours days"], seeded["ours macs"]) == ("87.1", 1.0, 1.25e9)
     assert table.loc["lonely"].filter(like="ours").isna().all()
     assert table.loc["lonely", "missing"] == "seed 0: not run; seed 1: not run"
-
-
-def test_everything_is_written(target: Target, results: Results, tmp_path: Path) -> None:
-    files = write_table(target, results, tmp_path / "out", "smoke", "", [])
-    runs = pd.read_csv(files["runs.csv"])
-    assert list(runs["PCKh@0.5"].dropna()) == [10.0, 14.0]
-    assert list(runs["folder"].dropna()) == ["runs/seeded0", "runs/seeded1"]
 
 
 def test_what_is_not_finished_says_why(tmp_path: Path, target: Target) -> None:
@@ -110,25 +101,6 @@ def test_runs_that_only_their_data_tell_apart_are_not_taken(tmp_path: Path, targ
     results = results_of(tmp_path / "runs", target)
     assert len(results.finished) == 0
     assert str(tmp_path / "runs" / "b") in results.runs["state"][0]
-
-
-def test_unlike_backbones_and_data_have_tables_of_their_own(tmp_path: Path, target: Target) -> None:
-    def compose(row: str, seed: int) -> dict:
-        if row == "lonely":
-            return settings(row, seed, backbone="ResNet", data="COCO") | {"epochs": 20}
-        return settings(row, seed)
-
-    for row in ("seeded", "lonely"):
-        write_run(tmp_path / "runs", compose(row, 0), 1.0)
-    results = results_of(tmp_path / "runs", target, compose)
-    assert len(compared(target, results)) == 0
-    assert "epochs 3 or 20" in page(target, results, "paper")
-    found = tables(target, results, "paper")
-    assert {name: list(table.index) for name, table in found.items()} == {
-        "Other methods, as cited by the paper": ["cited one"],
-        "MobileNet, MPII": ["seeded"],
-        "ResNet, COCO": ["lonely"],
-    }
 
 
 # --- compared by seed

@@ -109,3 +109,18 @@ def test_second_order_without_a_step_is_first_order() -> None:
     plain, _ = FirstOrder().architecture_gradients(module, first, second)
     for a, b in zip(ahead, plain, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_second_order_searches_fabrics_with_cells_that_lead_nowhere() -> None:
+    _, train, search = tiny_module()
+    torch.manual_seed(0)
+    shallow = PoseModule(
+        network=fabric_network(last_layers=1).double(),
+        metric=Synthetic(train=8, val=2).metric("val"),
+        optimizer=lambda groups: torch.optim.Adam(groups),
+    )
+    ahead, _ = SecondOrder(unrolled_lr=0.0).architecture_gradients(shallow, train, search)
+    plain, _ = FirstOrder().architecture_gradients(shallow, train, search)
+    for a, b in zip(ahead, plain, strict=True):
+        torch.testing.assert_close(a, b)
+    assert any(gradient.abs().max() > 0 for gradient in plain)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import CSVLogger
 from matplotlib.axes import Axes
 
 from pnfs import body
@@ -15,7 +14,6 @@ from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz import curves
 from pnfs.viz.curves import (
     plot_curves,
-    plot_error_curve,
     plot_joint_rates,
     read_metrics,
 )
@@ -73,28 +71,6 @@ def test_damaged_files_are_named(metrics_csv, content, named):
     assert str(metrics_csv) in str(error.value)
 
 
-def test_file_without_values_cannot_be_drawn(metrics_csv, tmp_path):
-    metrics_csv.write_text("epoch,step,val/score\n")
-    assert read_metrics(metrics_csv) == {}
-    with pytest.raises(DataError, match=r"metrics\.csv"):
-        plot_curves(metrics_csv, tmp_path / "curves.png")
-
-
-def test_it_reads_what_lightning_writes(tmp_path):
-    logger = CSVLogger(tmp_path, name="run", version=0)
-    logger.log_metrics({"lr": 0.1}, step=0)
-    logger.log_metrics({"epoch": 0, "train/loss": 0.5}, step=4)
-    logger.save()
-    logger.log_metrics({"epoch": 1, "train/loss": 0.25, "val/score": 62.0}, step=9)
-    logger.save()
-    found = read_metrics(tmp_path / "run" / "version_0" / "metrics.csv")
-    assert {name: [*curve.index, *curve] for name, curve in found.items()} == {
-        "lr": [0, 0.1],
-        "train/loss": [0, 1, 0.5, 0.25],
-        "val/score": [1, 62],
-    }
-
-
 def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path, drawn):
     plot_curves(metrics_csv, tmp_path / "new" / "curves.svg")
     text = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "new/curves.svg").read_text())
@@ -115,10 +91,10 @@ CRITERION = Criterion("PCK@0.5", "torso size", np.full(14, 0.5), tuple(range(14)
 
 @pytest.fixture
 def errors() -> Errors:
-    """Ten persons, four of them occluded; joint k is right in the first k + 1, the last has no label."""
+    """Ten persons; joint k is right in the first k + 1, the last has no label."""
     wrong = np.arange(10)[:, None] >= (np.arange(14) + 1)[None]
     visibility = np.full((10, 14), 2)
-    visibility[:4], visibility[:, 13] = 1, 0
+    visibility[:, 13] = 0
     relative = np.where(visibility > 0, np.where(wrong, 3.0, 0.2), np.nan)
     return Errors(body.LSP, relative, visibility, np.ones(10, bool))
 
@@ -140,18 +116,3 @@ def test_bars_are_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -
     assert widths == pytest.approx([min(10 * (k + 1), 100) for k in range(13)] + [0])
     texts = [text.get_text() for text in drawn[0].texts]
     assert (texts[0], texts[13]) == ("10.0  (10)", "no labels")
-    plot_joint_rates(tmp_path / "v.png", errors, CRITERION, "title", by_visibility=True)
-    visible, occluded = drawn[1].containers
-    # The occluded persons come first, so that they are right first.
-    assert occluded[1].get_width() == pytest.approx(50)
-    assert [visible[k].get_width() for k in (1, 6)] == pytest.approx([0, 50])
-
-
-def test_curves_end_at_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_error_curve(tmp_path / "c.png", errors, CRITERION, "title")
-    x, y = (np.asarray(values) for values in drawn[0].lines[-1].get_data())
-    right = 100 * sum(min(k + 1, 10) for k in range(13)) / 130
-    assert (x[0], x[-1]) == (0, pytest.approx(0.5))
-    # All errors are 0.2 or 3 times the reference length.
-    assert y[x < 0.199].max() == 0
-    assert y[x > 0.201] == pytest.approx(right, abs=1e-3)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import FancyArrowPatch, Rectangle
-from matplotlib.text import Text
 
 from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
@@ -73,14 +72,6 @@ def test_arrows_of_the_basic_subnetwork():
         }  # fmt: skip
 
 
-def test_arrows_of_a_backbone_merge_what_reads_the_same_map():
-    found = arrows_of(drawn(build(), fabrics="backbone"), "backbone")
-    # Layer 1: 1/4 and 1/8 read the stem; layers 2 and 3 each open one scale, read once.
-    assert len(found) == (1 + 1) + (2 + 2 + 1) + (2 + 3 + 2 + 1)
-    widest = max(arrow.get_linewidth() for arrow in found.values())
-    assert found["layer3_scale32/16/down"].get_linewidth() == pytest.approx(widest)
-
-
 def test_arrows_grow_with_beta_and_point_the_way_of_their_transform():
     network = build()
     found = arrows_of(drawn(network), "head")
@@ -104,23 +95,16 @@ def test_arrows_grow_with_beta_and_point_the_way_of_their_transform():
 @pytest.mark.parametrize("per_cell", [False, True])
 def test_bars_are_the_softmax_of_alpha(per_cell):
     network = build(nodes=2, alpha_per_cell=per_cell)
-    figure = drawn(network)
-    figure.draw_without_rendering()
-    incoming = arrows_of(figure, "head")
-    tables = softmax(network.fabrics.alpha["head"])
-    cells = [cell.name for cell in network.fabrics.theta.cells] if per_cell else ["all"]
-    for cell, table in zip(cells, tables if per_cell else [tables], strict=True):
-        for edge, weights in zip(("0-1", "0-2", "1-2"), table, strict=True):
-            segments = by_gid(figure, Rectangle, f"alpha/head/{cell}/{edge}/")
-            assert list(segments) == list(SUBNETWORK_OPERATIONS)
-            lengths = np.array([segment.get_width() for segment in segments.values()])
-            np.testing.assert_allclose(lengths / lengths.sum(), weights, atol=1e-6)
-            starts = [segment.get_x() for segment in segments.values()]
-            np.testing.assert_allclose(np.diff(starts), lengths[:-1])
-            if per_cell:  # Inside the cell's box, behind the arrows' tips.
-                arrow = next(a for n, a in incoming.items() if n.startswith(cell + "/"))
-                tip = arrow.axes.transData.transform(arrow._posA_posB[1])[0]
-                assert tip < segments["zero"].get_window_extent().x0 < tip + 100
+    figure, table = drawn(network), softmax(network.fabrics.alpha["head"])
+    for edge, weights in zip(
+        ("0-1", "0-2", "1-2"), table.mean(0) if per_cell else table, strict=True
+    ):
+        segments = by_gid(figure, Rectangle, f"alpha/head/{edge}/")
+        assert list(segments) == list(SUBNETWORK_OPERATIONS)
+        lengths = np.array([segment.get_width() for segment in segments.values()])
+        np.testing.assert_allclose(lengths / lengths.sum(), weights, atol=1e-6)
+        starts = [segment.get_x() for segment in segments.values()]
+        np.testing.assert_allclose(np.diff(starts), lengths[:-1])
 
 
 def test_operations_keep_their_colours():
@@ -141,36 +125,7 @@ def test_svg_holds_the_names_as_text_and_is_reproducible(tmp_path):
     assert {*PARTS, *SUBNETWORK_OPERATIONS} <= set(texts)
     assert all(joint in " ".join(texts) for joints in PARTS.values() for joint in joints)
     ids = {node.get("id") for node in root.iter()}
-    assert {"beta/head/layer4_scale8/16/up", "alpha/head/all/0-1/skip"} <= ids
-
-
-@pytest.mark.parametrize(
-    ("count", "options"),
-    [
-        (8, {"nodes": 3}),
-        (3, {"nodes": 3, "alpha_per_cell": True}),
-        (2, {"layers": 10, "last_layers": 7}),
-    ],
-)
-def test_texts_stay_apart_and_inside(count, options):
-    everyone = [joint for joints in PARTS.values() for joint in joints]
-    names = ["left_lower_arm_and_hand", "b", "c", "d", "e", "f", "g", "right_lower_leg_and_foot"]
-    figure = drawn(build(parts=dict.fromkeys(names[:count], everyone), **options))
-    renderer = figure.canvas.get_renderer()
-    figure.draw(renderer)
-    found = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.findobj(Text)
-             if t.get_visible() and t.get_text().strip()]  # fmt: skip
-    # Ticks that are not drawn have texts, too.
-    shown = [text for text, extent in found if extent.width > 0]
-    boxes = np.array([extent.extents for _, extent in found if extent.width > 0])
-    assert boxes.min() >= 0
-    assert (boxes[:, 2:].max(0) <= figure.canvas.get_width_height()).all()
-    # Fonts leave a pixel or two above and below what they draw.
-    boxes += [2, 2, -2, -2]
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlapping = np.argwhere(np.triu((high > low).all(-1), 1))
-    assert not [(shown[i], shown[j]) for i, j in overlapping]
+    assert {"beta/head/layer4_scale8/16/up", "alpha/head/0-1/skip"} <= ids
 
 
 def test_undefined_weights_are_refused():
@@ -194,9 +149,9 @@ def test_what_a_derived_architecture_does_without_is_dashed():
         network.architecture_parameters()[name].data.copy_(torch.tensor(rows))
     figure = drawn(network)
     gids = {artist.get_gid() or "" for artist in figure.findobj()}
-    assert {gid for gid in gids if gid.startswith(("dead", "pruned"))} == {
+    assert {gid for gid in gids if gid.startswith("dead")} == {
         "dead/layer4_scale16", "dead/layer5_scale8", "dead/input16", "dead/input32",
-        "dead/head/all/0-1", "dead/head/all/1-2", "pruned/head/all/0-1", "pruned/head/all/0-2",
+        "dead/head/0-1", "dead/head/1-2",
     }  # fmt: skip
     found = arrows_of(figure, "head")
     dashed = {name for name, arrow in found.items() if arrow.get_linestyle() not in ("-", "solid")}

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pnfs.body import COCO, LSP, MPII, PartMode
-from pnfs.codec import Codec
+from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.synthetic import Synthetic
@@ -15,7 +14,7 @@ from pnfs.errors import PnfsError
 from pnfs.viz import poses, sheets
 from pnfs.viz.poses import LABEL_COLOUR, OUTLINE_COLOUR
 from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
-from pnfs.viz.style import SIDE_COLOURS, save_image
+from pnfs.viz.style import SIDE_COLOURS
 
 GREY = 128
 GAP = 4
@@ -51,17 +50,6 @@ def is_colour(image, colour):
 def centre_of_mass(weight):
     y, x = np.mgrid[: weight.shape[0], : weight.shape[1]]
     return (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
-
-
-@pytest.mark.parametrize("skeleton", [MPII, COCO], ids=lambda skeleton: skeleton.name)
-def test_each_joint_has_its_sides_colour_and_far_pixels_stay(skeleton):
-    joints = np.array([(20 + 40 * (k % 5), 20 + 40 * (k // 5)) for k in range(len(skeleton))])
-    drawn = draw_pose(grey(), joints, skeleton=skeleton)
-    for name, (x, y) in zip(skeleton.joints, joints, strict=True):
-        side = name.split("_")[0] if name.startswith(("left_", "right_")) else "centre"
-        assert tuple(drawn[y, x]) == SIDE_COLOURS[side], name
-    assert (drawn[190:] == GREY).all()
-    assert (drawn[:, 195:] == GREY).all()
 
 
 def test_limbs_have_the_side_of_their_ends():
@@ -214,68 +202,12 @@ def test_score_maps_lie_where_their_stride_puts_them():
     np.testing.assert_array_equal(sheet[GAP : GAP + 96, GAP : GAP + 72], crop)
 
 
-def test_saved_images_come_back(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    save_image(tmp_path / "new" / "a.png", image)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
-    save_image(tmp_path / "a.JPG", plain(90))
-    assert (cv2.imread(str(tmp_path / "a.JPG")) == 90).all()
-    for name in ("a.gif", "a.JPG/a.png"):
-        with pytest.raises(PnfsError, match=name):
-            save_image(tmp_path / name, grey())
-
-
-# --- what a network sees: sheets come from the training pipeline and show what it does
-
-SIZE = (64, 48)
-PARTS = PartMode(MPII, {"upper": MPII.joints[:9], "lower": MPII.joints[9:]})
-
-
-@pytest.fixture(scope="module")
-def persons():
-    return Synthetic("mpii", train=12, image_size=(64, 64), unlabelled=0.2).persons("train")
-
-
-def cell(sheet, column, row=0, strip=14):
-    """A picture of a sheet whose cells are as large as the crops."""
-    (height, width), top = SIZE, GAP + row * (SIZE[0] + strip + GAP)
-    return sheet[top : top + height, GAP + column * (width + GAP) :][:, :width].astype(int)
-
-
-def test_chosen_persons_and_crops_are_those_of_training(persons):
+def test_drawn_crops_are_those_of_training():
     """Far from the drawn joints, the sheet's pixels are the loader's, for the same seed and epoch."""
-    assert sheets.chosen_persons(persons, 5, 0) == sheets.chosen_persons(persons, 5, 0)
-    assert sheets.chosen_persons(persons, 5, 0) != sheets.chosen_persons(persons, 5, 1)
-    assert sheets.chosen_persons(persons, 99, 0) == list(range(12))
-    crops = CropDataset(persons, input_size=SIZE, augmentation=Augmentation(), seed=4)
+    persons = Synthetic("mpii", train=12, image_size=(64, 64)).persons("train")
+    crops = CropDataset(persons, input_size=(64, 48), augmentation=Augmentation(), seed=4)
     keys = [SampleKey(3, 2), SampleKey(3, 7)]
     sheet = sheets.crop_sheet(crops, keys, height=64)
     for column, key in enumerate(keys):
-        same = (cell(sheet, column) == crops[key]["image"]).all(-1).mean()
-        assert 0.5 < same < 1
-
-
-def test_twin_is_the_exact_mirror_image(persons):
-    """Colour changes and rotation are drawn alike; only sides of the drawn skeleton differ."""
-    crops = CropDataset(persons, input_size=SIZE, augmentation=Augmentation(colour=1.0), seed=2)
-    above, below = np.split(sheets.flip_sheet(crops, [SampleKey(0, 1)], height=64), 2)
-    original, twin = cell(above, 0), cell(below, 0)
-    # warpAffine rounds the two crops' coordinates differently, by one grey level here and there.
-    close = np.abs(original - twin[:, ::-1]).max(-1) <= 3
-    assert 0.5 < close.mean() < 1
-    assert (np.abs(original - twin).max(-1) <= 3).mean() < close.mean()
-
-
-def test_targets_glow_where_the_joints_are(persons):
-    dataset = CropDataset(persons, input_size=SIZE)
-    keys = [SampleKey(0, 0), SampleKey(0, 3)]
-    sheet = sheets.target_sheet(dataset, keys, parts=PARTS, codec=Codec(), height=64)
-    for row, key in enumerate(keys):
-        sample = dataset[key]
-        for column, part in enumerate(PARTS.parts.values(), start=1):
-            picture = cell(sheet, column, row)
-            for k in MPII.indices(list(part)):
-                x, y = np.round(sample["joints_crop"][k] / 4).astype(int) * 4
-                if sample["labelled"][k] and 0 <= x < 48 and 0 <= y < 64:
-                    # The peak of the colour map is a pale yellow; the crop beneath is grey.
-                    assert picture[y, x, 0] > max(180, picture[y, x, 2] + 40)
+        drawn = sheet[GAP : GAP + 64, GAP + column * (48 + GAP) :][:, :48]
+        assert 0.5 < (drawn == crops[key]["image"]).all(-1).mean() < 1

@@ -128,16 +128,6 @@ def test_seeds_are_one_row_and_a_single_seed_looks_otherwise(metrics: Path) -> N
     assert {row for row, shape in drawn if "fill: #ffffff" in shape} == {"1"}
 
 
-def test_best_rows_have_colours_and_all_others_one_grey() -> None:
-    text = page_of([card(n) for n in range(40)])
-    page = Page(text)
-    assert len(page.all("svg")) == 1
-    assert set(drawn_of(page)) == {str(n) for n in range(33, 40)}
-    rows = [cells for cells in page.cells if len(cells) == 4]
-    assert [row[0] for row in rows] == [f"table6: d={n}" for n in range(39, 32, -1)]
-    assert "7 of 40 rows" in text
-
-
 def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) -> None:
     nasty = card(
         0, picture, run=NASTY, row=NASTY, label=NASTY, what=NASTY, cause=NASTY,

@@ -1,8 +1,8 @@
 """`pnfs cost`: parameters and MACs of a configuration, or of all in the paper's tables."""
 
-from collections.abc import Mapping
+import functools
+import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose
@@ -13,7 +13,8 @@ from rich.table import Table
 from pnfs.commands.configuration import build_network, experiments_folder, plain
 from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.cost import Cost, measure_cost
-from pnfs.reproduce.costs import EXPLANATION, cost_columns, measure_costs, write_costs
+from pnfs.reproduce.costs import EXPLANATION, cost_columns, measure_costs
+from pnfs.reproduce.page import markdown
 from pnfs.reproduce.targets import read_target, target_names
 
 console = Console()
@@ -50,7 +51,7 @@ def cost_table(cost: Cost, title: str) -> Table:
 def _tables(experiments: Path, out: Path) -> None:
     """All rows of the paper's tables beside what it states."""
     targets = [read_target(experiments, name) for name in target_names(experiments)]
-    costs = measure_costs(targets, describe_row, build_empty)
+    costs = measure_costs(targets, build_row)
     text = cost_columns(costs)
     table = Table("table", title="Parameters (M) and MACs (G)", caption=EXPLANATION)
     for name in map(str, text):
@@ -59,18 +60,20 @@ def _tables(experiments: Path, out: Path) -> None:
     for label, row in text.iterrows():
         table.add_row(str(label), *row)
     console.print(table)
-    for what, path in write_costs(costs, out).items():
-        console.print(f"{what}: {path}", soft_wrap=True)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = ["# Parameters and MACs of every configuration", "", EXPLANATION, "", *markdown(text)]
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    console.print(f"written: {out / 'table.md'}", soft_wrap=True)
 
 
-def describe_row(table: str, row: str) -> tuple[dict[str, Any], tuple[int, int]]:
-    """A row's model, as the configuration describes it, and its input's (height, width)."""
+def build_row(table: str, row: str) -> tuple[PoseNetwork, tuple[int, int]]:
+    """A row's network without numbers in it, and its input's (height, width)."""
     config = compose("train", [f"experiment={table}/{row}", "backbone.weights=none"])
     height, width = config.input_size
-    return plain(config.model), (height, width)
+    return _empty(json.dumps(plain(config.model))), (height, width)
 
 
-def build_empty(model: Mapping[str, Any]) -> PoseNetwork:
-    """The network without numbers in it."""
+@functools.cache
+def _empty(model: str) -> PoseNetwork:
     with torch.device("meta"):
-        return build_network(model)
+        return build_network(json.loads(model))

@@ -23,15 +23,13 @@ from pnfs.commands.building import (
     source_for,
 )
 from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.every_split import with_every_split
 from pnfs.commands.report import report, result_folder
 from pnfs.commands.scoring import evaluation_choices, require_whole_split, score_and_predict
-from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
-from pnfs.data.pose_files import read_pose_file
-from pnfs.data.pose_matching import assign, coco_scores
+from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.predictor import ScoredPredictor
@@ -96,7 +94,7 @@ def _network(settings: dict[str, Any]) -> float:
     defining = [choices, found.dataset]
     folder = result_folder(settings["out"], found.run, f"evaluate_{split}", defining)
     matches = source.matches(split, predictions)
-    report(record, folder, found.data, matches, settings, found.module)
+    report(record, folder, found.data, matches, split, found.module)
     name = settings["eval"]["name"]
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
@@ -247,7 +245,7 @@ def _file(settings: Mapping[str, Any]) -> float:
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
     folder = result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
-    report(record, folder, data, matches, settings)
+    report(record, folder, data, matches, split)
     return float(record["score"])
 
 

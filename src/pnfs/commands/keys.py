@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pnfs.commands.configuration import UsageError, configuration_folder, plain
 
-_FREE = ("parts", "operations", "callbacks", "logger", "known", "filter")
+_FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
 
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -47,8 +47,7 @@ _KINDS: Mapping[str, Any] = {
         None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
     ],
     "evaluate_untrained": _Yes, "restart": _Yes, "trust": _Yes,
-    "action": Literal["check", "browse", "cache"], "check.images": Literal["all", "sample", "none"],
-    "browse.persons": _Count, "browse.rows": _Count,
+    "action": Literal["check", "cache"], "check.images": Literal["all", "sample", "none"],
     "method": Literal["exact", "prune", "argmax"], "sort": Literal["path", "score", "seconds", "macs"],
     # By name: `pnfs runs` need not wait for modules that load torch.
     "codec.decode_method": "pnfs.codec.decode:DecodeMethod",

@@ -1,6 +1,5 @@
 """The `pnfs` command: `pnfs COMMAND key=value ...`."""
 
-import os
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -16,10 +15,10 @@ COMMANDS: Mapping[str, str] = {
     "derive": "the equal, a pruned, or a discretised network of a found architecture",
     "import": "make a run of a public checkpoint: PoseNFS, HRNet, SimpleBaseline",
     "export": "write a trained network as an ONNX file",
-    "data": "check a dataset and this machine, look at its crops, or cache them",
+    "data": "check a dataset, or cache its crops",
     "cost": "parameters and multiply-accumulates of a configuration, or of all in the paper's tables",
     "tables": "the paper's tables and figures, ours beside the paper's",
-    "runs": "list runs with state, score and cost; compare two; one HTML page about all",
+    "runs": "list runs with state, score and cost; one HTML page about all",
 }
 
 USAGE = "\n".join(
@@ -34,26 +33,6 @@ USAGE = "\n".join(
 )
 
 
-def _completed_command(asked: str) -> str:
-    """The command whose words the shell is to complete; Hydra does the rest.
-
-    `eval "$(pnfs -sc install=bash)"` turns it on.
-
-    Args:
-        asked: install=SHELL, or query=SHELL, which the installed function calls with the line in COMP_LINE.
-    """
-    line = os.environ.get("COMP_LINE", "")
-    program, *words = line.split(maxsplit=2) or ["pnfs"]
-    if not asked.startswith("query"):
-        return "train"
-    if not words or (len(words) == 1 and not line.endswith(" ")):
-        print(" ".join(COMMANDS))
-        sys.exit(0)
-    end = " " if line.endswith(" ") else ""
-    os.environ["COMP_LINE"] = " ".join([program, *words[1:]]).rstrip() + end
-    return words[0]
-
-
 def main() -> None:
     """Entry point of the console command."""
     outlive_reader()
@@ -64,8 +43,6 @@ def main() -> None:
     if arguments[0] == "--version":
         print(f"pnfs {pnfs.__version__}")
         return
-    if arguments[0] in ("-sc", "--shell_completion"):
-        arguments = [_completed_command(arguments[-1]), *arguments]
     command, *rest = arguments
     if command not in COMMANDS:
         near = get_close_matches(command, COMMANDS, 1)

@@ -1,7 +1,6 @@
 """Pictures of what a network predicts while it is trained."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import lightning as L
 import numpy as np
@@ -10,23 +9,19 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import default_collate
 
-from pnfs.commands.report import log_media, write_sheet
+from pnfs.commands.report import log_media, sheet_of
 from pnfs.data.crops import CropDataset
 from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.training.module import PoseModule
+from pnfs.viz.style import save_image
 
 
 class ValidationPictures(L.Callback):
-    """Draws the predictions of the same validation persons every few epochs.
+    """Draws the predictions of `persons` validation persons, the same ones every `every` epochs.
 
-    TensorBoard and Weights & Biases show the sheets; the latter gets a table too, a row a person: crop with
-    skeleton, id, mean error in the metric's unit.
-
-    Args:
-        folder: Where epoch_0004.png, ... go.
-        every: Epochs between two pictures.
-        persons: Persons on each, spread over the split.
+    TensorBoard and Weights & Biases show the sheets, `folder`/epoch_0004.png, ...; the latter gets a table too, a
+    row a person: crop with skeleton, id, mean error in the metric's unit.
     """
 
     def __init__(self, folder: Path | str, every: int = 5, persons: int = 16) -> None:
@@ -45,13 +40,13 @@ class ValidationPictures(L.Callback):
         matches = predicted_rows(pl_module, crops, persons, rows)
         ids = [str(persons.ids[row]) for row in rows]
         path = self.folder / f"epoch_{epoch:04d}.png"
-        write_sheet(path, crops, matches, rows, ids)
+        save_image(path, sheet_of(crops, matches, rows, ids))
         log_media(trainer.loggers, {"predictions while training": path}, epoch)
-        wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        lines = _lines(crops, matches, rows, ids, epoch) if wandb else []
-        for logger in wandb:
-            columns = ["picture", "id", "error", "epoch"]
-            logger.log_table("validation persons", columns=columns, data=lines)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                columns = ["picture", "id", "error", "epoch"]
+                lines = _lines(crops, matches, rows, ids, epoch)
+                logger.log_table("validation persons", columns=columns, data=lines)
 
 
 def predicted_rows(
@@ -76,10 +71,12 @@ def _lines(
 
     found, means = matches.errors.by_error()
     errors = dict(zip(found.tolist(), means.tolist(), strict=True))
-    lines = []
-    with TemporaryDirectory() as folder:
-        for row, name in zip(rows, ids, strict=True):
-            path = Path(folder) / f"{len(lines)}.png"
-            write_sheet(path, crops, matches, np.array([row]), [name])
-            lines.append([wandb.Image(str(path)), name, errors.get(int(row)), epoch])
-    return lines
+    return [
+        [
+            wandb.Image(sheet_of(crops, matches, np.array([row]), [name])),
+            name,
+            errors.get(int(row)),
+            epoch,
+        ]
+        for row, name in zip(rows, ids, strict=True)
+    ]

@@ -14,7 +14,7 @@ from rich.prompt import Confirm
 
 from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.report import result_folder
-from pnfs.commands.score_tables import described
+from pnfs.commands.scoring import described
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
 from pnfs.inference import choose_device

@@ -3,33 +3,30 @@
 import hashlib
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.utils import instantiate
+from jaxtyping import UInt8
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from pnfs.commands.score_tables import described, score_table
+from pnfs.commands.scoring import described, score_table
 from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import OCCLUDED, UNLABELLED
+from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
 from pnfs.inference.predictor import ScoredPredictor
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.runs.record import RESULT, write_result
-from pnfs.runs.wandb_run import finished_wandb
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import plot_curves, plot_error_curve, plot_joint_rates
+from pnfs.viz.curves import plot_curves, plot_joint_rates
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
@@ -45,15 +42,15 @@ def report(
     folder: Path,
     data: PoseDataModule,
     matches: Matches,
-    settings: Mapping[str, Any],
+    split: str,
     module: PoseModule | ScoredPredictor | None = None,
 ) -> None:
-    """Prints, writes into `folder`, draws and logs what an evaluation found.
+    """Prints, writes into `folder` and draws what an evaluation found.
 
     `record` is what `result.json` is to hold; rates by joint are added. `module`, None for a file of predictions,
     predicted the persons of `data`, which `matches` brings together with the labels.
     """
-    source, split, errors = data.source, settings["split"], matches.errors
+    source, errors = data.source, matches.errors
     metric = source.metric(split)
     criterion = metric.criterion() if isinstance(metric, PersonMetric) else None
     criterion = criterion if errors.scored.any() else None
@@ -80,12 +77,6 @@ def report(
     pictures = write_pictures(module, data, folder, split, matches.predictions)
     if criterion is not None:
         pictures |= _score_pictures(data, folder, split, matches, criterion)
-    with _loggers(settings["logger"], folder) as loggers:
-        for logger in loggers:
-            evaluated = {k: record[k] for k in ("checkpoint", "predictions") if k in record}
-            logger.log_hyperparams({**evaluated, **record["evaluated_with"]})
-            logger.log_metrics({f"{split}/{k}": v for k, v in record["scores"].items()}, step=0)
-        log_media(loggers, pictures)
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}", soft_wrap=True)
 
@@ -96,22 +87,6 @@ def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Pa
         return Path(out).expanduser()
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
     return parent / f"{name}_{digest}"
-
-
-@contextmanager
-def _loggers(entries: Mapping[str, Any], folder: Path) -> Iterator[list[Logger]]:
-    """The loggers that the logger group names, ended with the block."""
-    wandb = {"name": f"{folder.parent.name}-{folder.name}", "job_type": "evaluate"}
-    loggers: list[Logger] = [
-        instantiate(entry, save_dir=str(folder), **(wandb if name == "wandb" else {}))
-        for name, entry in entries.items()
-    ]
-    with finished_wandb(loggers):
-        try:
-            yield loggers
-        finally:
-            for logger in loggers:
-                logger.finalize("success" if sys.exc_info()[0] is None else "failed")
 
 
 def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:
@@ -146,7 +121,8 @@ def write_pictures(
         matches = one_to_one(data.source.persons(split), predictions)
         written["predictions"] = folder / f"predictions_{split}.png"
         captions = [str(matches.labels.ids[row]) for row in rows]
-        write_sheet(written["predictions"], data.dataset(split), matches, rows, captions)
+        sheet = sheet_of(data.dataset(split), matches, rows, captions)
+        save_image(written["predictions"], sheet)
     # Baselines have no architecture that was searched, and exported files do not show theirs.
     if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
@@ -176,32 +152,27 @@ def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.
 def _score_pictures(
     data: PoseDataModule, folder: Path, split: str, matches: Matches, criterion: Criterion
 ) -> dict[str, Path]:
-    """Worst and best persons, rates by joint and visibility, and errors over thresholds."""
-    title, errors, ids = matches.labels.name, matches.errors, matches.labels.ids
-    rows, means = errors.by_error()
-    sheets = {"worst": slice(-1, -SHEET_SIZE - 1, -1), "best": slice(SHEET_SIZE)}
-    names = [*(sheets if len(rows) else ()), "joints", "curve"]
-    # Most datasets do not tell occluded from visible joints.
-    names += ["visibility"] if (errors.visibility == OCCLUDED).any() else []
-    written = {name: folder / f"{name}_{split}.png" for name in names}
-    for name, path in written.items():
-        if name in sheets:
-            chosen = rows[sheets[name]]
-            pairs = zip(ids[chosen], means[sheets[name]], strict=True)
-            captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
-            write_sheet(path, data.dataset(split), matches, chosen, captions)
-        elif name == "curve":
-            plot_error_curve(path, errors, criterion, title)
-        else:
-            by_visibility = name == "visibility"
-            plot_joint_rates(path, errors, criterion, title, by_visibility=by_visibility)
+    """Worst and best persons, and rates by joint."""
+    written = {"joints": folder / f"joints_{split}.png"}
+    plot_joint_rates(written["joints"], matches.errors, criterion, matches.labels.name)
+    rows, means = matches.errors.by_error()
+    for name, chosen in (
+        ("worst", slice(-1, -SHEET_SIZE - 1, -1)),
+        ("best", slice(SHEET_SIZE)),
+    ):
+        pairs = zip(matches.labels.ids[rows[chosen]], means[chosen], strict=True)
+        captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
+        if captions:
+            written[name] = folder / f"{name}_{split}.png"
+            sheet = sheet_of(data.dataset(split), matches, rows[chosen], captions)
+            save_image(written[name], sheet)
     return written
 
 
-def write_sheet(
-    path: Path, crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
-) -> None:
-    """Writes a contact sheet of labelled persons, `rows` of the matches, who have a prediction."""
+def sheet_of(
+    crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A contact sheet of labelled persons, `rows` of the matches, who have a prediction."""
     labels, predictions = matches.labels, matches.predictions
     matched = matches.rows[rows]
     samples = [crops[int(row)] for row in matched]
@@ -211,7 +182,7 @@ def write_sheet(
         pairs = zip(to_crop, joints.astype(np.float64), strict=True)
         return np.stack([apply(matrix, each) for matrix, each in pairs])
 
-    sheet = pose_sheet(
+    return pose_sheet(
         [np.asarray(sample["image"]) for sample in samples],
         placed(predictions.locations[matched]),
         skeleton=labels.skeleton,
@@ -220,4 +191,3 @@ def write_sheet(
         labelled=labels.visibility[rows] > UNLABELLED,
         captions=captions,
     )
-    save_image(path, sheet)

@@ -1,4 +1,4 @@
-"""`pnfs runs`: lists runs, compares two, or writes one HTML page about all."""
+"""`pnfs runs`: lists runs, or writes one HTML page about all."""
 
 import json
 import math
@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.commands.keys import flat
@@ -40,10 +39,6 @@ def run(config: DictConfig) -> None:
     if own["format"] not in ("table", "csv", "json"):
         raise UsageError(f"format={own['format']}: choose table, csv or json")
     runs = find_runs(root)
-    if own["compare"] is not None:
-        console.print(comparison(*_two(runs, own["compare"])))
-        return
-    runs = filtered(runs, own["filter"] or {})
     if own["html"] is not None:
         write_page(runs, root, Path(own["html"]).expanduser(), own["pictured"])
         return
@@ -59,22 +54,6 @@ def run(config: DictConfig) -> None:
         print(*run_lines(cards, console.width, colours), sep="\n")
     else:
         print(written_cards(cards, own["format"]).rstrip())
-
-
-def filtered(runs: Sequence[Run], conditions: Mapping[str, Any]) -> list[Run]:
-    """The runs whose configuration has all these values; "state" is the run's own."""
-    if not isinstance(conditions, Mapping):
-        # What a shell makes of braces that are not quoted.
-        raise UsageError(f"filter={conditions}: quote it: 'filter={{key:value,key:value}}'")
-    values = [flat(run.config) | {"state": run.status} for run in runs]
-    for key in conditions:
-        if runs and not any(key in each for each in values):
-            raise UsageError(f"filter: no run has the key {key}")
-    return [
-        run
-        for run, each in zip(runs, values, strict=True)
-        if all(each.get(key, ABSENT) == wanted for key, wanted in conditions.items())
-    ]
 
 
 # --- the list
@@ -154,54 +133,6 @@ def written_cards(cards: Sequence[RunCard], form: str) -> str:
     )
 
 
-# --- two runs
-
-
-def _two(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
-    if len(names) != 2:
-        raise UsageError("compare: name two runs, compare=[1a2b3c4d,5e6f7a8b]")
-    chosen = []
-    for name in map(str, names):
-        found = [r for r in runs if r.folder.name.startswith(name) or r.folder == Path(name)]
-        if len(found) != 1:
-            what = "no run" if not found else f"{len(found)} runs: {[str(r.folder) for r in found]}"
-            raise UsageError(f"compare: {name!r} names {what}")
-        chosen += found
-    return chosen
-
-
-def comparison(one: Run, other: Run) -> Table:
-    """The keys whose values differ, and the scores; keys that define the run come first."""
-    runs = (one, other)
-    table = Table("key", title="what differs", title_justify="left")
-    for run in runs:
-        table.add_column(str(run.folder), overflow="fold")
-    persons = [{"persons": (run.identity or {}).get("persons", {})} for run in runs]
-    defining = {
-        key
-        for run, read in zip(runs, persons, strict=True)
-        for key in _leaves(defining_part(run.config) | read)
-    }
-    first, second = (_leaves({**r.config, **p}) for r, p in zip(runs, persons, strict=True))
-    keys = dict.fromkeys([*first, *second])
-    differing = [key for key in keys if first.get(key, ABSENT) != second.get(key, ABSENT)]
-    for key in sorted(differing, key=lambda key: (key not in defining, key)):
-        label = key if key in defining else f"[dim]{key} (does not define the run)[/]"
-        table.add_row(label, *(escape(str(each.get(key, "–"))) for each in (first, second)))
-    table.add_section()
-    table.add_row("state", one.status, other.status)
-    scores = [(run.record or {}).get("scores", {}) for run in runs]
-    for name in dict.fromkeys(name for each in scores for name in each if "/" not in name):
-        values = (each.get(name) for each in scores)
-        table.add_row(name, *("–" if v is None else f"{v:.2f}" for v in values), style="bold")
-    return table
-
-
-def _leaves(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value; lists are values."""
-    return {k: v for k, v in flat(tree).items() if not (isinstance(v, dict) and v)}
-
-
 # --- the page
 
 
@@ -211,7 +142,7 @@ def write_page(runs: Sequence[Run], root: Path, path: Path, pictured: int) -> No
     from pnfs.viz.runs_page import runs_page
 
     if not runs:
-        raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>, or filter")
+        raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>")
     subtitle = f"{len(runs)} runs below {root}"
     cards = page_cards(runs, root)
     page, problems = runs_page(
@@ -256,32 +187,26 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
 
 
 def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each run, the defining values by which the runs of its experiment differ.
-
-    Where they differ in much, only those that are not the experiment's most common ones.
-    """
+    """For each run, the defining values by which the runs of its experiment differ."""
     import pandas as pd  # As above.
 
-    values = [_defining_values(run) for run in runs]
-    table = pd.DataFrame(values, dtype=object).fillna(ABSENT)
+    table = pd.DataFrame([_defining_values(run) for run in runs], dtype=object).fillna(ABSENT)
     found: list[dict[str, str]] = [{} for _ in runs]
     names = [str(run.config.get("name")) for run in runs]
     for _, members in table.groupby(names):
-        differing = members.loc[:, members.nunique() > 1]
-        many = len(differing.columns) > _MOST_DIFFERENCES
-        unsaid = differing.mode().iloc[0] if many else None
-        for n, row in differing.iterrows():
-            found[int(str(n))] = dict(row if unsaid is None else row[row != unsaid])
+        for n, row in members.loc[:, members.nunique() > 1].iterrows():
+            found[int(str(n))] = dict(row)
     return found
 
 
 def _defining_values(run: Run) -> dict[str, str]:
     """Dotted key -> text of what makes the run the run it is; parts and operations by their names."""
-    defining = defining_part(run.config) if run.identity is None else run.identity
+    defining = flat(_named(defining_part(run.config) if run.identity is None else run.identity))
     # A few digits of the digests of persons tell them apart.
     return {
         key: str(value)[:8] if key.startswith("persons.") else str(value)
-        for key, value in _leaves(_named(defining)).items()
+        for key, value in defining.items()
+        if not (isinstance(value, dict) and value)
     }
 
 

@@ -45,7 +45,7 @@ def run(config: DictConfig) -> None:
             rows = Rows(name, [f"profile={profile}", *given])
             results = find_results(target, rows.settings, runs)
         folder = Path(config.out).expanduser() / name / "results" / profile
-        written = write_table(target, results, folder, profile, says, given)
+        written = write_table(target, results, folder, profile, says)
         draw_table(target, results, folder / "table.png", profile)
         written["table.png"] = folder / "table.png"
         draw = FIGURES.get(target.kind)

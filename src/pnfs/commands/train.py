@@ -18,8 +18,7 @@ from pnfs.commands.building import build_module
 from pnfs.commands.configuration import persons_of, plain, training_source
 from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.report import log_media, write_pictures
-from pnfs.commands.score_tables import described, score_table
-from pnfs.commands.scoring import evaluation_choices, score_and_predict
+from pnfs.commands.scoring import described, evaluation_choices, score_and_predict, score_table
 from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.module import PoseDataModule

@@ -1,10 +1,9 @@
 """Person crops kept in one SQLite file, so that an epoch decodes what it needs and no more.
 
-A cached crop shows the person's box, upright, with room around it for every rotation and scale that
-augmentation may draw; crops for training are cut from it as they would be from the image. Cached training
-crops have half as many pixels a side again as plain ones, since they are interpolated twice, into the cache and
-out of it: at equal resolution training saw softer pictures than validation, which cost 4 points of PCK@0.2 on
-LSPET at 64 pixels. Splits that are not augmented are kept pixel by pixel. Labels are not in the cache.
+A cached crop shows the person's box, upright, with room for every rotation and scale that augmentation may draw.
+Cached training crops have half as many pixels a side again as plain ones: interpolated twice at equal resolution
+they were softer than validation's, which cost 4 points of PCK@0.2 on LSPET at 64 pixels. Splits that are not
+augmented are kept pixel by pixel. Labels are not in the cache.
 
 Table `crops` has a row for each person: the map from the crop's pixels to the image's (six float64), the checksum
 of both, and the pixels, a JPEG file or raw RGB. Table `about` says by name, in JSON, how they were made.
@@ -33,7 +32,7 @@ from pnfs.errors import PnfsError
 Format = Literal["jpeg", "raw"]
 
 FORMAT_VERSION = 3
-ANEW = "delete this file, or run `pnfs data action=cache` with cache.rebuild=true, to write it anew"
+ANEW = "delete this file, to have it written anew"
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,12 @@ class CacheSettings:
     largest_scale: float = 1.0  # There is room to enlarge the box by this factor.
     resolution: float = 1.5  # Pixels of the cached crop per pixel of the plain crop.
     format: Format = "jpeg"  # Or raw: about ten times the size, and nothing to decode.
-    quality: int = 95  # JPEG quality, 1 to 100.
     reduced_decoding: bool = True  # See `CropDataset`.
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
         if self.format not in ("jpeg", "raw"):
             raise PnfsError(f"the cache's format is jpeg or raw, not {self.format!r}")
-        if not (isinstance(self.quality, int) and 1 <= self.quality <= 100):
-            raise PnfsError(f"JPEG quality must be a whole number from 1 to 100: {self.quality}")
 
     def with_room_for(self, augmentation: Augmentation | None) -> "CacheSettings":
         """The same with room for what an augmentation may draw; None: for the plain crop, as it is."""

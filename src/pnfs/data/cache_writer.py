@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
 """
 _CHUNK = 64  # Persons in a transaction.
+_QUALITY = 95  # JPEG quality.
 _PROBES = 4  # Images whose pixels are compared when a cache is found.
 
 console = Console(stderr=True)
@@ -45,18 +46,12 @@ def ensure_cache(
     settings: CacheSettings,
     *,
     workers: int = 0,
-    rebuild: bool = False,
     report: Callable[[str], None] = report_to_terminal,
 ) -> Path:
-    """The file of a cache of these persons with these settings; written, or finished, if there is none.
+    """The file of a cache of these persons and settings below `root`; written, or finished, if there is none.
 
-    Args:
-        root: Folder that holds caches. Processes that ask for the same one wait for each other.
-        persons: The persons whose crops are wanted.
-        settings: How a new cache is written; one of another JPEG quality serves too.
-        workers: Crops that are cut and encoded at once.
-        rebuild: Delete what there is with the same settings first.
-        report: Called with what is done.
+    Processes that ask for the same one wait for each other; `workers` crops are cut at once; `report` is called
+    with what is done.
 
     Raises:
         DataError: An image cannot be read, the disk has no room, or the cache found is damaged or was made from
@@ -64,14 +59,11 @@ def ensure_cache(
     """
     path = cache_path(Path(root).expanduser(), persons, settings)
     # A finished cache may lie where nothing can be written, not even a lock.
-    if not rebuild and _is_finished(path, persons):
+    if _is_finished(path, persons):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if rebuild:
-                for file in (path, partial_of(path)):
-                    file.unlink(missing_ok=True)
             if not _is_finished(path, persons):
                 _write(path, persons, settings, workers, report)
     except (OSError, sqlite3.OperationalError) as error:
@@ -87,7 +79,7 @@ def ensure_cache(
 def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
     """The file below `root` that a cache is, by what its crops depend on: settings, persons and their boxes."""
     stem = "".join(c if c.isalnum() else "_" for c in persons.name.lower())
-    key = [FORMAT_VERSION, _fingerprint(persons), asdict(replace(settings, quality=95))]
+    key = [FORMAT_VERSION, _fingerprint(persons), asdict(settings)]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     return root / f"{stem}-{digest}.sqlite"
 
@@ -140,7 +132,7 @@ def _row(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, byte
     crop = cv2.warpAffine(image, compose(matrix, to_image), settings.crop_size[::-1])
     place, content = invert(matrix).tobytes(), crop.tobytes()
     if settings.format == "jpeg":
-        options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
         bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
         content = cv2.imencode(".jpg", bgr, options)[1].tobytes()
     return row, place, zlib.crc32(content, zlib.crc32(place)), content

@@ -66,20 +66,15 @@ def read_annotations(
     labelled: bool = True,
     where: str = "ground truth",
 ) -> Annotations:
-    """Reads and checks annotations of a JSON file, or of its content (which stays as it is).
+    """Reads and checks annotations of a JSON file, or of its content, which messages call `where`.
 
     Required: `images` with ids; for persons id, image_id, category_id, bbox and keypoints (which
     crowds and persons with num_keypoints 0 may lack). `iscrowd` is 0 and `num_keypoints` the
     number of labelled joints where absent; an area that is absent or 0 is taken from the box.
-    Annotations of other categories are left out and counted.
 
-    Args:
-        source: The file or its content.
-        skeleton: Order of the joints in the result; the file may have another order if its
-            category names the joints.
-        category: Name or names of what is a person; None: all that have the skeleton's joints.
-        labelled: False for the list of a test set's images, whose annotations are not read.
-        where: What messages call content that is not a file.
+    Joints come in the skeleton's order, whatever the file's, if its category names them. `category`: name or names
+    of what is a person; None: all that have the skeleton's joints. Others are left out and counted. A test set's
+    list of images is not `labelled`: its annotations are not read.
 
     Raises:
         DataError: The file cannot be read, is not in the format, lacks the category, or labels

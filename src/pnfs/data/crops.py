@@ -38,16 +38,11 @@ class PoseBatch(TypedDict):
 
 
 class CropDataset(Dataset):
-    """One crop a person, by one affine map: box, scale, rotation and flip together.
+    """One crop of (height, width) a person, by one affine map: box, scale, rotation and flip together.
 
-    Args:
-        persons: The labelled persons.
-        input_size: (height, width) of the crops.
-        augmentation: None for the plain crop.
-        seed: Seed of the augmentation's draws.
-        reduced_decoding: Decode no more of an image than the crop needs, where its source can do so (`view_of`);
-            False decodes whole images. Crops differ by 1 to 3 grey levels.
-        unbiased: Geometry of the crops; see `crop_matrix`.
+    Without augmentation crops are plain. With `reduced_decoding` no more of an image is decoded than the crop
+    needs, where its source can do so (`view_of`): crops differ by 1 to 3 grey levels. `unbiased`: see
+    `crop_matrix`.
     """
 
     def __init__(
@@ -108,15 +103,10 @@ class CropDataset(Dataset):
 
 
 class EpochSampler(Sampler[SampleKey]):
-    """Keys of an epoch, shuffled by (seed, epoch), shared out among distributed processes.
+    """Keys of an epoch, shuffled by (seed, epoch) unless `shuffle` is False, shared out among processes.
 
-    Args:
-        rows: Persons to draw from, as rows of the dataset; or their number, for all of them.
-        seed: Seed of the order.
-        shuffle: False keeps the order of `rows`.
-        rank: This process.
-        world_size: Number of processes; each gets the same number of keys, the last ones are
-            filled up from the beginning.
+    `rows` are those to draw from, or their number, for all of them. Each process gets the same number of keys, the
+    last ones are filled up from the beginning.
     """
 
     def __init__(

@@ -28,10 +28,8 @@ SAMPLING, CACHED = "sampling", "cached_crop"
 class UncutCrops(CropDataset):
     """Samples with what `cut_crops` makes "image" of, in its place.
 
-    "sampling" (2, 3) takes pixels of the crop to those of the cached crop, "cached_crop" (H, W, 3) is that one.
-
-    The persons' images are `CachedCrops`, which do not come along if they are `resident` on the device. The other
-    options are those of `CropDataset`.
+    "sampling" (2, 3) takes pixels of the crop to those of the cached crop, "cached_crop" (H, W, 3) is that one,
+    which does not come along where it is `resident` on the device. Options are those of `CropDataset`.
 
     Raises:
         PnfsError: The images are not `CachedCrops`, or the augmentation changes more than geometry.

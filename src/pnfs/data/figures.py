@@ -20,7 +20,6 @@ LANDMARKS = (
 )  # fmt: skip
 """Every point that a skeleton may label; MPII and COCO take their joints from these."""
 
-FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _INDEX = {name: row for row, name in enumerate(LANDMARKS)}
 
 LIMBS: Mapping[str, tuple[str, str, float]] = {
@@ -52,9 +51,6 @@ class Draws:
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Float64[np.ndarray, " N"]:
         return low + (high - low) * next(self._columns)
 
-    def pairs(self, low: float, high: float) -> Float64[np.ndarray, "N 2"]:
-        return np.stack([self.uniform(low, high), self.uniform(low, high)], axis=1)
-
     def normal(self, mean: float, deviation: float) -> Float64[np.ndarray, " N"]:
         """Normal, but never more than 2.5 deviations from the mean."""
         return mean + deviation * np.clip(ndtri(np.maximum(self.uniform(), 1e-9)), -2.5, 2.5)
@@ -74,9 +70,6 @@ class Figures:
     forward: Float64[np.ndarray, "N 3"]
     """Unit vector (x, y, depth) along which the face looks; negative depth is to the camera."""
     unit: Float64[np.ndarray, " N"]  # Length of one person height.
-
-    def at(self, name: str) -> Float64[np.ndarray, "N 3"]:
-        return self.points[:, _INDEX[name]]
 
     def placed(
         self, unit: Float64[np.ndarray, " N"], origin: Float64[np.ndarray, "N 2"]
@@ -102,17 +95,6 @@ class Figures:
         """Drawing order of the limbs and, last, the torso: what is farther is drawn first."""
         limbs = self.points[:, _LIMB_ENDS, 2].mean(axis=2) + _DEPTH_BIAS * self.unit[:, None]
         return np.concatenate([limbs, self.points[:, _TORSO, 2].mean(1, keepdims=True)], axis=1)
-
-    def facing(self) -> Bool[np.ndarray, " N"]:
-        """Whether the face is turned to the camera."""
-        return self.forward[:, 2] < 0
-
-    def face_turned_to_camera(self, name: str) -> Bool[np.ndarray, " N"]:
-        """Whether the head itself does not hide the nose, an eye or an ear."""
-        between_ears = (self.at("left_ear") + self.at("right_ear")) / 2
-        towards_camera = (between_ears - self.at(name))[:, 2] / self.unit
-        # An ear stands out from the head and is seen from slightly behind as well.
-        return towards_camera > (-0.03 if name.endswith("ear") else 0.008)
 
     def bounds(self) -> tuple[Float64[np.ndarray, "N 2"], Float64[np.ndarray, "N 2"]]:
         """Upper left and lower right corner of the drawn person."""

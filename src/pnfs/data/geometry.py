@@ -26,20 +26,14 @@ def crop_matrix(
 ) -> Float64[np.ndarray, "2 3"]:
     """The map from pixels of the image to pixels of the crop (HRNet's `get_affine_transform`).
 
-    The box's centre falls on (width / 2, height / 2) of the crop and the box's width fills the
-    crop's; its height is not used, so bring the box to the crop's shape first (`fit_box`, with the
-    aspect that `crop_extent` gives).
+    The centre (x, y) of the box (width, height) falls on (width / 2, height / 2) of the crop, whose (height,
+    width) is `output_size`, and the box's width fills the crop's; its height is not used, so bring the box to the
+    crop's shape first (`fit_box`, with the aspect that `crop_extent` gives). Positive rotation turns the content
+    counter-clockwise; `flip` mirrors the crop, x' = width - 1 - x: left and right joints are to change places too.
 
-    Args:
-        center: x, y of the box's centre.
-        box_size: Width and height of the box.
-        rotation_degrees: Positive turns the content of the crop counter-clockwise.
-        output_size: (height, width) of the crop.
-        flip: Mirror the crop, x' = width - 1 - x; left and right joints are to change places too.
-        unbiased: Measure the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al.,
-            The Devil is in the Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles
-            of the outermost pixels, its centre on the point that mirroring leaves in place. The
-            flip test then needs no shift; `pnfs.codec.Codec.stride` gives the stride that goes with it.
+    `unbiased` measures the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al., The Devil is in the
+    Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles of the outermost pixels, its centre on the
+    point that mirroring leaves in place, and the flip test needs no shift; `pnfs.codec.Codec.stride` goes with it.
 
     Raises:
         PnfsError: The box has no width, a number is not finite, or the crop is too small.

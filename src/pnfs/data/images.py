@@ -4,7 +4,7 @@ import io
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -96,7 +96,7 @@ class ImageFiles:
             raise self._leaves(str(self.paths[index]), index)
         content = np.fromfile(path, np.uint8)
         factor, flag = 1, 0
-        # Of other formats OpenCV resizes the decoded image, to a size rounded the other way.
+        # OpenCV resizes the decoded image of other formats, to a size rounded the other way.
         if bytes(content[:2]) == _JPEG_START:
             factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
         image = None
@@ -147,30 +147,51 @@ def require_size(path: Path, width: float, height: float) -> None:
 
 def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
     """(width, height) in the header of an image file; (0, 0) where it cannot be read."""
-    data = memoryview(content)  # type: ignore[arg-type]
-    if data[:2] != _JPEG_START:
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
-        except Image.DecompressionBombError:
-            return MOST_PIXELS, MOST_PIXELS
-        # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
-        except Exception:
-            return 0, 0
-    # A JPEG's segments up to its first frame: Pillow would take longer for that than for the test.
-    largest, place = (0, 0), 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        kind, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if kind == 0xFF or kind == 0x01 or 0xD0 <= kind <= 0xD8:
-            place += 1 if kind == 0xFF else 2
-            continue
-        if kind == 0xDA:
-            break
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(data[p : p + 2], "big") for p in (place + 5, place + 7))
-            largest = max(largest, (width, height), key=lambda size: size[0] * size[1])
-        place += 2 + length
-    return largest
+    try:
+        with Image.open(io.BytesIO(memoryview(content))) as image:  # type: ignore[arg-type]
+            return image.size
+    except Image.DecompressionBombError:
+        return MOST_PIXELS, MOST_PIXELS
+    # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
+    except Exception:
+        return 0, 0
+
+
+class ImageReport(NamedTuple):
+    """What one image file turned out to be."""
+
+    name: str
+    size: tuple[int, int] | None = None  # (width, height); None where it could not be decoded.
+    problem: str | None = None  # None for a good image.
+    orientation: int = 1  # EXIF's.
+
+
+def inspect_file(path: Path) -> ImageReport:
+    """Decodes one image file to its last line.
+
+    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and
+    says nothing; Pillow refuses it.
+    """
+    name = str(path)
+    try:
+        content = path.read_bytes()
+        require_size(path, *stated_size(np.frombuffer(content, np.uint8)))
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            size, orientation = image.size, int(image.getexif().get(0x0112, 1))
+            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+                raise DataError("holds floating point or 32-bit numbers, which cannot be read")
+            if image.mode.startswith("I"):
+                to_bytes(np.asarray(image), 16)
+        if not cv2.haveImageReader(name):
+            raise DataError("is in a format that OpenCV does not read")
+    except PnfsError as error:
+        return ImageReport(name, problem=str(error))
+    # Pillow's decoders meet damaged files with whatever their byte arithmetic runs into.
+    except Exception as error:
+        reason = str(error).partition(" (")[0].partition(" <")[0]
+        return ImageReport(name, problem=f"cannot be decoded: {reason}")
+    return ImageReport(name, size, None, orientation)
 
 
 def to_bytes(

@@ -28,17 +28,13 @@ class PoseDataModule(L.LightningDataModule):
         source: The dataset.
         input_size: (height, width) of the crops.
         batch_size: Persons in a training batch, in each process.
-        eval_batch_size: Persons in a validation batch.
         workers: Loader processes; 0 loads in the training process.
-        augmentation: Augmentation of the training crops.
         seed: Seed of order and augmentation.
         drop_last: Leave out a last, smaller training batch.
         unbiased, reduced_decoding: See `CropDataset`.
-        cache: Folder for crop caches; what is not there yet is written first. None reads images.
-        cache_format: jpeg or raw.
+        cache: Folder for crop caches, of format jpeg or raw, written on first use. None reads images.
         augment: Where training crops are cut: in the loader's processes ("loader"), or whole batches on
-            the device ("device", which needs a cache, and an augmentation of geometry alone). Crops for
-            evaluation are cut in the loader.
+            the device ("device", which needs a cache, and an augmentation of geometry alone).
         resident: With augment="device", keep the cached crops for training in the device's memory.
             "auto": on a CUDA device where they fit.
 

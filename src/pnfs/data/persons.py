@@ -1,7 +1,8 @@
 """Labelled persons, column by column, whatever dataset they come from."""
 
-from collections.abc import Mapping, Sized
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int8, Int64, UInt8
 
 from pnfs.body import Skeleton
-from pnfs.data.images import DataError, ImageSource
+from pnfs.data.images import DataError, ImageSource, View, view_of
 
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility flags, used for every dataset.
 
@@ -119,3 +120,42 @@ class Persons:
 def listed(counts: Mapping[str, int]) -> str:
     """Counts with their reasons, for messages."""
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
+def joined(name: str, parts: Sequence[Persons]) -> Persons:
+    """The persons of all parts, one after the other."""
+    columns = {
+        name: np.concatenate([part.columns()[name] for part in parts])
+        for name in parts[0].columns()
+    }
+    counts = {
+        name: dict(sum((Counter(getattr(part, name)) for part in parts), Counter()))
+        for name in ("left_out", "remarks")
+    }
+    columns["image_index"] = np.arange(sum(map(len, parts)), dtype=np.int64)
+    return replace(parts[0], name=name, images=JoinedImages(parts), file="", **columns, **counts)
+
+
+class JoinedImages:
+    """The image of each person, of several sources one after the other."""
+
+    def __init__(self, parts: Sequence[Persons]) -> None:
+        self._sources = [part.images for part in parts]
+        self._source = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        self._index = np.concatenate([part.image_index for part in parts])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def _of(self, index: int) -> tuple[ImageSource, int]:
+        return self._sources[self._source[index]], int(self._index[index])
+
+    def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return self.view(index, 1.0)[0]
+
+    def view(self, index: int, zoom: float) -> View:
+        return view_of(*self._of(index), zoom)
+
+    def describe(self, index: int) -> str:
+        source, there = self._of(index)
+        return source.describe(there)

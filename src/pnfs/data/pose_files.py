@@ -1,5 +1,6 @@
-"""Predicted poses from a file: the formats that this package and the benchmarks' own tools write."""
+"""Predicted poses from a file, and whose they are: the dataset's persons in order, by id, or by image."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,27 @@ from pnfs import body
 from pnfs.body import Skeleton
 from pnfs.data import coco_format, readers
 from pnfs.data.coco_format import Annotations
-from pnfs.data.datasets.coco_boxes import read_results
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.coco import COCO
+from pnfs.data.datasets.coco_boxes import image_table, read_results
 from pnfs.data.datasets.mpii import FILE_JOINTS, FROM_FILE
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED
+from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.data.readers import Records
+from pnfs.evaluation import coco_eval
+from pnfs.evaluation.oks import oks, similarity_sigmas
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file that is read; COCO's training annotations have a quarter of this."""
 
+SIMILAR = 0.1
+"""OKS from which a pose is a labelled person's of COCO where pictures and rates by joint need to know; the
+scores themselves compare poses as COCO does."""
+
 _ACCEPTED = (
-    "a COCO results file (list of image_id, category_id, keypoints, score), a COCO annotation file, a file "
-    "of `pnfs predict` or `pnfs evaluate`, or for MPII pred.mat or annot/*.json"
+    "a COCO results file (list of image_id, category_id, keypoints, score), a file of `pnfs predict` or "
+    "`pnfs evaluate`, or for MPII pred.mat"
 )
 
 
@@ -41,9 +51,8 @@ class PoseFile:
     person_scores: Float[np.ndarray, " N"]
     ids: list[str] | None = None  # Ids of the dataset's persons.
     image_ids: Int64[np.ndarray, " N"] | None = None
-    image_names: Mapping[int, str] = field(default_factory=dict)
-    """Image id -> the image's file name, where the file tells."""
-    boxes: Float[np.ndarray, "N 4"] | None = None  # x, y, width, height in px.
+    image_names: Mapping[int, str] | None = None
+    """Image id -> the image's file name; None where the ids are the dataset's own."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Records that are no predicted persons, counted by reason."""
 
@@ -54,91 +63,58 @@ class PoseFile:
 def read_pose_file(
     path: Path | str, skeleton: Skeleton, truth: Annotations | None = None
 ) -> PoseFile:
-    """Reads predictions in whichever of the formats the file is.
+    """Reads predictions of a skeleton's joints, in any order where the file names them.
 
-    Labels are predictions too: those of a COCO annotation file or of MPII's, each with score 1.
-
-    Args:
-        path: The file.
-        skeleton: The dataset's skeleton; the file's joints must be the same, in any order where it names
-            them.
-        truth: The dataset's annotations, which say what a results file's numbers mean; None for a
-            dataset whose images have no numbers.
+    `truth` are the dataset's annotations, which say what a results file's numbers mean; None for a dataset whose
+    images have no numbers.
 
     Raises:
         DataError: The file cannot be read, is in none of the formats, holds other joints, or a
             record lacks something; the message names file, record and key.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file of predictions")
-    if path.stat().st_size > LARGEST_FILE:
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
         raise DataError(
-            f"{path}: has {path.stat().st_size:,} bytes, more than the {LARGEST_FILE:,} of any file "
-            "of predictions; split it, or name another"
+            f"{path}: is no file of predictions, or has more than {LARGEST_FILE:,} bytes"
         )
+    poses = _read(path, skeleton, truth)
+    if not len(poses):
+        raise DataError(f"{path}: holds no prediction")
+    return poses
+
+
+def _read(path: Path, skeleton: Skeleton, truth: Annotations | None) -> PoseFile:
     if path.suffix == ".mat":
         return _pred_mat(path, skeleton)
     content = readers.read_json(path, object_hook=coco_format.without_outline)
     if isinstance(content, list):
-        records = Records(path, content).all
-        if not records:
-            raise DataError(f"{path}: holds no prediction")
-        if "joints" in records[0] and "image" in records[0]:
-            return _mpii_labels(path, records, skeleton)
-        return _results(path, records, truth)
+        return _results(path, Records(path, content).all, truth)
     if isinstance(content, dict) and "persons" in content and "joints" in content:
         return _persons(path, content, skeleton)
     if isinstance(content, dict) and "annotations" in content:
-        return _annotations(path, content, skeleton, truth)
+        return _keypoints(path, content, skeleton, truth)
     raise DataError(f"{path}: holds no predictions in a known format; known are {_ACCEPTED}")
 
 
 def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     """`preds`, (N, 16, 2): 1-based px, joints in the order of MPII's files (HRNet, and ours)."""
-    _require_mpii(path, skeleton)
+    if skeleton.name != body.MPII.name:
+        raise DataError(
+            f"{path}: holds joints of MPII, not of {skeleton.name}; choose dataset=mpii"
+        )
     joints = readers.read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
-    if not len(joints):
-        raise DataError(f"{path}: preds holds no prediction")
     wrong = "preds is not a finite number"
     readers.require_rows(path, readers.finite_rows(joints), lambda row: f"person {row}", wrong)
     ones = np.ones(joints.shape[:2])
     return PoseFile(path, "MPII pred.mat", joints[:, FROM_FILE], ones, ones[:, 0])
 
 
-def _mpii_labels(path: Path, records: list[dict[str, Any]], skeleton: Skeleton) -> PoseFile:
-    """Labelled joints in the order of the file's persons; others score 0."""
-    _require_mpii(path, skeleton)
-
-    table = Records(path, records, label=lambda row, r: f"record {row} ({r.get('image')})")
-    table.texts("image")
-    joints = table.numbers("joints", len(FILE_JOINTS), 2, finite=True)
-    flags = table.numbers("joints_vis", len(FILE_JOINTS))
-    joints, scores = joints[:, FROM_FILE] - 1, (flags[:, FROM_FILE] > 0).astype(np.float64)
-    return PoseFile(path, "MPII annotations", joints, scores, np.ones(len(joints)))
-
-
-def _require_mpii(path: Path, skeleton: Skeleton) -> None:
-    if skeleton.name != body.MPII.name:
-        raise DataError(
-            f"{path}: holds the joints of MPII's files, the dataset has those of skeleton "
-            f"{skeleton.name}; choose dataset=mpii, or predictions of {skeleton.name}"
-        )
-
-
 def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> PoseFile:
     """What `pnfs evaluate` writes: see `pnfs.data.predictions.write_json`."""
-    persons = Records(
-        path, content["persons"], "persons", lambda n, r: f"persons: record {n} ({r.get('id')})"
-    )
-    if not len(persons):
-        raise DataError(f"{path}: persons: holds no prediction")
-    names = content["joints"]
-    names = [str(name) for name in names] if isinstance(names, list) else []
-    if sorted(names) != sorted(skeleton.joints):
+    persons, names = Records(path, content["persons"], "persons"), content["joints"]
+    if not isinstance(names, list) or sorted(map(str, names)) != sorted(skeleton.joints):
         raise DataError(
-            f"{path}: joints are {', '.join(names)}, not those of skeleton {skeleton.name}: "
-            f"{', '.join(skeleton.joints)}"
+            f"{path}: joints are {names}, not those of skeleton {skeleton.name}: {', '.join(skeleton.joints)}"
         )
     if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
         raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
@@ -147,9 +123,8 @@ def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> Pose
     table = persons.numbers("keypoints", len(names), 3, finite=True)
     table = table[:, [names.index(joint) for joint in skeleton.joints]]
     scores = table[..., 2]
-    return PoseFile(
-        path, "persons of pnfs evaluate", table[..., :2], scores, scores.mean(-1), ids=ids
-    )
+    about = "persons of pnfs evaluate"
+    return PoseFile(path, about, table[..., :2], scores, scores.mean(-1), ids=ids)
 
 
 def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | None) -> PoseFile:
@@ -159,55 +134,130 @@ def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | Non
             f"{path}: a list of predictions names images by COCO's image_id, and the dataset's images "
             f"have no such numbers; predictions are {_ACCEPTED}"
         )
-    fields = {"keypoints": 3 * len(truth.skeleton)}
-    if all("bbox" in record for record in records if record.get("category_id") == truth.category):
-        fields["bbox"] = 4
-    found = read_results(path, records, truth, fields)
+    found = read_results(path, records, truth, {"keypoints": 3 * len(truth.skeleton)})
     # A list names no joints: they stand in the order of the annotation file.
     table = found["keypoints"].reshape(-1, len(truth.skeleton), 3)[:, list(truth.order)]
     others = len(records) - len(table)
     return PoseFile(
         path, "COCO results", table[..., :2], table[..., 2], found["score"],
         image_ids=found["image_id"],
-        boxes=found.get("bbox"),
         left_out={coco_format.OTHER_CATEGORY: others} if others else {},
     )  # fmt: skip
 
 
-def _annotations(
+def _keypoints(
     path: Path, content: Mapping[str, Any], skeleton: Skeleton, truth: Annotations | None
 ) -> PoseFile:
-    """Labelled persons, or those that `pnfs predict` found, which have scores."""
+    """Persons that `pnfs predict` found: COCO's annotations with scores. Images go by their names."""
     category = "person" if truth is None else truth.named
     read = coco_format.read_annotations(content, skeleton, category=category, where=str(path))
     rows = np.flatnonzero(read.usable)
-    if not len(rows):
-        raise DataError(f"{path}: annotations: no person has a labelled joint")
-    persons, joints = [read.records[row] for row in rows.tolist()], read.joints[rows]
+    persons = [read.records[row] for row in rows.tolist()]
     table = Records(path, persons, label=lambda _, person: f"annotation {person['id']}")
-    predicted = any("keypoint_scores" in person for person in persons)
-    if predicted:
-        scores = table.numbers("keypoint_scores", len(skeleton), finite=True)[:, list(read.order)]
-    else:
-        scores = (read.visibility[rows] > UNLABELLED).astype(np.float64)
-        # Joints without label, which files have at 0, 0, move to the middle of the labelled ones: COCO measures
-        # all joints of a prediction against the box of a person that it ignores.
-        middle = (joints * scores[..., None]).sum(1) / scores.sum(1)[:, None]
-        joints = np.where(scores[..., None] > 0, joints, middle[:, None])
-    scored = any("score" in person for person in persons)
-    person_scores = table.numbers("score", finite=True) if scored else np.ones(len(rows))
-    names = {image["id"]: image.get("file_name") for image in read.images}
-    crowds, unlabelled = read.crowd.sum(), (~read.usable & ~read.crowd).sum()
-    left_out = {
-        **read.left_out,
-        coco_format.CROWD: int(crowds),
-        coco_format.NO_JOINTS: int(unlabelled),
-    }
-    form = "keypoints of pnfs predict" if predicted else "COCO annotations"
+    scores = table.numbers("keypoint_scores", len(skeleton), finite=True)[:, list(read.order)]
     return PoseFile(
-        path, form, joints, scores, person_scores,
+        path, "keypoints of pnfs predict", read.joints[rows], scores, table.numbers("score", finite=True),
         image_ids=read.image_ids[rows],
-        image_names={id_: name for id_, name in names.items() if isinstance(name, str)},
-        boxes=read.boxes[rows],
-        left_out={reason: count for reason, count in left_out.items() if count},
+        image_names={image["id"]: str(image.get("file_name")) for image in read.images},
+        left_out=read.left_out,
     )  # fmt: skip
+
+
+# --- whose they are
+
+
+def assign(poses: PoseFile, dataset: PoseDataset, split: str) -> Matches:
+    """The labelled persons of a split with their predictions, one row each; nan where the file has none.
+
+    By image, each labelled person gets the pose most similar to its label (OKS), each pose used
+    once.
+
+    Raises:
+        DataError: Another number of persons, an unknown id, or an unknown image.
+    """
+    persons, advice = dataset.persons(split), "choose the dataset and the split that were predicted"
+    rows = np.arange(len(persons))
+    if poses.image_ids is not None:
+        rows = _by_image(poses, dataset, split)
+    elif isinstance(dataset, COCO):
+        raise DataError(
+            f"{poses.path}: names no image, and COCO has several persons in one; give a COCO results "
+            "file, or keypoints of `pnfs predict`"
+        )
+    elif poses.ids is not None:
+        row_of = {id_: row for row, id_ in enumerate(persons.ids.tolist())}
+        unknown = [id_ for id_ in poses.ids if id_ not in row_of]
+        if unknown:
+            raise DataError(
+                f"{poses.path}: persons: id {unknown[0]} (and {len(unknown) - 1} more) is not a person of "
+                f"{persons.name}; {advice}"
+            )
+        rows = np.full(len(persons), UNMATCHED, np.int64)
+        rows[[row_of[id_] for id_ in poses.ids]] = np.arange(len(poses))
+    elif len(poses) != len(persons):
+        raise DataError(
+            f"{poses.path}: holds {len(poses)} persons in order, {persons.name} has {len(persons)}; {advice}"
+        )
+    found = rows != UNMATCHED
+    locations = np.where(found[:, None, None], poses.joints[rows], np.nan).astype(np.float32)
+    scores = np.where(found[:, None], poses.scores[rows], 0).astype(np.float32)
+    matched = np.where(found, np.arange(len(persons)), UNMATCHED)
+    return Matches(persons, Predictions(locations, scores), matched)
+
+
+def coco_scores(poses: PoseFile, dataset: COCO, split: str) -> dict[str, float]:
+    """COCO's ten scores of the poses as they stand, and AP and AR over visible and over occluded joints."""
+    truth, sigmas = dataset.annotations(split), similarity_sigmas(dataset.skeleton)
+    images = _images_of(poses, _coco_names(dataset, split), f"{dataset.name} {split}")
+    found = coco_eval.DetectedPoses(images, poses.joints, poses.person_scores)
+    scores = coco_eval.evaluate_detections(found, truth, sigmas)
+    return scores | coco_eval.evaluate_by_visibility(found, truth, sigmas)
+
+
+def _coco_names(dataset: COCO, split: str) -> dict[int, str]:
+    return {number: name for number, (name, _) in image_table(dataset.annotations(split)).items()}
+
+
+def _by_image(poses: PoseFile, dataset: PoseDataset, split: str) -> Int64[np.ndarray, " M"]:
+    """Row of each labelled person's pose in its image, or UNMATCHED."""
+    labels = dataset.persons(split)
+    sigmas, labelled = similarity_sigmas(labels.skeleton), labels.visibility > UNLABELLED
+    if isinstance(dataset, COCO):
+        names, label_images = _coco_names(dataset, split), dataset.labelled(split).image_ids
+        areas, threshold = labels.reference_length.astype(np.float64) ** 2, SIMILAR
+    else:
+        label_images, threshold = labels.image_index, 0.0
+        names = {int(i): labels.images.describe(int(i)) for i in np.unique(label_images)}
+        areas = labels.box_size.astype(np.float64).prod(-1)
+
+    def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        offset = labels.joints[ours].astype(np.float64)[:, None] - poses.joints[theirs]
+        return oks((offset**2).sum(-1), areas[ours][:, None], sigmas, labelled[ours][:, None])
+
+    images = _images_of(poses, names, labels.name)
+    return matched_by_image(label_images, images, similarity, threshold)
+
+
+def _images_of(poses: PoseFile, names: Mapping[int, str], where: str) -> Int64[np.ndarray, " N"]:
+    """The dataset's image, of number -> file name, of each predicted person."""
+    assert poses.image_ids is not None
+    if poses.image_names is None:
+        return poses.image_ids
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for number, name in names.items():
+        by_name[_base(name)].append(number)
+    found: dict[int, int] = {}
+    for image_id in np.unique(poses.image_ids).tolist():
+        name = poses.image_names[image_id]
+        candidates = by_name[_base(name)]
+        exact = [number for number in candidates if names[number] == name]
+        candidates = exact if len(exact) == 1 else candidates
+        if len(candidates) != 1:
+            problem = "is not among" if not candidates else "has the name of several of"
+            raise DataError(f"{poses.path}: image {name} {problem} the images of {where}")
+        found[image_id] = candidates[0]
+    return np.array([found[image_id] for image_id in poses.image_ids.tolist()], np.int64)
+
+
+def _base(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]

@@ -16,9 +16,9 @@ from numpy.random import Generator
 from pnfs.body import skeleton_by_name
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.mpii import pckh
-from pnfs.data.figures import FACE, LANDMARKS, LIMBS, TORSO_RADIUS, Draws, Figures, pose_people
+from pnfs.data.figures import LANDMARKS, LIMBS, TORSO_RADIUS, Draws, Figures, pose_people
 from pnfs.data.images import DataError
-from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons
+from pnfs.data.persons import UNLABELLED, VISIBLE, Persons
 from pnfs.evaluation.pck import PCK
 
 Image = UInt8[np.ndarray, "H W 3"]
@@ -44,7 +44,6 @@ class SyntheticImages:
     truncated: float
     unlabelled: float
     clutter: int
-    noise: int
 
     def describe(self, index: int) -> str:
         return f"synthetic {SPLITS[self.split]} picture {index} of seed {self.seed}"
@@ -57,24 +56,20 @@ class SyntheticImages:
         if with_person:
             figures, _ = self.people([index])
             _draw_person(image, figures, 0, _appearance(self._stream(index, _LOOKS)))
-        return _lit(self._stream(index, _LIGHT), image, self.noise)
+        return _lit(self._stream(index, _LIGHT), image)
 
     def people(self, indices: Sequence[int]) -> tuple[Figures, Int8[np.ndarray, "N L"]]:
-        """The people of these pictures, and the visibility of their `LANDMARKS`, 1 on the head's far side."""
+        """The people of these pictures, and the visibility of their `LANDMARKS`."""
         # More random numbers than are used.
         draws = Draws(np.stack([self._stream(index, _PERSON).random(80) for index in indices]))
         figures = self._placed(pose_people(draws, self.turned_away), draws)
         at, (height, width) = figures.points[..., :2], self.size
         labelled = np.stack([~draws.chance(self.unlabelled) for _ in LANDMARKS], axis=1)
         labelled &= ((at >= 0) & (at <= (width - 1, height - 1))).all(axis=2)
-        visibility = np.full(labelled.shape, VISIBLE)
-        for name in FACE:
-            column = LANDMARKS.index(name)
-            visibility[~figures.face_turned_to_camera(name), column] = OCCLUDED
-            if not name.endswith("ear"):
-                # Nobody can say where the face of a person seen from behind is.
-                labelled[:, column] &= figures.facing()
-        return figures, np.where(labelled, visibility, UNLABELLED).astype(np.int8)
+        # Nobody can say where the face of a person seen from behind is.
+        face = [LANDMARKS.index(name) for name in ("nose", "left_eye", "right_eye")]
+        labelled[:, face] &= figures.forward[:, 2:] < 0
+        return figures, np.where(labelled, VISIBLE, UNLABELLED).astype(np.int8)
 
     def _stream(self, index: int, stream: int) -> Generator:
         return np.random.default_rng([self.seed, self.split, index, stream])
@@ -87,7 +82,7 @@ class SyntheticImages:
         unit = np.minimum(unit, (0.98 * room / (high - low)).min(axis=1))
         extent = unit[:, None] * (high - low)
         slack = (room - extent) / 2
-        shift = draws.pairs(-0.9, 0.9) * slack
+        shift = np.stack([draws.uniform(-0.9, 0.9), draws.uniform(-0.9, 0.9)], axis=1) * slack
         # Cut off on the left, on the right or at the feet.
         away = np.array([(-1.0, 0.0), (1.0, 0.0), (0.0, 1.0)])[(3 * draws.uniform()).astype(int)]
         outside = away * (slack + draws.uniform(0.1, 0.35)[:, None] * extent)
@@ -99,17 +94,9 @@ class SyntheticImages:
 class Synthetic(PoseDataset):
     """Drawn people in varied poses, clothes and surroundings, one labelled person per picture.
 
-    Args:
-        skeleton: "mpii" (16 joints) or "coco" (17 joints); the pictures are the same.
-        train: Number of persons to train on.
-        val: Number of persons to validate on; different people than those of "train".
-        seed: Another seed gives other people.
-        image_size: Height and width of the pictures in pixels.
-        turned_away: Probability that a person shows the back.
-        truncated: Probability that a person is cut off by the picture's edge.
-        unlabelled: Probability that a joint has no label.
-        clutter: Number of bars and discs in the background.
-        noise: Sensor noise, at most this many grey levels up or down.
+    Skeletons are "mpii" (16 joints) and "coco" (17 joints); the pictures are the same. `turned_away`, `truncated`
+    (cut off by the picture's edge) and `unlabelled` (of a joint) are probabilities, `clutter` the number of bars
+    and discs in the background, `image_size` (height, width).
 
     Raises:
         DataError: An argument is out of range.
@@ -129,7 +116,6 @@ class Synthetic(PoseDataset):
         truncated: float = 0.08,
         unlabelled: float = 0.02,
         clutter: int = 8,
-        noise: int = 5,
     ) -> None:
         super().__init__()
         if skeleton not in ("mpii", "coco"):
@@ -140,15 +126,19 @@ class Synthetic(PoseDataset):
                 f"{tuple(image_size)}"
             )
         shares = {"turned_away": turned_away, "truncated": truncated, "unlabelled": unlabelled}
-        counts = {"clutter": clutter, "noise": noise}
-        for name, value in {**shares, **counts, "seed": seed}.items():
-            most = 1 if name in shares else 100 if name == "noise" else np.inf
+        for name, value in {**shares, "clutter": clutter, "seed": seed}.items():
+            most = 1 if name in shares else np.inf
             if not 0 <= value <= most:
                 raise DataError(f"synthetic: {name} must be from 0 to {most}, it is {value}")
         self.skeleton = skeleton_by_name(skeleton)
         height, width = image_size
         self._counts = {"train": train, "val": val}
-        self._knobs = {**shares, **counts, "seed": seed, "size": (int(height), int(width))}
+        self._knobs = {
+            **shares,
+            "clutter": clutter,
+            "seed": seed,
+            "size": (int(height), int(width)),
+        }
 
     def load(self, split: str) -> Persons:
         """The people of a split, row n standing in picture n."""
@@ -197,7 +187,7 @@ def _random_color(rng: Generator) -> Color:
 
 
 def _appearance(rng: Generator) -> dict[str, Color]:
-    """Colours by limb, and of "torso", "skin" and "hair": sleeves and trousers are long or short."""
+    """Colours by limb, and of "torso" and "skin": sleeves and trousers are long or short."""
     shirt, trousers = _random_color(rng), _random_color(rng)
     skin, hair = (_shaded(some[rng.integers(5)], rng.uniform(0.9, 1.1)) for some in (_SKIN, _HAIR))
     sleeve, shorts = rng.random(), rng.random() < 0.3
@@ -206,7 +196,7 @@ def _appearance(rng: Generator) -> dict[str, Color]:
         "thigh": trousers, "shin": skin if shorts else trousers, "neck": skin, "head": hair,
     }  # fmt: skip
     looks = {limb: worn[limb.rsplit("_", 1)[-1]] for limb in LIMBS}
-    return looks | {"torso": shirt, "skin": skin, "hair": hair}
+    return looks | {"torso": shirt, "skin": skin}
 
 
 def _shaded(color: tuple[float, ...], factor: float) -> Color:
@@ -248,29 +238,10 @@ def _draw_person(image: Image, figures: Figures, row: int, looks: dict[str, Colo
                     _stroke(image, sides, TORSO_RADIUS * unit + margin, color)
             else:
                 _stroke(image, ends[part], radii[part] + margin, color)
-        if names[part] == "head":
-            _draw_face(image, figures, row, unit, ends[part].mean(0), looks["skin"])
-
-
-def _draw_face(
-    image: Image, figures: Figures, row: int, unit: float, center: np.ndarray, skin: Color
-) -> None:
-    """Ears, and of a person who looks into the camera the face, which slides over the head as it turns."""
-    facing = bool(figures.facing()[row])
-    if facing:
-        low = center + np.array([0, 0.012 * unit])
-        _disc(image, low + 0.02 * unit * figures.forward[row, :2], 0.045 * unit, skin)
-    for name, (radius, color) in _FEATURES.items():
-        seen = figures.face_turned_to_camera(name)[row] and (facing or "ear" in name)
-        if seen:
-            _disc(image, figures.at(name)[row, :2], radius * unit, color or _shaded(skin, 0.75))
-
-
-_FEATURES: dict[str, tuple[float, Color | None]] = {
-    "left_ear": (0.014, None), "right_ear": (0.014, None), "left_eye": (0.009, (30, 25, 25)),
-    "right_eye": (0.009, (30, 25, 25)), "nose": (0.010, None),
-}  # fmt: skip
-"""Points of the face: radius, colour; None: a darker skin."""
+        if names[part] == "head" and figures.forward[row, 2] < 0:
+            # The face slides over the head as it turns.
+            center = ends[part].mean(0) + unit * (0.02 * figures.forward[row, :2] + (0, 0.012))
+            _disc(image, center, 0.045 * unit, looks["skin"])
 
 
 def _background(rng: Generator, size: tuple[int, int], clutter: int) -> Image:
@@ -290,9 +261,9 @@ def _background(rng: Generator, size: tuple[int, int], clutter: int) -> Image:
     return image
 
 
-def _lit(rng: Generator, image: Image, noise: int) -> Image:
-    """The picture under light of another strength and colour, with noise of up to `noise` grey levels."""
+def _lit(rng: Generator, image: Image) -> Image:
+    """The picture under light of another strength and colour, with noise of up to 5 grey levels."""
     light = rng.uniform(0.7, 1.25) * rng.uniform(0.95, 1.05, 3)
     image = cv2.multiply(image, np.array([*light, 1.0]))
     grain = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
-    return cv2.addWeighted(image, 1.0, grain, 2 * noise / 255, -noise)
+    return cv2.addWeighted(image, 1.0, grain, 10 / 255, -5)

@@ -30,7 +30,7 @@ class Imported:
         kind: Whose code it is from.
         model: Configuration of the network.
         network: The network with its weights.
-        flip_shift: Of that code's flip test.
+        flip_shift: Shift of the mirrored maps in that code's flip test.
         unread: Entries that no output depends on.
     """
 

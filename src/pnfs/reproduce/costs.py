@@ -1,16 +1,13 @@
 """The cost table: parameters and MACs of every configuration beside what the paper states."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 from torch import nn
 
-from pnfs.models.cost import Cost, measure_cost
+from pnfs.models.cost import measure_cost
 from pnfs.models.network import PoseNetwork
-from pnfs.reproduce.page import markdown
 from pnfs.reproduce.targets import PAPER_GIGA, Target
 
 MACS_TOLERANCE = 0.10
@@ -29,105 +26,71 @@ EXPLANATION = (
     "apart) or 10 % (MACs) from the paper after its rounding."
 )
 
-Describe = Callable[[str, str], tuple[Mapping[str, Any], tuple[int, int]]]
-"""(target, file of a row) -> plain description of the network, (height, width) of its input."""
-
-Build = Callable[[Mapping[str, Any]], PoseNetwork]
-"""Makes a network from its description; one without numbers, on the meta device, will do."""
+Build = Callable[[str, str], tuple[PoseNetwork, tuple[int, int]]]
+"""(target, file of a row) -> its network, without numbers in it, and its input's (height, width)."""
 
 
-def measure_costs(targets: Iterable[Target], describe: Describe, build: Build) -> pd.DataFrame:
+def measure_costs(targets: Iterable[Target], build: Build) -> pd.DataFrame:
     """The cost of every row of the tables that say why their counts differ from the paper's.
 
     Returns:
-        One line a row: table, configuration, height, width, paper_parameters, parameters, live_parameters,
-        paper_macs, macs, macs_as_published (the paper's giga, 2^30, times 10^9), reason. Parameters are numbers,
-        MACs multiplications; nan where the paper states none.
+        One line a row: table, configuration, input, paper_parameters, parameters, live_parameters, paper_macs,
+        macs, macs_as_published, reason; in millions and in giga, nan where the paper states none.
     """
-    lines = []
-    measured: dict[str, tuple[Cost, Cost]] = {}  # Tables share configurations.
+    lines, measured = [], functools.cache(measure_cost)  # Tables share networks.
     for target in targets:
+        # Figure 5 states the parameters of the backbones alone.
+        alone = {"params", "backbone_params"} & set(target.published) == {"backbone_params"}
+        column = "backbone_params" if alone else "params"
         for file, label in target.rows.items() if target.counts else ():
-            model, size = describe(target.name, file)
-            key = json.dumps([model, size], sort_keys=True)
-            if key not in measured:
-                measured[key] = _measure(build(model), size)
-            about = {
+            network, (height, width) = build(target.name, file)
+            cost = published = measured(network, (height, width))
+            if any(isinstance(module, nn.ConvTranspose2d) for module in network.modules()):
+                published = measured(network, (height, width), "output")
+            part, counted = cost, published
+            if alone:
+                part, counted = cost.parts["backbone"], published.parts["backbone"]
+            stated = target.published.reindex(index=[label], columns=[column, "flops"]).iloc[0]
+            stated = pd.to_numeric(stated, errors="coerce")
+            lines.append({
                 "table": target.name,
                 "configuration": label,
-                "height": size[0],
-                "width": size[1],
-            }
-            reason = target.counts.get(file, target.counts.get("all", ""))
-            lines.append(about | _counts(target, label, *measured[key]) | {"reason": reason})
+                "input": f"{height}×{width}",
+                "paper_parameters": stated[column],
+                "parameters": part.parameters / 1e6,
+                "live_parameters": part.live_parameters / 1e6,
+                "paper_macs": stated["flops"],
+                "macs": part.macs / 1e9,
+                "macs_as_published": counted.macs / PAPER_GIGA,
+                "reason": target.counts.get(file, target.counts.get("all", "")),
+            })  # fmt: skip
     return pd.DataFrame(lines)
 
 
-def _measure(network: PoseNetwork, size: tuple[int, int]) -> tuple[Cost, Cost]:
-    """What the network costs, and what it costs as the public code counts."""
-    cost = measure_cost(network, size)
-    if not any(isinstance(module, nn.ConvTranspose2d) for module in network.modules()):
-        return cost, cost
-    return cost, measure_cost(network, size, deconvolution="output")
-
-
-def _counts(target: Target, label: str, cost: Cost, published: Cost) -> dict[str, float]:
-    def stated(column: str) -> float:
-        text = target.published[column].get(label, "") if column in target.published else ""
-        return float(text or "nan")
-
-    # Figure 5 states the parameters of the backbones alone.
-    backbone = "params" not in target.published and "backbone_params" in target.published
-    part, counted = (c.parts["backbone"] if backbone else c for c in (cost, published))
-    return {
-        "paper_parameters": stated("backbone_params" if backbone else "params") * 1e6,
-        "parameters": part.parameters,
-        "live_parameters": part.live_parameters,
-        "paper_macs": stated("flops") * 1e9,
-        "macs": part.macs,
-        "macs_as_published": round(counted.macs / PAPER_GIGA * 1e9),
-    }
-
-
 def cost_columns(costs: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: parameters in millions, MACs in units of 10^9, "(!)" at what is far from the paper's."""
+    """The table as text: "(!)" at what is far from the paper's."""
 
-    def text(column: str, unit: float | pd.Series, digits: int = 2) -> pd.Series:
-        return (costs[column] / unit).map(lambda x: "–" if pd.isna(x) else f"{x:.{digits}f}")
+    def text(column: str, digits: int = 2) -> pd.Series:
+        return costs[column].map(lambda x: "–" if pd.isna(x) else f"{x:.{digits}f}")
 
-    def ratio(
-        ours: str, paper: str, unit: float, tolerance: float, binding: pd.Series
-    ) -> pd.Series:
-        slack = tolerance * costs[paper] + _ROUNDING * unit
-        far = ((costs[ours] - costs[paper]).abs() > slack) & binding
-        return text(ours, costs[paper]) + far.map({True: " (!)", False: ""})
+    def ratio(ours: str, paper: str, tolerance: float, binding: pd.Series | bool) -> pd.Series:
+        far = (costs[ours] - costs[paper]).abs() > tolerance * costs[paper] + _ROUNDING
+        shown = (costs[ours] / costs[paper]).map(lambda x: "–" if pd.isna(x) else f"{x:.2f}")
+        return shown + (far & binding).map({True: " (!)", False: ""})
 
-    bound, every = ~costs["table"].isin(_DEAD_WEIGHTS), costs["table"].notna()
+    bound = ~costs["table"].isin(_DEAD_WEIGHTS)
     return pd.DataFrame(
         {
             "configuration": costs["configuration"],
-            "input": costs["height"].astype(str) + "×" + costs["width"].astype(str),
-            "params paper": text("paper_parameters", 1e6, 1),
-            "live": text("live_parameters", 1e6),
-            "total": text("parameters", 1e6),
-            "ratio live": ratio(
-                "live_parameters", "paper_parameters", 1e6, PARAMETERS_TOLERANCE, bound
-            ),
-            "MACs paper": text("paper_macs", 1e9, 1),
-            "MACs": text("macs", 1e9),
-            "as published": text("macs_as_published", 1e9),
-            "ratio MACs": ratio("macs_as_published", "paper_macs", 1e9, MACS_TOLERANCE, every),
+            "input": costs["input"],
+            "params paper": text("paper_parameters", 1),
+            "live": text("live_parameters"),
+            "total": text("parameters"),
+            "ratio live": ratio("live_parameters", "paper_parameters", PARAMETERS_TOLERANCE, bound),
+            "MACs paper": text("paper_macs", 1),
+            "MACs": text("macs"),
+            "as published": text("macs_as_published"),
+            "ratio MACs": ratio("macs_as_published", "paper_macs", MACS_TOLERANCE, True),
             "why they differ": costs["reason"],
         }
     ).set_index(costs["table"])
-
-
-def write_costs(costs: pd.DataFrame, folder: Path) -> dict[str, Path]:
-    """Writes `table.md` and `table.csv`; name -> file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {"table": folder / "table.md", "data": folder / "table.csv"}
-    body = "\n".join(markdown(cost_columns(costs)))
-    title = "# Parameters and MACs of every configuration"
-    files["table"].write_text(f"{title}\n\n{EXPLANATION}\n\n{body}\n", encoding="utf-8")
-    costs.to_csv(files["data"], index=False)
-    return files

@@ -1,6 +1,5 @@
 """A table of the paper as Markdown and CSV: ours beside the paper's, every published number in it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +27,12 @@ _MACS_NOTE = (
 
 
 def write_table(
-    target: Target, results: Results, folder: Path, profile: str, says: str, given: Sequence[str]
+    target: Target, results: Results, folder: Path, profile: str, says: str
 ) -> dict[str, Path]:
     """Writes table.md, table.csv and runs.csv into the folder, made as needed; see `page`."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / name for name in ("table.md", "table.csv", "runs.csv")}
-    files["table.md"].write_text(page(target, results, profile, says, given), encoding="utf-8")
+    files["table.md"].write_text(page(target, results, profile, says), encoding="utf-8")
     numbers(target, results).to_csv(files["table.csv"], index_label="row")
     # A run as it is called anywhere: its name and hash.
     short = ["/".join(f.parts[-2:]) if isinstance(f, Path) else "" for f in results.runs["folder"]]
@@ -41,12 +40,10 @@ def write_table(
     return files
 
 
-def page(
-    target: Target, results: Results, profile: str, says: str = "", given: Sequence[str] = ()
-) -> str:
+def page(target: Target, results: Results, profile: str, says: str = "") -> str:
     """The whole page: table, comparison by seed, scale, sources, notes, what is missing.
 
-    `says` is what the profile's numbers are worth, `given` are further overrides that the runs were trained with.
+    `says` is what the profile's numbers are worth.
     """
     lines = [f"# {target.title} (profile {profile})", "", target.tests, ""]
     lines += [f"- Paper: {target.source}.", f"- Ours: {says}"]
@@ -69,9 +66,8 @@ def page(
         for (label, state), runs in missing.groupby(["row", "state"], sort=False):
             lines.append(f"- {label}, seed {', '.join(map(str, runs['seed']))}: {state}")
         lines.append("")
-    arguments = f' ARGS="{" ".join(without_places(given))}"' if given else ""
     seeds = ",".join(map(str, results.runs["seed"].unique()))
-    command = f"make reproduce-{target.name} PROFILE={profile} SEEDS={seeds}{arguments}"
+    command = f"make reproduce-{target.name} PROFILE={profile} SEEDS={seeds}"
     return "\n".join([*lines, f"Made by `{command}` from the records of the runs.", ""])
 
 
@@ -161,13 +157,3 @@ def markdown(table: pd.DataFrame) -> list[str]:
     rows = [[table.index.name or "", *table.columns], ["---", *["---:"] * table.shape[1]]]
     rows += table.reset_index().to_numpy().tolist()
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-
-
-def without_places(overrides: Sequence[str]) -> list[str]:
-    """Overrides as others can read them: where data, runs and weights lie differs between machines."""
-    pairs = [(override.partition("="), override) for override in overrides]
-    return [
-        f"{key}=…/{Path(value).name}" if value.startswith(("/", "~")) else override
-        for (key, _, value), override in pairs
-        if not key.endswith("root")
-    ]

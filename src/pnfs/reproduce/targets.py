@@ -103,10 +103,8 @@ def read_target(root: Path, name: str) -> Target:
 def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
     """The paper's numbers in a folder, as text; empty if there is no paper.csv.
 
-    Args:
-        folder: Folder of the target. The first column of its file names the method; further ones are `who`
-            (ours, or cited: another method's), those of `scores` (and `<column>_std`) and any of `OTHERS`.
-        scores: See `Target`.
+    The first column of the file names the method; further ones are `who` (ours, or cited: another method's), those
+    of `scores` (see `Target`; and `<column>_std`) and any of `OTHERS`.
 
     Raises:
         TargetError: The file cannot be read, lacks a column or has an unknown one, or a cell is not a number.

@@ -66,8 +66,13 @@ class BilevelStrategy(SearchStrategy):
     def gradients_of(
         self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
     ) -> list[Tensor]:
-        """Gradients of a loss, taken at the loss scale of the run's precision; `through` keeps their graph."""
-        scaled = torch.autograd.grad(loss * self.loss_scale, list(inputs), create_graph=through)
+        """Gradients of a loss, taken at the loss scale of the run's precision; `through` keeps their graph.
+
+        Those of inputs that the loss does not depend on are zero: shallow fabrics have cells that lead nowhere.
+        """
+        scaled = torch.autograd.grad(
+            loss * self.loss_scale, list(inputs), create_graph=through, materialize_grads=True
+        )
         return [gradient / self.loss_scale for gradient in scaled]
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:

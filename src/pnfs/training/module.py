@@ -140,7 +140,7 @@ class PoseModule(L.LightningModule):
         ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
             f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Training "
-            "stopped: look at these persons (pnfs data action=browse), or choose a smaller optimizer.lr, "
+            "stopped: look at these persons (pnfs data out=<folder>), or choose a smaller optimizer.lr, "
             "trainer.gradient_clip_val, or trainer.precision=32-true"
         )
 

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pnfs.data.images import DataError
-from pnfs.data.persons import OCCLUDED, VISIBLE
 from pnfs.errors import PnfsError
 from pnfs.viz import style
 from pnfs.viz.poses import joint_sides
@@ -34,13 +33,10 @@ LOGGED = {
 
 
 def read_metrics(path: Path, names: Collection[str] | None = None) -> dict[str, pd.Series]:
-    """The values of a `metrics.csv` of Lightning's CSVLogger, without the rows in which they were not logged.
+    """A `metrics.csv` of Lightning's CSVLogger: metric, of `names` if given -> float64 values by epoch.
 
     A row without an epoch, such as a learning rate's, counts to the epoch of the next row that has one. A last row
-    that is cut short, as a killed run leaves it, is left out.
-
-    Returns:
-        Metric, of `names` if given -> float64 values by epoch, without the suffix "_epoch" that Lightning adds.
+    that is cut short, as a killed run leaves it, is left out, as is the suffix "_epoch" that Lightning adds.
 
     Raises:
         DataError: The file cannot be read, has no epochs, or a cell is not a number.
@@ -99,16 +95,11 @@ def plot_trajectory(
     *,
     epochs: Sequence[float] | None = None,
 ) -> Figure:
-    """Plots how each part's mixing weights moved during a search.
+    """Plots how each part's mixing weights moved during a search, at `epochs` (0, 1, 2, ...).
 
     Above, softmax(alpha): a thin line for each edge (and cell, where alpha is per cell), a thick one
     for the operation's mean. Below, softmax(beta): a thin line for each cell and neighbour, a thick one
     for the neighbour's mean. A dotted line marks uniform weights. All parts share their axes.
-
-    Args:
-        history: A run's architectures, in order; at least one.
-        out_path: A .png or .svg to write.
-        epochs: Where the architectures stand on the horizontal axis; None for 0, 1, 2, ...
 
     Raises:
         PnfsError: The architectures do not have the same parts and shapes, or the suffix is neither .png nor .svg.
@@ -171,54 +162,21 @@ def _plot_weights(
 
 
 def plot_joint_rates(
-    path: Path | str,
-    errors: "Errors",
-    criterion: "Criterion",
-    title: str,
-    *,
-    by_visibility: bool = False,
+    path: Path | str, errors: "Errors", criterion: "Criterion", title: str
 ) -> None:
-    """Draws the share of right joints: a bar a joint, in the colour of the person's side.
-
-    Or two bars a joint: of the visible, and of the occluded.
-    """
+    """Draws the share of right joints: a bar a joint, in the colour of the person's side."""
     skeleton = errors.skeleton
-    kinds = {"visible": VISIBLE, "occluded": OCCLUDED} if by_visibility else {"": None}
-    height = 0.8 / len(kinds)
-    figure = new_figure(6.4, (0.2 + 0.08 * len(kinds)) * len(skeleton) + 1.4, title=title)
+    figure = new_figure(6.4, 0.28 * len(skeleton) + 1.4, title=title)
     axes = figure.subplots()
-    for n, (kind, flag) in enumerate(kinds.items()):
-        rates, counts = errors.rates(criterion.thresholds, flag)
-        places = np.arange(len(skeleton)) + (n - (len(kinds) - 1) / 2) * height
-        colours = COLOURS[n] if kind else [style.side_hex(side) for side in joint_sides(skeleton)]
-        label = f"{kind} ({counts.sum():,} labels)"
-        bars = axes.barh(
-            places, np.nan_to_num(rates), height, color=colours, ec=INK, lw=0.4, label=label
-        )
-        known = zip(rates, counts, strict=True)
-        texts = [f"{rate:.1f}  ({count:,})" if count else "no labels" for rate, count in known]
-        axes.bar_label(bars, texts, padding=2, fontsize=SMALL)
-    axes.set_yticks(range(len(skeleton)), [name.replace("_", " ") for name in skeleton.joints])
+    rates, counts = errors.rates(criterion.thresholds, None)
+    colours = [style.side_hex(side) for side in joint_sides(skeleton)]
+    places = range(len(skeleton))
+    bars = axes.barh(places, np.nan_to_num(rates), 0.8, color=colours, ec=INK, lw=0.4)
+    known = zip(rates, counts, strict=True)
+    texts = [f"{rate:.1f}  ({count:,})" if count else "no labels" for rate, count in known]
+    axes.bar_label(bars, texts, padding=2, fontsize=SMALL)
+    axes.set_yticks(places, [name.replace("_", " ") for name in skeleton.joints])
     axes.invert_yaxis()
     axes.set(xlim=(0, 115), xticks=range(0, 101, 20))
     plain_axes(axes, x_label=f"right joints in percent ({criterion.label}); (labels)", grid="x")
-    if by_visibility:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 1, frameon=False)
-    save_figure(figure, path)
-
-
-def plot_error_curve(
-    path: Path | str, errors: "Errors", criterion: "Criterion", title: str
-) -> None:
-    """Draws the share of joints whose error is at most x, for each group of joints and for all."""
-    curve = errors.curve(criterion)
-    figure = new_figure(5.6, 4.2, title=title)
-    axes = figure.subplots()
-    for colour, (group, rates) in zip(COLOURS, curve.groups.items(), strict=False):
-        axes.plot(curve.thresholds, rates, color=colour, label=f"{group} ({rates[-1]:.1f})")
-    axes.plot(curve.thresholds, curve.mean, color=INK, lw=2.4, label=f"all ({curve.mean[-1]:.1f})")
-    axes.set(xlim=(0, float(curve.thresholds[-1])), ylim=(0, 100))
-    across = f"error / {criterion.reference}"
-    plain_axes(axes, x_label=across, y_label="joints with at most this error, percent")
-    axes.legend(fontsize=SMALL + 1, loc="upper left")
     save_figure(figure, path)

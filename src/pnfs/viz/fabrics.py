@@ -49,13 +49,13 @@ def draw_fabrics(
 
     An arrow is an input of a cell; its width and opacity are its weight in softmax(beta). Inputs that
     read the same map through the same kind of transform are one arrow with their summed weight: what
-    stands in for a missing neighbour. Bars are softmax(alpha), one bar for each edge (i, j) of a cell,
-    below the grid or, with one alpha a cell, inside each cell. Small numbers beside bars are entropies
-    in nats. What a derived architecture does without is faint and dashed: cells that reach no output,
-    inputs and operations of weight 0 (hollow squares after a bar), edges that carry nothing.
+    stands in for a missing neighbour. Bars are softmax(alpha), one bar for each edge (i, j) of a cell, the
+    mean over the cells where each has an alpha of its own. Small numbers beside bars are entropies in nats.
+    What a derived architecture does without is faint and dashed: cells that reach no output, inputs of weight
+    0, edges that carry nothing.
 
     Every arrow and every segment of a bar has a gid, which an SVG keeps as its id:
-    "beta/<part>/<cell>/<source scale>/<transform>" and "alpha/<part>/<cell or all>/<i>-<j>/<operation>".
+    "beta/<part>/<cell>/<source scale>/<transform>" and "alpha/<part>/<i>-<j>/<operation>".
     `out_path` is a .png or .svg to write.
 
     Raises:
@@ -74,8 +74,6 @@ def draw_fabrics(
     edges, scales = len(cell_edges(fabric.nodes)), len(fabric.scales)
     layers = fabric.last_layer - fabric.first_layer + 2
     width, heights = max(3.4, 0.7 + 0.95 * layers), (0.75 * scales, 0.7 + 0.26 * edges)
-    if fabric.alpha_per_cell:
-        width, heights = 0.7 + 1.8 * layers, (scales * max(0.9, 0.3 + 0.2 * edges), 0.2)
     columns = min(4, len(kept))
     rows = math.ceil(len(kept) / columns)
     joints = [", ".join(part.joints) or " " for part in fabric.parts.values()]
@@ -95,12 +93,10 @@ def draw_fabrics(
         padded = "\n".join(subtitle + [" "] * (lines - len(subtitle)))
         above.set_title(padded, loc="left", fontsize=SMALL, color=FAINT)
         _draw_grid(above, fabric, name, live, "stem" if fabrics == "backbone" else "pyramid")
-        if fabric.alpha_per_cell:
-            below.set_axis_off()
-        else:
-            title = "operations on each edge, %; entropy"
-            below.set_title(title, loc="left", fontsize=SMALL, color=FAINT)
-            _draw_mixing(below, fabric, fabric.parts[name].alpha_weights[0], f"{name}/all")
+        mean = ", mean over cells" if fabric.alpha_per_cell else ""
+        title = f"operations on each edge{mean}, %; entropy"
+        below.set_title(title, loc="left", fontsize=SMALL, color=FAINT)
+        _draw_mixing(below, fabric, fabric.parts[name].alpha_weights.mean(0), name)
     figure.legend(
         handles=_handles(fabric, kept), loc="outside lower left", ncols=int(total / 1.6),
         fontsize=SMALL, frameon=False,
@@ -149,14 +145,8 @@ def _draw_grid(
     for index, cell in enumerate(fabric.cells):
         alive, (x, y) = cell.name in live, _place(fabric, cell.layer, cell.scale)
         _draw_box(axes, x, y, "white", None if alive else f"dead/{cell.name}")
-        if fabric.alpha_per_cell:
-            room = (x - 0.2, y - _HALF_HEIGHT, 0.36, 2 * _HALF_HEIGHT)
-            inside = axes.inset_axes(room, transform=axes.transData, zorder=4)
-            owner = f"{name}/{cell.name}"
-            _draw_mixing(inside, fabric, part.alpha_weights[index], owner, alive)
-        else:
-            look = {"color": INK if alive else DEAD, "ha": "center", "va": "center", "zorder": 4}
-            axes.text(x, y, str(fabric.channels * cell.scale), fontsize=SMALL, **look)
+        look = {"color": INK if alive else DEAD, "ha": "center", "va": "center", "zorder": 4}
+        axes.text(x, y, str(fabric.channels * cell.scale), fontsize=SMALL, **look)
         _draw_inputs(axes, fabric, name, cell, part.beta_weights[index], alive)
 
 
@@ -214,20 +204,12 @@ def _weighted(weight: float) -> dict[str, Any]:
 
 
 def _draw_mixing(
-    axes: Axes,
-    fabric: FabricArchitecture,
-    table: Float[np.ndarray, "E O"],
-    owner: str,
-    alive: bool = True,
+    axes: Axes, fabric: FabricArchitecture, table: Float[np.ndarray, "E O"], part: str
 ) -> None:
-    """One bar of softmax(alpha) for each edge: its name, the weights, the entropy in nats, what was pruned.
-
-    `owner` is "<part>/<cell or all>"; bars inside a cell are small and have no numbers on their segments.
-    """
-    edges, operations, small = cell_edges(fabric.nodes), fabric.operations, fabric.alpha_per_cell
-    names, size = [f"{i}-{j}" for i, j in edges], 4.5 if small else SMALL
-    carrying = _edges_that_carry(edges, table, operations)
-    used = np.array([alive and edge in carrying for edge in edges])
+    """One bar of softmax(alpha) for each edge: its name, the weights, the entropy in nats."""
+    edges, operations = cell_edges(fabric.nodes), fabric.operations
+    names = [f"{i}-{j}" for i, j in edges]
+    used = _edges_that_carry(edges, table, operations)
     starts = np.cumsum(table, axis=1) - table
     for column, (operation, colour) in enumerate(operation_colours(operations).items()):
         weights = table[:, column]
@@ -235,31 +217,24 @@ def _draw_mixing(
             range(len(edges)), weights, 0.62, starts[:, column], color=colour, ec="white", lw=0.4
         )
         for bar, name, shown in zip(bars, names, used, strict=True):
-            bar.set(gid=f"alpha/{owner}/{name}/{operation}", alpha=None if shown else 0.3)
-        if small:
-            continue
+            bar.set(gid=f"alpha/{part}/{name}/{operation}", alpha=None if shown else 0.3)
         dark = np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) <= 0.5
         numbers = [f"{100 * weight:.0f}" if weight >= 0.08 else "" for weight in weights]
         texts = axes.bar_label(bars, numbers, label_type="center", fontsize=SMALL - 1)
         for text, shown in zip(texts, used, strict=True):
             text.set_color("white" if shown and dark else INK)
-        for row in np.flatnonzero(weights == 0).tolist():
-            mark = axes.plot(1.14 + 0.035 * column, row, "s", ms=4, mfc="none", mec=colour)[0]
-            mark.set(clip_on=False, gid=f"pruned/{owner}/{names[row]}")
-    for row, name in enumerate(names):
+    for row, (name, shown) in enumerate(zip(names, used, strict=True)):
         entropy = f"{entr(table[row]).sum():.2f}"
-        axes.text(1.02, row, entropy, color=FAINT, fontsize=size, va="center")
-        if not used[row]:
+        axes.text(1.02, row, entropy, color=FAINT, fontsize=SMALL, va="center")
+        if not shown:
             frame = Rectangle((0, row - 0.31), 1, 0.62, fill=False, ec=DEAD, ls=DASHES, zorder=3)
-            frame.set_gid(f"dead/{owner}/{name}")
+            frame.set_gid(f"dead/{part}/{name}")
             axes.add_patch(frame)
     axes.set_yticks(range(len(edges)), [f"{i}→{j}" for i, j in edges])
-    for text, shown in zip(axes.get_yticklabels(), used, strict=True):
-        text.set_color(INK if shown else DEAD)
     axes.set(xlim=(0, 1), ylim=(max(len(edges), 2) - 0.5, -0.5))
     # Ticks where the bounds of uniform weights would be.
-    axes.set_xticks([] if small else np.arange(1, len(operations)) / len(operations), labels=[])
-    axes.tick_params("y", length=0, pad=1, labelsize=size)
+    axes.set_xticks(np.arange(1, len(operations)) / len(operations), labels=[])
+    axes.tick_params("y", length=0, pad=1, labelsize=SMALL)
     axes.tick_params("x", top=True, direction="in")
     axes.spines[:].set_visible(False)
     axes.patch.set_visible(False)
@@ -267,12 +242,10 @@ def _draw_mixing(
 
 def _edges_that_carry(
     edges: Sequence[tuple[int, int]], table: Float[np.ndarray, "E O"], operations: Sequence[str]
-) -> set[tuple[int, int]]:
-    """Edges with an operation other than zero, from a node that anything reaches."""
-    acts = np.array([name != "zero" for name in operations])
-    reached, carrying = {0}, set()
+) -> list[bool]:
+    """Whether each edge has an operation other than zero, and comes from a node that anything reaches."""
+    acts, reached, found = np.array([name != "zero" for name in operations]), {0}, []
     for (i, j), weights in zip(edges, table, strict=True):
-        if i in reached and (weights[acts] > 0).any():
-            reached.add(j)
-            carrying.add((i, j))
-    return carrying
+        found.append(bool(i in reached and (weights[acts] > 0).any()))
+        reached |= {j} if found[-1] else set()
+    return found

@@ -99,11 +99,9 @@ def draw_pose(
     """Draws a skeleton onto the canvas, with labels a line from each joint to its label.
 
     A limb has the side of its ends; one that touches both sides or none is "centre". Joints below the threshold
-    are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan,
-    have no place and are not drawn. A label that was hit is a joint's bright core.
-
-    Joints and labels are x, y in px, 0 being the centre of the first pixel; limbs are `width` px wide; None
-    suits the canvas.
+    are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan, are
+    not drawn. A label that was hit is a joint's bright core. Joints and labels are x, y in px, 0 being the centre
+    of the first pixel; limbs are `width` px wide, None suits the canvas.
 
     Raises:
         PnfsError: Not K joints or scores.

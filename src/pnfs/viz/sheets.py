@@ -1,22 +1,16 @@
-"""Contact sheets: images in a grid, poses beside their labels, score maps as heat, what a network sees."""
+"""Contact sheets: images in a grid, poses beside their labels, score maps as heat."""
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import cv2
 import matplotlib
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 
-from pnfs.body import PartMode, Skeleton
-from pnfs.codec import Codec
-from pnfs.data.augmentation import Augmentation
+from pnfs.body import Skeleton
 from pnfs.data.crops import CropDataset, SampleKey
-from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 from pnfs.viz import poses
 from pnfs.viz.style import SIDE_COLOURS, checked_rgb
@@ -91,16 +85,11 @@ def pose_sheet(
     columns: int = 8,
     cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Predictions on their crops, with the labels and a line from each joint to its label.
+    """Predictions on their RGB crops, with the labels and a line from each joint to its label.
 
-    Args:
-        crops: RGB.
-        predicted: x, y in px of the crops.
-        skeleton: Whose joints they are.
-        scores: Scores of the predicted joints; see `draw_pose`.
-        target: The labels, in px of the crops; None shows the predictions alone.
-        labelled: Joints that have a label; None if all have.
-        captions: This, `columns` and `cell` as in `contact_sheet`.
+    Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
+    which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
+    cell.
 
     Raises:
         PnfsError: Arrays whose shapes do not fit together.
@@ -192,19 +181,11 @@ def _heat_over(
     return np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
 
 
-# --- what a network sees
-
-
-def chosen_persons(persons: Persons, count: int, seed: int) -> list[int]:
-    """Rows of up to `count` persons, drawn by the seed, in the dataset's order."""
-    return sorted(
-        np.random.default_rng([seed, len(persons)]).permutation(len(persons))[:count].tolist()
-    )
-
-
-def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> poses.Picture:
-    """The crops, `height` px high, with their labelled joints."""
-    samples = [_arrays(crops, key) for key in keys]
+def crop_sheet(
+    crops: CropDataset, keys: Sequence[SampleKey], height: int = 256
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The crops, `height` px high, with their labelled joints: what a network sees."""
+    samples = [{name: np.asarray(value) for name, value in crops[key].items()} for key in keys]
     joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]
     return pose_sheet(
         [sample["image"] for sample in samples],
@@ -212,53 +193,5 @@ def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256)
         skeleton=crops.persons.skeleton,
         captions=[str(crops.persons.ids[key.index]) for key in keys],
         columns=6,
-        cell=_cell(crops, height),
+        cell=(height, round(height * crops.input_size[1] / crops.input_size[0])),
     )
-
-
-def flip_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> poses.Picture:
-    """Crops above their mirrored twins, equal but for the flip: colours stay with the person's sides."""
-    base = crops.augmentation or Augmentation(rotation=0.0, scale=(1.0, 1.0))
-    twins = [copy.copy(crops), copy.copy(crops)]
-    for flip, twin in enumerate(twins):
-        twin.augmentation = replace(base, flip=float(flip))
-    return np.concatenate([crop_sheet(twin, keys, height) for twin in twins])
-
-
-def target_sheet(
-    crops: CropDataset,
-    keys: Sequence[SampleKey],
-    *,
-    parts: PartMode,
-    codec: Codec,
-    height: int = 256,
-) -> poses.Picture:
-    """One row a person: the crop, then for each part the maxima of its joints' target maps.
-
-    The caption counts the joints that are learned: labelled, and not wholly outside the crop.
-    """
-    size = (crops.input_size[0] // 4, crops.input_size[1] // 4)
-    groups = {
-        name: list(parts.skeleton.indices(list(group))) for name, group in parts.parts.items()
-    }
-    sheets = []
-    for sample in (_arrays(crops, key) for key in keys):
-        joints, labelled = (torch.from_numpy(sample[n])[None] for n in ("joints_crop", "labelled"))
-        (maps,), (weights,) = codec.targets(joints, labelled, size)
-        pictures, captions = [sample["image"]], ["crop"]
-        for name, group in groups.items():
-            pictures.append(_heat_over(sample["image"], maps[group].amax(0).numpy(), 4.0))
-            learned = int((weights[group] > 0).sum())
-            captions.append(f"{name}: {learned} of {len(group)} joints")
-        cell = _cell(crops, height)
-        sheets.append(contact_sheet(pictures, captions=captions, columns=len(pictures), cell=cell))
-    return np.concatenate(sheets)
-
-
-def _arrays(crops: CropDataset, key: SampleKey) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in crops[key].items()}
-
-
-def _cell(crops: CropDataset, height: int) -> tuple[int, int]:
-    """(height, width) of a cell of the crops' shape: what a crop cuts off is not shown."""
-    return height, round(height * crops.input_size[1] / crops.input_size[0])

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from torchmetrics import Metric
 
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import Persons
+from pnfs.data.persons import Persons, joined
 from pnfs.data.predictions import Matches, Predictions, one_to_one, write_json
 from pnfs.data.readers import located
+from pnfs.evaluation import OKSAveragePrecision
 
 GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
+
+ALL = "all"
+"""Name of the split that holds the labelled persons of all splits."""
 
 
 class PoseDataset(ABC):
@@ -26,10 +31,8 @@ class PoseDataset(ABC):
     A subclass has `name`, `skeleton`, `splits`, reads the annotations of a split in `load`, and gives a `metric`.
     The methods below `metric` have meanings that fit a dataset whose persons are scored in their labelled boxes.
 
-    Args:
-        root: The dataset's folder; None for one that has no files.
-        padding: Factor on the sides of the person box.
-        check_images: Whether `persons` checks that all image files exist.
+    `root` is its folder, None for one without files; `padding` a factor on the sides of the person box;
+    `check_images` says whether `persons` checks that all image files exist.
 
     Raises:
         DataError: `root` or one of the `required` files is missing, or `padding` is not positive.
@@ -140,3 +143,55 @@ class PoseDataset(ABC):
                 f"cannot read.\n{self.guide}"
             )
         return images
+
+
+def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
+    """The dataset, with its splits joined to one where `split` asks for all of them."""
+    return EverySplit(dataset) if split == ALL and ALL not in dataset.splits else dataset
+
+
+class EverySplit(PoseDataset):
+    """A dataset with one split, "all"; ids begin with the name of their own split.
+
+    A split "test" that has no labels, or whose labels are not there, is left out.
+
+    Raises:
+        DataError: The dataset is scored split by split, as COCO is.
+    """
+
+    splits = (ALL,)
+
+    def __init__(self, dataset: PoseDataset) -> None:
+        super().__init__()
+        self.dataset, self.skeleton, self.name = dataset, dataset.skeleton, dataset.name
+        if isinstance(self.metric(ALL), OKSAveragePrecision):
+            raise DataError(
+                f"split=all: {self.name} is scored split by split, from one annotation file; choose one of "
+                f"{', '.join(dataset.splits)}"
+            )
+
+    def load(self, split: str) -> Persons:
+        found: dict[str, Persons] = {}
+        for name in self.dataset.splits:
+            try:
+                persons = self.dataset.persons(name)
+            except DataError:
+                if name != "test":
+                    raise
+                continue
+            # LSP's "val" is its "test".
+            if persons.visibility.any() and not any(persons is other for other in found.values()):
+                found[name] = persons
+        named = [
+            replace(persons, ids=np.char.add(f"{name}/", persons.ids))
+            for name, persons in found.items()
+        ]
+        return joined(f"{self.name}, {' and '.join(found)}", named)
+
+    def metric(self, split: str) -> Metric:
+        return self.dataset.metric(self.dataset.splits[0])
+
+    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
+        read = dict.fromkeys(str(name).partition("/")[0] for name in self.persons(split).ids)
+        choices = self.dataset.evaluation_choices(self.dataset.splits[0])
+        return {**choices, "splits": ", ".join(read)}

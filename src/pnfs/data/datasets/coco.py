@@ -67,7 +67,6 @@ class COCO(PoseDataset):
     Left out, and counted in `Persons.left_out` (HRNet, `lib/dataset/coco.py`): other categories,
     crowds, persons without labelled joints, and persons whose box, once clipped to the image, is
     empty. An area that is missing or 0, with which HRNet leaves a person out, is taken from the box.
-    What a file must hold: `pnfs.data.coco_format.read_annotations`. Coordinates are taken as they stand.
 
     The person box has the centre of the clipped box and its (width, height) × `padding`.
     `reference_length` is the square root of the annotated (segment) area in px, the scale s of OKS.
@@ -75,17 +74,15 @@ class COCO(PoseDataset):
     without labels. COCO's split "test" is test-dev, without public labels: its scores are nan.
 
     Args:
-        root: Folder with `annotations` and `images`; `padding` and `check_images` as in `PoseDataset`.
+        root: Folder with `annotations` and `images`.
         min_labelled: Labelled joints that a training person needs.
-        boxes: Where the persons of the other splits come from.
         detections: File of detected boxes in COCO's result format; None takes that of `files`.
         box_threshold: Detected boxes that score less are left out.
         joint_threshold: A person's score is the box's times the mean of the joints that score more.
         nms: Several predictions of one person: "oks" drops, "soft" ranks lower and keeps 20 an image,
-            "none" keeps all.
-        nms_threshold: OKS above which two predictions are of one person.
-        input_size: (height, width) of the network's crops. HRNet's code fits a box to their aspect
-            ratio before it takes its area for OKS-NMS; None: 4:3, as the published crops have.
+            "none" keeps all; of one person are two with more OKS than `nms_threshold`.
+        input_size: (height, width) of the network's crops, to whose aspect HRNet's code fits a box before it takes
+            its area for OKS-NMS; None: 4:3, as the published crops have.
         skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
         category: Name or names of the categories that are read; None: all with the skeleton's joints.
         files: Split -> "annotations", "images" and perhaps "detections" below `root`; None: COCO's own.

@@ -177,10 +177,9 @@ def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: n
 def read_results(
     path: Path, records: list[dict[str, Any]], truth: Annotations, fields: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Columns of the N persons in a list of detections; other categories are left out.
+    """Columns of the N persons in a list of detections: "image_id" (N,), "score" (N,) and `fields` (N, size).
 
-    "image_id" (N,), "score" (N,), and the `fields`, (N, numbers they hold). Which categories are persons, and
-    which images there are, the annotations `truth` say.
+    Which categories are persons, and which images there are, the annotations `truth` say.
 
     Raises:
         DataError: There is no person, or a record lacks a field, holds no finite number there, or

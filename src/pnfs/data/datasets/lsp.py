@@ -18,19 +18,13 @@ from pnfs.evaluation.pck import PCK, torso_size
 class LSP(PoseDataset):
     """Leeds Sports Pose: 2,000 persons, one an image, all 14 joints labelled.
 
-    The official split: images 1 to 1000 train, 1001 to 2000 test. There is no validation set of
-    its own: "val" and "test" are both the official test persons.
+    The official split: images 1 to 1000 train, those from `test_from` on test; "val" and "test" are both these.
+    The folder `root` holds `images` and `joints.mat`, key `joints`, (3, 14, N): x, y in px, 1 where occluded.
 
     The person box is the bounding box of the labelled joints, a square of its longer side ×
     `padding`; persons without one are left out. `reference_length` is the torso size in px, see
     `pnfs.evaluation.torso_size`; it is nan, which leaves the person out of the score, where a torso
-    joint is unlabelled. Coordinates are taken as they stand in the file.
-
-    Args:
-        root: Folder with `images` and `joints.mat`, key `joints`, (3, 14, N): x, y in px of the
-            image, 1 where occluded.
-        test_from: Number of the first test image; images are numbered from 1.
-        padding, check_images: As in `PoseDataset`.
+    joint is unlabelled.
     """
 
     name = "LSP"
@@ -134,14 +128,8 @@ class LSP(PoseDataset):
 class LSPET(LSP):
     """Leeds Sports Pose Extended Training: one person an image, crowd-sourced labels.
 
-    The dataset has no split of its own: images before `validation_from` train, the others are
-    "val". Labelled joints are VISIBLE: the file does not tell occluded ones. All else as in `LSP`.
-
-    Args:
-        root: Folder with `images` and `joints.mat`, key `joints`, (14, 3, N): x, y in px of the
-            image, 1 where labelled (the coordinates of the others mean nothing).
-        validation_from: Number of the first validation image; images are numbered from 1.
-        padding, check_images: As in `PoseDataset`.
+    It has no split of its own: images before `validation_from` train, the others are "val". `joints` is (14, 3,
+    N): x, y in px, 1 where labelled; the file does not tell occluded joints. All else as in `LSP`.
     """
 
     name = "LSPET"

@@ -1,7 +1,5 @@
 """MPII Human Pose (Andriluka et al., CVPR 2014), single persons, in the layout of HRNet's users."""
 
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,8 +8,8 @@ import scipy.io
 
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import UNLABELLED, VISIBLE, Persons
+from pnfs.data.images import DataError
+from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, joined
 from pnfs.data.predictions import Predictions
 from pnfs.data.readers import Records, finite_rows, read_json, read_mat
 from pnfs.evaluation.pck import PCK, head_size
@@ -36,7 +34,7 @@ _ANNOTATIONS = {"train": "annot/train.json", "val": "annot/valid.json", "test": 
 
 
 class MPII(PoseDataset):
-    """MPII Human Pose with the splits and boxes of HRNet and SimpleBaseline.
+    """MPII Human Pose with the splits and boxes of HRNet; a folder with `images` and `annot`.
 
     Joints come in the order of `pnfs.body.MPII` (the paper's section IV-A) and 0-based pixels;
     the files hold another order, 1-based. The files do not tell occluded from visible joints:
@@ -44,15 +42,9 @@ class MPII(PoseDataset):
 
     Person box (HRNet, `lib/dataset/mpii.py`): unless the centre's x is -1, its y moves down by
     15 px × scale and scale is multiplied by `padding`; the box is a square of scale × 200 px.
-
-    `reference_length` is the head size in px, 0.6 × the diagonal of the head box; it is nan in
-    splits "train" and "test", whose files hold no head boxes.
-
-    Args:
-        root: Folder with `images` and `annot`.
-        padding, check_images: As in `PoseDataset`.
-        train_split: "train", or "all": the validation persons are trained on too, as for the hidden test
-            set (paper, Table IV). Validation scores then say nothing.
+    `reference_length` is the head size in px, 0.6 × the diagonal of the head box; nan in "train" and "test", whose
+    files hold no head boxes. With `train_split="all"` the validation persons are trained on too, as for the hidden
+    test set (paper, Table IV); validation scores then say nothing.
 
     Raises:
         DataError: Folders or annotation files are missing, or `padding` or `train_split` is wrong.
@@ -103,7 +95,7 @@ Then set root to that folder."""
     def load(self, split: str) -> Persons:
         loaded = self._read(split)
         both = split == "train" and self.train_split == "all"
-        return _together(loaded, self.persons("val")) if both else loaded
+        return joined("MPII train and val", [loaded, self.persons("val")]) if both else loaded
 
     def _read(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
@@ -160,17 +152,6 @@ Then set root to that folder."""
             remarks={NO_LABEL: unlabelled} if unlabelled else {},
             file=str(path),
         )
-
-
-def _together(train: Persons, val: Persons) -> Persons:
-    """The persons of both splits, those of `train` first."""
-    assert isinstance(train.images, ImageFiles)
-    assert isinstance(val.images, ImageFiles)
-    of_val = val.columns() | {"image_index": val.image_index + len(train.images)}
-    columns = {name: np.concatenate([c, of_val[name]]) for name, c in train.columns().items()}
-    images = ImageFiles(train.images.root, [*train.images.paths, *val.images.paths])
-    remarks = dict(Counter(train.remarks) + Counter(val.remarks))
-    return replace(train, name="MPII train and val", images=images, remarks=remarks, **columns)
 
 
 def pckh(skeleton: body.Skeleton) -> PCK:
