@@ -1,8 +1,12 @@
 """`pnfs predict` and `pnfs.load` from end to end: what is written, and what a bad input leaves."""
 
 import contextlib
+import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
+from rich.console import Console
 
 import pnfs
 from pnfs.commands import predict
-from pnfs.commands.configuration import UsageError
+from pnfs.commands.configuration import UsageError, plain
+from pnfs.data.images import DataError
 from pnfs.training.checkpoints import CheckpointError
 from tiny_runs import composed, untrained_run
 
@@ -174,7 +180,8 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
     for n in range(7):
         writer.write(picture(n, (96, 64)))
     writer.release()
-    result = run(checkpoint, out, path, "batch_size=3")
+    # An untrained network is sure of nothing.
+    result = run(checkpoint, out, path, "batch_size=3", "tracking.score=0")
     assert overlays(out) == ["walk.avi.mp4"]
     capture = cv2.VideoCapture(str(out / "overlays" / "walk.avi.mp4"))
     frames = 0
@@ -187,3 +194,110 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
         image["id"] for image in result["images"]
     ]
     assert result["videos"][0]["name"] == "walk.avi"
+    assert {person["track_id"] for person in result["annotations"]} == {1}
+    assert result["info"]["smoothing"] == {"min_cutoff": 1.0, "beta": 10.0}
+    raw = run(checkpoint, tmp_path / "raw", path, "tracking.score=0", "smoothing.enabled=false")
+    assert raw["info"]["smoothing"] is None
+    first, *others = zip(result["annotations"], raw["annotations"], strict=True)
+    assert first[0] == first[1]
+    assert all(a["keypoints"] != b["keypoints"] for a, b in others)
+    assert all(a["bbox"] == b["bbox"] for a, b in others), "smoothing moves no box"
+
+
+def test_the_table_of_joints_is_the_json_file(checkpoint: Path, tmp_path: Path) -> None:
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    cv2.imwrite(str(inputs / 'a, "b".png'), picture(0))
+    writer = cv2.VideoWriter(str(inputs / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 8.0, (70, 90))
+    for n in range(2):
+        writer.write(picture(n))
+    writer.release()
+    boxes = {
+        "images": [{"id": 1, "file_name": 'a, "b".png'}]
+        + [{"id": n + 2, "file_name": "v.avi", "frame_id": n} for n in range(2)],
+        "annotations": [
+            {"image_id": image, "bbox": [x, 5, 30, 50], "category_id": 1}
+            for image in (1, 2, 3) for x in (1, 36)
+        ],
+    }  # fmt: skip
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    result = run(checkpoint, out, inputs, f"boxes={tmp_path / 'boxes.json'}", "nms_threshold=null")
+    names = {image["id"]: image for image in result["images"]}
+    with (out / "keypoints.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * K
+    by_person = [rows[n : n + K] for n in range(0, len(rows), K)]
+    for table, person in zip(by_person, result["annotations"], strict=True):
+        image = names[person["image_id"]]
+        assert {row["file"] for row in table} == {image["file_name"]}
+        frame = image.get("frame_id")
+        assert {row["frame"] for row in table} == {"" if frame is None else str(frame)}
+        assert {row["time_s"] for row in table} == {"" if frame is None else str(frame / 8)}
+        numbers = [[float(row[name]) for name in ("x", "y")] for row in table]
+        assert numbers == np.array(person["keypoints"]).reshape(K, 3)[:, :2].tolist()
+        assert [float(row["score"]) for row in table] == person["keypoint_scores"]
+        assert [row["joint"] for row in table] == result["categories"][0]["keypoints"]
+    assert [table[0]["person"] for table in by_person] == ["1", "2"] * 3
+    assert ["track_id" in person for person in result["annotations"]] == [False] * 2 + [True] * 4
+
+
+@pytest.mark.parametrize(("size", "scene"), [((60, 90), True), ((90, 60), False)])
+def test_one_skeleton_over_a_picture_is_said_and_scenes_are_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size, scene: bool
+) -> None:
+    cv2.imwrite(str(tmp_path / "street.png"), picture(0, size))
+    run(checkpoint, tmp_path / "out", tmp_path / "street.png")
+    warning = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("warning"))
+    assert "boxes=detector" in warning
+    assert ("street.png" in warning) == scene
+
+
+# Anything that asks for an address or a connection is noted in a file and stopped.
+WATCH = """
+import os, sys
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        with open("seen", "a") as seen:
+            seen.write(f"{event} {args[1:]}\\n")
+        raise OSError("no network in this test")
+sys.addaudithook(watch)
+from pnfs.commands.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("download", [False, True])
+def test_nothing_is_downloaded_unasked(tmp_path: Path, download: bool) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), picture(0))
+    (tmp_path / "watched.py").write_text(WATCH)
+    command = [sys.executable, "watched.py", "predict", "x.png", "boxes=detector", "device=cpu"]
+    done = subprocess.run(
+        [*command, *["detector.download=true"] * download],
+        cwd=tmp_path,
+        env={**os.environ, "TORCH_HOME": str(tmp_path), "HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert (tmp_path / "seen").exists() == download
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert "https://download.pytorch.org/models/fasterrcnn" in said
+    if not download:
+        assert "detector.download=true" in said
+        assert "167 MB" in said
+
+
+def test_in_a_terminal_the_download_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(predict, "console", Console(force_terminal=True, file=io.StringIO()))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    settings = plain(composed("predict", "input=x.png", "boxes=detector", "device=cpu"))
+    with pytest.raises(DataError, match=r"detector\.download=true"):
+        predict.choose_boxes(settings)
+    assert "Download 167 MB from https://" in " ".join(predict.console.file.getvalue().split())

@@ -1,7 +1,9 @@
 """Boxes of persons: which belong to which picture, and what is refused."""
 
+import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,7 +102,10 @@ def test_frames_are_found_by_video_and_number(tmp_path: Path) -> None:
     assert [boxes(source, "/data/walk.mp4", n) for n in range(3)] == [
         [[n, n, 10, 10]] for n in range(3)
     ]
-    assert boxes(source, "/data/walk.mp4", 3) == []
+    unlisted = source(IMAGE, file("/data/walk.mp4"), 3)
+    assert (unlisted.boxes.tolist(), unlisted.carried) == ([], True)
+    with pytest.raises(DataError, match="frame_id"):
+        boxes(source, "/data/run.mp4", 0)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +143,51 @@ def test_boxes_of_another_size_of_picture_are_refused(tmp_path: Path) -> None:
         boxes(CocoBoxes(written(tmp_path, content)), "x.jpg")
 
 
-def test_detector_without_weights_says_where_they_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"download them from https://.*detector.weights"):
+SMALL = "ssdlite320_mobilenet_v3_large"
+
+
+def test_weights_are_downloaded_if_allowed_and_only_if_their_hash_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.get_model_weights(SMALL).DEFAULT
+    model = torchvision.models.get_model(SMALL, weights=None, weights_backbone=None)
+    source = tmp_path / "w.pth"
+    torch.save(model.state_dict(), source)
+    # A server's file carries the beginning of its hash in its name.
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    asked: list[str] = []
+
+    def attempt(answer: bool, name: str) -> PersonDetector:
+        url = source.with_name(name).as_uri()
+        fake = SimpleNamespace(url=url, meta=weights.meta)
+        enum = SimpleNamespace(DEFAULT=fake)
+        monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: enum)
+        return PersonDetector(SMALL, download=lambda what: asked.append(what) or answer)
+
+    other, own = "w-00000000.pth", f"w-{digest[:8]}.pth"
+    for name in (other, own):
+        source.with_name(name).write_bytes(source.read_bytes())
+    kept = tmp_path / "hub/checkpoints"
+    with pytest.raises(DataError, match=rf"13 MB from file://.*{own}.*detector\.weights"):
+        attempt(False, own)
+    with pytest.raises(DataError, match="hash"):
+        attempt(True, other)
+    assert not list(kept.glob("*"))
+    assert attempt(True, own)(IMAGE, file("x.jpg"), None).boxes.shape == (0, 4)
+    assert [path.name for path in kept.iterdir()] == [own]
+    assert len(asked) == 3
+    attempt(False, own)
+    assert len(asked) == 3, "what is there is not downloaded again"
+
+
+def test_detector_without_weights_says_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=r"detector\.download=true .*167 MB from https://"):
+        PersonDetector()
+    with pytest.raises(DataError, match=r"absent\.pth"):
         PersonDetector(weights=tmp_path / "absent.pth")
     with pytest.raises(DataError, match=r"there are .*fasterrcnn"):
         PersonDetector("yolo", weights=tmp_path / "absent.pth")
@@ -149,10 +197,10 @@ def test_detector_without_weights_says_where_they_are(tmp_path: Path) -> None:
 
 
 def test_detector_keeps_sure_persons_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "ssdlite320_mobilenet_v3_large"
+    name = SMALL
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
-    detector = PersonDetector(name, weights=tmp_path / "weights.pth", threshold=0.5)
+    detector = PersonDetector(name, weights=tmp_path / "weights.pth", threshold=0.5, every=3)
     # Untrained weights run, and are sure of nothing.
     assert detector(IMAGE, file("x.jpg"), None).boxes.shape == (0, 4)
 
@@ -168,6 +216,10 @@ def test_detector_keeps_sure_persons_only(tmp_path: Path, monkeypatch: pytest.Mo
         ]
 
     monkeypatch.setattr(detector, "model", answer)
-    found = detector(IMAGE, file("x.jpg"), None)
-    assert found.boxes.tolist() == [[10, 20, 30, 60]]
-    assert found.scores.tolist() == pytest.approx([0.9])
+    for frame in (None, 0, 3):
+        found = detector(IMAGE, file("x.jpg"), frame)
+        assert found.boxes.tolist() == [[10, 20, 30, 60]]
+        assert found.scores.tolist() == pytest.approx([0.9])
+        assert not found.carried
+    found = detector(IMAGE, file("x.mp4"), 4)
+    assert (found.boxes.tolist(), found.carried) == ([], True)

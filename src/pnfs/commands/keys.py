@@ -36,6 +36,10 @@ _KINDS: Mapping[str, Any] = {
     "codec.quantised": _Yes, "codec.unbiased": _Yes, "codec.flip_shift": _ZeroOrOne,
     "flip_shift": _ZeroOrOne, "flip_test": _Yes, "padding": _Positive,
     "nms_threshold": _Share, "box_threshold": _Share, "score_threshold": _Share,
+    "detector.download": _Yes, "detector.every": _Count,
+    "tracking.iou": _Share, "tracking.keep": _Some, "tracking.score": _Share,
+    "smoothing.enabled": _Yes, "smoothing.min_cutoff": _Positive,
+    "smoothing.beta": Annotated[float, Field(ge=0, strict=True)],
     "int8.crops": _Count, "int8.max_moved": Annotated[float, Field(gt=0, le=1, strict=True)],
     "initial": str | None, "ckpt_path": str | None, "architecture": str | None, "checkpoint": str | None,
     "predictions": str | None, "run_root": str, "data_root": str,
@@ -46,10 +50,10 @@ _KINDS: Mapping[str, Any] = {
     "action": Literal["check", "cache"], "check.images": Literal["all", "sample", "none"],
     "method": Literal["exact", "prune", "argmax"], "sort": Literal["path", "score", "seconds", "macs"],
     # By name: `pnfs runs` need not wait for modules that load torch.
-    "codec.decode_method": "pnfs.codec.decode:DecodeMethod",
-    "decode_method": "pnfs.codec.decode:DecodeMethod",
+    "codec.decode_method": "pnfs.codec.codec:DecodeMethod",
+    "decode_method": "pnfs.codec.codec:DecodeMethod",
     "runtime": "pnfs.inference.loading:RuntimeName",
-    "outputs": "pnfs.export.metadata:Outputs",
+    "outputs": "pnfs.export.runtimes:Outputs",
     "channel_order": "pnfs.models.network:ChannelOrder",
 }  # fmt: skip
 """Key -> what it may hold. Keys of objects are checked by the annotations of their classes besides."""

@@ -1,7 +1,8 @@
 """`pnfs predict`: poses in pictures and videos."""
 
-from collections.abc import Mapping
-from itertools import tee
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
+from rich.prompt import Confirm
 
 from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.report import result_folder
@@ -17,13 +19,18 @@ from pnfs.data.images import DataError
 from pnfs.data.persons import listed
 from pnfs.inference import choose_device
 from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
-from pnfs.inference.frames import count_frames, read_frames
-from pnfs.inference.inputs import counted_by_suffix, find_inputs
+from pnfs.inference.frames import Poses, count_frames, read_frames
+from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs
 from pnfs.inference.loading import load_predictor, runtime_of
-from pnfs.inference.results import RESULT_FILE, ResultFolder
+from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
+from pnfs.inference.tracking import Tracker
 from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
 
 console = Console()
+
+SCENE = 1.25
+"""Width by height from which a picture is taken for a scene: photographs and videos are 4:3 and wider; of
+cut-out persons (LSPET) three in four pictures are narrower than 1.2."""
 
 _OF_THE_PREDICTOR = (
     "device", "runtime", "precision", "padding", "decode_method", "flip_shift", "batch_size", "trust",
@@ -33,7 +40,7 @@ _OF_THE_PREDICTOR = (
 def run(config: DictConfig) -> None:
     """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named."""
     settings = plain(config)
-    out, threshold = _folder(settings), settings["nms_threshold"]
+    out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:
         _say(f"passed over, no known picture or video: {counted_by_suffix(others)}")
@@ -45,15 +52,48 @@ def run(config: DictConfig) -> None:
     )
     if settings["checkpoint"] == "shipped":
         _say(f"model: {read_checkpoint('shipped', builds=())[CARD_KEY]}")
-    if isinstance(boxes, WholeImage):
-        _say(
-            "one person is expected to fill each picture; boxes=detector finds persons in larger scenes"
-        )
-    problems: list[str] = []
-    pictures = persons = duplicates = 0
+    poses = Poses(
+        predictor,
+        nms_threshold=settings["nms_threshold"],
+        tracker=partial(Tracker, **settings["tracking"], smoothing=_smoothing(settings)),
+        flip_test=settings["flip_test"],
+        maps=settings["score_maps"],
+    )
     computed = runtime_of(predictor)
+    info: dict[str, Any] = dict(computed)
+    if any(file.is_video for file in files):
+        info |= {"tracking": settings["tracking"], "smoothing": _smoothing(settings)}
     kinds = {key: settings[key] for key in ("score_threshold", "overlays", "score_maps")}
-    results = ResultFolder(out, skeleton=predictor.skeleton, computed=computed, **kinds)
+    results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
+    scenes, problems = _predict_all(files, boxes, poses, results)
+    _say(f"{len(results.persons)} persons in {len(results.images)} pictures or frames")
+    if poses.followed:
+        _say(f"persons followed through videos: {poses.followed}")
+    _say(described(computed))
+    if poses.duplicates:
+        _say(
+            f"{poses.duplicates} more were left out, too similar to a better pose "
+            f"(nms_threshold={settings['nms_threshold']})"
+        )
+    if isinstance(boxes, WholeImage):
+        _warn_of_crowds(scenes)
+    for what in ("overlays", "score_maps"):
+        if settings[what]:
+            _say(f"{what.replace('_', ' ')}: {out / what}")
+    _say(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
+    if problems:
+        raise UsageError(
+            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
+            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
+        )
+
+
+def _predict_all(
+    files: Sequence[InputFile], boxes: BoxSource, poses: Poses, results: ResultFolder
+) -> tuple[list[str], list[str]]:
+    """Names of the pictures that look like scenes though one person was taken to fill them; and problems."""
+    scenes: dict[str, None] = {}
+    problems: list[str] = []
     with Progress(console=console, disable=not console.is_terminal) as progress, results:
         task = progress.add_task("predicting", total=count_frames(files))
 
@@ -62,33 +102,18 @@ def run(config: DictConfig) -> None:
             console.print(f"[yellow]left out:[/] {escape(str(error))}", soft_wrap=True)
             progress.advance(task)
 
-        frames, ahead = tee(read_frames(files, boxes, report))
-        predicted = predictor.predict_each(
-            (frame.query for frame in ahead),
-            flip_test=settings["flip_test"],
-            maps=settings["score_maps"],
-        )
-        for frame, found in zip(frames, predicted, strict=True):
-            prediction = found if threshold is None else found.without_duplicates(threshold)
+        for frame, prediction in poses.of(read_frames(files, boxes, report)):
             results.add(frame, prediction)
-            pictures, persons = pictures + 1, persons + len(prediction)
-            duplicates += len(found) - len(prediction)
+            height, width = frame.query.image.shape[:2]
+            if frame.query.whole_image and width > SCENE * height:
+                scenes[frame.file.name] = None
             progress.advance(task)
-    _say(f"{persons} persons in {pictures} pictures or frames")
-    _say(described(computed))
-    if duplicates:
-        _say(
-            f"{duplicates} more were left out, too similar to a better pose (nms_threshold={threshold})"
-        )
-    for what in ("overlays", "score_maps"):
-        if settings[what]:
-            _say(f"{what.replace('_', ' ')}: {out / what}")
-    _say(f"keypoints: {out / RESULT_FILE}")
-    if problems:
-        raise UsageError(
-            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
-            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
-        )
+    return list(scenes), problems
+
+
+def _smoothing(settings: Mapping[str, Any]) -> dict[str, float] | None:
+    smoothing = dict(settings["smoothing"])
+    return smoothing if smoothing.pop("enabled") else None
 
 
 def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
@@ -97,9 +122,33 @@ def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
     if settings["boxes"] == "image":
         return WholeImage()
     if settings["boxes"] == "detector":
-        weights, device = detector["weights"], choose_device(settings["device"])
-        return PersonDetector(detector["name"], weights=weights, threshold=threshold, device=device)
+        return PersonDetector(
+            detector["name"],
+            weights=detector["weights"],
+            download=lambda what: detector["download"] or _agreed(f"Download {what}?"),
+            threshold=threshold,
+            every=detector["every"],
+            device=choose_device(settings["device"]),
+        )
     return CocoBoxes(settings["boxes"], threshold=threshold, names=settings["box_names"])
+
+
+def _agreed(question: str) -> bool:
+    """What the user says in a terminal; without one, no."""
+    asks = console.is_terminal and sys.stdin.isatty()
+    return asks and Confirm.ask(escape(question), console=console, default=False)
+
+
+def _warn_of_crowds(scenes: Sequence[str]) -> None:
+    """Says that boxes=image draws one skeleton, and names the pictures with room for more."""
+    rest = f", … ({len(scenes)} in all)" if len(scenes) > 5 else ""
+    wide = f"; wide enough for several: {', '.join(scenes[:5])}{rest}" if scenes else ""
+    console.print(
+        "[yellow]warning:[/] one person was taken to fill each picture, whoever else is in it; "
+        f"boxes=detector finds the persons{escape(wide)}",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,7 @@
 """Where the persons are: the whole picture, boxes from a COCO-format file, or a detector."""
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,9 @@ class FrameBoxes(NamedTuple):
     )  # x, y, width, height in px; None: one person fills it.
     scores: Float32[np.ndarray, " N"] | None = None  # How sure each box is; None: 1.
     image_id: int | None = None  # The picture's number where the boxes come from.
+    carried: bool = False
+    """Nothing is known of this frame: the persons followed are looked for where they were. These boxes
+    are for when there is nobody to follow."""
 
 
 class BoxSource(Protocol):
@@ -39,12 +43,12 @@ class BoxSource(Protocol):
 
 
 class WholeImage:
-    """One person fills each picture."""
+    """One person fills each picture, and a video's frames until the person is followed."""
 
     upright = True
 
     def __call__(self, image: np.ndarray, file: InputFile, frame: int | None) -> FrameBoxes:
-        return FrameBoxes(None)
+        return FrameBoxes(None, carried=frame is not None)
 
 
 class CocoBoxes:
@@ -53,8 +57,9 @@ class CocoBoxes:
     Pictures are found by file name: an entry fits a picture whose path ends with it. A list of
     detections knows pictures by number alone; it fits names that are this number
     (000000000785.jpg), or those of `names`. Frames of a video are entries with the video's name as
-    `file_name` and a `frame_id`, counted from 0. Crowds, other categories than the one named
-    "person", and boxes without extent are left out and counted in `left_out`.
+    `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried boxes. Crowds,
+    other categories than the one named "person", and boxes without extent are left out and counted in
+    `left_out`.
 
     Args:
         path: The file.
@@ -91,12 +96,14 @@ class CocoBoxes:
         self._lists_all = "images" in described
         self._sizes: dict[int, tuple[Any, Any]] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
+        self._videos: set[str] = set()
         for image in Records(where, described.get("images", []), "images").all:
             match image.get("id"), image.get("file_name"), image.get("frame_id"):
                 case int(id_), str(name), int() | None as frame:
                     self._sizes[id_] = image.get("width"), image.get("height")
                     last = name.replace("\\", "/").rpartition("/")[2]
                     self._by_name[last, frame].append((name.removeprefix("./"), id_))
+                    self._videos |= set() if frame is None else {last}
                 case _:
                     raise DataError(
                         f"{where}: an image needs id (a number) and file_name, and may have frame_id (a "
@@ -136,7 +143,7 @@ class CocoBoxes:
     ) -> FrameBoxes:
         id_ = self._find(file, frame)
         if id_ is None:
-            return FrameBoxes(np.zeros((0, 4), np.float32))
+            return FrameBoxes(np.zeros((0, 4), np.float32), carried=True)
         height, width = image.shape[:2]
         stated = self._sizes.get(id_, (width, height))
         if all(isinstance(side, int) for side in stated) and stated != (width, height):
@@ -148,7 +155,7 @@ class CocoBoxes:
         return FrameBoxes(self._boxes[rows], self._scores[rows], id_)
 
     def _find(self, file: InputFile, frame: int | None) -> int | None:
-        """The picture's number; None for a frame that is not in the list of all."""
+        """The picture's number; None for a frame that is not listed, of a video that is."""
         entries = self._by_name.get((file.path.name, frame), [])
         full = f"/{file.path.as_posix()}"
         # File names may carry folders that a copy has lost; then the last part must be unique.
@@ -159,10 +166,9 @@ class CocoBoxes:
             raise DataError(f"{file.path}: {self.path} names several pictures {file.path.name}")
         if ids:
             return ids.pop()
-        if self._lists_all and frame is None:
-            raise DataError(
-                f"{file.path}: {self.path} names no such picture, so no boxes are known"
-            )
+        if self._lists_all and (frame is None or file.path.name not in self._videos):
+            kind = "picture" if frame is None else "video with a frame_id"
+            raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")
         if not self._lists_all and (frame is not None or not file.path.stem.isdecimal()):
             raise DataError(
                 f"{file.path}: {self.path} knows pictures by number alone and this name is none; "
@@ -172,12 +178,14 @@ class CocoBoxes:
 
 
 class PersonDetector:
-    """torchvision's detectors, with weights that are on this machine.
+    """torchvision's detectors.
 
     Args:
         name: torchvision's name of a detector.
         weights: File with the detector's weights; None: where torchvision keeps downloads.
+        download: Says whether weights that are not there are downloaded; it is given their size and URL.
         threshold: Persons with a lower score are left out.
+        every: Frames of a video from one look to the next; between them boxes are carried.
         device: Where it runs.
 
     Raises:
@@ -191,21 +199,15 @@ class PersonDetector:
         name: str = "fasterrcnn_resnet50_fpn_v2",
         *,
         weights: Path | str | None = None,
+        download: Callable[[str], bool] = lambda what: False,
         threshold: float = 0.5,
+        every: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         known = torchvision.models.list_models(torchvision.models.detection)
         if name not in known:
             raise DataError(f"unknown detector {name!r}; there are {', '.join(known)}")
-        url = torchvision.models.get_model_weights(name).DEFAULT.url  # type: ignore[attr-defined]
-        # Where torchvision would have put a download.
-        usual = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-        path = usual if weights is None else Path(weights).expanduser()
-        if not path.is_file():
-            raise DataError(
-                f"the person detector has no weights at {path}; download them from {url} and name the file "
-                "(detector.weights=<file>), or take boxes=image or boxes=<COCO-format file>"
-            )
+        path = _downloaded(name, download) if weights is None else Path(weights).expanduser()
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
@@ -214,7 +216,7 @@ class PersonDetector:
             raise DataError(
                 f"{path}: these are no weights of {name} ({str(error).splitlines()[0]})"
             ) from error
-        self.threshold = threshold
+        self.threshold, self.every = threshold, every
         self.device = torch.device(device)
         self.model = model.eval().to(self.device)
 
@@ -222,6 +224,8 @@ class PersonDetector:
     def __call__(
         self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
     ) -> FrameBoxes:
+        if frame is not None and frame % self.every:
+            return FrameBoxes(np.zeros((0, 4), np.float32), carried=True)
         pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255
         (found,) = self.model([pixels])
         keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
@@ -229,3 +233,27 @@ class PersonDetector:
         boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], -1)
         usable = (boxes[:, 2:] > 0).all(-1)
         return FrameBoxes(boxes[usable].cpu().numpy(), scores[usable].cpu().numpy())
+
+
+def _downloaded(name: str, download: Callable[[str], bool]) -> Path:
+    """Where torchvision keeps the detector's weights; they are downloaded if need be and `download` allows it."""
+    weights: Any = torchvision.models.get_model_weights(name)
+    url = weights.DEFAULT.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    what = f"{weights.DEFAULT.meta['_file_size']:.0f} MB from {url}"
+    others = "detector.weights=<file> names a copy; or take boxes=image or boxes=<COCO-format file>"
+    if not download(what):
+        raise DataError(
+            f"the person detector has no weights at {path}; detector.download=true downloads them "
+            f"({what}), {others}"
+        )
+    try:
+        # The URL holds the beginning of the file's SHA-256; only a file that fits is kept.
+        torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
+    except Exception as error:
+        raise DataError(f"{url} could not be downloaded to {path} ({error}); {others}") from error
+    return path

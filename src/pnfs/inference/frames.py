@@ -1,12 +1,15 @@
-"""From files to pictures and frames with boxes, in order; what cannot be read is reported."""
+"""From files to pictures and frames with boxes, and to poses, in order; what cannot be read is reported."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import groupby, tee
+from typing import Any, NamedTuple
 
 from pnfs.data.images import DataError
 from pnfs.inference.boxes import BoxSource
 from pnfs.inference.inputs import InputFile, Video, read_picture
-from pnfs.inference.poses import ImageWithBoxes
+from pnfs.inference.poses import ImageWithBoxes, Prediction
+from pnfs.inference.predictor import Predictor
+from pnfs.inference.tracking import Tracker
 
 
 class Frame(NamedTuple):
@@ -17,6 +20,9 @@ class Frame(NamedTuple):
     query: ImageWithBoxes
     image_id: int | None  # The picture's number where its boxes come from.
     fps: float = 0.0  # Frames a second of the video.
+    carried: bool = (
+        False  # Whether boxes of the persons who are followed take the place of the query's.
+    )
 
 
 def read_frames(
@@ -24,7 +30,7 @@ def read_frames(
 ) -> Iterator[Frame]:
     """All pictures and frames, one by one.
 
-    `report` is told what cannot be read, or has no known boxes; a video ends there, the rest goes on.
+    `report` is called with what cannot be read, or has no known boxes; a video ends there, the rest goes on.
     """
     for file in files:
         try:
@@ -37,9 +43,70 @@ def read_frames(
                     query = ImageWithBoxes(image, found.boxes, found.scores)
                 except DataError as error:
                     raise DataError(f"{file.path}: {error}") from error
-                yield Frame(file, index, query, found.image_id, video.fps if video else 0.0)
+                fps = video.fps if video else 0.0
+                yield Frame(file, index, query, found.image_id, fps, found.carried)
         except DataError as error:
             report(error)
+
+
+class Poses:
+    """Finds the poses in frames, and follows the persons of videos.
+
+    Args:
+        predictor: Finds them.
+        nms_threshold: See `Prediction.without_duplicates`; None: all poses are kept.
+        tracker: Makes the tracker of a video with so many frames a second.
+        options: Of `Predictor.predict_each`.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        nms_threshold: float | None,
+        tracker: Callable[[float], Tracker],
+        **options: Any,
+    ) -> None:
+        self.predictor, self.options = predictor, options
+        self.nms_threshold, self._new_tracker = nms_threshold, tracker
+        self.duplicates = self.followed = 0
+        """Poses left out as too similar to better ones; persons with an id."""
+        self._file: InputFile | None = None
+
+    def of(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        """The frames, with the boxes they were searched in, and their poses.
+
+        Batches are filled across frames, but where boxes are carried, which takes the poses of the frame before.
+        """
+        for carried, group in groupby(frames, key=lambda frame: frame.carried):
+            for together in ([frame] for frame in group) if carried else [group]:
+                shown, ahead = tee(map(self._with_boxes, together))
+                queries = (frame.query for frame in ahead)
+                found = self.predictor.predict_each(queries, **self.options)
+                for frame, poses in zip(shown, found, strict=True):
+                    yield frame, self._followed(frame, poses)
+
+    def _with_boxes(self, frame: Frame) -> Frame:
+        """With carried boxes if that is wanted and somebody is followed."""
+        if not frame.carried or frame.index is None or frame.file != self._file:
+            return frame
+        image = frame.query.image
+        boxes, scores = self._tracker.carried(frame.index, image.shape[:2])
+        return frame._replace(query=ImageWithBoxes(image, boxes, scores)) if len(boxes) else frame
+
+    def _followed(self, frame: Frame, found: Prediction) -> Prediction:
+        kept = found
+        if self.nms_threshold is not None:
+            kept = found.without_duplicates(self.nms_threshold)
+            self.duplicates += len(found) - len(kept)
+        if frame.index is None:
+            return kept
+        if frame.file != self._file:
+            self._file, self._tracker = frame.file, self._new_tracker(frame.fps)
+        before = self._tracker.count
+        kept = self._tracker.follow(kept, frame.index, carried=frame.carried)
+        self.followed += self._tracker.count - before
+        return kept
 
 
 def count_frames(files: Sequence[InputFile]) -> int:

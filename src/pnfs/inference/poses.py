@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError
-from pnfs.evaluation.oks import oks_nms, similarity_sigmas
+from pnfs.evaluation.coco_eval import oks_nms, similarity_sigmas
 
 
 class ImageWithBoxes:
@@ -81,9 +81,16 @@ class Prediction:
     box_scores: Float32[np.ndarray, " N"]
     skeleton: Skeleton
     maps: PersonMaps | None = None  # Only if asked for.
+    track_ids: Int64[np.ndarray, " N"] | None = None
+    """Who they are from frame to frame, counted from 1; None: not a frame of a video that is followed."""
 
     def __len__(self) -> int:
         return len(self.joints)
+
+    def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "Prediction":
+        """The poses of some of the persons."""
+        maps = None if self.maps is None else self.maps.of_persons(rows)
+        return replace(self, **_rows_of(self, rows), maps=maps)
 
     def without_duplicates(self, threshold: float = 0.9) -> "Prediction":
         """Without the poses that are too similar to a better one, as of boxes around one person.
@@ -100,11 +107,7 @@ class Prediction:
             threshold,
             similarity_sigmas(self.skeleton),
         )
-        if len(kept) == len(self):
-            return self
-        rows = np.sort(kept)
-        maps = None if self.maps is None else self.maps.of_persons(rows)
-        return replace(self, **_rows_of(self, rows), maps=maps)
+        return self if len(kept) == len(self) else self.of_persons(np.sort(kept))
 
 
 def _rows_of(record: Any, rows: Int64[np.ndarray, " M"]) -> dict[str, np.ndarray]:

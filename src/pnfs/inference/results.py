@@ -1,6 +1,9 @@
-"""What predictions leave behind: overlays, one COCO-format file, score maps as pictures."""
+"""What predictions leave behind: overlays, one COCO-format file, a table of joints, score maps as pictures."""
 
+import csv
+import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,12 @@ from pnfs.viz.poses import draw_persons
 from pnfs.viz.sheets import score_map_sheet
 from pnfs.viz.style import save_image
 
-RESULT_FILE = "keypoints.json"
+RESULT_FILE, TABLE_FILE = "keypoints.json", "keypoints.csv"
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class ResultFolder:
-    """Overlays, `keypoints.json` and, if wanted, score maps; complete also after an interruption.
+    """Overlays, `keypoints.json`, `keypoints.csv` and, if wanted, score maps; complete also after an interruption.
 
     An overlay has the name of its picture or video below `overlays/`; ".png" is added to a picture of
     another format than PNG and JPEG, ".mp4" to a video of another format. Score maps lie below
@@ -32,12 +35,13 @@ class ResultFolder:
     `keypoints.json` is a COCO-format dataset, which pycocotools loads and `pnfs predict` reads boxes from. A
     joint's flag is 2 where it scores `score_threshold` or more, else 1; `keypoint_scores` holds the scores
     themselves, `score` the person's. Frames of a video are images with `video_id` and `frame_id` (from 0), and
-    the video's name as `file_name`.
+    the video's name as `file_name`; `track_id` tells the video's persons apart. `keypoints.csv` has the same
+    numbers, a joint a row; `person` is the track, or in a picture the place among its persons, from 1.
 
     Args:
         folder: Where to; made if needed.
         skeleton: Whose joints are written.
-        computed: Runtime and precision of the network, for `keypoints.json`.
+        info: What the numbers depend on (runtime, smoothing), for `keypoints.json`.
         score_threshold: Joints that score less are drawn hollow.
         overlays, score_maps: What is written; predictions must hold score maps.
     """
@@ -50,7 +54,7 @@ class ResultFolder:
         score_threshold: float = JOINT_THRESHOLD,
         overlays: bool = True,
         score_maps: bool = False,
-        computed: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.skeleton = folder, skeleton
         self.score_threshold = score_threshold
@@ -64,15 +68,15 @@ class ResultFolder:
             # COCO counts joints from 1 here.
             "skeleton": [[i + 1 for i in skeleton.indices(limb)] for limb in skeleton.limbs],
         }
-        self._images: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
         self._videos: list[dict[str, Any]] = []
-        self._persons: list[dict[str, Any]] = []
+        self.persons: list[dict[str, Any]] = []
         self._content = {
-            "info": {"description": description, **(computed or {})},
+            "info": {"description": description, **(info or {})},
             "categories": [category],
             "videos": self._videos,
-            "images": self._images,
-            "annotations": self._persons,
+            "images": self.images,
+            "annotations": self.persons,
         }
         self._writer: tuple[Path, cv2.VideoWriter] | None = None
         self._names: dict[str, str] = {}
@@ -83,15 +87,38 @@ class ResultFolder:
     def __exit__(self, *_: object) -> None:
         self._close_video()
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{RESULT_FILE}.partial"
-        partial.write_text(json.dumps(self._content, allow_nan=False))
-        partial.replace(self.folder / RESULT_FILE)
+        contents = {
+            RESULT_FILE: json.dumps(self._content, allow_nan=False),
+            TABLE_FILE: self._table(),
+        }
+        for name, text in contents.items():
+            partial = self.folder / f"{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.folder / name)
+
+    def _table(self) -> str:
+        """The joints of `keypoints.json`, a row each."""
+        images = {image["id"]: image for image in self.images}
+        fps = {video["id"]: video["fps"] for video in self._videos}
+        text, in_picture = io.StringIO(), Counter[int]()
+        write = csv.writer(text, lineterminator="\n").writerow
+        write(("file", "frame", "time_s", "person", "joint", "x", "y", "score"))
+        for person in self.persons:
+            image = images[person["image_id"]]
+            in_picture[image["id"]] += 1
+            frame = image.get("frame_id", "")
+            time = round(frame / fps[image["video_id"]], 4) if "frame_id" in image else ""
+            number = person.get("track_id", in_picture[image["id"]])
+            x, y = person["keypoints"][::3], person["keypoints"][1::3]
+            for joint in zip(self.skeleton.joints, x, y, person["keypoint_scores"], strict=True):
+                write((image["file_name"], frame, time, number, *joint))
+        return text.getvalue()
 
     def add(self, frame: Frame, prediction: Prediction) -> None:
         """Takes in the poses of one picture or frame; frames of a video come one after another."""
         height, width = frame.query.image.shape[:2]
         # Sources of boxes know all their pictures by number, or none.
-        image_id = len(self._images) + 1 if frame.image_id is None else frame.image_id
+        image_id = len(self.images) + 1 if frame.image_id is None else frame.image_id
         size = {"width": width, "height": height}
         image = {"id": image_id, "file_name": frame.file.name, **size}
         if frame.index is not None:
@@ -99,10 +126,12 @@ class ResultFolder:
                 video = {"id": len(self._videos) + 1, "name": frame.file.name}
                 self._videos.append({**video, **size, "fps": frame.fps})
             image |= {"video_id": self._videos[-1]["id"], "frame_id": frame.index}
-        self._images.append(image)
+        self.images.append(image)
         for n in range(len(prediction)):
-            ids = {"id": len(self._persons) + 1, "image_id": image_id}
-            self._persons.append(ids | self._person(prediction, n))
+            ids = {"id": len(self.persons) + 1, "image_id": image_id}
+            if prediction.track_ids is not None:
+                ids["track_id"] = int(prediction.track_ids[n])
+            self.persons.append(ids | self._person(prediction, n))
         if self.overlays:
             self._write_overlay(frame, prediction)
         if self.score_maps:
@@ -134,6 +163,7 @@ class ResultFolder:
             scores=prediction.scores,
             person_scores=prediction.person_scores,
             boxes=prediction.boxes,
+            ids=prediction.track_ids,
             draw_boxes=not frame.query.whole_image,
             score_threshold=self.score_threshold,
         )

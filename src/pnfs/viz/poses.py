@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pnfs.body import Skeleton
@@ -24,6 +24,10 @@ LABEL_COLOUR: Colour = (255, 255, 255)
 OUTLINE_COLOUR: Colour = (20, 20, 20)
 FILLER: Colour = (226, 226, 226)
 PLATE: Colour = (56, 56, 56)
+# Dark enough for bright type: Okabe and Ito's blue, vermilion and green, two purples, brown.
+_ID_COLOURS: tuple[Colour, ...] = (
+    (0, 114, 178), (176, 70, 0), (0, 120, 88), (150, 70, 120), (92, 60, 160), (110, 84, 20),
+)  # fmt: skip
 UNIT_CIRCLE = np.stack([f(np.arange(32) * (math.tau / 32)) for f in (np.cos, np.sin)], axis=-1)
 _SHIFT = 6
 """Fractional bits of the coordinates handed to OpenCV: 1/64 pixel."""
@@ -49,30 +53,36 @@ def draw_persons(
     scores: Float[np.ndarray, "N K"],
     person_scores: Float[np.ndarray, " N"],
     boxes: Float[np.ndarray, "N 4"],
+    ids: Int64[np.ndarray, " N"] | None = None,
     draw_boxes: bool = True,
     score_threshold: float = LOW_SCORE,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A copy of the RGB image with all its persons, the surest on top, each with its score at its box.
 
     Joints are x, y, boxes x, y, width, height in px of the image. Lines are as wide as the person is large; see
-    `draw_pose` for colours, hollow joints and errors.
+    `draw_pose` for colours, hollow joints and errors. With `ids` each person's number stands before the score, and
+    box and plate have a colour by it.
     """
     canvas = checked_rgb(image, "image").copy()
     order = np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
+    colours = None if ids is None else [_ID_COLOURS[id_ % len(_ID_COLOURS)] for id_ in ids]
     for n in order:
         width = int(np.clip(round(sizes[n] / 60), 1, limb_width(canvas)))
         if draw_boxes:
             low, size = np.asarray(boxes[n], np.float64).reshape(2, 2)
             # A box from edge to edge has its border half a pixel before the centre of its first pixel.
             corners = low - 0.5 + size * [(0, 0), (1, 0), (1, 1), (0, 1)]
-            outlined(canvas, corners, max(1, width // 5), closed=True)
+            colour = colours[n] if colours else LABEL_COLOUR
+            outlined(canvas, corners, max(1, width // 5), colour, closed=True)
         draw_pose(
             canvas, joints[n], skeleton, scores=scores[n], threshold=score_threshold, width=width
         )
     for n in order:
         size = int(np.clip(sizes[n] / 16, 9, 24))
-        _label(canvas, f"{person_scores[n]:.2f}", boxes[n][:2], size)
+        number = "" if ids is None else f"#{ids[n]}  "
+        plate = colours[n] if colours else PLATE
+        _label(canvas, f"{number}{person_scores[n]:.2f}", boxes[n][:2], size, plate)
     return canvas
 
 
@@ -131,10 +141,17 @@ def line(
     cv2.polylines(canvas, [_fixed(points)], closed, colour, width, cv2.LINE_AA, _SHIFT)
 
 
-def outlined(canvas: Picture, points: Points, width: int, *, closed: bool = False) -> None:
+def outlined(
+    canvas: Picture,
+    points: Points,
+    width: int,
+    colour: Colour = LABEL_COLOUR,
+    *,
+    closed: bool = False,
+) -> None:
     """A bright line with a dark outline."""
     line(canvas, points, OUTLINE_COLOUR, width + 2, closed=closed)
-    line(canvas, points, LABEL_COLOUR, width, closed=closed)
+    line(canvas, points, colour, width, closed=closed)
 
 
 def dot(
@@ -173,11 +190,13 @@ def write(canvas: Picture, text: str, place: tuple[int, int], colour: Colour, si
     canvas[...] = np.asarray(picture)
 
 
-def _label(canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: int) -> None:
-    """Text on a dark plate, above the corner where there is room, in any case inside the image."""
+def _label(
+    canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: int, plate: Colour
+) -> None:
+    """Text on a plate, above the corner where there is room, in any case inside the image."""
     extent = np.array([math.ceil(font(size).getlength(text)) + 4, size + 4])
     last = np.maximum(0, np.array(canvas.shape[1::-1]) - extent)
     left, top = np.clip(corner - [0, size + 4], 0, last).astype(int).tolist()
     room = canvas[top : top + size + 4, left : left + extent[0]]
-    room[...] = PLATE
+    room[...] = plate
     write(room, text, (2, size // 2 + 2), (240, 240, 240), size)

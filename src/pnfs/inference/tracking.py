@@ -1,0 +1,172 @@
+"""Persons followed through a video: ids, boxes carried from frame to frame, joints smoothed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_convert, box_iou
+
+from pnfs.inference.poses import Prediction
+from pnfs.inference.predictor import JOINT_THRESHOLD
+
+Box = Float32[np.ndarray, " 4"]  # x, y, width, height in px.
+
+DERIVATIVE_CUTOFF = 1.0
+"""Cutoff in Hz of the low-pass filter of the speed; the paper's constant."""
+CARRIED_MARGIN = 1.1
+"""Factor on the sides of a carried box beside the usual padding: the person moves on, and joints that are
+found lie closer together than labelled ones."""
+
+
+class OneEuroFilter:
+    """The 1€ filter: a low-pass filter whose cutoff rises with speed (Casiez, Roussel and Vogel, CHI 2012).
+
+    Every number of an array has its own cutoff `min_cutoff + beta * |speed|`, in Hz.
+
+    Args:
+        min_cutoff: Cutoff at rest in Hz; lower is calmer.
+        beta: Growth of the cutoff with speed; higher lags less behind fast motion.
+    """
+
+    def __init__(self, *, min_cutoff: float = 1.0, beta: float = 0.0) -> None:
+        self.min_cutoff, self.beta = min_cutoff, beta
+        self._time: float | None = None
+
+    def __call__(
+        self, values: Float[np.ndarray, "*shape"], time: float, size: float = 1.0
+    ) -> Float[np.ndarray, "*shape"]:
+        """The filtered values at `time` in seconds, later than the last; speed is in `size` per second."""
+        if self._time is None:
+            self._values, self._speed = np.array(values, np.float64), np.zeros(np.shape(values))
+        else:
+            elapsed = time - self._time
+            speed = (values - self._values) / elapsed
+            self._speed += _weight(DERIVATIVE_CUTOFF, elapsed) * (speed - self._speed)
+            cutoff = self.min_cutoff + self.beta * np.abs(self._speed) / size
+            self._values += _weight(cutoff, elapsed) * (values - self._values)
+        self._time = time
+        return self._values.copy()
+
+
+def _weight(cutoff: Float[np.ndarray, "*shape"] | float, elapsed: float) -> np.ndarray:
+    """Weight of the newest value in exponential smoothing with this cutoff."""
+    return 1 / (1 + 1 / (2 * math.pi * np.asarray(cutoff) * elapsed))
+
+
+@dataclass
+class _Track:
+    id: int
+    frame: int  # Where the person was found last.
+    box: Box  # Where the pose was looked for.
+    carried: Box  # Where the next one will be, if no box is given.
+    box_score: float
+    velocity: Float32[np.ndarray, " 2"]  # Of the box's centre, in px per frame.
+    smoother: OneEuroFilter
+
+
+class Tracker:
+    """Follows the persons of one video; its frames come one after another.
+
+    A person keeps the id of the track whose box, moved on with its velocity, overlaps most with the person's box;
+    the overlaps of a frame have the largest sum (SORT, Bewley et al. 2016, without the Kalman filter). A box is
+    carried as top-down trackers do: it is the bounding box of the joints that were found last.
+
+    Args:
+        fps: Frames a second.
+        iou: Lowest overlap (intersection over union) of one person's boxes.
+        keep: Frames for which a person who is not found is remembered.
+        score: Poses in carried boxes that score less are no persons.
+        smoothing: Arguments of `OneEuroFilter`, where speed is in heights of the person per second. None:
+            joints stay as they are found.
+    """
+
+    def __init__(
+        self,
+        fps: float,
+        *,
+        iou: float = 0.3,
+        keep: int = 10,
+        score: float = 0.3,
+        smoothing: Mapping[str, float] | None = None,
+    ) -> None:
+        self.fps, self.iou, self.keep, self.score = fps, iou, keep, score
+        self.smoothing = smoothing
+        self.count = 0
+        """Persons so far; their ids are 1, 2, …"""
+        self._tracks: list[_Track] = []
+
+    def carried(
+        self, frame: int, size: tuple[int, int]
+    ) -> tuple[Float32[np.ndarray, "N 4"], Float32[np.ndarray, " N"]]:
+        """Boxes of the persons remembered, as far as they lie in a frame of (height, width), and their scores."""
+        height, width = size
+        tracks = [
+            track
+            for track in self._remembered(frame)
+            if (track.carried[:2] < (width, height)).all()
+            and (track.carried[:2] + track.carried[2:] > 0).all()
+        ]
+        boxes = np.array([track.carried for track in tracks], np.float32).reshape(-1, 4)
+        return boxes, np.array([track.box_score for track in tracks], np.float32)
+
+    def follow(self, found: Prediction, frame: int, *, carried: bool = False) -> Prediction:
+        """The poses of the next frame with ids, smoothed.
+
+        Poses that score too little are left out where nobody knows that a person is there: `carried`.
+        """
+        if carried:
+            found = found.of_persons(np.flatnonzero(found.person_scores >= self.score))
+        self._tracks = self._remembered(frame)
+        expected = [t.carried if carried else _moved(t, frame) for t in self._tracks]
+        overlaps = _overlaps(expected, found.boxes)
+        pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
+        track_of = {n: self._tracks[row] for row, n in pairs if overlaps[row, n] >= self.iou}
+        ids, joints = np.zeros(len(found), np.int64), found.joints.copy()
+        for n in range(len(found)):
+            track = track_of.get(n) or self._new_track(found, n, frame)
+            self._update(track, found, n, frame)
+            ids[n] = track.id
+            if self.smoothing is not None:
+                height = max(1.0, float(track.carried[2:].max()))
+                joints[n] = track.smoother(found.joints[n], frame / self.fps, height)
+        return replace(found, joints=joints, track_ids=ids)
+
+    def _remembered(self, frame: int) -> list[_Track]:
+        return [track for track in self._tracks if frame - track.frame <= self.keep]
+
+    def _new_track(self, found: Prediction, n: int, frame: int) -> _Track:
+        self.count += 1
+        box, smoother = found.boxes[n], OneEuroFilter(**self.smoothing or {})
+        track = _Track(self.count, frame, box, box, 1.0, np.zeros(2, np.float32), smoother)
+        self._tracks.append(track)
+        return track
+
+    def _update(self, track: _Track, found: Prediction, n: int, frame: int) -> None:
+        box = found.boxes[n]
+        if frame > track.frame:
+            moved = (box[:2] + box[2:] / 2) - (track.box[:2] + track.box[2:] / 2)
+            # Boxes tremble: half of the velocity is what it was.
+            track.velocity = (track.velocity + moved / (frame - track.frame)) / 2
+        track.frame, track.box, track.box_score = frame, box, float(found.box_scores[n])
+        sure = found.scores[n] > JOINT_THRESHOLD
+        track.carried = box
+        # A few joints do not say how large the person is.
+        if 2 * sure.sum() >= len(sure):
+            low, high = found.joints[n, sure].min(0), found.joints[n, sure].max(0)
+            size = np.maximum(high - low, 1) * CARRIED_MARGIN
+            track.carried = np.concatenate([(low + high - size) / 2, size]).astype(np.float32)
+
+
+def _moved(track: _Track, frame: int) -> Box:
+    """The track's box, moved on to the frame."""
+    return track.box + np.append(track.velocity * (frame - track.frame), [0, 0]).astype(np.float32)
+
+
+def _overlaps(boxes: list[Box], others: Float32[np.ndarray, "N 4"]) -> Float32[np.ndarray, "M N"]:
+    tables = np.array(boxes, np.float32).reshape(-1, 4), others
+    ours, theirs = (box_convert(torch.from_numpy(table), "xywh", "xyxy") for table in tables)
+    return box_iou(ours, theirs).numpy()
