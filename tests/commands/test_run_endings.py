@@ -154,6 +154,3 @@ def test_file_of_another_run_in_the_folder_is_refused(
     assert str(Path(theirs.name) / file) in text
     assert "persons.train" in text
     assert "persons.val" in text
-
-
-# --- which weights are scored

@@ -91,6 +91,3 @@ def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: 
     assert record["scores"] == pytest.approx(record_of(finished)["scores"], abs=0, nan_ok=True)
     assert record["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
     assert cv2.imread(str(tmp_path / "out" / "predictions_val.png")) is not None
-
-
-# --- datasets on disk
