@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from pnfs.errors import PnfsError
 from pnfs.files import write_whole
 from pnfs.runs.record import RESULT, read_json, read_result, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STATE = "state.json"
 METRICS = "metrics.csv"
@@ -194,8 +196,10 @@ def put_together(folder: Path) -> None:
         (folder / _EARLIER).unlink()
 
 
-def _logged(folder: Path) -> pd.DataFrame | None:
+def _logged(folder: Path) -> "pd.DataFrame | None":
     """All rows as they were written: numbers keep their digits."""
+    import pandas as pd  # Here and not above: a list of runs need not wait for it.
+
     paths = [folder / name for name in (_EARLIER, METRICS)]
     written = [path for path in paths if path.is_file() and path.stat().st_size]
     tables = [pd.read_csv(path, dtype=str, on_bad_lines="skip") for path in written]
