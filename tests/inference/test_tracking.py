@@ -76,7 +76,9 @@ def test_a_box_is_carried_to_where_the_joints_are_until_the_score_falls() -> Non
     # One has walked out of a narrower picture.
     assert len(tracker.carried(1, (300, 140))[0]) == 1
     for frame in (1, 2):
-        assert len(tracker.carried(frame, (300, 200))[0]) == 2
+        assert tracker.carried(frame, (300, 200))[1].tolist() == pytest.approx(
+            [0.9 ** (frame - 1)] * 2
+        )
         assert len(tracker.follow(poses((10, 20), (150, 20), score=0.25), frame, carried=True)) == 0
     assert len(tracker.carried(3, (300, 200))[0]) == 0
 
