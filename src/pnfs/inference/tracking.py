@@ -109,13 +109,7 @@ class Tracker:
         Scores fall by a tenth with each frame in which a person was missing: of two poses that are alike the one
         found last stays.
         """
-        height, width = size
-        tracks = [
-            track
-            for track in self._remembered(frame)
-            if (track.carried[:2] < (width, height)).all()
-            and (track.carried[:2] + track.carried[2:] > 0).all()
-        ]
+        tracks = [track for track in self._remembered(frame) if is_inside(track.carried, size)]
         boxes = np.array([track.carried for track in tracks], np.float32).reshape(-1, 4)
         scores = [track.box_score * MISSING ** (frame - track.frame - 1) for track in tracks]
         return boxes, np.array(scores, np.float32)
@@ -160,13 +154,23 @@ class Tracker:
             # Boxes tremble: half of the velocity is what it was.
             track.velocity = (track.velocity + moved / (frame - track.frame)) / 2
         track.frame, track.box = frame, box
-        sure = found.scores[n] > JOINT_THRESHOLD
-        track.carried = box
-        # A few joints do not say how large the person is.
-        if 2 * sure.sum() >= len(sure):
-            low, high = found.joints[n, sure].min(0), found.joints[n, sure].max(0)
-            size = np.maximum(high - low, 1) * CARRIED_MARGIN
-            track.carried = np.concatenate([(low + high - size) / 2, size]).astype(np.float32)
+        track.carried = carried_box(found, n)
+
+
+def carried_box(found: Prediction, n: int) -> Box:
+    """Where to look next for person n: around the joints, or where it was looked for if few joints are sure."""
+    sure = found.scores[n] > JOINT_THRESHOLD
+    # A few joints do not say how large the person is.
+    if 2 * sure.sum() < len(sure):
+        return found.boxes[n]
+    low, high = found.joints[n, sure].min(0), found.joints[n, sure].max(0)
+    size = np.maximum(high - low, 1) * CARRIED_MARGIN
+    return np.concatenate([(low + high - size) / 2, size]).astype(np.float32)
+
+
+def is_inside(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a part of the box is in a picture of (height, width)."""
+    return bool((box[:2] < size[::-1]).all() and (box[:2] + box[2:] > 0).all())
 
 
 def _moved(track: _Track, frame: int) -> Box:
