@@ -12,9 +12,8 @@ import torch
 
 from benchmarks.timing import Call, Maker, Section, take_turns
 from benchmarks.training import ablation_network
-from pnfs.export.metadata import ExportError
 from pnfs.export.onnx_model import export_onnx
-from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.export.runtimes import ExportError, OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseNetwork
 from pnfs.models.backbones import HRNet, ResNet
 from pnfs.models.baselines import HRNetPose, SimpleBaseline

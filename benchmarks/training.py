@@ -16,7 +16,7 @@ from pnfs.models import NeuralFabrics, PoseFabricNetwork
 from pnfs.models.backbones import MobileNetV2
 from pnfs.models.cost import measure_cost
 from pnfs.training.loss import HeatmapLoss
-from pnfs.training.memory import keep_freed_memory
+from pnfs.training.module import keep_freed_memory
 
 
 def ablation_network(parts: int) -> PoseFabricNetwork:

@@ -16,8 +16,7 @@ from typing import Any
 from matplotlib.colors import to_hex
 
 from pnfs.body import Skeleton
-from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.runtimes import OnnxRuntime
+from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime
 from pnfs.inference.predictor import JOINT_THRESHOLD
 from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, SIDE_COLOURS, Side, side_hex

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
-    from pnfs.codec.decode import DecodeMethod
+    from pnfs.codec.codec import DecodeMethod
     from pnfs.export.runtimes import Precision
     from pnfs.inference import Predictor
 

@@ -102,12 +102,12 @@ def test_rows_of_a_score_table_are_pairs_of_a_joint(skeleton: Skeleton) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"joints": ("a", "b", "a")}, "toy: a joint name occurs twice"),
+        ({"joints": ("a", "b", "a")}, "toy: .*one name"),
         ({"flip_pairs": (("a", "z"),)}, "toy has no joint 'z'; its joints are a, b, c"),
-        ({"flip_pairs": (("a", "b", "c"),)}, "toy: flip_pairs"),
+        ({"flip_pairs": (("a", "b", "c"),)}, "toy: .*flip_pairs"),
         ({"groups": {"head": ("a", "x")}}, "toy has no joint 'x'"),
-        ({"oks_sigmas": ()}, "toy: oks_sigmas"),
-        ({"oks_sigmas": (0.1, 0.2, float("nan"))}, "toy: oks_sigmas"),
+        ({"oks_sigmas": ()}, "toy: .*oks_sigmas"),
+        ({"oks_sigmas": (0.1, 0.2, float("nan"))}, "toy: .*oks_sigmas"),
     ],
 )
 def test_a_skeleton_that_does_not_fit_together_is_refused(change: dict, message: str) -> None:
@@ -148,7 +148,7 @@ REST = {"rest": list(MPII.joints[1:])}
 @pytest.mark.parametrize(
     ("parts", "culprit"),
     [
-        ({"skull": ["head_top", "nose", "chin"], **REST}, "'skull': .*'nose', 'chin'"),
+        ({"skull": ["head_top", "nose", "chin"], **REST}, "'skull' .*chin, nose"),
         ({"skull": [], "all": list(MPII.joints)}, "'skull'"),
         (REST, "in no part: head_top$"),
         ({}, "in no part: head_top, "),

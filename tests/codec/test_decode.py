@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pnfs.codec import Codec, blur_size, decode, to_image
-from pnfs.codec.decode import DecodeMethod
+from pnfs.codec.codec import DecodeMethod
 from pnfs.data import geometry
 from pnfs.errors import PnfsError
 

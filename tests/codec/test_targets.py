@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pnfs.body import LSP
-from pnfs.codec import Codec, DecodeMethod, decode
+from pnfs.codec import Codec
 
 
 @pytest.mark.fixtures("target_*.npz")
@@ -98,19 +96,6 @@ def test_impossible_options_are_refused(options: dict) -> None:
         one_target(3.0, 3.0, **options)
 
 
-coordinates = st.floats(10.0, 46.0, width=32)
-
-
-@settings(deadline=None)
-@given(x=coordinates, y=coordinates)
-def test_the_quarter_offset_halves_the_error_of_an_exact_target(x: float, y: float) -> None:
-    heatmap, _ = one_target(x, y, size=(16, 16), quantised=False)
-    bounds: dict[DecodeMethod, float] = {"argmax": 0.5, "quarter": 0.25}
-    for method, largest in bounds.items():
-        locations, _ = decode(heatmap[None, None], method)
-        assert np.abs(locations[0, 0].numpy() - np.array([x, y]) / 4).max() <= largest + 1e-3
-
-
 @pytest.mark.parametrize("shift", [0, 1])
 def test_the_average_matches_an_index_by_index_computation(shift: int) -> None:
     maps, mirrored = torch.rand(2, 2, len(LSP), 3, 5)
@@ -120,25 +105,3 @@ def test_the_average_matches_an_index_by_index_computation(shift: int) -> None:
             source = max(x - 1, 0) if shift else x
             expected = (maps[:, joint, :, x] + mirrored[:, partner, :, 4 - source]) / 2
             torch.testing.assert_close(average[:, joint, :, x], expected)
-
-
-def test_the_shift_brings_the_mirrored_opinion_closer() -> None:
-    x, width = 102.0, 256
-    size = (64, width // 4)
-
-    def located(maps: torch.Tensor) -> float:
-        """Centre of mass along x, in crop pixels."""
-        profile = maps[0, 0].sum(0)
-        return (4 * (profile * torch.arange(width // 4)).sum() / profile.sum()).item()
-
-    errors = []
-    for shift in (0, 1):
-        codec = Codec(quantised=False, flip_shift=shift)  # type: ignore[arg-type]
-        maps, mirrored = (
-            codec.targets(torch.tensor([[[place, 80.0]]]), torch.tensor([[True]]), size)[0]
-            for place in (x, width - 1 - x)
-        )
-        average = codec.flip_averaged(maps, mirrored, torch.tensor([0]).numpy())
-        errors.append(abs(located(average) - x))
-    # Half of 3/4 and of 1/4 of a heatmap pixel, since the other half of the mean is right.
-    assert errors == pytest.approx([1.5, 0.5], abs=0.02)

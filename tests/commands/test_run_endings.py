@@ -12,9 +12,8 @@ from lightning.pytorch.callbacks.timer import Timer
 from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import UsageError
 from pnfs.data.synthetic import Synthetic
-from pnfs.runs.finding import read_run
 from pnfs.runs.identity import OtherRunError
-from pnfs.runs.state import UnfinishedError
+from pnfs.runs.state import UnfinishedError, read_run
 from tiny_runs import composed
 from train_server import assert_same_training
 from written_datasets import write_mpii

@@ -13,7 +13,7 @@ import pytest
 
 from pnfs.commands import runs
 from pnfs.commands.configuration import UsageError
-from pnfs.runs.finding import Run, find_runs
+from pnfs.runs.state import Run, find_runs
 from tiny_runs import call
 
 

@@ -20,7 +20,7 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
 from pnfs.data.pose_files import read_pose_file
 from pnfs.data.predictions import Predictions
-from pnfs.evaluation.oks import similarity_sigmas
+from pnfs.evaluation.coco_eval import similarity_sigmas
 
 CONF = configuration_folder()
 ANIMAL = yaml.safe_load((CONF / "dataset/coco_animals.yaml").read_text())["skeleton"]

@@ -9,7 +9,7 @@ import pytest
 
 from pnfs.body import COCO, MPII
 from pnfs.evaluation import oks, oks_nms
-from pnfs.evaluation.oks import similarity_sigmas
+from pnfs.evaluation.coco_eval import similarity_sigmas
 
 
 def test_joints_that_coco_knows_are_compared_as_cocos() -> None:

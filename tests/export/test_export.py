@@ -11,11 +11,10 @@ import torch
 
 from pnfs.body import MPII
 from pnfs.codec import Codec
-from pnfs.codec.decode import decode
+from pnfs.codec.codec import decode
 from pnfs.export import onnx_model
-from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.onnx_model import check_peaks, export_onnx
-from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
 from tiny import fabric_backbone, fabric_network
 
@@ -236,7 +235,7 @@ def test_damaged_metadata() -> None:
     metadata = ModelMetadata((64, 64), 4, "mpii", ("a",), (), (), "maps")
     properties = metadata.to_properties()
     assert ModelMetadata.from_properties(properties, "f") == metadata
-    with pytest.raises(ExportError, match=r"f: its property pnfs\.stride is damaged"):
+    with pytest.raises(ExportError, match=r"f: its property pnfs\.stride is missing, damaged"):
         ModelMetadata.from_properties({**properties, "pnfs.stride": "{"}, "f")
     other = replace(metadata, outputs="poses").to_properties()  # type: ignore[arg-type]
     with pytest.raises(ExportError, match=r"f: .*pnfs\.outputs"):

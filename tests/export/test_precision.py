@@ -16,9 +16,8 @@ from onnx import TensorProto, helper
 from pnfs.body import MPII
 from pnfs.export import int8, onnx_model
 from pnfs.export.int8 import Calibration, _ends, answers, check_moved, moved_share
-from pnfs.export.metadata import ExportError, ModelMetadata
 from pnfs.export.onnx_model import export_onnx
-from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
+from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
 from tiny import fabric_backbone, fabric_network
 

@@ -40,5 +40,5 @@ def test_misfits_are_listed() -> None:
     network = SimpleBaseline(backbone=ResNet(50, "none"), skeleton="mpii")
     with pytest.raises(ValueError, match=r"backbone\.bn1\.weight is missing"):
         load_public_state(network, {"conv1.weight": torch.zeros(1)}, "simple_baseline")
-    with pytest.raises(ValueError, match=r"head\.weight has shape \(17, 256, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"head\.weight is \(17, 256, 1, 1\)"):
         load_public_state(network, public_state("simple_baseline", 17), "simple_baseline")

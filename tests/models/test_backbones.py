@@ -12,8 +12,7 @@ from torchvision.models import mobilenet_v2, resnet50
 
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules
-from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone
-from pnfs.models.weights import load_weights
+from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone, load_weights
 from tiny import fabric_backbone
 
 
@@ -148,8 +147,8 @@ def test_a_stranger_cannot_run_code(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ({"features.5.conv.0.0.weight": None}, "features.5.conv.0.0.weight is missing"),
-        ({"stranger": torch.zeros(1)}, "stranger is unknown"),
-        ({"features.0.0.weight": torch.zeros(2)}, r"features.0.0.weight has shape \(2,\)"),
+        ({"stranger": torch.zeros(1)}, r"stranger is \(1,\)"),
+        ({"features.0.0.weight": torch.zeros(2)}, r"features.0.0.weight is \(2,\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(

@@ -95,25 +95,6 @@ def test_an_operation_is_the_papers_times_its_weight(name, training, parts, layo
             torch.testing.assert_close(own.grad, torch.cat([t.grad for t in copies]))
 
 
-@pytest.mark.parametrize("name", FACTORIES)
-def test_channels_last_gradients_in_single_precision_equal_those_of_double(name: str) -> None:
-    torch.manual_seed(1)
-    single, double = FACTORIES[name](1, 64), FACTORIES[name](1, 64).double()
-    double.load_state_dict(single.state_dict())
-    x = torch.randn(2, 64, 8, 8)
-    alpha = torch.randn(1, 4)
-    gradients = []
-    for operation, layout in ((single, torch.channels_last), (double, torch.contiguous_format)):
-        dtype = torch.float32 if operation is single else torch.float64
-        logits = torch.tensor(alpha.tolist(), dtype=dtype, requires_grad=True)
-        images = x.to(dtype).contiguous(memory_format=layout).requires_grad_()
-        out = operation(images, logits.softmax(-1)[:, 1])
-        (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)).sum().backward()
-        gradients.append([images.grad, logits.grad, *(p.grad for p in operation.parameters())])
-    for ours, exact in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("name", FACTORIES)
 def test_a_fused_operation_is_the_operation(name: str, parts: int) -> None:

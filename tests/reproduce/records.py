@@ -5,9 +5,9 @@ from typing import Any
 
 from pnfs.reproduce.results import Results, find_results
 from pnfs.reproduce.targets import Target, read_published
-from pnfs.runs.finding import find_runs
 from pnfs.runs.identity import run_identity
 from pnfs.runs.record import write_result
+from pnfs.runs.state import find_runs
 
 PAPER = """# Source: a book.
 method,who,x,x_std,params,flops

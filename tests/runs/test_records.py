@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pnfs.runs.finding import find_runs, read_run
 from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
-from pnfs.runs.state import STATE, UnfinishedError, cause_of, held_run, kept_state
+from pnfs.runs.state import (
+    STATE,
+    UnfinishedError,
+    cause_of,
+    find_runs,
+    held_run,
+    kept_state,
+    read_run,
+)
 from pnfs.training.module import NonFiniteLossError
 
 CONFIG: dict[str, Any] = {"name": "train", "seed": 0, "trainer": {"devices": 1}}

@@ -116,13 +116,13 @@ def train(*overrides: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_every_job_of_a_sweep_is_its_own_run(tmp_path: Path) -> None:
-    """Three jobs in one process; the second fails, for no target has a negative width."""
-    done = train("--multirun", f"run_root={tmp_path}", "codec.sigma=2.0,-1.0,1.0")
+    """Three jobs in one process; the loss of the second is not finite."""
+    done = train("--multirun", f"run_root={tmp_path}", "optimizer.lr=0.001,1e30,0.002")
     assert done.returncode != 0
     folders = list((tmp_path / "tiny").iterdir())
     runs = [offline_run(folder) for folder in folders]
-    exits = {run["config"]["codec"]["sigma"]: run["exit"] for run in runs}
-    assert exits == {2: 0, -1: 1, 1: 0}
+    exits = {run["config"]["optimizer"]["lr"]: run["exit"] for run in runs}
+    assert exits == {0.001: 0, 1e30: 1, 0.002: 0}
     for folder, run in zip(folders, runs, strict=True):
         assert run["run"].project == "pnfs"
         assert run["run"].run_group == "tiny"

@@ -43,8 +43,8 @@ def test_speed_leaves_the_first_step_of_an_epoch_out(
     assert logged == {"train/persons_per_second": [expected, expected]}
 
 
-def started(folder: Path, value: float) -> ArchitectureMonitor:
-    """A monitor at the start of a training whose architecture parameters all have this value."""
+def started(folder: Path, value: float, epoch: int = 0) -> ArchitectureMonitor:
+    """A monitor at the start of a training, at an epoch, whose architecture parameters all have this value."""
     skeleton = skeleton_by_name("lsp")
     network = fabric_network(
         backbone=fabric_backbone(channels=2, first_layers=3),
@@ -57,7 +57,7 @@ def started(folder: Path, value: float) -> ArchitectureMonitor:
             parameter.fill_(value)
     module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
     monitor = ArchitectureMonitor(folder)
-    trainer = cast(Any, SimpleNamespace(is_global_zero=True, current_epoch=0))
+    trainer = cast(Any, SimpleNamespace(is_global_zero=True, current_epoch=epoch))
     monitor.on_train_start(trainer, module)
     return monitor
 
@@ -72,7 +72,7 @@ def test_trajectory_begins_before_training_and_forgets_what_was_not_kept(
     later = [line.replace("-1", str(epoch), 1) for epoch in range(3)]
     # A kill cut the last line off.
     monitor.path.write_text(line + "".join(later) + line[:40])
-    monitor._forget_from(1)
+    started(tmp_path, value, epoch=1)
     assert list(read_trajectory(monitor.path)) == [-1, 0]
 
 
@@ -98,7 +98,7 @@ def test_average_of_weights_forgets_the_initial_ones() -> None:
 # Prints how many pages the system handed out for the last of some equal sequences of allocations.
 _COUNT_FAULTS = """
 import resource, sys, torch
-from pnfs.training.memory import keep_freed_memory
+from pnfs.training.module import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

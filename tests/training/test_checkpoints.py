@@ -134,7 +134,7 @@ def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path) -> None:
         "pnfs.models.network.torch.hub.load",
         # Functions of ours, which may write files.
         "pnfs.data.predictions.write_json",
-        "pnfs.training.memory.keep_freed_memory",
+        "pnfs.training.module.keep_freed_memory",
         # Packages of ours that a checkpoint has no business in.
         "pnfs.commands.main.main",
         "pnfs.runs.record.write_result",

@@ -19,7 +19,6 @@ from pnfs.data.crops import PoseBatch
 from pnfs.evaluation.pck import PCK
 from pnfs.models.backbones import Backbone
 from pnfs.training import module as training_module
-from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import ArchitectureGroup, NonFiniteLossError, PoseModule
 from pnfs.training.schedules import OneCycleSchedule
 from tiny import fabric_network
@@ -123,7 +122,7 @@ def test_first_loss_that_is_not_finite_is_named(
     monkeypatch: pytest.MonkeyPatch, every: int, last: int
 ) -> None:
     """On the CPU at once, elsewhere at the next look, at the latest when the epoch ends."""
-    monkeypatch.setattr(training_module, "losses_between_looks", lambda _: every)
+    monkeypatch.setitem(training_module.LOOK_AFTER, "cpu", every)
     pose = module()
     fake = SimpleNamespace(
         current_epoch=1, global_step=0, datamodule=None, is_last_batch=False,
@@ -149,38 +148,6 @@ def test_first_loss_that_is_not_finite_is_named(
     assert seen[-1] == last
     for part in ("training", "inf", "epoch 1", "step 5", "batch 1", "0.01", "row 5", "row 45"):
         assert part in str(stopped.value)
-
-
-def plain_loss(pose: PoseModule, samples: PoseBatch, sigma: float) -> float:
-    """Half, or the whole, of the mean square on every labelled part map, by loops."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = ((samples["image"] / 255 - mean) / std).permute(0, 3, 1, 2)
-    maps = pose.network(images)
-    total, count, row = 0.0, 0, 0
-    ys, xs = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
-    for joints in PARTS.values():
-        for joint in joints:
-            k = LSP.joints.index(joint)
-            for sample in range(len(maps)):
-                if samples["labelled"][sample, k]:
-                    x, y = (int(v / 4 + 0.5) for v in samples["joints_crop"][sample, k].tolist())
-                    target = torch.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * sigma**2))
-                    target[((xs - x).abs() > 3 * sigma) | ((ys - y).abs() > 3 * sigma)] = 0
-                    total += (maps[sample, row] - target).square().mean().item()
-                count += 1
-            row += 1
-    return total / count
-
-
-@pytest.mark.parametrize(("sigma", "factor"), [(2.0, 1.0), (1.0, 0.5)])
-def test_the_training_loss_is_made_of_crops_and_joints(sigma: float, factor: float) -> None:
-    pose = module(codec=Codec(sigma=sigma), loss=HeatmapLoss(factor=factor)).eval()
-    samples = batch()
-    with torch.no_grad():
-        loss = pose.loss(
-            pose.network(samples["image"]), samples, pose.codec, pose.network.map_joints
-        ).item()
-        assert loss == pytest.approx(factor * plain_loss(pose, samples, sigma), rel=1e-4)
 
 
 def test_a_metric_whose_lower_values_are_better_is_refused() -> None:
@@ -221,11 +188,12 @@ def test_a_checkpoints_network_can_be_loaded_alone() -> None:
     for parameter in trained.network.parameters():
         parameter.data.normal_()
     state = trained.state_dict() | {"metric.other": torch.zeros(1)}
-    fresh.load_weights(state)
+    training_module.load_network_state(fresh.network, state)
     for name, value in fresh.network.state_dict().items():
         assert torch.equal(value, trained.network.state_dict()[name]), name
+    lacking = {name: value for name, value in state.items() if "head" not in name}
     with pytest.raises(RuntimeError, match="Missing key"):
-        fresh.load_weights({name: value for name, value in state.items() if "head" not in name})
+        training_module.load_network_state(fresh.network, lacking)
 
 
 @pytest.mark.parametrize("flip_test", [False, True])

@@ -47,12 +47,6 @@ def test_every_run_begins_at_the_full_rate_and_ends_at_a_64th(epochs: int) -> No
             assert rates[int(share * epochs)] == pytest.approx(factor)
 
 
-def test_milestones_and_factor_can_be_set() -> None:
-    schedule = StepSchedule(factor=0.1, milestones=(0.5,))
-    rates = [rate for (rate,) in rates_of(schedule, optimizer(1.0), 10, 1)]
-    assert rates == pytest.approx([1.0] * 5 + [0.1] * 5)
-
-
 def test_one_cycle_goes_up_to_the_peak_and_down_to_nothing() -> None:
     schedule = OneCycleSchedule(peak=2e-3, warmup=0.3)
     rates = [rate for (rate,) in rates_of(schedule, optimizer(1e-3), epochs=5, steps=100)]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from pnfs import body
 from pnfs.data.images import DataError
-from pnfs.evaluation.errors import Errors
+from pnfs.evaluation.pck import Errors
 from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz import curves
 from pnfs.viz.curves import (

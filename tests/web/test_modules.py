@@ -14,7 +14,7 @@ import torch
 from pnfs.body import MPII
 from pnfs.codec import Codec, decode, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
-from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.export.runtimes import ExportError, ModelMetadata
 from pnfs.viz.style import side_hex
 
 SIZE, MAP_SIZE = (96, 64), (24, 16)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pnfs.body.skeleton import Skeleton
 from pnfs.errors import PnfsError
@@ -24,15 +25,12 @@ class PartMode:
         for part, joints in self.parts.items():
             if not part.isidentifier():
                 raise PnfsError(f"{where}: part {part!r} needs a name of letters, digits and _")
-            try:
-                self.skeleton.indices(list(joints))
-            except PnfsError as error:
-                raise PnfsError(f"{where}: part {part!r}: {error}") from None
-            if not joints or len(set(joints)) != len(joints):
-                raise PnfsError(f"{where}: part {part!r} needs joints, each named once: {joints}")
-        covered = set().union(*self.parts.values())
-        missing = [joint for joint in self.skeleton.joints if joint not in covered]
-        if missing:
+            unknown = set(joints).difference(self.skeleton.joints)
+            if not joints or len(set(joints)) != len(joints) or unknown:
+                text = f"part {part!r} needs joints of the skeleton, each named once"
+                raise PnfsError(f"{where}: {text}, not {', '.join(sorted(unknown) or joints)}")
+        covered = set(chain(*self.parts.values()))
+        if missing := [joint for joint in self.skeleton.joints if joint not in covered]:
             raise PnfsError(f"{where}: in no part: {', '.join(missing)}")
 
     def __len__(self) -> int:
@@ -51,6 +49,4 @@ class PartMode:
     @property
     def joint_indices(self) -> tuple[int, ...]:
         """For each of the sum(J_p) part-joint maps, part after part, the skeleton's joint."""
-        return tuple(
-            index for joints in self.parts.values() for index in self.skeleton.indices(list(joints))
-        )
+        return tuple(self.skeleton.indices([*chain(*self.parts.values())]))

@@ -40,22 +40,16 @@ class Skeleton:
             object.__setattr__(self, key, value if value is None else tuple(inner))
         groups = {name: tuple(joints) for name, joints in self.groups.items()}
         object.__setattr__(self, "groups", groups)
-        pairs, sigmas = (*self.flip_pairs, *self.limbs), self.oks_sigmas
-        for wrong, message in (
-            (
-                not self.joints or not all(isinstance(j, str) for j in self.joints),
-                "joints are names",
-            ),
-            (any(len(pair) != 2 for pair in pairs), "flip_pairs and limbs are pairs of joints"),
-            (len(set(self.joints)) != len(self.joints), "a joint name occurs twice"),
-            (
-                sigmas is not None and len(sigmas) != len(self.joints),
-                "oks_sigmas has not one number a joint",
-            ),
-            (not all(sigma > 0 for sigma in sigmas or ()), "oks_sigmas must be positive"),
-        ):
-            if wrong:
-                raise PnfsError(f"skeleton {self.name}: {message}")
+        pairs, sigmas, count = (*self.flip_pairs, *self.limbs), self.oks_sigmas, len(self.joints)
+        for needed, holds in {
+            "joints are names": count and all(isinstance(joint, str) for joint in self.joints),
+            "flip_pairs and limbs are pairs of joints": all(len(pair) == 2 for pair in pairs),
+            "each joint has one name": len({str(joint) for joint in self.joints}) == count,
+            "oks_sigmas has one number a joint": sigmas is None or len(sigmas) == count,
+            "oks_sigmas are positive": all(sigma > 0 for sigma in sigmas or ()),
+        }.items():
+            if not holds:
+                raise PnfsError(f"skeleton {self.name}: what does not hold: {needed}")
         for names in (*pairs, *self.groups.values()):
             self.indices(names)
 
@@ -66,10 +60,8 @@ class Skeleton:
         """Positions of the named joints in `joints`."""
         unknown = [name for name in names if name not in self.joints]
         if unknown:
-            raise PnfsError(
-                f"skeleton {self.name} has no joint {', '.join(map(repr, unknown))}; "
-                f"its joints are {', '.join(self.joints)}"
-            )
+            missing, known = ", ".join(map(repr, unknown)), ", ".join(self.joints)
+            raise PnfsError(f"skeleton {self.name} has no joint {missing}; its joints are {known}")
         return [self.joints.index(name) for name in names]
 
     @property

@@ -1,6 +1,5 @@
 """Joints to heatmaps and back."""
 
-from pnfs.codec.codec import Codec, to_image
-from pnfs.codec.decode import DecodeMethod, blur_size, decode
+from pnfs.codec.codec import Codec, DecodeMethod, blur_size, decode, to_image
 
 __all__ = ["Codec", "DecodeMethod", "blur_size", "decode", "to_image"]

@@ -14,7 +14,6 @@ from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
-from pnfs.training.checkpoint_io import WholeCheckpointIO
 from pnfs.training.checkpoints import (
     ARCHITECTURE_KEY,
     BUILT,
@@ -23,6 +22,7 @@ from pnfs.training.checkpoints import (
     read_checkpoint,
     without_downloads,
 )
+from pnfs.training.keeping import WholeCheckpointIO
 from pnfs.training.module import PoseModule, load_network_state
 
 

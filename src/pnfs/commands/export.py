@@ -19,8 +19,8 @@ from pnfs.commands.building import (
 )
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.export.int8 import Calibration
-from pnfs.export.metadata import FilePrecision
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
+from pnfs.export.runtimes import FilePrecision
 from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import results_folder
 

@@ -20,8 +20,8 @@ from pnfs.importing.posenfs import is_posenfs
 from pnfs.importing.public import describe_public
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
+from pnfs.models.backbones import read_file
 from pnfs.models.cost import measure_cost
-from pnfs.models.weights import read_file
 from pnfs.runs.record import RESULT
 from pnfs.runs.state import STATE
 

@@ -50,10 +50,10 @@ _KINDS: Mapping[str, Any] = {
     "action": Literal["check", "cache"], "check.images": Literal["all", "sample", "none"],
     "method": Literal["exact", "prune", "argmax"], "sort": Literal["path", "score", "seconds", "macs"],
     # By name: `pnfs runs` need not wait for modules that load torch.
-    "codec.decode_method": "pnfs.codec.decode:DecodeMethod",
-    "decode_method": "pnfs.codec.decode:DecodeMethod",
+    "codec.decode_method": "pnfs.codec.codec:DecodeMethod",
+    "decode_method": "pnfs.codec.codec:DecodeMethod",
     "runtime": "pnfs.inference.loading:RuntimeName",
-    "outputs": "pnfs.export.metadata:Outputs",
+    "outputs": "pnfs.export.runtimes:Outputs",
     "channel_order": "pnfs.models.network:ChannelOrder",
 }  # fmt: skip
 """Key -> what it may hold. Keys of objects are checked by the annotations of their classes besides."""

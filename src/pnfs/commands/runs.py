@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.commands.keys import flat
-from pnfs.runs.finding import Run, find_runs
 from pnfs.runs.identity import defining_part
+from pnfs.runs.state import Run, find_runs
 from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 
 # Colours of a terminal, as the numbers that switch them on.

@@ -20,7 +20,7 @@ from pnfs.reproduce.figures import FIGURES, draw_table
 from pnfs.reproduce.page import tables, write_table
 from pnfs.reproduce.results import RowError, find_results, kept_results
 from pnfs.reproduce.targets import read_target, target_names
-from pnfs.runs.finding import find_runs
+from pnfs.runs.state import find_runs
 
 OWN_KEYS = ("target", "experiments", "out", "kept", "profile", "hydra")
 

@@ -29,7 +29,7 @@ from pnfs.runs.state import LAST_CHECKPOINT, UnfinishedError, clear, held_run, k
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training.checkpoints import IDENTITY_KEY, find_checkpoint, read_checkpoint
 from pnfs.training.keeping import why_unfinished
-from pnfs.training.module import PoseModule
+from pnfs.training.module import PoseModule, load_network_state
 
 console = Console()
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def train_one(
         final.trainer = data.trainer
         weights = find_checkpoint(folder)
         best = read_checkpoint(weights, builds=())
-        module.load_weights(best["state_dict"])
+        load_network_state(module.network, best["state_dict"])
         module.flip_test = True
         scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
         if getattr(rank_zero_only, "rank", 0):

@@ -18,12 +18,15 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
-from pnfs.runs.metrics_file import put_together, set_aside
-from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoint_io import damage
-from pnfs.training.checkpoints import CheckpointError, KeepConfig, find_checkpoint, read_checkpoint
-from pnfs.training.memory import keep_freed_memory
-from pnfs.training.module import PoseModule
+from pnfs.runs.state import LAST_CHECKPOINT, put_together, set_aside
+from pnfs.training.checkpoints import (
+    CheckpointError,
+    KeepConfig,
+    damage,
+    find_checkpoint,
+    read_checkpoint,
+)
+from pnfs.training.module import PoseModule, keep_freed_memory, load_network_state
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +179,7 @@ def newest_whole(folder: Path) -> Path:
 def load_initial(module: PoseModule, path: str) -> None:
     """Loads the weights that `initial` names."""
     try:
-        module.load_weights(read_checkpoint(path, builds=())["state_dict"])
+        load_network_state(module.network, read_checkpoint(path, builds=())["state_dict"])
     except RuntimeError as error:
         raise UsageError(
             f"initial={path} holds another network than `model` describes; experiment=finetune "

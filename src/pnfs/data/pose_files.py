@@ -22,7 +22,7 @@ from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
 from pnfs.data.readers import Records
 from pnfs.evaluation import coco_eval
-from pnfs.evaluation.oks import oks, similarity_sigmas
+from pnfs.evaluation.coco_eval import oks, similarity_sigmas
 
 LARGEST_FILE = 1 << 30
 """Bytes of a file that is read; COCO's training annotations have a quarter of this."""

@@ -11,8 +11,7 @@ from jaxtyping import Float32, Int64
 from scipy.optimize import linear_sum_assignment
 
 from pnfs.data.persons import UNLABELLED, Persons
-from pnfs.evaluation.errors import Errors
-from pnfs.evaluation.pck import relative_errors
+from pnfs.evaluation.pck import Errors, relative_errors
 
 UNMATCHED = -1  # Row of a labelled person for whom nothing was predicted.
 

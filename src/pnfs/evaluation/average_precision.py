@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer
 
 from pnfs.errors import PnfsError
-from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth, evaluate_detections
-from pnfs.evaluation.oks import COCO_SIGMAS, mean_joint_score, oks_nms
+from pnfs.evaluation import coco_eval
+from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 
 class OKSAveragePrecision(PersonMetric):
-    """COCO's average precision and recall of keypoints; see `pnfs.evaluation.coco_eval.evaluate_detections`.
+    """COCO's average precision and recall of keypoints; see `evaluate_detections`.
 
     As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score of the joints
     that score above `joint_threshold`, and OKS-NMS drops duplicates.
@@ -24,13 +24,11 @@ class OKSAveragePrecision(PersonMetric):
         areas: Area of each sample's person box, square image pixels (for OKS-NMS).
         box_scores: Score of each sample's box; 1 for boxes from the ground truth.
         sigmas: The skeleton's per-joint standard deviations.
-        joint_threshold: Joints must score more to count in the person's score.
-        nms_threshold: OKS above which the lower of two persons is a duplicate; None keeps all.
-        soft_nms: Lower the ranks of duplicates instead (at most 20 persons an image stay).
+        nms_threshold, soft_nms: See `oks_nms`; None keeps all.
         **kwargs: See `torchmetrics.Metric`.
 
     Raises:
-        ValueError: Columns of different lengths, or an image that the ground truth lacks.
+        PnfsError: Columns of different lengths, or an image that the ground truth lacks.
     """
 
     def __init__(
@@ -40,7 +38,7 @@ class OKSAveragePrecision(PersonMetric):
         image_ids: Integer[np.ndarray, " N"],
         areas: Float[np.ndarray, " N"],
         box_scores: Float[np.ndarray, " N"],
-        sigmas: Sequence[float] | Float[np.ndarray, " K"] = COCO_SIGMAS,
+        sigmas: Sequence[float] | Float[np.ndarray, " K"] = coco_eval.COCO_SIGMAS,
         joint_threshold: float = 0.2,
         nms_threshold: float | None = 0.9,
         soft_nms: bool = False,
@@ -48,10 +46,7 @@ class OKSAveragePrecision(PersonMetric):
     ) -> None:
         super().__init__(len(sigmas), **kwargs)
         if not len(image_ids) == len(areas) == len(box_scores):
-            raise PnfsError(
-                f"{len(image_ids)} image ids, {len(areas)} areas and {len(box_scores)} box scores: "
-                "there must be one of each for every sample"
-            )
+            raise PnfsError("image_ids, areas and box_scores: each sample needs one of each")
         truth.require_images(image_ids)
         self.truth = truth
         self.image_ids, self.areas, self.box_scores = image_ids, areas, box_scores
@@ -61,7 +56,7 @@ class OKSAveragePrecision(PersonMetric):
 
     def score(self, persons: Columns) -> dict[str, float]:
         poses, _ = self.poses(persons["predicted"], persons["scores"], persons["sample_index"])
-        return evaluate_detections(poses, self.truth, self.sigmas)
+        return coco_eval.evaluate_detections(poses, self.truth, self.sigmas)
 
     def criterion(self) -> Criterion:
         """A similarity exp(-e²/(8σ²)) of at least 1/2, as AP .5 asks on average; e: distance / √area."""
@@ -78,21 +73,16 @@ class OKSAveragePrecision(PersonMetric):
         joint_scores: Float[np.ndarray, "N K"],
         samples: Int64[np.ndarray, " N"],
     ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
-        """The predictions that no better one suppresses, with their scores, and which of the N they are.
-
-        Joints are in image pixels; `samples` says which sample each prediction is.
-        """
+        """The predictions that no better one suppresses, with their scores, and which of the N they are; in image
+        pixels. `samples` says which sample each prediction is."""
         joints = joints.astype(np.float64)
-        means = mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
+        means = coco_eval.mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
         scores, image_ids = self.box_scores[samples] * means, self.image_ids[samples]
         areas, rows = self.areas[samples], np.argsort(image_ids, kind="stable")
-
-        def kept(group: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
-            if self.nms_threshold is None or len(group) == 1:
-                return group
-            of_image = joints[group], scores[group], areas[group]
-            return group[oks_nms(*of_image, self.nms_threshold, self.sigmas, soft=self.soft_nms)]
-
-        starts = np.flatnonzero(np.diff(image_ids[rows])) + 1
-        rows = np.concatenate([kept(group) for group in np.split(rows, starts)])
+        groups = np.split(rows, np.flatnonzero(np.diff(image_ids[rows])) + 1)
+        for n, group in enumerate(groups):
+            if self.nms_threshold is not None and len(group) > 1:
+                of_image = joints[group], scores[group], areas[group], self.nms_threshold
+                groups[n] = group[coco_eval.oks_nms(*of_image, self.sigmas, soft=self.soft_nms)]
+        rows = np.concatenate(groups)
         return DetectedPoses(image_ids[rows], joints[rows], scores[rows]), rows

@@ -1,72 +1,130 @@
-"""COCO's average precision and recall of keypoints, as pycocotools computes them, over arrays."""
+"""Object keypoint similarity (OKS), OKS-NMS (HRNet, `lib/nms/nms.py`), and COCO's keypoint scores over arrays."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from pnfs.body import COCO, Skeleton
 from pnfs.errors import PnfsError
-from pnfs.evaluation.oks import COCO_SIGMAS, MAX_DETECTIONS, oks
 
+COCO_SIGMAS = np.array(COCO.oks_sigmas)
+"""COCO's standard deviation of each joint's labels, as a share of the person's scale."""
+MAX_DETECTIONS = 20  # Persons per image that COCO's evaluation looks at.
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
               "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")  # fmt: skip
 """COCO's ten keypoint scores, in the order of `COCOeval.stats`."""
-
 VISIBILITIES = {"visible": 2, "occluded": 1}
 """Kinds of labelled joints -> COCO's visibility flag."""
-
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
+# All, medium and large persons, square pixels.
 _AREAS = np.array([[0, 1e5**2], [32**2, 96**2], [96**2, 1e5**2]])
-"""All, medium and large persons, square pixels."""
-
-_PAIRS = 1 << 14
-"""Pairs of an image and a labelled person that are compared at once; bounds the memory."""
+_PAIRS = 1 << 14  # Pairs of an image and a person that are compared at once; bounds the memory.
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The N labelled persons of an annotation file, joints in the skeleton's order."""
+    """The N labelled persons of an annotation file, joints in the skeleton's order, lengths in pixels.
+
+    Attributes:
+        where: File name for messages.
+        images: Records with an id.
+        category: Id of the category "person" in this file.
+        joints: 0 where unlabelled.
+        visibility: Above 0 where labelled.
+        boxes: x, y, width, height.
+        usable: Neither crowd nor without a labelled joint; predictions of others are ignored.
+    """
 
     where: str
-    """File name for messages."""
     images: list[dict[str, Any]]
-    """Records with an id."""
     category: int
-    """Id of the category "person" in this file."""
     image_ids: Int64[np.ndarray, " N"]
     joints: Float[np.ndarray, "N K 2"]
-    """px, 0 where unlabelled."""
     visibility: Float[np.ndarray, "N K"]
-    """Above 0 where labelled."""
     boxes: Float[np.ndarray, "N 4"]
-    """x, y, width, height in px."""
     area: Float[np.ndarray, " N"]
-    """Square px."""
     crowd: Bool[np.ndarray, " N"]
     usable: Bool[np.ndarray, " N"]
-    """Neither crowd nor without a labelled joint; predictions of others are ignored."""
 
     def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
-        """Raises ValueError if one is not among the images."""
-        unknown = np.setdiff1d(image_ids, [image["id"] for image in self.images])
-        if unknown.size:
-            raise PnfsError(
-                f"{self.where} has no image {unknown[0]}, which a person is predicted in: predictions and "
-                "annotations are of different datasets"
-            )
+        """Raises PnfsError if one is not among the images."""
+        for unknown in np.setdiff1d(image_ids, [image["id"] for image in self.images]):
+            text = f"has no image {unknown}, which a person is predicted in"
+            raise PnfsError(f"{self.where} {text}: predictions are of another dataset")
 
 
 class DetectedPoses(NamedTuple):
-    """M predicted persons."""
+    """M predicted persons; x, y in image pixels."""
 
     image_ids: Int64[np.ndarray, " M"]
     joints: Float[np.ndarray, "M K 2"]
-    """x, y in image pixels."""
     scores: Float[np.ndarray, " M"]
+
+
+def similarity_sigmas(skeleton: Skeleton) -> Float[np.ndarray, " K"]:
+    """The skeleton's per-joint standard deviations; without, joints have COCO's, or COCO's mean."""
+    if skeleton.oks_sigmas is not None:
+        return np.array(skeleton.oks_sigmas)
+    known = dict(zip(COCO.joints, COCO_SIGMAS.tolist(), strict=True))
+    return np.array([known.get(joint, COCO_SIGMAS.mean()) for joint in skeleton.joints])
+
+
+def oks(
+    squared: Float[np.ndarray, "*N K"],
+    area: Float[np.ndarray, "*N"],
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
+    counted: Bool[np.ndarray, "*N K"] | None = None,
+) -> Float[np.ndarray, "*N"]:
+    """Mean over the `counted` joints (None: all) of exp(-d² / (8 σ² area)); without any, 0.
+
+    `squared` distances d² of the joints and the person's area are in square pixels.
+    """
+    scale = np.asarray(area)[..., None] + np.spacing(1)
+    alike = np.exp(-squared / (2 * sigmas) ** 2 / scale / 2)
+    if counted is None:
+        return alike.mean(-1)
+    return (alike * counted).sum(-1) / np.maximum(counted.sum(-1), 1)
+
+
+def oks_nms(
+    joints: Float[np.ndarray, "M K 2"],
+    scores: Float[np.ndarray, " M"],
+    areas: Float[np.ndarray, " M"],
+    threshold: float,
+    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
+    *,
+    soft: bool = False,
+) -> Int64[np.ndarray, " N"]:
+    """Rows that stay, best first, when predictions too similar to a better one are dropped (HRNet's `oks_nms`).
+
+    Two rows that stay have an OKS of at most `threshold`, over all joints, with the mean of both areas (pixels).
+    With `soft` none is dropped: after each pick the scores of the rest are multiplied by exp(-OKS² / threshold),
+    until MAX_DETECTIONS are picked (HRNet's `soft_oks_nms`).
+    """
+    order, kept = np.argsort(scores)[::-1], []
+    remaining = scores[order]
+    while order.size and not (soft and len(kept) == MAX_DETECTIONS):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        squared = ((joints[rest] - joints[best]) ** 2).sum(-1)
+        similarity = oks(squared, (areas[best] + areas[rest]) / 2, sigmas)
+        if soft:
+            remaining = remaining[1:] * np.exp(-(similarity**2) / threshold)
+            resorted = np.argsort(remaining)[::-1]
+            order, remaining = rest[resorted], remaining[resorted]
+        else:
+            order = rest[similarity <= threshold]
+    return np.array(kept, np.int64)
+
+
+def mean_joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Float[np.ndarray, " N"]:
+    """Mean of a person's joint scores above the threshold, 0 where there is none (HRNet's rescoring)."""
+    counts = scores > threshold
+    return (scores * counts).sum(-1) / np.maximum(counts.sum(-1), 1)
 
 
 def evaluate_detections(
@@ -74,23 +132,23 @@ def evaluate_detections(
     truth: GroundTruth,
     sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
 ) -> dict[str, float]:
-    """COCO's ten keypoint scores of detections: fractions, nan where there are none, or no person of that size.
+    """COCO's ten keypoint scores, as pycocotools computes them: fractions, nan of no detection or no person.
 
-    A joint that is not finite makes a person similar to nobody.
-
-    Args:
-        detections: In any order; of equal scores in an image the first one counts as better.
-        truth: All persons of the images, crowds and images without a prediction among them.
-        sigmas: The skeleton's per-joint standard deviations.
+    Of detections with equal scores in an image the first counts as better; a joint that is not finite makes a
+    person similar to nobody. `truth` holds all persons, also crowds and those of images without a detection.
 
     Raises:
-        ValueError: An image that the ground truth does not list.
+        PnfsError: A detection is in an image that the ground truth does not list.
     """
     truth.require_images(detections.image_ids)
     # A test set's annotations are not public.
     if not len(detections.scores) or not len(truth.area):
         return dict.fromkeys(STATISTICS, math.nan)
-    found = _best_of_each_image(detections)
+    # The best of each image, image by image, best first.
+    order = np.lexsort((-detections.scores, detections.image_ids))
+    image_ids = detections.image_ids[order]
+    order = order[np.arange(len(order)) - np.searchsorted(image_ids, image_ids) < MAX_DETECTIONS]
+    found = DetectedPoses(*(column[order] for column in detections))
     matched, ignored = _match(found, truth, sigmas)
     order = np.argsort(-found.scores, kind="stable")
     precision, recall = np.full((2, len(_AREAS), len(_THRESHOLDS)), np.nan)
@@ -118,18 +176,9 @@ def evaluate_by_visibility(
         visibility = np.where(truth.visibility == flag, truth.visibility, 0)
         usable = truth.usable & (visibility > 0).any(-1)
         restricted = replace(truth, visibility=visibility, usable=usable)
-        found = evaluate_detections(detections, restricted, sigmas)
-        scores |= {f"{name}/{kind}": found[name] for name in ("AP", "AR")}
-    return dict(sorted(scores.items()))
-
-
-def _best_of_each_image(detections: DetectedPoses) -> DetectedPoses:
-    """The best MAX_DETECTIONS of each image, image by image, best first."""
-    order = np.lexsort((-detections.scores, detections.image_ids))
-    image_ids = detections.image_ids[order]
-    place = np.arange(len(order)) - np.searchsorted(image_ids, image_ids)
-    kept = order[place < MAX_DETECTIONS]
-    return DetectedPoses(*(column[kept] for column in detections))
+        scores[kind] = evaluate_detections(detections, restricted, sigmas)
+    kinds = sorted(scores)
+    return {f"{name}/{kind}": scores[kind][name] for name in ("AP", "AR") for kind in kinds}
 
 
 def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:
@@ -145,13 +194,23 @@ def _match(
     ignored_persons = _of_another_size(truth.area) | ~truth.usable
     thresholds = np.minimum(_THRESHOLDS, 1 - 1e-10)[:, None, None]
     size, level, _ = np.ogrid[: len(_AREAS), : len(_THRESHOLDS), :1]
-    for persons, first, number in _images(found.image_ids, truth.image_ids):
-        there, crowd, unwanted = persons >= 0, truth.crowd[persons], ignored_persons[:, persons]
+    by_image = np.argsort(truth.image_ids, kind="stable")
+    images, first, number = np.unique(found.image_ids, return_index=True, return_counts=True)
+    labelled = truth.image_ids[by_image]
+    start, end = (np.searchsorted(labelled, images, side) for side in ("left", "right"))
+    # Images of like numbers of persons stand together, so that little is filled up.
+    waiting = np.argsort(start - end, kind="stable")[: np.count_nonzero(end - start)]
+    while waiting.size:
+        places = np.arange(int((end - start)[waiting[0]]))
+        group, waiting = np.split(waiting, [max(1, _PAIRS // len(places))])
+        rows = np.minimum(start[group][:, None] + places, len(by_image) - 1)
+        persons, there = by_image[rows], places < (end - start)[group][:, None]
+        crowd, unwanted = truth.crowd[persons], ignored_persons[:, persons]
         taken = np.zeros((len(_AREAS), len(_THRESHOLDS), *persons.shape), bool)
         # Images side by side, the best detection of each, then the second best, ...
-        for place in range(number.max()):
-            rows = np.flatnonzero(number > place)
-            detection = first[rows] + place
+        for place in range(number[group].max()):
+            rows = np.flatnonzero(number[group] > place)
+            detection = first[group][rows] + place
             similar = _similarity(found.joints[detection], truth, persons[rows], sigmas)
             free = (similar >= thresholds) & there[rows] & (~taken[:, :, rows] | crowd[rows])
             # Persons who count come before those who are ignored, however similar.
@@ -167,25 +226,6 @@ def _match(
     return matched, ignored | (~matched & _of_another_size(extent)[:, None])
 
 
-def _images(
-    found: Int64[np.ndarray, " M"], labelled: Int64[np.ndarray, " N"]
-) -> Iterator[tuple[Int64[np.ndarray, "I G"], Int64[np.ndarray, " I"], Int64[np.ndarray, " I"]]]:
-    """Groups of images that have both detections and labels: rows of the labelled persons of each (-1: none), row
-    of its first detection, number of its detections."""
-    by_image = np.argsort(labelled, kind="stable")
-    images, first, number = np.unique(found, return_index=True, return_counts=True)
-    start, end = (np.searchsorted(labelled[by_image], images, side) for side in ("left", "right"))
-    persons = end - start
-    # Images of like numbers of persons stand together, so that little is filled up.
-    waiting = np.argsort(-persons, kind="stable")[: np.count_nonzero(persons)]
-    while waiting.size:
-        most = int(persons[waiting[0]])
-        group, waiting = np.split(waiting, [max(1, _PAIRS // most)])
-        places = np.arange(most)
-        rows = by_image[np.minimum(start[group][:, None] + places, len(by_image) - 1)]
-        yield np.where(places < persons[group][:, None], rows, -1), first[group], number[group]
-
-
 def _similarity(
     joints: Float[np.ndarray, "I K 2"],
     truth: GroundTruth,
@@ -197,9 +237,8 @@ def _similarity(
     predicted, boxes = joints[:, None].astype(np.float64), truth.boxes[persons][:, :, None]
     labelled = truth.visibility[persons] > 0
     unlabelled = np.asarray(~labelled.any(-1, keepdims=True))
-    corner, size = boxes[..., :2], boxes[..., 2:]
-    lower, upper = corner - size, corner + 2 * size
-    outside = np.maximum(lower - predicted, 0) + np.maximum(predicted - upper, 0)
+    corner, size = np.split(boxes, 2, axis=-1)
+    outside = np.abs(predicted - predicted.clip(corner - size, corner + 2 * size))
     offset = np.where(unlabelled[..., None], outside, predicted - truth.joints[persons])
     similar = oks((offset**2).sum(-1), truth.area[persons], sigmas, labelled | unlabelled)
     return np.nan_to_num(similar)

@@ -1,6 +1,8 @@
-"""Percentage of correct keypoints: PCKh (MPII) and PCK (LSP)."""
+"""Percentage of correct keypoints: PCKh (MPII) and PCK (LSP); and where predictions are wrong."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,18 +10,15 @@ from jaxtyping import Bool, Float, Int64, Integer
 
 from pnfs.body import Skeleton
 from pnfs.errors import PnfsError
+from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
-HEAD_SIZE_FACTOR = 0.6
-"""MPII's head size as a share of the head box's diagonal."""
-
-_REFERENCES = {"PCKh": "head size", "PCK": "torso size"}
-"""Score -> what its errors are divided by."""
+CURVE_POINTS = 101  # Thresholds of a curve.
 
 
 def head_size(headbox: Float[np.ndarray, "*N 2 2"]) -> Float[np.ndarray, "*N"]:
     """Reference length of PCKh, in pixels: 0.6 times the diagonal of the head box (two opposite corners)."""
-    return HEAD_SIZE_FACTOR * np.linalg.norm(headbox[..., 1, :] - headbox[..., 0, :], axis=-1)
+    return 0.6 * np.linalg.norm(headbox[..., 1, :] - headbox[..., 0, :], axis=-1)
 
 
 def torso_size(
@@ -96,14 +95,11 @@ def pck_curve(
 
 
 class PCK(PersonMetric):
-    """Share of labelled joints whose error is at most a threshold times the reference length.
+    """Share of labelled joints whose error is at most a threshold times the reference length; nan without any.
 
-    For each threshold t the result holds, in percent, `"<name>@<t>"` and `"<name>@<t>/<group>"`; see `pck_curve`.
-    What HRNet's code and the tables made with it call "Mean@0.1" is the rate at 0.11: the eleventh of its
-    thresholds 0, 0.01, 0.02, ... Ask for both 0.1 and 0.11.
-
-    A joint predicted as nan counts as wrong. Persons whose reference length is nan or not positive
-    are left out. A share of nothing is nan: without input, or for joints that no person has labelled.
+    For each threshold t the result holds, in percent, `"<name>@<t>"` and `"<name>@<t>/<group>"`; see `pck_curve`
+    and `relative_errors`. What HRNet's code and the tables made with it call "Mean@0.1" is the rate at 0.11: the
+    eleventh of its thresholds 0, 0.01, 0.02, ... Ask for both 0.1 and 0.11.
 
     Args:
         joints: Names of the K joints, in the order of the arrays.
@@ -114,7 +110,7 @@ class PCK(PersonMetric):
         **kwargs: See `torchmetrics.Metric`.
 
     Raises:
-        ValueError: A name that is not among `joints`, or a threshold that is not positive.
+        PnfsError: A name that is not among `joints`, or a threshold that is not positive.
     """
 
     columns = ("predicted", "joints_image", "labelled", "reference_length")
@@ -131,33 +127,83 @@ class PCK(PersonMetric):
     ) -> None:
         super().__init__(len(joints), **kwargs)
         for label, names in {**groups, "mean_excludes": mean_excludes}.items():
-            unknown = [joint for joint in names if joint not in joints]
-            if unknown:
+            if unknown := set(names) - set(joints):
                 raise PnfsError(f"{name}: {label} names {unknown}, which are not among {joints}")
         if not thresholds or min(thresholds) <= 0:
             raise PnfsError(f"{name}: thresholds must be positive, not {thresholds}")
-        self.name, self.thresholds = name, tuple(thresholds)
+        self.name, self.thresholds, rows = name, tuple(thresholds), [*joints]
         self.mean_rows = [k for k, joint in enumerate(joints) if joint not in mean_excludes]
-        self.group_rows = {
-            label: [list(joints).index(joint) for joint in names] for label, names in groups.items()
-        }
+        self.group_rows = {label: [*map(rows.index, names)] for label, names in groups.items()}
 
     def score(self, persons: Columns) -> dict[str, float]:
         errors = relative_errors(*(persons[name] for name in self.columns))
         curve = pck_curve(errors, self.thresholds, self.mean_rows, self.group_rows)
-        scores = {}
-        for row, threshold in enumerate(self.thresholds):
-            label = f"{self.name}@{threshold:g}"
-            scores[label] = curve.mean[row]
-            scores |= {f"{label}/{group}": rates[row] for group, rates in curve.groups.items()}
-        return scores
+        columns = {"": curve.mean} | {f"/{label}": rates for label, rates in curve.groups.items()}
+        return {
+            f"{self.name}@{threshold:g}{label}": rates[row]
+            for row, threshold in enumerate(self.thresholds)
+            for label, rates in columns.items()
+        }
 
     def criterion(self) -> Criterion:
         """An error of at most the first threshold."""
         first = self.thresholds[0]
         return Criterion(
             label=f"{self.name}@{first:g}",
-            reference=_REFERENCES.get(self.name, "reference length"),
+            reference={"PCKh": "head size", "PCK": "torso size"}.get(self.name, "reference length"),
             thresholds=np.full(self.joint_count, first),
             mean_rows=tuple(self.mean_rows),
         )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of M labelled persons: see `relative_errors`; COCO's flags; and which persons have a prediction."""
+
+    skeleton: Skeleton
+    relative: Float[np.ndarray, "M K"]
+    visibility: Integer[np.ndarray, "M K"]
+    predicted: Bool[np.ndarray, " M"]
+
+    @cached_property
+    def scored(self) -> Bool[np.ndarray, "M K"]:
+        """Joints that have an error."""
+        return ~np.isnan(self.relative)
+
+    def rates(
+        self, thresholds: float | Float[np.ndarray, " K"], visibility: int | None = None
+    ) -> tuple[Float[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
+        """`joint_rates` of the joints with this visibility flag; None takes all labelled joints."""
+        asked = visibility is None or self.visibility == visibility
+        return joint_rates(np.where(asked, self.relative, np.nan), thresholds)
+
+    def curve(self, criterion: Criterion) -> PCKCurve:
+        """Scores over thresholds from 0 to the criterion's highest."""
+        groups = {label: self.skeleton.indices(n) for label, n in self.skeleton.groups.items()}
+        thresholds = np.linspace(0, float(criterion.thresholds.max()), CURVE_POINTS)
+        return pck_curve(self.relative, thresholds, list(criterion.mean_rows), groups)
+
+    def by_error(self) -> tuple[Int64[np.ndarray, " L"], Float[np.ndarray, " L"]]:
+        """Rows of the predicted, scored persons, best first, and the mean of their joints' errors."""
+        rows = np.flatnonzero(self.scored.any(-1) & self.predicted)
+        errors = np.nanmean(self.relative[rows], axis=-1) if len(rows) else np.zeros(0)
+        order = np.argsort(errors, kind="stable")
+        return rows[order], errors[order]
+
+    def record(self, criterion: Criterion) -> dict[str, Any]:
+        """Rates of every joint, all and by visibility, for `result.json`; None where no label is."""
+        limits = criterion.thresholds.tolist()
+        joints: dict[str, dict[str, Any]] = {
+            joint: {"threshold": round(limit, 4)}
+            for joint, limit in zip(self.skeleton.joints, limits, strict=True)
+        }
+        for kind, flag in {"all": None, **VISIBILITIES}.items():
+            columns = (column.tolist() for column in self.rates(criterion.thresholds, flag))
+            for entry, rate, count in zip(joints.values(), *columns, strict=True):
+                entry[kind] = {"percent": round(rate, 4) if count else None, "labels": count}
+        return {
+            "criterion": criterion.label,
+            "reference_length": criterion.reference,
+            "missed_persons": int((self.scored.any(-1) & ~self.predicted).sum()),
+            "joints": joints,
+        }

@@ -23,16 +23,19 @@ _OF_JOINTS = {"predicted": (2,), "joints_image": (2,), "scores": (), "labelled":
 
 @dataclass(frozen=True)
 class Criterion:
-    """When a joint counts as right, by the rule of a metric."""
+    """When a joint counts as right, by the rule of a metric.
+
+    Attributes:
+        label: "PCKh@0.5", …
+        reference: Name of the reference length, which errors are divided by.
+        thresholds: The largest error at which each joint is right, as a share of the reference length.
+        mean_rows: Joints that count in the mean over all.
+    """
 
     label: str
-    """"PCKh@0.5", …"""
     reference: str
-    """Name of the reference length, which errors are divided by."""
     thresholds: Float[np.ndarray, " K"]
-    """The largest error at which each joint is right, as a share of the reference length."""
     mean_rows: tuple[int, ...]
-    """Joints that count in the mean over all."""
 
 
 class PersonMetric(Metric):
@@ -66,15 +69,12 @@ class PersonMetric(Metric):
         return None
 
     def update(self, *, sample_index: Int64[Tensor, " B"], **batch: Tensor) -> None:
-        """Add a batch; arguments that are not in `columns` are ignored.
+        """Add a batch; what is not in `columns` is ignored, and of several rows of one person the first counts.
 
-        Args:
-            sample_index: Which person each row is; of several rows of one person the first counts.
-            **batch: `predicted`, (B, K, 2), x, y in image pixels; `scores`, (B, K), of the joints;
-                and the entries of the batch (`pnfs.data.crops.PoseBatch`).
+        `predicted`, (B, K, 2), are in image pixels, `scores` (B, K) the joints'; others as in `PoseBatch`.
 
         Raises:
-            ValueError: A column is missing, or has another number of joints or persons.
+            PnfsError: A column is missing, or has another number of joints or persons.
         """
         kept = {"sample_index": sample_index}
         for name in self.columns:
@@ -82,10 +82,8 @@ class PersonMetric(Metric):
                 raise PnfsError(f"{type(self).__name__} needs the column {name}")
             values = kept[name] = batch[name].detach()
             if values.shape != self._shape(name, len(sample_index), values.shape[1:]):
-                raise PnfsError(
-                    f"{type(self).__name__} of {self.joint_count} joints: {name} has shape "
-                    f"{tuple(values.shape)}, sample_index names {len(sample_index)} persons"
-                )
+                what = f"{len(sample_index)} persons of {self.joint_count} joints"
+                raise PnfsError(f"{name} has shape {tuple(values.shape)}, not that of {what}")
         for name, values in kept.items():
             # NumPy has no bfloat16.
             half = values.dtype in (torch.float16, torch.bfloat16)
@@ -105,14 +103,10 @@ class PersonMetric(Metric):
             return {"sample_index": np.zeros(0, np.int64), **empty}
         names = ("sample_index", *self.columns)
         table = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in names}
-        first = first_rows(table["sample_index"])
+        # A distributed sampler gives some persons to two processes.
+        first = np.unique(table["sample_index"], return_index=True)[1]
         return {name: values[first] for name, values in table.items()}
 
     def _shape(self, name: str, persons: int, other: tuple[int, ...]) -> tuple[int, ...]:
         tail = (self.joint_count, *_OF_JOINTS[name]) if name in _OF_JOINTS else other
         return (persons, *tail)
-
-
-def first_rows(sample_index: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
-    """Row at which each sample occurs first: a distributed sampler gives some to two processes."""
-    return np.unique(sample_index, return_index=True)[1]

@@ -3,7 +3,8 @@
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,30 +14,22 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from pnfs.codec.decode import decode
-from pnfs.export.metadata import ExportError, ModelMetadata
-from pnfs.export.runtimes import OnnxRuntime, library
+from pnfs.codec.codec import decode
+from pnfs.export.runtimes import ExportError, OnnxRuntime, library
 from pnfs.models.network import PoseNetwork
 
 # Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
 _OPERATORS = ["Conv", "Clip", "Relu"]
-
-BATCH = 8
-"""Crops that go through the network at once."""
-
-GROUPS = 12
-"""Convolutions that follow each other are tried, and left in float32, in this many groups."""
+BATCH = 8  # Crops that go through the network at once.
+GROUPS = 12  # Neighbouring convolutions are tried, and left in float32, in so many groups.
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Crops, as the network sees them in training, to choose 8-bit ranges by and to check the result on.
+    """Crops, as the network sees them in training: those that 8-bit ranges are measured on, and others as a check.
 
-    Attributes:
-        crops: What the ranges are measured on.
-        held_out: Others, which the finished file is checked on.
-        max_moved: Share of the joints that may move by more than a heatmap pixel; groups of layers stay in
-            float32 until no more do on `crops`.
+    `max_moved` is the share of the joints that may move by more than a heatmap pixel; groups of layers stay in
+    float32 until no more do on `crops`.
     """
 
     crops: UInt8[np.ndarray, "N h w 3"]
@@ -71,32 +64,28 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
     graph = library("onnx", extra="onnx").load(path).graph
     ends = _ends(graph)
     inner = [n.name for n in graph.node if n.op_type == "Conv" and n.name not in ends]
-    groups = [list(map(str, g)) for g in np.array_split(inner, GROUPS) if len(g)]
+    groups = [g.tolist() for g in np.array_split(inner, GROUPS) if len(g)]
     exact_at, exact = answers(OnnxRuntime(path), calibration.crops)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
 
-        def harm_without(in_float: Sequence[Sequence[str]]) -> tuple[float, float]:
+        def harm(in_float: Sequence[Sequence[str]]) -> tuple[float, float]:
             """Share of the joints that move, and the scores' mean squared difference."""
-            excluded = [*ends, *(name for group in in_float for name in group)]
-            _quantise(path, target, calibration.crops, excluded)
+            _quantise(path, target, calibration.crops, [*ends, *chain(*in_float)])
             found_at, found = answers(OnnxRuntime(target), calibration.crops)
             return moved_share(found_at, exact_at), float(np.square(found - exact).mean())
 
         left_out: list[list[str]] = []
-        moved, worst_first = harm_without(left_out)[0], groups
-        if moved > calibration.max_moved:
+        if (moved := harm(left_out)[0]) > calibration.max_moved:
             # By the scores, which all change a little: by itself a group moves few joints or none.
-            alone = [harm_without([g for g in groups if g is not group])[1] for group in groups]
-            worst_first = [groups[n] for n in np.argsort(-np.array(alone), kind="stable")]
+            alone = {n: harm([*groups[:n], *groups[n + 1 :]])[1] for n in range(len(groups))}
+            groups = [groups[n] for n in sorted(alone, key=lambda n: -alone[n])]
         while moved > calibration.max_moved:
-            left_out = worst_first[: len(left_out) + 1]
+            left_out = groups[: len(left_out) + 1]
             if len(left_out) == len(groups):
-                raise ExportError(
-                    "precision=int8: whatever part of the network is in 8-bit integers, too many joints move; "
-                    "raise int8.max_moved, or export with precision=f32"
-                )
-            moved = harm_without(left_out)[0]
+                remedy = "raise int8.max_moved, or export with precision=f32"
+                raise ExportError(f"precision=int8: even in part it moves joints; {remedy}")
+            moved = harm(left_out)[0]
         path.write_bytes(target.read_bytes())
     return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
 
@@ -116,8 +105,7 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
     if not moved <= 2 * calibration.max_moved:
         raise ExportError(
             f"{path}: 8-bit integers move {moved:.1%} of the joints by more than a pixel on crops that the file "
-            f"was not calibrated on, more than {2 * calibration.max_moved:.1%}; the file was not kept; calibrate "
-            "on more crops (int8.crops)"
+            f"was not calibrated on; the file was not kept; calibrate on more crops (int8.crops)"
         )
     return moved
 
@@ -136,17 +124,12 @@ def answers(
 ) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N ..."]]:
     """Joints of crops (x, y in heatmap pixels); and the heatmaps, or the joints' scores."""
     height, width = (side // run.metadata.stride for side in run.metadata.input_size)
-    stride = run.metadata.codec.stride((height, width))
-    at, scores = [], []
-    for n in range(0, len(crops), BATCH):
-        found = run(crops[n : n + BATCH])
-        if isinstance(found, tuple):
-            at.append(found[0] / np.array(stride))
-            scores.append(found[1])
-        else:
-            at.append(decode(torch.from_numpy(found), "argmax")[0].numpy())
-            scores.append(found)
-    return np.concatenate(at), np.concatenate(scores)
+    found = [run(crops[n : n + BATCH]) for n in range(0, len(crops), BATCH)]
+    if run.metadata.outputs == "joints":
+        joints, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+        return joints / np.array(run.metadata.codec.stride((height, width))), scores
+    maps = np.concatenate(found)
+    return decode(torch.from_numpy(maps), "argmax")[0].numpy(), maps
 
 
 def moved_share(found: Float[np.ndarray, "N K 2"], expected: Float[np.ndarray, "N K 2"]) -> float:
@@ -156,24 +139,21 @@ def moved_share(found: Float[np.ndarray, "N K 2"], expected: Float[np.ndarray, "
 
 def _ends(graph: Any) -> list[str]:
     """The convolutions that no convolution comes before, or none after."""
-    # Output of a node -> the convolutions before it that no other one lies behind.
+    # Output of a node -> the nearest convolutions before it; convolution -> those before it.
     nearest: dict[str, set[str]] = {}
-    all_of_them, first, followed = [], set(), set()
-    # Nodes come after what they read.
-    for node in graph.node:
+    inputs: dict[str, set[str]] = {}
+    for node in graph.node:  # Nodes come after what they read.
         before = set().union(*(nearest.get(name, set()) for name in node.input))
         if node.op_type == "Conv":
-            all_of_them.append(node.name)
-            first |= set() if before else {node.name}
-            followed |= before
-            before = {node.name}
+            inputs[node.name], before = before, {node.name}
         nearest |= dict.fromkeys(node.output, before)
-    return [name for name in all_of_them if name in first or name not in followed]
+    followed = set().union(*inputs.values())
+    return [name for name, before in inputs.items() if not before or name not in followed]
 
 
 def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[str]) -> None:
     onnx, ort = (library(name, "onnx") for name in ("onnx", "onnxruntime.quantization"))
-    batches = iter([{"images": crops[n : n + BATCH]} for n in range(0, len(crops), BATCH)])
+    batches = ({"images": crops[n : n + BATCH]} for n in range(0, len(crops), BATCH))
     # Has what is called of a CalibrationDataReader.
     reader: Any = SimpleNamespace(get_next=lambda: next(batches, None))
     # Advice on preparing models, which ours need not, is kept from the user.
@@ -196,6 +176,5 @@ def _quantise(path: Path, target: Path, crops: np.ndarray, excluded: Sequence[st
         logging.disable(logging.NOTSET)
     model = onnx.load(target)
     properties = {p.key: p.value for p in model.metadata_props}
-    metadata = replace(ModelMetadata.from_properties(properties, path), precision="int8")
-    onnx.helper.set_model_props(model, properties | metadata.to_properties())
+    onnx.helper.set_model_props(model, properties | {"pnfs.precision": '"int8"'})
     onnx.save(model, target)

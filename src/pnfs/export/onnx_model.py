@@ -1,14 +1,13 @@
 """Export to ONNX: images in, heatmaps or joints out, checked against PyTorch."""
 
-import contextlib
 import copy
 import io
 import logging
 import math
 import warnings
-from dataclasses import dataclass, replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +16,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pnfs.codec import Codec
-from pnfs.codec.decode import REACHES
+from pnfs.codec.codec import REACHES
 from pnfs.export.int8 import Calibration, Convolutions, answers, check_moved, maps_of, quantise
-from pnfs.export.metadata import CODEC_FIELDS, ExportError, ModelMetadata, Outputs
-from pnfs.export.runtimes import OnnxRuntime, library
+from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, Outputs, library
 from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
 
 OPSET = 20
-"""ONNX operator set of exported files."""
-
 TOLERANCE = 1e-3
 """Largest difference of a score from PyTorch's that an export may have; times the largest score where scalar
 scores, which nothing squashes, go beyond 1."""
@@ -53,7 +49,7 @@ class ExportReport:
 
     Attributes:
         differences: Batch size -> largest difference of a score from PyTorch's, in float32.
-        convolutions: How many are in 8-bit integers; None for a file in float32.
+        convolutions: How many there are, and in float32; None for a file in float32.
         moved: Share of the joints that the 8-bit integers move by more than a heatmap pixel.
     """
 
@@ -86,10 +82,8 @@ def export_onnx(
         network: The trained network; left as it is.
         path: File to write.
         input_size: (height, width) of the images.
-        outputs: What the file returns.
+        outputs, padding, checkpoint: See `ModelMetadata`.
         codec: How the network was trained to be read; None for the paper's way.
-        padding: Factor on person boxes, for those who run the file.
-        checkpoint: SHA-256 of the checkpoint, to be written into the file.
         fused: Whether the network is fused first; see `pnfs.models.fuse`.
         int8: Crops to put most convolutions into 8-bit integers by; None writes all in float32.
 
@@ -101,20 +95,12 @@ def export_onnx(
     if any(side % 32 or side < 32 for side in input_size):
         raise ExportError(f"input height and width must divide by 32, got {input_size}")
     skeleton, codec = network.parts.skeleton, codec or Codec()
-    read: dict[str, Any] = {name: getattr(codec, name) for name in CODEC_FIELDS}
-    metadata = ModelMetadata(
-        input_size=input_size,
-        stride=network.stride,
-        skeleton=skeleton.name,
-        joints=skeleton.joints,
-        limbs=skeleton.limbs,
-        flip_pairs=skeleton.flip_pairs,
-        outputs=outputs,
-        padding=padding,
-        checkpoint=checkpoint,
-        parts=tuple((name, tuple(joints)) for name, joints in network.parts.parts.items()),
-        **read,
-    )
+    told = vars(skeleton) | vars(codec) | {"skeleton": skeleton.name, "stride": network.stride}
+    told |= {"input_size": input_size, "outputs": outputs, "padding": padding}
+    told["parts"] = tuple((name, tuple(of)) for name, of in network.parts.parts.items())
+    known = {field.name for field in fields(ModelMetadata)}
+    told = {name: value for name, value in told.items() if name in known}
+    metadata = ModelMetadata(**told, checkpoint=checkpoint)
     whole = fuse(network) if fused else copy.deepcopy(network)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(_Exported(whole, codec if outputs == "joints" else None).eval(), path, metadata)
@@ -137,27 +123,18 @@ def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:
     # Two images, since the exporter takes a dimension of 1 for a constant.
     example = torch.zeros(2, *metadata.input_size, 3, dtype=torch.uint8)
     # The exporter's notes on its own optimisations are kept from the user.
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            torch.no_grad(),
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            program = torch.onnx.export(
-                model.cpu(),
-                (example,),
-                dynamo=True,
-                input_names=["images"],
-                output_names=["maps"] if metadata.outputs == "maps" else ["joints", "scores"],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-                opset_version=OPSET,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
+        program = torch.onnx.export(
+            model.cpu(),
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["maps"] if metadata.outputs == "maps" else ["joints", "scores"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update(metadata.to_properties())
     program.save(path)
@@ -184,10 +161,8 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
         differences[batch] = float((scores - expected).abs().max())
         # Not the other way round: NaN is no success.
         if not differences[batch] <= _allowed(maps):
-            raise ExportError(
-                f"{path}: the exported model's scores differ from PyTorch's by {differences[batch]:.1e} at batch "
-                f"{batch}, more than {_allowed(maps):.1e}; the file was not kept"
-            )
+            text = f"scores differ from PyTorch's by {differences[batch]:.1e} at batch {batch}"
+            raise ExportError(f"{path}: {text}, more than {_allowed(maps):.1e}; it was not kept")
     return differences
 
 
@@ -212,6 +187,4 @@ def check_peaks(
     highest, allowed = maps.amax((2, 3)), _allowed(maps)
     # Without a positive score there is no peak: the location is (0, 0), wherever the maximum lies.
     if not bool(((nearby >= highest - allowed) | (highest <= allowed)).all()):
-        raise ExportError(
-            f"{path}: the exported model places joints where PyTorch's heatmaps have no peak; it was not kept"
-        )
+        raise ExportError(f"{path}: joints lie where PyTorch's maps have no peak; it was not kept")

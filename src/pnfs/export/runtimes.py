@@ -1,31 +1,100 @@
-"""Exported models behind one call: images in, heatmaps or joints out."""
+"""Exported files: what one says about itself, and the runtimes, images in, heatmaps or joints out."""
 
 import importlib
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from pydantic import TypeAdapter, ValidationError
 
-from pnfs.export.metadata import ExportError, ModelMetadata
+from pnfs.codec import Codec
+from pnfs.errors import PnfsError
 
 Maps = Float[np.ndarray, "B K h/4 w/4"]
 Joints = tuple[Float[np.ndarray, "B K 2"], Float[np.ndarray, "B K"]]
 Images = UInt8[np.ndarray, "B h w 3"]
 
-Precision = Literal["f32", "bf16"]
-"""What OpenVINO computes a float32 file in: float32, or bfloat16 where the processor has it."""
+Precision = Literal["f32", "bf16"]  # What OpenVINO computes a float32 file in.
+Outputs = Literal["maps", "joints"]  # Heatmaps, or joints and their scores.
+FilePrecision = Literal["f32", "int8"]  # All of a file, or most of its convolutions.
+
+# Properties that earlier files lack; the defaults hold for them.
+_ADDED_LATER = ("precision", "parts")
+
+
+class ExportError(PnfsError):
+    """A model that cannot be exported, or an exported file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """Properties of an exported model, written into the file under keys that begin with "pnfs.".
+
+    Attributes:
+        input_size: (height, width) of the images.
+        stride: Image pixels for each pixel of a heatmap.
+        skeleton, joints, limbs, flip_pairs: The skeleton's name and fields; joints in the order of the outputs.
+        outputs: What the model returns.
+        decode_method, sigma, unbiased, flip_shift: Fields of the `Codec`.
+        padding: Factor on the sides of a person's box, as in training.
+        checkpoint: SHA-256 of the checkpoint's file; "" without one.
+        precision: What the file computes in.
+        parts: Names of the parts, each with its joints; none in older files.
+    """
+
+    input_size: tuple[int, int]
+    stride: int
+    skeleton: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[str, str], ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    outputs: Outputs
+    decode_method: str = "quarter"
+    sigma: float = 2.0
+    unbiased: bool = False
+    flip_shift: int = 1
+    padding: float = 1.25
+    checkpoint: str = ""
+    precision: FilePrecision = "f32"
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def codec(self) -> Codec:
+        """How heatmaps are read and crops measured."""
+        names = (field.name for field in fields(Codec) if hasattr(self, field.name))
+        return Codec(**{name: getattr(self, name) for name in names})
+
+    def to_properties(self) -> dict[str, str]:
+        """Key -> JSON text."""
+        return {f"pnfs.{k}": json.dumps(v, allow_nan=False) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str], where: object) -> "ModelMetadata":
+        """The inverse of `to_properties`, for the file `where`; other properties are left aside.
+
+        Raises:
+            ExportError: Something is missing or damaged; names the property.
+        """
+        values, name = {}, ""
+        try:
+            for name in (field.name for field in fields(cls)):
+                if f"pnfs.{name}" in properties or name not in _ADDED_LATER:
+                    values[name] = json.loads(properties[f"pnfs.{name}"])
+            return TypeAdapter(cls).validate_python(values)
+        except (KeyError, json.JSONDecodeError, ValidationError) as error:
+            key = error.errors()[0]["loc"][0] if isinstance(error, ValidationError) else name
+            text = f"its property pnfs.{key} is missing, damaged, or of another version"
+            raise ExportError(f"{where}: {text}; run `pnfs export` again") from None
 
 
 class Runtime:
-    """An exported model that can be called, on the CPU.
-
-    Args:
-        path: File that `pnfs export` wrote.
-        threads: Threads to compute with; None for one a core.
+    """A model that `pnfs export` wrote, to be called on the CPU with so many threads; None for one a core.
 
     Attributes:
         metadata: What the file says about itself.
@@ -53,9 +122,8 @@ class Runtime:
         """
         wanted = (*self.metadata.input_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
-            raise ExportError(
-                f"images must be uint8 (B, {wanted[0]}, {wanted[1]}, 3), got {images.dtype} {images.shape}"
-            )
+            got = f"{images.dtype} {images.shape}"
+            raise ExportError(f"images must be uint8 (B, {', '.join(map(str, wanted))}), got {got}")
         outputs = self._run(images)
         return outputs[0] if len(outputs) == 1 else (outputs[0], outputs[1])
 
@@ -88,11 +156,8 @@ class OpenVinoRuntime(Runtime):
     """An exported model in OpenVINO; see `Runtime`.
 
     Shapes are fixed when a batch size is first seen, since a model of fixed shape runs faster. `precision` is for
-    files that were exported in float32; None is f32, also where the processor has a faster, coarser type that
-    OpenVINO would take by itself.
-
-    Raises:
-        ExportError: As `Runtime`, or there is no such precision on this processor or for this file.
+    files that were exported in float32 (else ExportError, as without such a processor); None is f32, also where
+    the processor has a faster, coarser type that OpenVINO would take by itself.
     """
 
     def __init__(
@@ -119,7 +184,7 @@ class OpenVinoRuntime(Runtime):
         if precision == "bf16" and "BF16" not in able:
             raise ExportError("precision=bf16: this processor does not have it; take precision=f32")
         chosen = precision or "f32"
-        self.precision = chosen if self.metadata.precision == "f32" else self.metadata.precision
+        self.precision = "int8" if self.metadata.precision == "int8" else chosen
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": chosen}
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
@@ -152,9 +217,8 @@ def library(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ExportError(
-            f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
-        ) from error
+        text = f"the package {name} is not installed: pip install 'pnfs[{extra}]' ({error})"
+        raise ExportError(text) from error
     finally:
         if hidden:
             del sys.modules[telemetry]

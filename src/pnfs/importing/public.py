@@ -11,7 +11,7 @@ from torch import Tensor
 from pnfs.body import Skeleton
 from pnfs.errors import PnfsError
 from pnfs.models import PoseNetwork
-from pnfs.models.weights import load_strictly
+from pnfs.models.backbones import load_strictly
 
 PublicKind = Literal["hrnet", "simple_baseline"]
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError
-from pnfs.evaluation.oks import oks_nms, similarity_sigmas
+from pnfs.evaluation.coco_eval import oks_nms, similarity_sigmas
 
 
 class ImageWithBoxes:

@@ -18,7 +18,7 @@ from pnfs.codec import Codec, to_image
 from pnfs.data.crops import PoseBatch
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.errors import PnfsError
-from pnfs.evaluation.oks import mean_joint_score
+from pnfs.evaluation.coco_eval import mean_joint_score
 from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
 from pnfs.inference.runtime import Runtime, TorchRuntime
 

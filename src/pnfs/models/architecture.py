@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -24,10 +25,9 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 def _read_logit(value: Any) -> float:
     if value in ("inf", "-inf"):
         return float(value)
-    largest = float(np.finfo(np.float32).max)
-    # Compared before the conversion, which would overflow. NaN fails both comparisons.
+    # Compared before the conversion, which would overflow. NaN fails the comparison.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and -largest <= value <= largest:
+    if is_number and abs(value) <= np.finfo(np.float32).max.item():
         return float(np.float32(value))
     raise PnfsError('need a float32 number, "inf" or "-inf"')
 
@@ -38,9 +38,7 @@ def _write_logit(logit: float) -> float | str:
 
 Logit = Annotated[float, BeforeValidator(_read_logit), PlainSerializer(_write_logit)]
 """The value of a float32; in JSON the shortest decimal that is that float32, "inf" or "-inf"."""
-
 Table = tuple[tuple[Logit, ...], ...]
-"""Rows of logits."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +87,15 @@ class FabricArchitecture(Theta):
             if self.last_layer - self.first_layer >= len(part.beta) or self.layers > 10**6:
                 raise PnfsError(f"{name}/beta must have a row for each cell")
             tables = len(self.cells) if self.alpha_per_cell else 1
-            shapes = {"alpha": (tables, self.edges, len(self.operations)), "beta": self.beta_shape}
+            shapes = {"alpha": (tables, *self.alpha_shape[-2:]), "beta": self.beta_shape}
             for table, shape in shapes.items():
                 try:
-                    values = np.array(getattr(part, table), np.float64)
-                except ValueError:
-                    values = np.empty(0)  # Rows of different lengths.
-                if values.shape != shape:
-                    raise PnfsError(f"{name}/{table} must have shape {shape}")
-                if np.isnan(values).any():
-                    raise PnfsError(f"{name}/{table} holds NaN: that is no architecture")
+                    values = np.array(getattr(part, table))
+                    sound = values.shape == shape and not np.isnan(values).any()
+                except ValueError:  # Rows of different lengths.
+                    sound = False
+                if not sound:
+                    raise PnfsError(f"{name}/{table} must have shape {shape}, and no NaN")
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -133,14 +130,10 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
     """
     described: dict[str, FabricArchitecture] = {}
     for where, fabrics in _fabrics(network).items():
-        parts = {}
+        parts, table = {}, fabrics.theta.alpha_shape[-2:]
         for part in fabrics.part_names:
-            alpha = (
-                fabrics.alpha[part] if fabrics.theta.alpha_per_cell else fabrics.alpha[part][None]
-            )
-            logits = (
-                nested_tuple(x.detach().float().tolist()) for x in (alpha, fabrics.beta[part])
-            )
+            found = fabrics.alpha[part].reshape(-1, *table), fabrics.beta[part]
+            logits = (tuples(x.detach().float().tolist()) for x in found)
             joints = network.parts.parts[part] if where == "subnetworks" else ()
             parts[part] = PartArchitecture(tuple(joints), *logits)
         described[where] = FabricArchitecture(**asdict(fabrics.theta), parts=parts)
@@ -148,9 +141,9 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
     return Architecture(skeleton, described["subnetworks"], described.get("backbone"))
 
 
-def nested_tuple(values: Any) -> Any:
+def tuples(values: Any) -> Any:
     """Lists of lists as tuples of tuples."""
-    return tuple(map(nested_tuple, values)) if isinstance(values, list) else values
+    return tuple(map(tuples, values)) if isinstance(values, list) else values
 
 
 def _fabrics(network: PoseFabricNetwork) -> dict[str, NeuralFabrics]:
@@ -162,37 +155,39 @@ def _fabrics(network: PoseFabricNetwork) -> dict[str, NeuralFabrics]:
 def load_architecture(network: PoseFabricNetwork, architecture: Architecture) -> None:
     """Copies alpha and beta into the network; nothing is changed where something does not fit.
 
-    Parts and operations are matched by name, so their order may differ. Channels, the joints of a
-    part and L may differ too, as long as the cells are wired alike.
+    Parts and operations are matched by name. Channels, a part's joints and L may differ too, as long as the cells
+    are wired alike.
 
     Raises:
         PnfsError: A fabric, a part, an operation, a table's shape or a cell's wiring differs; names it.
     """
     mine, theirs = _fabrics(network), architecture.fabrics
-    _check_equal("the fabrics", sorted(mine), sorted(theirs))
+    if set(mine) != set(theirs):
+        raise PnfsError(f"fabrics: {[*mine]} in the network, {[*theirs]} in the architecture")
     for where, fabrics in mine.items():
-        ours, found = fabrics.theta, theirs[where]
-        _check_equal(f"the parts of {where}", sorted(fabrics.part_names), sorted(found.parts))
-        _check_equal(f"operations of {where}", sorted(ours.operations), sorted(found.operations))
-        _check_equal(f"alpha's shape in {where}", ours.alpha_shape, found.alpha_shape)
-        _check_equal(f"beta's shape in {where}", ours.beta_shape, found.beta_shape)
-        for cell, other in zip(ours.cells, found.cells, strict=True):
-            wiring = ([(c.source, c.transform) for c in x.connections] for x in (cell, other))
-            _check_equal(f"inputs of {cell.name} in {where}", *wiring)
-            _check_equal(f"the scale of {cell.name} in {where}", cell.scale, other.scale)
+        forms = _form(fabrics.theta, fabrics.part_names), _form(theirs[where], theirs[where].parts)
+        for what, here in forms[0].items():
+            if here != (there := forms[1][what]):
+                text = f"{here} in the network, {there} in the architecture"
+                raise PnfsError(f"{what} of {where}: {text}")
     with torch.no_grad():
         for where, fabrics in mine.items():
             found = theirs[where]
             columns = [found.operations.index(name) for name in fabrics.theta.operations]
             for name, part in found.parts.items():
                 alpha = torch.tensor(part.alpha)[..., columns]
-                fabrics.alpha[name].copy_(alpha if fabrics.theta.alpha_per_cell else alpha[0])
+                fabrics.alpha[name].copy_(alpha.reshape(fabrics.alpha[name].shape))
                 fabrics.beta[name].copy_(torch.tensor(part.beta))
 
 
-def _check_equal(what: str, here: object, there: object) -> None:
-    if here != there:
-        raise PnfsError(f"{what}: {here} in the network, {there} in the architecture")
+def _form(theta: Theta, parts: Iterable[str]) -> dict[str, Any]:
+    """What two fabrics have in common whose alpha and beta mean the same."""
+    return {
+        "parts": sorted(parts),
+        "operations": sorted(theta.operations),
+        "shape of alpha": theta.alpha_shape,
+        "cells": [(c.scale, [(x.source, x.transform) for x in c.connections]) for c in theta.cells],
+    }
 
 
 def mixing_statistics(architecture: Architecture) -> dict[str, float]:
@@ -205,16 +200,14 @@ def mixing_statistics(architecture: Architecture) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for fabric in architecture.fabrics.values():
-        for name, part in fabric.parts.items():
-            for table, weights, columns in (
-                ("alpha", part.alpha_weights, fabric.operations),
-                ("beta", part.beta_weights, NEIGHBOURS),
-            ):
+        for part, logits in fabric.parts.items():
+            alpha = ("alpha", fabric.operations, logits.alpha_weights)
+            for name, columns, weights in (alpha, ("beta", NEIGHBOURS, logits.beta_weights)):
                 rows = weights.reshape(-1, len(columns))
-                found[f"{name}/{table}_entropy"] = float(entr(rows).sum(-1).mean())
-                found[f"{name}/{table}_travel"] = float(np.abs(rows - 1 / len(columns)).max())
-                for column, weight in zip(columns, rows.mean(0).tolist(), strict=True):
-                    found[f"{name}/{table}/{column}"] = weight
+                found[f"{part}/{name}_entropy"] = float(entr(rows).sum(-1).mean())
+                found[f"{part}/{name}_travel"] = float(np.abs(rows - 1 / len(columns)).max())
+                means = zip(columns, rows.mean(0).tolist(), strict=True)
+                found |= {f"{part}/{name}/{column}": mean for column, mean in means}
     return found
 
 
@@ -241,6 +234,5 @@ def architecture_from_json(text: str) -> Architecture:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole text"
-        raise PnfsError(
-            f"architecture: {place}: {first['msg']}, found {str(first['input'])[:40]}"
-        ) from None
+        found = f"{first['msg']}, found {str(first['input'])[:40]}"
+        raise PnfsError(f"architecture: {place}: {found}") from None

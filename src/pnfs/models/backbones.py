@@ -1,11 +1,13 @@
-"""Backbones: images to feature pyramids at 1/4, 1/8, 1/16 and 1/32."""
+"""Backbones, images to feature pyramids at 1/4, 1/8, 1/16 and 1/32; and state dicts, loaded strictly."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -14,7 +16,6 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from pnfs.errors import PnfsError
 from pnfs.models.fabric import NeuralFabrics
-from pnfs.models.weights import load_weights
 from pnfs.models.wiring import SCALES
 
 Pyramid = list[Float[Tensor, "B C_s h_s w_s"]]
@@ -56,8 +57,7 @@ class TorchvisionBackbone(GraphModule, Backbone):
         # The maps themselves, in place of a dictionary of them.
         output.args = (list(output.args[0].values()),)
         super().__init__(extractor, graph)
-        download = partial(imagenet.get_state_dict, progress=True)
-        load_weights(self, weights, download, type(network).__name__, unused)
+        load_weights(self, weights, imagenet.get_state_dict, type(network).__name__, unused)
 
 
 class MobileNetV2(TorchvisionBackbone):
@@ -82,17 +82,12 @@ class ResNet(TorchvisionBackbone):
     channels = (256, 512, 1024, 2048)
 
     def __init__(self, depth: Literal[50, 101, 152] = 50, weights: str = "imagenet") -> None:
-        # The first weights of each: those that the public pose networks start from.
-        known = {
-            50: (models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1),
-            101: (models.resnet101, models.ResNet101_Weights.IMAGENET1K_V1),
-            152: (models.resnet152, models.ResNet152_Weights.IMAGENET1K_V1),
-        }
-        if depth not in known:
+        if depth not in (50, 101, 152):
             raise PnfsError(f"backbone.depth={depth}: there are ResNets of depth 50, 101, 152")
-        build, imagenet = known[depth]
-        layers = [f"layer{stage}" for stage in (1, 2, 3, 4)]
-        super().__init__(build(), layers, weights, imagenet, ("fc.",))
+        name, layers = f"resnet{depth}", [f"layer{stage}" for stage in (1, 2, 3, 4)]
+        # The first weights of each: those that the public pose networks start from.
+        imagenet = models.get_model_weights(name)["IMAGENET1K_V1"]
+        super().__init__(models.get_model(name), layers, weights, imagenet, ("fc.",))
 
 
 class TimmBackbone(Backbone):
@@ -105,10 +100,8 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, weights: str = "imagenet") -> None:
         super().__init__()
         if not timm.is_model(name):
-            similar = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8])
-            raise PnfsError(
-                f"backbone.name={name}: timm has no such model; similar ones: {similar}"
-            )
+            similar = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+            raise PnfsError(f"backbone.name={name}: timm has no such model; similar: {similar}")
         try:
             self.network: nn.Module = timm.create_model(name, features_only=True)
             info: Any = self.network.feature_info
@@ -116,9 +109,7 @@ class TimmBackbone(Backbone):
         except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError) as error:
             raise PnfsError(f"backbone.name={name}: timm gives no maps of it ({error})") from error
         if not set(SCALES) <= set(scales):
-            raise PnfsError(
-                f"backbone.name={name} has maps at strides {scales}; a backbone needs 4, 8, 16 and 32"
-            )
+            raise PnfsError(f"backbone.name={name}: strides {scales}; a backbone needs {SCALES}")
         # The last of each scale.
         self.levels = [len(scales) - 1 - scales[::-1].index(scale) for scale in SCALES]
         self.channels = tuple(info.channels()[level] for level in self.levels)
@@ -140,11 +131,10 @@ class HRNet(Backbone):
     """Parallel branches at 1/4 to 1/32, of W, 2W, 4W and 8W channels (timm's network; K. Sun et al., 1902.09212).
 
     Args:
-        width: W, 32 or 48.
+        width: W.
         last_stage: 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth
             branch (Table V, ours-a and ours-b); 4 is the whole network.
-        finest_only: Make the map at 1/4 alone, as the pose network does; without the layers
-            that lead to the coarser ones. Needs stage 4.
+        finest_only: Make the map at 1/4 of stage 4 alone, as the pose network does.
         weights: See `Backbone`.
     """
 
@@ -158,10 +148,8 @@ class HRNet(Backbone):
         super().__init__()
         if width not in (32, 48):
             raise PnfsError(f"backbone.width={width}: there are HRNets of width 32 and 48")
-        if last_stage not in (3, 4):
-            raise PnfsError(f"backbone.last_stage must be 3 or 4, got {last_stage}")
-        if finest_only and last_stage != 4:
-            raise PnfsError("backbone.finest_only needs backbone.last_stage=4")
+        if last_stage not in ((4,) if finest_only else (3, 4)):
+            raise PnfsError("backbone.last_stage must be 3 or 4; finest_only needs last_stage=4")
         name = f"hrnet_w{width}"
         self.network: Any = timm.create_model(name, features_only=True, feature_location="")
         unused = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
@@ -221,10 +209,8 @@ class FabricBackbone(Backbone):
             raise PnfsError(f"backbone.weights={weights}: a fabric backbone has none; use none")
         theta = fabrics.theta
         if theta.output_scales != SCALES:
-            raise PnfsError(
-                f"layer {theta.last_layer} of {theta.layers} has only the scales {theta.output_scales}; a "
-                f"backbone needs {SCALES}: keep 3 first_layers or more, and leave 3 or more in `layers`"
-            )
+            last = f"layer {theta.last_layer} of {theta.layers} has scales {theta.output_scales}"
+            raise PnfsError(f"{last}: keep 3 first_layers or more, and leave 3 or more in `layers`")
         self.stem, self.fabrics = stem, fabrics
         self.channels = tuple(theta.channels * scale for scale in SCALES)
 
@@ -232,3 +218,86 @@ class FabricBackbone(Backbone):
         outputs = self.fabrics({SCALES[0]: self.stem(images)})
         # A derived backbone lacks the scales that no part reads.
         return [outputs[s] if s in outputs else images.new_empty(0) for s in SCALES]
+
+
+def load_weights(
+    module: nn.Module,
+    weights: str,
+    download: Callable[[], Mapping[str, Tensor]],
+    name: str,
+    unused: tuple[str, ...] = (),
+) -> None:
+    """Loads what `backbone.weights` means: "imagenet" (`download()`), "none", or the path of a state dict.
+
+    Raises:
+        PnfsError: The weights of `name` cannot be had or do not fit; says what to do.
+    """
+    if weights == "none":
+        return
+    if weights == "imagenet":
+        try:
+            state = download()
+        except Exception as error:  # As many kinds as there are libraries that download.
+            remedy = "name a file of them as backbone.weights, or train with backbone.weights=none"
+            raise PnfsError(f"{name} could not be downloaded ({error}); {remedy}") from error
+    else:
+        state = read_file(weights)
+    load_strictly(module, state, unused, f"backbone.weights: weights {weights} of {name}")
+
+
+def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
+    """The state dict in a file that the configuration's `key` names, read as plain data.
+
+    A training checkpoint will do that holds one under a key, such as "state_dict" or "model"; the prefix
+    "module." that training on several GPUs leaves is taken off.
+
+    Raises:
+        PnfsError: The file is missing, unreadable or something else, or holds several state dicts.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise PnfsError(f"{key}: {file} is no file; give imagenet, none, or a state dict's path")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = f"damaged, or with pickled objects, which are never loaded ({error})"
+        raise PnfsError(f"{key}: {file} is not a readable state dict: {reason}") from error
+    # The file itself, or what it holds under a key, "state_dict" before others.
+    entries = content if isinstance(content, Mapping) else {}
+    held = {k: v for k, v in {"": content, **entries}.items() if _is_state(v)}
+    usual = [name for name in ("", "state_dict", "model_state_dict", "model") if name in held]
+    chosen = usual or list(held)
+    if not chosen or (not usual and len(held) > 1):
+        raise PnfsError(f"{key}: {file} is no state dict; state dicts under its keys: {list(held)}")
+    state = held[chosen[0]]
+    shared = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module.") if shared else name: t for name, t in state.items()}
+
+
+def _is_state(content: Any) -> bool:
+    entries = content.items() if isinstance(content, Mapping) else ()
+    return bool(entries) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries)
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str
+) -> None:
+    """Loads `state`, but for entries below the prefixes in `unused`; `where` begins the messages.
+
+    Counters of batches, which old files lack and nothing here reads, may be missing.
+
+    Raises:
+        PnfsError: Names or shapes do not fit; lists the first of them.
+    """
+    own = module.state_dict()
+    wanted = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    wanted |= {name: value for name, value in state.items() if not name.startswith(unused)}
+    here, there = ({n: tuple(x.shape) for n, x in s.items()} for s in (own, wanted))
+    problems = [
+        f"{name} is {there.get(name, 'missing')}, not {here.get(name, 'known')}"
+        for name in dict.fromkeys([*here, *there])
+        if here.get(name) != there.get(name)
+    ]
+    if problems:
+        raise PnfsError(f"{where} do not fit ({len(problems)} entries): {'; '.join(problems[:5])}")
+    module.load_state_dict(wanted)

@@ -29,9 +29,7 @@ class HRNetPose(PoseNetwork):
     ) -> None:
         super().__init__(skeleton, channel_order=channel_order)
         if len(backbone.channels) != 1:
-            raise PnfsError(
-                "model.backbone needs last_stage=4 and finest_only=true: HRNet's finest map alone is read"
-            )
+            raise PnfsError("model.backbone needs last_stage=4 and finest_only=true")
         self.head = VectorHead(backbone.channels[0], self.parts.joint_counts, vector_dim)
         self.backbone = backbone
         self.to(memory_format=torch.channels_last)

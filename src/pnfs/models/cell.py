@@ -20,9 +20,7 @@ class Cell(nn.Module):
     """h_j = sum over i < j and o of softmax(alpha^(i,j))_o * o(h_i); then a 1x1 convolution of all h_j.
 
     Args:
-        parts: P.
-        channels: Channels of one part.
-        nodes: H >= 1.
+        parts, channels, nodes: P, the channels of one part, and H >= 1.
         operations: Candidate operations O.
         kept: For each edge the names of the operations to build; None for all.
 

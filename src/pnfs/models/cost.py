@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,10 @@ from pnfs.models.network import PoseNetwork
 
 @dataclass(frozen=True)
 class PartCost:
-    """Cost of one part of the model; live parameters are those that the output depends on."""
+    """Cost of one forward pass at batch 1 through one part of the model, or through all.
+
+    Live parameters are those that the output depends on; MACs are those of convolutions and matrix products.
+    """
 
     parameters: int
     live_parameters: int
@@ -22,28 +25,14 @@ class PartCost:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Cost of one forward pass at batch 1; MACs of convolutions and matrix products only.
+class Cost(PartCost):
+    """Cost of the whole, and of its parts: backbone, adapters, fabrics, head; the children of a baseline.
 
-    Attributes:
-        parts: Backbone, adapters, fabrics, head; the children of a baseline.
-        architecture_parameters: alpha and beta, contained in the other counts.
+    `architecture_parameters`, alpha and beta, are contained in the other counts.
     """
 
     parts: Mapping[str, PartCost]
     architecture_parameters: int
-
-    @property
-    def parameters(self) -> int:
-        return sum(part.parameters for part in self.parts.values())
-
-    @property
-    def live_parameters(self) -> int:
-        return sum(part.live_parameters for part in self.parts.values())
-
-    @property
-    def macs(self) -> int:
-        return sum(part.macs for part in self.parts.values())
 
 
 def measure_cost(
@@ -61,18 +50,18 @@ def measure_cost(
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
     counts, live = counter.get_flop_counts(), _reached(output)
-    return Cost(
-        parts={
-            name: PartCost(
-                parameters=sum(p.numel() for p in module.parameters()),
-                live_parameters=sum(p.numel() for p in module.parameters() if p in live),
-                # The counter takes a multiplication and an addition for two operations.
-                macs=_flops(module, f"{type(model).__name__}.{name}", counts) // 2,
-            )
-            for name, module in model.named_children()
-        },
-        architecture_parameters=sum(p.numel() for p in model.architecture_parameters().values()),
-    )
+    parts = {
+        name: PartCost(
+            parameters=sum(p.numel() for p in module.parameters()),
+            live_parameters=sum(p.numel() for p in module.parameters() if p in live),
+            # The counter takes a multiplication and an addition for two operations.
+            macs=_flops(module, f"{type(model).__name__}.{name}", counts) // 2,
+        )
+        for name, module in model.named_children()
+    }
+    totals = map(sum, zip(*map(astuple, parts.values()), strict=True))
+    architecture = sum(p.numel() for p in model.architecture_parameters().values())
+    return Cost(*totals, parts=parts, architecture_parameters=architecture)
 
 
 def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]) -> int:
@@ -93,10 +82,7 @@ def _reached(output: Tensor) -> set[Tensor]:
     return {node.variable for node in seen if hasattr(node, "variable")}
 
 
-def _flops_by_output(
-    x_shape: list[int], w_shape: list[int], *args: Any, out_shape: list[int], **kwargs: object
-) -> int:
+def _flops_by_output(x_shape: Any, w_shape: Any, *args: Any, out_shape: Any, **_: Any) -> int:
     # The library takes the input's pixels where the convolution is transposed.
-    transposed = args[4]
-    pixels = out_shape if transposed else x_shape
-    return conv_flop_count(pixels, w_shape, out_shape, transposed=transposed)
+    pixels = out_shape if args[4] else x_shape
+    return conv_flop_count(pixels, w_shape, out_shape, transposed=args[4])

@@ -13,26 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 
 from pnfs.errors import PnfsError
-from pnfs.models.architecture import (
-    Architecture,
-    FabricArchitecture,
-    PartArchitecture,
-    nested_tuple,
-)
+from pnfs.models.architecture import Architecture, FabricArchitecture, PartArchitecture, tuples
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.operations import ZERO
-from pnfs.models.wiring import SCALES, CellWiring, KeptCells, live_cells, sources
-
-Mask = Callable[[Float[np.ndarray, " n"]], Bool[np.ndarray, " n"]]
-"""Mixing weights of candidates to which of them stay."""
+from pnfs.models.wiring import SCALES, KeptCells, live_cells, sources
 
 
-def prune(
-    architecture: Architecture, alpha_threshold: float, beta_threshold: float
-) -> Architecture:
+def prune(found: Architecture, alpha_threshold: float, beta_threshold: float) -> Architecture:
     """Leaves out operations of an edge and inputs of a cell whose mixing weights are below thresholds from 0 to 1.
 
-    Inputs of a cell that read the same map in the same way count together. The strongest candidate always stays.
+    Identities of a cell count together. The strongest candidate always stays.
 
     Raises:
         PnfsError: A threshold is out of range.
@@ -40,46 +30,50 @@ def prune(
     for name, value in (("alpha", alpha_threshold), ("beta", beta_threshold)):
         if not 0 <= value <= 1:
             raise PnfsError(f"{name}_threshold must be between 0 and 1, not {value}")
-
-    def strong(threshold: float) -> Mask:
-        return lambda weights: (weights >= threshold) | (weights == weights.max())
-
-    return _masked(architecture, lambda _: strong(alpha_threshold), strong(beta_threshold))
+    return _masked(
+        found,
+        lambda weights, _: (weights >= alpha_threshold) | _highest(weights),
+        lambda weights: (weights >= beta_threshold) | _highest(weights),
+    )
 
 
 def discretise(architecture: Architecture) -> Architecture:
     """Keeps the strongest operation of each edge (zero left aside) and the strongest input of each cell.
 
-    This is the discretisation after a DARTS search, which the paper does without; inputs of a cell that
-    read the same map in the same way count together.
+    It follows a DARTS search; the paper does without. Identities of a cell count together.
     """
 
-    def strongest(operations: Sequence[str]) -> Mask:
+    def strongest(weights: np.ndarray, operations: Sequence[str]) -> np.ndarray:
         zero = np.array([name == ZERO for name in operations])
-        some = not zero.all()
-        return lambda w: np.arange(len(w)) == np.where(zero & some, -1, w).argmax()
+        others = np.where(zero & (not zero.all()), -1, weights)
+        return np.arange(len(zero)) == others.argmax(-1)[..., None]
 
-    return _masked(architecture, strongest, lambda weights: weights == weights.max())
+    return _masked(architecture, strongest, _highest)
+
+
+def _highest(weights: Float[np.ndarray, "*N n"]) -> Bool[np.ndarray, "*N n"]:
+    return weights == weights.max(-1, keepdims=True)
 
 
 def _masked(
-    architecture: Architecture, alpha: Callable[[Sequence[str]], Mask], beta: Mask
+    architecture: Architecture,
+    alpha: Callable[[np.ndarray, Sequence[str]], np.ndarray],
+    beta: Callable[[np.ndarray], np.ndarray],
 ) -> Architecture:
-    """Sets logits to minus infinity where the masks are false."""
+    """Sets logits to minus infinity where these functions of the mixing weights are false."""
 
     def changed(fabric: FabricArchitecture, part: PartArchitecture) -> PartArchitecture:
-        operations = np.apply_along_axis(alpha(fabric.operations), -1, part.alpha_weights)
-        inputs = [
-            _inputs(*cell, beta) for cell in zip(fabric.cells, part.beta_weights, strict=True)
-        ]
-        tables = {
-            name: nested_tuple(np.where(kept, logits, -np.inf).tolist())
-            for name, kept, logits in (
-                ("alpha", operations, part.alpha),
-                ("beta", inputs, part.beta),
-            )
-        }
-        return replace(part, **tables)
+        # Identities read the same map in the same way and count together; each T counts alone.
+        identity = [[c.transform == "identity" for c in x.connections] for x in fabric.cells]
+        weights = part.beta_weights
+        together = np.where(
+            identity, np.where(identity, weights, 0).sum(-1, keepdims=True), weights
+        )
+        # One without weight of its own must not come back.
+        inputs = beta(together) & (weights > 0)
+        tables = (alpha(part.alpha_weights, fabric.operations), part.alpha), (inputs, part.beta)
+        logits = (tuples(np.where(kept, x, -np.inf).tolist()) for kept, x in tables)
+        return PartArchitecture(part.joints, *logits)
 
     fabrics = {
         where: replace(fabric, parts={n: changed(fabric, p) for n, p in fabric.parts.items()})
@@ -88,31 +82,17 @@ def _masked(
     return replace(architecture, **fabrics)
 
 
-def _inputs(cell: CellWiring, weights: Float[np.ndarray, "3"], keep: Mask) -> Bool[np.ndarray, "3"]:
-    # Identities read the same map in the same way and count together; each T counts alone.
-    identity = np.array([c.transform == "identity" for c in cell.connections])
-    together = np.where(identity, weights[identity].sum(), weights)
-    # One without weight of its own must not come back.
-    return keep(together) & (weights > 0)
-
-
 def kept_settings(architecture: Architecture) -> dict[str, dict[str, KeptCells]]:
     """What is left of each part of each fabric: "subnetworks", and "backbone" where that is a fabric."""
-    subnetworks = architecture.subnetworks
-    kept = {"subnetworks": _kept_cells(subnetworks, SCALES[:1])}
-    if architecture.backbone is not None:
-        read = {s for cells in kept["subnetworks"].values() for s in sources(subnetworks, cells)}
-        kept["backbone"] = _kept_cells(architecture.backbone, sorted(read))
+    kept, outputs = {}, set(SCALES[:1])
+    for where, fabric in architecture.fabrics.items():
+        kept[where] = {
+            name: live_cells(fabric, part.alpha_weights, part.beta_weights, outputs)
+            for name, part in fabric.parts.items()
+        }
+        # The backbone, which comes last, needs what the subnetworks read.
+        outputs = set().union(*(sources(fabric, cells) for cells in kept[where].values()))
     return kept
-
-
-def _kept_cells(fabric: FabricArchitecture, outputs: Sequence[int]) -> dict[str, KeptCells]:
-    found: dict[str, KeptCells] = {}
-    for name, part in fabric.parts.items():
-        # One table for all cells, or one for each.
-        tables = np.resize(part.alpha_weights, (len(fabric.cells), *part.alpha_weights.shape[1:]))
-        found[name] = live_cells(fabric, tables[None], part.beta_weights[None], outputs)
-    return found
 
 
 @torch.no_grad()

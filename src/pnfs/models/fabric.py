@@ -11,19 +11,37 @@ from torch.func import functional_call
 
 from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell
-from pnfs.models.layers import AddScaled, Alphas, Betas, Map
-from pnfs.models.operations import (
-    PAPER,
-    SUBNETWORK_OPERATIONS,
-    Connect,
-    FabricRules,
-    Operations,
-    Skip,
-)
+from pnfs.models.layers import AddScaled, Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weighted
+from pnfs.models.operations import PAPER, SUBNETWORK_OPERATIONS, FabricRules, Operations, Skip
 from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCells, Theta, sources
 
 softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
 """Mixing weights of Eq. 1 and Eq. 2."""
+FEW_PIXELS = 2**14
+"""Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
+
+
+class Connect(Weighted):
+    """T: "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
+
+    `channels` are those of one part at the cell's scale.
+    """
+
+    def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:
+        super().__init__()
+        up = transform == "up"
+        inside, kernel, stride = (2 * channels, 1, 1) if up else (channels // 2, 3, 2)
+        bias = rules.connection_bias
+        self.conv = PartConv2d(parts, inside, channels, kernel, stride=stride, bias=bias)
+        self.norm = PartBatchNorm2d(parts, channels, affine=True)
+        layers: list[nn.Module] = [self.conv, self.norm]
+        if rules.rectify == "connection":
+            layers.append(nn.ReLU(inplace=True))
+        if up:
+            corners = rules.align_corners
+            double = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=corners)
+            layers.insert(1 if rules.upsample == "conv_first" else len(layers), double)
+        self.layers = layers
 
 
 class GridCell(nn.Module):
@@ -48,7 +66,8 @@ class GridCell(nn.Module):
         super().__init__()
         self.rectify = rules.rectify == "sum"
         # Three candidates through one T are that T with the sum of their weights, as identities are.
-        shared = rules.stem_connections == "shared" and wiring.layer == 1 and wiring.reads_one_map
+        one_map = wiring.layer == 1 and all(c.transform == "down" for c in wiring.connections)
+        shared = rules.stem_connections == "shared" and one_map
         # Name of T, "" for the identity -> how it changes the scale, the scale it reads, its columns in beta.
         found: dict[str, tuple[str, int, list[int]]] = {}
         for column, c in enumerate(wiring.connections):
@@ -119,13 +138,11 @@ class Grid(nn.ModuleDict):
 class NeuralFabrics(nn.Module):
     """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), each with weights, alpha and beta.
 
-    A fabric backbone keeps the first layers, a fabric subnetwork the last.
-
     Args:
         part_names: The P parts' names.
         layers: L of the whole fabric.
-        first_layers: m, how many first layers to build; None for all.
-        last_layers: n, how many last layers to build; None for all.
+        first_layers, last_layers: How many first layers, m, of a fabric backbone to build, or how many last
+            layers, n, of a fabric subnetwork; None for all.
         input_scales: Scales of the maps that feed the first layer.
         channels: C; a cell at scale 1/s has C*s channels.
         nodes: H, hidden nodes of a cell.
@@ -176,31 +193,25 @@ class NeuralFabrics(nn.Module):
             alpha_per_cell=alpha_per_cell,
         )
         self.rules, self.kept = rules, kept
-        one = (self.theta, 1, operations, rules)
+        one, self._template = (self.theta, 1, operations, rules), ()
+        whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
         if kept is None:
             self.cells: nn.ModuleDict = Grid(self.theta, len(self.part_names), operations, rules)
-            # One part without weights, to run part after part; in a tuple, so that it is no submodule.
-            with torch.device("meta"):
-                self._template: tuple[Grid, ...] = (Grid(*one),) if len(self.part_names) > 1 else ()
-            for grid in self._template:
-                _check_shares(self.cells, grid, len(self.part_names))
-            whole = {cell.name: KeptCell(NEIGHBOURS, ()) for cell in self.theta.cells}
+            if len(self.part_names) > 1:
+                # One part without weights, to run part after part; in a tuple, so that it is no submodule.
+                with torch.device("meta"):
+                    self._template: tuple[Grid, ...] = (Grid(*one),)
+                _check_shares(self.cells, self._template[0], len(self.part_names))
             kept = dict.fromkeys(self.part_names, whole)
         else:
-            cells = {cell.name for cell in self.theta.cells}
             for part in self.part_names:
-                if part not in kept or not cells.issuperset(kept[part]):
-                    raise PnfsError(
-                        f"kept: part {part!r} must be there, with no cells but {', '.join(sorted(cells))}"
-                    )
+                if part not in kept or not set(whole).issuperset(kept[part]):
+                    raise PnfsError(f"kept: part {part!r} must be there, cells among {[*whole]}")
             # What is left differs from part to part: each part has cells of its own.
             self.cells = nn.ModuleDict({part: Grid(*one, kept[part]) for part in self.part_names})
-            self._template = ()
         read = {part: sources(self.theta, kept[part]) for part in self.part_names}
-        self.readers = {
-            scale: [part for part in read if scale in read[part]]
-            for scale in sorted(set().union(*read.values()))
-        }
+        scales = sorted(set().union(*read.values()))
+        self.readers = {scale: [part for part in read if scale in read[part]] for scale in scales}
         self.alpha, self.beta = (
             nn.ParameterDict({part: nn.Parameter(torch.zeros(shape)) for part in self.part_names})
             for shape in (self.theta.alpha_shape, self.theta.beta_shape)
@@ -263,17 +274,11 @@ class NeuralFabrics(nn.Module):
         return joined
 
 
-FEW_PIXELS = 2**14
-"""Pixels of a batch's finest maps up to which starting a kernel a part costs more than it gains."""
-
-
 def _check_shares(cells: nn.Module, one: nn.Module, parts: int) -> None:
     """Refuses operations with a tensor of which a part has no share."""
     shares = one.state_dict()
     for name, tensor in cells.state_dict().items():
         share = shares.get(name, torch.empty(()))
         if not share.ndim or tensor.shape != (parts * len(share), *share.shape[1:]):
-            raise PnfsError(
-                f"{name} has shape {tuple(tensor.shape)}: every tensor of an operation must hold part after "
-                "part along its first dimension, as those of PartConv2d and PartBatchNorm2d do"
-            )
+            rule = "tensors of an operation hold part after part along their first dimension"
+            raise PnfsError(f"{name} has shape {tuple(tensor.shape)}: {rule}, as in PartConv2d")

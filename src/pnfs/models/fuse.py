@@ -1,8 +1,7 @@
 """Fusing for inference: mixing weights and batch norms become part of the convolutions in front of them.
 
 In evaluation mode alpha, beta and the statistics are constants, and a fabric is nothing but maps that are sums of
-layers of other maps: those of Eq. 2, of Eq. 1, and of the cells' outputs. Here these sums are written down by name
-and made smaller.
+layers of other maps (Eq. 2, Eq. 1, the cells' outputs), which are written down by name here and made smaller.
 """
 
 import copy
@@ -13,21 +12,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pnfs.models.backbones import FabricBackbone
-from pnfs.models.fabric import Grid, GridCell, NeuralFabrics
+from pnfs.models.fabric import NeuralFabrics
 from pnfs.models.layers import Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
 from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 from pnfs.models.wiring import SCALES
 
-_SMALLEST_DIVISOR = 1e-6
-"""A smaller weight of an identity is multiplied, since a division by it could overflow."""
-
-Term = tuple[str, nn.Sequential]
-"""Name of a map and what is made of it; no layers are the identity."""
+_SMALLEST_DIVISOR = 1e-6  # A division by a smaller weight could overflow.
+Term = tuple[str, nn.Sequential]  # A map's name, what is made of it; no layers are the identity.
 
 
 @torch.no_grad()
@@ -61,10 +56,9 @@ class _FusedFabrics(nn.Module):
     ) -> None:
         super().__init__()
         self.sums: dict[str, list[Term]] = {}
-        mixing = fabrics.mixing_weights()
         grids = fabrics.cells.items() if fabrics.kept is not None else [("", fabrics.cells)]
         first, last = fabrics.theta.first_layer - 1, fabrics.theta.last_layer
-        shares = (weights.chunk(len(grids)) for weights in mixing)
+        shares = (weights.chunk(len(grids)) for weights in fabrics.mixing_weights())
         for (part, grid), alpha, beta in zip(grids, *shares, strict=True):
             for scale, parts in fabrics.readers.items():
                 if part in ("", *parts):
@@ -78,8 +72,10 @@ class _FusedFabrics(nn.Module):
         self._divide_by_identities()
         self._skip_adapters()
         self._drop_unread()
-        read = {source for terms in self.sums.values() for source, _ in terms}
-        self.readers = {int(source): [""] for source in read if source not in self.sums}
+        read = {int(n) for terms in self.sums.values() for n, _ in terms if n not in self.sums}
+        # Without an adapter the network repeats a map for each part of a grid.
+        together = fabrics.kept is None and not adapters
+        self.readers = {scale: fabrics.readers[scale] if together else [""] for scale in read}
         self.layers = nn.ModuleList(layer for terms in self.sums.values() for _, layer in terms)
         self.requires_grad_(False)
 
@@ -93,46 +89,42 @@ class _FusedFabrics(nn.Module):
             for scale, names in self.outputs.items()
         }
 
-    def _add_cells(self, part: str, grid: nn.Module, alpha: Alphas, beta: Betas) -> None:
+    def _add_cells(self, part: str, grid: Any, alpha: Alphas, beta: Betas) -> None:
         """The sums of Eq. 2, of Eq. 1, and of the cells' outputs, but for candidates without weight."""
-        assert isinstance(grid, Grid)
         for index, place in enumerate(grid.theta.cells):
             if place.name not in grid:
                 continue
             whole, name = grid[place.name], f"{part}/{place.layer}/{place.scale}"
-            assert isinstance(whole, GridCell)
             width, before = grid.theta.channels * place.scale, f"{part}/{place.layer - 1}"
-            found: dict[str, list[tuple[str, nn.Module, Weight]]] = {
-                f"{name}/h0": [
+            found = {
+                "h0": [
                     (f"{before}/{scale}", layer, beta[:, index, columns].sum(-1))
                     for layer, scale, columns in whole.terms
                 ]
             }
             for node, candidates in enumerate(whole.cell.terms, 1):
-                found[f"{name}/h{node}"] = [
+                found[f"h{node}"] = [
                     (f"{name}/h{source}", layer, alpha[:, index, row, column])
                     for layer, source, row, column in candidates
                 ]
             nothing = _scaling(torch.zeros_like(beta[:, index, 0]), width)
             for target, terms in found.items():
-                self.sums[target] = [
+                self.sums[f"{name}/{target}"] = [
                     (source, fuse_operation(layer, weight, width))
                     for source, layer, weight in terms
                     if bool(weight.any())
                 ] or [(f"{name}/h0", nn.Sequential(nothing))]
             # (P*C, H*C, 1, 1) -> H times (P*C, C, 1, 1); one of them holds the bias.
-            output, bias = whole.cell.output, whole.cell.output.bias
-            self.sums[name] = []
+            output, self.sums[name] = whole.cell.output, []
             for node, weight in enumerate(output.weight.chunk(len(whole.cell.terms), 1), 1):
-                conv = _conv(weight, bias if node == 1 else None, output.parts)
+                conv = _conv(weight, output.bias if node == 1 else None, output.parts)
                 self.sums[name].append((f"{name}/h{node}", nn.Sequential(conv)))
 
     def _drop_unread(self) -> None:
         """Drops the sums that reach no output."""
         read = {name for names in self.outputs.values() for name in names}
         for name in reversed(self.sums):
-            if name in read:
-                read |= {source for source, _ in self.sums[name]}
+            read |= {source for source, _ in self.sums[name]} if name in read else set()
         self.sums = {name: terms for name, terms in self.sums.items() if name in read}
 
     def _divide_by_identities(self) -> None:
@@ -142,27 +134,21 @@ class _FusedFabrics(nn.Module):
         """
         outputs = [name for names in self.outputs.values() for name in names]
         for name, terms in self.sums.items():
-            identities = [
-                n for n, (_, layer) in enumerate(terms) if [*map(type, layer)] == [_Scale]
-            ]
-            others = [layer for n, (_, layer) in enumerate(terms) if n not in identities]
-            readers = [r for ts in self.sums.values() for source, r in ts if source == name]
-            if len(identities) != 1 or name in outputs or not all(map(_convs, others)):
+            weighted = [n for n, (_, x) in enumerate(terms) if [*map(type, x)] == [_Scale]]
+            others = [layers for n, (_, layers) in enumerate(terms) if n not in weighted]
+            readers = [x for found in self.sums.values() for source, x in found if source == name]
+            linear = all(map(_convs, others)) and all(map(_reads_linearly, readers))
+            if len(weighted) != 1 or name in outputs or not linear:
                 continue
-            source, layer = terms[identities[0]]
-            (identity,) = _convs(layer)
+            source, (identity,) = terms[weighted[0]][0], _convs(terms[weighted[0]][1])
             factor = identity.weight.view(identity.parts, -1)[:, 0].clone()  # (P,)
-            if not all(map(_reads_linearly, readers)) or bool((factor < _SMALLEST_DIVISOR).any()):
+            if bool((factor < _SMALLEST_DIVISOR).any()):
                 continue
-            terms[identities[0]] = (source, nn.Sequential())
-            for layer in others:
-                conv = _convs(layer)[-1]
-                conv.weight /= _spread(factor, conv)[:, None, None, None]
-                if conv.bias is not None:
-                    conv.bias /= _spread(factor, conv)
-            for layer in readers:
-                conv = _convs(layer)[0]
-                conv.weight *= _spread(factor, conv)[:, None, None, None]
+            terms[weighted[0]] = (source, nn.Sequential())
+            for conv in (_convs(layers)[-1] for layers in others):
+                _set(conv, _scaled(conv.weight, 1 / factor), _scaled(conv.bias, 1 / factor))
+            for conv in (_convs(layers)[0] for layers in readers):
+                _set(conv, _scaled(conv.weight, factor), conv.bias)
 
     def _skip_adapters(self) -> None:
         """Lets convolutions read the pyramid through no adapter where that is no more arithmetic."""
@@ -184,39 +170,28 @@ def fuse_operation(operation: nn.Module, weight: Weight, channels: int) -> nn.Se
     if type(operation).forward is not Weighted.forward:
         return nn.Sequential(_FixedWeight(operation, weight))
     assert isinstance(operation, Weighted)
-    norms = [layer for layer in operation.layers if isinstance(layer, PartBatchNorm2d)]
-    layers: list[nn.Module] = []
-    for layer in operation.layers:
-        if not isinstance(layer, PartBatchNorm2d):
-            layers.append(copy.deepcopy(layer))
+    norms = [n for n, layer in enumerate(operation.layers) if isinstance(layer, PartBatchNorm2d)]
+    layers: list[Any] = []
+    for n, original in enumerate(operation.layers):
+        layer: Any = copy.deepcopy(original)
+        if n not in norms:
+            layers.append(layer)
             continue
         # The normalisation commutes with an interpolation, whose weights sum to one.
-        place = len(layers) - 1
-        while place >= 0 and isinstance(layers[place], nn.Upsample):
-            place -= 1
-        if place < 0 or not isinstance(layers[place], PartConv2d):
-            layers.append(_scaling(torch.ones_like(weight), layer.num_features // len(weight)))
-            place = len(layers) - 1
-        mixing = weight if layer is norms[-1] else torch.ones_like(weight)
-        layers[place] = _absorb(layers[place], layer, mixing)
+        convs = [x for x in layers if not isinstance(x, nn.Upsample)][-1:]
+        if not convs or not isinstance(convs[0], PartConv2d):
+            convs = [_scaling(torch.ones_like(weight), layer.num_features // len(weight))]
+            layers += convs
+        conv, statistics = convs[0], (layer.running_mean, layer.running_var, layer.eps)
+        fused = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, layer.weight, layer.bias)
+        _set(conv, *(fused if n < norms[-1] else (_scaled(x, weight) for x in fused)))
     return nn.Sequential(*layers, *([] if norms else [_scaling(weight, channels)]))
-
-
-def _absorb(conv: nn.Module, norm: Any, mixing: Weight) -> PartConv2d:
-    """A convolution equal to `norm(conv(x))` in evaluation mode, times the mixing weights."""
-    assert isinstance(conv, PartConv2d)
-    statistics = norm.running_mean, norm.running_var, norm.eps
-    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
-    factor = _spread(mixing, conv)
-    return _with_weights(conv, weight * factor[:, None, None, None], bias * factor)
 
 
 def _adapter(adapter: nn.Module | None, part: str, parts: Sequence[str]) -> nn.Sequential:
     """What stands in front of all parts' fabrics, or of one part's in a derived network."""
-    if adapter is None:
-        return nn.Sequential(*([] if part or len(parts) == 1 else [_Repeat(len(parts))]))
-    if not part:
-        return nn.Sequential(adapter)
+    if adapter is None or not part:
+        return nn.Sequential(*([] if adapter is None else [adapter]))
     weight, bias = (x.chunk(len(parts))[parts.index(part)] for x in adapter.parameters())
     return nn.Sequential(_conv(weight, bias, 1))
 
@@ -238,19 +213,8 @@ class _Scale(PartConv2d):
 
 def _scaling(weight: Weight, channels: int) -> _Scale:
     scale = _Scale(len(weight), channels, channels, 1, depthwise=True).to(weight)
-    scale.weight.copy_(_spread(weight, scale)[:, None, None, None])
-    return scale
-
-
-class _Repeat(nn.Module):
-    """One map for each of P parts."""
-
-    def __init__(self, parts: int) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, x: Map) -> Map:
-        return x.repeat(1, self.parts, 1, 1)
+    nn.init.ones_(scale.weight)
+    return _set(scale, _scaled(scale.weight, weight), None)
 
 
 class _FixedWeight(nn.Module):
@@ -294,18 +258,20 @@ def _conv(weight: Tensor, bias: Tensor | None, parts: int, stride: int = 1) -> P
     """A convolution of these weights, (P*O, I, k, k)."""
     outputs, inputs, side, _ = weight.shape
     conv = PartConv2d(parts, inputs, outputs // parts, side, stride=stride).to(weight)
-    return _with_weights(conv, weight, bias)
+    return _set(conv, weight, bias)
 
 
-def _with_weights(conv: PartConv2d, weight: Tensor, bias: Tensor | None) -> PartConv2d:
-    """A copy with other weights, in the precision of the old ones."""
-    changed = copy.deepcopy(conv)
-    changed.weight = nn.Parameter(weight.detach().to(conv.weight).clone())
-    if bias is not None:
-        changed.bias = nn.Parameter(bias.detach().to(conv.weight).clone())
-    return changed
+def _set(conv: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    """The convolution with these weights, in the precision of the old ones."""
+    precision = conv.weight
+    conv.weight = nn.Parameter(weight.detach().to(precision).clone())
+    conv.bias = None if bias is None else nn.Parameter(bias.detach().to(precision).clone())
+    return conv
 
 
-def _spread(weight: Weight, conv: PartConv2d) -> Float[Tensor, " PC"]:
-    """One number a part, repeated for each of the part's output channels."""
-    return weight.repeat_interleave(conv.out_channels // len(weight))
+def _scaled(tensor: Any, weight: Weight) -> Any:
+    """A tensor of all parts' output channels, times one number a part; None stays None."""
+    if tensor is None:
+        return None
+    spread = weight.repeat_interleave(len(tensor) // len(weight))
+    return tensor * spread.view(-1, *[1] * (tensor.ndim - 1))

@@ -20,27 +20,21 @@ class VectorHead(nn.Module):
     gradient. So weights and a random bias begin small, and `calibrate` brings the mean score to `initial_score`
     on real features, whose scale depends on the fabric.
 
-    Args:
-        channels: Channels of one part's last cell.
-        joint_counts: J_p for each part.
-        vector_dim: d; 1 means an ordinary scalar heatmap, without squash.
-        initial_score: Mean score at the start that the initialisation aims at (d > 1).
+    `channels` are those of one part's last cell, `joint_counts` J_p of each part; d = `vector_dim`, where 1 means
+    an ordinary scalar heatmap, without squash.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        joint_counts: Sequence[int],
-        vector_dim: int = 8,
-        initial_score: float = 0.03,
-    ) -> None:
+    initial_score = 0.03
+
+    def __init__(self, channels: int, joint_counts: Sequence[int], vector_dim: int = 8) -> None:
         super().__init__()
         if vector_dim < 1:
             raise PnfsError(f"vector_dim must be at least 1, got {vector_dim}")
         self.vector_dim = vector_dim
         self.sizes = [count * vector_dim for count in joint_counts]
         # Deviation of one component, such that features and bias make half of |v|^2 each.
-        self._share = math.sqrt(initial_score / (1 - initial_score) / vector_dim / 2)
+        score = self.initial_score
+        self._share = math.sqrt(score / (1 - score) / vector_dim / 2)
         self.weight = nn.Parameter(torch.empty(sum(self.sizes), channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(sum(self.sizes)))
         if vector_dim == 1:

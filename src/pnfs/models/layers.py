@@ -8,15 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Map = Float[Tensor, "B PC h w"]
-"""A map of P parts, part after part in the channels."""
-
-Weight = Float[Tensor, " P"]
-"""One mixing weight a part."""
-
-Alphas = Float[Tensor, "P cells E O"]
-Betas = Float[Tensor, "P cells 3"]
-"""The mixing weights of all parts and cells in Eq. 1 and Eq. 2."""
+Map = Float[Tensor, "B PC h w"]  # A map of P parts, part after part in the channels.
+Weight = Float[Tensor, " P"]  # One mixing weight a part.
+Alphas = Float[Tensor, "P cells E O"]  # All mixing weights of Eq. 1.
+Betas = Float[Tensor, "P cells 3"]  # All mixing weights of Eq. 2.
 
 
 class PartConv2d(nn.Conv2d):
@@ -100,13 +95,11 @@ class PartBatchNorm2d(nn.BatchNorm2d):
 
 
 class Weighted(nn.Module):
-    """Layers in sequence for P parts, times one mixing weight a part: weight * o(x), weight * T(x).
+    """`layers` in sequence for P parts, times one mixing weight a part: weight * o(x), weight * T(x).
 
     The weight enters as the scale of the last `PartBatchNorm2d`, where it costs no pass over the map; what follows
     must be linear or a ReLU, since mixing weights are not negative. Without a batch norm the result is multiplied.
-
-    Attributes:
-        layers: The sequence, a `nn.Sequential` or a list of modules that are attributes too.
+    `layers` is a `nn.Sequential`, or a list of modules that are attributes too.
     """
 
     layers: Sequence[nn.Module] | nn.Sequential = ()

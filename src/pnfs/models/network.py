@@ -19,23 +19,17 @@ from pnfs.models.wiring import SCALES
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-ChannelOrder = Literal["rgb", "bgr"]
-"""The colours' order in a network's input; crops always come as RGB."""
-
-Stage = Literal["heatmaps", "vectors", "features"]
-"""How far images are brought."""
-
+ChannelOrder = Literal["rgb", "bgr"]  # Order in a network's input; crops are RGB.
+Stage = Literal["heatmaps", "vectors", "features"]  # How far images are brought.
 Images = UInt8[Tensor, "B h w 3"] | Float[Tensor, "B 3 h w"]
 """RGB crops as loaders hand them over, or images that are normalised already; h and w divisible by 32."""
 
 
 class PoseNetwork(nn.Module):
-    """What training, evaluation, cost and export need of a pose network, ours or a baseline.
-
-    A network is `features(images)` and a `head` that makes heatmaps of them.
+    """What every pose network is, ours or a baseline: `features(images)` and a `head` that makes heatmaps of them.
 
     Args:
-        skeleton: Name of the skeleton whose joints are predicted.
+        skeleton: Name of the skeleton whose joints are predicted, or its description.
         parts: Part name -> joint names (Table I); None for one part that holds all joints.
         overlap: The heatmap of a joint that belongs to several parts is the "sum" (paper) or the "mean" of
             its maps.
@@ -61,12 +55,8 @@ class PoseNetwork(nn.Module):
         channel_order: ChannelOrder = "rgb",
     ) -> None:
         super().__init__()
-        for key, choice, known in (
-            ("overlap", overlap, ("sum", "mean")),
-            ("channel_order", channel_order, ("rgb", "bgr")),
-        ):
-            if choice not in known:
-                raise PnfsError(f"model.{key} must be {' or '.join(known)}, not {choice!r}")
+        if overlap not in ("sum", "mean") or channel_order not in ("rgb", "bgr"):
+            raise PnfsError("model.overlap must be sum or mean, model.channel_order rgb or bgr")
         joints = skeleton_by_name(skeleton)
         self.parts = PartMode(joints, {"whole_body": joints.joints} if parts is None else parts)
         self.channel_order: ChannelOrder = channel_order
@@ -142,14 +132,7 @@ class PoseNetwork(nn.Module):
 
 
 class PoseFabricNetwork(PoseNetwork):
-    """Part-aware neural fabrics on a backbone: backbone, adapters, fabrics, head; see also `PoseNetwork`.
-
-    Args:
-        backbone: Feature pyramid.
-        fabrics: The last layers of one fabric for each part.
-        skeleton: Name of the skeleton.
-        parts: Part name -> joint names (Table I).
-        vector_dim: d.
+    """Part-aware neural fabrics on a backbone, a fabric's last layers for each part; see also `PoseNetwork`.
 
     Attributes:
         adapters: Scale -> 1x1 convolution through which the parts see the pyramid there.
@@ -173,10 +156,7 @@ class PoseFabricNetwork(PoseNetwork):
         if "backbone" in self.parts.names:
             raise PnfsError("no part can be named 'backbone': that is a fabric backbone's name")
         if fabrics.part_names != self.parts.names:
-            raise PnfsError(
-                f"model.fabrics is for the parts {', '.join(fabrics.part_names)}, model.parts are "
-                f"{', '.join(self.parts.names)}"
-            )
+            raise PnfsError(f"model.fabrics has the parts {fabrics.part_names}, not model.parts")
         if fabrics.theta.output_scales != SCALES[:1]:
             raise PnfsError("model.fabrics must end with the last layer, the single cell at 1/4")
         self.backbone = backbone

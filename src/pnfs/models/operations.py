@@ -1,4 +1,4 @@
-"""What a mixture is of: candidate operations o of a cell (Eq. 1), connections T between cells (Eq. 2).
+"""Candidate operations o of a cell (Eq. 1), and the rules of the fabrics that they stand in.
 
 A new operation (section III-B) is a class like those here and a line of YAML.
 """
@@ -35,23 +35,14 @@ class SeparableConv(Operation):
     """Depthwise-pointwise-BN-ReLU, `repeats` times (1 where dilated); BN without affine parameters."""
 
     def __init__(
-        self,
-        parts: int,
-        channels: int,
-        *,
-        kernel_size: int = 3,
-        dilation: int = 1,
-        repeats: int = 2,
+        self, parts: int, channels: int, kernel_size: int = 3, dilation: int = 1, repeats: int = 2
     ) -> None:
         super().__init__()
         if min(kernel_size, dilation, repeats) < 1:
-            raise PnfsError(
-                f"kernel_size={kernel_size}, dilation={dilation}, repeats={repeats}: each must be at least 1"
-            )
+            raise PnfsError("kernel_size, dilation and repeats of an operation must be at least 1")
         conv, turns = partial(PartConv2d, parts, channels, channels), range(repeats)
-        self.depthwise = nn.ModuleList(
-            conv(kernel_size, dilation=dilation, depthwise=True) for _ in turns
-        )
+        spatial = {"dilation": dilation, "depthwise": True}
+        self.depthwise = nn.ModuleList(conv(kernel_size, **spatial) for _ in turns)
         self.pointwise = nn.ModuleList(conv(1) for _ in turns)
         self.norm = nn.ModuleList(PartBatchNorm2d(parts, channels, affine=False) for _ in turns)
         repeated = zip(self.depthwise, self.pointwise, self.norm, strict=True)
@@ -72,15 +63,11 @@ class Pool(Operation):
         self.layers = [self.pool, self.norm]
 
 
-OperationFactory = Callable[[int, int], Operation]
-"""Builds an operation from (parts, channels of one part)."""
-
+OperationFactory = Callable[[int, int], Operation]  # From (parts, channels of one part).
 Operations = Mapping[str, OperationFactory | None]
 """Name -> factory, in the order of alpha's columns. None is no connection: it takes part in the softmax and is
 never built."""
-
-ZERO = "zero"
-"""The paper's name of no connection."""
+ZERO = "zero"  # The paper's name of no connection.
 
 SUBNETWORK_OPERATIONS: Operations = {
     ZERO: None,
@@ -109,11 +96,10 @@ class FabricRules:
         upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation. "norm_first": bilinear x2 comes last.
         align_corners: Which bilinear interpolation.
         connection_bias: Whether the convolutions of T have a bias in front of the normalisation.
-        stem_connections: "shared": a first-layer cell at 1/8 reads the stem through one T.
-            "separate": through three, one for each missing neighbour.
+        stem_connections: A first-layer cell at 1/8 reads the stem through one T, "shared", or through three.
         stem_relu: Whether the stem's first convolution is followed by a ReLU.
-        adapters: "always": each part sees the pyramid through its own 1x1 convolutions.
-            "where_needed": only where the backbone's channels differ from the fabric's.
+        adapters: Whether each part sees the pyramid through its own 1x1 convolutions "always", or only
+            "where_needed", where the backbone's channels differ from the fabric's.
     """
 
     gain: Literal["one", "candidates"] = "one"
@@ -137,26 +123,3 @@ POSENFS = FabricRules(
     stem_relu=False,
     adapters="where_needed",
 )
-
-
-class Connect(Weighted):
-    """T: "down" is a 3x3 convolution at stride 2, "up" a 1x1 convolution and bilinear x2; both are normalised.
-
-    `channels` are those of one part at the cell's scale.
-    """
-
-    def __init__(self, parts: int, channels: int, transform: str, rules: FabricRules) -> None:
-        super().__init__()
-        up = transform == "up"
-        inside, kernel, stride = (2 * channels, 1, 1) if up else (channels // 2, 3, 2)
-        bias = rules.connection_bias
-        self.conv = PartConv2d(parts, inside, channels, kernel, stride=stride, bias=bias)
-        self.norm = PartBatchNorm2d(parts, channels, affine=True)
-        layers: list[nn.Module] = [self.conv, self.norm]
-        if rules.rectify == "connection":
-            layers.append(nn.ReLU(inplace=True))
-        if up:
-            corners = rules.align_corners
-            double = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=corners)
-            layers.insert(1 if rules.upsample == "conv_first" else len(layers), double)
-        self.layers = layers

@@ -1,9 +1,9 @@
 """The grid of a fabric, scale x layer: what feeds each cell (Eq. 2, footnote 2), and what is live. Plain data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -12,11 +12,9 @@ from pnfs.errors import PnfsError
 
 SCALES: tuple[int, ...] = (4, 8, 16, 32)
 """Strides of the paper's grid: 1/4, 1/8, 1/16 and 1/32 of the input."""
-
 Neighbour = Literal["finer", "same", "coarser"]
 NEIGHBOURS: tuple[Neighbour, ...] = get_args(Neighbour)
 """The order of beta's three columns."""
-
 Transform = Literal["down", "identity", "up"]
 
 
@@ -44,11 +42,6 @@ class CellWiring:
     def name(self) -> str:
         return f"layer{self.layer}_scale{self.scale}"
 
-    @property
-    def reads_one_map(self) -> bool:
-        """Whether the finer map stands in for all three neighbours."""
-        return all(connection.transform == "down" for connection in self.connections)
-
 
 @dataclass(frozen=True)
 class Theta:
@@ -56,8 +49,7 @@ class Theta:
 
     Attributes:
         layers: L of the whole fabric.
-        first_layer: First layer that is built, 1-based.
-        last_layer: Last layer that is built.
+        first_layer, last_layer: First and last layer that are built, 1-based.
         operations: Names of the candidate operations O, in the order of alpha's columns.
 
     Raises:
@@ -74,15 +66,13 @@ class Theta:
     alpha_per_cell: bool
 
     def __post_init__(self) -> None:
-        ends = (self.first_layer, self.last_layer)
-        if self.nodes < 1 or self.channels < 1:
-            raise PnfsError(
-                f"a cell needs nodes and channels, not H={self.nodes}, C={self.channels}"
-            )
+        nodes, channels, first, last = self.nodes, self.channels, self.first_layer, self.last_layer
+        if min(nodes, channels) < 1:
+            raise PnfsError(f"a cell needs nodes and channels, not H={nodes}, C={channels}")
         if not self.operations or len(set(self.operations)) != len(self.operations):
             raise PnfsError(f"need operations, each named once, not {self.operations}")
-        if not 1 <= ends[0] <= ends[1] <= self.layers:
-            raise PnfsError("layers {} to {} are no range in 1 to {}".format(*ends, self.layers))
+        if not 1 <= first <= last <= self.layers:
+            raise PnfsError(f"layers {first} to {last} are no range in 1 to {self.layers}")
 
     @cached_property
     def cells(self) -> tuple[CellWiring, ...]:
@@ -125,18 +115,12 @@ def _connections(layer: int, scale: int, previous: Sequence[int]) -> tuple[Conne
     A cell without a finer or coarser neighbour takes its same-scale input for it. A cell at a scale that
     the previous layer lacks takes the finer input for all three, each with its own transform.
     """
-    finer, coarser = scale // 2, scale * 2
-    if scale in previous:
-        return (
-            Connection("finer", *((finer, "down") if finer in previous else (scale, "identity"))),
-            Connection("same", scale, "identity"),
-            Connection(
-                "coarser", *((coarser, "up") if coarser in previous else (scale, "identity"))
-            ),
-        )
-    if finer in previous:
-        return tuple(Connection(neighbour, finer, "down") for neighbour in NEIGHBOURS)
-    raise PnfsError(f"the cell at layer {layer}, scale 1/{scale} has no input among {previous}")
+    down, here, up = (scale // 2, "down"), (scale, "identity"), (scale * 2, "up")
+    ways = (down, here, up) if scale in previous else (down, down, down)
+    places: Any = [way if way[0] in previous else here for way in ways]
+    if not {source for source, _ in places} <= set(previous):
+        raise PnfsError(f"the cell at layer {layer}, scale 1/{scale} has no input among {previous}")
+    return tuple(Connection(n, *place) for n, place in zip(NEIGHBOURS, places, strict=True))
 
 
 @dataclass(frozen=True)
@@ -151,30 +135,26 @@ class KeptCell:
             raise PnfsError(f"a kept cell needs inputs among {NEIGHBOURS}, not {self.inputs}")
 
 
-KeptCells = Mapping[str, KeptCell]
-"""Cell's name -> what is left of it; cells that are missing are not built."""
+KeptCells = Mapping[str, KeptCell]  # By the cell's name; cells that are missing are not built.
 
 
 def live_cells(
     theta: Theta,
-    alpha: Float[np.ndarray, "P cells E O"],
-    beta: Float[np.ndarray, "P cells 3"],
-    outputs: Sequence[int],
+    alpha: Float[np.ndarray, "tables E O"],
+    beta: Float[np.ndarray, "cells 3"],
+    outputs: Collection[int],
 ) -> dict[str, KeptCell]:
-    """What carries weight in Eq. 1 or 2 in any of the parts and reaches the last layer's scales `outputs`."""
+    """What carries weight in Eq. 1 or 2 and reaches the last layer's scales `outputs`; alpha of the fabric, or of
+    each cell."""
     reached = {(theta.last_layer, scale) for scale in outputs}
-    operate, connect = np.any(alpha > 0, 0), np.any(beta > 0, 0)
+    operations, tables = np.array(theta.operations), np.resize(alpha, (len(beta), *alpha.shape[1:]))
     live: dict[str, KeptCell] = {}
-    for index in reversed(range(len(theta.cells))):
-        cell = theta.cells[index]
-        if (cell.layer, cell.scale) not in reached:
-            continue
-        inputs = [c for c, on in zip(cell.connections, connect[index], strict=True) if on]
-        reached |= {(cell.layer - 1, connection.source) for connection in inputs}
-        live[cell.name] = KeptCell(
-            inputs=tuple(connection.neighbour for connection in inputs),
-            edges=tuple(tuple(np.array(theta.operations)[row].tolist()) for row in operate[index]),
-        )
+    for cell, table, row in reversed([*zip(theta.cells, tables, beta, strict=True)]):
+        if (cell.layer, cell.scale) in reached:
+            inputs = [c for c, weight in zip(cell.connections, row, strict=True) if weight > 0]
+            reached |= {(cell.layer - 1, connection.source) for connection in inputs}
+            edges = tuple(tuple(operations[weights > 0].tolist()) for weights in table)
+            live[cell.name] = KeptCell(tuple(c.neighbour for c in inputs), edges)
     return dict(reversed(live.items()))
 
 

@@ -12,8 +12,8 @@ from scipy import stats
 
 from pnfs.errors import PnfsError
 from pnfs.reproduce.targets import Target, TargetError
-from pnfs.runs.finding import Run, find_runs
 from pnfs.runs.identity import PERSONS, run_identity
+from pnfs.runs.state import Run, find_runs
 
 COSTS = ("parameters", "live_parameters", "macs", "macs_by_output")
 """What records hold about a network's cost; macs_by_output counts transposed convolutions by their output."""

@@ -54,11 +54,8 @@ _TRAINER_DEFAULTS: Mapping[str, Any] = {
     "sync_batchnorm": False, "use_distributed_sampler": False,
 }  # fmt: skip
 
-_FILES = ("weights", "architecture", "initial", "ckpt_path")
-"""Keys whose values are files that count by their content."""
-
-_WORDS = ("imagenet", "none")
-"""Weights that are no file, even if there happens to be one of that name."""
+# Keys of files that count by their content, and weights that are no file, even if there is one of that name.
+_FILES, _WORDS = ("weights", "architecture", "initial", "ckpt_path"), ("imagenet", "none")
 
 
 class OtherRunError(PnfsError):
@@ -101,17 +98,14 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that makes a run what it is, as plain data.
 
-    Args:
-        config: Resolved.
-        persons: What `read_digests` tells of the dataset; None where the dataset is not at hand.
+    `config` is resolved; `persons` is what `read_digests` tells of the dataset, None where it is not at hand.
     """
     part = json_ready(defining_part(config))
     if persons is None:
         return part
-    # What was read there counts, not the name of the place.
-    places = {key: None for key, value in part.get("dataset", {}).items() if _is_place(key, value)}
-    if places:
-        part["dataset"] |= places
+    for key, value in part.get("dataset", {}).items():
+        if _is_place(key, value):
+            part["dataset"][key] = None  # What was read there counts.
     return part | {PERSONS: dict(persons)}
 
 
@@ -201,11 +195,8 @@ def differences(one: Any, other: Any, key: str = "") -> list[str]:
 
 
 def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
-    """Refuses a record or checkpoint whose identity (None: written without) is not the run's that is asked for.
-
-    Raises:
-        OtherRunError: Names the file and the keys that differ.
-    """
+    """Raises OtherRunError for a record or checkpoint whose identity (None: written without) is not that which is
+    asked for."""
     if differing := [] if theirs is None else differences(theirs, ours):
         raise OtherRunError(
             f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "

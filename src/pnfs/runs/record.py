@@ -1,18 +1,19 @@
 """The record of a run, one JSON file: what came out, with versions, revision and device."""
 
-import json
-import math
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import from_json, to_json
 
 from pnfs.errors import PnfsError
+from pnfs.files import write_whole
 
 RESULT = "result.json"
 
@@ -26,7 +27,7 @@ class Record(BaseModel):
         primary: Name of the score that counts, an entry of `scores`; `score` is its value.
         scores: Metric -> score; of a derivation network -> metric -> score.
         evaluated_with: Everything besides weights and data that the scores depend on.
-        by_joint: See `pnfs.evaluation.errors.Errors.record`.
+        by_joint: See `pnfs.evaluation.pck.Errors.record`.
         seconds: Time that all starts of a training have taken.
         config: Resolved, of a training; `identity` is made of it, see `run_identity`.
         data: Split -> persons, and what was left out.
@@ -82,23 +83,13 @@ def provenance(accelerator: str = "auto") -> dict[str, Any]:
     packages = ("pnfs", "torch", "torchvision", "lightning", "hydra-core", "numpy")
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    return {
-        "versions": versions,
-        "git_revision": _git_revision(),
-        "device": torch.cuda.get_device_name()
-        if on_gpu
-        else f"CPU, {torch.get_num_threads()} threads",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git_revision() -> str | None:
-    """Revision of the source tree this package runs from; None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    revision = None  # Outside of a source tree.
+    with suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        revision = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"versions": versions, "git_revision": revision, "device": device, "finished": finished}
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -107,9 +98,9 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
     Raises:
         ValidationError: A field that a record does not have, or of another type.
     """
-    record = Record.model_validate(json_ready(result))
-    # Those that are unset were not given, nor set by the validator.
-    return write_json(folder / RESULT, record.model_dump(exclude_unset=True, mode="json"))
+    # Fields that are unset were not given, nor set by the validator.
+    record = Record.model_validate(result).model_dump(exclude_unset=True)
+    return write_json(folder / RESULT, record)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -120,26 +111,12 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def json_ready(value: Any) -> Any:
     """Plain data with None for nan and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: json_ready(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return from_json(to_json(value, inf_nan_mode="null"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a file whole or not at all; what is nan or infinite becomes null."""
-    text = json.dumps(json_ready(content), indent=2, allow_nan=False, ensure_ascii=False)
-    temporary = path.with_suffix(".json.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        # A full disk is an error without a name.
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    return path
+    return write_whole(path, to_json(content, indent=2, inf_nan_mode="null") + b"\n")
 
 
 def read_json(path: Path, kind: type[Content]) -> Content | None:

@@ -1,4 +1,4 @@
-"""Where a run stands: training, interrupted, failed and why, or finished; one JSON file and one lock."""
+"""What the folder of a run says: whether it trains, was interrupted, failed and why, or is finished."""
 
 import logging
 import os
@@ -6,20 +6,25 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from pnfs.errors import PnfsError
-from pnfs.runs.record import read_json, write_json
+from pnfs.files import write_whole
+from pnfs.runs.record import RESULT, read_json, read_result, write_json
 
 STATE = "state.json"
+METRICS = "metrics.csv"
+_EARLIER = "metrics_earlier.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
+# What a run that is trained anew keeps in its folder: Hydra has just written there.
 _LOGS = (_LOCK, ".hydra", "train.log")
-"""What a run that is trained anew keeps in its folder: Hydra has just written there."""
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
@@ -44,10 +49,6 @@ class State(BaseModel):
     config: dict[str, Any]
     identity: dict[str, Any] | None = None
 
-    def write(self, folder: Path, **changes: Any) -> None:
-        """Writes it, with some values changed, whole or not at all."""
-        write_json(folder / STATE, self.model_copy(update=changes).model_dump())
-
 
 class UnfinishedError(PnfsError):
     """A run was stopped before it had trained its epochs; the message says what resumes it."""
@@ -57,22 +58,15 @@ class UnfinishedError(PnfsError):
 def held_run(folder: Path) -> Iterator[None]:
     """Holds the run in a folder while the block works on it; waits for another process that does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    if _is_held(folder):
         log.info("another process trains this run, %s: waiting for its result", folder)
-        lock.acquire()
-    try:
+    with FileLock(folder / _LOCK):
         yield
-    finally:
-        lock.release()
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a process trains the run in this folder."""
+def _is_held(folder: Path) -> bool:
     try:
-        with FileLock(folder / _LOCK).acquire(timeout=0):
+        with FileLock(folder / _LOCK, timeout=0):
             return False
     except Timeout:
         return True
@@ -97,22 +91,17 @@ def kept_state(
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
     """
-    state = State(
-        state="running",
-        started=time.time(),
-        earlier_seconds=_seconds_kept(folder),
-        pid=os.getpid(),
-        config=dict(config),
-        identity=None if identity is None else dict(identity),
-    )
-    state.write(folder)
+    state: dict[str, Any] = {"config": config, "identity": identity, "pid": os.getpid()}
+    state |= {"started": time.time(), "earlier_seconds": _seconds_kept(folder)}
+    write_json(folder / STATE, state | {"state": "running"})
     try:
-        yield state.earlier_seconds
+        yield state["earlier_seconds"]
     except BaseException as error:
         stopped = isinstance(error, (KeyboardInterrupt, SystemExit, UnfinishedError))
-        state.write(folder, state="interrupted" if stopped else "failed", cause=cause_of(error))
+        end = {"state": "interrupted" if stopped else "failed", "cause": cause_of(error)}
+        write_json(folder / STATE, state | end)
         raise
-    state.write(folder, state="finished")
+    write_json(folder / STATE, state | {"state": "finished"})
 
 
 def _seconds_kept(folder: Path) -> float:
@@ -134,6 +123,80 @@ def cause_of(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split())
     # The project's own errors speak for themselves; others need their name.
-    if isinstance(error, PnfsError) and text:
-        return text
-    return f"{type(error).__name__}: {text}".rstrip(": ")
+    ours = isinstance(error, PnfsError) and text
+    return text if ours else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: why it failed, the content of `result.json` where it is finished, and its identity if it has one."""
+
+    folder: Path
+    status: RunStatus
+    cause: str | None
+    config: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+    identity: Mapping[str, Any] | None = None
+
+
+def read_run(folder: Path) -> Run | None:
+    """The run in a folder; None if there is none. Errors of damaged files are `read_json`'s."""
+    record = read_result(folder)
+    if record is not None and record.get("kind", "train") == "train":
+        if not record.get("config"):
+            raise PnfsError(f"{folder / RESULT}: config: a training's record holds its own")
+        return Run(folder, "finished", None, record["config"], record, record.get("identity"))
+    state = read_json(folder / STATE, State)
+    if state is None:
+        return None
+    status = state.state
+    # Killed, or its record was deleted since.
+    if (status == "running" and not _is_held(folder)) or status == "finished":
+        status = "interrupted"
+    return Run(folder, status, state.cause, state.config, None, state.identity)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All runs below a folder, sorted by their paths; one whose file is damaged is left out, with a warning."""
+    runs: list[Run] = []
+    for folder, below, files in os.walk(root):
+        if RESULT in files or STATE in files:
+            try:
+                if (run := read_run(Path(folder))) is None:
+                    continue
+                runs.append(run)
+            except PnfsError as error:
+                log.warning("left out: %s", error)
+            below.clear()  # A run holds no runs, but perhaps thousands of other files.
+    return sorted(runs, key=lambda run: run.folder.parts)
+
+
+# --- metrics.csv over interruptions: Lightning's CSV logger starts an empty file each time
+
+
+def set_aside(folder: Path, finished_epochs: int) -> None:
+    """Keeps what earlier starts of a run have logged, before a logger deletes it.
+
+    Rows of epochs that are not finished are dropped; the resumed run logs them again.
+    """
+    rows = _logged(folder)
+    if rows is not None:
+        kept = rows[rows["epoch"].astype(float) < finished_epochs]
+        write_whole(folder / _EARLIER, kept.to_csv(index=False))
+        (folder / METRICS).unlink(missing_ok=True)
+
+
+def put_together(folder: Path) -> None:
+    """Brings what was set aside back into metrics.csv."""
+    rows = _logged(folder)
+    if rows is not None and (folder / _EARLIER).is_file():
+        write_whole(folder / METRICS, rows.to_csv(index=False))
+        (folder / _EARLIER).unlink()
+
+
+def _logged(folder: Path) -> pd.DataFrame | None:
+    """All rows as they were written: numbers keep their digits."""
+    paths = [folder / name for name in (_EARLIER, METRICS)]
+    written = [path for path in paths if path.is_file() and path.stat().st_size]
+    tables = [pd.read_csv(path, dtype=str, on_bad_lines="skip") for path in written]
+    return pd.concat(tables, ignore_index=True) if tables else None

@@ -15,10 +15,7 @@ WANDB_ID = "wandb_id.txt"
 class RunLogger(WandbLogger):
     """Lightning's logger, with an id that a resumed run keeps, and metrics compared by epoch and best score.
 
-    Args:
-        save_dir: The run's folder, which keeps the id.
-        artifacts: Upload best.ckpt and result.json at the end.
-        arguments: See `WandbLogger` and `wandb.init`.
+    `save_dir` is the run's folder, which keeps the id; `artifacts` uploads best.ckpt and result.json at the end.
     """
 
     def __init__(self, *, save_dir: str, artifacts: bool = False, **arguments: Any) -> None:
@@ -35,24 +32,18 @@ class RunLogger(WandbLogger):
     @rank_zero_only
     def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
         """Writes a finished run's results into the columns of the project's table."""
-        self.experiment.summary.update(
-            {
-                "final/score": record["score"],
-                **{f"final/{name}": value for name, value in record["scores"].items()},
-                **{f"cost/{name}": value for name, value in record["cost"].items()},
-                "best_epoch": record["evaluated_with"]["best_epoch"],
-                **{name: record[name] for name in ("seconds", "device", "git_revision")},
-            }
-        )
-        for path in (folder / "checkpoints" / "best.ckpt", folder / "result.json"):
-            if self.artifacts:
-                name = f"{folder.name}-{path.stem}"
-                self.experiment.log_artifact(str(path), name=name, type="run")
+        columns = {name: record[name] for name in ("seconds", "device", "git_revision")}
+        columns |= {"best_epoch": record["evaluated_with"]["best_epoch"]}
+        columns |= {f"cost/{name}": value for name, value in record["cost"].items()}
+        columns |= {f"final/{name}": value for name, value in record["scores"].items()}
+        self.experiment.summary.update(columns | {"final/score": record["score"]})
+        for path in ("checkpoints/best.ckpt", "result.json") if self.artifacts else ():
+            name = f"{folder.name}-{Path(path).stem}"
+            self.experiment.log_artifact(str(folder / path), name=name, type="run")
 
 
 def _run_id(folder: Path) -> str:
-    """The folder's name alone would not do: equal runs of two experiments, and a run that is trained again
-    from the start, share it."""
+    """The folder's name alone would not do: equal runs of two experiments share it, as does one trained anew."""
     # Other processes of a distributed run log nothing.
     if getattr(rank_zero_only, "rank", 0):
         return folder.name

@@ -3,12 +3,5 @@
 from pnfs.search.bilevel import FirstOrder, SecondOrder
 from pnfs.search.strategy import Frozen, GumbelSoftmax, Random, SearchStrategy, Synchronous
 
-__all__ = [
-    "FirstOrder",
-    "Frozen",
-    "GumbelSoftmax",
-    "Random",
-    "SearchStrategy",
-    "SecondOrder",
-    "Synchronous",
-]
+__all__ = ["FirstOrder", "Frozen", "GumbelSoftmax", "Random"]
+__all__ += ["SearchStrategy", "SecondOrder", "Synchronous"]

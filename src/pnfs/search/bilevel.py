@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from pnfs.data.module import PoseDataModule
 from pnfs.errors import PnfsError
-from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture, pose_module
+from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_architecture
 from pnfs.training.module import PoseBatch, PoseModule
 
 
@@ -25,17 +25,14 @@ class BilevelStrategy(SearchStrategy):
     """alpha and beta learn from one part of the training persons, the weights from the other.
 
     Before every step of the weights' optimiser, one step of an Adam of their own moves alpha and beta; epochs,
-    steps and schedulers count as without a search. Running statistics belong to the weights: the architecture
-    step leaves them as they are.
+    steps and schedulers count as without a search. Running statistics belong to the weights: this step leaves
+    them as they are.
 
     Args:
-        lr: Learning rate of alpha and beta.
-        weight_decay: Weight decay of alpha and beta.
+        lr, weight_decay: Arguments of the Adam of alpha and beta.
         share: Share of the training persons that alpha and beta learn from.
         seed: Seed of the division of the training persons.
-        warmup_epochs: First epochs in which alpha and beta stay as they are.
-        betas: Decay rates of the Adam of alpha and beta. DARTS takes (0.5, 0.999), the authors' public
-            code PyTorch's (0.9, 0.999).
+        betas: Decay rates of that Adam: DARTS's (0.5, 0.999); the authors' public code has (0.9, 0.999).
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class BilevelStrategy(SearchStrategy):
         self.share, self.seed = share, seed
         self.architecture_rows: list[int] = []
         self.loss_scale = 1.0
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.optimizer: Any = None
         self._restored: dict[str, Any] | None = None
         self._batches: Iterator[PoseBatch] = iter(())
         self._loader: Any = None
@@ -77,12 +74,8 @@ class BilevelStrategy(SearchStrategy):
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         if not architecture_of(module):
-            raise PnfsError(
-                f"{type(self).__name__}: the model has no fabrics to search; use strategy=synchronous"
-            )
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, PoseDataModule):
-            raise PnfsError(f"{type(self).__name__} needs a PoseDataModule to divide")
+            raise PnfsError("strategy: the model has no fabrics to search; use synchronous")
+        data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
         _, self.architecture_rows = data.split_train(self.share, self.seed)
         # Without gradient in the weights' step, and so outside of what DDP reduces.
         freeze_architecture(module)
@@ -91,15 +84,12 @@ class BilevelStrategy(SearchStrategy):
         self.optimizer = torch.optim.Adam(
             architecture_of(pl_module), lr=self.lr, weight_decay=self.weight_decay, betas=self.betas
         )
-        data = trainer.datamodule  # type: ignore[attr-defined]
         if self._restored is not None:
             if self._restored["architecture_rows"] != self.architecture_rows:
-                raise PnfsError(
-                    "the checkpoint divides the training persons otherwise than this run; strategy.share, "
-                    "strategy.seed and the dataset must be those it was made with"
-                )
+                keys = "strategy.share, strategy.seed and dataset must be those it was made with"
+                raise PnfsError(f"the checkpoint divides the training persons otherwise: {keys}")
             self.optimizer.load_state_dict(self._restored["optimizer"])
-        self._loader = data.architecture_dataloader()
+        self._loader = trainer.datamodule.architecture_dataloader()  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._loader.sampler.set_epoch(trainer.current_epoch)
@@ -110,14 +100,19 @@ class BilevelStrategy(SearchStrategy):
     ) -> None:
         if self.warming_up(trainer) or batch_idx % trainer.accumulate_grad_batches != 0:
             return
-        module = pose_module(pl_module)
+        module = pl_module
+        assert isinstance(module, PoseModule)
         # Half precision loses small gradients: they are taken of the scaled loss, as the weights' are.
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.loss_scale = 1.0 if scaler is None else float(scaler.get_scale())
         data: PoseDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        search_batch = data.on_after_batch_transfer(
-            move_data_to_device(self._next_batch(), module.device), dataloader_idx=0
-        )
+        found = next(self._batches, None)
+        if found is None:
+            # At an epoch's start, or where the search half is a little smaller than the other.
+            self._batches = iter(self._loader)
+            found = next(self._batches)
+        found = move_data_to_device(found, module.device)
+        search_batch = data.on_after_batch_transfer(found, dataloader_idx=0)
         parameters = architecture_of(module)
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -130,24 +125,15 @@ class BilevelStrategy(SearchStrategy):
         module.watch_loss("architecture", loss, search_batch, batch_idx)
         # The mean over all processes: a callback's gradients bypass DDP's reduction.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        sizes = [parameter.numel() for parameter in parameters]
-        shares = trainer.strategy.reduce(flat, reduce_op="mean").split(sizes)
+        mean = trainer.strategy.reduce(flat, reduce_op="mean")
+        shares = mean.split([parameter.numel() for parameter in parameters])
         gradients = [share.view_as(p) for share, p in zip(shares, parameters, strict=True)]
         if scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
-            assert self.optimizer is not None
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         module.log("architecture/loss", loss, on_step=False, on_epoch=True)
-
-    def _next_batch(self) -> PoseBatch:
-        batch = next(self._batches, None)
-        if batch is None:
-            # At an epoch's start, or where the search half is a little smaller than the other.
-            self._batches = iter(self._loader)
-            batch = next(self._batches)
-        return batch
 
     def state_dict(self) -> dict[str, Any]:
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
@@ -158,9 +144,7 @@ class BilevelStrategy(SearchStrategy):
         self._restored = state_dict if state_dict["optimizer"] else None
 
 
-def functional_loss(
-    module: PoseModule, parameters: dict[str, Tensor], batch: PoseBatch
-) -> Float[Tensor, ""]:
+def functional_loss(module: PoseModule, parameters: dict[str, Tensor], batch: PoseBatch) -> Tensor:
     """The loss of the network with `parameters` in place of its own; running statistics stay."""
     network = module.network
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -184,9 +168,7 @@ class SecondOrder(BilevelStrategy):
     The weights themselves are never touched: the looked-ahead ones are tensors of their own. A step costs about
     four times the time and memory of a plain one.
 
-    Args:
-        unrolled_lr: xi; None for the weights' current learning rate.
-        lr, weight_decay, share, seed, warmup_epochs, betas: See `BilevelStrategy`.
+    `unrolled_lr` is xi, None for the weights' current learning rate; for others see `BilevelStrategy`.
     """
 
     # Its functional calls put other tensors in the place of the weights at every step.
@@ -211,19 +193,12 @@ class SecondOrder(BilevelStrategy):
         step = self.unrolled_lr
         if step is None:
             step = module.trainer.optimizers[0].param_groups[0]["lr"]
-        parameters = dict(module.network.named_parameters())
-        # alpha and beta take gradients too, in this callback alone.
-        searched = set(map(id, architecture_of(module)))
-        weights = {
-            name: value
-            for name, value in parameters.items()
-            if id(value) not in searched and value.requires_grad
-        }
-        train_loss = functional_loss(module, dict(parameters), train_batch)
+        parameters: dict[str, Tensor] = dict(module.network.named_parameters())
+        trained = {id(p) for p in module.network.weight_parameters() if p.requires_grad}
+        weights = {name: value for name, value in parameters.items() if id(value) in trained}
+        train_loss = functional_loss(module, parameters, train_batch)
         gradients = self.gradients_of(train_loss, list(weights.values()), through=True)
-        ahead = {
-            name: value - step * gradient
-            for (name, value), gradient in zip(weights.items(), gradients, strict=True)
-        }
+        pairs = zip(weights.items(), gradients, strict=True)
+        ahead = {name: value - step * gradient for (name, value), gradient in pairs}
         search_loss = functional_loss(module, parameters | ahead, search_batch)
         return self.gradients_of(search_loss, architecture_of(module)), search_loss.detach()

@@ -19,14 +19,11 @@ from pnfs.training.module import ArchitectureGroup, PoseBatch, PoseModule
 class SearchStrategy(L.Callback):
     """Decides what happens to the architecture parameters of a run.
 
-    Subclasses fill in `prepare`, which is called once before the optimisers are made.
+    Subclasses fill in `prepare`, which is called once before the optimisers are made. A `state_dict` is plain data
+    only, so that checkpoints load with weights_only=True.
 
-    Args:
-        warmup_epochs: First epochs in which alpha and beta stay as they are while the weights learn.
-
-    Attributes:
-        compilable: Whether training steps may be compiled (`acceleration.compile`). Not where a step puts
-            other tensors in the place of the weights.
+    In the first `warmup_epochs` alpha and beta stay as they are while the weights learn. Training steps of those
+    that are `compilable` may be compiled (`acceleration.compile`).
     """
 
     compilable: ClassVar[bool] = True
@@ -39,7 +36,8 @@ class SearchStrategy(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.prepare(pose_module(pl_module), trainer)
+            assert isinstance(pl_module, PoseModule)
+            self.prepare(pl_module, trainer)
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         """Sets initial values, freezes alpha and beta, or hands them to an optimiser."""
@@ -57,21 +55,10 @@ class SearchStrategy(L.Callback):
             for parameter in architecture_of(pl_module):
                 parameter.grad = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data only, so that checkpoints load with weights_only=True."""
-        return {}
 
-
-def pose_module(module: L.LightningModule) -> PoseModule:
-    """The module as what a strategy needs."""
-    if not isinstance(module, PoseModule):
-        raise TypeError(f"a search strategy needs a PoseModule, got {type(module).__name__}")
-    return module
-
-
-def architecture_of(module: L.LightningModule) -> list[nn.Parameter]:
-    """alpha and beta of all parts, in a fixed order."""
-    return list(pose_module(module).network.architecture_parameters().values())
+def architecture_of(module: Any) -> list[nn.Parameter]:
+    """alpha and beta of all parts of a `PoseModule`, in a fixed order."""
+    return list(module.network.architecture_parameters().values())
 
 
 def freeze_architecture(module: PoseModule) -> None:
@@ -84,10 +71,8 @@ def freeze_architecture(module: PoseModule) -> None:
 class Synchronous(SearchStrategy):
     """The paper's main strategy (section III-F): one optimiser, one loss, no split of the data.
 
-    Args:
-        lr_factor: Learning rate of alpha and beta relative to the weights'; 1 in the paper.
-        weight_decay: Weight decay of alpha and beta; 0 in the paper.
-        warmup_epochs: First epochs in which alpha and beta stay as they are.
+    The learning rate of alpha and beta is `lr_factor` times the weights', 1 in the paper; their weight decay is 0
+    there.
     """
 
     def __init__(
@@ -118,12 +103,8 @@ class Random(SearchStrategy):
 class Frozen(SearchStrategy):
     """alpha and beta keep their values for the whole run; only weights are trained.
 
-    With another backbone or dataset a found architecture can be used again, as long as the fabrics have
-    the same parts, operations and cells.
-
-    Args:
-        architecture: JSON file of `pnfs train` or `pnfs derive`, checkpoint or run folder to take
-            alpha and beta from; None for uniform weights.
+    They are those of `architecture`, a JSON file of `pnfs train` or `pnfs derive`, a checkpoint or a run's folder;
+    None for uniform weights. The fabrics must have the same parts, operations and cells, on any backbone.
     """
 
     def __init__(self, architecture: str | Path | None = None) -> None:
@@ -134,12 +115,10 @@ class Frozen(SearchStrategy):
         if self.architecture is None:
             for parameter in architecture_of(module):
                 parameter.data.zero_()
-        elif isinstance(module.network, PoseFabricNetwork):
-            load_architecture(module.network, read_architecture(self.architecture))
+        elif not isinstance(module.network, PoseFabricNetwork):
+            raise PnfsError("strategy.architecture: the model has no fabrics; use null")
         else:
-            raise PnfsError(
-                "strategy.architecture: the model is a baseline without fabrics; use null"
-            )
+            load_architecture(module.network, read_architecture(self.architecture))
         freeze_architecture(module)
 
 
@@ -152,11 +131,9 @@ class GumbelSoftmax(SearchStrategy):
 
     Args:
         seed: Seed of the noise.
-        first_temperature: In the first epoch after the warm-up.
+        first_temperature: In the first epoch after the warm-up, in which weights are a plain softmax.
         last_temperature: In the last epoch.
-        lr_factor: Learning rate of alpha and beta relative to the weights'.
-        weight_decay: Weight decay of alpha and beta.
-        warmup_epochs: First epochs with plain softmax, in which alpha and beta stay as they are.
+        lr_factor, weight_decay, warmup_epochs: See `Synchronous`.
     """
 
     def __init__(
@@ -183,7 +160,7 @@ class GumbelSoftmax(SearchStrategy):
             fabrics.relaxation = self.sample
 
     def temperature(self, epoch: int, epochs: int) -> float:
-        """Temperature of an epoch, counted from 0, of a run of `epochs` epochs."""
+        """Temperature of an epoch, counted from 0."""
         steps = max(epochs - 1 - self.warmup_epochs, 1)
         progress = min(max(epoch - self.warmup_epochs, 0) / steps, 1.0)
         ratio = self.last_temperature / self.first_temperature
@@ -202,11 +179,9 @@ class GumbelSoftmax(SearchStrategy):
     ) -> None:
         step = trainer.fit_loop.epoch_loop.total_batch_idx
         self._generator.manual_seed(hash((self.seed, step)) % 2**63)
-        if self.warming_up(trainer):
-            self._temperature = None
-        else:
-            self._temperature = self.temperature(trainer.current_epoch, trainer.max_epochs or 1)
+        temperature = self.temperature(trainer.current_epoch, trainer.max_epochs or 1)
+        self._temperature = None if self.warming_up(trainer) else temperature
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._temperature is not None:
-            pose_module(pl_module).log("architecture/temperature", self._temperature)
+            pl_module.log("architecture/temperature", self._temperature)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, WeightAveraging
 from torch import Tensor
 
+from pnfs.files import write_whole
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import (
     Architecture,
@@ -29,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 class ArchitectureMonitor(L.Callback):
-    """Logs the statistics of softmax(alpha) and softmax(beta), and keeps their trajectory.
+    """Logs the statistics of softmax(alpha) and softmax(beta) once an epoch, and keeps their trajectory.
 
-    Every logger gets the statistics once an epoch; `architecture.jsonl` in the run's folder gets one line an epoch
-    with alpha and beta, starting with those before training (epoch -1). A baseline has nothing to log.
+    `architecture.jsonl` in the run's folder gets one line an epoch with alpha and beta, starting with those before
+    training (epoch -1). A baseline has nothing to log.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -43,37 +44,26 @@ class ArchitectureMonitor(L.Callback):
         network = _searched(pl_module)
         if network is None or not trainer.is_global_zero:
             return
+        # A start that was killed before its checkpoint leaves epochs that are trained again, and half a line.
+        resumed = self.path.is_file() and trainer.current_epoch > 0
+        lines = self.path.read_text().splitlines(keepends=True) if resumed else []
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["epoch"] < trainer.current_epoch]
+        write_whole(self.path, "".join(kept))
         if trainer.current_epoch == 0:
-            self.path.unlink(missing_ok=True)
             self._write(network, -1)
-        else:
-            self._forget_from(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        network = _searched(pl_module)
-        if network is None:
-            return
-        statistics = mixing_statistics(describe_architecture(network))
-        pl_module.log_dict({f"architecture/{name}": value for name, value in statistics.items()})
-        # A part of an epoch is trained again when the run is resumed.
-        if trainer.is_global_zero and trainer.is_last_batch:
-            self._write(network, trainer.current_epoch)
-
-    def _forget_from(self, epoch: int) -> None:
-        """Drops what a start that was killed before its checkpoint wrote: that epoch is trained again."""
-        if self.path.is_file():
-            # A line has its end, but for one that a kill cut off.
-            lines = self.path.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["epoch"] < epoch]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            temporary.replace(self.path)
+        if network := _searched(pl_module):
+            found = mixing_statistics(describe_architecture(network))
+            pl_module.log_dict({f"architecture/{name}": value for name, value in found.items()})
+            # A part of an epoch is trained again when the run is resumed.
+            if trainer.is_global_zero and trainer.is_last_batch:
+                self._write(network, trainer.current_epoch)
 
     def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = to_json(describe_architecture(network), lines=False)
         with self.path.open("a") as file:
-            line = to_json(describe_architecture(network), lines=False)
             file.write(f'{{"epoch": {epoch}, "architecture": {line}}}\n')
 
 
@@ -87,13 +77,10 @@ def read_trajectory(path: Path) -> dict[int, Architecture]:
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             record = json.loads(line)
-            architecture = architecture_from_json(json.dumps(record["architecture"]))
-            found[int(record["epoch"])] = architecture
+            found[int(record["epoch"])] = architecture_from_json(json.dumps(record["architecture"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path}, line {number}: no epoch and architecture ({error}); remove the file, or train "
-                "again"
-            ) from None
+            text = f"no epoch and architecture ({error}); remove the file, or train again"
+            raise CheckpointError(f"{path}, line {number}: {text}") from None
     return found
 
 
@@ -105,11 +92,8 @@ def _searched(module: L.LightningModule) -> PoseFabricNetwork | None:
 class EMA(WeightAveraging):
     """Exponential moving average of the weights and batch statistics, which is validated, kept and scored.
 
-    The n-th update keeps min(decay, (1 + n) / (10 + n)) of the average, as in TensorFlow's and timm's, so that the
-    initial weights, far from all others, have no part in it after the first few hundred steps.
-
-    Args:
-        decay: Share of the average that a late step keeps.
+    The n-th update keeps min(`decay`, (1 + n) / (10 + n)) of the average, as in TensorFlow's and timm's, so that
+    the initial weights, far from all others, have no part in it after the first few hundred steps.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -123,8 +107,7 @@ class EMA(WeightAveraging):
 class TrainingSpeed(L.Callback):
     """Logs "train/persons_per_second" once an epoch: everything between its first and last step.
 
-    Lightning's `ThroughputMonitor` answers another question: it logs every few steps to the loggers, the compiling
-    of the first step counts, and a GPU waits after each step.
+    In Lightning's `ThroughputMonitor` the compiling of the first step counts, and a GPU waits after each step.
     """
 
     _started, _persons = 0.0, 0

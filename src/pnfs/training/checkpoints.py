@@ -1,24 +1,34 @@
-"""Checkpoints: plain data only, read without running anybody's code."""
+"""Checkpoints: plain data only, read without running anybody's code; and what their configurations may build."""
 
+import importlib
+import inspect
 import logging
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
 import torch
+from torch.optim import Optimizer
 
+from pnfs.body import Skeleton
+from pnfs.data.datasets.base import PoseDataset
 from pnfs.errors import PnfsError
-from pnfs.models import PoseFabricNetwork
+from pnfs.models import FabricRules, NeuralFabrics, PoseFabricNetwork, PoseNetwork
 from pnfs.models.architecture import (
     Architecture,
     architecture_from_json,
     describe_architecture,
     to_json,
 )
-from pnfs.training.checkpoint_io import damage
+from pnfs.models.backbones import Backbone, Stem
+from pnfs.models.operations import Operation
+from pnfs.models.wiring import KeptCell
+from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import PoseModule
-from pnfs.training.roles import interpolations, problems, without_weights
+from pnfs.training.schedules import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +37,19 @@ ARCHITECTURE_KEY = "pnfs_architecture"
 IDENTITY_KEY = "pnfs_identity"
 CARD_KEY = "pnfs_card"
 """Entry of the model that comes with the package: what it is, was trained on, and scores."""
-
 SHIPPED = Path(__file__).parents[1] / "shipped" / "lspet_best.ckpt"
 """The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
-
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
 
-_FABRICS = "pnfs.models.PoseFabricNetwork"
+# Where the classes lie that need no trust. A name of another module inside of them is none of theirs.
+_PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
+# Key -> what the class there, or in the dictionary there, has to be.
+_ROLES: Mapping[str, type] = {
+    "model": PoseNetwork, "backbone": Backbone, "stem": Stem, "fabrics": NeuralFabrics,
+    "operations": Operation, "rules": FabricRules, "kept": KeptCell, "dataset": PoseDataset,
+    "skeleton": Skeleton, "optimizer": Optimizer, "schedule": Schedule, "loss": HeatmapLoss,
+}  # fmt: skip
 
 
 class CheckpointError(PnfsError):
@@ -92,23 +107,16 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         CheckpointError: There is none.
     """
-    if str(path) == "shipped":
-        return SHIPPED
-    path = Path(path).expanduser()
+    path = SHIPPED if str(path) == "shipped" else Path(path).expanduser()
     if path.is_file():
         return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     best, last = folder / "best.ckpt", folder / "last.ckpt"
     if best.is_file():
         return best
     if not last.is_file():
-        raise CheckpointError(f"{path}: no best.ckpt or last.ckpt in this folder")
-    log.warning(
-        "%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used in its place",
-        folder,
-    )
+        raise CheckpointError(f"{path}: no checkpoint, and no best.ckpt or last.ckpt in it")
+    log.warning("%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used", folder)
     return last
 
 
@@ -123,14 +131,13 @@ def read_checkpoint(
     """A checkpoint's content; of its configuration, what will be built is checked.
 
     Args:
-        path: Checkpoint, or a run's folder.
-        builds: Parts of the configuration that objects will be built from; those alone may need trust.
-            None of them: the configuration is data, and is not looked at.
+        path: See `find_checkpoint`.
+        builds: Parts of the configuration that objects will be built from; without any it is not checked.
         trust: Whether classes that are not of this package may be named. They run their own code.
 
     Raises:
-        CheckpointError: Not readable without running code, not one of ours, or its configuration
-            names a class that is not ours without `trust`.
+        CheckpointError: Damaged, not readable without running code, not one of ours, or its configuration names a
+            class that is not ours without `trust`.
     """
     path = find_checkpoint(path)
     if found := damage(path):
@@ -138,36 +145,116 @@ def read_checkpoint(
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as plain data; it holds pickled objects, which are never loaded ({error})"
-        ) from error
+        reason = f"it holds pickled objects, which are never loaded ({error})"
+        raise CheckpointError(f"{path}: cannot be read as plain data; {reason}") from error
     kinds = {CONFIG_KEY: Mapping, "state_dict": Mapping, "epoch": int}
     entries = checkpoint if isinstance(checkpoint, dict) else {}
-    lacking = [key for key, kind in kinds.items() if not isinstance(entries.get(key), kind)]
-    if lacking:
-        raise CheckpointError(
-            f"{path}: not a checkpoint written by `pnfs train`; it lacks {', '.join(lacking)}"
-        )
+    for key in (key for key, kind in kinds.items() if not isinstance(entries.get(key), kind)):
+        raise CheckpointError(f"{path}: not a checkpoint written by `pnfs train`; it lacks {key}")
     for problem in _problems(checkpoint[CONFIG_KEY], builds, trust) if builds else ():
         raise CheckpointError(f"{path}: {problem}")
     return checkpoint
 
 
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's bytes, whose checksums `torch.load` does not compare; None: nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        return str(error)
+    return None if entry is None else f"checksum of {entry}"
+
+
 def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
     """Why a configuration is incomplete, or would do more than build our objects."""
     for key in ("model", "dataset"):
-        if not isinstance(config, Mapping) or key not in config:
+        if key not in config:
             yield f"its configuration lacks {key}"
-    model = config["model"]
-    is_fabric = isinstance(model, Mapping) and model.get("_target_") == _FABRICS
-    if is_fabric and "model" in builds and "fabrics" not in model:
+    model = config["model"] if "model" in builds else None
+    target = model.get("_target_") if isinstance(model, Mapping) else None
+    if target == "pnfs.models.PoseFabricNetwork" and "fabrics" not in (model or {}):
         yield "an earlier version wrote it, whose networks this version cannot build; train it again"
     for key in builds:
-        yield from problems(config.get(key), key, key, trust)
-    for text in interpolations(config):
+        yield from _foreign(config.get(key), key, key, trust)
+    for text in _interpolations(config):
         yield f"its configuration holds the interpolation {text!r}"
+
+
+def _foreign(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
+    """What speaks against building the part of a configuration at a dotted key.
+
+    `role` is a key of `_ROLES`, what is built of it, or None where no class belongs.
+    """
+    if isinstance(config, Mapping):
+        is_object = "_target_" in config
+        if is_object and (problem := _problem(config["_target_"], role, trust)):
+            yield f"its configuration names {config['_target_']!r} under {key}{problem}"
+        for name, value in config.items():
+            # What an object is made of is known by its key; a dictionary of objects has objects of one kind.
+            below = (str(name) if name in _ROLES else None) if is_object else role
+            yield from _foreign(value, f"{key}.{name}", below, trust)
+    elif isinstance(config, (list, tuple)):
+        for index, value in enumerate(config):
+            yield from _foreign(value, f"{key}.{index}", None, trust)
+
+
+def _problem(target: Any, role: str | None, trust: bool) -> str | None:
+    """Why a class may not be built, as the end of a sentence; None if it may."""
+    base = _ROLES.get(role or "")
+    if base is not None and _is_ours(target, base):
+        return None
+    if not trust:
+        kind = base.__name__ if base else "class that belongs there"
+        return (
+            f", which is no {kind} of pnfs; trust=true builds it all the same, which runs its code: only for "
+            "checkpoints that you wrote"
+        )
+    try:
+        found = resolve_name(target)
+    except Exception as error:  # The user's module may fail in any way.
+        reason = f"{type(error).__name__}: {error}"
+        return f", which cannot be imported ({reason}); PYTHONPATH must hold its module's folder"
+    return None if callable(found) else ", which is no class"
+
+
+def _is_ours(target: Any, base: type) -> bool:
+    """Whether it is a class of this package (or an optimiser of PyTorch) that does what is done in its place."""
+    module, _, name = str(target).rpartition(".")
+    if not str(target).startswith(_PACKAGES):
+        return False
+    try:
+        found = inspect.getattr_static(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    own = inspect.isclass(found) and found.__module__.startswith(_PACKAGES)
+    return own and issubclass(found, base)
+
+
+def _interpolations(config: Any) -> Iterator[str]:
+    """What is left to resolve, which could call anything; what we write is resolved already."""
+    if isinstance(config, (Mapping, list, tuple)):
+        for value in config.values() if isinstance(config, Mapping) else config:
+            yield from _interpolations(value)
+    elif isinstance(config, str) and "${" in config:
+        yield config
 
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with a model that asks for no pretrained weights, anywhere in it."""
-    return dict(settings) | {"model": without_weights(settings["model"])}
+    return dict(settings) | {"model": _without_weights(settings["model"])}
+
+
+def _without_weights(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_weights(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: _without_weights(value) for key, value in node.items()}
+    # Left out, weights could have another default; the class was checked.
+    target = found.get("_target_")
+    if "weights" in found or (
+        target and "weights" in inspect.signature(resolve_name(target)).parameters
+    ):
+        found["weights"] = "none"
+    return found

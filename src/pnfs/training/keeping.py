@@ -1,20 +1,37 @@
 """Callbacks that decide which epochs' weights are kept, and when a run ends; right also over interruptions."""
 
+import io
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from pnfs.training.checkpoint_io import WholeCheckpointIO
+from pnfs.files import write_whole
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes whole files or none.
+
+    Lightning's own goes through the folder of temporary files: where that lies on another file system, the
+    target is copied into place, and a kill or a full disk leaves half of it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getbuffer())
 
 
 class _Kept(ModelCheckpoint):
     """Keeps one checkpoint, of whole epochs, under a fixed name; its folder may be moved or renamed.
 
-    The weights of a part of an epoch, as `max_time` and `max_steps` leave them, are not kept: a resumed run trains
-    that epoch again, from its start.
+    Of a part of an epoch, as `max_time` and `max_steps` leave it, nothing is kept: a resumed run trains it again.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -26,11 +43,9 @@ class _Kept(ModelCheckpoint):
         def there(path: str) -> str:
             return str(Path(self.dirpath or "") / Path(path).name) if path else path
 
-        names = ("best_model_path", "kth_best_model_path", "last_model_path")
-        paths = {name: there(state_dict[name]) for name in names if name in state_dict}
+        moved = {k: there(v) if k.endswith("_path") else v for k, v in state_dict.items()}
         best = {there(path): score for path, score in state_dict.get("best_k_models", {}).items()}
-        moved = state_dict | paths | {"best_k_models": best, "dirpath": str(self.dirpath)}
-        super().load_state_dict(moved)
+        super().load_state_dict(moved | {"best_k_models": best, "dirpath": str(self.dirpath)})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_last_batch:
@@ -41,13 +56,8 @@ class KeepBest(_Kept):
     """Keeps `best.ckpt` in `dirpath`: the weights with the best (mode: max or min) validation score."""
 
     def __init__(self, dirpath: Path | str, monitor: str = "val/score", mode: str = "max") -> None:
-        super().__init__(
-            dirpath=dirpath,
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            enable_version_counter=False,
-        )
+        arguments: dict[str, Any] = {"monitor": monitor, "mode": mode}
+        super().__init__(dirpath, "best", enable_version_counter=False, **arguments)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_last_batch or not trainer.should_stop:
@@ -55,23 +65,16 @@ class KeepBest(_Kept):
 
 
 class KeepLast(_Kept):
-    """Keeps `last.ckpt` in `dirpath`, which a run resumes from: everything after the last whole epoch.
-
-    `previous.ckpt` is the epoch before, for the day that `last.ckpt` cannot be read.
+    """Keeps `last.ckpt` in `dirpath`, which a run resumes from, and of the epoch before `previous.ckpt`.
 
     Lightning's `save_last` skips epochs that are no better, which a resumed run would then repeat; and with
-    several validations an epoch it would keep a state that cannot be resumed exactly.
-
-    Attributes:
-        epochs: Whole epochs that the run has trained, earlier starts included.
+    several validations an epoch it would keep a state that cannot be resumed exactly. `epochs` are the whole
+    epochs that the run has trained, earlier starts included.
     """
 
     def __init__(self, dirpath: Path | str) -> None:
         super().__init__(
-            dirpath=dirpath,
-            filename="last",
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
+            dirpath, "last", enable_version_counter=False, save_on_train_epoch_end=True
         )
         self.epochs = 0
 

@@ -1,5 +1,7 @@
 """The LightningModule: loss, optimiser, validation; knows nothing of search strategies."""
 
+import ctypes
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from pnfs.training.loss import HeatmapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+LOOK_AFTER = {"cpu": 1}  # Losses that are kept before they are read: a GPU need not wait each step.
 
 
 class NonFiniteLossError(PnfsError):
@@ -39,15 +42,12 @@ class PoseModule(L.LightningModule):
 
     Args:
         network: The model.
-        metric: The benchmark's score for validation, higher is better; its first entry is logged as "val/score".
+        metric: The benchmark's score for validation, higher is better (else PnfsError); its first entry is
+            logged as "val/score".
         optimizer: Makes the optimiser from parameter groups.
-        schedule: Makes the learning-rate schedule.
-        loss: On heatmaps.
-        codec: From joints to target heatmaps, and from heatmaps to joints.
+        schedule: Makes the learning-rate schedule; None for the paper's.
+        loss, codec: None for the paper's.
         flip_test: Average with the mirrored image in evaluation.
-
-    Raises:
-        ValueError: Lower values of the metric are better; the best checkpoint would be the worst.
     """
 
     architecture_group: ArchitectureGroup | None = None
@@ -66,20 +66,15 @@ class PoseModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if metric.higher_is_better is False:
-            raise PnfsError(
-                f"{type(metric).__name__} says higher_is_better=False, but the checkpoint with the highest "
-                "score is kept as the best: return the negative value"
-            )
-        self.network = network
-        self.metric = MetricCollection([metric])
+            text = "higher_is_better=False, but the highest score is kept as the best: return the negative"
+            raise PnfsError(f"{type(metric).__name__}: {text}")
+        self.network, self.metric = network, MetricCollection([metric])
         self.loss: nn.Module = HeatmapLoss() if loss is None else loss
-        self.codec = Codec() if codec is None else codec
-        self.flip_test = flip_test
+        self.codec, self.flip_test = codec or Codec(), flip_test
         # Name, value, rows of the persons, and where it stands in the run.
         self._losses: list[tuple[str, Tensor, Tensor, str]] = []
         self._training_network: Callable[[Tensor], Tensor] = self.network.forward
-        self._make_optimizer = optimizer
-        self._schedule = StepSchedule() if schedule is None else schedule
+        self._make_optimizer, self._schedule = optimizer, schedule or StepSchedule()
 
     def compile_training(self, mode: CompileMode = "default") -> None:
         """Compiles the network for training steps; validation, with its odd last batch, stays eager.
@@ -119,13 +114,11 @@ class PoseModule(L.LightningModule):
         Raises:
             NonFiniteLossError: Names epoch, step, persons and learning rate.
         """
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        where = (
-            f"epoch {self.trainer.current_epoch}, step {self.trainer.global_step} (batch {batch_idx} of the "
-            f"epoch), learning rate {lr:g}"
-        )
+        trainer, lr = self.trainer, self.trainer.optimizers[0].param_groups[0]["lr"]
+        place = f"epoch {trainer.current_epoch}, step {trainer.global_step} (batch {batch_idx} of the epoch)"
+        where = f"{place}, learning rate {lr:g}"
         self._losses.append((name, loss.detach(), batch["sample_index"], where))
-        if len(self._losses) >= losses_between_looks(loss):
+        if len(self._losses) >= LOOK_AFTER.get(loss.device.type, 50):
             self._look_at_losses()
 
     def _look_at_losses(self) -> None:
@@ -139,9 +132,9 @@ class PoseModule(L.LightningModule):
         known = None if data is None else data.source.persons("train").ids
         ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
-            f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Training "
-            "stopped: look at these persons (pnfs data out=<folder>), or choose a smaller optimizer.lr, "
-            "trainer.gradient_clip_val, or trainer.precision=32-true"
+            f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Look at them "
+            "(pnfs data out=<folder>), or choose a smaller optimizer.lr, trainer.gradient_clip_val, or "
+            "trainer.precision=32-true"
         )
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
@@ -175,31 +168,32 @@ class PoseModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups: list[dict[str, Any]] = [{"params": self.network.weight_parameters()}]
-        optimizer = self._make_optimizer(groups)
+        optimizer, searched = self._make_optimizer(groups), self.architecture_group
         architecture = list(self.network.architecture_parameters().values())
-        if self.architecture_group is not None and architecture:
-            lr = optimizer.param_groups[0]["lr"] * self.architecture_group.lr_factor
-            decay = self.architecture_group.weight_decay
-            group = {"params": architecture, "lr": lr, "weight_decay": decay}
+        if searched is not None and architecture:
+            lr = optimizer.param_groups[0]["lr"] * searched.lr_factor
+            group = {"params": architecture, "lr": lr, "weight_decay": searched.weight_decay}
             optimizer.add_param_group(group)
         epochs = max(1, self.trainer.max_epochs or 1)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._schedule.build(optimizer, epochs=epochs, steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Loads a checkpoint's `state_dict` (entries of the network only)."""
-        load_network_state(self.network, state)
-
-
-def losses_between_looks(loss: Tensor) -> int:
-    """How many losses are kept before they are read: a GPU need not wait at every step."""
-    return 1 if loss.device.type == "cpu" else 50
-
 
 def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
     """Loads the network's entries of a `PoseModule`'s `state_dict`."""
-    prefix = "network."
-    network.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
+    own = {key.partition(".")[2]: t for key, t in state.items() if key.startswith("network.")}
+    network.load_state_dict(own)
+
+
+def keep_freed_memory() -> bool:
+    """Keeps freed memory in this process, and in those that it forks; False where there is no glibc.
+
+    glibc returns large blocks when they are freed, and activations are large: the next training step, or the
+    next picture, then waits for the system to hand out and clear the same pages again.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h.
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(-3, 2**31 - 1) and mallopt(-1, 2**31 - 1))

@@ -27,19 +27,15 @@ class StepSchedule:
     def build(self, optimizer: Optimizer, epochs: int, steps: int) -> dict[str, Any]:
         # Not before the first epoch is over, however short the run.
         epochs_at = [max(1, round(share * epochs)) for share in self.milestones]
-        return {
-            "scheduler": MultiStepLR(optimizer, epochs_at, gamma=self.factor),
-            "interval": "epoch",
-        }
+        scheduler = MultiStepLR(optimizer, epochs_at, gamma=self.factor)
+        return {"scheduler": scheduler, "interval": "epoch"}
 
 
 @dataclass(frozen=True)
 class OneCycleSchedule:
-    """One cycle: up to `peak`, then down towards zero; good for short runs.
+    """One cycle, for short runs: in a share `warmup` up to `peak`, then down towards zero.
 
-    Args:
-        peak: Highest learning rate of the weights; groups with a factor of their own get that factor.
-        warmup: Share of the run that leads up to the peak.
+    `peak` is the weights' highest learning rate; groups with a factor of their own get that factor.
     """
 
     peak: float = 2e-3

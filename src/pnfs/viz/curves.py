@@ -20,7 +20,7 @@ from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, save_figure
 
 if TYPE_CHECKING:  # The page about runs need not wait for torch.
-    from pnfs.evaluation.errors import Errors
+    from pnfs.evaluation.pck import Errors
     from pnfs.evaluation.person_metric import Criterion
     from pnfs.models.architecture import Architecture
 

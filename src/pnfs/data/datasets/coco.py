@@ -28,8 +28,7 @@ from pnfs.data.persons import Persons
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
 from pnfs.errors import PnfsError
 from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility
-from pnfs.evaluation.oks import similarity_sigmas
+from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility, similarity_sigmas
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
