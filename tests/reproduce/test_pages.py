@@ -123,6 +123,18 @@ def test_rows_are_compared_by_seed(
     assert says in line[3]
 
 
+def test_questions_are_answered_by_the_comparison_of_their_row(tmp_path: Path) -> None:
+    target = target_of(tmp_path, questions={"lonely": "Is it better?"})
+    write_run(tmp_path / "runs", settings("seeded", 0), 10.0)
+    assert "- Is it better? Not run.\n" in page(
+        target, results_of(tmp_path / "runs", target), "smoke"
+    )
+    write_run(tmp_path / "runs", settings("lonely", 0), 12.0)
+    text = page(target, results_of(tmp_path / "runs", target), "smoke")
+    (line,) = [line for line in text.splitlines() if line.startswith("- Is it better?")]
+    assert all(words in line for words in ("12.0", "10.0", "+2.0 (1 seed)", "one seed"))
+
+
 def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
     target = target_of(tmp_path, against="lonely")
     for row, seed, score in (("seeded", 3, 5.0), ("lonely", 3, 2.0)):

@@ -128,6 +128,8 @@ GOOD = "title: T\ntests: Why?\nsource: S\nkind: table\nrows: {one: One}\n"
         ("tests: Why?\n", "", "tests"),
         ("{one: One}", "[one]", "rows"),
         ("rows:", "rows: [", "cannot be read"),
+        ("rows:", "against: two\nrows:", "two"),
+        ("rows:", "questions: {three: Why?}\nrows:", "three"),
         ("rows:", "scores: {x: X}\nrows:", "paper.csv"),
     ],
 )

@@ -55,6 +55,8 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
         lines += [f"{name}:", ""] if name else []
         lines += [*markdown(table), ""]
     pairs = compared(target, results)
+    if target.questions:
+        lines += ["What the runs say:", "", *answers(target, results, pairs), ""]
     if len(pairs):
         lines += ["Compared by seed:", "", *markdown(pairs), ""]
     if profile in target.notes:
@@ -68,6 +70,26 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
     seeds = ",".join(map(str, results.runs["seed"].unique()))
     command = f"make reproduce-{target.name} PROFILE={profile} SEEDS={seeds}"
     return "\n".join([*lines, f"Made by `{command}` from the records of the runs.", ""])
+
+
+def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
+    """One line a question of the target, with the numbers that answer it as far as there are runs."""
+    score = main_score(target, results)
+    spread = results.spread(score)
+    text = {r: score_text(score, s["mean"], s["std"]) for r, s in spread.iterrows()}
+    lines = []
+    for file, question in target.questions.items():
+        row = target.rows[file]
+        answer = "not run."
+        if row in pairs.index:
+            other, difference, interval, says = pairs.loc[row]
+            between = "" if interval == "–" else f", 95% interval {interval}"
+            answer = (
+                f"{row}: {score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}"
+                f"{between}: {says}."
+            )
+        lines.append(f"- {question} {answer[0].upper()}{answer[1:]}")
+    return lines
 
 
 def tables(target: Target, results: Results, profile: str) -> dict[str, pd.DataFrame]:

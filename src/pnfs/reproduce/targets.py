@@ -5,7 +5,7 @@ from typing import Literal
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pnfs.errors import PnfsError
 
@@ -43,6 +43,7 @@ class Target(BaseModel):
         scores: Column of paper.csv -> the score of our records that stands beside it.
         rows: File in `conf/experiment/<name>/` -> label; a row of paper.csv has its label there.
         against: The row (file) that the others are compared with, seed by seed; None: the first with runs.
+        questions: Row (file) -> the question that its comparison answers.
         notes: Profile -> what to know about its numbers.
         counts: Row, or "all" -> why our parameters and MACs differ from the paper's.
         published: paper.csv as it is printed: labels -> text, "" where nothing is printed.
@@ -58,9 +59,17 @@ class Target(BaseModel):
     scores: dict[str, str] = {}
     rows: dict[str, str]
     against: str | None = None
+    questions: dict[str, str] = {}
     notes: dict[str, str] = {}
     counts: dict[str, str] = {}
     published: pd.DataFrame
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> "Target":
+        unknown = {*self.questions, *([self.against] if self.against else [])} - self.rows.keys()
+        if unknown:
+            raise ValueError(f"no row of its own is {', '.join(sorted(unknown))}")
+        return self
 
     @property
     def cited(self) -> list[str]:
