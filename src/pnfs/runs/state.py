@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
@@ -194,8 +193,10 @@ def put_together(folder: Path) -> None:
         (folder / _EARLIER).unlink()
 
 
-def _logged(folder: Path) -> pd.DataFrame | None:
-    """All rows as they were written: numbers keep their digits."""
+def _logged(folder: Path) -> Any:
+    """A table of all rows as they were written: numbers keep their digits; None without any."""
+    import pandas as pd  # Here and not above: `pnfs runs` is not to wait for it.
+
     paths = [folder / name for name in (_EARLIER, METRICS)]
     written = [path for path in paths if path.is_file() and path.stat().st_size]
     tables = [pd.read_csv(path, dtype=str, on_bad_lines="skip") for path in written]
