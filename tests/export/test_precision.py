@@ -272,3 +272,23 @@ def test_running_a_file_contacts_nobody(f32_file, tmp_path: Path, code: str, see
     subprocess.run(command, env=environment, check=True)
     assert (tmp_path / "seen").exists() == seen
     assert not list(tmp_path.rglob("*openvino*"))
+
+
+_TWO_MODELS = """
+import signal, subprocess, sys
+import numpy as np
+from pnfs.export.runtimes import OpenVinoRuntime
+# A handler of Python's runs on the process's signal stack; data loaders set one for the end of a child.
+signal.signal(signal.SIGCHLD, lambda *_: None)
+models = [OpenVinoRuntime(sys.argv[1], 1) for _ in range(2)]
+for model in models:
+    model(np.zeros((1, 64, 96, 3), np.uint8))
+while models:
+    del models[0], model
+    subprocess.run(["true"], check=True)
+    model = None
+"""
+
+
+def test_models_that_end_in_any_order_leave_signals_alone(f32_file) -> None:
+    subprocess.run([sys.executable, "-c", _TWO_MODELS, str(f32_file)], check=True)

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -165,7 +166,7 @@ class OpenVinoRuntime(Runtime):
     ) -> None:
         openvino = library("openvino", extra="openvino")
         super().__init__(path, threads)
-        self._core = openvino.Core()
+        self._core = _kept(openvino.Core)
         try:
             self._model = self._core.read_model(self.path)
             # The ONNX file's properties.
@@ -200,6 +201,16 @@ class OpenVinoRuntime(Runtime):
         results = request.infer([images], share_inputs=True)
         # The request's next call overwrites its own memory.
         return [np.array(results[index]) for index in range(len(results))]
+
+
+@cache
+def _kept(core: Any) -> Any:
+    """OpenVINO's core, one for all models and never given back, so that its CPU plugin begins once.
+
+    A plugin puts a signal stack in the place of the one before. Where several end in the order in which they
+    began, the process is left with one that is unmapped, and the next signal kills it: the end of any child.
+    """
+    return core()
 
 
 def library(name: str, extra: str) -> ModuleType:
