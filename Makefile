@@ -91,7 +91,7 @@ exit $$status
 endef
 
 table-costs: $(STAMP) ## parameters and MACs of every configuration in the paper's tables, beside the paper's
-	$(BIN)/pnfs cost tables=true $(ARGS)
+	$(BIN)/python tools/table_costs.py $(ARGS)
 
 bench: $(STAMP) ## measure training steps, inference, data and evaluation into runs/bench/ (half an hour or more)
 	$(BIN)/python -m benchmarks training inference data evaluation $(ARGS)

@@ -29,7 +29,7 @@ def sections(*, size: int, rounds: int, persons: int = 32, **_: Any) -> Iterator
     settings = CacheSettings(input_size=(size, size)).with_room_for(Augmentation())
     with tempfile.TemporaryDirectory() as folder:
         people = write_pictures(Path(folder), persons, (720, 1280))
-        crops = ensure_cache(Path(folder) / "cache", people, settings, report=lambda _: None)
+        crops = ensure_cache(Path(folder) / "cache", people, settings)
         cached = with_crops(people, crops)
         ways = {
             "images": partial(from_loader, people, size),

@@ -1,5 +1,6 @@
 """Runs that take no training: a configuration as a command composes it, and a folder with an untrained network."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,4 +50,15 @@ def untrained_run(folder: Path, *overrides: str) -> Path:
         {"state_dict": state, "epoch": 0, CONFIG_KEY: settings},
         folder / "checkpoints" / "best.ckpt",
     )
+    return folder
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The record of a run or of an evaluation."""
+    return json.loads((folder / "result.json").read_text())
+
+
+def only_run(root: Path) -> Path:
+    """The folder of the one run below a run_root."""
+    (folder,) = root.glob("*/*")
     return folder

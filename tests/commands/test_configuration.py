@@ -169,20 +169,6 @@ TABLE_I: dict[str, dict[int, dict[str, list[int]]]] = {
             "left_lower_leg": [13, 15], "right_lower_leg": [14, 16],
         },
     },
-    # Not in the paper: MPII's groups without thorax and pelvis, in the order of LSP's files.
-    "lsp": {
-        1: {"whole_body": list(range(14))},
-        3: {"head": [12, 13], "upper_limb": list(range(6, 12)), "lower_limb": list(range(6))},
-        5: {
-            "head_shoulder": [8, 9, 12, 13], "left_lower_arm": [10, 11], "right_lower_arm": [6, 7],
-            "thigh": [2, 3], "lower_limb": [0, 1, 4, 5],
-        },
-        8: {
-            "head_shoulder": [8, 9, 12, 13], "left_upper_arm": [9, 10], "left_lower_arm": [10, 11],
-            "right_upper_arm": [7, 8], "right_lower_arm": [6, 7], "thigh": [1, 2, 3, 4],
-            "left_lower_leg": [4, 5], "right_lower_leg": [0, 1],
-        },
-    },
 }  # fmt: skip
 
 

@@ -194,7 +194,7 @@ def test_a_checkpoint_or_a_file_and_not_both() -> None:
 
 @pytest.mark.parametrize(
     ("key", "override"),
-    [("decode_method", "decode_method=dark"), (r"eval\.nms", "eval.nms=soft"),
+    [("decode_method", "decode_method=dark"), ("name", "name=mine"),
      ("dataset=", "dataset=of_checkpoint")],
 )  # fmt: skip
 def test_keys_of_a_network_are_not_swallowed(roots, tmp_path: Path, key, override: str) -> None:

@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
 import pnfs
+from tiny_runs import record_of
 from train_server import TrainServer
 
 TINY = [
@@ -49,10 +49,6 @@ def train(server: TrainServer, tmp_path: Path) -> Run:
 
 def folders(root: Path, name: str = "train") -> list[Path]:
     return sorted((root / "runs" / name).iterdir())
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
 
 
 def columns(folder: Path) -> set[str]:
@@ -104,37 +100,29 @@ def test_callback_of_the_users_is_called_beside_the_groups(train: Run, tmp_path:
 
 
 @pytest.mark.slow
-def test_several_loggers(train: Run, tmp_path: Path) -> None:
+def test_loggers_profiler_and_callbacks_of_the_groups(train: Run, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     pytest.importorskip("tensorboard")
-    train("logger=[wandb,tensorboard]")
+    choices = [
+        "callbacks=[default,ema,pictures]",
+        "callbacks.pictures.every=2",
+        "callbacks.ema.decay=0.5",
+    ]
+    loggers = [
+        "logger=[wandb,tensorboard]",
+        "trainer.profiler=simple",
+        "callbacks.pictures.persons=2",
+    ]
+    done = train(*choices, *loggers, "epochs=3")
     (folder,) = folders(tmp_path)
     assert list(folder.glob("events.out.tfevents.*"))
     assert list(folder.glob("wandb/offline-run-*"))
     assert (folder / "metrics.csv").is_file()
-
-
-@pytest.mark.slow
-def test_profiler_reports(train: Run) -> None:
-    done = train("trainer.profiler=simple")
     assert "Profiler Report" in done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_averaged_weights_are_validated_and_kept(train: Run, tmp_path: Path) -> None:
-    train("callbacks=[default,ema]", "callbacks.ema.decay=0.5", "epochs=2")
-    (folder,) = folders(tmp_path)
+    assert [path.name for path in (folder / "pictures").iterdir()] == ["epoch_0002.png"]
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     kept, current = last["state_dict"], last["current_model_state"]
     assert any(not torch.equal(kept[name], current[name]) for name in kept)
-
-
-@pytest.mark.slow
-def test_pictures_every_few_epochs(train: Run, tmp_path: Path) -> None:
-    choices = ["callbacks=[default,pictures]", "callbacks.pictures.every=2", "epochs=3"]
-    train(*choices, "callbacks.pictures.persons=2")
-    (folder,) = folders(tmp_path)
-    assert [path.name for path in (folder / "pictures").iterdir()] == ["epoch_0002.png"]
 
 
 # --- debugging

@@ -7,9 +7,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pnfs.commands import launch
-from pnfs.commands.arguments import quoted
 from pnfs.commands.configuration import UsageError
 from pnfs.commands.keys import check_keys
+from pnfs.commands.launch import quoted
 from tiny_runs import composed
 
 

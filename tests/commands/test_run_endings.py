@@ -14,7 +14,7 @@ from pnfs.commands.configuration import UsageError
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError, read_run
-from tiny_runs import composed
+from tiny_runs import composed, only_run
 from train_server import assert_same_training
 from written_datasets import write_mpii
 
@@ -31,19 +31,10 @@ def trained(root: Path, *overrides: str) -> float:
     return train.run(composed("train", *overrides, f"run_root={root}"))
 
 
-def only_run(root: Path) -> Path:
-    (folder,) = root.glob("*/*")
-    return folder
-
-
 def state_of(folder: Path) -> tuple[str, str | None]:
     run = read_run(folder)
     assert run is not None
     return run.status, run.cause
-
-
-def json_of(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 # --- stopped before the last epoch
@@ -99,18 +90,6 @@ def test_paused_run_ends_like_the_uninterrupted(
 
 
 # --- keys for debugging
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("key", ["limit_val_batches=1", "overfit_batches=1"])
-def test_score_is_of_the_whole_split_whatever_limits_the_training(tmp_path: Path, key: str) -> None:
-    score = trained(tmp_path / "runs", *RUN, f"+trainer.{key}")
-    folder = only_run(tmp_path / "runs")
-    # Evaluation knows nothing of the limits of the training.
-    where = [f"checkpoint={folder}", f"out={tmp_path / 'out'}", "workers=0", "trainer=cpu"]
-    assert evaluate.run(composed("evaluate", *where)) == score
-    assert json_of(tmp_path / "out" / "result.json")["persons"] == 12
-    assert json_of(folder / "result.json")["score"] == score
 
 
 @pytest.mark.parametrize("key", ["limit_val_batches=1", "fast_dev_run=true", "overfit_batches=2"])
@@ -175,33 +154,3 @@ def test_file_of_another_run_in_the_folder_is_refused(
     assert str(Path(theirs.name) / file) in text
     assert "persons.train" in text
     assert "persons.val" in text
-
-
-# --- which weights are scored
-
-
-@pytest.mark.slow
-def test_last_weights_in_place_of_the_best_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained(tmp_path / "runs", *RUN, "epochs=1")
-    folder = only_run(tmp_path / "runs")
-    record = json_of(folder / "result.json")
-    assert record["evaluated_with"]["weights"] == "best"
-
-    def evaluated(out: str) -> dict[str, Any]:
-        capsys.readouterr()
-        where = [f"checkpoint={folder}", f"out={tmp_path / out}", "workers=0", "trainer=cpu"]
-        evaluate.run(composed("evaluate", *where))
-        return json_of(tmp_path / out / "result.json")
-
-    assert "weights" not in evaluated("best")["evaluated_with"]
-    assert "last.ckpt" not in capsys.readouterr().out
-    (folder / "checkpoints" / "best.ckpt").unlink()
-    assert evaluated("last")["evaluated_with"]["weights"] == "last"
-    assert "no best.ckpt" in capsys.readouterr().out
-    # A training whose last epoch was kept, but not its best.
-    (folder / "result.json").unlink()
-    trained(tmp_path / "runs", *RUN, "epochs=1")
-    assert "no best.ckpt" in capsys.readouterr().out
-    assert json_of(folder / "result.json")["evaluated_with"]["weights"] == "last"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pnfs
-from pnfs.commands.arguments import quoted, with_inputs_named
+from pnfs.commands.launch import quoted, with_inputs_named
 from pnfs.training.checkpoints import CARD_KEY, SHIPPED, read_checkpoint
 from tiny_runs import call
 

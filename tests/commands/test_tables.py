@@ -10,9 +10,9 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from pnfs.commands.arguments import with_globs_expanded
 from pnfs.commands.configuration import UsageError, configuration_folder
 from pnfs.commands.keys import check_keys
+from pnfs.commands.launch import with_globs_expanded
 from pnfs.commands.tables import Rows, for_the_rows
 from pnfs.runs.identity import run_hash
 
@@ -118,15 +118,16 @@ def test_swept_rows_are_in_the_table_and_the_failed_one_says_why(tmp_path: Path)
     def table(*network: str) -> pd.DataFrame:
         shown = start("tables", "target=table3", *network)
         assert shown.returncode == 0, shown.stderr
-        return pd.read_csv(tmp_path / "experiments/table3/results/smoke/table.csv", index_col="row")
+        return pd.read_csv(tmp_path / "experiments/table3/results/smoke/runs.csv")
 
     train = start("train", "--multirun", "experiment=glob(table3/p[13])", "seed=0,1", *network)
     assert train.returncode == 0, train.stderr
-    found = table(*network)
-    assert list(found["seeds"][["P=1", "P=3"]]) == [2, 2]
+    found = table(*network).set_index(["row", "seed"])
+    assert list(found["state"][["P=1", "P=3"]]) == ["finished"] * 4
     # Without transposed convolutions both ways of counting agree.
-    assert found["ours macs_by_output"]["P=1"] == found["ours macs"]["P=1"]
-    assert found["missing"]["P=8"] == "seed 0: not run; seed 1: not run"
+    assert found["macs_by_output"]["P=1", 0] == found["macs"]["P=1", 0]
+    assert found["state"]["P=8", 0] == "not run"
     failed = start("train", "--multirun", "experiment=table3/p5", "backbone.weights=absent.pth")
     assert failed.returncode == 1
-    assert "absent.pth" in table("backbone.weights=absent.pth")["missing"]["P=5"]
+    states = table("backbone.weights=absent.pth").set_index("row")["state"]
+    assert "absent.pth" in str(states["P=5"])

@@ -1,6 +1,5 @@
 """Small trainings from end to end: what they leave behind, resuming, evaluating, damaged files."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from pnfs.commands import evaluate, train
 from pnfs.training.checkpoints import CONFIG_KEY
-from tiny_runs import composed
+from tiny_runs import composed, only_run, record_of
 
 pytestmark = pytest.mark.slow
 
@@ -25,17 +24,8 @@ SYNTHETIC = ["dataset.train=32", "dataset.val=16", "dataset.image_size=[64,64]"]
 RUN = [*MODEL, *SYNTHETIC, f"epochs={EPOCHS}"]
 
 
-def only_run(root: Path) -> Path:
-    (folder,) = (root / "tiny").iterdir()
-    return folder
-
-
 def read(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +91,3 @@ def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: 
     assert record["scores"] == pytest.approx(record_of(finished)["scores"], abs=0, nan_ok=True)
     assert record["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
     assert cv2.imread(str(tmp_path / "out" / "predictions_val.png")) is not None
-
-
-# --- datasets on disk

@@ -11,17 +11,13 @@ import pytest
 from pnfs.commands import derive, evaluate, train
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import composed
+from tiny_runs import composed, record_of
 from written_datasets import write_coco
 
 MODEL = (
     "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p3", "batch_size=4", "trainer=cpu", "workers=0", "strategy=frozen",
 )  # fmt: skip
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
 
 
 # --- geometry

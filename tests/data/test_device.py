@@ -31,7 +31,7 @@ COUNT, SIZE, CPU = 11, (64, 48), torch.device("cpu")
 def persons(tmp_path_factory: pytest.TempPathFactory) -> Persons:
     settings = CacheSettings(input_size=SIZE, format="raw").with_room_for(Augmentation())
     toys, root = toy_persons(COUNT), tmp_path_factory.mktemp("cache")
-    return with_crops(toys, ensure_cache(root, toys, settings, report=lambda _: None))
+    return with_crops(toys, ensure_cache(root, toys, settings))
 
 
 def batch_of(ours: CropDataset, epoch: int, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -151,9 +151,6 @@ def test_a_damaged_crop_does_not_become_resident(tmp_path: Path) -> None:
     ("wrong", "said"),
     [
         ({"cache": None}, "set data.cache"),
-        ({"augment": "gpu"}, "data.augment is loader or device"),
-        ({"resident": "maybe"}, "data.resident is true, false or auto"),
-        ({"augment": "loader", "resident": True}, "set data.augment=device too"),
         *(
             (
                 {"augmentation": Augmentation(**{name: 0.3})},

@@ -18,8 +18,8 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSPET
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.matfile import read_arrays
 from pnfs.data.pose_files import read_pose_file
+from pnfs.data.readers import read_arrays
 from pnfs.data.synthetic import Synthetic
 from written_datasets import write_coco, write_mpii
 

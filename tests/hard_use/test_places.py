@@ -50,7 +50,7 @@ def test_full_disk(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", ["predict", "export", "derive", "show", "data", "tables", "runs", "cost"]
+    "command", ["predict", "export", "derive", "show", "data", "tables", "runs"]
 )
 def test_full_disk_of_other_commands(
     server: TrainServer,
@@ -76,7 +76,6 @@ def test_full_disk_of_other_commands(
         ],
         "tables": ["target=table3", "profile=smoke", f"out={small_disk / 'out'}"],
         "runs": [f"run_root={runs['whole']}", f"html={small_disk / 'page.html'}"],
-        "cost": ["tables=true", f"out={small_disk / 'out'}"],
     }
     done = server.run(tmp_path, command, *arguments[command])
     refused(done, "No space left on device")

@@ -15,7 +15,7 @@ from pnfs.inference.frames import Frame, Poses
 from pnfs.inference.inputs import InputFile
 from pnfs.inference.poses import ImageWithBoxes, Prediction
 from pnfs.inference.predictor import Predictor
-from pnfs.inference.tracking import OneEuroFilter, Tracker
+from pnfs.inference.tracking import OneEuroFilter, Tracker, carried_box
 
 K = len(COCO)
 STICK = np.random.default_rng(0).uniform(0, 1, (K, 2)) * (40, 100)
@@ -76,7 +76,9 @@ def test_a_box_is_carried_to_where_the_joints_are_until_the_score_falls() -> Non
     # One has walked out of a narrower picture.
     assert len(tracker.carried(1, (300, 140))[0]) == 1
     for frame in (1, 2):
-        assert len(tracker.carried(frame, (300, 200))[0]) == 2
+        assert tracker.carried(frame, (300, 200))[1].tolist() == pytest.approx(
+            [0.9 ** (frame - 1)] * 2
+        )
         assert len(tracker.follow(poses((10, 20), (150, 20), score=0.25), frame, carried=True)) == 0
     assert len(tracker.carried(3, (300, 200))[0]) == 0
 
@@ -143,6 +145,30 @@ def test_one_person_is_followed_from_the_whole_picture_on_and_found_again() -> N
             # A step of the score map is 10 px in the whole picture, 2.6 px in a carried box.
             error = np.abs(poses_.joints - expected).max()
             assert error < (6 if frame.query.whole_image else 1.5)
+
+
+def test_a_second_look_is_a_look_at_the_box_of_the_joints() -> None:
+    places = [(50.0, 60.0), (123.0, 80.0), (200.0, 110.0)]
+    finder = DotFinder()
+    predictor = Predictor(finder, skeleton=COCO, input_size=(128, 128), batch_size=4)
+    poses_ = Poses(
+        predictor, nms_threshold=None, tracker=Tracker, second_look=True, flip_test=False
+    )
+    pictures = [triangles(place) for place in places] + [triangles()]
+    frames = [
+        Frame(InputFile(Path(str(n)), str(n)), None, ImageWithBoxes(picture), None)
+        for n, picture in enumerate(pictures)
+    ]
+    found = list(poses_.of(iter(frames)))
+    assert finder.batches == [4, 4], "pictures share batches in both looks"
+    assert [frame.query.whole_image for frame, _ in found] == [False] * 3 + [True]
+    for (frame, second), first_frame, place in zip(found, frames, places, strict=False):
+        first = predictor.predict(first_frame.query.image, flip_test=False)
+        again = predictor.predict(frame.query.image, carried_box(first, 0)[None], flip_test=False)
+        np.testing.assert_array_equal(second.joints, again.joints)
+        expected = np.array(place) + np.array([DOTS[k % 3] for k in range(K)])
+        assert np.abs(second.joints[0] - expected).max() < 1.5
+        assert second.track_ids is None
 
 
 def test_boxes_of_a_first_frame_carry_two_persons_past_each_other() -> None:

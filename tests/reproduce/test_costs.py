@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pnfs.reproduce.costs import cost_columns
 from pnfs.reproduce.targets import read_target, target_names
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -31,12 +30,14 @@ NAN = float("nan")
         ({"macs_as_published": 9.0, "paper_macs": NAN}, []),
     ],
 )
-def test_what_is_too_far_from_the_paper_is_marked(change: dict, marked: list[str]) -> None:
+def test_what_is_too_far_from_the_paper_is_marked(script, change: dict, marked: list[str]) -> None:
+    cost_columns = script("tools/table_costs.py").cost_columns
     (row,) = cost_columns(pd.DataFrame([ROW | change])).to_dict("records")
     assert [name for name, text in row.items() if "(!)" in text] == marked
 
 
-def test_a_row_is_as_the_paper_prints_it() -> None:
+def test_a_row_is_as_the_paper_prints_it(script) -> None:
+    cost_columns = script("tools/table_costs.py").cost_columns
     rows = pd.DataFrame([ROW, ROW | {"configuration": "d=1", "paper_macs": NAN}])
     first, second = cost_columns(rows).to_numpy().tolist()
     assert first == ["d=8", "256×192", "3.3", "2.90", "3.00", "0.88", "1.2", "1.25", "1.16", "0.97",

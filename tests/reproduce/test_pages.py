@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
-from pnfs.reproduce.figures import draw_loss_curves, draw_poses, draw_table, draw_trade_off
-from pnfs.reproduce.page import cells, numbers, page
+from pnfs.reproduce.figures import (
+    draw_loss_curves,
+    draw_poses,
+    draw_table,
+    draw_trade_off,
+    loss_curves,
+)
+from pnfs.reproduce.page import cells, page
 from pnfs.reproduce.results import Results, compared, kept_results
 from pnfs.reproduce.targets import Target, TargetError
 from pnfs.runs.record import write_result
@@ -63,18 +68,6 @@ def test_page_says_profile_scale_source_notes_and_what_is_missing(
         "PROFILE=smoke SEEDS=0,1",
     ):  # fmt: skip
         assert part in text, part
-
-
-def test_csv_is_in_full_precision_and_empty_where_something_is_missing(
-    target: Target, results: Results
-) -> None:
-    table = numbers(target, results)
-    assert list(table.index) == ["seeded", "lonely", "cited one"]
-    seeded = table.loc["seeded"]
-    assert seeded["ours PCKh@0.5 sd"] == pytest.approx(8**0.5)
-    assert (seeded["paper x"], seeded["ours days"], seeded["ours macs"]) == ("87.1", 1.0, 1.25e9)
-    assert table.loc["lonely"].filter(like="ours").isna().all()
-    assert table.loc["lonely", "missing"] == "seed 0: not run; seed 1: not run"
 
 
 def test_what_is_not_finished_says_why(tmp_path: Path, target: Target) -> None:
@@ -171,7 +164,7 @@ def test_loss_curves_are_means_over_the_epochs_that_all_seeds_have(
         lines += [f"{n},{n},{loss},{2 * loss}" for n, loss in enumerate(losses)]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     assert draw_loss_curves(target, results, tmp_path, "title") is not None
-    curves = pd.read_csv(tmp_path / "curves.csv")
+    curves = loss_curves(results)
     train = curves[curves["split"] == "training"]
     assert train[["epoch", "loss"]].to_numpy().tolist() == [[0, 3.0], [1, 1.5]]
 

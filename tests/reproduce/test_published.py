@@ -7,7 +7,7 @@ import pytest
 import yaml
 from records import PAPER, results_of, target_of
 
-from pnfs.reproduce.page import numbers, page
+from pnfs.reproduce.page import page
 from pnfs.reproduce.targets import TargetError, read_target, target_names
 
 ROOT = Path(__file__).parents[2] / "experiments"
@@ -62,7 +62,6 @@ def test_every_published_number_is_in_the_page_even_without_a_run(
     target = read_target(ROOT, name)
     results = results_of(tmp_path, target)
     rows = rows_of(page(target, results, "lspet"))
-    table = numbers(target, results)
     lines = published_lines(ROOT / name / "paper.csv")
     for line in lines:
         row = rows[line["method"]]
@@ -70,7 +69,6 @@ def test_every_published_number_is_in_the_page_even_without_a_run(
         for column, cell in line.items():
             if column in ("method", "who") or not cell:
                 continue
-            assert table.loc[line["method"], f"paper {column}"] == cell
             if column.endswith("_std"):
                 assert row[heading(name, column[:-4])] == f"{line[column[:-4]]} ± {cell}"
             else:

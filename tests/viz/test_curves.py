@@ -12,11 +12,7 @@ from pnfs.data.images import DataError
 from pnfs.evaluation.pck import Errors
 from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz import curves
-from pnfs.viz.curves import (
-    plot_curves,
-    plot_joint_rates,
-    read_metrics,
-)
+from pnfs.viz.curves import plot_curves, plot_joint_rates, read_metrics
 
 METRICS = """\
 epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score

@@ -21,12 +21,7 @@ from pnfs.commands.building import (
 from pnfs.commands.configuration import UsageError, build_network, plain
 from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.models import PoseFabricNetwork
-from pnfs.models.architecture import (
-    Architecture,
-    describe_architecture,
-    load_architecture,
-    to_json,
-)
+from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.record import provenance, write_result

@@ -1,7 +1,6 @@
 """`pnfs evaluate`: score a trained network, or a file of predicted poses."""
 
 import hashlib
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig
 from rich.console import Console
 from torchmetrics import MetricCollection
@@ -95,7 +93,7 @@ def _network(settings: dict[str, Any]) -> float:
     folder = result_folder(settings["out"], found.run, f"evaluate_{split}", defining)
     matches = source.matches(split, predictions)
     report(record, folder, found.data, matches, split, found.module)
-    name = settings["eval"]["name"]
+    name = settings["name"]
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
     written = source.write_predictions(split, predictions, folder, name)
@@ -175,15 +173,6 @@ def _data(
 ) -> tuple[dict[str, Any], PoseDataModule]:
     """The dataset's configuration, and the crops in it as a network was trained on."""
     dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    chosen = {k: v for k, v in settings["eval"].items() if k != "name" and v is not None}
-    called = get_class(dataset["_target_"])
-    for key in chosen:
-        if key not in inspect.signature(called).parameters:
-            raise UsageError(
-                f"eval.{key}={chosen[key]}: {called.__name__} offers no such choice; it is for "
-                "datasets with detected boxes, such as COCO"
-            )
-    dataset |= chosen
     source = source_for(dataset, trained["input_size"], skeleton, path)
     source = with_every_split(source, settings["split"])
     batch_size, workers = settings["eval_batch_size"], settings["workers"]
@@ -199,11 +188,8 @@ def _file(settings: Mapping[str, Any]) -> float:
         raise UsageError(
             "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
         )
-    of_a_network = {f"eval.{key}": value for key, value in settings["eval"].items()}
-    names = ("decode_method", "flip_shift", "runtime", "precision")
-    of_a_network |= {key: settings[key] for key in names}
-    for key, value in of_a_network.items():
-        if value is not None:
+    for key in ("name", "decode_method", "flip_shift", "runtime", "precision"):
+        if settings[key] is not None:
             raise UsageError(
                 f"{key} is for a network's predictions; those of a file are scored as they stand"
             )

@@ -79,10 +79,7 @@ def run(config: DictConfig) -> None:
 
 
 def _calibration(
-    settings: Mapping[str, Any],
-    trained: Mapping[str, Any],
-    input_size: tuple[int, int],
-    path: Path,
+    settings: Mapping[str, Any], trained: Mapping[str, Any], input_size: tuple[int, int], path: Path
 ) -> Calibration:
     """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]

@@ -36,7 +36,7 @@ _KINDS: Mapping[str, Any] = {
     "codec.quantised": _Yes, "codec.unbiased": _Yes, "codec.flip_shift": _ZeroOrOne,
     "flip_shift": _ZeroOrOne, "flip_test": _Yes, "padding": _Positive,
     "nms_threshold": _Share, "box_threshold": _Share, "score_threshold": _Share,
-    "detector.download": _Yes, "detector.every": _Count,
+    "second_look": _Yes, "detector.download": _Yes, "detector.every": _Count,
     "tracking.iou": _Share, "tracking.keep": _Some, "tracking.score": _Share,
     "smoothing.enabled": _Yes, "smoothing.min_cutoff": _Positive,
     "smoothing.beta": Annotated[float, Field(ge=0, strict=True)],

@@ -16,7 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "import": "make a run of a public checkpoint: PoseNFS, HRNet, SimpleBaseline",
     "export": "write a trained network as an ONNX file",
     "data": "check a dataset, or cache its crops",
-    "cost": "parameters and multiply-accumulates of a configuration, or of all in the paper's tables",
+    "cost": "parameters and multiply-accumulates of a configuration",
     "tables": "the paper's tables and figures, ours beside the paper's",
     "runs": "list runs with state, score and cost; one HTML page about all",
 }

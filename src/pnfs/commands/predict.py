@@ -56,6 +56,7 @@ def run(config: DictConfig) -> None:
         predictor,
         nms_threshold=settings["nms_threshold"],
         tracker=partial(Tracker, **settings["tracking"], smoothing=_smoothing(settings)),
+        second_look=settings["second_look"],
         flip_test=settings["flip_test"],
         maps=settings["score_maps"],
     )
@@ -105,7 +106,7 @@ def _predict_all(
         for frame, prediction in poses.of(read_frames(files, boxes, report)):
             results.add(frame, prediction)
             height, width = frame.query.image.shape[:2]
-            if frame.query.whole_image and width > SCENE * height:
+            if isinstance(boxes, WholeImage) and width > SCENE * height:
                 scenes[frame.file.name] = None
             progress.advance(task)
     return list(scenes), problems

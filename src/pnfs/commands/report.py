@@ -156,10 +156,7 @@ def _score_pictures(
     written = {"joints": folder / f"joints_{split}.png"}
     plot_joint_rates(written["joints"], matches.errors, criterion, matches.labels.name)
     rows, means = matches.errors.by_error()
-    for name, chosen in (
-        ("worst", slice(-1, -SHEET_SIZE - 1, -1)),
-        ("best", slice(SHEET_SIZE)),
-    ):
+    for name, chosen in (("worst", slice(-1, -SHEET_SIZE - 1, -1)), ("best", slice(SHEET_SIZE))):
         pairs = zip(matches.labels.ids[rows[chosen]], means[chosen], strict=True)
         captions = [f"{id_}  error {error:.2f}" for id_, error in pairs]
         if captions:

@@ -18,15 +18,10 @@ from pnfs.runs.identity import defining_part
 from pnfs.runs.state import Run, find_runs
 from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 
-# Colours of a terminal, as the numbers that switch them on.
-COLOURS = {"finished": "32", "running": "36", "interrupted": "33", "failed": "1;31"}
-
 COLUMNS = ("run", "state", "score", "score_name", "parameters", "live_parameters", "macs", "seconds",
            "seed", "what", "cause")  # fmt: skip
 PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.png"}
-ABSENT = "absent"
 _MOST_DIFFERENCES = 8
-_LONGEST_VALUE = 60
 
 console = Console()
 
@@ -50,8 +45,7 @@ def run(config: DictConfig) -> None:
         cards.sort(key=lambda c: math.inf if values[c.run] is None else sign * values[c.run])
     if own["format"] == "table":
         print(f"{len(cards)} runs below {root}")
-        colours = console.is_terminal and not console.no_color
-        print(*run_lines(cards, console.width, colours), sep="\n")
+        print(*run_lines(cards, console.width), sep="\n")
     else:
         print(written_cards(cards, own["format"]).rstrip())
 
@@ -93,8 +87,8 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def run_lines(cards: Sequence[RunCard], width: int, colours: bool = False) -> list[str]:
-    """A header and one entry a run, in colours on request.
+def run_lines(cards: Sequence[RunCard], width: int) -> list[str]:
+    """A header and one entry a run.
 
     Paths are never cut. What a run is, or why it failed, stands below the numbers where `width` characters have no
     room for it beside them.
@@ -109,15 +103,13 @@ def run_lines(cards: Sequence[RunCard], width: int, colours: bool = False) -> li
     used = sum(widths) + 2 * len(widths)
     texts = [(card.cause if card.state == "failed" else card.what) or "" for card in cards]
     lines = []
-    for (run, state, *numbers), text in zip(rows, ["", *texts], strict=True):
-        shown = f"{state:<{widths[1]}}"
-        if colours and state in COLOURS:
-            shown = f"\033[{COLOURS[state]}m{shown}\033[0m"
-        cells = [f"{cell:>{size}}" for cell, size in zip(numbers, widths[2:], strict=True)]
+    for row, text in zip(rows, ["", *texts], strict=True):
+        # Words to the left, numbers to the right.
+        cells = [f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)]
         beside = used + len(text) <= width
-        line = "  ".join([f"{run:<{widths[0]}}", shown, *cells, text if beside else ""])
+        lines.append("  ".join([*cells, text if beside else ""]).rstrip())
         below = [] if beside else textwrap.wrap(text, max(width - 4, 20))
-        lines += [line.rstrip(), *(f"    {part}" for part in below)]
+        lines += [f"    {part}" for part in below]
     return lines
 
 
@@ -162,12 +154,8 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
         name, dataset = str(run.config.get("name", "")), run.config.get("dataset", {})
         # Data and strategies draw by the run's seed too, unless one is set for them.
         seed = str(run.config.get("seed"))
-        row = {
-            key: value
-            for key, value in differing.items()
-            if key.split(".")[-1] != "seed" or value != seed
-        }
-        shown = ", ".join(f"{key}={value}" for key, value in _shortened(row).items())
+        row = {k: v for k, v in differing.items() if k.split(".")[-1] != "seed" or v != seed}
+        shown = ", ".join(f"{key}={value}" for key, value in _first(row).items())
         metrics = run.folder / "metrics.csv"
         pictures = {what: run.folder / file for what, file in PICTURES.items()}
         cards.append(
@@ -177,7 +165,7 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
                 benchmark=", ".join(filter(None, (_class(dataset), dataset.get("skeleton")))),
                 row=json.dumps([name, row]),
                 label=f"{name}: {shown}" if shown else name,
-                differences=_shortened(differing),
+                differences=_first(differing),
                 # An empty one is of a run that stopped before the first epoch was over.
                 metrics=metrics if metrics.is_file() and metrics.stat().st_size else None,
                 pictures={what: path for what, path in pictures.items() if path.is_file()},
@@ -187,44 +175,19 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
 
 
 def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each run, the defining values by which the runs of its experiment differ."""
+    """For each run, dotted key -> text of the defining values by which the runs of its experiment differ."""
     import pandas as pd  # As above.
 
-    table = pd.DataFrame([_defining_values(run) for run in runs], dtype=object).fillna(ABSENT)
+    trees = [flat(run.identity or defining_part(run.config)) for run in runs]
+    values = [{k: str(v) for k, v in tree.items() if not isinstance(v, dict)} for tree in trees]
+    table = pd.DataFrame(values, dtype=object).fillna("absent")
     found: list[dict[str, str]] = [{} for _ in runs]
-    names = [str(run.config.get("name")) for run in runs]
-    for _, members in table.groupby(names):
+    for _, members in table.groupby([str(run.config.get("name")) for run in runs]):
         for n, row in members.loc[:, members.nunique() > 1].iterrows():
             found[int(str(n))] = dict(row)
     return found
 
 
-def _defining_values(run: Run) -> dict[str, str]:
-    """Dotted key -> text of what makes the run the run it is; parts and operations by their names."""
-    defining = flat(_named(defining_part(run.config) if run.identity is None else run.identity))
-    # A few digits of the digests of persons tell them apart.
-    return {
-        key: str(value)[:8] if key.startswith("persons.") else str(value)
-        for key, value in defining.items()
-        if not (isinstance(value, dict) and value)
-    }
-
-
-def _named(tree: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    return {
-        key: ", ".join(value)
-        if key in ("parts", "operations") and isinstance(value, dict)
-        else _named(value)
-        for key, value in tree.items()
-    }
-
-
-def _shortened(values: Mapping[str, str]) -> dict[str, str]:
-    shown = {
-        key: text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-        for key, text in list(values.items())[:_MOST_DIFFERENCES]
-    }
-    further = len(values) - len(shown)
-    return shown | ({"further keys": str(further)} if further else {})
+def _first(values: Mapping[str, str]) -> dict[str, str]:
+    """The first ones, no value longer than its first 60 characters."""
+    return {key: text[:60] for key, text in list(values.items())[:_MOST_DIFFERENCES]}

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import logging
 import math
 import sqlite3
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
@@ -32,26 +32,15 @@ _CHUNK = 64  # Persons in a transaction.
 _QUALITY = 95  # JPEG quality.
 _PROBES = 4  # Images whose pixels are compared when a cache is found.
 
-console = Console(stderr=True)
-
-
-def report_to_terminal(message: str) -> None:
-    """Where messages go unless the caller wants them."""
-    console.print(message, soft_wrap=True, highlight=False, markup=False)
+log = logging.getLogger(__name__)
 
 
 def ensure_cache(
-    root: Path | str,
-    persons: Persons,
-    settings: CacheSettings,
-    *,
-    workers: int = 0,
-    report: Callable[[str], None] = report_to_terminal,
+    root: Path | str, persons: Persons, settings: CacheSettings, *, workers: int = 0
 ) -> Path:
     """The file of a cache of these persons and settings below `root`; written, or finished, if there is none.
 
-    Processes that ask for the same one wait for each other; `workers` crops are cut at once; `report` is called
-    with what is done.
+    Processes that ask for the same one wait for each other; `workers` crops are cut at once.
 
     Raises:
         DataError: An image cannot be read, the disk has no room, or the cache found is damaged or was made from
@@ -65,7 +54,7 @@ def ensure_cache(
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not _is_finished(path, persons):
-                _write(path, persons, settings, workers, report)
+                _write(path, persons, settings, workers)
     except (OSError, sqlite3.OperationalError) as error:
         raise DataError(
             f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}; what is "
@@ -138,13 +127,7 @@ def _row(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, byte
     return row, place, zlib.crc32(content, zlib.crc32(place)), content
 
 
-def _write(
-    path: Path,
-    persons: Persons,
-    settings: CacheSettings,
-    workers: int,
-    report: Callable[[str], None],
-) -> None:
+def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) -> None:
     with (
         closing(sqlite3.connect(partial_of(path))) as connection,
         # Decoding, cutting and encoding happen outside Python's lock.
@@ -157,24 +140,20 @@ def _write(
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
         height, width = settings.crop_size
-        report(
-            f"cache of {persons.name}: {len(missing):,} of {len(persons):,} crops of {width}x{height} "
-            f"to write ({settings.format}), {disk_usage(path.parent).free / 1e6:,.0f} MB are free"
+        about = (
+            f"cache of {persons.name}: {len(missing)} of {len(persons)} crops of {width}x{height}"
         )
+        free = disk_usage(path.parent).free / 1e6
+        log.info("%s to write (%s), %.0f MB are free", about, settings.format, free)
         make = partial(_row, persons, settings)
-        for start in track(range(0, len(missing), _CHUNK), "cache", console=console):
+        for start in track(range(0, len(missing), _CHUNK), "cache", console=Console(stderr=True)):
             rows = list(pool.map(make, missing[start : start + _CHUNK]))
             with connection:
                 connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", rows)
-        about = {
-            "version": FORMAT_VERSION,
-            "persons": persons.name,
-            "fingerprint": _fingerprint(persons),
-            "probes": _probe_images(persons),
-            "settings": asdict(settings),
-        }
-        entries = [(name, json.dumps(value, allow_nan=False)) for name, value in about.items()]
+        probes = _probe_images(persons)
+        made = {"version": FORMAT_VERSION, "probes": probes, "settings": asdict(settings)}
+        entries = [(name, json.dumps(value, allow_nan=False)) for name, value in made.items()]
         with connection:
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
     partial_of(path).replace(path)
-    report(f"cache written: {path} ({path.stat().st_size / 1e6:,.1f} MB)")
+    log.info("cache written: %s (%.1f MB)", path, path.stat().st_size / 1e6)

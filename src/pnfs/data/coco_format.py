@@ -192,31 +192,26 @@ def named_categories(
         return []
     records = Records(where, categories, "categories").all
     names = [_normal(name) for name in ([wanted] if isinstance(wanted, str) else wanted or ())]
-    chosen = [
-        record
-        for record in records
-        if (_normal(record.get("name")) in names if names else not _difference(record, skeleton))
-    ]
-    found = Counter(_normal(record.get("name")) for record in chosen)
-    if not chosen or any(name not in found for name in names):
+    own = [_normal(record.get("name")) for record in records]
+    chosen = [n for n, r in enumerate(records)
+              if (own[n] in names if names else not _difference(r, skeleton))]  # fmt: skip
+    found = [own[n] for n in chosen]
+    if not chosen or set(names) - set(found) or (names and len(set(found)) < len(found)):
         there = [
-            f"{r.get('name')}" + (f" (joints: {_difference(r, skeleton)})" if _joints(r) else "")
+            f"{r.get('id')} {r.get('name')}"
+            + (f" (joints: {_difference(r, skeleton)})" if _joints(r) else "")
             for r in records[:5]
         ]
         raise DataError(
-            f"{where}: categories: no {' or '.join(names) or 'any with its joints'}; there are "
+            f"{where}: categories: there must be one {' and one '.join(names) or 'with its joints'}; there are "
             f"{', '.join(there)}. Choose another category, or name one so under categories"
         )
-    for record in chosen:
-        name = _normal(record.get("name"))
-        if names and found[name] > 1:
-            ids = ", ".join(str(r.get("id")) for r in chosen if _normal(r.get("name")) == name)
-            raise DataError(f"{where}: several categories are named {name} (ids {ids}); keep one")
-        if not isinstance(record.get("id"), int) or isinstance(record["id"], bool):
+    for record in (records[n] for n in chosen):
+        if type(record.get("id")) is not int:
             raise DataError(
                 f"{where}: categories: id of {record.get('name')} is {record.get('id')!r}, no number"
             )
-    return chosen
+    return [records[n] for n in chosen]
 
 
 def _joint_order(

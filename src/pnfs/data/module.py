@@ -61,20 +61,10 @@ class PoseDataModule(L.LightningDataModule):
         resident: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        if augment not in ("loader", "device"):
-            raise PnfsError(f"data.augment is loader or device, not {augment!r}")
-        if not isinstance(resident, bool) and resident != "auto":
-            raise PnfsError(f"data.resident is true, false or auto, not {resident!r}")
-        if augment == "device" and cache is None:
-            raise PnfsError(
-                "data.augment=device cuts crops from a crop cache: set data.cache=<folder> too"
-            )
-        if resident is True and augment != "device":
-            raise PnfsError(
-                "data.resident=true keeps crops on the device: set data.augment=device too"
-            )
         if augment == "device":
             on_device.require_geometry_alone(augmentation)
+            if cache is None:
+                raise PnfsError("data.augment=device needs a crop cache: set data.cache=<folder>")
         self.source, self.input_size, self.workers, self.seed = source, input_size, workers, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augmentation, self.drop_last = augmentation, drop_last

@@ -1,7 +1,7 @@
 """From files to pictures and frames with boxes, and to poses, in order; what cannot be read is reported."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, tee
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby, starmap, tee
 from typing import Any, NamedTuple
 
 from pnfs.data.images import DataError
@@ -9,7 +9,7 @@ from pnfs.inference.boxes import BoxSource
 from pnfs.inference.inputs import InputFile, Video, read_picture
 from pnfs.inference.poses import ImageWithBoxes, Prediction
 from pnfs.inference.predictor import Predictor
-from pnfs.inference.tracking import Tracker
+from pnfs.inference.tracking import Tracker, carried_box, is_inside
 
 
 class Frame(NamedTuple):
@@ -56,6 +56,7 @@ class Poses:
         predictor: Finds them.
         nms_threshold: See `Prediction.without_duplicates`; None: all poses are kept.
         tracker: Makes the tracker of a video with so many frames a second.
+        second_look: Look again at whole pictures, where the joints of the first look were.
         options: Of `Predictor.predict_each`.
     """
 
@@ -65,10 +66,12 @@ class Poses:
         *,
         nms_threshold: float | None,
         tracker: Callable[[float], Tracker],
+        second_look: bool = False,
         **options: Any,
     ) -> None:
         self.predictor, self.options = predictor, options
-        self.nms_threshold, self._new_tracker = nms_threshold, tracker
+        self.nms_threshold, self.second_look = nms_threshold, second_look
+        self._new_tracker = tracker
         self.duplicates = self.followed = 0
         """Poses left out as too similar to better ones; persons with an id."""
         self._file: InputFile | None = None
@@ -78,13 +81,25 @@ class Poses:
 
         Batches are filled across frames, but where boxes are carried, which takes the poses of the frame before.
         """
-        for carried, group in groupby(frames, key=lambda frame: frame.carried):
-            for together in ([frame] for frame in group) if carried else [group]:
-                shown, ahead = tee(map(self._with_boxes, together))
-                queries = (frame.query for frame in ahead)
-                found = self.predictor.predict_each(queries, **self.options)
-                for frame, poses in zip(shown, found, strict=True):
-                    yield frame, self._followed(frame, poses)
+        kind = lambda frame: (frame.carried, frame.query.whole_image)  # noqa: E731
+        for (carried, whole), group in groupby(frames, key=kind):
+            if carried:
+                one_by_one = map(self._with_boxes, group)
+                looked = chain.from_iterable(
+                    self._look([frame], frame.query.whole_image) for frame in one_by_one
+                )
+            else:
+                looked = self._look(group, whole)
+            for frame, found in looked:
+                yield frame, self._followed(frame, found)
+
+    def _look(self, frames: Iterable[Frame], whole: bool) -> Iterator[tuple[Frame, Prediction]]:
+        shown, ahead = tee(frames)
+        queries = (frame.query for frame in ahead)
+        looked = zip(shown, self.predictor.predict_each(queries, **self.options), strict=True)
+        if whole and self.second_look:
+            return self._look(starmap(_around_joints, looked), False)
+        return looked
 
     def _with_boxes(self, frame: Frame) -> Frame:
         """With carried boxes if that is wanted and somebody is followed."""
@@ -107,6 +122,14 @@ class Poses:
         kept = self._tracker.follow(kept, frame.index, carried=frame.carried)
         self.followed += self._tracker.count - before
         return kept
+
+
+def _around_joints(frame: Frame, found: Prediction) -> Frame:
+    """The frame with a box around the pose that was found in the whole picture."""
+    image, box = frame.query.image, carried_box(found, 0)
+    if (box == found.boxes[0]).all() or not is_inside(box, image.shape[:2]):
+        return frame
+    return frame._replace(query=ImageWithBoxes(image, box[None]))
 
 
 def count_frames(files: Sequence[InputFile]) -> int:

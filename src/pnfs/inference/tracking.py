@@ -17,6 +17,8 @@ Box = Float32[np.ndarray, " 4"]  # x, y, width, height in px.
 
 DERIVATIVE_CUTOFF = 1.0
 """Cutoff in Hz of the low-pass filter of the speed; the paper's constant."""
+MISSING = 0.9
+"""Factor on the box score of a person for each frame without the person."""
 CARRIED_MARGIN = 1.1
 """Factor on the sides of a carried box beside the usual padding: the person moves on, and joints that are
 found lie closer together than labelled ones."""
@@ -63,7 +65,7 @@ class _Track:
     frame: int  # Where the person was found last.
     box: Box  # Where the pose was looked for.
     carried: Box  # Where the next one will be, if no box is given.
-    box_score: float
+    box_score: float  # Of the last box that was given.
     velocity: Float32[np.ndarray, " 2"]  # Of the box's centre, in px per frame.
     smoother: OneEuroFilter
 
@@ -102,16 +104,15 @@ class Tracker:
     def carried(
         self, frame: int, size: tuple[int, int]
     ) -> tuple[Float32[np.ndarray, "N 4"], Float32[np.ndarray, " N"]]:
-        """Boxes of the persons remembered, as far as they lie in a frame of (height, width), and their scores."""
-        height, width = size
-        tracks = [
-            track
-            for track in self._remembered(frame)
-            if (track.carried[:2] < (width, height)).all()
-            and (track.carried[:2] + track.carried[2:] > 0).all()
-        ]
+        """Boxes of the persons remembered, as far as they lie in a frame of (height, width), and their scores.
+
+        Scores fall by a tenth with each frame in which a person was missing: of two poses that are alike the one
+        found last stays.
+        """
+        tracks = [track for track in self._remembered(frame) if is_inside(track.carried, size)]
         boxes = np.array([track.carried for track in tracks], np.float32).reshape(-1, 4)
-        return boxes, np.array([track.box_score for track in tracks], np.float32)
+        scores = [track.box_score * MISSING ** (frame - track.frame - 1) for track in tracks]
+        return boxes, np.array(scores, np.float32)
 
     def follow(self, found: Prediction, frame: int, *, carried: bool = False) -> Prediction:
         """The poses of the next frame with ids, smoothed.
@@ -129,6 +130,7 @@ class Tracker:
         for n in range(len(found)):
             track = track_of.get(n) or self._new_track(found, n, frame)
             self._update(track, found, n, frame)
+            track.box_score = track.box_score if carried else float(found.box_scores[n])
             ids[n] = track.id
             if self.smoothing is not None:
                 height = max(1.0, float(track.carried[2:].max()))
@@ -151,14 +153,24 @@ class Tracker:
             moved = (box[:2] + box[2:] / 2) - (track.box[:2] + track.box[2:] / 2)
             # Boxes tremble: half of the velocity is what it was.
             track.velocity = (track.velocity + moved / (frame - track.frame)) / 2
-        track.frame, track.box, track.box_score = frame, box, float(found.box_scores[n])
-        sure = found.scores[n] > JOINT_THRESHOLD
-        track.carried = box
-        # A few joints do not say how large the person is.
-        if 2 * sure.sum() >= len(sure):
-            low, high = found.joints[n, sure].min(0), found.joints[n, sure].max(0)
-            size = np.maximum(high - low, 1) * CARRIED_MARGIN
-            track.carried = np.concatenate([(low + high - size) / 2, size]).astype(np.float32)
+        track.frame, track.box = frame, box
+        track.carried = carried_box(found, n)
+
+
+def carried_box(found: Prediction, n: int) -> Box:
+    """Where to look next for person n: around the joints, or where it was looked for if few joints are sure."""
+    sure = found.scores[n] > JOINT_THRESHOLD
+    # A few joints do not say how large the person is.
+    if 2 * sure.sum() < len(sure):
+        return found.boxes[n]
+    low, high = found.joints[n, sure].min(0), found.joints[n, sure].max(0)
+    size = np.maximum(high - low, 1) * CARRIED_MARGIN
+    return np.concatenate([(low + high - size) / 2, size]).astype(np.float32)
+
+
+def is_inside(box: Box, size: tuple[int, int]) -> bool:
+    """Whether a part of the box is in a picture of (height, width)."""
+    return bool((box[:2] < size[::-1]).all() and (box[:2] + box[2:] > 0).all())
 
 
 def _moved(track: _Track, frame: int) -> Box:

@@ -116,7 +116,7 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
 
 
 def draw_loss_curves(target: Target, results: Results, folder: Path, title: str) -> Path | None:
-    """Figure 6: losses over the epochs, mean over seeds; writes the values beside it."""
+    """Figure 6: losses over the epochs, mean over seeds."""
     curves = loss_curves(results)
     if not len(curves):
         return None
@@ -135,7 +135,6 @@ def draw_loss_curves(target: Target, results: Results, folder: Path, title: str)
         plain_axes(axes, x_label="epoch (from 0)", y_label=f"{split} loss (mean squared error)")
     figure.axes[0].legend(fontsize=LABEL)
     save_figure(figure, folder / "figure.png")
-    curves.to_csv(folder / "curves.csv", index=False)
     return folder / "figure.png"
 
 

@@ -1,10 +1,10 @@
-"""A table of the paper as Markdown and CSV: ours beside the paper's, every published number in it."""
+"""A table of the paper as Markdown: ours beside the paper's, every published number in it."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from pnfs.reproduce.results import COSTS, Results, compared, digits, groups, scale
+from pnfs.reproduce.results import Results, compared, digits, groups, scale
 from pnfs.reproduce.targets import OTHERS, PAPER_GIGA, Target
 
 PAPER_NAMES = {"PCKh@0.11": '"PCKh@0.1"'}
@@ -29,11 +29,10 @@ _MACS_NOTE = (
 def write_table(
     target: Target, results: Results, folder: Path, profile: str, says: str
 ) -> dict[str, Path]:
-    """Writes table.md, table.csv and runs.csv into the folder, made as needed; see `page`."""
+    """Writes table.md and runs.csv into the folder, made as needed; see `page`."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / name for name in ("table.md", "table.csv", "runs.csv")}
+    files = {name: folder / name for name in ("table.md", "runs.csv")}
     files["table.md"].write_text(page(target, results, profile, says), encoding="utf-8")
-    numbers(target, results).to_csv(files["table.csv"], index_label="row")
     # A run as it is called anywhere: its name and hash.
     short = ["/".join(f.parts[-2:]) if isinstance(f, Path) else "" for f in results.runs["folder"]]
     results.runs.assign(folder=short).to_csv(files["runs.csv"], index=False)
@@ -135,21 +134,6 @@ def score_text(name: str, value: float, deviation: float = float("nan")) -> str:
     """A score, and its deviation where there is one, as papers print them."""
     text = f"{value:.{digits(name)}f}"
     return text if pd.isna(deviation) else f"{text} ± {deviation:.{digits(name)}f}"
-
-
-def numbers(target: Target, results: Results) -> pd.DataFrame:
-    """One line a row in full precision; means and standard deviations in columns of their own."""
-    ours: dict[str, pd.Series] = {"seeds": results.finished.groupby("row")["seed"].nunique()}
-    for name in _worth_a_column(target, results):
-        spread = results.spread(name)
-        ours |= {f"ours {name}": spread["mean"], f"ours {name} sd": spread["std"]}
-    for name in (*COSTS, "days"):
-        ours[f"ours {name}"] = results.spread(name)["mean"]
-    missing = results.runs[results.runs["state"] != "finished"]
-    states = "seed " + missing["seed"].astype(str) + ": " + missing["state"]
-    ours["missing"] = states.groupby(missing["row"]).agg("; ".join)
-    order = [*target.rows.values(), *target.cited]
-    return target.published.add_prefix("paper ").reindex(order).join(pd.DataFrame(ours))
 
 
 def markdown(table: pd.DataFrame) -> list[str]:

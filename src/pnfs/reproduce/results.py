@@ -30,16 +30,13 @@ Compose = Callable[[str, int], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Results:
-    """The runs of a target.
-
-    Attributes:
-        runs: One line per row and seed: row (label), seed, state ("finished", or what there is instead), folder,
-            device, days (of one device), revision of the code, `COSTS`, and a column per score.
-        settings: Label -> the configuration of one of the row's runs.
-    """
+    """The runs of a target."""
 
     runs: pd.DataFrame
+    """One line per row and seed: row (label), seed, state ("finished", or what there is instead), folder, device,
+    days (of one device), revision of the code, `COSTS`, and a column per score."""
     settings: dict[str, Mapping[str, Any]]
+    """Label -> the configuration of one of the row's runs."""
 
     @property
     def finished(self) -> pd.DataFrame:

@@ -1,13 +1,12 @@
 """COCO's persons in their labelled boxes, in a detector's boxes, or in boxes that are given."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float32, Int64
 
@@ -101,11 +100,8 @@ def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
         dataset, split, image_ids, image_table(dataset.annotations(split))
     )
     count, joints = len(boxes), len(dataset.skeleton)
-    numbers: Counter[int] = Counter()
-    ids = []
-    for image_id in image_ids.tolist():
-        ids.append(f"{image_id}/{numbers[image_id]}")
-        numbers[image_id] += 1
+    number_in_image = pd.Series(image_ids).groupby(image_ids).cumcount()
+    ids = [f"{image}/{n}" for image, n in zip(image_ids.tolist(), number_in_image, strict=True)]
     persons = Persons(
         name=f"{dataset.name} {split}, detected boxes",
         skeleton=dataset.skeleton,
@@ -154,23 +150,14 @@ def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: n
     Category and joint order are those of the annotation file, as other tools expect: a list names neither.
     """
     table = np.dstack([poses.joints, scores.astype(np.float64)])[:, np.argsort(read.order)]
-    columns = (
-        poses.image_ids.tolist(),
-        table.reshape(len(table), -1).tolist(),
-        poses.scores.tolist(),
-    )
-    records = [
-        {
-            "image_id": image_id,
-            "category_id": read.category,
-            "keypoints": [round(number, 2) for number in numbers],
-            "score": round(score, 6),
-        }
-        for image_id, numbers, score in zip(*columns, strict=True)
-    ]
+    columns = {
+        "image_id": poses.image_ids,
+        "category_id": read.category,
+        "keypoints": list(table.reshape(len(table), -1).round(2)),
+        "score": poses.scores.round(6),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(records, separators=(",", ":"), allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    pd.DataFrame(columns).to_json(path, orient="records", double_precision=6)
     return path
 
 

@@ -1,14 +1,32 @@
-"""The cost table: parameters and MACs of every configuration beside what the paper states."""
+"""The cost table: parameters and MACs of every configuration beside what the paper states.
+
+    python tools/table_costs.py [FOLDER]
+
+Writes table.md into the folder, experiments/costs by default.
+"""
 
 import functools
+import json
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
+from pnfs.commands.configuration import (
+    build_network,
+    configuration_folder,
+    experiments_folder,
+    plain,
+    register_resolvers,
+)
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import PoseNetwork
-from pnfs.reproduce.targets import PAPER_GIGA, Target
+from pnfs.reproduce.page import markdown
+from pnfs.reproduce.targets import PAPER_GIGA, Target, read_target, target_names
 
 MACS_TOLERANCE = 0.10
 PARAMETERS_TOLERANCE = 0.15
@@ -94,3 +112,32 @@ def cost_columns(costs: pd.DataFrame) -> pd.DataFrame:
             "why they differ": costs["reason"],
         }
     ).set_index(costs["table"])
+
+
+def build_row(table: str, row: str) -> tuple[PoseNetwork, tuple[int, int]]:
+    """A row's network without numbers in it, and its input's (height, width)."""
+    config = compose("train", [f"experiment={table}/{row}", "backbone.weights=none"])
+    height, width = config.input_size
+    return _empty(json.dumps(plain(config.model))), (height, width)
+
+
+@functools.cache
+def _empty(model: str) -> PoseNetwork:
+    with torch.device("meta"):
+        return build_network(json.loads(model))
+
+
+def main(folder: Path) -> None:
+    register_resolvers()
+    root = experiments_folder(None)
+    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+        targets = [read_target(root, name) for name in target_names(root)]
+        text = cost_columns(measure_costs(targets, build_row))
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["# Parameters and MACs of every configuration", "", EXPLANATION, "", *markdown(text)]
+    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(*markdown(text), f"written: {folder / 'table.md'}", sep="\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "experiments/costs"))
