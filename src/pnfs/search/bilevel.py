@@ -63,7 +63,7 @@ class BilevelStrategy(SearchStrategy):
     def gradients_of(
         self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
     ) -> list[Tensor]:
-        """Gradients of a loss, taken at the run's loss scale, whose graph `through` keeps; zero where the loss does
+        """Gradients of a loss, taken at the run's loss scale, whose graph `through` keeps; zero where it does
         not depend on an input: shallow fabrics have cells that lead nowhere."""
         scaled = torch.autograd.grad(
             loss * self.loss_scale, list(inputs), create_graph=through, materialize_grads=True
