@@ -179,7 +179,7 @@ def test_a_failed_download_says_what_to_do() -> None:
         (lambda: fabric_backbone(channels=1, first_layers=4, layers=6), "layer 4 of 6"),
         (lambda: fabric_backbone(channels=1, first_layers=7, layers=6), "layers 1 to 7"),
         (lambda: fabric_backbone(channels=1, first_layers=0), "layers 1 to 0"),
-        (lambda: TimmBackbone("vit_tiny_patch16_224", "none"), "maps at strides"),
+        (lambda: TimmBackbone("vit_tiny_patch16_224", "none"), "strides"),
         (lambda: TimmBackbone("efficientnet_bb", "none"), "no such model.*efficientnet_b0"),
         (lambda: HRNet(18, weights="none"), "width"),  # type: ignore[arg-type]
         (lambda: HRNet(weights="none", last_stage=2), "last_stage"),  # type: ignore[arg-type]

@@ -205,11 +205,8 @@ class OpenVinoRuntime(Runtime):
 
 @cache
 def _kept(core: Any) -> Any:
-    """OpenVINO's core, one for all models and never given back, so that its CPU plugin begins once.
-
-    A plugin puts a signal stack in the place of the one before. Where several end in the order in which they
-    began, the process is left with one that is unmapped, and the next signal kills it: the end of any child.
-    """
+    """OpenVINO's core, one for all models and never given back, so that its CPU plugin begins once: where several
+    have ended, the process is left with an unmapped signal stack, and the next signal kills it."""
     return core()
 
 

@@ -16,8 +16,7 @@ from pnfs.models.head import VectorHead
 from pnfs.models.layers import Map, PartConv2d
 from pnfs.models.wiring import SCALES
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 ChannelOrder = Literal["rgb", "bgr"]  # Order in a network's input; crops are RGB.
 Stage = Literal["heatmaps", "vectors", "features"]  # How far images are brought.

@@ -33,7 +33,6 @@ class Record(BaseModel):
         data: Split -> persons, and what was left out.
         checkpoint: What was evaluated or derived from; `predictions`: the file that was evaluated.
         persons_without_size: Not scored, for want of a length to measure their errors by.
-        finished: Time, ISO 8601.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -63,10 +63,8 @@ class BilevelStrategy(SearchStrategy):
     def gradients_of(
         self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
     ) -> list[Tensor]:
-        """Gradients of a loss, taken at the loss scale of the run's precision; `through` keeps their graph.
-
-        Those of inputs that the loss does not depend on are zero: shallow fabrics have cells that lead nowhere.
-        """
+        """Gradients of a loss, taken at the run's loss scale, whose graph `through` keeps; zero where it does
+        not depend on an input: shallow fabrics have cells that lead nowhere."""
         scaled = torch.autograd.grad(
             loss * self.loss_scale, list(inputs), create_graph=through, materialize_grads=True
         )

@@ -25,7 +25,6 @@ from pnfs.training.checkpoints import CheckpointError
 from pnfs.training.module import PoseModule
 
 TRAJECTORY = "architecture.jsonl"
-
 log = logging.getLogger(__name__)
 
 
