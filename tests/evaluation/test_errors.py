@@ -78,20 +78,6 @@ def test_rates_are_those_of_counting(flag: int | None) -> None:
         assert rates[k] == pytest.approx(100 * right / total)
 
 
-def test_the_curve_passes_through_the_counts() -> None:
-    matches = people()
-    criterion = Criterion("any", "length", np.full(3, 0.6), (0, 1))
-    curve = matches.errors.curve(criterion)
-    for point in (0, 30, 100):
-        threshold = float(curve.thresholds[point])
-        pairs = [counted(matches, k, threshold) for k in range(3)]
-        overall = 100 * sum(r for r, _ in pairs[:2]) / sum(t for _, t in pairs[:2])
-        assert float(curve.mean[point]) == pytest.approx(overall, abs=1e-3)
-        hands = 100 * sum(r / t for r, t in pairs[1:]) / 2
-        assert float(curve.groups["hands"][point]) == pytest.approx(hands, abs=1e-3)
-    assert float(curve.thresholds[-1]) == pytest.approx(0.6)
-
-
 def test_persons_are_ordered_by_their_mean_error() -> None:
     matches = people()
     rows, errors = matches.errors.by_error()

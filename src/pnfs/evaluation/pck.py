@@ -13,8 +13,6 @@ from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
-CURVE_POINTS = 101  # Thresholds of a curve.
-
 
 def head_size(headbox: Float[np.ndarray, "*N 2 2"]) -> Float[np.ndarray, "*N"]:
     """Reference length of PCKh, in pixels: 0.6 times the diagonal of the head box (two opposite corners)."""
@@ -176,12 +174,6 @@ class Errors:
         """`joint_rates` of the joints with this visibility flag; None takes all labelled joints."""
         asked = visibility is None or self.visibility == visibility
         return joint_rates(np.where(asked, self.relative, np.nan), thresholds)
-
-    def curve(self, criterion: Criterion) -> PCKCurve:
-        """Scores over thresholds from 0 to the criterion's highest."""
-        groups = {label: self.skeleton.indices(n) for label, n in self.skeleton.groups.items()}
-        thresholds = np.linspace(0, float(criterion.thresholds.max()), CURVE_POINTS)
-        return pck_curve(self.relative, thresholds, list(criterion.mean_rows), groups)
 
     def by_error(self) -> tuple[Int64[np.ndarray, " L"], Float[np.ndarray, " L"]]:
         """Rows of the predicted, scored persons, best first, and the mean of their joints' errors."""
