@@ -20,9 +20,7 @@ from pnfs.runs.record import RESULT, read_json, read_result, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-STATE = "state.json"
-METRICS = "metrics.csv"
-_EARLIER = "metrics_earlier.csv"
+STATE, METRICS, _EARLIER = "state.json", "metrics.csv", "metrics_earlier.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
 # What a run that is trained anew keeps in its folder: Hydra has just written there.
