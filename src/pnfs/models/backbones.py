@@ -238,8 +238,10 @@ def load_weights(
         try:
             state = download()
         except Exception as error:  # As many kinds as there are libraries that download.
-            remedy = "name a file of them as backbone.weights, or train with backbone.weights=none"
-            raise PnfsError(f"{name} could not be downloaded ({error}); {remedy}") from error
+            raise PnfsError(
+                f"the ImageNet weights of {name} could not be downloaded ({error}); name a file of them "
+                "(backbone.weights=/path/to/it), or train from scratch (backbone.weights=none)"
+            ) from error
     else:
         state = read_file(weights)
     load_strictly(module, state, unused, f"backbone.weights: weights {weights} of {name}")
