@@ -142,7 +142,7 @@ class Records:
             raise self.wrong(row, f"{field} has shape {found.shape}, it must have {shape}")
         return found
 
-    def require(self, ok: np.ndarray | np.bool, wrong: str) -> None:
+    def require(self, ok: np.ndarray | np.bool_, wrong: str) -> None:
         """Checks one condition on all records."""
         require_rows(self.path, np.asarray(ok), lambda row: self.label(row, self.all[row]), wrong)
 
