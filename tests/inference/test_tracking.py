@@ -175,8 +175,8 @@ def test_boxes_of_a_first_frame_carry_two_persons_past_each_other() -> None:
     places = [[(40 + 6 * n, 30), (240 - 6 * n, 130)] for n in range(30)]
     boxes = np.array([[*corner, 30, 60] for corner in places[0]], np.float32)
     pictures = [triangles(*corners) for corners in places]
-    first = lambda n: FrameBoxes(NOBODY, carried=True) if n else FrameBoxes(boxes)  # noqa: E731
-    found, batches = followed(pictures, first)
+    carried = FrameBoxes(NOBODY, carried=True)
+    found, batches = followed(pictures, lambda n: carried if n else FrameBoxes(boxes))
     assert batches == [2] * 30
     for (_, poses_), corners in zip(found, places, strict=True):
         assert poses_.track_ids.tolist() == [1, 2]
@@ -189,8 +189,8 @@ def test_frames_with_boxes_of_their_own_fill_batches() -> None:
     found, batches = followed(pictures, lambda n: FrameBoxes(boxes[n]))
     assert batches == [4, 4, 2]
     assert [poses_.track_ids.tolist() for _, poses_ in found] == [[1]] * 10
-    every_other = lambda n: FrameBoxes(NOBODY, carried=True) if n % 2 else FrameBoxes(boxes[n])  # noqa: E731
-    carried, batches = followed(pictures, every_other)
+    none = FrameBoxes(NOBODY, carried=True)
+    carried, batches = followed(pictures, lambda n: none if n % 2 else FrameBoxes(boxes[n]))
     assert batches == [1] * 10
     for (_, one), (_, other) in zip(found, carried, strict=True):
         np.testing.assert_allclose(one.joints, other.joints, atol=1.5)

@@ -81,8 +81,8 @@ class Poses:
 
         Batches are filled across frames, but where boxes are carried, which takes the poses of the frame before.
         """
-        kind = lambda frame: (frame.carried, frame.query.whole_image)  # noqa: E731
-        for (carried, whole), group in groupby(frames, key=kind):
+        kinds = groupby(frames, key=lambda frame: (frame.carried, frame.query.whole_image))
+        for (carried, whole), group in kinds:
             if carried:
                 one_by_one = map(self._with_boxes, group)
                 looked = chain.from_iterable(
