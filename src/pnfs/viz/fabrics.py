@@ -235,7 +235,7 @@ def _draw_mixing(
     # Ticks where the bounds of uniform weights would be.
     axes.set_xticks(np.arange(1, len(operations)) / len(operations), labels=[])
     axes.tick_params("y", length=0, pad=1, labelsize=SMALL)
-    axes.tick_params("x", top=True, direction="in")
+    axes.tick_params("x", top=True, bottom=False, direction="in")
     axes.spines[:].set_visible(False)
     axes.patch.set_visible(False)
 
