@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from small import TinyBackbone
 
 from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
@@ -20,7 +19,7 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS
-from tiny import fabric_backbone, fabric_network
+from tiny import TinyBackbone, fabric_backbone, fabric_network
 
 PARTS = {
     "head": ["neck", "head_top"],

@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
-from small import TinyBackbone
 
 from pnfs.body import LSP
 from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
-from tiny import fabric_backbone, fabric_network
+from tiny import TinyBackbone, fabric_backbone, fabric_network
 
 SIZE = (64, 96)
 PARTS = {

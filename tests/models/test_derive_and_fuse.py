@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from small import scramble
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +19,7 @@ from pnfs.models.derive import discretise, kept_settings, prune, transfer_weight
 from pnfs.models.fuse import fuse
 from pnfs.models.layers import PartBatchNorm2d
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operation, SeparableConv
-from tiny import fabric_backbone, fabric_network
+from tiny import fabric_backbone, fabric_network, scramble
 
 JOINTS = MPII.joints
 # The second and the third part share a joint, so that maps have to be summed.

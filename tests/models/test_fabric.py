@@ -7,13 +7,13 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from small import randomise
 from torch import Tensor, nn
 
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
 from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales
+from tiny import randomise
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
 # layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import TinyBackbone
 
 from pnfs.body import MPII, skeleton_by_name
 from pnfs.errors import PnfsError
 from pnfs.models import POSENFS, PoseFabricNetwork
-from tiny import fabric_backbone, fabric_network
+from tiny import TinyBackbone, fabric_backbone, fabric_network
 
 
 def table_one(skeleton: str, count: int) -> dict[str, list[str]]:

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from small import TinyBackbone, randomise
 from torch import Tensor
 
 from pnfs.body import PartMode, Skeleton, skeleton_by_name
 from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics, PoseFabricNetwork, fabric
-from tiny import fabric_network
+from tiny import TinyBackbone, fabric_network, randomise
 
 DIM = 2
 

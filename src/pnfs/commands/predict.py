@@ -18,12 +18,18 @@ from pnfs.commands.scoring import described
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
 from pnfs.inference import choose_device
-from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
-from pnfs.inference.frames import Poses, count_frames, read_frames
+from pnfs.inference.boxes import (
+    BoxSource,
+    CocoBoxes,
+    PersonDetector,
+    WholeImage,
+    count_frames,
+    read_frames,
+)
 from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs
 from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
-from pnfs.inference.tracking import Tracker
+from pnfs.inference.tracking import Poses, Tracker
 from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
 
 console = Console()
