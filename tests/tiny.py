@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 
 from pnfs.body import skeleton_by_name
@@ -13,6 +15,9 @@ from pnfs.models import PAPER, FabricRules, NeuralFabrics, PoseFabricNetwork
 from pnfs.models.backbones import Backbone, FabricBackbone, Stem
 from pnfs.models.operations import BACKBONE_OPERATIONS, Operations
 
+SILENT = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+          "enable_model_summary": False}  # fmt: skip
+"""Arguments of a trainer that writes nothing."""
 OF_NETWORK = ("vector_dim", "overlap", "channel_order")
 
 
@@ -28,6 +33,12 @@ class TinyBackbone(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         convs = zip(self.convs, (4, 8, 16, 32), strict=True)
         return [conv(F.avg_pool2d(images, scale)) for conv, scale in convs]
+
+
+def table_one(skeleton: str, count: int) -> dict[str, list[str]]:
+    """Table I's parts of a skeleton, as they are configured."""
+    folder = Path(__file__).parents[1] / "conf" / "parts"
+    return yaml.safe_load((folder / f"p{count}.yaml").read_text())[skeleton]
 
 
 def fabric_backbone(

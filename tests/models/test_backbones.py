@@ -13,15 +13,7 @@ from torchvision.models import mobilenet_v2, resnet50
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules
 from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone, load_weights
-from tiny import fabric_backbone
-
-
-def randomise_statistics(module: nn.Module) -> None:
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(std=0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
+from tiny import fabric_backbone, randomise_statistics
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +52,16 @@ def test_weights_from_a_file_give_torchvisions_features(
     kind: str, mobilenet: nn.Module, tmp_path: Path
 ) -> None:
     seen: list[Tensor] = []
-    network = mobilenet if kind == "mobilenet" else resnet50(weights=None).eval()
-    stages = [network.get_submodule(f"features.{n}") for n in (3, 6, 13, 16)] if kind == "mobilenet" \
-        else [network.get_submodule(f"layer{n}") for n in (1, 2, 3, 4)]  # fmt: skip
+    path, images = str(tmp_path / "weights.pth"), torch.randn(2, 3, 64, 64)
+    if kind == "mobilenet":
+        network, stages = mobilenet, [f"features.{n}" for n in (3, 6, 13, 16)]
+    else:
+        network, stages = resnet50(weights=None).eval(), [f"layer{n}" for n in (1, 2, 3, 4)]
     for stage in stages:
-        stage.register_forward_hook(lambda _, __, out: seen.append(out))
-    torch.save(network.state_dict(), tmp_path / "weights.pth")
-    path = str(tmp_path / "weights.pth")
+        hook = lambda _, __, out: seen.append(out)  # noqa: E731
+        network.get_submodule(stage).register_forward_hook(hook)
+    torch.save(network.state_dict(), path)
     backbone = (MobileNetV2(path) if kind == "mobilenet" else ResNet(50, path)).eval()
-    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         network(images)
         for ours, theirs in zip(backbone(images), seen, strict=True):

@@ -35,13 +35,11 @@ def build(
     **options: Any,
 ) -> PoseFabricNetwork:
     kept = kept or {}
-    backbone = (
-        fabric_backbone(first_layers=3, channels=channels, rules=rules, kept=kept.get("backbone"))
-        if on_fabric
-        else MobileNetV2("none")
-    )
+    backbone = MobileNetV2("none")
+    if on_fabric:
+        backbone = fabric_backbone(channels=channels, rules=rules, kept=kept.get("backbone"))
     arguments = {"parts": PARTS, "channels": channels, "kept": kept.get("subnetworks"), **options}
-    return fabric_network(backbone=backbone, skeleton="mpii", rules=rules, **arguments).eval()
+    return fabric_network(backbone=backbone, rules=rules, **arguments).eval()
 
 
 def assert_equal_outputs(network: PoseFabricNetwork, other: nn.Module) -> None:
