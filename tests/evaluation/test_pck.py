@@ -194,6 +194,8 @@ CRITERION = Criterion("any", "length", np.full(3, 0.5), (0, 1, 2))
 @pytest.fixture
 def matches() -> Matches:
     random = np.random.default_rng(0)
+    joints = random.uniform(0, 100, (PERSONS, 3, 2)).astype(np.float32)
+    visibility = random.integers(0, 3, (PERSONS, 3)).astype(np.int8)
     lengths = np.where(random.random(PERSONS) < 0.2, np.nan, random.uniform(5, 20, PERSONS))
     labels = Persons(
         name="toys",
@@ -201,8 +203,8 @@ def matches() -> Matches:
         images=SmoothImages(),
         ids=np.array([f"p{n}" for n in range(PERSONS)]),
         image_index=np.arange(PERSONS),
-        joints=random.uniform(0, 100, (PERSONS, 3, 2)).astype(np.float32),
-        visibility=random.integers(0, 3, (PERSONS, 3)).astype(np.int8),
+        joints=joints,
+        visibility=visibility,
         center=np.full((PERSONS, 2), 50, np.float32),
         box_size=np.full((PERSONS, 2), 90, np.float32),
         reference_length=lengths.astype(np.float32),
