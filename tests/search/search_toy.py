@@ -138,19 +138,10 @@ def toy_fit(
 ) -> tuple[PoseModule, L.Trainer]:
     """Trains the toy with a search strategy on the CPU."""
     module = toy_module() if module is None else module
-    options: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": epochs,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "limit_val_batches": 0,
-        "use_distributed_sampler": False,
-        "callbacks": [search],
-    } | trainer_options
+    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+              "use_distributed_sampler")  # fmt: skip
+    options = {"accelerator": "cpu", "devices": 1, "max_epochs": epochs, "callbacks": [search]}
+    options |= {"limit_val_batches": 0, **dict.fromkeys(silent, False), **trainer_options}
     trainer = L.Trainer(**options)
-    data = ToyData() if data is None else data
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.fit(module, datamodule=data or ToyData(), ckpt_path=resume, weights_only=True)
     return module, trainer

@@ -145,19 +145,6 @@ def test_validation_logs_the_benchmarks_score() -> None:
     assert len(pose.metric["PCK"].sample_index) == 0
 
 
-def test_a_checkpoints_network_can_be_loaded_alone() -> None:
-    trained, fresh = module(), module()
-    for parameter in trained.network.parameters():
-        parameter.data.normal_()
-    state = trained.state_dict() | {"metric.other": torch.zeros(1)}
-    training_module.load_network_state(fresh.network, state)
-    for name, value in fresh.network.state_dict().items():
-        assert torch.equal(value, trained.network.state_dict()[name]), name
-    lacking = {name: value for name, value in state.items() if "head" not in name}
-    with pytest.raises(RuntimeError, match="Missing key"):
-        training_module.load_network_state(fresh.network, lacking)
-
-
 @pytest.mark.parametrize("flip_test", [False, True])
 def test_joints_are_read_off_the_maps_and_those_of_the_mirrored_image(flip_test: bool) -> None:
     """A network whose maps have a peak at each joint, in mirrored images at the mirrored one."""

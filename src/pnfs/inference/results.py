@@ -113,7 +113,7 @@ class ResultFolder:
             place = frame.index, round(frame.index / frame.fps, 4)
         self.images.append(image)
         for n in range(len(prediction)):
-            ids = {"id": len(self.persons) + 1, "image_id": image_id}
+            ids: dict[str, Any] = {"id": len(self.persons) + 1, "image_id": image_id}
             if prediction.track_ids is not None:
                 ids["track_id"] = int(prediction.track_ids[n])
             person = ids | self._person(prediction, n)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import logging
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,8 +178,9 @@ def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
         yield "an earlier version wrote it, whose networks this version cannot build; train it again"
     for key in builds:
         yield from _foreign(config.get(key), key, key, trust)
-    for text in _interpolations(config):
-        yield f"its configuration holds the interpolation {text!r}"
+    # What is left to resolve could call anything; what we write is resolved already.
+    if found := re.search(r"\$\{[^}]*\}?", repr(config)):
+        yield f"its configuration holds the interpolation {found[0]!r}"
 
 
 def _foreign(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
@@ -229,15 +231,6 @@ def _is_ours(target: Any, base: type) -> bool:
         return False
     own = inspect.isclass(found) and found.__module__.startswith(_PACKAGES)
     return own and issubclass(found, base)
-
-
-def _interpolations(config: Any) -> Iterator[str]:
-    """What is left to resolve, which could call anything; what we write is resolved already."""
-    if isinstance(config, (Mapping, list, tuple)):
-        for value in config.values() if isinstance(config, Mapping) else config:
-            yield from _interpolations(value)
-    elif isinstance(config, str) and "${" in config:
-        yield config
 
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
