@@ -95,7 +95,7 @@ def test_folder_with_unreadable_pictures(checkpoint: Path, tmp_path: Path, capsy
     (inputs / "phone.heic").write_bytes(b"")
     with pytest.raises(UsageError, match=r"1 of 6 inputs could not be used.*\n.*cut\.jpg"):
         run(checkpoint, out, inputs, "score_maps=true")
-    assert ".heic 1 (phone.heic)" in capsys.readouterr().out
+    assert "video: phone.heic" in capsys.readouterr().out
     # Every readable picture has its own overlay, and all are in the one file.
     drawn = ["a/x.bmp.png", "a/x.bmp.png.png", *names[2:]]
     assert overlays(out) == drawn

@@ -1,5 +1,10 @@
-"""A fabric of one cell whose best architecture is known: the identity solves the task."""
+"""A fabric of one cell whose best architecture is known: the identity solves the task.
 
+`python search_toy.py FOLDER PROCESSES BATCH_SIZE` searches it by first order in one or two processes, and writes
+what each process ends with.
+"""
+
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from pnfs.evaluation.pck import PCK
 from pnfs.models import NeuralFabrics, PoseNetwork
 from pnfs.models.layers import PartConv2d
 from pnfs.models.operations import Operation, Skip
-from pnfs.search import SearchStrategy
+from pnfs.search import FirstOrder, SearchStrategy
 from pnfs.training.module import PoseModule
 from pnfs.training.schedules import StepSchedule
 
@@ -145,3 +150,12 @@ def toy_fit(
     trainer = L.Trainer(**options)
     trainer.fit(module, datamodule=data or ToyData(), ckpt_path=resume, weights_only=True)
     return module, trainer
+
+
+if __name__ == "__main__":
+    folder, processes, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    way = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+    found, fitted = toy_fit(FirstOrder(lr=0.1), epochs=2, data=ToyData(32, size), **way)
+    losses = {"training loss": fitted.callback_metrics["train/loss_epoch"].cpu()}
+    state = losses | {name: value.cpu() for name, value in found.network.state_dict().items()}
+    torch.save(state, folder / f"processes{processes}_rank{fitted.global_rank}.pt")

@@ -211,7 +211,7 @@ class StopAfter(L.Callback):
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("ddp_toy.py")
+    script = Path(__file__).with_name("search_toy.py")
     for processes, batch_size in ((2, 4), (1, 8)):
         command = [sys.executable, str(script), str(tmp_path), str(processes), str(batch_size)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}

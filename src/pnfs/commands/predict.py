@@ -26,7 +26,7 @@ from pnfs.inference.boxes import (
     count_frames,
     read_frames,
 )
-from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs
+from pnfs.inference.inputs import InputFile, find_inputs, some_of
 from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
 from pnfs.inference.tracking import Poses, Tracker
@@ -49,7 +49,7 @@ def run(config: DictConfig) -> None:
     out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:
-        _say(f"passed over, no known picture or video: {counted_by_suffix(others)}")
+        _say(f"passed over, no known picture or video: {some_of([path.name for path in others])}")
     boxes = choose_boxes(settings)
     if isinstance(boxes, CocoBoxes) and boxes.left_out:
         _say(f"boxes left out: {listed(boxes.left_out)}")
@@ -133,8 +133,7 @@ def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
 
 def _warn_of_crowds(scenes: Sequence[str]) -> None:
     """Says that boxes=image draws one skeleton, and names the pictures with room for more."""
-    rest = f", … ({len(scenes)} in all)" if len(scenes) > 5 else ""
-    wide = f"; wide enough for several: {', '.join(scenes[:5])}{rest}" if scenes else ""
+    wide = f"; wide enough for several: {some_of(scenes)}" if scenes else ""
     console.print(
         "[yellow]warning:[/] one person was taken to fill each picture, whoever else is in it; "
         f"boxes=detector finds the persons{escape(wide)}",

@@ -60,7 +60,7 @@ def find_inputs(
         fitting = dict.fromkeys((p for p in below if p.suffix.lower() in SUFFIXES), root)
         rest = [path for path in below if path not in fitting]
         if not fitting:
-            hint = f"; there are {counted_by_suffix(rest)}" if rest else ""
+            hint = f"; there are {some_of([path.name for path in rest])}" if rest else ""
             hint += f"; results in {results} are not read" if len(below) < len(there) else ""
             what = f"there is neither a picture nor a video in it{hint}"
             raise DataError(f"{item}: {what}; known are {', '.join(SUFFIXES)}")
@@ -72,15 +72,9 @@ def find_inputs(
     return [InputFile(path, path.relative_to(common).as_posix()) for path in known], list(others)
 
 
-def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
-    """Files for messages: ".heic 2 (a.heic, b.heic), .gif 1 (c.gif)"."""
-    by_suffix: dict[str, list[str]] = {}
-    for path in paths:
-        by_suffix.setdefault(path.suffix.lower() or "no suffix", []).append(path.name)
-    return ", ".join(
-        f"{suffix} {len(names)} ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
-        for suffix, names in sorted(by_suffix.items())
-    )
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Names for messages: "a.heic, b.heic, … (7 in all)"."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
 def natural_key(path: Path) -> list[str]:
