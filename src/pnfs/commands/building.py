@@ -19,11 +19,12 @@ from pnfs.training.checkpoints import (
     BUILT,
     CONFIG_KEY,
     find_checkpoint,
+    load_network_state,
     read_checkpoint,
     without_downloads,
 )
 from pnfs.training.keeping import WholeCheckpointIO
-from pnfs.training.module import PoseModule, load_network_state
+from pnfs.training.module import PoseModule
 
 
 def read_trained(
@@ -35,10 +36,12 @@ def read_trained(
     return path, dict(without_downloads(content[CONFIG_KEY])), content
 
 
-def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any]) -> PoseNetwork:
+def trained_network(
+    trained: Mapping[str, Any], content: Mapping[str, Any], path: Path
+) -> PoseNetwork:
     """The network of a checkpoint, with its weights."""
     network = build_network(trained["model"])
-    load_network_state(network, content["state_dict"])
+    load_network_state(network, content, path)
     return network
 
 

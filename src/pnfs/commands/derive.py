@@ -37,7 +37,7 @@ def run(config: DictConfig) -> None:
     method = settings["method"]
     builds = BUILT if settings["evaluate"] else ("model",)
     path, trained, content = read_trained(settings, builds)
-    source = trained_network(trained, content)
+    source = trained_network(trained, content, path)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
             f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "

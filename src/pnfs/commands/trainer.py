@@ -24,9 +24,10 @@ from pnfs.training.checkpoints import (
     KeepConfig,
     damage,
     find_checkpoint,
+    load_network_state,
     read_checkpoint,
 )
-from pnfs.training.module import PoseModule, keep_freed_memory, load_network_state
+from pnfs.training.module import PoseModule, keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -178,12 +179,13 @@ def newest_whole(folder: Path) -> Path:
 
 def load_initial(module: PoseModule, path: str) -> None:
     """Loads the weights that `initial` names."""
+    content = read_checkpoint(path, builds=())
     try:
-        load_network_state(module.network, read_checkpoint(path, builds=())["state_dict"])
-    except RuntimeError as error:
+        load_network_state(module.network, content, path)
+    except CheckpointError as error:
         raise UsageError(
-            f"initial={path} holds another network than `model` describes; experiment=finetune "
-            f"takes the checkpoint's own ({str(error).splitlines()[0]})"
+            f"initial={path} holds another network than `model` describes; experiment=finetune takes the "
+            f"checkpoint's own ({str(error).splitlines()[0]})"
         ) from error
 
 

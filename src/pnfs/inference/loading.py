@@ -15,10 +15,10 @@ from pnfs.training.checkpoints import (
     CONFIG_KEY,
     CheckpointError,
     find_checkpoint,
+    load_network_state,
     read_checkpoint,
     without_downloads,
 )
-from pnfs.training.module import load_network_state
 
 DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
 
@@ -47,11 +47,7 @@ def load_predictor(
         content = read_checkpoint(path, builds=("model",), trust=trust)
         trained = without_downloads(content[CONFIG_KEY])
         network = build(trained["model"])
-        try:
-            load_network_state(network, content["state_dict"])
-        except (KeyError, RuntimeError) as error:
-            text = "its weights do not fit the network that its configuration describes"
-            raise CheckpointError(f"{path}: {text} ({error})") from error
+        load_network_state(network, content, path)
         forward: Runtime = TorchRuntime(network, choose_device(device))
         skeleton, codec = network.parts.skeleton, Codec(**trained.get("codec", {}))
         usual = trained["dataset"].get("padding", DEFAULT_PADDING)

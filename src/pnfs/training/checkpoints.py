@@ -157,6 +157,21 @@ def read_checkpoint(
     return checkpoint
 
 
+def load_network_state(network: PoseNetwork, content: Mapping[str, Any], path: object) -> None:
+    """Loads the network's weights out of the content of the checkpoint at `path`.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    state = content["state_dict"].items()
+    own = {key.partition(".")[2]: value for key, value in state if key.startswith("network.")}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        text = "its weights do not fit the network that its configuration describes"
+        raise CheckpointError(f"{path}: {text} ({error})") from error
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's bytes, whose checksums `torch.load` does not compare; None: nothing."""
     try:
