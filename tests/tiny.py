@@ -92,9 +92,9 @@ def fabric_network(
 def randomise_statistics(module: nn.Module) -> None:
     """Means and variances of all batch norms off their initial values."""
     for name, buffer in module.named_buffers():
-        if name.endswith("var"):
+        if name.endswith("running_var"):
             buffer.uniform_(0.5, 2)
-        elif name.endswith("mean"):
+        elif name.endswith("running_mean"):
             buffer.normal_(0, 0.3)
 
 

@@ -212,15 +212,11 @@ class CocoBoxes:
 
 
 class PersonDetector:
-    """torchvision's detectors.
+    """torchvision's detector of this name; persons who score less than `threshold` are left out.
 
-    Args:
-        name: torchvision's name of a detector.
-        weights: File with the detector's weights; None: where torchvision keeps downloads.
-        download: Says whether weights that are not there are downloaded; it is given their size and URL.
-        threshold: Persons with a lower score are left out.
-        every: Frames of a video from one look to the next; between them boxes are carried.
-        device: Where it runs.
+    `weights` is a file; None: where torchvision keeps downloads. `download`, given their size and URL, says
+    whether weights that are not there are downloaded. A video is looked at in `every` n-th frame; between them
+    boxes are carried.
 
     Raises:
         DataError: There is no such detector, or its weights are not there or do not fit.

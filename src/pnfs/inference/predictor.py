@@ -71,15 +71,11 @@ def choose_device(device: str) -> torch.device:
 
 
 class Predictor:
-    """Finds the joints of persons in pictures, many persons at once.
+    """Finds the joints of persons in pictures, `batch_size` persons at once.
 
-    Args:
-        forward: Runs the network.
-        skeleton: Whose joints come out.
-        input_size: (height, width) of the crops that the network was trained on.
-        codec: How the network was trained to be read; None for the paper's way.
-        padding: Factor on the sides of a given box, as in training; the whole image gets none.
-        batch_size: Persons that go through the network at once.
+    `input_size` is the (height, width) of the crops that the network was trained on, `codec` how it was trained to
+    be read (None: the paper's way), `padding` the factor on the sides of a given box, as in training; the whole
+    image gets none.
     """
 
     def __init__(
@@ -109,13 +105,10 @@ class Predictor:
         maps: bool = False,
         vectors: bool = False,
     ) -> Prediction:
-        """The poses in one picture.
+        """The poses in one picture; for `image`, `boxes` and `box_scores` see `ImageWithBoxes`.
 
-        Args:
-            image, boxes, box_scores: See `ImageWithBoxes`.
-            flip_test: Average with the mirrored crops, which takes twice the time.
-            maps: Keep crops and heatmaps, see `Prediction.maps`.
-            vectors: Keep the vectors behind the heatmaps too.
+        The flip test averages with the mirrored crops, which takes twice the time. `maps` keeps crops and heatmaps
+        in `Prediction.maps`, `vectors` the vectors behind them too.
 
         Raises:
             DataError: Not an RGB image of bytes, or boxes that are no boxes in it.

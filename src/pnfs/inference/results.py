@@ -40,12 +40,8 @@ class ResultFolder:
     the video's name as `file_name`; `track_id` tells the video's persons apart. `keypoints.csv` has the same
     numbers, a joint a row; `person` is the track, or in a picture the place among its persons, from 1.
 
-    Args:
-        folder: Where to; made if needed.
-        skeleton: Whose joints are written.
-        info: What the numbers depend on (runtime, smoothing), for `keypoints.json`.
-        score_threshold: Joints that score less are drawn hollow.
-        overlays, score_maps: What is written; predictions must hold score maps.
+    Joints that score less than `score_threshold` are drawn hollow. `info` is what the numbers depend on (runtime,
+    smoothing). For score maps predictions must hold them.
     """
 
     def __init__(

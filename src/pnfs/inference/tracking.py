@@ -31,12 +31,9 @@ found lie closer together than labelled ones."""
 class Poses:
     """Finds the poses in frames, and follows the persons of videos.
 
-    Args:
-        predictor: Finds them.
-        nms_threshold: See `Prediction.without_duplicates`; None: all poses are kept.
-        tracker: Makes the tracker of a video with so many frames a second.
-        second_look: Look again at whole pictures, where the joints of the first look were.
-        options: Of `Predictor.predict_each`.
+    `nms_threshold` is that of `Prediction.without_duplicates` (None: all poses are kept), `tracker` makes the
+    tracker of a video with so many frames a second, `second_look` looks again at whole pictures, where the joints
+    of the first look were; `options` are those of `Predictor.predict_each`.
     """
 
     def __init__(
@@ -159,13 +156,10 @@ class Tracker:
     the overlaps of a frame have the largest sum (SORT, Bewley et al. 2016, without the Kalman filter). A box is
     carried as top-down trackers do: it is the bounding box of the joints that were found last.
 
-    Args:
-        fps: Frames a second.
-        iou: Lowest overlap (intersection over union) of one person's boxes.
-        keep: Frames for which a person who is not found is remembered.
-        score: Poses in carried boxes that score less are no persons.
-        smoothing: Arguments of `OneEuroFilter`, where speed is in heights of the person per second. None:
-            joints stay as they are found.
+    `fps` are frames a second, `iou` the lowest overlap (intersection over union) of one person's boxes; a person
+    who is not found is remembered for `keep` frames; poses in carried boxes that score less than `score` are no
+    persons; `smoothing` are arguments of `OneEuroFilter`, speed in heights of the person per second (None: joints
+    stay as they are found).
     """
 
     def __init__(
