@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pnfs.commands.configuration import configuration_folder
+from pnfs.commands.configuration import packaged_folder
 
-CONF = configuration_folder()
+CONF = packaged_folder("conf")
 PNFS = Path(sys.executable).with_name("pnfs")
 
 # Every call starts an interpreter and imports torch.

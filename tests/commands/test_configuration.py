@@ -11,13 +11,13 @@ from omegaconf import OmegaConf
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.commands import main
-from pnfs.commands.configuration import UsageError, configuration_folder, plain
-from pnfs.commands.keys import check_keys
+from pnfs.commands.configuration import UsageError, packaged_folder, plain
+from pnfs.commands.keys import checked
 from pnfs.models import PAPER, POSENFS
 from pnfs.training.loss import HeatmapLoss
 from tiny_runs import composed
 
-CONF = configuration_folder()
+CONF = packaged_folder("conf")
 COMMANDS = tuple(main.COMMANDS)
 
 
@@ -65,7 +65,7 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
         overrides.append("target=all")
     if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
-    check_keys(command, composed(command, *overrides))
+    checked(command, composed(command, *overrides))
 
 
 def test_part_mode_that_lacks_a_skeleton_is_refused() -> None:

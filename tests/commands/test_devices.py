@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pnfs.commands import devices
-from pnfs.commands.configuration import UsageError
+from pnfs.commands import processes
+from pnfs.errors import PnfsError
 
 TAKE_TWICE = """
 import json, os, sys
-from pnfs.commands.devices import take_gpu_if_asked
+from pnfs.commands.processes import take_gpu_if_asked
 seen = []
 for _ in range(2):
     take_gpu_if_asked()
@@ -60,12 +60,12 @@ def test_process_keeps_a_gpu_of_its_own(tmp_path: Path, visible: str | None, nam
 @pytest.mark.parametrize("asked", ["-1", "0", "all"])
 def test_number_of_gpus_must_be_one(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     monkeypatch.setenv("PNFS_GPUS", asked)
-    with pytest.raises(UsageError, match=r"hydra\.launcher\.n_jobs=4"):
-        devices.take_gpu_if_asked()
+    with pytest.raises(PnfsError, match=r"hydra\.launcher\.n_jobs=4"):
+        processes.take_gpu_if_asked()
 
 
 def test_more_jobs_than_visible_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNFS_GPUS", "3")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")
-    with pytest.raises(UsageError, match=r"names 2: hydra\.launcher\.n_jobs=2"):
-        devices.take_gpu_if_asked()
+    with pytest.raises(PnfsError, match=r"names 2: hydra\.launcher\.n_jobs=2"):
+        processes.take_gpu_if_asked()

@@ -11,9 +11,8 @@ import pytest
 import scipy.io
 from hydra.errors import InstantiationException
 
-from pnfs.commands import evaluate, train
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import composed
+from tiny_runs import call
 from written_datasets import require_server_format, write_coco, write_mpii
 
 MODEL = (
@@ -34,10 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
             people = Synthetic(skeleton=skeleton, train=8, val=8, image_size=(64, 64))
             write = {"mpii": write_mpii, "coco": write_coco}[skeleton]
             write({split: people.persons(split) for split in ("train", "val")}, folder / "data")
-            train.run(
-                composed("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *MODEL,
-                         f"run_root={folder / 'runs'}")
-            )  # fmt: skip
+            call("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *MODEL,
+                 f"run_root={folder / 'runs'}")  # fmt: skip
             (result,) = (folder / "runs").glob("*/*/result.json")
             made[skeleton] = folder / "data", result.parent
         return made[skeleton]
@@ -46,10 +43,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
 
 
 def evaluated(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
-    evaluate.run(
-        composed("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={out}",
-                 *overrides)
-    )  # fmt: skip
+    call("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={out}",
+         *overrides)  # fmt: skip
     return json.loads((out / "result.json").read_text())
 
 

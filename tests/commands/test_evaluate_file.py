@@ -14,12 +14,11 @@ from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
 from pnfs import body
-from pnfs.commands import evaluate
 from pnfs.commands.configuration import UsageError
 from pnfs.data.images import DataError
 from pnfs.data.predictions import Predictions, write_json
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import composed
+from tiny_runs import call
 from written_datasets import write_coco, write_mpii
 
 COUNT = 4
@@ -37,10 +36,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def scored(dataset: str, root: Path, file: Path, out: Path, *more: str) -> dict[str, Any]:
-    evaluate.run(
-        composed("evaluate", f"predictions={file}", f"dataset={dataset}", f"dataset.root={root}",
-                 "workers=0", f"out={out}", *more)
-    )  # fmt: skip
+    call("evaluate", f"predictions={file}", f"dataset={dataset}", f"dataset.root={root}",
+         "workers=0", f"out={out}", *more)  # fmt: skip
     return json.loads((out / "result.json").read_text())
 
 
@@ -166,8 +163,8 @@ def test_persons_by_id_in_any_order_and_not_all(skeleton: str, tmp_path: Path) -
     )]  # fmt: skip
 
     def record_of(name: str) -> dict[str, Any]:
-        evaluate.run(composed("evaluate", f"predictions={written(file, content)}", "dataset=synthetic",
-                              "workers=0", f"out={tmp_path / name}", *options))  # fmt: skip
+        call("evaluate", f"predictions={written(file, content)}", "dataset=synthetic",
+             "workers=0", f"out={tmp_path / name}", *options)  # fmt: skip
         return json.loads((tmp_path / name / "result.json").read_text())
 
     assert record_of("all")["score"] == 100
@@ -189,7 +186,7 @@ def test_persons_by_id_in_any_order_and_not_all(skeleton: str, tmp_path: Path) -
 
 def test_a_checkpoint_or_a_file_and_not_both() -> None:
     with pytest.raises(UsageError, match=r"checkpoint=.*predictions="):
-        evaluate.run(composed("evaluate", "checkpoint=a.ckpt", "predictions=b.json"))
+        call("evaluate", "checkpoint=a.ckpt", "predictions=b.json")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pnfs.commands import evaluate
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
 from pnfs.evaluation import OKSAveragePrecision
-from tiny_runs import composed, untrained_run
+from tiny_runs import call, untrained_run
 
 
 class Odd(PoseDataset):
@@ -57,10 +56,8 @@ def test_a_score_of_all_is_that_of_its_parts(tmp_path: Path) -> None:
     records = {}
     for split in ("train", "val", "all"):
         out = tmp_path / split
-        evaluate.run(
-            composed("evaluate", f"checkpoint={run}", f"split={split}", "trainer=cpu", "workers=0",
-                     f"out={out}")
-        )  # fmt: skip
+        call("evaluate", f"checkpoint={run}", f"split={split}", "trainer=cpu", "workers=0",
+             f"out={out}")  # fmt: skip
         records[split] = json.loads((out / "result.json").read_text())
     assert [records[split]["persons"] for split in records] == [8, 6, 14]
     labels = {

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pnfs.commands import launch
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.keys import check_keys
+from pnfs.commands.keys import checked
 from pnfs.commands.launch import quoted
 from tiny_runs import composed
 
@@ -48,9 +48,9 @@ def test_other_arguments_stay_and_unreadable_ones_tell_the_quotes(
 )  # fmt: skip
 def test_values_that_say_nothing_are_named(command: str, key: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"{key}={value}"):
-        check_keys(command, composed(command, f"{key}={value}"))
+        checked(command, composed(command, f"{key}={value}"))
     needed = {"predict": ["checkpoint=a.ckpt", "input=a.jpg"], "export": ["checkpoint=a.ckpt"]}
-    check_keys(command, composed(command, *needed.get(command, [])))
+    checked(command, composed(command, *needed.get(command, [])))
 
 
 def test_an_interruption_is_one_line(

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks.timer import Timer
 
-from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import UsageError
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError, read_run
-from tiny_runs import composed, only_run
+from tiny_runs import call, only_run
 from train_server import assert_same_training
 from written_datasets import write_mpii
 
@@ -28,7 +27,7 @@ BATCHES = 4
 
 
 def trained(root: Path, *overrides: str) -> float:
-    return train.run(composed("train", *overrides, f"run_root={root}"))
+    return call("train", *overrides, f"run_root={root}")
 
 
 def state_of(folder: Path) -> tuple[str, str | None]:
@@ -95,7 +94,7 @@ def test_paused_run_ends_like_the_uninterrupted(
 @pytest.mark.parametrize("key", ["limit_val_batches=1", "fast_dev_run=true", "overfit_batches=2"])
 def test_evaluation_of_a_part_is_refused(key: str) -> None:
     with pytest.raises(UsageError, match=key.partition("=")[0]):
-        evaluate.run(composed("evaluate", "checkpoint=anywhere", f"+trainer.{key}"))
+        call("evaluate", "checkpoint=anywhere", f"+trainer.{key}")
 
 
 # --- data

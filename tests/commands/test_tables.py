@@ -10,13 +10,13 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.commands.keys import check_keys
+from pnfs.commands.configuration import UsageError, packaged_folder
+from pnfs.commands.keys import checked
 from pnfs.commands.launch import with_globs_expanded
 from pnfs.commands.tables import Rows, for_the_rows
 from pnfs.runs.identity import run_hash
 
-CONF = configuration_folder()
+CONF = packaged_folder("conf")
 ROWS = sorted(
     path.relative_to(CONF / "experiment").with_suffix("")
     for folder in ("table*", "figure*")
@@ -33,7 +33,7 @@ def settings_of(row: str, *overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", map(str, ROWS))
 def test_every_row_composes_without_a_key_that_nothing_reads(row: str) -> None:
-    check_keys("train", OmegaConf.create(settings_of(row, "profile=smoke")))
+    checked("train", OmegaConf.create(settings_of(row, "profile=smoke")))
 
 
 @pytest.mark.parametrize("row", ["table3/p3", "table7/ours_1"])

@@ -8,9 +8,8 @@ import cv2
 import pytest
 import torch
 
-from pnfs.commands import evaluate, train
 from pnfs.training.checkpoints import CONFIG_KEY
-from tiny_runs import composed, only_run, record_of
+from tiny_runs import call, only_run, record_of
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +31,7 @@ def read(path: Path) -> dict[str, Any]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
     root = tmp_path_factory.mktemp("finished")
-    train.run(composed("train", *RUN, f"run_root={root}"))
+    call("train", *RUN, f"run_root={root}")
     return only_run(root)
 
 
@@ -70,7 +69,7 @@ def test_finished_run_is_not_trained_again(
 ) -> None:
     caplog.set_level("INFO", "pnfs")
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    score = train.run(composed("train", *RUN, f"run_root={finished.parents[1]}", "workers=1"))
+    score = call("train", *RUN, f"run_root={finished.parents[1]}", "workers=1")
     assert score == record_of(finished)["score"]
     assert "finished before" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
@@ -81,7 +80,7 @@ def test_finished_run_is_not_trained_again(
 
 def evaluated(checkpoint: Path, out: Path) -> float:
     overrides = [f"checkpoint={checkpoint}", f"out={out}", "workers=0", "trainer=cpu"]
-    return evaluate.run(composed("evaluate", *overrides))
+    return call("evaluate", *overrides)
 
 
 def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: Path) -> None:

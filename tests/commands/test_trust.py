@@ -1,7 +1,6 @@
 """Checkpoints that name classes of a user's: every command asks for trust before it imports one."""
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 import torch
 
 import pnfs
-from pnfs.commands import show
-from pnfs.commands.configuration import build_network, plain
+from pnfs.commands.building import build_network
+from pnfs.commands.configuration import plain
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.checkpoints import CheckpointError, without_downloads
-from tiny_runs import composed
+from tiny_runs import call, composed
 
 GATE = """
 from pathlib import Path
@@ -78,9 +77,8 @@ def started(command: str, path: Path, trust: bool) -> None:
         given = ("experiment=finetune", f"initial={path}", f"trust={trust}")
         build_network(plain(composed("train", *given))["model"])
     else:
-        module = import_module(f"pnfs.commands.{command}")
         given = (f"checkpoint={path}", f"trust={trust}", *OPTIONS[command])
-        module.run(composed(command, *given))
+        call(command, *given)
 
 
 @pytest.mark.parametrize("command", [*OPTIONS, "load", "initial"])
@@ -99,7 +97,7 @@ def test_with_trust_the_class_is_built(checkpoint: Path, command: str) -> None:
 
 
 def test_a_picture_needs_no_trust(checkpoint: Path) -> None:
-    show.run(composed("show", f"checkpoint={checkpoint}", "format=svg", "out=s"))
+    call("show", f"checkpoint={checkpoint}", "format=svg", "out=s")
     assert "gate" in Path("s/architecture.svg").read_text()
     assert not Path("imported").exists()
 

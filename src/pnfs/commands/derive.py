@@ -1,42 +1,83 @@
-"""`pnfs derive`: a smaller network from a continuous architecture."""
+"""`pnfs show`, `cost` and `derive`: a found architecture drawn, counted, and made smaller."""
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from pnfs.commands.building import (
     build_module,
-    chosen_dataset,
-    data_of_run,
+    build_network,
+    data_for,
     read_trained,
     save_network,
-    source_for,
     trained_network,
 )
-from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.record import provenance, write_result
-from pnfs.training.checkpoints import BUILT, results_folder
+from pnfs.training.callbacks import TRAJECTORY, read_trajectory
+from pnfs.training.checkpoints import BUILT, read_architecture, results_folder
+from pnfs.viz.curves import plot_trajectory
+from pnfs.viz.fabrics import draw_fabrics
 
-console = Console()
+
+def show(settings: dict[str, Any]) -> None:
+    """Draws the fabrics, and the course of alpha and beta where it is known."""
+    suffix = settings["format"]
+    if suffix not in ("png", "svg"):
+        raise UsageError(f"format={suffix}: choose png or svg")
+    asked = Path(settings["checkpoint"]).expanduser()
+    architecture = read_architecture(asked)
+    # The run's folder of a checkpoint, JSON file, or the folder itself.
+    parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
+    run_folder = asked if asked.is_dir() else parent
+    folder = Path(settings["out"] or run_folder)
+    for fabrics in architecture.fabrics:
+        name = "architecture" + ("" if fabrics == "subnetworks" else f"_{fabrics}")
+        draw_fabrics(architecture, folder / f"{name}.{suffix}", fabrics=fabrics)
+        console.print(f"{fabrics}: {folder / name}.{suffix}")
+    if (run_folder / TRAJECTORY).is_file():
+        trajectory = read_trajectory(run_folder / TRAJECTORY)
+        path, epochs = folder / f"trajectory.{suffix}", [epoch + 1 for epoch in trajectory]
+        plot_trajectory(list(trajectory.values()), path, epochs=epochs)
+        console.print(f"trajectory: {path}")
 
 
-def run(config: DictConfig) -> None:
+def cost(settings: dict[str, Any]) -> None:
+    """Prints parameters and multiply-accumulates of a configuration, a row a part of the model."""
+    network, (height, width) = build_network(settings["model"]), settings["input_size"]
+    fabrics = isinstance(network, PoseFabricNetwork)
+    what = f"{len(network.parts)} parts" if fabrics else type(network).__name__
+    found = measure_cost(network, (height, width))
+    table = Table(
+        "part",
+        title=f"{what}, {height}x{width}, batch 1",
+        caption="live: parameters that the output depends on",
+    )
+    for column in ("parameters", "live", "MACs"):
+        table.add_column(column, justify="right")
+    for name, part in found.parts.items():
+        table.add_row(name, *(f"{n:,}" for n in (part.parameters, part.live_parameters, part.macs)))
+    table.add_section()
+    totals = (found.parameters, found.live_parameters, found.macs)
+    table.add_row("total", *(f"{n:,}" for n in totals), style="bold")
+    architecture = f"{found.architecture_parameters:,}"
+    table.add_row("of which alpha, beta", architecture, architecture, "")
+    console.print(table)
+
+
+def derive(settings: dict[str, Any]) -> None:
     """Saves the derived network, its architecture and a record; prints what it costs and scores."""
-    settings = plain(config)
     require_whole_split(settings["trainer"])
     method = settings["method"]
-    builds = BUILT if settings["evaluate"] else ("model",)
-    path, trained, content = read_trained(settings, builds)
+    path, trained, content = read_trained(settings, BUILT if settings["evaluate"] else ("model",))
     source = trained_network(trained, content)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
@@ -51,34 +92,30 @@ def run(config: DictConfig) -> None:
         architecture = prune(architecture, *thresholds.values())
     elif method == "argmax":
         architecture = discretise(architecture)
-    model = _with_what_is_kept(trained["model"], architecture)
-    derived = build_network(model)
+    derived_settings = trained | {"model": _with_what_is_kept(trained["model"], architecture)}
+    derived = build_network(derived_settings["model"])
     assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
     folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
-    derived_settings = trained | {"model": model}
     saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     networks = {"source": source, "derived": derived}
     height, width = trained["input_size"]
     costs = {name: measure_cost(network, (height, width)) for name, network in networks.items()}
-    cost = {name: {"parameters": c.parameters, "macs": c.macs} for name, c in costs.items()}
-    scores = _scores(settings, trained, networks, path) if settings["evaluate"] else {}
-    record = {
+    record: dict[str, Any] = {
         "kind": "derive",
         "checkpoint": str(path),
         "method": method,
         "thresholds": thresholds,
-        "cost": cost,
-        "scores": scores,
+        "cost": {n: {"parameters": c.parameters, "macs": c.macs} for n, c in costs.items()},
+        "scores": _scores(settings, trained, networks, path) if settings["evaluate"] else {},
         **provenance(),
     }
     write_result(folder, record)
-    console.print(f"source: {path}", soft_wrap=True)
-    console.print(_table(f"derived by {method}", cost, scores))
-    console.print(f"checkpoint: {saved}", soft_wrap=True)
-    console.print(f"architecture: {folder / 'architecture.json'}", soft_wrap=True)
+    console.print(f"source: {path}")
+    console.print(_table(f"derived by {method}", record["cost"], record["scores"]))
+    console.print(f"checkpoint: {saved}\narchitecture: {folder / 'architecture.json'}")
 
 
 def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
@@ -104,13 +141,10 @@ def _scores(
     path: Path,
 ) -> dict[str, dict[str, float]]:
     """What each network scores on the chosen split."""
-    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    source = source_for(dataset, trained["input_size"], trained["model"]["skeleton"], path)
-    sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
-    data = data_of_run(trained, source, **sizes)
+    _, data = data_for(settings, trained, trained["model"]["skeleton"], path)
     found = {}
     for name, network in networks.items():
-        module = build_module(trained, source, network)
+        module = build_module(trained, data.source, network)
         module.flip_test = settings["flip_test"]
         found[name], _ = score_and_predict(module, data, settings["trainer"], settings["split"])
     return found

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pnfs.commands.configuration import UsageError, configuration_folder, plain
+from pnfs.commands.configuration import UsageError, packaged_folder, plain
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -59,8 +59,8 @@ _KINDS: Mapping[str, Any] = {
 """Key -> what it may hold. Keys of objects are checked by the annotations of their classes besides."""
 
 
-def check_keys(command: str, config: DictConfig) -> None:
-    """Refuses keys that nothing reads, and values of another kind, before anything is built."""
+def checked(command: str, config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration; keys that nothing reads, and values of another kind, are refused."""
     known = known_keys(command)
     for key in _unread(OmegaConf.to_container(config, resolve=False), known):
         raise UsageError(f"there is no key {key}{near_match(key, known)}")
@@ -69,14 +69,16 @@ def check_keys(command: str, config: DictConfig) -> None:
         if key in known and not (value is None and known[key] is None):
             given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             _check(key, given, resolve_name(kind) if isinstance(kind, str) else kind)
-    for key, node in _objects(plain(config), ""):
+    settings = plain(config)
+    for key, node in _objects(settings, ""):
         _check_object(key, node)
+    return settings
 
 
 @functools.cache
 def known_keys(command: str) -> dict[str, Any]:
     """Dotted keys of a command's file and of the files of its groups; key -> value in the file."""
-    folder, known, groups = configuration_folder(), {}, []
+    folder, known, groups = packaged_folder("conf"), {}, []
     for name in ("base", command):
         content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
         for entry in content.pop("defaults", []):

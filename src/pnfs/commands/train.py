@@ -10,14 +10,12 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
-from rich.console import Console
 from torch import nn
 
-from pnfs.commands.building import build_module
-from pnfs.commands.configuration import persons_of, plain, training_source
+from pnfs.commands.building import build_module, training_source
+from pnfs.commands.configuration import console, persons_of
+from pnfs.commands.pictures import log_media, write_pictures
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.report import log_media, write_pictures
 from pnfs.commands.scoring import described, evaluation_choices, score_and_predict, score_table
 from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
@@ -31,13 +29,11 @@ from pnfs.training.checkpoints import IDENTITY_KEY, find_checkpoint, read_checkp
 from pnfs.training.keeping import why_unfinished
 from pnfs.training.module import PoseModule, load_network_state
 
-console = Console()
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> float:
+def run(settings: dict[str, Any]) -> float:
     """Runs one configuration; returns its score, which a sweeper may maximise: nan where it has none."""
-    settings = plain(config)
     check_settings(settings)
     folder = Path(settings["run_dir"])
     if settings["trainer"].get("fast_dev_run"):
@@ -47,20 +43,14 @@ def run(config: DictConfig) -> float:
     with held_run(folder):
         if settings["restart"]:
             clear(folder)
-        record = _finished_before(settings, identity) or _train_and_keep(settings, identity)
+        record = read_result(folder)
+        if record is None:
+            record = _train_and_keep(settings, identity)
+        else:
+            require_same(folder / RESULT, record.get("identity"), identity)
+            log.info("finished before: %s (restart=true trains it again)", folder)
+            _show_scores(settings, {"trained": record["scores"]})
     return math.nan if record["score"] is None else float(record["score"])
-
-
-def _finished_before(
-    settings: Mapping[str, Any], identity: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    folder = Path(settings["run_dir"])
-    record = read_result(folder)
-    if record is not None:
-        require_same(folder / RESULT, record.get("identity"), identity)
-        log.info("finished before: %s (restart=true trains it again)", folder)
-        _show_scores(settings, {"trained": record["scores"]})
-    return record
 
 
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
@@ -86,20 +76,15 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         record = read_result(folder)
         if record is None:
             kept = read_checkpoint(newest_whole(folder), builds=()) if last.is_file() else {}
-            raise UnfinishedError(_what_is_left(settings, kept.get("epoch", -1) + 1))
+            epochs, steps = settings["trainer"]["max_epochs"], settings["trainer"].get("max_steps")
+            advice = "the same command resumes it"
+            if steps not in (None, -1):
+                advice = f"trainer.max_steps={steps} ends it there; epochs={epochs} without it is another run"
+            raise UnfinishedError(
+                f"{folder}: not finished, {kept.get('epoch', -1) + 1} of {epochs} epochs are trained and "
+                f"nothing is scored; {advice}"
+            )
     return record
-
-
-def _what_is_left(settings: Mapping[str, Any], done: int) -> str:
-    """What a run that was stopped after `done` epochs has trained, and how to continue."""
-    epochs, steps = settings["trainer"]["max_epochs"], settings["trainer"].get("max_steps", -1)
-    advice = "the same command resumes it"
-    if steps not in (None, -1):
-        advice = f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
-    return (
-        f"{settings['run_dir']}: not finished, {done} of {epochs} epochs are trained and nothing is scored; "
-        f"{advice}"
-    )
 
 
 def train_one(

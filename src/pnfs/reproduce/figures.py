@@ -5,7 +5,6 @@ marker and a dashed line.
 """
 
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,71 +18,61 @@ from pnfs.viz.curves import loss_axes, read_metrics
 from pnfs.viz.poses import font
 from pnfs.viz.style import COLOURS, LABEL, MARKERS, new_figure, plain_axes, save_figure
 
-PAPER, OURS = COLOURS[:2]
 LEGEND = (
     "filled: mean ± standard deviation over seeds; hollow: one number, differences may be chance"
 )
 _SHEET_WIDTH, _CAPTION_HEIGHT = 1600, 44
 
 
+def draw_figures(target: Target, results: Results, folder: Path, profile: str) -> list[Path]:
+    """Draws the table, and beside it what the target's kind says, where there are runs to show."""
+    title = f"{target.title} (profile {profile})"
+    draw_table(target, results, folder / "table.png", profile)
+    written = [folder / "table.png"]
+    kinds = {"trade_off": draw_trade_off, "loss_curves": draw_loss_curves, "poses": draw_poses}
+    if target.kind in kinds and (found := kinds[target.kind](target, results, folder, title)):
+        written.append(found)
+    return written
+
+
 def draw_table(target: Target, results: Results, path: Path, profile: str) -> None:
     """One panel for the paper's score and one for ours; a line parts rows with different backbones or data."""
     parts = groups(results, target.rows.values())
     labels = [*target.cited, *(label for part in parts.values() for label in part)]
-    count = 1 + bool(target.scores)
-    figure = new_figure(3.2 + 3.4 * count, 1.9 + 0.42 * len(labels))
-    panels = figure.subplots(1, count, squeeze=False, sharey=True)[0]
-    if target.scores:
-        column, name = next(iter(target.scores.items()))
-        published = target.published.reindex(labels)
-        spread = pd.DataFrame(
-            {"mean": published[column], "std": published.get(f"{column}_std", "")}
-        )
-        _points(panels[0], name, spread.apply(pd.to_numeric, errors="coerce"), "D", PAPER)
-        panels[0].set_xlabel(f"paper: {PAPER_NAMES.get(name, name)}")
-    axes, name = panels[-1], main_score(target, results)
-    spread = results.spread(name).reindex(labels)
-    _points(axes, name, spread, "o", OURS)
-    across = axes.get_yaxis_transform()
-    for y, label in enumerate(labels):
-        if pd.isna(spread["mean"][label]) and label not in target.cited:
-            axes.text(
-                0.5,
-                y,
-                "missing",
-                transform=across,
-                ha="center",
-                va="center",
-                color="0.5",
-                fontsize=8,
-            )
-    ours = results.finished[results.finished["row"].map(results.spread(name)["count"]) > 1]
-    if len(ours):
-        axes.plot(ours[name], ours["row"].map(labels.index), ".", color=OURS, alpha=0.4)
-    axes.set_xlabel(f"ours ({profile}): {OUR_NAMES.get(name, name)}")
+    name = main_score(target, results)
+    shown = [("o", f"ours ({profile}): {OUR_NAMES.get(name, name)}", name, results.spread(name))]
+    for column, printed in [*target.scores.items()][:1]:
+        columns = {"mean": column, "std": f"{column}_std"}
+        spread = pd.DataFrame({key: target.published.get(c, "") for key, c in columns.items()})
+        spread = spread.apply(pd.to_numeric, errors="coerce")
+        shown.insert(0, ("D", f"paper: {PAPER_NAMES.get(printed, printed)}", printed, spread))
+    title = f"{target.title} (profile {profile})\n{LEGEND}"
+    figure = new_figure(3.2 + 3.4 * len(shown), 1.9 + 0.42 * len(labels), title=title)
+    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, (marker, title, score, spread), colour in zip(panels, shown, COLOURS, strict=False):
+        _points(axes, score, spread.reindex(labels), marker, colour)
+        axes.set_xlabel(title)
+        for start in filter(None, (labels.index(part[0]) for part in parts.values())):
+            axes.axhline(start - 0.5, color="0.6", linewidth=0.8, linestyle=":")
     names = [f"{label} (cited)" if label in target.cited else label for label in labels]
     panels[0].set_yticks(range(len(labels)), names)
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    for axes in panels:
-        for start in filter(None, (labels.index(part[0]) for part in parts.values())):
-            axes.axhline(start - 0.5, color="0.6", linewidth=0.8, linestyle=":")
-    figure.suptitle(f"{target.title} (profile {profile})\n{LEGEND}", fontsize=8)
     save_figure(figure, path)
 
 
 def _points(axes: Axes, name: str, spread: pd.DataFrame, marker: str, colour: str) -> None:
     """Filled with a bar where a spread is known; a single number is hollow and has no bar."""
+    look = {"fontsize": 8, "color": colour, "ha": "center"}
     for y, (mean, std) in enumerate(zip(spread["mean"], spread["std"], strict=True)):
         if pd.isna(mean):
+            axes.text(0.5, y, "–", transform=axes.get_yaxis_transform(), va="center", **look)
             continue
         if pd.isna(std):
             axes.plot([mean], [y], marker, color=colour, markerfacecolor="white")
         else:
             axes.errorbar([mean], [y], xerr=[std], fmt=marker, color=colour, capsize=3)
-        axes.annotate(
-            score_text(name, mean, std), (mean, y), (0, 7), textcoords="offset points", ha="center",
-            fontsize=8, color=colour,
-        )  # fmt: skip
+        text = score_text(name, mean, std)
+        axes.annotate(text, (mean, y), (0, 7), textcoords="offset points", **look)
     plain_axes(axes, grid="x")
     axes.margins(x=0.15)
 
@@ -121,7 +110,7 @@ def draw_loss_curves(target: Target, results: Results, folder: Path, title: str)
     if not len(curves):
         return None
     figure = new_figure(9.2, 3.9, title=title)
-    for axes, split in zip(figure.subplots(1, 2), ("training", "validation"), strict=True):
+    for axes, split in zip(figure.subplots(1, 2), ("train", "val"), strict=True):
         for number, label in enumerate(target.rows.values()):
             curve = curves[(curves["row"] == label) & (curves["split"] == split)]
             alone = curve["seeds"].max() == 1
@@ -143,8 +132,8 @@ def loss_curves(results: Results) -> pd.DataFrame:
     parts = []
     for run in results.finished.itertuples():
         logged = read_metrics(Path(str(run.folder)) / "metrics.csv")
-        for metric, split in {"train/loss": "training", "val/loss": "validation"}.items():
-            curve = logged[metric].rename_axis("epoch").rename("loss").reset_index()
+        for split in ("train", "val"):
+            curve = logged[f"{split}/loss"].rename_axis("epoch").rename("loss").reset_index()
             parts.append(curve.assign(row=str(run.row), split=split))
     if not parts:
         return pd.DataFrame()
@@ -157,7 +146,8 @@ def draw_poses(target: Target, results: Results, folder: Path, title: str) -> Pa
     """Figures 7 and 8: the poses that the first seed of each row has drawn, one above another."""
     images = []
     for run in results.finished.drop_duplicates("row").itertuples():
-        for path in sorted(Path(str(run.folder)).glob("predictions_val.*"))[:1]:
+        path = Path(str(run.folder)) / "predictions_val.png"
+        if path.is_file():
             image = Image.open(path).convert("RGB")
             size = (_SHEET_WIDTH, round(image.height * _SHEET_WIDTH / image.width))
             images.append((run.row, image.resize(size)))
@@ -172,11 +162,3 @@ def draw_poses(target: Target, results: Results, folder: Path, title: str) -> Pa
         top += image.height + _CAPTION_HEIGHT
     sheet.save(folder / "figure.jpg", quality=88)
     return folder / "figure.jpg"
-
-
-FIGURES: Mapping[str, Callable[[Target, Results, Path, str], Path | None]] = {
-    "trade_off": draw_trade_off,
-    "loss_curves": draw_loss_curves,
-    "poses": draw_poses,
-}
-"""What is drawn for a target beside its table."""

@@ -68,19 +68,18 @@ def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Resul
     lines, settings = [], {}
     for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
         for file, label in target.rows.items():
-            about = {"row": label, "seed": seed}
             try:
                 settings[label] = compose(file, seed)
+                same = found.get(_key(run_identity(settings[label], {})), [])
             except RowError as error:
-                lines.append(about | {"state": str(error)})
-                continue
-            same = found.get(_key(run_identity(settings[label], {})), [])
-            if len(same) > 1:
-                folders = ", ".join(str(run.folder) for run in same)
-                state = f"{folders} are runs of one configuration on different data: move all but one away"
-                lines.append(about | {"state": state})
-            elif same:
-                lines.append(about | _line(same[0]))
+                line = {"state": str(error)}
+            else:
+                line = _line(same[0]) if same else {"state": "not run"}
+                if len(same) > 1:
+                    folders = ", ".join(str(run.folder) for run in same)
+                    state = "are runs of one configuration on different data: move all but one away"
+                    line = {"state": f"{folders} {state}"}
+            lines.append({"row": label, "seed": seed} | line)
     return Results(_frame(target, lines), settings)
 
 
@@ -150,12 +149,10 @@ def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     known = ("depth", "width", "first_layers", "channels", "nodes")
     about = [f"{name} {sizes[name]}" for name in known if sizes.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
-    data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
-    return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
-
-
-def _class(description: Mapping[str, Any]) -> str:
-    return str(description.get("_target_", "")).rsplit(".", 1)[-1]
+    names = [str(node.get("_target_", "")).rsplit(".", 1)[-1] for node in (backbone, dataset)]
+    details = ", ".join(about), dataset.get("skeleton")
+    first, second = (f"{n} ({d})" if d else n for n, d in zip(names, details, strict=True))
+    return first, second
 
 
 def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
@@ -172,22 +169,6 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
     for label, key in keys.items():
         found.setdefault(", ".join(key[n] for n in differing), []).append(label)
     return found
-
-
-def scale(results: Results) -> str:
-    """What the runs have in common: data, size of the input, epochs, batch, precision."""
-    lines = [
-        {
-            "data": conditions(settings)[1],
-            "input": "×".join(map(str, settings["input_size"])),
-            "epochs": settings["epochs"],
-            "batch": settings["batch_size"],
-            "precision": settings["trainer"]["precision"],
-        }
-        for settings in results.settings.values()
-    ]
-    table = pd.DataFrame(lines).astype(str)
-    return ", ".join(f"{name} {' or '.join(table[name].unique())}" for name in table)
 
 
 def compared(target: Target, results: Results) -> pd.DataFrame:
@@ -221,9 +202,9 @@ def _difference(found: pd.Series, places: int) -> list[str]:
     if count == 1:
         return [f"{mean:+.{places}f} (1 seed)", "–", "one seed: it may be chance"]
     half = stats.t.ppf(0.975, count - 1) * found.std() / math.sqrt(count)
-    inside = abs(mean) <= half
+    says = "inside" if abs(mean) <= half else "more than"
     return [
         f"{mean:+.{places}f} ± {found.std():.{places}f} ({count} seeds)",
         f"{mean - half:+.{places}f} to {mean + half:+.{places}f}",
-        "inside the spread of the seeds" if inside else "more than the spread of the seeds",
+        f"{says} the spread of the seeds",
     ]

@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -43,7 +43,7 @@ def draw_fabrics(
     architecture: Architecture,
     out_path: str | Path | None = None,
     *,
-    fabrics: Literal["subnetworks", "backbone"] = "subnetworks",
+    fabrics: str = "subnetworks",
 ) -> Figure:
     """Draws the P fabrics side by side, each cell in its place on the grid scale x layer (Fig. 1 and 4).
 
