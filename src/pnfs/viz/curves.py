@@ -70,9 +70,8 @@ def plot_curves(metrics_csv: Path, out_path: Path | str) -> None:
             curve, is_loss = curves[name], "loss" in name
             best = curve.idxmin() if is_loss else curve.idxmax()
             label = f"{name}: best {curve.min() if is_loss else curve.max():.3g}, epoch {best}"
-            axes.plot(
-                curve, color=colour, marker="o" if len(curve) <= 60 else "", ms=3.5, label=label
-            )
+            marker = "o" if len(curve) <= 60 else ""
+            axes.plot(curve, color=colour, marker=marker, ms=3.5, label=label)
         loss_axes(axes, [curves[name] for name in names], names[0])
         plain_axes(axes, x_label="epoch (from 0)", y_label="loss" if is_loss else LOGGED[names[0]])
         axes.legend(frameon=False, fontsize=SMALL + 1)
@@ -84,9 +83,6 @@ def loss_axes(axes: Axes, curves: Sequence[pd.Series], metric: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "loss" in metric and all((curve > 0).all() for curve in curves):
         axes.set_yscale("log")
-
-
-# --- mixing weights during a search
 
 
 def plot_trajectory(
@@ -104,30 +100,28 @@ def plot_trajectory(
     Raises:
         PnfsError: The architectures do not have the same parts and shapes, or the suffix is neither .png nor .svg.
     """
-    fabrics = history[0].fabrics
+    fabrics, epochs = history[0].fabrics, epochs or range(len(history))
     parts = [(where, part) for where, fabric in fabrics.items() for part in fabric.parts]
     operations = dict.fromkeys(name for fabric in fabrics.values() for name in fabric.operations)
-    colours = (style.operation_colours(operations), style.NEIGHBOUR_COLOURS)
+    kinds = {"alpha": style.operation_colours(operations), "beta": style.NEIGHBOUR_COLOURS}
     figure = new_figure(2.5 * len(parts) + 2.1, 3.8)
     panels = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False)
     for (where, part), pair in zip(parts, panels.T, strict=True):
-        try:
-            found = [entry.fabrics[where].parts[part] for entry in history]
-            alpha = np.stack([each.alpha_weights for each in found])
-            beta = np.stack([each.beta_weights for each in found])
-        except (KeyError, ValueError):
-            raise PnfsError("the architectures have unlike parts, operations or cells") from None
-        alpha = alpha.reshape(len(history), -1, alpha.shape[-1])
-        names = fabrics[where].operations, tuple(style.NEIGHBOUR_COLOURS)
-        for axes, kind, moves, own, found in zip(
-            pair, ("alpha", "beta"), (alpha, beta), names, colours, strict=True
-        ):
-            chosen = {f"{part}/{kind}/{name}": found[name] for name in own}
-            _plot_weights(axes, epochs or range(len(history)), moves, chosen)
+        for axes, (kind, colours) in zip(pair, kinds.items(), strict=True):
+            try:
+                found = [entry.fabrics[where].parts[part] for entry in history]
+                moves = np.stack([getattr(each, f"{kind}_weights") for each in found])
+            except (KeyError, ValueError):
+                raise PnfsError(
+                    "the architectures have unlike parts, operations or cells"
+                ) from None
+            own = fabrics[where].operations if kind == "alpha" else colours
+            moves = moves.reshape(len(history), -1, len(own))
+            _plot_weights(axes, epochs, moves, {f"{part}/{kind}/{n}": colours[n] for n in own})
         pair[0].set_title(part, fontsize=LABEL, weight="bold", color=INK)
         pair[1].set_xlabel("epoch", fontsize=LABEL)
     handles = []
-    for axes, symbol, chosen in zip(panels[:, 0], "αβ", colours, strict=True):
+    for axes, symbol, chosen in zip(panels[:, 0], "αβ", kinds.values(), strict=True):
         axes.set_ylabel(f"{symbol} weight", fontsize=LABEL)
         handles += [
             Line2D([], [], color=c, lw=1.8, label=f"{symbol} {n}") for n, c in chosen.items()
@@ -141,24 +135,21 @@ def plot_trajectory(
 
 def _plot_weights(
     axes: Axes,
-    positions: Sequence[float],
+    epochs: Sequence[float],
     moves: Float[np.ndarray, "epochs rows candidates"],
     colours: Mapping[str, str],
 ) -> None:
     uniform = 1 / len(colours)
     # Weights that hardly move must not fill the axis.
-    axes.update_datalim([(positions[0], uniform - 0.02), (positions[-1], uniform + 0.02)])
+    axes.update_datalim([(epochs[0], uniform - 0.02), (epochs[-1], uniform + 0.02)])
     for each, (name, colour) in zip(np.moveaxis(moves, 2, 0), colours.items(), strict=True):
         if each.shape[1] > 1:
-            axes.plot(positions, each, color=colour, lw=0.6, alpha=0.55)
-        axes.plot(positions, each.mean(1), color=colour, lw=1.8, gid=name)
+            axes.plot(epochs, each, color=colour, lw=0.6, alpha=0.55)
+        axes.plot(epochs, each.mean(1), color=colour, lw=1.8, gid=name)
     axes.axhline(uniform, color=INK, lw=0.8, ls=":")
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)
-
-
-# --- errors
 
 
 def plot_joint_rates(

@@ -21,6 +21,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -36,19 +37,12 @@ _PICTURE_WIDTH, _MAX_POINTS = 900, 120
 
 @dataclass
 class Row:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ in nothing but the seed."""
 
-    Attributes:
-        number: Place on the page, from 0.
-        cards: The runs.
-        look: Colour and marker in table and charts; None for rows that are drawn in grey.
-        curves: For each finished run, or for each where none is: metric -> values by epoch.
-    """
-
-    number: int
+    number: int  # Place on the page, from 0.
     cards: list[RunCard] = field(default_factory=list)
-    look: tuple[str, str] | None = None
-    curves: list[dict[str, pd.Series]] = field(default_factory=list)
+    look: tuple[str, str] | None = None  # Colour and marker; None for rows that are drawn in grey.
+    curves: list[dict[str, pd.Series]] = field(default_factory=list)  # Metric -> values by epoch.
 
     @property
     def scores(self) -> list[float]:
@@ -130,12 +124,11 @@ def _read_curves(row: Row) -> list[str]:
 
 def _best(cards: Sequence[RunCard], count: int) -> list[int]:
     """Runs whose pictures are shown: each benchmark's best, then each one's second, ..."""
-    found: dict[str, list[int]] = {}
-    for n in sorted(range(len(cards)), key=lambda n: _descending(cards[n].score)):
-        if cards[n].pictures:
-            found.setdefault(cards[n].benchmark, []).append(n)
-    ranked = [(rank, n) for members in found.values() for rank, n in enumerate(members)]
-    return [n for _, n in sorted(ranked, key=lambda each: each[0])[:count]]
+    scores = [math.nan if card.score is None else card.score for card in cards]
+    table = pd.DataFrame({"benchmark": [card.benchmark for card in cards], "score": scores})
+    table = table[[bool(card.pictures) for card in cards]].sort_values("score", ascending=False)
+    ranks = table.groupby("benchmark", sort=False).cumcount()
+    return ranks.sort_values(kind="stable").index[:count].tolist()
 
 
 def _descending(score: float | None) -> float:
@@ -166,12 +159,17 @@ def draw_charts(rows: Sequence[Row]) -> list[Markup]:
     return charts + [_curve_chart(rows, metric) for metric in LOGGED if metric in logged]
 
 
+def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = new_figure(4.6, 3.2)
+    axes = figure.subplots()
+    plain_axes(axes, x_label=x_label, y_label=y_label)
+    return figure, axes
+
+
 def _trade_off(rows: Sequence[Row]) -> Markup:
     costed = [row for row in rows if row.macs and row.scores]
     names = {card.score_name for row in costed for card in row.cards if card.score_name}
-    figure = new_figure(4.6, 3.2)
-    axes = figure.subplots()
-    plain_axes(axes, x_label="MACs of one image (G)", y_label=f"{', '.join(sorted(names))} (%)")
+    figure, axes = _chart("MACs of one image (G)", f"{', '.join(sorted(names))} (%)")
     for row in costed:
         colour, marker = row.look or ("0.75", ".")
         alone = row.deviation is None and row.look
@@ -188,9 +186,7 @@ def _trade_off(rows: Sequence[Row]) -> Markup:
 
 
 def _curve_chart(rows: Sequence[Row], metric: str) -> Markup:
-    figure = new_figure(4.6, 3.2)
-    axes = figure.subplots()
-    plain_axes(axes, x_label="epoch (from 0)", y_label=LOGGED[metric])
+    figure, axes = _chart("epoch (from 0)", LOGGED[metric])
     means = []
     for row in rows:
         curves = [each[metric].groupby(level=0).last() for each in row.curves if metric in each]
@@ -228,7 +224,6 @@ def _inline(figure: Figure, name: str) -> Markup:
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata=nothing)
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg)
+    svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg[svg.index("<svg") :])
     # Other charts of the page have the same names.
     return Markup(re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg))

@@ -1,7 +1,7 @@
 """Contact sheets: images in a grid, poses beside their labels, score maps as heat."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import matplotlib
@@ -97,40 +97,39 @@ def pose_sheet(
     for array in (predicted, scores, target, labelled):
         if array is not None and len(array) != len(crops):
             raise PnfsError(f"{len(array)} rows of joints, scores or labels for {len(crops)} crops")
+    if target is not None and labelled is not None:
+        target = np.where(labelled[..., None], target, np.nan)
     pictures = []
     for n, crop in enumerate(crops):
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
         labels = None if target is None else target[n] * scale + offset
-        if labels is not None and labelled is not None:
-            labels = np.where(labelled[n][:, None], labels, np.nan)
         own = None if scores is None else scores[n]
         poses.draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    low = scores is not None and bool(((scores != 0) & (scores < poses.LOW_SCORE)).any())
-    return np.concatenate(
-        [sheet, _legend(sheet.shape[1], _text_size(cell), target is not None, low)]
-    )
+    entries: dict[str, poses.Colour] = {
+        "● person's left": SIDE_COLOURS["left"],
+        "● person's right": SIDE_COLOURS["right"],
+        "● centre": SIDE_COLOURS["centre"],
+    }
+    if target is not None:
+        entries["— label and error"] = poses.LABEL_COLOUR
+    if scores is not None and ((scores != 0) & (scores < poses.LOW_SCORE)).any():
+        entries[f"○ score below {poses.LOW_SCORE:g}"] = poses.FILLER
+    return np.concatenate([sheet, _legend(sheet.shape[1], _text_size(cell), entries)])
 
 
-def _legend(width: int, size: int, labels: bool, hollow: bool) -> poses.Picture:
+def _legend(width: int, size: int, entries: Mapping[str, poses.Colour]) -> poses.Picture:
     """A strip with the meaning of each colour, in as many lines as it takes."""
-    entries = [
-        ("● person's left", SIDE_COLOURS["left"]),
-        ("● person's right", SIDE_COLOURS["right"]),
-        ("● centre", SIDE_COLOURS["centre"]),
-        *([("— label and error", poses.LABEL_COLOUR)] if labels else []),
-        *([(f"○ score below {poses.LOW_SCORE:g}", poses.FILLER)] if hollow else []),
-    ]
     places, x, y = [], size, size
-    for text, _ in entries:
+    for text in entries:
         length = math.ceil(poses.font(size).getlength(text))
         if x > size and x + length > width:
             x, y = size, y + 2 * size
         places.append((x, y))
         x += length + 2 * size
     legend = np.full((y + size, width, 3), poses.PLATE, np.uint8)
-    for (text, colour), place in zip(entries, places, strict=True):
+    for (text, colour), place in zip(entries.items(), places, strict=True):
         poses.write(legend, text, place, colour, size)
     return legend
 
@@ -151,11 +150,8 @@ def score_map_sheet(
         PnfsError: No maps, or maps of another shape than the crop.
     """
     crop, maps = checked_rgb(crop, "crop"), np.nan_to_num(np.asarray(maps, np.float32), posinf=0.0)
-    if (
-        maps.ndim != 3
-        or not maps.size
-        or len(crop) * maps.shape[2] != crop.shape[1] * maps.shape[1]
-    ):
+    fits = maps.ndim == 3 and len(crop) * maps.shape[2] == crop.shape[1] * maps.shape[1]
+    if not (fits and maps.size):
         raise PnfsError(f"score maps of shape {maps.shape} do not fit a crop {crop.shape[:2]}")
     stride, brightest = len(crop) / maps.shape[1], float(maps.max()) or 1.0
     pictures = [crop]
@@ -173,11 +169,12 @@ def _heat_over(
     crop: poses.Picture, level: Float[np.ndarray, "h w"], stride: float
 ) -> poses.Picture:
     """The crop in grey under a map from 0 to 1 in colours."""
-    matrix = np.array([[stride, 0.0, 0.0], [0.0, stride, 0.0]])
+    matrix = np.diag([stride, stride, 1.0])[:2]
     level = cv2.warpAffine(level, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    heat = matplotlib.colormaps["inferno"](np.clip(level, 0, 1))[..., :3] * 255
+    level = np.clip(level, 0, 1)
+    heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * 0.75
-    strength = np.sqrt(np.clip(level, 0, 1))[..., None] * 0.85
+    strength = np.sqrt(level)[..., None] * 0.85
     return np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
 
 

@@ -1,6 +1,7 @@
 """How all drawings look: colours, sizes of type, figures, and how they are saved."""
 
 import colorsys
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,13 +54,12 @@ RC: dict[Any, Any] = {"font.size": LABEL, "svg.fonttype": "none", "svg.hashsalt"
 
 def operation_colours(operations: Collection[str]) -> dict[str, str]:
     """Candidate operation -> a colour of its own; that of the paper's operations is always the same."""
-    others = [name for name in operations if name not in _OPERATION_COLOURS]
     # Hues a golden section apart do not come back.
-    own = {
-        name: to_hex(colorsys.hsv_to_rgb((0.1 + 0.618034 * n) % 1, 0.6, 0.7))
-        for n, name in enumerate(others)
+    hues = ((0.1 + 0.618034 * n) % 1 for n in itertools.count())
+    return {
+        name: _OPERATION_COLOURS.get(name) or to_hex(colorsys.hsv_to_rgb(next(hues), 0.6, 0.7))
+        for name in operations
     }
-    return {name: (_OPERATION_COLOURS | own)[name] for name in operations}
 
 
 def side_hex(side: Side) -> str:
