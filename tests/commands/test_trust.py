@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import pnfs
-from pnfs.commands.building import build_network
+from pnfs.commands.building import build_network, save_network
 from pnfs.commands.configuration import plain
-from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.models.architecture import describe_architecture
 from pnfs.training.checkpoints import CheckpointError, without_downloads
 from tiny_runs import call, composed
 
@@ -45,17 +43,9 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "gate_of_a_user.py").write_text(GATE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    config = composed("train", *MODEL)
-    network = build_network(plain(config)["model"])
-    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    path.parent.mkdir(parents=True)
-    content: dict[str, Any] = {
-        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        "pnfs_config": plain(config),
-        "pnfs_architecture": to_json(describe_architecture(network)),
-        "epoch": 0,
-    }
-    torch.save(content, path)
+    settings = plain(composed("train", *MODEL))
+    network = build_network(settings["model"])
+    path = save_network(tmp_path / "run", network, settings, describe_architecture(network))
     sys.modules.pop("gate_of_a_user")
     (tmp_path / "imported").unlink()
     cv2.imwrite("person.png", np.full((64, 64, 3), 128, np.uint8))

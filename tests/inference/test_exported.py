@@ -48,7 +48,7 @@ def test_an_exported_file_scores_as_its_checkpoint(run: Path, tmp_path: Path, ov
     for name, choices in chosen.items():
         assert (choices.pop("runtime"), choices.pop("precision")) == (name, "f32")
     assert chosen["torch"] == chosen["onnx"] == chosen["openvino"]
-    for name in ("predictions_val.png", "worst_val.png", "joints_val.png"):
+    for name in ("predictions_val.png", "worst_val.png"):
         assert (tmp_path / "onnx" / name).is_file()
 
 

@@ -4,17 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
-from pnfs.reproduce.figures import (
-    draw_loss_curves,
-    draw_poses,
-    draw_table,
-    draw_trade_off,
-    loss_curves,
-)
+from pnfs.errors import PnfsError
+from pnfs.reproduce.figures import draw_figure
 from pnfs.reproduce.page import cells, page
 from pnfs.reproduce.results import Results, compared, groups, kept_results
 from pnfs.reproduce.targets import Target, TargetError
@@ -140,40 +134,24 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
 # --- figures
 
 
-@pytest.mark.parametrize(("scores", "bars"), [([50.0], 0), ([50.0, 54.0], 1)])
-def test_only_several_seeds_have_a_bar(
-    scores: list[float], bars: int, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for seed, score in enumerate(scores):
-        write_run(tmp_path / "runs", "seeded", seed, score)
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
-    draw_table(target, results_of(tmp_path / "runs", target), tmp_path / "table.png", "smoke")
-    axes = drawn[0].axes[-1]
-    assert len(axes.containers) == bars
-    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert len(hollow) == 1 - bars
-
-
 def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) -> None:
-    draws = draw_trade_off, draw_loss_curves, draw_poses
-    for draw in draws:
-        assert draw(target, results_of(tmp_path / "none", target), tmp_path, "title") is None
+    def drawn(kind: str, results: Results) -> list[str]:
+        of_kind = target.model_copy(update={"kind": kind})
+        return [path.name for path in draw_figure(of_kind, results, tmp_path, "title")]
+
+    kinds = ("table", "trade_off", "loss_curves", "poses")
+    none = results_of(tmp_path / "none", target)
+    assert [drawn(kind, none) for kind in kinds] == [[]] * 4
     folders = list(results.finished["folder"])
     for folder, losses in zip(folders, ([4.0, 2.0, 1.0], [2.0, 1.0]), strict=True):
         lines = ["epoch,step,train/loss_epoch,val/loss"]
         lines += [f"{n},{n},{loss},{2 * loss}" for n, loss in enumerate(losses)]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(PnfsError, match="predictions_val"):
+        drawn("poses", results)
     Image.new("RGB", (80, 40), "red").save(folders[0] / "predictions_val.png")
-    assert [draw(target, results, tmp_path, "title").suffix for draw in draws] == [
-        ".png",
-        ".png",
-        ".jpg",
-    ]  # type: ignore[union-attr]
-    curves = loss_curves(results)
-    # Of the epochs that all seeds have.
-    train = curves[curves["split"] == "train"]
-    assert train[["epoch", "loss"]].to_numpy().tolist() == [[0, 3.0], [1, 1.5]]
+    names = [drawn(kind, results) for kind in kinds]
+    assert names == [[], ["figure.png"], ["figure.png"], ["figure.jpg"]]
     with Image.open(tmp_path / "figure.jpg") as picture:
-        red, green, _ = picture.getpixel((800, picture.height - 100))
+        red, green, _ = picture.getpixel((800, 400))
         assert red > 200 > 50 > green

@@ -19,11 +19,10 @@ from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.predictions import Matches, Predictions, one_to_one
-from pnfs.evaluation.person_metric import Criterion
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
-from pnfs.viz.curves import plot_curves, plot_joint_rates
+from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
 from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
@@ -70,12 +69,9 @@ def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.
     return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
 
 
-def score_pictures(
-    data: PoseDataModule, folder: Path, split: str, matches: Matches, criterion: Criterion
-) -> dict[str, Path]:
-    """Worst and best persons, and rates by joint."""
-    written = {"joints": folder / f"joints_{split}.png"}
-    plot_joint_rates(written["joints"], matches.errors, criterion, matches.labels.name)
+def extremes(data: PoseDataModule, folder: Path, split: str, matches: Matches) -> dict[str, Path]:
+    """Contact sheets of the worst and the best persons."""
+    written = {}
     rows, means = matches.errors.by_error()
     for name, chosen in (("worst", slice(-1, -SHEET_SIZE - 1, -1)), ("best", slice(SHEET_SIZE))):
         pairs = zip(matches.labels.ids[rows[chosen]], means[chosen], strict=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, console
-from pnfs.commands.pictures import score_pictures, write_pictures
+from pnfs.commands.pictures import extremes, write_pictures
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Matches, Predictions
@@ -134,8 +134,7 @@ def report(
                 f"{unsized:,} persons have no size to measure errors by: they are not scored"
             )
     pictures = write_pictures(module, data, folder, split, matches.predictions)
-    if criterion is not None:
-        pictures |= score_pictures(data, folder, split, matches, criterion)
+    pictures |= extremes(data, folder, split, matches)
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}")
 

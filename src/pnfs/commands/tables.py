@@ -1,21 +1,20 @@
 """`pnfs tables`: the paper's tables and figures from the records of the runs."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.table import Table
 
 from pnfs.commands.configuration import UsageError, console, packaged_folder, plain
-from pnfs.reproduce.figures import draw_figures
-from pnfs.reproduce.page import tables, write_table
+from pnfs.reproduce.figures import draw_figure
+from pnfs.reproduce.page import write_table
 from pnfs.reproduce.results import RowError, find_results, kept_results
 from pnfs.reproduce.targets import read_target, target_names
 from pnfs.runs.state import find_runs
@@ -39,15 +38,13 @@ def run(settings: dict[str, Any]) -> None:
         if settings["kept"]:
             results = kept_results(target, root / name / "runs" / profile)
         else:
-            rows = Rows(name, [f"profile={profile}", *given])
-            results = find_results(target, rows.settings, runs)
+            settings_of = functools.partial(row_settings, name, [f"profile={profile}", *given])
+            results = find_results(target, settings_of, runs)
         folder = Path(settings["out"]).expanduser() / name / "results" / profile
         written = write_table(target, results, folder, profile, says)
-        written += draw_figures(target, results, folder, profile)
-        for part, text in tables(target, results, profile).items():
-            if "seeds" in text:
-                title = f"{target.title} (profile {profile})"
-                console.print(summary(f"{title}: {part}" if part else title, text))
+        title = f"{target.title} (profile {profile})"
+        written += draw_figure(target, results, folder, title)
+        console.print(f"{title}: {len(results.finished)} of {len(results.runs)} runs are finished")
         console.print(f"written: {', '.join(map(str, written))}")
 
 
@@ -60,42 +57,22 @@ def for_the_rows(overrides: Sequence[str]) -> list[str]:
     return [o for o, name in names.items() if name.replace("/", ".").split(".")[0] not in OWN_KEYS]
 
 
-class Rows:
-    """The configurations of a table's rows, files of `conf/experiment/<table>/`, as `pnfs train` resolves them."""
-
-    def __init__(self, table: str, overrides: Sequence[str]) -> None:
-        self._table, self._overrides = table, list(overrides)
-        self._composed: dict[str, DictConfig] = {}
-
-    def settings(self, row: str, seed: int) -> dict[str, Any]:
-        """The resolved configuration of a row with a seed.
-
-        Raises:
-            RowError: The overrides do not go with this row.
-        """
-        try:
-            if row not in self._composed:
-                experiment = f"experiment={self._table}/{row}"
-                self._composed[row] = compose("train", [experiment, *self._overrides])
-            config = self._composed[row].copy()
-            OmegaConf.update(config, "seed", seed)
-            # Their hash would read the dataset.
-            config.run_name = config.run_dir = ""
-            return plain(config)
-        except (HydraException, OmegaConfBaseException, UsageError) as error:
-            raise RowError(" ".join(str(error).split())) from None
+@functools.lru_cache(maxsize=64)
+def _composed(*overrides: str) -> DictConfig:
+    return compose("train", list(overrides))
 
 
-def summary(title: str, text: pd.DataFrame) -> Table:
-    """What the terminal shows of a table of a page: its first scores and its costs, one line a row."""
-    names = [str(name) for name in text]
-    starts = ("paper: ", "ours (", "ours: live parameters (M)", "ours: MACs (G, 10^9)", "seeds")
-    shown = [next((n for n in names if n.startswith(start)), None) for start in starts]
-    table = Table("", title=title, title_justify="left")
-    table.columns[0].overflow = "fold"
-    shown = [name for name in shown if name]
-    for name in shown:
-        table.add_column(name, justify="right")
-    for label, row in text[shown].iterrows():
-        table.add_row(str(label), *row)
-    return table
+def row_settings(table: str, overrides: Sequence[str], row: str, seed: int) -> dict[str, Any]:
+    """The configuration of a table's row, a file of `conf/experiment/<table>/`, as `pnfs train` resolves it.
+
+    Raises:
+        RowError: The overrides do not go with this row.
+    """
+    try:
+        config = _composed(f"experiment={table}/{row}", *overrides).copy()
+        OmegaConf.update(config, "seed", seed)
+        # Their hash would read the dataset.
+        config.run_name = config.run_dir = ""
+        return plain(config)
+    except (HydraException, OmegaConfBaseException, UsageError) as error:
+        raise RowError(" ".join(str(error).split())) from None

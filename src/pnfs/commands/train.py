@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pnfs.commands.scoring import described, evaluation_choices, score_and_predi
 from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.module import PoseDataModule
+from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
@@ -120,16 +121,13 @@ def train_one(
         choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
         if final is not data:
             choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
+        primary, score = next(iter(scores.items()))
         record = {
-            "name": settings["name"],
-            "seed": settings["seed"],
-            "kind": "train",
-            "primary": next(iter(scores)),
-            "score": next(iter(scores.values())),
-            "scores": scores,
+            **{key: settings[key] for key in ("name", "seed")},
+            **{"kind": "train", "primary": primary, "score": score, "scores": scores},
             "untrained_scores": untrained,
             "evaluated_with": choices,
-            "cost": _cost(module, settings["input_size"]),
+            "cost": _cost(module.network, settings["input_size"]),
             "seconds": round(time.monotonic() - started, 1),
             **provenance(settings["trainer"]["accelerator"]),
             "config": settings,
@@ -142,12 +140,11 @@ def train_one(
             if isinstance(logger, RunLogger):
                 logger.log_record(record, folder)
         log_media(loggers, pictures, settings["trainer"]["max_epochs"])
-        columns = {"untrained": untrained, "trained": scores}
-        _show_scores(settings, {name: column for name, column in columns.items() if column})
+        _show_scores(settings, {"untrained": untrained, "trained": scores})
         console.print(described(choices))
         for what, path in pictures.items():
             log.info("%s: %s", what, path)
-        log.info("%s: %s; record: %s", record["primary"], record["score"], folder / RESULT)
+        log.info("%s: %s; record: %s", primary, score, folder / RESULT)
 
 
 def _try_out(settings: dict[str, Any]) -> float:
@@ -177,26 +174,24 @@ def _data_and_module(
 
 
 def _build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
-    augmentation = settings["augmentation"]
-    return instantiate(settings["data"], source=source, augmentation=augmentation, _convert_="all")
+    given = {"source": source, "augmentation": settings["augmentation"]}
+    return instantiate(settings["data"], **given, _convert_="all")
 
 
-def _cost(module: PoseModule, input_size: tuple[int, int]) -> dict[str, int]:
-    network, size = module.network, (input_size[0], input_size[1])
+def _cost(network: PoseNetwork, input_size: Sequence[int]) -> dict[str, int]:
+    size = (input_size[0], input_size[1])
     cost = measure_cost(network, size)
     # The summary in public pose code, and so the paper, counts transposed convolutions another way.
     transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
-    return {
-        "parameters": cost.parameters,
-        "live_parameters": cost.live_parameters,
-        "macs": cost.macs,
-        "macs_by_output": measure_cost(network, size, "output").macs if transposed else cost.macs,
-    }
+    by_output = measure_cost(network, size, "output").macs if transposed else cost.macs
+    counts = {name: getattr(cost, name) for name in ("parameters", "live_parameters", "macs")}
+    return counts | {"macs_by_output": by_output}
 
 
 def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:
     """Prints a table of scores: column -> metric -> score."""
-    target = settings["dataset"]["_target_"].rsplit(".", 1)[-1]
-    model = settings["model"]
-    what = f"P={len(model['parts'])}" if "parts" in model else model["_target_"].rsplit(".", 1)[-1]
-    console.print(score_table(f"{target} val, {what}, flip test", columns))
+    dataset, model = (settings[key]["_target_"].rsplit(".", 1)[-1] for key in ("dataset", "model"))
+    parts = settings["model"].get("parts")
+    what = f"P={len(parts)}" if parts else model
+    shown = {name: column for name, column in columns.items() if column}
+    console.print(score_table(f"{dataset} val, {what}, flip test", shown))

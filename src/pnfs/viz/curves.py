@@ -1,14 +1,15 @@
-"""Curves: what was logged while training, how mixing weights moved, and how errors spread."""
+"""Curves: what was logged while training, how mixing weights moved, scores against costs."""
 
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,12 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
 from pnfs.viz import style
-from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, save_figure
 
 if TYPE_CHECKING:  # The page about runs need not wait for torch.
-    from pnfs.evaluation.pck import Errors
-    from pnfs.evaluation.person_metric import Criterion
     from pnfs.models.architecture import Architecture
 
 LOGGED = {
@@ -97,6 +95,46 @@ def loss_axes(axes: Axes, curves: Sequence[pd.Series], metric: str) -> None:
         axes.set_yscale("log")
 
 
+def plot_seeds(
+    axes: Axes, curves: Sequence[pd.Series], colour: str, label: str = "", gid: str | None = None
+) -> pd.Series:
+    """Draws the mean of several seeds' curves with their range; one alone, which may be luck, thin and dashed.
+
+    Returns:
+        The mean, over the epochs that all seeds have; where there are none, the first seed alone.
+    """
+    seeds = pd.concat(curves, axis=1, join="inner")
+    seeds = curves[0].to_frame() if seeds.empty else seeds
+    # As many points as can be seen.
+    seeds = seeds.iloc[np.linspace(0, len(seeds) - 1, min(len(seeds), 120)).round().astype(int)]
+    mean, several = seeds.mean(axis=1), seeds.shape[1] > 1
+    style = {"lw": 1.6, "ls": "-"} if several else {"lw": 1.1, "ls": (0, (4, 2))}
+    label = label if several or not label else f"{label} (one seed)"
+    marker = "o" if len(seeds) == 1 else None
+    axes.plot(mean, marker=marker, ms=4, color=colour, label=label, gid=gid, **style)
+    if several:
+        ends = seeds.min(axis=1), seeds.max(axis=1)
+        axes.fill_between(seeds.index, *ends, color=colour, lw=0, alpha=0.2, gid=gid)
+    return mean
+
+
+def plot_score(
+    axes: Axes,
+    macs: float,
+    mean: float,
+    deviation: float | None,
+    look: tuple[str, str],
+    **more: Any,
+) -> Sequence[Artist]:
+    """Draws a score against multiply-accumulates in G: filled with its deviation, or hollow for a single seed."""
+    colour, marker = look
+    face = colour if deviation is not None else "white"
+    drawn = axes.errorbar(
+        macs / 1e9, mean, deviation, fmt=marker, color=colour, mfc=face, ms=7, clip_on=False, **more
+    )
+    return drawn.get_children()
+
+
 def plot_trajectory(
     history: Sequence["Architecture"],
     out_path: str | Path | None = None,
@@ -162,24 +200,3 @@ def _plot_weights(
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)
-
-
-def plot_joint_rates(
-    path: Path | str, errors: "Errors", criterion: "Criterion", title: str
-) -> None:
-    """Draws the share of right joints: a bar a joint, in the colour of the person's side."""
-    skeleton = errors.skeleton
-    figure = new_figure(6.4, 0.28 * len(skeleton) + 1.4, title=title)
-    axes = figure.subplots()
-    rates, counts = errors.rates(criterion.thresholds, None)
-    colours = [style.side_hex(side) for side in joint_sides(skeleton)]
-    places = range(len(skeleton))
-    bars = axes.barh(places, np.nan_to_num(rates), 0.8, color=colours, ec=INK, lw=0.4)
-    known = zip(rates, counts, strict=True)
-    texts = [f"{rate:.1f}  ({count:,})" if count else "no labels" for rate, count in known]
-    axes.bar_label(bars, texts, padding=2, fontsize=SMALL)
-    axes.set_yticks(places, [name.replace("_", " ") for name in skeleton.joints])
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 115), xticks=range(0, 101, 20))
-    plain_axes(axes, x_label=f"right joints in percent ({criterion.label}); (labels)", grid="x")
-    save_figure(figure, path)

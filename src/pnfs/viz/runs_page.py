@@ -16,11 +16,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -28,11 +26,11 @@ from PIL import Image
 from pnfs.data.images import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
-from pnfs.viz.curves import LOGGED, loss_axes, read_metrics
+from pnfs.viz.curves import LOGGED, loss_axes, plot_score, plot_seeds, read_metrics
 from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
 STATES = ("finished", "running", "interrupted", "failed")
-_PICTURE_WIDTH, _MAX_POINTS = 900, 120
+_PICTURE_WIDTH = 900
 
 
 @dataclass
@@ -167,19 +165,15 @@ def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _trade_off(rows: Sequence[Row]) -> Markup:
-    costed = [row for row in rows if row.macs and row.scores]
+    costed = [row for row in rows if row.macs and row.mean is not None]
     names = {card.score_name for row in costed for card in row.cards if card.score_name}
     figure, axes = _chart("MACs of one image (G)", f"{', '.join(sorted(names))} (%)")
     for row in costed:
-        colour, marker = row.look or ("0.75", ".")
-        alone = row.deviation is None and row.look
-        drawn = axes.errorbar(
-            (row.macs or 0) / 1e9, row.mean or 0.0, row.look and row.deviation, fmt=marker,
-            color=colour, mfc="white" if alone else colour, ms=7 if row.look else 4,
-            zorder=2 if row.look else 1, clip_on=False,
-        )  # fmt: skip
-        if row.look:
-            _named(row, drawn.get_children())
+        if row.look is None:
+            axes.plot((row.macs or 0) / 1e9, row.mean, ".", color="0.75", ms=4, zorder=1)
+            continue
+        for artist in plot_score(axes, row.macs or 0, row.mean or 0.0, row.deviation, row.look):
+            artist.set_gid(f"row-{row.number}")
     axes.margins(0.12)
     axes.set_xlim(left=0)
     return _inline(figure, f"{rows[0].number} trade-off")
@@ -189,32 +183,14 @@ def _curve_chart(rows: Sequence[Row], metric: str) -> Markup:
     figure, axes = _chart("epoch (from 0)", LOGGED[metric])
     means = []
     for row in rows:
-        curves = [each[metric] for each in row.curves if metric in each]
-        if not curves:
-            continue
-        # Epochs that all seeds have; where there are none, the first seed alone.
-        seeds = pd.concat(curves, axis=1, join="inner")
-        seeds = curves[0].to_frame() if seeds.empty else seeds
-        kept = np.linspace(0, len(seeds) - 1, min(len(seeds), _MAX_POINTS)).round().astype(int)
-        seeds, colour = seeds.iloc[kept], (row.look or COLOURS)[0]
-        means.append(seeds.mean(axis=1))
-        several = seeds.shape[1] > 1
-        style = {"lw": 1.6, "ls": "-"} if several else {"lw": 1.1, "ls": (0, (4, 2))}
-        marker = "o" if len(seeds) == 1 else None
-        _named(row, axes.plot(means[-1], marker=marker, ms=4, color=colour, **style))
-        if several:
-            low, high = seeds.min(axis=1), seeds.max(axis=1)
-            _named(row, [axes.fill_between(seeds.index, low, high, color=colour, lw=0, alpha=0.2)])
+        if curves := [each[metric] for each in row.curves if metric in each]:
+            colour = (row.look or COLOURS)[0]
+            means.append(plot_seeds(axes, curves, colour, gid=f"row-{row.number}"))
     loss_axes(axes, means, metric)
     axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
     if axes.get_yscale() == "linear":
         axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     return _inline(figure, f"{rows[0].number} {metric}")
-
-
-def _named(row: Row, artists: Sequence[Artist]) -> None:
-    for artist in artists:
-        artist.set_gid(f"row-{row.number}")
 
 
 def _inline(figure: Figure, name: str) -> Markup:
