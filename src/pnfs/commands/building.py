@@ -17,14 +17,8 @@ from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
-from pnfs.training.checkpoints import (
-    ARCHITECTURE_KEY,
-    BUILT,
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
+from pnfs.training import checkpoints
+from pnfs.training.checkpoints import CONFIG_KEY
 from pnfs.training.keeping import WholeCheckpointIO
 from pnfs.training.module import PoseModule, load_network_state
 
@@ -84,12 +78,12 @@ def build_module(
 
 
 def read_trained(
-    settings: Mapping[str, Any], builds: Sequence[str] = BUILT
+    settings: Mapping[str, Any], builds: Sequence[str] = checkpoints.BUILT
 ) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """The checkpoint that is named: its path, its configuration, which asks for no downloads, and its content."""
-    path = find_checkpoint(settings["checkpoint"])
-    content = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    return path, without_downloads(content[CONFIG_KEY]), content
+    path = checkpoints.find_checkpoint(settings["checkpoint"])
+    content = checkpoints.read_checkpoint(path, builds=builds, trust=settings["trust"])
+    return path, checkpoints.without_downloads(content[CONFIG_KEY]), content
 
 
 def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any]) -> PoseNetwork:
@@ -143,7 +137,7 @@ def save_network(
         "epoch": epoch,
     }
     if architecture is not None:
-        content[ARCHITECTURE_KEY] = to_json(architecture)
+        content[checkpoints.ARCHITECTURE_KEY] = to_json(architecture)
     path = folder / "checkpoints" / "best.ckpt"
     WholeCheckpointIO().save_checkpoint(content, path)
     return path

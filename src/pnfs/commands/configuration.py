@@ -38,9 +38,7 @@ def packaged_folder(name: str) -> Path:
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as a resolved plain dictionary, as checkpoints and records keep it.
 
-    Raises:
-        PnfsError: A key that must be given is not; the part mode says nothing about the dataset's skeleton; or an
-            interpolation cannot be resolved, as when a checkpoint that it reads is not there.
+    A `PnfsError` says which key is missing, or why an interpolation cannot be resolved.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

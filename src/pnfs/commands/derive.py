@@ -2,19 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+import pandas as pd
 
-from pnfs.commands.building import (
-    build_module,
-    build_network,
-    data_for,
-    read_trained,
-    save_network,
-    trained_network,
-)
+from pnfs.commands import building
+from pnfs.commands.building import build_network, read_trained
 from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.models import PoseFabricNetwork
@@ -56,21 +51,13 @@ def cost(settings: dict[str, Any]) -> None:
     fabrics = isinstance(network, PoseFabricNetwork)
     what = f"{len(network.parts)} parts" if fabrics else type(network).__name__
     found = measure_cost(network, (height, width))
-    table = Table(
-        "part",
-        title=f"{what}, {height}x{width}, batch 1",
-        caption="live: parameters that the output depends on",
+    rows = {n: (p.parameters, p.live_parameters, p.macs) for n, p in found.parts.items()}
+    rows["total"] = (found.parameters, found.live_parameters, found.macs)
+    rows["of which alpha, beta"] = (found.architecture_parameters,) * 2 + (0,)
+    table = pd.DataFrame(rows, index=["parameters", "live", "MACs"]).T.map("{:,}".format)
+    console.print(
+        f"{what}, {height}x{width}, batch 1\n{table.to_string()}\nlive: parameters that the output depends on"
     )
-    for column in ("parameters", "live", "MACs"):
-        table.add_column(column, justify="right")
-    for name, part in found.parts.items():
-        table.add_row(name, *(f"{n:,}" for n in (part.parameters, part.live_parameters, part.macs)))
-    table.add_section()
-    totals = (found.parameters, found.live_parameters, found.macs)
-    table.add_row("total", *(f"{n:,}" for n in totals), style="bold")
-    architecture = f"{found.architecture_parameters:,}"
-    table.add_row("of which alpha, beta", architecture, architecture, "")
-    console.print(table)
 
 
 def derive(settings: dict[str, Any]) -> None:
@@ -78,7 +65,7 @@ def derive(settings: dict[str, Any]) -> None:
     require_whole_split(settings["trainer"])
     method = settings["method"]
     path, trained, content = read_trained(settings, BUILT if settings["evaluate"] else ("model",))
-    source = trained_network(trained, content)
+    source = building.trained_network(trained, content)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
             f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "
@@ -87,34 +74,47 @@ def derive(settings: dict[str, Any]) -> None:
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
+    reduce = {"prune": partial(prune, **thresholds), "argmax": discretise}.get(method)
     architecture = describe_architecture(source)
-    if method == "prune":
-        architecture = prune(architecture, *thresholds.values())
-    elif method == "argmax":
-        architecture = discretise(architecture)
+    architecture = architecture if reduce is None else reduce(architecture)
     derived_settings = trained | {"model": _with_what_is_kept(trained["model"], architecture)}
     derived = build_network(derived_settings["model"])
     assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
     folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
-    saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
+    saved = building.save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     networks = {"source": source, "derived": derived}
     height, width = trained["input_size"]
     costs = {name: measure_cost(network, (height, width)) for name, network in networks.items()}
+    scores = {}
+    if settings["evaluate"]:
+        _, data = building.data_for(settings, trained, trained["model"]["skeleton"], path)
+        for name, network in networks.items():
+            module = building.build_module(trained, data.source, network)
+            module.flip_test, split = settings["flip_test"], settings["split"]
+            scores[name], _ = score_and_predict(module, data, settings["trainer"], split)
     record: dict[str, Any] = {
         "kind": "derive",
         "checkpoint": str(path),
         "method": method,
         "thresholds": thresholds,
         "cost": {n: {"parameters": c.parameters, "macs": c.macs} for n, c in costs.items()},
-        "scores": _scores(settings, trained, networks, path) if settings["evaluate"] else {},
+        "scores": scores,
         **provenance(),
     }
     write_result(folder, record)
     console.print(f"source: {path}")
-    console.print(_table(f"derived by {method}", record["cost"], record["scores"]))
+    for name in ("parameters", "macs"):
+        before, after = (getattr(costs[which], name) for which in networks)
+        console.print(
+            f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)"
+        )
+    for name in [*scores.get("source", {})][:1]:
+        console.print(
+            f"{name}: {scores['source'][name]:.1f}, derived {scores['derived'][name]:.1f}"
+        )
     console.print(f"checkpoint: {saved}\narchitecture: {folder / 'architecture.json'}")
 
 
@@ -132,35 +132,3 @@ def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> 
             for part, cells in parts.items()
         }
     return settings
-
-
-def _scores(
-    settings: Mapping[str, Any],
-    trained: dict[str, Any],
-    networks: Mapping[str, PoseFabricNetwork],
-    path: Path,
-) -> dict[str, dict[str, float]]:
-    """What each network scores on the chosen split."""
-    _, data = data_for(settings, trained, trained["model"]["skeleton"], path)
-    found = {}
-    for name, network in networks.items():
-        module = build_module(trained, data.source, network)
-        module.flip_test = settings["flip_test"]
-        found[name], _ = score_and_predict(module, data, settings["trainer"], settings["split"])
-    return found
-
-
-def _table(
-    title: str, cost: Mapping[str, Mapping[str, int]], scores: Mapping[str, Mapping[str, float]]
-) -> Table:
-    """What the derived network costs and scores beside its source."""
-    table = Table("", title=title)
-    for column in ("source", "derived", "change"):
-        table.add_column(column, justify="right")
-    for name, label in (("parameters", "parameters"), ("macs", "MACs")):
-        before, after = cost["source"][name], cost["derived"][name]
-        table.add_row(label, f"{before:,}", f"{after:,}", f"{100 * (after / before - 1):+.1f} %")
-    for name in [*scores.get("source", {})][:1]:
-        before, after = scores["source"][name], scores["derived"][name]
-        table.add_row(name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")
-    return table

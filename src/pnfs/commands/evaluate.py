@@ -5,27 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torchmetrics import MetricCollection
 
-from pnfs.commands.building import (
-    build_module,
-    build_network,
-    build_source,
-    data_for,
-    read_trained,
-)
+from pnfs.commands import scoring
+from pnfs.commands.building import build_module, build_network, build_source, data_for, read_trained
 from pnfs.commands.configuration import UsageError, console
-from pnfs.commands.scoring import (
-    evaluation_choices,
-    report,
-    require_whole_split,
-    result_folder,
-    score_and_predict,
-)
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
@@ -45,7 +33,7 @@ PICTURE_SIZE = (256, 256)
 
 def run(settings: dict[str, Any]) -> float:
     """Scores one checkpoint, exported file, or file of predictions; nan for a split without labels."""
-    require_whole_split(settings["trainer"])
+    scoring.require_whole_split(settings["trainer"])
     if settings["predictions"] is None:
         settings["checkpoint"] = settings["checkpoint"] or "shipped"
         return _network(settings)
@@ -65,43 +53,41 @@ def _outcome(scores: Mapping[str, float], accelerator: str = "auto") -> dict[str
 
 # --- a network
 
-
-class Scored(NamedTuple):
-    """A trained network, or an exported file, and the crops to score it on, as it was trained on them."""
-
-    module: PoseModule | ScoredPredictor
-    data: PoseDataModule
-    dataset: dict[str, Any]
-    trainer: dict[str, Any]
-    computed: dict[str, str]
-    """Runtime and precision."""
+Scored = tuple[PoseModule | ScoredPredictor, PoseDataModule, dict[str, Any], Mapping[str, str]]
+"""A trained network, the crops to score it on, as it was trained on them, their dataset's configuration, and what
+the network computes with."""
 
 
 def _network(settings: dict[str, Any]) -> float:
     path, split = find_checkpoint(settings["checkpoint"]), settings["split"]
     chosen_runtime(path, settings["runtime"], settings["precision"])
     exported = path.suffix == ".onnx"
-    found = (_exported_file if exported else _checkpoint)(settings, path)
-    source = found.data.source
-    console.print(f"scored: {path}")
-    console.print(source.persons(split).described())
-    scores, predictions = score_and_predict(found.module, found.data, found.trainer, split)
+    read = _exported_file if exported else _checkpoint
+    module, data, dataset, computed = read(settings, path)
+    # Exported files run in this process; what the trainer says of devices is for PyTorch.
+    trainer = settings["trainer"]
+    if exported:
+        trainer = {"_target_": trainer["_target_"], "accelerator": "cpu", "devices": 1}
+    source = data.source
+    console.print(f"scored: {path}\n{source.persons(split).described()}")
+    scores, predictions = scoring.score_and_predict(module, data, trainer, split)
     scores |= source.extra_scores(split, predictions)
-    choices = evaluation_choices(found.module, source, split)
-    choices |= {"input_size": list(found.data.input_size), **found.computed}
+    choices = scoring.evaluation_choices(module, source, split)
+    choices |= {"input_size": list(data.input_size), **computed}
     if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
     record = {
         "checkpoint": str(path),
-        **_outcome(scores, found.trainer["accelerator"]),
+        **_outcome(scores, trainer["accelerator"]),
         "evaluated_with": choices,
         "persons": len(predictions),
         "data": {split: source.persons(split).account()},
-        "dataset": found.dataset,
+        "dataset": dataset,
     }
     run = path.parent if exported else results_folder(path, settings["run_root"])
-    folder = result_folder(settings["out"], run, f"evaluate_{split}", [choices, found.dataset])
-    report(record, folder, found.data, source.matches(split, predictions), split, found.module)
+    name, defining = f"evaluate_{split}", [choices, dataset]
+    folder = scoring.result_folder(settings["out"], run, name, defining)
+    scoring.report(record, folder, data, source.matches(split, predictions), split, module)
     name = settings["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
     console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
     return float(record["score"])
@@ -120,19 +106,19 @@ def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     precision = settings["trainer"].get("precision")
     # In the words of the other runtimes, where they have one.
     precision = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
-    computed = {"runtime": "torch", "precision": precision}
-    return Scored(module, data, dataset, settings["trainer"], computed)
+    return module, data, dataset, {"runtime": "torch", "precision": precision}
 
 
 def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     """An exported file; its dataset is named, or that of the run in whose folder it lies."""
+    choices = ("runtime", "precision", "decode_method", "flip_shift")
     predictor = load_predictor(
         path,
         build=build_network,
         batch_size=settings["eval_batch_size"],
-        **{key: settings[key] for key in ("runtime", "precision", "decode_method", "flip_shift")},
+        **{key: settings[key] for key in choices},
     )
-    trained: dict[str, Any] = {}
+    trained: dict[str, Any] = {"dataset": {}}
     if (path.parent / "checkpoints").is_dir():
         content = read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
         trained = content[CONFIG_KEY]
@@ -140,19 +126,12 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
         raise UsageError(
             f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"
         )
-    as_trained = {
-        "dataset": trained.get("dataset", {}),
-        "input_size": predictor.input_size,
-        "codec": {"unbiased": predictor.codec.unbiased},
-        "data": trained.get("data", {}),
-    }
-    dataset, data = data_for(settings, as_trained, predictor.skeleton.name, path)
+    codec = {"unbiased": predictor.codec.unbiased}
+    trained = {**trained, "input_size": predictor.input_size, "codec": codec}
+    dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
     metric = data.source.metric(settings["split"])
     module = ScoredPredictor(predictor, metric, settings["flip_test"])
-    # Exported files run in this process; what the trainer says of devices is for PyTorch.
-    target = settings["trainer"]["_target_"]
-    trainer = {"_target_": target, "accelerator": "cpu", "devices": 1}
-    return Scored(module, data, dataset, trainer, runtime_of(predictor))
+    return module, data, dataset, runtime_of(predictor)
 
 
 # --- a file of predicted poses
@@ -206,8 +185,8 @@ def _file(settings: Mapping[str, Any]) -> float:
     # Not beside the file, whose folder may be read-only.
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
-    folder = result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
-    report(record, folder, data, matches, split)
+    folder = scoring.result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
+    scoring.report(record, folder, data, matches, split)
     return float(record["score"])
 
 

@@ -118,7 +118,7 @@ def _take(count: int) -> FileLock:
 
 
 class ProcessFailed(PnfsError):
-    """A process of a run ended early; the message names it and the cause."""
+    """A process of a run ended early."""
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
@@ -146,11 +146,8 @@ def run_in_processes(
 ) -> None:
     """Calls `function(**arguments)`, plain data, in `count` new processes, and waits for all.
 
-    The run's `folder` takes the log, and in `ranks` what all processes but the first print.
-
-    Raises:
-        ProcessFailed: One of them failed or was killed; the others are stopped.
-        SystemExit: Ctrl-C, or a signal that asks to end.
+    The run's `folder` takes the log, and in `ranks` what all processes but the first print. Where one fails, or is
+    killed, the others are stopped and a `ProcessFailed` names it.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -9,8 +9,8 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import pandas as pd
 from hydra.utils import instantiate
-from rich.table import Table
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, console
@@ -147,25 +147,21 @@ def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Pa
     return parent / f"{name}_{digest}"
 
 
-def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:
+def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
     """Scores as benchmarks print them: one row a score and set of scores, one column a group of joints.
 
     `columns` is name of a set ("trained", or "") -> score name ("PCKh@0.5/head", ...) -> value: PCK in percent,
     COCO's average precision and recall as fractions.
     """
-    names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
-    groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
-    note = "PCKh@0.11 is what public code prints as @0.1." if "PCKh@0.11" in names else None
-    # Narrow, so that all groups of joints fit a terminal of 80 columns.
-    table = Table("score", title=title, caption=note, padding=0)
-    for group in groups:
-        table.add_column(group or "all", justify="right", style=None if group else "bold")
-    for score in dict.fromkeys(name.partition("/")[0] for name in names):
-        keys = [f"{score}/{group}" if group else score for group in groups]
+    cells: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
+        score, _, group = name.partition("/")
         for which, scores in columns.items():
-            cells = [_number(scores[key], score) if key in scores else "" for key in keys]
-            table.add_row(f"{score} {which}".strip(), *cells)
-    return table
+            row = cells.setdefault(f"{score} {which}".strip(), {})
+            row[group or "all"] = _number(scores[name], score) if name in scores else ""
+    note = "PCKh@0.11 is what public code prints as @0.1.\n" if "PCKh@0.11" in str(cells) else ""
+    # All groups of joints fit a terminal of 80 columns.
+    return f"{title}\n{pd.DataFrame(cells).T.fillna('').to_string()}\n{note}"
 
 
 def _number(value: float | None, score: str) -> str:

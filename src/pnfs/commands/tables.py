@@ -65,8 +65,7 @@ def _composed(*overrides: str) -> DictConfig:
 def row_settings(table: str, overrides: Sequence[str], row: str, seed: int) -> dict[str, Any]:
     """The configuration of a table's row, a file of `conf/experiment/<table>/`, as `pnfs train` resolves it.
 
-    Raises:
-        RowError: The overrides do not go with this row.
+    A `RowError` says why the overrides do not go with it.
     """
     try:
         config = _composed(f"experiment={table}/{row}", *overrides).copy()

@@ -55,11 +55,7 @@ def run(settings: dict[str, Any]) -> float:
 
 
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
-    """Trains a run that this process holds; returns its record.
-
-    Raises:
-        UnfinishedError: It was stopped before its last epoch.
-    """
+    """Trains a run that this process holds; its record, or an `UnfinishedError` where it was stopped."""
     folder = Path(settings["run_dir"])
     with kept_state(folder, settings, identity) as earlier_seconds:
         log.info("run folder: %s", folder)
@@ -91,10 +87,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
 def train_one(
     *, settings: dict[str, Any], identity: dict[str, Any], earlier_seconds: float
 ) -> None:
-    """One process's share of a run; the first scores it and writes the record.
-
-    There is no record where the training did not come to its end.
-    """
+    """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
     source = training_source(settings)
     loggers = build_loggers(settings)

@@ -19,13 +19,8 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
 from pnfs.runs.state import LAST_CHECKPOINT, put_together, set_aside
-from pnfs.training.checkpoints import (
-    CheckpointError,
-    KeepConfig,
-    damage,
-    find_checkpoint,
-    read_checkpoint,
-)
+from pnfs.training import checkpoints
+from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule, keep_freed_memory, load_network_state
 
 log = logging.getLogger(__name__)
@@ -116,11 +111,7 @@ def fit(
     loggers: list[Logger],
     identity: Mapping[str, Any],
 ) -> None:
-    """Trains from the beginning, or from where an earlier start of the same run was stopped.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; Lightning has ended its work.
-    """
+    """Trains from the beginning, or from where an earlier start of the same run was stopped."""
     folder, start = Path(settings["run_dir"]), None
     if (folder / LAST_CHECKPOINT).is_file():
         start = newest_whole(folder)
@@ -150,18 +141,16 @@ def fit(
 
 
 def newest_whole(folder: Path) -> Path:
-    """The newest checkpoint of a run's folder that is not damaged.
-
-    Raises:
-        CheckpointError: There is none.
-    """
+    """The newest checkpoint of a run's folder that is not damaged; a `CheckpointError` if there is none."""
     last = folder / LAST_CHECKPOINT
     for path in (last, last.with_name("previous.ckpt")):
-        if path.is_file() and damage(path) is None:
+        if path.is_file() and checkpoints.damage(path) is None:
             if path != last:
                 log.warning("%s is damaged: training goes on from %s in its place", last, path.name)
             return path
-    raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
+    raise checkpoints.CheckpointError(
+        f"{last}: damaged, like the one before it; restart=true trains anew"
+    )
 
 
 def load_initial(module: PoseModule, path: str) -> None:

@@ -84,11 +84,8 @@ def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Resul
 
 
 def kept_results(target: Target, folder: Path) -> Results:
-    """Records that are kept with the target, as they are: `<folder>/<row>/<anything>/result.json`.
-
-    Raises:
-        TargetError: A row has two records of one seed.
-    """
+    """Records that are kept with the target, as they are: `<folder>/<row>/<anything>/result.json`; two of one row
+    and seed are a `TargetError`."""
     lines, settings = {}, {}
     for file, label in target.rows.items():
         for run in find_runs(folder / file):
@@ -156,11 +153,8 @@ def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
-    """Rows whose scores may stand in one column: those with the same data and the same backbone.
-
-    Returns:
-        What tells the group apart -> labels. Rows of which neither is known go with the first group.
-    """
+    """Rows whose scores may stand in one column, those with the same data and the same backbone: what tells the
+    group apart -> labels. Rows of which neither is known go with the first group."""
     known = {label: conditions(settings) for label, settings in results.settings.items()}
     first = next(iter(known.values()), ("", ""))
     keys = {label: known.get(label, first) for label in labels}
@@ -174,11 +168,8 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
 def compared(target: Target, results: Results) -> pd.DataFrame:
     """Each row against another of the same backbone and data, over the seeds that both have, by the main score.
 
-    The other one is `Target.against`, or else the first row of its backbone and data.
-
-    Returns:
-        Label -> text: the difference, its 95 % interval (Student's t over the seeds), and in words whether it is
-        more than chance. Empty if no two rows of one backbone have runs.
+    The other one is `Target.against`, or else the first row of its backbone and data. Label -> text: the
+    difference, its 95 % interval (Student's t over the seeds), and in words whether it is more than chance.
     """
     lines, score = {}, next(iter(results.scores), "")
     if score:

@@ -101,10 +101,7 @@ def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
     """The paper's numbers in a folder, as text; empty if there is no paper.csv.
 
     The first column of the file names the method; further ones are `who` (ours, or cited: another method's), those
-    of `scores` (see `Target`; and `<column>_std`) and any of `OTHERS`.
-
-    Raises:
-        TargetError: The file cannot be read, lacks a column or has an unknown one, or a cell is not a number.
+    of `scores` (see `Target`; and `<column>_std`) and any of `OTHERS`. A `TargetError` says what is wrong in it.
     """
     path = folder / "paper.csv"
     if not path.exists() and not scores:

@@ -65,9 +65,7 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> dict[str, 
 def plot_curves(metrics_csv: Path, out_path: Path | str) -> None:
     """Draws the logged ones of training and validation loss and validation score, as PNG or SVG by the suffix.
 
-    Raises:
-        DataError: The metrics cannot be read, or none of these was logged.
-        PnfsError: Another suffix, or the picture cannot be written.
+    A `DataError` says that the metrics cannot be read, or that none of these was logged.
     """
     curves = read_metrics(metrics_csv, LOGGED)
     panels = [[n for n in curves if ("loss" in n) == is_loss] for is_loss in (True, False)]
@@ -100,8 +98,7 @@ def plot_seeds(
 ) -> pd.Series:
     """Draws the mean of several seeds' curves with their range; one alone, which may be luck, thin and dashed.
 
-    Returns:
-        The mean, over the epochs that all seeds have; where there are none, the first seed alone.
+    Returns the mean, over the epochs that all seeds have; where there are none, the first seed alone.
     """
     seeds = pd.concat(curves, axis=1, join="inner")
     seeds = curves[0].to_frame() if seeds.empty else seeds

@@ -20,17 +20,10 @@ from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.cell import cell_edges
 from pnfs.models.derive import kept_settings
 from pnfs.models.wiring import CellWiring, KeptCells, sources
-from pnfs.viz.style import (
-    DASHES,
-    DEAD,
-    FAINT,
-    INK,
-    SMALL,
-    TITLE,
-    new_figure,
-    operation_colours,
-    save_figure,
-)
+from pnfs.viz.style import FAINT, INK, SMALL, TITLE, new_figure, operation_colours, save_figure
+
+DEAD, DASHES = "#b0b0b0", (0, (2, 1.5))
+"""Colour and dashes of what a derived architecture does without."""
 
 # The grid's columns (layers) and rows (scales) are one unit apart.
 _HALF_WIDTH, _HALF_HEIGHT = 0.32, 0.3

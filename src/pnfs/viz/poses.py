@@ -100,10 +100,8 @@ def draw_pose(
     A limb has the side of its ends; one that touches both sides or none is "centre". Joints below the threshold
     are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan, are
     not drawn. A label that was hit is a joint's bright core. Joints and labels are x, y in px, 0 being the centre
-    of the first pixel; limbs are `width` px wide, None suits the canvas.
-
-    Raises:
-        PnfsError: Not K joints or scores.
+    of the first pixel; limbs are `width` px wide, None suits the canvas. Not K joints or scores are a
+    `PnfsError`.
     """
     joints, width = np.asarray(joints, np.float64), width or _limb_width(canvas)
     scores = np.ones(len(skeleton)) if scores is None else np.asarray(scores)

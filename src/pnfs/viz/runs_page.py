@@ -67,10 +67,7 @@ def runs_page(
     """The whole page, HTML with everything inside, and what could not be read.
 
     The table has the order of the cards until one sorts it. `pictured` runs show their pictures: the best of each
-    benchmark, then the second, ...
-
-    Raises:
-        DataError: A picture cannot be read.
+    benchmark, then the second, ... A picture that cannot be read is a `DataError`.
     """
     rows: dict[tuple[str, str], Row] = {}
     benchmarks: dict[str, list[Row]] = {}

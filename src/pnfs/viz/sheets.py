@@ -30,10 +30,7 @@ def contact_sheet(
     """A grid of RGB images in reading order, 4 px apart, each above its caption, cut where it is too long.
 
     Each image fills its cell (height, width in px) as far as its shape allows. Fewer images than `columns` make a
-    narrower sheet.
-
-    Raises:
-        PnfsError: No images, an image that is not RGB, or another number of captions.
+    narrower sheet; none, an image that is not RGB, or another number of captions are a `PnfsError`.
     """
     if not len(images) or (captions is not None and len(captions) != len(images)):
         raise PnfsError(f"a sheet of {len(images)} images with {len(captions or ())} captions")
@@ -55,11 +52,8 @@ def contact_sheet(
 def letterbox(
     image: poses.Picture, cell: tuple[int, int]
 ) -> tuple[poses.Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-    """The image as large as fits a cell (height, width), centred.
-
-    Returns:
-        The cell, scale and offset: px of the cell = scale * px of the image + offset (x, y).
-    """
+    """The image as large as fits a cell (height, width), centred; and scale and offset (x, y), of which
+    px of the cell = scale * px of the image + offset."""
     size, room = np.array(image.shape[1::-1]), (cell[1], cell[0])
     picture = Image.fromarray(image)
     fitted = np.array(ImageOps.contain(picture, room).size)
@@ -89,10 +83,7 @@ def pose_sheet(
 
     Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
     which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
-    cell.
-
-    Raises:
-        PnfsError: Arrays whose shapes do not fit together.
+    cell. Arrays whose shapes do not fit together are a `PnfsError`.
     """
     for array in (predicted, scores, target, labelled):
         if array is not None and len(array) != len(crops):
@@ -144,10 +135,8 @@ def score_map_sheet(
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The score maps of one person as heat over the RGB crop, each with its maximum ringed and in the caption.
 
-    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first.
-
-    Raises:
-        PnfsError: No maps, or maps of another shape than the crop.
+    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first. No
+    maps, or maps of another shape than the crop, are a `PnfsError`.
     """
     crop, maps = checked_rgb(crop, "crop"), np.nan_to_num(np.asarray(maps, np.float32), posinf=0.0)
     fits = maps.ndim == 3 and len(crop) * maps.shape[2] == crop.shape[1] * maps.shape[1]
