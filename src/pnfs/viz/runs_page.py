@@ -80,7 +80,7 @@ def runs_page(
     problems: list[str] = []
     for members in benchmarks.values():
         # Rows of one seed, whose score may be luck, come after all others.
-        members.sort(key=lambda row: (row.deviation is None, _descending(row.mean)))
+        members.sort(key=lambda row: (row.deviation is None, -(row.mean or -math.inf)))
         for row, look in zip(members, zip(COLOURS, MARKERS, strict=True), strict=False):
             row.look = look
             problems += _read_curves(row)
@@ -124,11 +124,6 @@ def _best(cards: Sequence[RunCard], count: int) -> list[int]:
     table = table[[bool(card.pictures) for card in cards]].sort_values("score", ascending=False)
     ranks = table.groupby("benchmark", sort=False).cumcount()
     return ranks.sort_values(kind="stable").index[:count].tolist()
-
-
-def _descending(score: float | None) -> float:
-    """Sorts high scores first, and what has none last."""
-    return math.inf if score is None else -score
 
 
 def _data_url(path: Path) -> str:
