@@ -53,7 +53,7 @@ def cost(settings: dict[str, Any]) -> None:
     found = measure_cost(network, (height, width))
     rows = {n: (p.parameters, p.live_parameters, p.macs) for n, p in found.parts.items()}
     rows["total"] = (found.parameters, found.live_parameters, found.macs)
-    rows["of which alpha, beta"] = (found.architecture_parameters,) * 2 + (0,)
+    rows["of which alpha, beta"] = (found.architecture_parameters, found.architecture_parameters, 0)
     table = pd.DataFrame(rows, index=["parameters", "live", "MACs"]).T.map("{:,}".format)
     console.print(
         f"{what}, {height}x{width}, batch 1\n{table.to_string()}\nlive: parameters that the output depends on"

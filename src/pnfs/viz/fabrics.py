@@ -218,7 +218,7 @@ def _draw_mixing(axes: Axes, fabric: FabricArchitecture, part: str) -> None:
 
 def _edges_that_carry(fabric: FabricArchitecture, table: Float[np.ndarray, "E O"]) -> list[bool]:
     """Whether each edge has an operation other than zero, and comes from a node that anything reaches."""
-    acts = table[:, [name != "zero" for name in fabric.operations]].any(1)
+    acts = np.any(table[:, [name != "zero" for name in fabric.operations]], axis=1).tolist()
     reached, found = {0}, []
     for (i, j), acting in zip(cell_edges(fabric.nodes), acts, strict=True):
         found.append(bool(i in reached and acting))

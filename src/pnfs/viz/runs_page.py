@@ -162,7 +162,7 @@ def _trade_off(rows: Sequence[Row]) -> Markup:
     figure, axes = _chart("MACs of one image (G)", f"{', '.join(sorted(names))} (%)")
     for row in costed:
         if row.look is None:
-            axes.plot((row.macs or 0) / 1e9, row.mean, ".", color="0.75", ms=4, zorder=1)
+            axes.plot((row.macs or 0) / 1e9, row.mean or 0.0, ".", color="0.75", ms=4, zorder=1)
             continue
         for artist in plot_score(axes, row.macs or 0, row.mean or 0.0, row.deviation, row.look):
             artist.set_gid(f"row-{row.number}")
