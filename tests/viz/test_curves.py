@@ -39,7 +39,7 @@ def test_each_metric_has_its_own_rows(metrics_csv):
         # A row without an epoch counts to the next.
         "lr-Adam": ([0, 1], [0.001, 0.0005]),
         "train/loss": ([0, 1], [0.0195, 0.0145]),
-        "train/loss_step": ([0, 0], [0.02, 0.018]),
+        "train/loss_step": ([0], [0.018]),
         "val/loss": ([0, 1], [0.019, 0.012]),
         "val/score": ([0, 1], [9.5, 31.25]),
     }
@@ -53,10 +53,10 @@ def test_each_metric_has_its_own_rows(metrics_csv):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("", "No columns"),
+        ("", "no epoch"),
         (METRICS.replace("0.018", "O.018"), "O.018"),
         (METRICS.replace("0.018,,,", "0.018,,,,,,"), "line 4"),
-        (METRICS.replace("epoch,", "age,"), "epoch"),
+        (METRICS.replace("epoch,", "age,"), "no epoch"),
         ("epoch,step,val/score\n\xff\n", "utf-8"),
     ],
 )

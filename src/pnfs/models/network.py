@@ -95,13 +95,12 @@ class PoseNetwork(nn.Module):
 
     def merged(self, part_maps: Float[Tensor, "B J h w"]) -> Float[Tensor, "B K h w"]:
         """One heatmap a joint, in the skeleton's order; `overlap` says what joins a joint's maps."""
-        batch, _, height, width = part_maps.shape
-        out = part_maps.new_zeros(batch, len(self.parts.skeleton), height, width)
-        out = out.index_add(1, self.map_joints, part_maps)
-        if self.overlap == "mean":
-            count = torch.bincount(self.map_joints, minlength=out.shape[1])
-            out = out / count.to(out.dtype)[:, None, None]
-        return out
+        # Split, sums and stack: runtimes read these; index_add is exported as a scatter that not all do.
+        joints: list[list[Tensor]] = [[] for _ in self.parts.skeleton.joints]
+        for joint, part_map in zip(self.parts.joint_indices, part_maps.unbind(1), strict=True):
+            joints[joint].append(part_map)  # (B, h, w)
+        join = torch.mean if self.overlap == "mean" else torch.sum
+        return torch.stack([join(torch.stack(own), 0) for own in joints], 1)
 
     @torch.no_grad()
     def calibrate(self, images: Images) -> None:

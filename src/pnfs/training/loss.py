@@ -46,5 +46,7 @@ class HeatmapLoss(nn.Module):
             targets, weights = targets[:, map_joints], weights[:, map_joints]
         else:
             scores = scores.new_zeros(targets.shape).index_add(1, map_joints, scores)
-        error = F.mse_loss(scores, targets, reduction="none").mean((-2, -1))  # (B, J or K)
+        # Of one type: torch 2.9 has no gradient of the gradient else.
+        error = F.mse_loss(scores, targets.to(scores.dtype), reduction="none")
+        error = error.mean((-2, -1))  # (B, J or K)
         return self.factor * (error * weights).mean()

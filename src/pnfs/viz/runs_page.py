@@ -193,7 +193,7 @@ def _curve_chart(rows: Sequence[Row], metric: str) -> Markup:
     plain_axes(axes, x_label="epoch (from 0)", y_label=LOGGED[metric])
     means = []
     for row in rows:
-        curves = [each[metric].groupby(level=0).last() for each in row.curves if metric in each]
+        curves = [each[metric] for each in row.curves if metric in each]
         if not curves:
             continue
         # Epochs that all seeds have; where there are none, the first seed alone.
