@@ -76,7 +76,9 @@ class PoseDataset(ABC):
 
     def evaluation_choices(self, split: str) -> Mapping[str, Any]:
         """What the score of a split depends on besides the network: boxes, suppression, …"""
-        splits = {"splits": ", ".join(self.joined_splits)} if self.joined_splits else {}
+        splits = (
+            {"splits": ", ".join(self.joined_splits)} if split == ALL and self.joined_splits else {}
+        )
         return GROUND_TRUTH_BOXES | splits
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
@@ -141,7 +143,7 @@ class PoseDataset(ABC):
 
 
 def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
-    """The dataset; where `split` asks for all of them, with its splits joined to one, "all".
+    """The dataset; where `split` asks for all of them, with its splits joined to one more, "all".
 
     Ids then begin with the name of their own split. A split "test" without labels, or whose labels are not there,
     is left out. Raises DataError if the dataset is scored split by split, as COCO is.
@@ -166,6 +168,6 @@ def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
             found[name] = persons
     named = [replace(p, ids=np.char.add(f"{name}/", p.ids)) for name, p in found.items()]
     whole = copy.copy(dataset)
-    whole.splits, whole.joined_splits = (ALL,), tuple(found)
+    whole.splits, whole.joined_splits = (*dataset.splits, ALL), tuple(found)
     whole._persons = {ALL: joined(f"{dataset.name}, {' and '.join(found)}", named)}
     return whole

@@ -37,6 +37,7 @@ class LSP(PoseDataset):
     image_format = "im{:04d}.jpg"
     axes = (2, 1, 0)  # Of `joints`, to (N, 14, 3).
     meaning = (VISIBLE, OCCLUDED)  # Of the third number, 0 or 1.
+    held_out = "test"  # Split of those that are not trained on.
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class LSP(PoseDataset):
     def persons(self, split: str) -> Persons:
         """As `PoseDataset.persons`; "val" and "test" are the same persons."""
         self.require_split(split)
-        return super().persons(split if split == "train" else self.splits[-1])
+        return super().persons(self.held_out if split == "val" else split)
 
     def load(self, split: str) -> Persons:
         joints, visibility = self._labels
@@ -138,6 +139,7 @@ class LSPET(LSP):
     image_format = "im{:05d}.jpg"
     axes = (2, 0, 1)
     meaning = (UNLABELLED, VISIBLE)
+    held_out = "val"
 
     def __init__(
         self,
