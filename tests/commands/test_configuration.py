@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.commands import main
-from pnfs.commands.configuration import UsageError, configuration_folder, plain
-from pnfs.commands.keys import check_keys
+from pnfs.commands.configuration import packaged_folder
+from pnfs.commands.keys import checked
 from pnfs.models import PAPER, POSENFS
 from pnfs.training.loss import HeatmapLoss
 from tiny_runs import composed
 
-CONF = configuration_folder()
+CONF = packaged_folder("conf")
 COMMANDS = tuple(main.COMMANDS)
 
 
@@ -65,26 +64,17 @@ def test_choice_composes_and_fits_its_targets(command: str, group: str, choice: 
         overrides.append("target=all")
     if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
-    check_keys(command, composed(command, *overrides))
-
-
-def test_part_mode_that_lacks_a_skeleton_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"mpii, coco, lsp.*panoptic"):
-        plain(composed("cost", "skeleton=panoptic"))
+    checked(command, composed(command, *overrides))
 
 
 # --- every key is explained
 
 _NOT_SETTINGS = {"_target_", "_partial_", "_convert_", "_recursive_", "defaults"}
-# Part and operation names are the content of these groups; the head of each file explains it.
-_GROUPS_OF_DATA = ("parts", "operations")
-GROUP_FILES = sorted(
-    path
-    for path in CONF.glob("*/*.yaml")
-    # Recipes change keys that are explained where they are defined.
-    if path.parent.name not in (*_GROUPS_OF_DATA, "experiment")
-)
-COMMAND_FILES = [CONF / f"{name}.yaml" for name in ("base", *COMMANDS)]
+# Part and operation names are the content of these groups, which the head of each file explains; recipes change
+# keys that are explained where they are defined.
+_GROUPS_OF_DATA = ("parts", "operations", "experiment")
+FILES = [path for path in CONF.glob("*/*.yaml") if path.parent.name not in _GROUPS_OF_DATA]
+FILES += [CONF / f"{name}.yaml" for name in ("base", *COMMANDS)]
 
 
 def settings_with_lines(node: yaml.Node, above: str = "") -> Iterator[tuple[str, int]]:
@@ -129,9 +119,7 @@ def inherited_keys(path: Path) -> set[str]:
 
 
 def test_every_key_is_explained() -> None:
-    left = {
-        p: unexplained(p.read_text()) - inherited_keys(p) for p in [*GROUP_FILES, *COMMAND_FILES]
-    }
+    left = {path: unexplained(path.read_text()) - inherited_keys(path) for path in FILES}
     assert {path: keys for path, keys in left.items() if keys} == {}
 
 
@@ -202,10 +190,3 @@ def test_fabric_presets_equal_the_constants(
     loss = instantiate(config.loss)
     assert isinstance(loss, HeatmapLoss)
     assert (loss.maps, loss.factor) == (maps, factor)
-
-
-def test_configuration_resolves_to_plain_data() -> None:
-    settings = plain(composed("train"))
-    assert not OmegaConf.is_config(settings["model"])
-    assert settings["model"]["fabrics"]["rules"] == settings["variant"]["rules"]
-    assert "${" not in repr(settings)

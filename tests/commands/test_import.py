@@ -13,7 +13,8 @@ from torch import Tensor
 
 import public_networks
 from pnfs.body import COCO, MPII
-from pnfs.commands.configuration import UsageError, build_network
+from pnfs.commands.building import build_network
+from pnfs.commands.configuration import UsageError
 from pnfs.importing.posenfs_parts import PARTS
 from pnfs.inference import TorchRuntime
 from pnfs.training.checkpoints import CONFIG_KEY, load_network_state, read_checkpoint

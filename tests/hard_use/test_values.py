@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import FEW, Tally
-from pnfs.commands.configuration import configuration_folder, plain
+from pnfs.commands.configuration import packaged_folder, plain
 from tiny_runs import composed
 from train_server import TrainServer
 
@@ -50,7 +50,7 @@ def test_wrong_values(server: TrainServer, tmp_path: Path, tally: Tally, part: i
 
 CHOICES = [
     (path.parent.name, path.stem)
-    for path in sorted(configuration_folder().glob("*/*.yaml"))
+    for path in sorted(packaged_folder("conf").glob("*/*.yaml"))
     if path.parent.name not in ("dataset", "experiment", "profile", "hydra", "trainer", "debug")
 ]
 

@@ -46,7 +46,7 @@ def test_an_exported_file_scores_as_its_checkpoint(run: Path, tmp_path: Path, ov
         assert (chosen.pop("runtime"), chosen.pop("precision")) == (name, "f32")
         choices.append(chosen)
     assert choices[0] == choices[1] == choices[2]
-    for name in ("predictions_val.png", "worst_val.png", "joints_val.png"):
+    for name in ("predictions_val.png", "worst_val.png"):
         assert (tmp_path / "onnx" / name).is_file()
 
 
