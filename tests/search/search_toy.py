@@ -14,11 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pnfs.body import Skeleton
 from pnfs.codec import Codec
-from pnfs.data.crops import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
 from pnfs.models import NeuralFabrics, PoseNetwork
@@ -117,8 +116,10 @@ class ToyData(PoseDataModule):
         options: Any = {"input_size": (SIZE, SIZE), "batch_size": batch_size, "workers": 0}
         super().__init__(source=ToySource(count), seed=seed, **options)
 
-    def dataset(self, split: str, augmentation: Any = None) -> CropDataset:
-        return self.source.people  # type: ignore[attr-defined,return-value]
+    def _train_loader(self, rows: list[int] | None, seed: int, augment: str) -> DataLoader:
+        people: Any = self.source.people  # type: ignore[attr-defined]
+        rows = list(range(len(people))) if rows is None else rows
+        return self._loader(people, rows, seed, self.batch_size, train=True)
 
 
 def toy_module(lr: float = 1e-2) -> PoseModule:
