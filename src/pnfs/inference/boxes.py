@@ -11,7 +11,7 @@ import torch
 import torchvision
 from jaxtyping import Float32, UInt8
 
-from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, named_categories
+from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, Id, named_categories
 from pnfs.data.images import DataError
 from pnfs.data.readers import Records, read_json
 from pnfs.inference.inputs import InputFile, Video, read_picture
@@ -134,17 +134,17 @@ class CocoBoxes:
                 raise DataError(f"{where}: holds no images, whose names were to be taken from it")
         # Pictures that a list of detections does not mention have no persons.
         self._lists_all = "images" in described
-        self._sizes: dict[int, tuple[Any, Any]] = {}
+        self._sizes: dict[int, tuple[Any, ...]] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
-        for image in Records(where, described.get("images", []), "images").all:
-            match image.get("id"), image.get("file_name"), image.get("frame_id"):
-                case int(id_), str(name), int() | None as frame:
-                    self._sizes[id_] = image.get("width"), image.get("height")
-                    last = name.replace("\\", "/").rpartition("/")[2]
-                    self._by_name[last, frame].append((name.removeprefix("./"), id_))
-                case _:
-                    fields = "id (a number) and file_name, and may have frame_id (a number)"
-                    raise DataError(f"{where}: an image needs {fields}: {image!r:.80}")
+        images = Records(
+            where, described.get("images", []), "images", lambda row, _: f"image {row}"
+        )
+        kinds = {"id": Id, "file_name": str, "frame_id": Id | None, "width": Any, "height": Any}
+        columns = (images.column(key, kind) for key, kind in kinds.items())
+        for id_, name, frame, *size in zip(*columns, strict=True):
+            self._sizes[id_] = tuple(size)
+            last = name.replace("\\", "/").rpartition("/")[2]
+            self._by_name[last, frame].append((name.removeprefix("./"), id_))
         self._videos = {name for name, frame in self._by_name if frame is not None}
         named = named_categories(where, described.get("categories"), "person")
         self._add_boxes(records, named[0]["id"] if named else PERSON, threshold)
@@ -153,10 +153,8 @@ class CocoBoxes:
         table = Records(
             self.path, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}"
         )
-        boxes, image_ids = table.numbers("bbox", 4, finite=True), table.numbers("image_id")
-        scores = table.numbers("score", missing=1.0, finite=True)
-        whole = (image_ids == np.round(image_ids)) & (np.abs(image_ids) < 2**53)
-        table.require(whole, "image_id is not a whole number")
+        boxes, scores = table.numbers("bbox", 4), table.numbers("score", missing=1.0)
+        image_ids = np.array(table.column("image_id", Id), np.int64)
         if self._lists_all:
             known = np.isin(image_ids, list(self._sizes))
             table.require(known, "its image_id is not among the images")
@@ -173,7 +171,7 @@ class CocoBoxes:
                 self.left_out[reason] = count
             kept &= ~rows
         self._boxes, self._scores = boxes[kept].astype(np.float32), scores[kept].astype(np.float32)
-        self._image_ids = image_ids[kept].astype(int)
+        self._image_ids = image_ids[kept]
 
     def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
         id_ = self._find(file, frame)
