@@ -15,10 +15,8 @@ from torch.utils.data import default_collate
 
 from benchmarks.timing import Call, Section, take_turns
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CacheSettings, with_crops
-from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.crops import CropDataset, SampleKey
-from pnfs.data.device import UncutCrops, cut_crops, load_resident
+from pnfs.data.cache import CacheSettings, ensure_cache, with_crops
+from pnfs.data.crops import CropDataset, SampleKey, UncutCrops, cut_crops, load_resident
 from pnfs.data.images import ImageFiles
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic

@@ -17,8 +17,14 @@ import pytest
 
 from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CacheSettings, read_about, with_crops
-from pnfs.data.cache_writer import cache_path, ensure_cache, partial_of
+from pnfs.data.cache import (
+    CacheSettings,
+    cache_path,
+    ensure_cache,
+    partial_of,
+    read_about,
+    with_crops,
+)
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.images import DataError, ImageFiles
@@ -237,7 +243,7 @@ def test_a_finished_cache_is_read_where_nothing_can_be_written(
 
     # Permissions do not stop root, who may run these tests.
     monkeypatch.setattr(Path, "mkdir", refused)
-    monkeypatch.setattr("pnfs.data.cache_writer.FileLock", refused)
+    monkeypatch.setattr("pnfs.data.cache.FileLock", refused)
     path.parent.chmod(0o555)
     before = {file.name for file in path.parent.iterdir()}
     crops_of(cached(persons, tmp_path / "cache"), None)[0]

@@ -1,4 +1,4 @@
-"""COCO: choice of persons and boxes as HRNet's, alignment with the evaluation, clear refusals."""
+"""COCO: persons and boxes as HRNet's, detected boxes, its test set, and what goes to the benchmark's server."""
 
 import json
 from pathlib import Path
@@ -10,87 +10,116 @@ import torch
 from pycocotools.coco import COCO as CocoIndex
 
 from pnfs.data.datasets.coco import COCO
+from pnfs.data.images import DataError
+from pnfs.data.predictions import UNMATCHED, Predictions
+from written_datasets import require_server_format
 
-WIDTH, HEIGHT = 100, 80
+SIZE = 320
+# Two persons in image 7, one in image 9.
+CORNERS = {1: (7, 20, 30), 2: (7, 180, 60), 3: (9, 90, 90)}
+IMAGES = [
+    {"id": number, "file_name": f"{number:012d}.jpg", "width": SIZE, "height": SIZE}
+    for number in (7, 9, 11)
+]
 
 
-def image(image_id: int = 7) -> dict:
-    return {"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": WIDTH, "height": HEIGHT}
+def figure(x: float, y: float) -> np.ndarray:
+    return np.array([[x + k % 5 * 20, y + k // 5 * 35] for k in range(17)], float)
 
 
-def annotation(annotation_id: int = 1, labelled: int = 17, **change: object) -> dict:
-    """A person whose joint k lies at (20 + k, 30 + k); the first `labelled` have a label."""
-    keypoints = [[20 + k, 30 + k, 1 + k % 2] if k < labelled else [0, 0, 0] for k in range(17)]
+def annotation(person: int, labelled: int = 17, **change: object) -> dict:
+    """The first nine joints are visible, the rest up to `labelled` occluded."""
+    image, x, y = CORNERS[person]
+    flags = np.where(np.arange(17) < 9, 2, 1)
+    joints = np.column_stack([figure(x, y), flags])
+    joints[labelled:] = 0
     return {
-        "id": annotation_id, "image_id": 7, "category_id": 1, "iscrowd": 0,
-        "bbox": [10.0, 20.0, 41.0, 31.0], "area": 900.0, "num_keypoints": labelled,
-        "keypoints": [number for joint in keypoints for number in joint],
-        "segmentation": [[10.0, 20.0, 51.0, 20.0, 51.0, 51.0]],
-    } | change  # fmt: skip
+        "id": person, "image_id": image, "category_id": 1, "iscrowd": 0, "num_keypoints": labelled,
+        "bbox": [x, y, 81.0, 106.0], "area": 8100.0, "keypoints": joints.ravel().tolist(), **change,
+    }  # fmt: skip
 
 
-def write(root: Path, train: object, val: object = None, images: list | None = None) -> Path:
-    """A dataset below `root` with the annotations of `train` and `val`."""
-    (root / "annotations").mkdir(parents=True)
-    for split, annotations in (("train", train), ("val", train if val is None else val)):
-        (root / f"images/{split}2017").mkdir(parents=True)
-        picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        cv2.imwrite(str(root / f"images/{split}2017/000000000007.jpg"), picture)
-        content = {
-            "images": [image()] if images is None else images,
-            "annotations": annotations,
-            "categories": [{"id": 1, "name": "person"}],
-        }
-        path = root / f"annotations/person_keypoints_{split}2017.json"
-        path.write_text(json.dumps(content))
+def detection(person: int, shift: float = 0.0, score: float = 0.9) -> dict:
+    image, x, y = CORNERS[person]
+    box = [x + shift, y + shift, 80.0, 105.0]
+    return {"image_id": image, "category_id": 1, "bbox": box, "score": score}
+
+
+DETECTIONS = [
+    detection(2, 4),
+    detection(1, 2),
+    detection(3, 0, score=0.5),
+    detection(1, 200, score=0.05),
+    {"image_id": 9, "category_id": 18, "bbox": [0, 0, 50, 50], "score": 0.99},
+]
+
+
+def written(root: Path, annotations: list[dict], images: list[dict] = IMAGES) -> Path:
+    """A dataset below `root` with these annotations in "train" and "val"."""
+    content = {"images": images, "categories": [{"id": 1, "name": "person"}]}
+    labelled = {**content, "annotations": annotations}
+    boxes = "person_detection_results/COCO_{}_person.json".format
+    for name, what in (
+        ("annotations/person_keypoints_train2017.json", labelled),
+        ("annotations/person_keypoints_val2017.json", labelled),
+        ("annotations/image_info_test-dev2017.json", content),
+        (boxes("val2017_detections_AP_H_56"), DETECTIONS),
+        (boxes("test-dev2017_detections_AP_H_609"), DETECTIONS),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(json.dumps(what))
+    for split in ("train2017", "val2017", "test2017"):
+        (root / "images" / split).mkdir(parents=True)
+        for number in (7, 9):
+            picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+            cv2.imwrite(str(root / f"images/{split}/{number:012d}.jpg"), picture)
     return root
 
 
-def test_a_person_as_annotated(tmp_path: Path):
-    person = COCO(write(tmp_path / "d", [annotation(3, labelled=16)])).persons("val")[0]
-    assert person.id == "3"
-    assert person.image.shape == (HEIGHT, WIDTH, 3)
-    assert person.joints[:16].tolist() == [[20 + k, 30 + k] for k in range(16)]
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return written(tmp_path / "coco", [annotation(person) for person in CORNERS])
+
+
+def scores(source: COCO, split: str, predictions: Predictions) -> dict[str, float]:
+    metric = source.metric(split)
+    metric.update(
+        predicted=torch.from_numpy(predictions.locations),
+        scores=torch.from_numpy(predictions.scores),
+        sample_index=torch.arange(len(predictions)),
+    )
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+# --- ground-truth boxes
+
+
+def test_a_person_as_annotated(tmp_path: Path) -> None:
+    boxes = [[20, 30, 81.0, 106.0], [-10.0, -4.0, 31.0, 11.0], [300.0, 310.0, 200.0, 200.0]]
+    people = [annotation(n + 1, labelled=16 - n, bbox=box) for n, box in enumerate(boxes)]
+    source = COCO(written(tmp_path / "d", people), min_labelled=15)
+    persons = source.persons("val")
+    person = persons[0]
+    assert (persons.ids.tolist(), person.image.shape) == (["1", "2", "3"], (SIZE, SIZE, 3))
+    assert person.joints[:16].tolist() == figure(20, 30)[:16].tolist()
     assert person.joints[16].tolist() == [0, 0]
-    assert person.visibility.tolist() == [1, 2] * 8 + [0]
-    # Pixels 10..50 and 20..50: centre (30, 35), size (40, 30), times 1.25.
-    assert person.center.tolist() == [30, 35]
-    assert person.box_size.tolist() == [50, 37.5]
-    assert person.reference_length == 30
-
-
-@pytest.mark.parametrize(
-    ("bbox", "center", "size"),
-    [
-        ([-10.0, -4.0, 31.0, 11.0], [15, 5], [30, 10]),
-        ([60.0, 70.0, 200.0, 200.0], [79.5, 74.5], [39, 9]),
-    ],
-)
-def test_boxes_are_clipped_as_hrnets(bbox: list, center: list, size: list, tmp_path: Path):
-    persons = COCO(write(tmp_path / "d", [annotation(bbox=bbox)]), padding=1).persons("train")
-    assert persons.center[0].tolist() == center
-    assert persons.box_size[0].tolist() == size
-
-
-def test_min_labelled_applies_to_training_only(tmp_path: Path):
-    annotations = [annotation(1, labelled=2), annotation(2, labelled=3)]
-    source = COCO(write(tmp_path / "d", annotations), min_labelled=3)
-    assert source.persons("train").ids.tolist() == ["2"]
-    assert source.persons("val").ids.tolist() == ["1", "2"]
+    assert person.visibility.tolist() == [2] * 9 + [1] * 7 + [0]
+    assert person.reference_length == 90
+    # From pixel 20 to 100 and 30 to 135, times 1.25; others are clipped to the image, as HRNet's.
+    assert persons.center.tolist() == [[60, 82.5], [15, 5], [309.5, 314.5]]
+    assert (persons.box_size / 1.25).tolist() == [[80, 105], [30, 10], [19, 9]]
+    # Few labelled joints are enough for validation.
+    assert source.persons("train").ids.tolist() == ["1", "2"]
 
 
 @pytest.mark.fixtures("coco_gt.json")
-def test_persons_are_those_of_pycocotools(fixture_file: Path, tmp_path: Path):
+def test_persons_are_those_of_pycocotools(fixture_file: Path, tmp_path: Path) -> None:
     content = json.loads(fixture_file.read_text())
-    root = write(tmp_path / "d", content["annotations"], images=content["images"])
+    root = written(tmp_path / "d", content["annotations"], content["images"])
     source = COCO(root, check_images=False)
-    persons = source.persons("val")
-    index = CocoIndex(str(fixture_file))
-    wanted = {
-        record["id"]: record
-        for record in index.loadAnns(index.getAnnIds(iscrowd=False))
-        if any(record["keypoints"][2::3])
-    }
+    persons, index = source.persons("val"), CocoIndex(str(fixture_file))
+    records = index.loadAnns(index.getAnnIds(iscrowd=False))
+    wanted = {record["id"]: record for record in records if any(record["keypoints"][2::3])}
     assert sorted(map(int, persons.ids)) == sorted(wanted)
     for row, person_id in enumerate(persons.ids):
         record = wanted[int(person_id)]
@@ -103,22 +132,113 @@ def test_persons_are_those_of_pycocotools(fixture_file: Path, tmp_path: Path):
     # In another order than the file's: only the right image for each row gives full marks.
     order = torch.randperm(len(persons), generator=torch.Generator().manual_seed(0))
     metric = source.metric("val")
-    predicted, scores = torch.from_numpy(persons.joints)[order], torch.ones(len(persons), 17)
-    metric.update(predicted=predicted, scores=scores, sample_index=order)
+    predicted, ones = torch.from_numpy(persons.joints)[order], torch.ones(len(persons), 17)
+    metric.update(predicted=predicted, scores=ones, sample_index=order)
     assert float(metric.compute()["AP"]) == 1
 
 
-def test_areas_for_suppression_have_the_crops_aspect(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("size", "aspect"), [(None, 0.75), ((256, 192), 0.75), ((256, 256), 1.0), ((128, 256), 2.0)]
+)
+def test_areas_for_suppression_have_the_crops_aspect(root: Path, size, aspect: float) -> None:
     """HRNet's `_xywh2cs`: the shorter side grows to the input's width / height, then w · h."""
-    root = write(tmp_path / "d", [annotation(1), annotation(2, bbox=[10.0, 10.0, 21.0, 61.0])])
-    boxes = np.array([[50, 37.5], [25, 75]])
-    for size, aspect in ((None, 0.75), ((256, 192), 0.75), ((256, 256), 1.0), ((128, 256), 2.0)):
-        areas = COCO(root, input_size=size).metric("val").areas
-        expected = []
-        for width, height in boxes:
-            if width > aspect * height:
-                height = width / aspect
-            elif width < aspect * height:
-                width = height * aspect
-            expected.append(width * height)
-        np.testing.assert_allclose(areas, expected)
+    width, height = 100.0, 131.25
+    expected = width * width / aspect if width > aspect * height else height * height * aspect
+    np.testing.assert_allclose(COCO(root, input_size=size).metric("val").areas, expected)
+
+
+# --- detected boxes
+
+
+def with_detections(root: Path, detections: object, **options) -> COCO:
+    path = root.parent / "boxes.json"
+    path.write_text(json.dumps(detections))
+    return COCO(root, boxes="detected", detections=path, **options)
+
+
+def right(source: COCO, split: str = "val") -> Predictions:
+    """The labels as predictions, found without the source's matching; elsewhere nonsense."""
+    person_of = {row: n for n, row in ((2, 0), (1, 1), (3, 2))}
+    rows = len(source.persons(split))
+    points = [figure(*CORNERS[person_of[row]][1:]) if row < 3 else figure(0, 210)
+              for row in range(rows)]  # fmt: skip
+    return Predictions(np.array(points, np.float32), np.full((rows, 17), 0.8, np.float32))
+
+
+def test_persons_are_the_detectors(root: Path) -> None:
+    persons = COCO(root, boxes="detected").persons("val")
+    assert persons.name == "COCO val, detected boxes"
+    assert persons.ids.tolist() == ["7/0", "7/1", "9/0", "7/2"]
+    assert not persons.visibility.any()
+    assert np.isnan(persons.reference_length).all()
+    # HRNet neither clips detected boxes nor measures them from pixel to pixel.
+    assert persons.center[0].tolist() == [184 + 40, 64 + 52.5]
+    assert persons.box_size[0].tolist() == [100, 131.25]
+    names = [persons.images.describe(index) for index in persons.image_index.tolist()]
+    assert names == [f"{number:012d}.jpg" for number in (7, 7, 9, 7)]
+
+
+def test_a_persons_score_is_the_boxs_times_its_joints(root: Path, tmp_path: Path) -> None:
+    source = COCO(root, boxes="detected", joint_threshold=0.3)
+    predictions = right(source)
+    predictions.scores[2, :10] = 0.25
+    path = source.write_predictions("val", predictions, tmp_path, "mine")
+    (score,) = [r["score"] for r in json.loads(path.read_text()) if r["image_id"] == 9]
+    assert score == pytest.approx(0.5 * 0.8, abs=1e-6)
+
+
+@pytest.mark.parametrize(("nms", "count"), [("oks", 1), ("soft", 2), ("none", 2)])
+def test_duplicates_are_dropped_by_choice(root: Path, tmp_path: Path, nms: str, count: int) -> None:
+    source = COCO(root, boxes="detected", nms=nms)
+    found = scores(source, "val", right(source))
+    assert (found["AP"], found["AR"]) == (pytest.approx(1), pytest.approx(1))
+    source = with_detections(root, [detection(1), detection(1, 3, score=0.8)], nms=nms)
+    points = np.array([figure(*CORNERS[1][1:])] * 2, np.float32)
+    predictions = Predictions(points, np.ones((2, 17), np.float32))
+    path = source.write_predictions("val", predictions, tmp_path, "mine")
+    assert len(json.loads(path.read_text())) == count
+    assert source.evaluation_choices("val")["nms"] == nms
+
+
+def test_labelled_persons_are_matched_by_overlap(root: Path) -> None:
+    source = COCO(root, boxes="detected", box_threshold=0.01)
+    matches = source.matches("val", right(source))
+    assert matches.labels.ids.tolist() == ["1", "2", "3"]
+    assert matches.rows.tolist() == [1, 0, 2]
+    assert source.evaluation_choices("val") == {
+        "boxes": "detected", "detections": "COCO_val2017_detections_AP_H_56_person.json",
+        "box_threshold": 0.01, "joint_threshold": 0.2, "nms": "oks", "nms_threshold": 0.9,
+    }  # fmt: skip
+    # One box for the first person only, and far from the others.
+    few = with_detections(root, [detection(1), detection(1, 5), detection(3, 80)])
+    assert few.matches("val", right(few)).rows.tolist() == [0, UNMATCHED, UNMATCHED]
+
+
+def test_visible_and_occluded_joints_are_scored_apart(root: Path) -> None:
+    source = COCO(root, boxes="detected")
+    predictions = right(source)
+    predictions.locations[:, 9:] += 120
+    found = source.extra_scores("val", predictions)
+    assert found["AP/visible"] == pytest.approx(1)
+    assert found["AP/occluded"] == pytest.approx(0)
+    assert set(found) == {"AP/visible", "AP/occluded", "AR/visible", "AR/occluded"}
+
+
+def test_test_dev_is_predicted_and_not_scored(root: Path, tmp_path: Path) -> None:
+    source = COCO(root, boxes="detected")
+    assert len(source.persons("test")) == 4
+    predictions = right(source, "test")
+    assert np.isnan(list(scores(source, "test", predictions).values())).all()
+    path = source.write_predictions("test", predictions, tmp_path, "mine_1")
+    assert path.name == "person_keypoints_test-dev2017_mine_1_results.json"
+    require_server_format(path, [7, 9, 11])
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_id": 8}, {"bbox": [1, 2, 3]}, {"score": None}, {"category_id": "person"}]
+)
+def test_bad_detections_are_named(root: Path, change: dict) -> None:
+    other = {**detection(1), "category_id": 2}
+    source = with_detections(root, [other, {**detection(1), **change}])
+    with pytest.raises(DataError, match=rf"boxes\.json: detection 1: {next(iter(change))}"):
+        source.persons("val")

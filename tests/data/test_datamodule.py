@@ -28,47 +28,42 @@ def order(loader) -> list[int]:
     return [int(index) for batch in loader for index in batch["sample_index"]]
 
 
-def assert_samples(loader, dataset: CropDataset, epoch: int) -> None:
+def assert_samples(loader, dataset: CropDataset) -> None:
     for batch in loader:
         for row, index in enumerate(batch["sample_index"].tolist()):
-            for name, value in dataset[SampleKey(epoch, index)].items():
+            for name, value in dataset[SampleKey(0, index)].items():
                 np.testing.assert_array_equal(batch[name][row].numpy(), value, err_msg=name)
 
 
 def test_training_batches_are_shuffled_and_augmented() -> None:
-    module = data(drop_last=False)
+    module = data(batch_size=5)
     loader = module.train_dataloader()
     found = order(loader)
     assert sorted(found) == list(range(10)) != found
-    assert_samples(loader, module.dataset("train", Augmentation()), epoch=0)
+    assert_samples(loader, module.dataset("train", Augmentation()))
     shapes = {name: (tuple(v.shape), v.dtype) for name, v in next(iter(loader)).items()}
     assert shapes == {
-        "image": ((4, 64, 48, 3), torch.uint8),
-        "joints_crop": ((4, 14, 2), torch.float32),
-        "labelled": ((4, 14), torch.bool),
-        "to_image": ((4, 2, 3), torch.float32),
-        "joints_image": ((4, 14, 2), torch.float32),
-        "reference_length": ((4,), torch.float32),
-        "sample_index": ((4,), torch.int64),
+        "image": ((5, 64, 48, 3), torch.uint8),
+        "joints_crop": ((5, 14, 2), torch.float32),
+        "labelled": ((5, 14), torch.bool),
+        "to_image": ((5, 2, 3), torch.float32),
+        "joints_image": ((5, 14, 2), torch.float32),
+        "reference_length": ((5,), torch.float32),
+        "sample_index": ((5,), torch.int64),
     }
 
 
 @pytest.mark.parametrize("split", SIZES)
 def test_evaluation_takes_every_person_once_plain_and_in_order(split: str) -> None:
-    module = data(eval_batch_size=3)
-    loader = module.eval_dataloader(split)
+    loader = data(eval_batch_size=3).eval_dataloader(split)
     assert order(loader) == list(range(SIZES[split]))
     assert {len(batch["image"]) for batch in list(loader)[:-1]} <= {3}
-    assert_samples(loader, CropDataset(SOURCE.persons(split), input_size=(64, 48)), epoch=0)
-    if split == "val":
-        assert order(module.val_dataloader()) == order(loader)
+    assert_samples(loader, CropDataset(SOURCE.persons(split), input_size=(64, 48)))
 
 
-@pytest.mark.parametrize(("size", "drop_last", "sizes"), [
-    (4, True, [4, 4]), (4, False, [4, 4, 2]), (10, True, [10]), (16, True, [10]), (16, False, [10]),
-])  # fmt: skip
-def test_only_a_last_smaller_batch_is_left_out(size: int, drop_last: bool, sizes: list) -> None:
-    loader = data(batch_size=size, drop_last=drop_last).train_dataloader()
+@pytest.mark.parametrize(("size", "sizes"), [(4, [4, 4]), (10, [10]), (16, [10])])
+def test_only_a_last_smaller_batch_is_left_out(size: int, sizes: list) -> None:
+    loader = data(batch_size=size).train_dataloader()
     assert [len(batch["image"]) for batch in loader] == sizes
 
 
@@ -91,7 +86,7 @@ def test_processes_share_an_epoch() -> None:
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_training_persons_can_be_divided_between_two_loaders(share: float) -> None:
-    module = data(batch_size=2, drop_last=False)
+    module = data(batch_size=1)
     weights, architecture = module.split_train(share, seed=4)
     assert len(architecture) == 10 * share
     assert sorted(weights + architecture) == list(range(10))
@@ -103,5 +98,5 @@ def test_training_persons_can_be_divided_between_two_loaders(share: float) -> No
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.99, 1.0])
 def test_a_division_that_leaves_nothing_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=f"a share of {share} of 10 persons leaves one side"):
+    with pytest.raises(ValueError, match=f"share of {share} "):
         data().split_train(share, seed=0)

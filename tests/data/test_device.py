@@ -15,10 +15,8 @@ from torch.utils.data import default_collate
 
 from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CachedCrops, CacheSettings, with_crops
-from pnfs.data.cache_writer import ensure_cache
-from pnfs.data.crops import CropDataset, SampleKey
-from pnfs.data.device import UncutCrops, cut_crops, load_resident
+from pnfs.data.cache import CachedCrops, CacheSettings, ensure_cache, with_crops
+from pnfs.data.crops import CropDataset, SampleKey, UncutCrops, cut_crops, load_resident
 from pnfs.data.images import DataError
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import Persons

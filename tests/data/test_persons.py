@@ -1,6 +1,5 @@
 """Persons and image files: what they hold, and refusals that name file and record."""
 
-import math
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ from pnfs.data.images import DataError, ImageFiles, inspect_file, stated_size
 from pnfs.data.persons import Persons
 
 TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (), (), {})
+NAN, INF = np.nan, np.inf
 
 
 @pytest.fixture
@@ -28,18 +28,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def people(images, **changed) -> Persons:
-    count = 3
+def people(folder: Path, **changed) -> Persons:
     columns = {
         "ids": np.array(["p0", "p1", "p2"]),
         "image_index": np.array([0, 1, 0]),
-        "joints": np.arange(count * 6, dtype=np.float32).reshape(count, 3, 2),
+        "joints": np.arange(18, dtype=np.float32).reshape(3, 3, 2),
         "visibility": np.array([[2, 1, 0], [2, 2, 2], [0, 0, 1]], np.int8),
-        "center": np.full((count, 2), 4, np.float32),
-        "box_size": np.full((count, 2), 3, np.float32),
-        "reference_length": np.array([1, 2, math.nan], np.float32),
+        "center": np.full((3, 2), 4, np.float32),
+        "box_size": np.full((3, 2), 3, np.float32),
+        "reference_length": np.array([1, 2, NAN], np.float32),
     }
-    return Persons(name="toys/train", skeleton=TOY, images=images, **{**columns, **changed})
+    return Persons(name="toys", skeleton=TOY, images=files(folder), **{**columns, **changed})
 
 
 def files(folder: Path) -> ImageFiles:
@@ -47,29 +46,20 @@ def files(folder: Path) -> ImageFiles:
 
 
 def test_a_person_is_its_row(folder: Path) -> None:
-    persons = people(files(folder))
-    assert len(persons) == 3
-    person = persons[1]
-    assert person.id == "p1"
-    assert person.image.shape == (4, 5, 3)
-    assert person.joints.tolist() == [[6, 7], [8, 9], [10, 11]]
-    assert person.visibility.tolist() == [2, 2, 2]
-    assert person.center.tolist() == [4, 4]
-    assert person.box_size.tolist() == [3, 3]
-    assert person.reference_length == 2
-    assert math.isnan(persons[2].reference_length)
+    persons = people(folder)
+    assert [person.ids for person in persons] == ["p0", "p1", "p2"]
+    assert persons[1].image.shape == (4, 5, 3)
+    assert persons[1].joints.tolist() == [[6, 7], [8, 9], [10, 11]]
 
 
-@pytest.mark.parametrize(("record", "name"), [(2, "text.jpg"), (4, "empty.jpg")])
+@pytest.mark.parametrize(("record", "name"), [(2, "text.jpg"), (3, "gone.jpg"), (4, "empty.jpg")])
 def test_an_unreadable_image_is_named(folder: Path, record: int, name: str) -> None:
-    with pytest.raises(DataError, match=rf"not a readable image \(record {record}\)") as caught:
+    with pytest.raises(DataError, match=rf"record {record}\)") as caught:
         files(folder).read(record)
     assert str(folder / name) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "path", ["../secret.jpg", "sub/../../secret.jpg", "/etc/hostname", "link/secret.jpg", ".."]
-)
+@pytest.mark.parametrize("path", ["../a.jpg", "sub/../../a.jpg", "/etc/hostname", "link/a.jpg"])
 def test_a_path_that_leaves_the_folder_is_refused(folder: Path, path: str) -> None:
     root = folder / "data"
     (root / "sub").mkdir(parents=True)
@@ -77,14 +67,9 @@ def test_a_path_that_leaves_the_folder_is_refused(folder: Path, path: str) -> No
     with pytest.raises(DataError, match=r"\(record 1\) leaves the folder") as caught:
         ImageFiles(root, ["fine.jpg", path])
     assert repr(path) in str(caught.value)
-    assert str(root) in str(caught.value)
-
-
-def test_a_file_that_links_out_of_the_folder_is_refused_when_it_is_read(folder: Path) -> None:
-    root = folder / "data"
-    root.mkdir()
-    (root / "inside.png").symlink_to(root / "real.png")
+    # A file's own link is followed when it is read.
     (root / "outside.png").symlink_to(folder / "red.png")
+    (root / "inside.png").symlink_to(root / "real.png")
     cv2.imwrite(str(root / "real.png"), np.zeros((2, 2, 3), np.uint8))
     images = ImageFiles(root, ["inside.png", "outside.png"])
     assert images.read(0).shape == (2, 2, 3)
@@ -92,52 +77,32 @@ def test_a_file_that_links_out_of_the_folder_is_refused_when_it_is_read(folder: 
         images.read(1)
 
 
-def with_value(column: str, place: tuple[int, ...], value: float) -> dict[str, np.ndarray]:
-    array = getattr(people(None), column).copy()
+@pytest.mark.parametrize(
+    ("column", "place", "value", "said"),
+    [
+        ("ids", 2, "p1", r"person p1 .*twice"),
+        ("image_index", 2, -1, r"person p2 \(image -1\)"),
+        ("image_index", 2, 5, r"person p2 \(image 5\)"),
+        ("joints", (1, 2, 0), NAN, r"person p1 \(sub/grey.png\): a joint"),
+        ("joints", (1, 0, 1), -INF, r"person p1 \(sub/grey.png\): a joint"),
+        ("center", (2, 1), INF, r"person p2 \(red.png\): the person box"),
+        *(("box_size", (2, 1), value, r"person p2 .*box") for value in (0, -2, NAN)),
+    ],
+)
+def test_what_cannot_be_is_named(folder: Path, column: str, place, value, said: str) -> None:
+    array = getattr(people(folder), column).copy()
     array[place] = value
-    return {column: array}
+    with pytest.raises(DataError, match=f"toys: {said}"):
+        people(folder, **{column: array})
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"ids": np.array(["p0", "p1", "p1"])}, "the id p1 occurs twice"),
-        ({"ids": np.array([], str)}, "there are no usable persons"),
-        ({"image_index": np.array([0, 4, -1])}, r"person p2 \(image -1\)"),
-        ({"image_index": np.array([0, 4, 5])}, r"person p2 \(image 5\)"),
-        (with_value("joints", (1, 2, 0), math.nan), r"person p1 \(sub/grey.png\): a joint is not"),
-        (with_value("joints", (1, 0, 1), -math.inf), r"person p1 \(sub/grey.png\): a joint is not"),
-        *(
-            (with_value(column, (2, 1), value), r"person p2 \(red.png\): the person box is not")
-            for column, values in (
-                ("center", (math.nan, math.inf)),
-                ("box_size", (0, -2, math.nan)),
-            )
-            for value in values
-        ),
-        ({"image_index": np.zeros(2, int)}, "image_index"),
-        ({"center": np.ones((4, 2), np.float32)}, "center"),
-        ({"joints": np.ones((3, 5, 2), np.float32)}, "joints"),
-        ({"joints": np.ones((3, 3, 3), np.float32)}, "joints"),
-        ({"visibility": np.ones((3, 2), np.int8)}, "visibility"),
-    ],
-)
-def test_what_cannot_be_is_named(folder: Path, changed: dict, said: str) -> None:
-    with pytest.raises(DataError, match=f"toys/train: {said}"):
-        people(files(folder), **changed)
-
-
-def announced(path: Path, sides: tuple[int, int]) -> Path:
-    """Changes the size in the header of a JPEG or PNG file, as a few bytes may do."""
-    content = bytearray(path.read_bytes())
-    if path.suffix == ".png":
-        content[16:24] = struct.pack(">II", *sides)
-        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    else:
-        place = content.index(b"\xff\xc0") + 5
-        content[place : place + 4] = struct.pack(">HH", *sides[::-1])
-    path.write_bytes(content)
-    return path
+    ("column", "shape"),
+    [("ids", 0), ("image_index", 2), ("center", (4, 2)), ("joints", (3, 5, 2)), ("visibility", (3, 2))],
+)  # fmt: skip
+def test_columns_of_another_length_are_named(folder: Path, column: str, shape) -> None:
+    with pytest.raises(DataError, match=column if shape else "no usable persons"):
+        people(folder, **{column: np.ones(shape)})
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -146,8 +111,16 @@ def test_an_image_that_announces_too_many_pixels_is_not_decoded(
 ) -> None:
     path = folder / f"large.{suffix}"
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
-    assert stated_size(np.fromfile(path, np.uint8)) == (30, 40)
-    announced(path, (30000, 30000))
+    content = bytearray(path.read_bytes())
+    assert stated_size(np.frombuffer(content, np.uint8)) == (30, 40)
+    # A few other bytes in the header.
+    if suffix == "png":
+        content[16:24] = struct.pack(">II", 30000, 30000)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    else:
+        place = content.index(b"\xff\xc0") + 5
+        content[place : place + 4] = struct.pack(">HH", 30000, 30000)
+    path.write_bytes(content)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match=path.name):
         ImageFiles(folder, [path.name]).read(0)

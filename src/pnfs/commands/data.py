@@ -18,8 +18,7 @@ from rich.text import Text
 
 from pnfs.commands.building import build_source
 from pnfs.commands.configuration import UsageError
-from pnfs.data.cache import CacheSettings
-from pnfs.data.cache_writer import ensure_cache
+from pnfs.data.cache import CacheSettings, ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.images import DataError

@@ -26,8 +26,7 @@ class AffineDraw(NamedTuple):
 class Augmentation:
     """The paper's geometric augmentation, and pixel-level augmentation beyond it.
 
-    Raises:
-        PnfsError: A value out of range; the message names the key.
+    Raises PnfsError for a value out of range; the message names the key.
     """
 
     rotation: float = 45.0  # Rotation is uniform within plus or minus this many degrees.
@@ -38,13 +37,14 @@ class Augmentation:
     occlusion: float = 0.0  # Probability that rectangles are blotted out. Joints stay labelled.
 
     def __post_init__(self) -> None:
-        for name in ("flip", "colour", "blur", "occlusion"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PnfsError(f"augmentation.{name} is a probability, got {getattr(self, name)}")
+        tops = {"rotation": 360, "flip": 1, "colour": 1, "blur": 1, "occlusion": 1}
+        for name, most in tops.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise PnfsError(
+                    f"augmentation.{name} must be 0 to {most}, got {getattr(self, name)}"
+                )
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise PnfsError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
-        if not 0 <= self.rotation < float("inf"):
-            raise PnfsError(f"augmentation.rotation is degrees from 0 on, got {self.rotation}")
 
     def draw(self, random: np.random.Generator) -> AffineDraw:
         """The geometry of one sample."""
@@ -57,8 +57,7 @@ class Augmentation:
         """Colour, blur and occlusion of one crop; no joint moves."""
         if self.colour == self.blur == self.occlusion == 0:
             return crop
-        # albumentations knows no generator of the caller's; a seed for each sample makes the draw
-        # the same whatever worker makes it.
+        # A seed for each sample makes the draw the same whatever worker makes it.
         self._pixel_pipeline.set_random_seed(int(random.integers(2**31)))
         return self._pixel_pipeline(image=crop)["image"]
 

@@ -9,23 +9,31 @@ Table `crops` has a row for each person: the map from the crop's pixels to the i
 of both, and the pixels, a JPEG file or raw RGB. Table `about` says by name, in JSON, how they were made.
 """
 
+import hashlib
 import json
+import logging
 import math
 import os
 import sqlite3
 import zlib
-from contextlib import closing
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from shutil import disk_usage
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Float64, UInt8
+from rich.console import Console
+from rich.progress import track
 
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.geometry import crop_matrix, fit_box
-from pnfs.data.images import DataError, View
+from pnfs.data.geometry import compose, crop_matrix, fit_box, invert
+from pnfs.data.images import DataError, View, view_of
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
 
@@ -33,6 +41,15 @@ Format = Literal["jpeg", "raw"]
 
 FORMAT_VERSION = 3
 ANEW = "delete this file, to have it written anew"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
+"""
+_CHUNK = 64  # Persons in a transaction.
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+_PROBES = 4  # Images whose pixels are compared when a cache is found.
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class CacheSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
-        if self.format not in ("jpeg", "raw"):
+        if self.format not in get_args(Format):
             raise PnfsError(f"the cache's format is jpeg or raw, not {self.format!r}")
 
     def with_room_for(self, augmentation: Augmentation | None) -> "CacheSettings":
@@ -95,22 +112,14 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 class CachedCrops:
-    """The crops of one finished cache, as the images of the `Persons` that it was made of: row n is person n.
-
-    Raises:
-        DataError: The cache is damaged or of another version.
-    """
+    """The crops of one finished cache, as the images of the `Persons` that it was made of: row n is person n."""
 
     def __init__(self, path: Path | str, persons: Persons) -> None:
         self.path = Path(path)
         self.settings: CacheSettings = read_about(self.path)["settings"]
-        self.originals, self._original_index = persons.images, persons.image_index
-        self._ids = persons.ids
+        self._persons = persons
         self._checked = np.zeros(len(persons), bool)
         self._connections: dict[int, sqlite3.Connection] = {}
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connections": {}}
@@ -151,13 +160,13 @@ class CachedCrops:
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """The image itself, which need not lie there for training."""
-        return self.originals.read(int(self._original_index[index]))
+        return self._persons.image(index)
 
     def describe(self, index: int) -> str:
-        return self.originals.describe(int(self._original_index[index]))
+        return self._persons.images.describe(int(self._persons.image_index[index]))
 
     def _damage(self, index: int, why: str) -> DataError:
-        person = self._ids[index]
+        person = self._persons.ids[index]
         return DataError(f"{self.path}: the crop of person {person} is damaged ({why}); {ANEW}")
 
 
@@ -172,5 +181,117 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def with_crops(persons: Persons, path: Path) -> Persons:
     """The same persons with the crops of a finished cache in place of their images."""
-    rows = np.arange(len(persons), dtype=np.int64)
-    return replace(persons, images=CachedCrops(path, persons), image_index=rows)
+    return replace(persons, images=CachedCrops(path, persons), image_index=np.arange(len(persons)))
+
+
+# --- writing
+
+
+def ensure_cache(
+    root: Path | str, persons: Persons, settings: CacheSettings, *, workers: int = 0
+) -> Path:
+    """The file of a cache of these persons and settings below `root`; written, or finished, if there is none.
+
+    Processes that ask for the same one wait for each other; `workers` crops are cut at once. Raises DataError if
+    an image cannot be read, the disk has no room, or the cache found is damaged or was made from other images.
+    """
+    path = cache_path(Path(root).expanduser(), persons, settings)
+    # A finished cache may lie where nothing can be written, not even a lock.
+    if _is_finished(path, persons):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not _is_finished(path, persons):
+                _write(path, persons, settings, workers)
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: cannot be written: {reason}; what is written stays, the same command resumes"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{partial_of(path)}: is damaged ({error}); delete it") from None
+    return path
+
+
+def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
+    """The file below `root` that a cache is, by what its crops depend on: settings, persons and their boxes."""
+    stem = "".join(c if c.isalnum() else "_" for c in persons.name.lower())
+    who = hashlib.sha256("\n".join(persons.ids.tolist()).encode())
+    for column in (persons.center, persons.box_size):
+        who.update(np.ascontiguousarray(column, "<f4").tobytes())
+    key = json.dumps([FORMAT_VERSION, who.hexdigest(), asdict(settings)], sort_keys=True)
+    return root / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.sqlite"
+
+
+def partial_of(path: Path) -> Path:
+    """The name of a cache until it is finished."""
+    return path.with_suffix(".partial")
+
+
+def _is_finished(path: Path, persons: Persons) -> bool:
+    """Whether the cache is there; raises DataError if it is damaged or was made from other images."""
+    if not path.exists():
+        return False
+    probes = read_about(path)["probes"]
+    for id_, crc in _probe_images(persons).items():
+        if probes.get(id_, crc) != crc:
+            raise DataError(
+                f"{path}: the image of person {id_} is not the one that this cache was made from; {ANEW}"
+            )
+    return True
+
+
+def _probe_images(persons: Persons) -> dict[str, int]:
+    """Checksums of the pixels of a few images, by person's id; images that are not there left out."""
+    found = {}
+    for row in np.unique(np.linspace(0, len(persons) - 1, _PROBES).astype(int)).tolist():
+        with suppress(DataError):
+            pixels = np.ascontiguousarray(persons.image(row))
+            found[str(persons.ids[row])] = zlib.crc32(pixels.data)
+    return found
+
+
+def _cut(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, bytes, int, bytes]:
+    """A person's row of the table `crops`."""
+    matrix = settings.matrix(persons, row)
+    zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
+    try:
+        image, to_image = view_of(persons.images, int(persons.image_index[row]), zoom)
+    except DataError as error:
+        raise DataError(f"person {persons.ids[row]}: {error}") from None
+    crop = cv2.warpAffine(image, compose(matrix, to_image), settings.crop_size[::-1])
+    place, content = invert(matrix).tobytes(), crop.tobytes()
+    if settings.format == "jpeg":
+        bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
+        content = cv2.imencode(".jpg", bgr, _JPEG)[1].tobytes()
+    return row, place, zlib.crc32(content, zlib.crc32(place)), content
+
+
+def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) -> None:
+    with (
+        closing(sqlite3.connect(partial_of(path))) as connection,
+        # Decoding, cutting and encoding happen outside Python's lock.
+        ThreadPoolExecutor(max(1, workers)) as pool,
+    ):
+        if settings.format == "raw":
+            # A crop is a chain of pages; longer ones are read faster, and waste more behind a JPEG.
+            connection.execute("PRAGMA page_size = 16384")
+        connection.executescript(_SCHEMA)
+        done = {person for (person,) in connection.execute("SELECT person FROM crops")}
+        missing = [row for row in range(len(persons)) if row not in done]
+        height, width = settings.crop_size
+        about = f"{len(missing)} of {len(persons)} crops of {width}x{height} ({settings.format})"
+        free = disk_usage(path.parent).free / 1e6
+        log.info("cache of %s: %s to write, %.0f MB are free", persons.name, about, free)
+        for start in track(range(0, len(missing), _CHUNK), "cache", console=Console(stderr=True)):
+            rows = list(pool.map(partial(_cut, persons, settings), missing[start : start + _CHUNK]))
+            with connection:
+                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", rows)
+        probes = _probe_images(persons)
+        made = {"version": FORMAT_VERSION, "probes": probes, "settings": asdict(settings)}
+        entries = [(name, json.dumps(value, allow_nan=False)) for name, value in made.items()]
+        with connection:
+            connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
+    partial_of(path).replace(path)
+    log.info("cache written: %s (%.1f MB)", path, path.stat().st_size / 1e6)

@@ -1,7 +1,7 @@
 """Is a dataset fit to spend hours on? Images are read to their last byte, labels compared with images."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -10,13 +10,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from pnfs.data.coco_format import CROWD, NO_JOINTS, OTHER_CATEGORY
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.datasets.mpii import FILE_JOINTS, MPII
+from pnfs.data.datasets.coco_boxes import image_table
 from pnfs.data.images import DataError, ImageFiles, ImageReport, inspect_file
 from pnfs.data.persons import UNLABELLED, Persons
-from pnfs.data.readers import read_mat
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -24,7 +22,6 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _TURNS = {2: "mirrored", 3: "180°", 4: "180°, mirrored", 5: "90°, mirrored", 6: "90°", 7: "270°, mirrored",
           8: "270°"}  # fmt: skip
 """EXIF's orientation -> how the image is stored; 1 is upright."""
-_SOURCE = "Take train.json, valid.json and gt_valid.mat from one source, unchanged."
 _LOOK = "Look at crops.png, which `pnfs data out=<folder>` writes."
 
 
@@ -39,20 +36,6 @@ class Finding:
     problem: str  # What is wrong, with figures.
     advice: str = ""  # What to do.
     records: tuple[str, ...] = ()  # Every record or file concerned, where they are known.
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A split, and row of `persons.images` -> what that image turned out to be."""
-
-    dataset: PoseDataset
-    split: str
-    persons: Persons
-    reports: dict[int, ImageReport]
-
-
-Fault = tuple[str, Severity, str, str, Iterable[str] | np.ndarray | None]
-"""Check, severity, problem, advice, and the records: ids, or a mask of persons; None: the problem says all."""
 
 
 def inspect_dataset(
@@ -70,26 +53,31 @@ def inspect_dataset(
     evenly spread "sample" of each split, or "none"; `workers` at once, None: one a core.
     """
     findings: list[Finding] = []
-    seen: list[Seen] = []
+    seen: dict[str, Persons] = {}
     for split in splits:
         try:
-            persons = dataset.persons(split)
+            persons, stated = dataset.persons(split), {}
             rows = np.unique(persons.image_index)
-            if images == "none":
-                rows = rows[:0]
-            elif images == "sample" and len(rows) > sample:
-                rows = rows[np.linspace(0, len(rows) - 1, sample).round().astype(int)]
-            reports = inspect_images(persons, rows.tolist(), workers)
-            seen.append(Seen(dataset, split, persons, reports))
-            for finding in faults(seen[-1]):
-                findings.append(finding)
+            if images == "sample":
+                rows = rows[np.unique(np.linspace(0, len(rows) - 1, sample).round().astype(int))]
+            reports = inspect_images(persons, rows.tolist() if images != "none" else [], workers)
+            if isinstance(dataset, COCO):
+                stated = dict(image_table(dataset.annotations(split)).values())
+            findings += faults(persons, reports, stated)
         except DataError as error:
             findings.append(finding_of_error(error, "annotation files", split))
-    for first, second in itertools.combinations(seen, 2):
+        else:
+            seen[split] = persons
+    for one, other in itertools.combinations(seen, 2):
         # LSP has one test set under two names, and says so.
-        if {first.split, second.split} != {"val", "test"}:
-            where = f"{first.persons.name} and {second.persons.name}"
-            findings += _findings(_shared(first, second), second.persons, where)
+        if {one, other} != {"val", "test"}:
+            known, pairs = set(_keys(seen[one])), _keys(seen[other]).items()
+            names = [id_ for key, ids in pairs if key in known for id_ in ids]
+            where = f"{seen[one].name} and {seen[other].name}"
+            findings += _about(
+                where, "warning", "persons in two splits", names, "persons are in both",
+                "Scores on persons that were trained on say little; take them out of one split.",
+            )  # fmt: skip
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -100,173 +88,112 @@ def finding_of_error(error: DataError, check: str, where: str) -> Finding:
     return Finding("error", check, where, problem, advice)
 
 
-def faults(seen: Seen) -> Iterator[Finding]:
-    """What is wrong within one split; a DataError where MPII's evaluation file cannot be read."""
-    for look in (_images, _persons, _names, _evaluation_file):
-        yield from _findings(look(seen), seen.persons, seen.persons.name)
+def _about(
+    where: str, severity: Severity, check: str, names: Sequence[str], problem: str, advice: str
+) -> list[Finding]:
+    """A finding about the records of these names, if there are any."""
+    if not names:
+        return []
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    problem = f"{len(names):,} {problem}: {', '.join(names[:3])}{more}"
+    return [Finding(severity, check, where, problem, advice, tuple(names))]
 
 
-def _findings(found: Iterable[Fault], persons: Persons, where: str) -> Iterator[Finding]:
-    for check, severity, problem, advice, records in found:
-        if records is None:
-            yield Finding(severity, check, where, problem, advice)
-            continue
-        is_mask = isinstance(records, np.ndarray)
-        names = tuple(persons.ids[records].tolist() if is_mask else records)
-        if names:
-            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-            problem = f"{len(names):,} {problem}: {', '.join(names[:3])}{more}"
-            yield Finding(severity, check, where, problem, advice, names)
-
-
-def _person_keys(persons: Persons) -> list[bytes | None]:
-    """One key a person: image name and labelled joints; None without labelled joints."""
+def _keys(persons: Persons) -> dict[bytes, list[str]]:
+    """Image name and labelled joints -> ids of the persons who have these."""
     labelled = persons.visibility > UNLABELLED
     joints = np.where(labelled[..., None], persons.joints, 0)
-    found: list[bytes | None] = [None] * len(persons)
+    found: dict[bytes, list[str]] = {}
     for row in np.flatnonzero(labelled.any(-1)).tolist():
         name = persons.images.describe(int(persons.image_index[row]))
-        found[row] = name.encode("utf-8", "surrogatepass") + joints[row].tobytes()
+        key = name.encode("utf-8", "surrogatepass") + joints[row].tobytes()
+        found.setdefault(key, []).append(str(persons.ids[row]))
     return found
 
 
-def _shared(first: Seen, second: Seen) -> Iterator[Fault]:
-    known = set(_person_keys(first.persons)) - {None}
-    pairs = zip(second.persons.ids.tolist(), _person_keys(second.persons), strict=True)
-    names = [id_ for id_, key in pairs if key in known]
-    advice = "Scores on persons that were trained on say little; take them out of one split."
-    yield "persons in two splits", "warning", "persons are in both", advice, names
+def faults(
+    persons: Persons,
+    reports: Mapping[int, ImageReport],
+    stated: Mapping[str, tuple[int, int]],
+) -> Iterator[Finding]:
+    """What is wrong within one split.
 
-
-def _images(seen: Seen) -> Iterator[Fault]:
-    images, reports = seen.persons.images, seen.reports.values()
-    yield (
-        "missing images", "error", "images are missing",
-        "Unpack the dataset's image archive again, or take the records out of the annotations.",
-        images.missing() if isinstance(images, ImageFiles) else (),
-    )  # fmt: skip
-    yield (
-        "damaged images", "error", "images cannot be read whole",
-        "Copy or download these files again and compare their size with the source's.",
-        [f"{r.name}: {r.problem}" for r in reports if r.problem],
-    )  # fmt: skip
-    yield (
-        "image orientation", "warning", "images are stored turned or mirrored (EXIF)",
-        "Training reads pixels as they are stored. If the labels were made on the upright picture, "
-        f"store the images upright, without this entry. {_LOOK}",
-        [f"{r.name} ({_TURNS[r.orientation]})" for r in reports if r.orientation in _TURNS],
-    )  # fmt: skip
-    if isinstance(seen.dataset, COCO):
-        table = seen.dataset.annotations(seen.split).images
-        stated = {image["file_name"]: (image["width"], image["height"]) for image in table}
-        sizes = [(images.describe(row), r.size) for row, r in seen.reports.items() if r.size]
-        yield (
-            "image sizes", "error", "images have another size than the annotations say",
-            "The images were resized or come from elsewhere: use the original ones.",
-            [
-                f"{name}: {w}×{h}, not {stated[name][0]}×{stated[name][1]}"
-                for name, (w, h) in sizes if (w, h) != stated[name]
-            ],
-        )  # fmt: skip
-
-
-def _persons(seen: Seen) -> Iterator[Fault]:
-    persons, labelled = seen.persons, seen.persons.visibility > UNLABELLED
-    usual = not (persons.remarks or persons.left_out.keys() - {CROWD, NO_JOINTS, OTHER_CATEGORY})
-    if not usual or persons.left_out:
+    `reports`: row of `persons.images` -> what that image turned out to be; `stated`: name -> (width, height) that
+    the annotations say.
+    """
+    images, labelled, ids = persons.images, persons.visibility > UNLABELLED, persons.ids
+    sizes = {row: report.size for row, report in reports.items() if report.size}
+    if persons.remarks or persons.left_out:
         advice = "Change the annotation file if this is not what it means."
-        yield "annotations", "note" if usual else "warning", persons.described(), advice, None
-    first: dict[bytes, str] = {}
-    pairs = zip(persons.ids.tolist(), _person_keys(persons), strict=True)
-    pairs = [(id_, first.setdefault(key, id_)) for id_, key in pairs if key]
-    yield (
-        "duplicate records", "warning", "persons repeat image and joints of another one",
-        "These count twice in training and scores; take the copies out of the annotations.",
-        [f"{id_} = {other}" for id_, other in pairs if id_ != other],
-    )  # fmt: skip
-    sizes = {row: report.size for row, report in seen.reports.items() if report.size}
+        severity = "warning" if persons.remarks else "note"
+        yield Finding(severity, "annotations", persons.name, persons.described(), advice)
+    of_image = [(images.describe(row), size) for row, size in sizes.items()]
     size = np.array([sizes.get(int(row), (np.inf, np.inf)) for row in persons.image_index])
-    joints = persons.joints.astype(np.float64)
-    beyond = labelled & ((joints < -1) | (joints > size[:, None])).any(-1)
-    yield (
-        "joints outside images", "warning", "persons have labelled joints outside their image",
-        "Of many: labels and images do not belong together, or x and y are exchanged.",
-        np.asarray(beyond.any(-1) & np.isfinite(size).all(-1)),
-    )  # fmt: skip
+    outside = (persons.joints < -1) | (persons.joints > size[:, None])
+    beyond = (labelled & outside.any(-1)).any(-1)
     offset = np.abs(persons.joints - persons.center[:, None])
     inside = labelled & (offset <= persons.box_size[:, None] / 2).all(-1)
-    yield (
-        "person boxes", "warning", "persons have most joints outside their box",
-        "Crops would not show them. Boxes and joints must come from one source.",
-        labelled.any(-1) & (2 * inside.sum(-1) < labelled.sum(-1)),
-    )  # fmt: skip
+    away = labelled.any(-1) & (2 * inside.sum(-1) < labelled.sum(-1))
+    checks: list[tuple[Severity, str, Sequence[str], str, str]] = [
+        ("error", "missing images", images.missing() if isinstance(images, ImageFiles) else [],
+         "images are missing",
+         "Unpack the dataset's image archive again, or take the records out of the annotations."),
+        ("error", "damaged images", [f"{r.name}: {r.problem}" for r in reports.values() if r.problem],
+         "images cannot be read whole",
+         "Copy or download these files again and compare their size with the source's."),
+        ("warning", "image orientation",
+         [f"{r.name} ({_TURNS[r.orientation]})" for r in reports.values() if r.orientation in _TURNS],
+         "images are stored turned or mirrored (EXIF)",
+         "Training reads pixels as they are stored. If the labels were made on the upright picture, store the "
+         f"images upright, without this entry. {_LOOK}"),
+        ("error", "image sizes",
+         [f"{name}: {w}×{h}, not {stated[name][0]}×{stated[name][1]}"
+          for name, (w, h) in of_image if stated.get(name, (w, h)) != (w, h)],
+         "images have another size than the annotations say",
+         "The images were resized or come from elsewhere: use the original ones."),
+        ("warning", "duplicate records",
+         [f"{copy} = {first}" for first, *copies in _keys(persons).values() for copy in copies],
+         "persons repeat image and joints of another one",
+         "These count twice in training and scores; take the copies out of the annotations."),
+        ("warning", "joints outside images", ids[beyond].tolist(),
+         "persons have labelled joints outside their image",
+         "Of many: labels and images do not belong together, or x and y are exchanged."),
+        ("warning", "person boxes", ids[away].tolist(), "persons have most joints outside their box",
+         "Crops would not show them. Boxes and joints must come from one source."),
+    ]  # fmt: skip
+    for check in checks:
+        yield from _about(persons.name, *check)
+    yield from _exchanged(persons)
 
 
-def _names(seen: Seen) -> Iterator[Fault]:
-    """Joints, sides or axes that were exchanged, by what is usual of people."""
-    persons, skeleton = seen.persons, seen.persons.skeleton
-    labelled, joints = persons.visibility > UNLABELLED, persons.joints.astype(np.float64)
+def _exchanged(persons: Persons) -> Iterator[Finding]:
+    """Joints or sides that have exchanged names, by what is usual of people."""
+    skeleton, joints = persons.skeleton, persons.joints.astype(np.float64)
+    labelled = persons.visibility > UNLABELLED
 
-    def of(*names: str) -> np.ndarray:
-        """(n, K, 2) these joints of persons who have all of them; none where too few persons could tell."""
-        columns = skeleton.indices(names) if set(names) <= set(skeleton.joints) else []
-        found = joints[labelled[:, columns].all(-1)][:, columns]
-        return found if columns and len(found) >= 100 else found[:0]
+    def mean_distance(pairs: np.ndarray) -> float:
+        a, b = pairs.T
+        both = labelled[:, a] & labelled[:, b]
+        return np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)[both].mean()
 
+    # Limbs are short beside the distances between any two joints.
     if len(persons) >= 10 and skeleton.limbs:
         limbs = np.array([skeleton.indices(limb) for limb in skeleton.limbs])
-        pairs = np.stack(np.triu_indices(len(skeleton), 1), axis=1)
-        limb, pair = (
-            np.linalg.norm(joints[:, a] - joints[:, b], axis=-1)[
-                labelled[:, a] & labelled[:, b]
-            ].mean()
-            for a, b in (limbs.T, pairs.T)
-        )
-        # Limbs are short beside the distances between any two joints, unless joints have exchanged names.
-        if limb / pair > 0.7:
-            problem = f"limbs are {limb / pair:.2f} times as long as joints are apart on average (usual: 0.3–0.6)"
+        every = np.stack(np.triu_indices(len(skeleton), 1), axis=1)
+        if (ratio := mean_distance(limbs) / mean_distance(every)) > 0.7:
+            problem = f"limbs are {ratio:.2f} times as long as joints are apart on average (usual: 0.3–0.6)"
             advice = f"The labels are probably stored in another joint order than the dataset's own. {_LOOK}"
-            yield "joint order", "warning", problem, advice, None
-    shoulders = of("left_shoulder", "right_shoulder")[..., 0]
-    # More people face a camera than do not.
-    if len(shoulders) and (share := (shoulders[:, 0] > shoulders[:, 1]).mean()) < 0.4:
-        problem = f"the left shoulder lies on the picture's right on only {share:.0%} of persons; usual is 60–90 %"
-        advice = f"Left and right are probably exchanged, or the pictures mirrored. {_LOOK}"
-        yield "left and right", "warning", problem, advice, None
-    head = "head_top" if "head_top" in skeleton.joints else "nose"
-    y = of(head, "left_ankle", "right_ankle")[..., 1]
-    if len(y) and (share := (y[:, 0] < y[:, 1:].mean(-1)).mean()) < 0.5:
-        problem = f"the head lies above the ankles on only {share:.0%} of {len(y):,} persons"
-        advice = f"x and y are probably exchanged, or y counts upwards. {_LOOK}"
-        yield "upright persons", "warning", problem, advice, None
-
-
-def _evaluation_file(seen: Seen) -> Iterator[Fault]:
-    """MPII's validation labels beside gt_valid.mat, which its evaluation reads."""
-    if not isinstance(seen.dataset, MPII) or seen.split != "val":
-        return
-    persons, path = seen.persons, seen.dataset.root / "annot/gt_valid.mat"
-    truth, boxes = (
-        np.moveaxis(read_mat(path, name, (*shape, len(persons))).astype(np.float64), -1, 0)
-        for name, shape in (("pos_gt_src", (16, 2)), ("headboxes_src", (2, 2)))
-    )
-    # The files' order and 1-based pixels.
-    columns = persons.skeleton.indices(FILE_JOINTS)
-    labelled = persons.visibility[:, columns] > UNLABELLED
-    joints = persons.joints[:, columns].astype(np.float64) + 1
-    difference = (joints - truth)[labelled & (truth != 0).any(-1)]
-    if len(difference) and (np.abs(difference).max(-1) < 0.5).mean() < 0.9:
-        x, y = np.median(difference, axis=0)
-        problem = f"its joints lie elsewhere than in gt_valid.mat, or are 0-based (median ({x:+.1f}, {y:+.1f}) px)"
-        yield "pixel base", "error", problem, _SOURCE, None
-        return
-    ends = [FILE_JOINTS.index(name) for name in ("head_top", "upper_neck")]
-    # (person, corner, x or y)
-    distance = np.linalg.norm(joints[:, ends].mean(1) - boxes.mean(1), axis=-1)
-    diagonal = np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=-1)
-    away = labelled[:, ends].all(-1) & (distance > diagonal)
-    advice = f"PCKh would divide by another person's head size. {_SOURCE}"
-    yield "head boxes", "error", "persons have their head box away from the head", advice, away
+            yield Finding("warning", "joint order", persons.name, problem, advice)
+    names = ("left_shoulder", "right_shoulder")
+    if set(names) <= set(skeleton.joints):
+        columns = skeleton.indices(names)
+        shoulders = joints[labelled[:, columns].all(-1)][:, columns, 0]
+        # More people face a camera than do not; few cannot tell.
+        share = (shoulders[:, 0] > shoulders[:, 1]).mean() if len(shoulders) >= 100 else 1
+        if share < 0.4:
+            problem = f"the left shoulder lies on the picture's right on {share:.0%} of persons (usual: 60–90 %)"
+            advice = f"Left and right are probably exchanged, or the pictures mirrored. {_LOOK}"
+            yield Finding("warning", "left and right", persons.name, problem, advice)
 
 
 def inspect_images(

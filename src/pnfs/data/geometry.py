@@ -34,9 +34,7 @@ def crop_matrix(
     `unbiased` measures the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al., The Devil is in the
     Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles of the outermost pixels, its centre on the
     point that mirroring leaves in place, and the flip test needs no shift; `pnfs.codec.Codec.stride` goes with it.
-
-    Raises:
-        PnfsError: The box has no width, a number is not finite, or the crop is too small.
+    Raises PnfsError if the box has no width, a number is not finite, or the crop is too small.
     """
     width, height = crop_extent(output_size, unbiased)
     box_width = float(box_size[0])
@@ -58,11 +56,7 @@ def crop_matrix(
 
 
 def crop_extent(size: tuple[int, int], unbiased: bool = False) -> tuple[int, int]:
-    """(width, height) of a crop or heatmap (height, width) as `crop_matrix` measures: pixels, or intervals.
-
-    Raises:
-        PnfsError: A side is shorter than one.
-    """
+    """(width, height) of a crop or heatmap (height, width) as `crop_matrix` measures: pixels, or intervals."""
     height, width = (side - unbiased for side in size)
     if min(height, width) < 1:
         needed = "two pixels a side in unbiased geometry" if unbiased else "a pixel a side"

@@ -15,14 +15,13 @@ from pnfs.errors import PnfsError
 
 MOST_PIXELS = 100_000_000  # Pixels of the largest image or frame that is decoded (300 MB as RGB).
 
-_JPEG_START = b"\xff\xd8"
-_REDUCTIONS = (
-    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
-    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
-    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
-    (1, 0),
-)
-"""(factor, flag): OpenCV keeps the factor in the greyscale flag's bit, the colour's goes beside it."""
+# OpenCV keeps the factor in the greyscale flag's bit, the colour's goes beside it.
+_REDUCTIONS = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    1: 0,
+}
 
 View = tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]
 """A picture in RGB, and the map of its pixels to those of the image that it shows."""
@@ -56,11 +55,8 @@ def view_of(images: ImageSource, index: int, zoom: float) -> View:
 class ImageFiles:
     """Image files below a folder `root`, which no path leaves, nor any symbolic link on its way.
 
-    Links of folders are followed here, each once; those of files when they are read, because asking for every file
-    takes seconds on a large dataset.
-
-    Raises:
-        DataError: A path leaves `root`.
+    Links of folders are followed here, those of files when they are read: asking for each takes seconds on a large
+    dataset. Raises DataError if a path leaves `root`.
     """
 
     def __init__(self, root: Path | str, paths: Sequence[str]) -> None:
@@ -68,14 +64,11 @@ class ImageFiles:
         # A numpy array: a list of str would be copied page by page into every forked worker.
         self.paths = np.array(paths, dtype=np.str_)
         self._resolved_root = self.root.resolve()
-        inside: dict[str, bool] = {}
-        for record, path in enumerate(paths):
-            folder, name = os.path.split(path)
-            folder = path if name in ("", ".", "..") else folder
-            if folder not in inside:
-                inside[folder] = self._holds(self.root / folder)
-            if not inside[folder]:
-                raise self._leaves(path, record)
+        folders = [os.path.split(path)[0] for path in paths]
+        outside = {folder for folder in set(folders) if not self._holds(self.root / folder)}
+        for record, folder in enumerate(folders):
+            if folder in outside:
+                raise self._leaves(record)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,23 +79,22 @@ class ImageFiles:
     def view(self, index: int, zoom: float) -> View:
         """Image `index` at an eighth, a quarter, half or all of its resolution.
 
-        A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all
-        of them, and a crop taken from the result has no aliasing.
+        A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all of them, and a
+        crop taken from the result has no aliasing.
         """
         path = self.root / str(self.paths[index])
         if not path.is_file():
             raise DataError(f"{path}: image is missing (record {index})")
         if not self._holds(path):
-            raise self._leaves(str(self.paths[index]), index)
+            raise self._leaves(index)
         content = np.fromfile(path, np.uint8)
-        factor, flag = 1, 0
         # OpenCV resizes the decoded image of other formats, to a size rounded the other way.
-        if bytes(content[:2]) == _JPEG_START:
-            factor, flag = next((f, flag) for f, flag in _REDUCTIONS if f <= max(zoom, 1))
+        is_jpeg = bytes(content[:2]) == b"\xff\xd8"
+        factor = next(factor for factor in _REDUCTIONS if factor <= max(zoom if is_jpeg else 1, 1))
         image = None
         if len(content):
             require_size(path, *stated_size(content))
-            flag |= cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            flag = _REDUCTIONS[factor] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
             image = cv2.imdecode(content, flag)
         if image is None:
             raise DataError(f"{path}: not a readable image (record {index})")
@@ -113,10 +105,10 @@ class ImageFiles:
     def _holds(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._resolved_root)
 
-    def _leaves(self, path: str, record: int) -> DataError:
+    def _leaves(self, record: int) -> DataError:
         return DataError(
-            f"{self.root}: image path {path!r} (record {record}) leaves the folder; put the images "
-            "themselves there, or set root to the folder that holds them"
+            f"{self.root}: image path {str(self.paths[record])!r} (record {record}) leaves the folder; put "
+            "the images themselves there, or set root to the folder that holds them"
         )
 
     def describe(self, index: int) -> str:
@@ -169,29 +161,20 @@ class ImageReport(NamedTuple):
 def inspect_file(path: Path) -> ImageReport:
     """Decodes one image file to its last line.
 
-    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and
-    says nothing; Pillow refuses it.
+    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and says nothing;
+    Pillow refuses it.
     """
-    name = str(path)
     try:
-        content = path.read_bytes()
-        require_size(path, *stated_size(np.frombuffer(content, np.uint8)))
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(path) as image:
+            require_size(path, *image.size)
             image.load()
             size, orientation = image.size, int(image.getexif().get(0x0112, 1))
-            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-                raise DataError("holds floating point or 32-bit numbers, which cannot be read")
-            if image.mode.startswith("I"):
-                to_bytes(np.asarray(image), 16)
-        if not cv2.haveImageReader(name):
-            raise DataError("is in a format that OpenCV does not read")
-    except PnfsError as error:
-        return ImageReport(name, problem=str(error))
+        if not cv2.haveImageReader(str(path)):
+            raise DataError("OpenCV does not read this format")
     # Pillow's decoders meet damaged files with whatever their byte arithmetic runs into.
     except Exception as error:
-        reason = str(error).partition(" (")[0].partition(" <")[0]
-        return ImageReport(name, problem=f"cannot be decoded: {reason}")
-    return ImageReport(name, size, None, orientation)
+        return ImageReport(str(path), problem=f"cannot be decoded: {str(error).partition(' <')[0]}")
+    return ImageReport(str(path), size, None, orientation)
 
 
 def to_bytes(
@@ -199,13 +182,8 @@ def to_bytes(
 ) -> UInt8[np.ndarray, "H W *C"]:
     """Brightness of any number type as 0..255: 16 bits by 257, other numbers by their range (to 1, 255 or 65535).
 
-    Args:
-        pixels: Brightness from 0 upwards.
-        bits: Bits of an integer in the file, where that differs from the array's.
-
-    Raises:
-        PnfsError: Numbers are negative, not finite or larger than 65535, or a 16-bit picture that is not
-            black holds nothing above 255, which would become black.
+    `bits` of an integer in the file, where that differs from the array's. Raises PnfsError for numbers that are
+    negative, not finite or larger than 65535, and for a 16-bit picture that is not black and would become it.
     """
     if pixels.dtype == np.uint8:
         return pixels

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int8, Int64, UInt8
@@ -15,26 +16,13 @@ from pnfs.data.images import DataError, ImageSource, View, view_of
 UNLABELLED, OCCLUDED, VISIBLE = 0, 1, 2  # COCO's visibility flags, used for every dataset.
 
 
-class PersonSample(NamedTuple):
-    """One person in one image (RGB); the other fields are rows of the columns of `Persons`."""
-
-    id: str
-    image: UInt8[np.ndarray, "H W 3"]
-    joints: Float32[np.ndarray, "K 2"]
-    visibility: Int8[np.ndarray, " K"]
-    center: Float32[np.ndarray, " 2"]
-    box_size: Float32[np.ndarray, " 2"]
-    reference_length: float
-
-
 @dataclass(frozen=True)
 class Persons:
     """N labelled persons as arrays, so that 100,000 of them stay a few megabytes.
 
     Raises:
-        DataError: No persons, columns of different lengths, an id that occurs twice, an image
-            that `images` does not have, or a labelled joint, centre or box that is not finite; the
-            message names the first person concerned.
+        DataError: No persons, columns of different lengths, an id that occurs twice, an image that `images` does
+            not have, or a labelled joint, centre or box that is not finite; names the first person concerned.
     """
 
     name: str  # Dataset and split, for messages.
@@ -69,15 +57,12 @@ class Persons:
                     f"{self.name}: {name} has shape {column.shape}; {count} persons of skeleton "
                     f"{self.skeleton.name} need {shape}"
                 )
-        known, first = np.unique(self.ids, return_index=True)
-        if len(known) < count:
-            repeated = np.setdiff1d(np.arange(count), first)[0]
-            raise DataError(f"{self.name}: the id {self.ids[repeated]!s} occurs twice")
         images = len(self.images) if isinstance(self.images, Sized) else np.inf
         in_images = (self.image_index >= 0) & (self.image_index < images)
         finite = np.isfinite(self.joints).all(-1) | (self.visibility == UNLABELLED)
         box = np.isfinite(self.center) & np.isfinite(self.box_size) & (self.box_size > 0)
         for ok, wrong in (
+            (first_of_each(self.ids), "this id occurs twice"),
             (in_images, "is in an image that is none of the images (numbered from 0)"),
             (finite.all(-1), "a joint is not a finite number"),
             (box.all(-1), "the person box is not a finite number, or empty"),
@@ -96,11 +81,14 @@ class Persons:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> PersonSample:
-        row = {name: column[index] for name, column in self.columns().items()}
-        image = self.images.read(int(row.pop("image_index")))
-        id_, length = str(row.pop("ids")), float(row.pop("reference_length"))
-        return PersonSample(id=id_, image=image, reference_length=length, **row)
+    def __getitem__(self, row: int) -> SimpleNamespace:
+        """One person: the whole `image`, and a row of each column."""
+        columns = {name: column[row] for name, column in self.columns().items()}
+        return SimpleNamespace(image=self.image(row), **columns)
+
+    def image(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The whole image that a person is in, in RGB."""
+        return self.images.read(int(self.image_index[row]))
 
     def described(self) -> str:
         """One line for the screen: name, number of persons, what was left out and assumed."""
@@ -117,6 +105,11 @@ class Persons:
         return {"persons": len(self), **counts}
 
 
+def first_of_each(values: np.ndarray | Sequence[str | int]) -> np.ndarray:
+    """False where a value has occurred before."""
+    return np.isin(np.arange(len(values)), np.unique(np.asarray(values), return_index=True)[1])
+
+
 def listed(counts: Mapping[str, int]) -> str:
     """Counts with their reasons, for messages."""
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
@@ -124,28 +117,23 @@ def listed(counts: Mapping[str, int]) -> str:
 
 def joined(name: str, parts: Sequence[Persons]) -> Persons:
     """The persons of all parts, one after the other."""
-    columns = {
-        name: np.concatenate([part.columns()[name] for part in parts])
-        for name in parts[0].columns()
-    }
+    tables = [part.columns() for part in parts]
+    columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+    columns["image_index"] = np.arange(len(columns["ids"]))
     counts = {
-        name: dict(sum((Counter(getattr(part, name)) for part in parts), Counter()))
-        for name in ("left_out", "remarks")
+        key: dict(sum((Counter(getattr(part, key)) for part in parts), Counter()))
+        for key in ("left_out", "remarks")
     }
-    columns["image_index"] = np.arange(sum(map(len, parts)), dtype=np.int64)
-    return replace(parts[0], name=name, images=JoinedImages(parts), file="", **columns, **counts)
+    return replace(parts[0], name=name, images=_JoinedImages(parts), file="", **columns, **counts)
 
 
-class JoinedImages:
+class _JoinedImages:
     """The image of each person, of several sources one after the other."""
 
     def __init__(self, parts: Sequence[Persons]) -> None:
         self._sources = [part.images for part in parts]
         self._source = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         self._index = np.concatenate([part.image_index for part in parts])
-
-    def __len__(self) -> int:
-        return len(self._index)
 
     def _of(self, index: int) -> tuple[ImageSource, int]:
         return self._sources[self._source[index]], int(self._index[index])

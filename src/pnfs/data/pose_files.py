@@ -11,16 +11,15 @@ from jaxtyping import Float, Int64
 
 from pnfs import body
 from pnfs.body import Skeleton
-from pnfs.data import coco_format, readers
-from pnfs.data.coco_format import Annotations
+from pnfs.data.coco_format import OTHER_CATEGORY, Annotations, read_annotations, without_outline
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.coco_boxes import image_table, read_results
 from pnfs.data.datasets.mpii import FILE_JOINTS, FROM_FILE
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED
-from pnfs.data.predictions import UNMATCHED, Matches, Predictions, matched_by_image
-from pnfs.data.readers import Records
+from pnfs.data.persons import UNLABELLED, first_of_each
+from pnfs.data.predictions import COLUMNS, UNMATCHED, Matches, Predictions, matched_by_image
+from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows
 from pnfs.evaluation import coco_eval
 from pnfs.evaluation.coco_eval import oks, similarity_sigmas
 
@@ -56,6 +55,10 @@ class PoseFile:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Records that are no predicted persons, counted by reason."""
 
+    def __post_init__(self) -> None:
+        if not len(self):
+            raise DataError(f"{self.path}: holds no prediction")
+
     def __len__(self) -> int:
         return len(self.joints)
 
@@ -66,33 +69,22 @@ def read_pose_file(
     """Reads predictions of a skeleton's joints, in any order where the file names them.
 
     `truth` are the dataset's annotations, which say what a results file's numbers mean; None for a dataset whose
-    images have no numbers.
-
-    Raises:
-        DataError: The file cannot be read, is in none of the formats, holds other joints, or a
-            record lacks something; the message names file, record and key.
+    images have no numbers. Raises DataError, which names file, record and key, for any other file.
     """
     path = Path(path).expanduser()
     if not path.is_file() or path.stat().st_size > LARGEST_FILE:
         raise DataError(
             f"{path}: is no file of predictions, or has more than {LARGEST_FILE:,} bytes"
         )
-    poses = _read(path, skeleton, truth)
-    if not len(poses):
-        raise DataError(f"{path}: holds no prediction")
-    return poses
-
-
-def _read(path: Path, skeleton: Skeleton, truth: Annotations | None) -> PoseFile:
     if path.suffix == ".mat":
         return _pred_mat(path, skeleton)
-    content = readers.read_json(path, object_hook=coco_format.without_outline)
-    if isinstance(content, list):
-        return _results(path, Records(path, content).all, truth)
-    if isinstance(content, dict) and "persons" in content and "joints" in content:
-        return _persons(path, content, skeleton)
-    if isinstance(content, dict) and "annotations" in content:
-        return _keypoints(path, content, skeleton, truth)
+    match read_json(path, object_hook=without_outline):
+        case list() as records:
+            return _results(path, records, truth)
+        case {"persons": persons, "joints": names, **rest}:
+            return _persons(path, persons, names, rest.get("columns", COLUMNS), skeleton)
+        case {"annotations": _} as content:
+            return _keypoints(path, content, skeleton, truth)
     raise DataError(f"{path}: holds no predictions in a known format; known are {_ACCEPTED}")
 
 
@@ -102,47 +94,47 @@ def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
         raise DataError(
             f"{path}: holds joints of MPII, not of {skeleton.name}; choose dataset=mpii"
         )
-    joints = readers.read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
+    joints = read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
     wrong = "preds is not a finite number"
-    readers.require_rows(path, readers.finite_rows(joints), lambda row: f"person {row}", wrong)
+    require_rows(path, finite_rows(joints), lambda row: f"person {row}", wrong)
     ones = np.ones(joints.shape[:2])
     return PoseFile(path, "MPII pred.mat", joints[:, FROM_FILE], ones, ones[:, 0])
 
 
-def _persons(path: Path, content: Mapping[str, Any], skeleton: Skeleton) -> PoseFile:
+def _persons(
+    path: Path, records: object, names: Any, columns: object, skeleton: Skeleton
+) -> PoseFile:
     """What `pnfs evaluate` writes: see `pnfs.data.predictions.write_json`."""
-    persons, names = Records(path, content["persons"], "persons"), content["joints"]
+    persons = Records(path, records, "persons")
     if not isinstance(names, list) or sorted(map(str, names)) != sorted(skeleton.joints):
         raise DataError(
             f"{path}: joints are {names}, not those of skeleton {skeleton.name}: {', '.join(skeleton.joints)}"
         )
-    if content.get("columns", ["x", "y", "score"]) != ["x", "y", "score"]:
-        raise DataError(f"{path}: columns is {content['columns']}, it must be [x, y, score]")
-    ids = persons.texts("id")
-    persons.require(readers.first_of_each(ids), "its id occurs before")
-    table = persons.numbers("keypoints", len(names), 3, finite=True)
+    if columns != COLUMNS:
+        raise DataError(f"{path}: columns is {columns}, it must be [x, y, score]")
+    ids = persons.column("id", str)
+    persons.require(first_of_each(ids), "its id occurs before")
+    table = persons.numbers("keypoints", len(names), 3)
     table = table[:, [names.index(joint) for joint in skeleton.joints]]
     scores = table[..., 2]
     about = "persons of pnfs evaluate"
     return PoseFile(path, about, table[..., :2], scores, scores.mean(-1), ids=ids)
 
 
-def _results(path: Path, records: list[dict[str, Any]], truth: Annotations | None) -> PoseFile:
+def _results(path: Path, records: list[Any], truth: Annotations | None) -> PoseFile:
     """COCO's results: numbers of images and of the category are those of `truth`."""
     if truth is None:
         raise DataError(
             f"{path}: a list of predictions names images by COCO's image_id, and the dataset's images "
             f"have no such numbers; predictions are {_ACCEPTED}"
         )
-    found = read_results(path, records, truth, {"keypoints": 3 * len(truth.skeleton)})
+    joints = len(truth.skeleton)
+    found, others = read_results(path, records, truth, {"keypoints": 3 * joints})
     # A list names no joints: they stand in the order of the annotation file.
-    table = found["keypoints"].reshape(-1, len(truth.skeleton), 3)[:, list(truth.order)]
-    others = len(records) - len(table)
-    return PoseFile(
-        path, "COCO results", table[..., :2], table[..., 2], found["score"],
-        image_ids=found["image_id"],
-        left_out={coco_format.OTHER_CATEGORY: others} if others else {},
-    )  # fmt: skip
+    table = found["keypoints"].reshape(-1, joints, 3)[:, list(truth.order)]
+    left_out = {OTHER_CATEGORY: others} if others else {}
+    poses = ("COCO results", table[..., :2], table[..., 2], found["score"])
+    return PoseFile(path, *poses, image_ids=found["image_id"], left_out=left_out)
 
 
 def _keypoints(
@@ -150,17 +142,15 @@ def _keypoints(
 ) -> PoseFile:
     """Persons that `pnfs predict` found: COCO's annotations with scores. Images go by their names."""
     category = "person" if truth is None else truth.named
-    read = coco_format.read_annotations(content, skeleton, category=category, where=str(path))
+    read = read_annotations(content, skeleton, category=category, where=str(path))
     rows = np.flatnonzero(read.usable)
     persons = [read.records[row] for row in rows.tolist()]
     table = Records(path, persons, label=lambda _, person: f"annotation {person['id']}")
-    scores = table.numbers("keypoint_scores", len(skeleton), finite=True)[:, list(read.order)]
-    return PoseFile(
-        path, "keypoints of pnfs predict", read.joints[rows], scores, table.numbers("score", finite=True),
-        image_ids=read.image_ids[rows],
-        image_names={image["id"]: str(image.get("file_name")) for image in read.images},
-        left_out=read.left_out,
-    )  # fmt: skip
+    scores = table.numbers("keypoint_scores", len(skeleton))[:, list(read.order)]
+    poses = ("keypoints of pnfs predict", read.joints[rows], scores, table.numbers("score"))
+    names = {image["id"]: str(image.get("file_name")) for image in read.images}
+    image_ids = read.image_ids[rows]
+    return PoseFile(path, *poses, image_ids=image_ids, image_names=names, left_out=read.left_out)
 
 
 # --- whose they are
@@ -169,11 +159,8 @@ def _keypoints(
 def assign(poses: PoseFile, dataset: PoseDataset, split: str) -> Matches:
     """The labelled persons of a split with their predictions, one row each; nan where the file has none.
 
-    By image, each labelled person gets the pose most similar to its label (OKS), each pose used
-    once.
-
-    Raises:
-        DataError: Another number of persons, an unknown id, or an unknown image.
+    By image, each labelled person gets the pose most similar to its label (OKS), each pose used once. Raises
+    DataError for another number of persons, an unknown id, or an unknown image.
     """
     persons, advice = dataset.persons(split), "choose the dataset and the split that were predicted"
     rows = np.arange(len(persons))
@@ -185,15 +172,13 @@ def assign(poses: PoseFile, dataset: PoseDataset, split: str) -> Matches:
             "file, or keypoints of `pnfs predict`"
         )
     elif poses.ids is not None:
-        row_of = {id_: row for row, id_ in enumerate(persons.ids.tolist())}
-        unknown = [id_ for id_ in poses.ids if id_ not in row_of]
-        if unknown:
+        row_of = {id_: row for row, id_ in enumerate(poses.ids)}
+        if unknown := row_of.keys() - set(persons.ids.tolist()):
             raise DataError(
-                f"{poses.path}: persons: id {unknown[0]} (and {len(unknown) - 1} more) is not a person of "
+                f"{poses.path}: persons: id {min(unknown)} (and {len(unknown) - 1} more) is not a person of "
                 f"{persons.name}; {advice}"
             )
-        rows = np.full(len(persons), UNMATCHED, np.int64)
-        rows[[row_of[id_] for id_ in poses.ids]] = np.arange(len(poses))
+        rows = np.array([row_of.get(id_, UNMATCHED) for id_ in persons.ids.tolist()])
     elif len(poses) != len(persons):
         raise DataError(
             f"{poses.path}: holds {len(poses)} persons in order, {persons.name} has {len(persons)}; {advice}"
@@ -207,11 +192,11 @@ def assign(poses: PoseFile, dataset: PoseDataset, split: str) -> Matches:
 
 def coco_scores(poses: PoseFile, dataset: COCO, split: str) -> dict[str, float]:
     """COCO's ten scores of the poses as they stand, and AP and AR over visible and over occluded joints."""
-    truth, sigmas = dataset.annotations(split), similarity_sigmas(dataset.skeleton)
+    truth = dataset.annotations(split)
     images = _images_of(poses, _coco_names(dataset, split), f"{dataset.name} {split}")
     found = coco_eval.DetectedPoses(images, poses.joints, poses.person_scores)
-    scores = coco_eval.evaluate_detections(found, truth, sigmas)
-    return scores | coco_eval.evaluate_by_visibility(found, truth, sigmas)
+    scores = coco_eval.evaluate_detections(found, truth, dataset.sigmas)
+    return scores | coco_eval.evaluate_by_visibility(found, truth, dataset.sigmas)
 
 
 def _coco_names(dataset: COCO, split: str) -> dict[int, str]:
@@ -239,7 +224,7 @@ def _by_image(poses: PoseFile, dataset: PoseDataset, split: str) -> Int64[np.nda
 
 
 def _images_of(poses: PoseFile, names: Mapping[int, str], where: str) -> Int64[np.ndarray, " N"]:
-    """The dataset's image, of number -> file name, of each predicted person."""
+    """The dataset's image, of number -> file name, of each predicted person, by the last part of the names."""
     assert poses.image_ids is not None
     if poses.image_names is None:
         return poses.image_ids
@@ -249,13 +234,11 @@ def _images_of(poses: PoseFile, names: Mapping[int, str], where: str) -> Int64[n
     found: dict[int, int] = {}
     for image_id in np.unique(poses.image_ids).tolist():
         name = poses.image_names[image_id]
-        candidates = by_name[_base(name)]
-        exact = [number for number in candidates if names[number] == name]
-        candidates = exact if len(exact) == 1 else candidates
-        if len(candidates) != 1:
-            problem = "is not among" if not candidates else "has the name of several of"
+        same = by_name[_base(name)]
+        if len(same) != 1:
+            problem = "has the name of several of" if same else "is not among"
             raise DataError(f"{poses.path}: image {name} {problem} the images of {where}")
-        found[image_id] = candidates[0]
+        (found[image_id],) = same
     return np.array([found[image_id] for image_id in poses.image_ids.tolist()], np.int64)
 
 

@@ -7,13 +7,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float32, Int64
 from scipy.optimize import linear_sum_assignment
 
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.evaluation.pck import Errors, relative_errors
+from pnfs.files import write_whole
 
 UNMATCHED = -1  # Row of a labelled person for whom nothing was predicted.
+COLUMNS = ["x", "y", "score"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,11 @@ def matched_by_image(
     rows of m labels and of n predictions to (m, n), `threshold` is the lowest of a pair.
     """
     rows = np.full(len(label_images), UNMATCHED, np.int64)
-    orders = [np.argsort(column, kind="stable") for column in (label_images, images)]
-    columns = [label_images[orders[0]], images[orders[1]]]
-    for image in np.intersect1d(label_images, images):
-        ours, theirs = (
-            order[slice(*np.searchsorted(column, [image, image + 1]))]
-            for order, column in zip(orders, columns, strict=True)
-        )
+    ours_in, theirs_in = (
+        pd.Series(column).groupby(column).indices for column in (label_images, images)
+    )
+    for image in ours_in.keys() & theirs_in.keys():
+        ours, theirs = np.asarray(ours_in[image]), np.asarray(theirs_in[image])
         values = similarity(ours, theirs)
         for person, other in zip(*linear_sum_assignment(values, maximize=True), strict=True):
             if values[person, other] >= threshold:
@@ -91,9 +92,7 @@ def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
     content = {
         "dataset": persons.name,
         "joints": list(persons.skeleton.joints),
-        "columns": ["x", "y", "score"],
+        "columns": COLUMNS,
         "persons": [{"id": id_, "image": image, "keypoints": row} for id_, image, row in rows],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+    return write_whole(path, json.dumps(content, allow_nan=False) + "\n")

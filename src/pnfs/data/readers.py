@@ -4,12 +4,13 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
@@ -29,11 +30,7 @@ def located(path: Path) -> str:
 
 
 def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """The content of a JSON file; `object_hook` as in `json.load`.
-
-    Raises:
-        DataError: The file cannot be read, or is truncated or otherwise not JSON in UTF-8.
-    """
+    """The content of a JSON file, `object_hook` as in `json.load`; raises DataError if it cannot be had."""
     try:
         with path.open(encoding="utf-8") as file:
             return json.load(file, object_hook=object_hook)
@@ -45,41 +42,19 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         ) from None
 
 
-def read_mat(path: Path, variable: str, shape: tuple[int | None, ...]) -> Shaped[np.ndarray, "..."]:
-    """One array of a MATLAB file (version 7.2 or older), of a shape (None: any size).
-
-    MATLAB drops last axes of size 1, which are put back.
-
-    Raises:
-        DataError: The file cannot be read, is truncated or not a MATLAB file, or does not hold
-            `variable` as an array of real numbers of this shape.
-    """
-    arrays = read_arrays(path)
-    array = arrays.get(variable)
-    if not isinstance(array, np.ndarray):
-        there = (f"{name} ({getattr(value, 'shape', value)})" for name, value in arrays.items())
-        raise DataError(
-            f"{path}: holds no array {variable!r} of real numbers; it holds {', '.join(there) or 'nothing'}"
-        )
-    array = array.reshape(*array.shape, *[1] * (len(shape) - array.ndim))
-    known = zip(array.shape, shape, strict=False)
-    if array.ndim != len(shape) or any(wanted not in (None, size) for size, wanted in known):
-        wanted = ", ".join("number of persons" if size is None else str(size) for size in shape)
-        raise DataError(f"{path}: {variable} has shape {array.shape}, it must have ({wanted})")
-    return array
+def vector(*shape: int, number: Any = FiniteFloat) -> Any:
+    """The kind of a list of numbers, finite unless `number` is `float`, or of lists of them, of one shape."""
+    kind = number
+    for size in reversed(shape):
+        kind = Annotated[list[kind], Field(min_length=size, max_length=size)]
+    return kind
 
 
 class Records:
-    """The objects of a JSON list, read column by column.
+    """The objects of a JSON list, read column by column; `what` messages call the list.
 
-    Args:
-        path: The file, for messages.
-        records: Its content, or a part of it.
-        what: What messages call `records`.
-        label: Row and object -> how messages name it, such as "record 3 (015601864.jpg)".
-
-    Raises:
-        DataError: It is no list of objects. So do the methods where a record is wrong; they name the first one.
+    Raises DataError if it is no list of objects, and where a record is wrong: names the first one by `label` of
+    row and object.
     """
 
     def __init__(
@@ -99,59 +74,33 @@ class Records:
     def __len__(self) -> int:
         return len(self.all)
 
-    def texts(self, field: str) -> list[str]:
-        """The text that `field` holds in every record."""
-        for row, record in enumerate(self.all):
-            if not isinstance(record.get(field), str) or not record[field]:
-                raise self.wrong(row, f"{field} must be text, not {record.get(field)}")
-        return [record[field] for record in self.all]
-
-    def numbers(
-        self, field: str, *shape: int, missing: Any = None, finite: bool = False
-    ) -> Float[np.ndarray, "N ..."]:
-        """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape).
+    def column(self, field: str, kind: Any, missing: Any = None) -> list[Any]:
+        """What `field` holds in every record, checked by pydantic to be of a kind.
 
         `missing` stands for a field that is absent, null or an empty list.
         """
-        records = self.all
+        values = [record.get(field) for record in self.all]
         if missing is not None:
-            records = [{field: missing} if r.get(field) in (None, []) else r for r in records]
+            values = [missing if value in (None, []) else value for value in values]
         try:
-            column = np.array([record[field] for record in records], dtype=np.float64)
-        except _NO_NUMBERS:
-            column = np.empty(())
-        if column.shape != (len(records), *shape):
-            # Which record is wrong, only a search can say.
-            column = np.zeros((len(records), *shape))
-            for row, record in enumerate(records):
-                column[row] = self._numbers_of(row, record, field, shape)
-        if finite:
-            self.require(finite_rows(column), f"{field} is not a finite number")
-        return column
+            return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            row, place = int(first["loc"][0]), "".join(f"[{n}]" for n in first["loc"][1:])
+            wrong = f"{field}{place}: {first['msg']}, found {first['input']!r:.60}"
+            raise DataError(f"{self.path}: {self.label(row, self.all[row])}: {wrong}") from None
 
-    def _numbers_of(
-        self, row: int, record: Mapping[str, Any], field: str, shape: tuple[int, ...]
-    ) -> np.ndarray:
-        if field not in record:
-            raise self.wrong(row, f"{field} is missing")
-        try:
-            found = np.array(record[field], dtype=np.float64)
-        except _NO_NUMBERS:
-            raise self.wrong(row, f"{field} is not an array of numbers of shape {shape}") from None
-        if found.shape != shape:
-            raise self.wrong(row, f"{field} has shape {found.shape}, it must have {shape}")
-        return found
+    def numbers(
+        self, field: str, *shape: int, missing: Any = None, finite: bool = True
+    ) -> Float[np.ndarray, "N ..."]:
+        """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape)."""
+        kind = vector(*shape, number=FiniteFloat if finite else float)
+        values = self.column(field, kind, missing)
+        return np.array(values, dtype=np.float64).reshape(len(values), *shape)
 
     def require(self, ok: np.ndarray | np.bool_, wrong: str) -> None:
         """Checks one condition on all records."""
         require_rows(self.path, np.asarray(ok), lambda row: self.label(row, self.all[row]), wrong)
-
-    def wrong(self, row: int, wrong: str) -> DataError:
-        """The error that names a record."""
-        return DataError(f"{self.path}: {self.label(row, self.all[row])}: {wrong}")
-
-
-_NO_NUMBERS = (KeyError, TypeError, ValueError, OverflowError)  # What NumPy raises.
 
 
 def require_rows(
@@ -168,11 +117,6 @@ def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
     return np.asarray(np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
 
 
-def first_of_each(values: np.ndarray | Sequence[str]) -> Bool[np.ndarray, " N"]:
-    """False where a value has occurred before."""
-    return np.isin(np.arange(len(values)), np.unique(values, return_index=True)[1])
-
-
 # --- arrays of MATLAB files (level 5, `save -v7` and older), read with every size checked
 #
 # The format is a sequence of tagged elements (MAT-File Format, The MathWorks). Foreign bytes never reach a parser
@@ -185,39 +129,51 @@ _STORED = {
     1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"
 }  # fmt: skip
 """Type of an element that holds numbers -> how they are stored."""
-_CLASSES = {
-    6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"
-}  # fmt: skip
+_CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), 6))
 """Class of a numeric array -> the type of its numbers."""
-_KINDS = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
 _COMPLEX = 0x0800
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray | str]:
-    """Name -> array of real numbers, or the kind of a variable that is something else.
+def read_mat(path: Path, variable: str, shape: tuple[int | None, ...]) -> Shaped[np.ndarray, "..."]:
+    """One array of a MATLAB file (version 7.2 or older), of a shape (None: any size).
 
-    Raises:
-        DataError: The file cannot be read, is too large, truncated or no such file.
+    MATLAB drops last axes of size 1, which are put back. Raises DataError if the file cannot be read or does not
+    hold `variable` as an array of real numbers of this shape.
     """
+    arrays = read_arrays(path)
+    if variable not in arrays:
+        raise DataError(
+            f"{path}: holds no array {variable!r} of real numbers; it holds {', '.join(arrays) or 'none'}"
+        )
+    array = arrays[variable]
+    array = array.reshape(*array.shape, *[1] * (len(shape) - array.ndim))
+    known = zip(array.shape, shape, strict=False)
+    if array.ndim != len(shape) or any(wanted not in (None, size) for size, wanted in known):
+        wanted = ", ".join("number of persons" if size is None else str(size) for size in shape)
+        raise DataError(f"{path}: {variable} has shape {array.shape}, it must have ({wanted})")
+    return array
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Name -> array, of the variables that are arrays of real numbers; raises DataError for any other file."""
     try:
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path}: has more than {LARGEST:,} bytes; it is not the dataset's own")
         data = path.read_bytes()
+        if data[:20] == b"MATLAB 7.3 MAT-file " or data[:8] == b"\x89HDF\r\n\x1a\n":
+            raise DataError(f"{path}: is a MATLAB 7.3 file; save it again with the option -v7")
+        return dict(_variables(data))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if data[:20] == b"MATLAB 7.3 MAT-file " or data[:8] == b"\x89HDF\r\n\x1a\n":
-        raise DataError(
-            f"{path}: is a MATLAB 7.3 file; save it again in MATLAB with the option -v7"
-        )
-    try:
-        return dict(_variables(data))
+    except DataError:
+        raise
     except (ValueError, struct.error, zlib.error, MemoryError) as error:
         raise DataError(
             f"{path}: is truncated or not a MATLAB file ({error}); download or unpack it again"
         ) from None
 
 
-def _variables(data: bytes) -> Iterator[tuple[str, np.ndarray | str]]:
+def _variables(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise PnfsError("it has no header of a MATLAB file")
@@ -230,7 +186,7 @@ def _variables(data: bytes) -> Iterator[tuple[str, np.ndarray | str]]:
             (kind, content), *_ = _elements(memoryview(unpacked), order)
         if kind != _MATRIX:
             raise PnfsError(f"there is an element of type {kind} in place of a variable")
-        yield _variable(list(_elements(content, order)), order)
+        yield from _variable(list(_elements(content, order)), order)
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
@@ -242,27 +198,24 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
         if kind >> 16:  # Up to four bytes lie in the tag itself.
             kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
             padding = 4 - size
-            if padding < 0:
-                raise PnfsError("an element's tag states an impossible size")
-        if start + size > len(data):
-            raise PnfsError("an element is longer than what is left of the file")
+        if padding < 0 or start + size > len(data):
+            raise PnfsError("an element is longer than the room for it")
         yield kind, data[start : start + size]
         place = start + size + padding
 
 
-def _variable(parts: list[tuple[int, memoryview]], order: str) -> tuple[str, np.ndarray | str]:
-    """Name and content of a matrix, whose first elements are flags, sizes and name."""
+def _variable(parts: list[tuple[int, memoryview]], order: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and content of a matrix of real numbers; its first elements are flags, sizes and name."""
     kinds = [kind for kind, _ in parts[:3]]
     if kinds != [_UINT32, _INT32, _INT8] or len(parts[0][1]) != 8:
         raise PnfsError("a variable does not begin with its flags, sizes and name")
     (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
     sizes = np.frombuffer(parts[1][1], f"{order}i4").tolist()
     name = bytes(parts[2][1]).decode("latin-1")
-    if flags & 0xFF not in _CLASSES or flags & _COMPLEX:
-        return name, _KINDS.get(flags & 0xFF, "other")
-    if len(parts) < 4 or parts[3][0] not in _STORED or min(sizes, default=-1) < 0:
-        raise PnfsError(f"variable {name!r} has no numbers, or a negative size")
-    numbers = np.frombuffer(parts[3][1], order + _STORED[parts[3][0]])
-    if math.prod(sizes) != len(numbers):
-        raise PnfsError(f"variable {name!r} holds {len(numbers)} numbers for sizes {sizes}")
-    return name, numbers.reshape(sizes, order="F").astype(_CLASSES[flags & 0xFF])
+    if flags & 0xFF in _CLASSES and not flags & _COMPLEX:
+        if len(parts) < 4 or parts[3][0] not in _STORED or min(sizes, default=-1) < 0:
+            raise PnfsError(f"variable {name!r} has no numbers, or a negative size")
+        numbers = np.frombuffer(parts[3][1], order + _STORED[parts[3][0]])
+        if math.prod(sizes) != len(numbers):
+            raise PnfsError(f"variable {name!r} holds {len(numbers)} numbers for sizes {sizes}")
+        yield name, numbers.reshape(sizes, order="F").astype(_CLASSES[flags & 0xFF])

@@ -5,18 +5,18 @@ persons at once, the pictures are drawn when they are read, the same in every pr
 """
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from numpy.random import Generator
 
 from pnfs.body import skeleton_by_name
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.mpii import pckh
-from pnfs.data.figures import LANDMARKS, LIMBS, RADIUS, SIDES, Draws, People, pose_people
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE, Persons
 from pnfs.evaluation.pck import PCK
@@ -24,18 +24,50 @@ from pnfs.evaluation.pck import PCK
 Image = UInt8[np.ndarray, "H W 3"]
 Color = tuple[float, ...]
 
-SPLITS = ("train", "val")
+SPLITS, SIDES = ("train", "val"), ("left", "right")
+# Every point that a skeleton may label; MPII and COCO take their joints from these.
+LANDMARKS = (
+    "head_top", "upper_neck", "thorax", "pelvis", "nose",
+    *(f"{side}_{stem}" for stem in (
+        "eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in SIDES),
+)  # fmt: skip
+
+# Drawn limbs: name -> (first landmark, second landmark, radius in person heights).
+LIMBS: Mapping[str, tuple[str, str, float]] = {
+    **{f"{side}_{limb}": (f"{side}_{first}", f"{side}_{second}", radius)
+       for limb, first, second, radius in (
+           ("thigh", "hip", "knee", 0.042), ("shin", "knee", "ankle", 0.030),
+           ("upper_arm", "shoulder", "elbow", 0.030), ("forearm", "elbow", "wrist", 0.022))
+       for side in SIDES},
+    "neck": ("upper_neck", "thorax", 0.032),
+    "head": ("head_top", "nose", 0.050),
+}  # fmt: skip
+RADIUS = 0.05  # Of the thickest part, in person heights.
 _TORSO = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
+_SKIN = ((255, 224, 196), (224, 172, 130), (198, 140, 100), (160, 105, 70), (90, 58, 40))
+_HAIR = ((25, 20, 18), (60, 40, 25), (150, 100, 45), (205, 170, 95), (150, 150, 150))
+_SHIFT = 4  # OpenCV draws at a sixteenth of a pixel; (0, 0) is the centre of the upper left pixel.
 # Independent streams of random numbers of one picture.
 _PERSON, _BACKGROUND, _LOOKS, _LIGHT = range(4)
 
 
+class People(NamedTuple):
+    """N people, x to the right, y down."""
+
+    points: Float64[np.ndarray, "N L 2"]  # In the order of `LANDMARKS`.
+    unit: Float64[np.ndarray, " N"]  # Length of one person height.
+    facing: Bool[np.ndarray, " N"]  # Whether the face is seen.
+    arms_in_front: Bool[np.ndarray, "N 2"]  # Left, right.
+
+    def bounds(self) -> tuple[Float64[np.ndarray, "N 2"], Float64[np.ndarray, "N 2"]]:
+        """Upper left and lower right corner of the drawn person."""
+        margin = RADIUS * self.unit[:, None]
+        return self.points.min(1) - margin, self.points.max(1) + margin
+
+
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Draws picture `index` whenever it is read; small, so that it can travel to a worker.
-
-    The arguments are those of `Synthetic`, whose split number `split` this is.
-    """
+    """Draws picture `index` of split number `split` whenever it is read; arguments as in `Synthetic`."""
 
     seed: int
     split: int
@@ -65,9 +97,13 @@ class SyntheticImages:
 
     def people(self, indices: Sequence[int]) -> tuple[People, Bool[np.ndarray, "N L"]]:
         """The people of these pictures, at varied sizes and places, and which `LANDMARKS` are labelled."""
-        # More random numbers than are used.
-        draw = Draws(np.stack([self._stream(index, _PERSON).random(80) for index in indices]))
-        people = pose_people(draw, self.turned_away)
+        # Columns of uniform numbers, a row a person, taken one after another; more than are used.
+        columns = iter(np.stack([self._stream(i, _PERSON).random(80) for i in indices], axis=1))
+
+        def draw(low: float = 0.0, high: float = 1.0) -> Float64[np.ndarray, " N"]:
+            return low + (high - low) * next(columns)
+
+        people = _pose_people(draw, self.turned_away)
         room = np.array(self.size[::-1]) - 1.0  # From the first to the last pixel.
         low, high = people.bounds()
         unit = draw(0.62, 0.92) * min(room[1], 1.2 * room[0])
@@ -79,14 +115,13 @@ class SyntheticImages:
         outside = away * (slack + draw(0.1, 0.35)[:, None] * unit * (high - low))
         cut = (draw() < self.truncated)[:, None] & (away != 0)
         origin = room / 2 + np.where(cut, outside, place) - unit * (low + high) / 2
-        people = people._replace(points=people.points * unit[..., None] + origin[:, None])
-        people = people._replace(unit=unit[:, 0])
+        points = people.points * unit[..., None] + origin[:, None]
         labelled = np.stack([draw() >= self.unlabelled for _ in LANDMARKS], axis=1)
-        labelled &= ((people.points >= 0) & (people.points <= room)).all(axis=2)
+        labelled &= ((points >= 0) & (points <= room)).all(axis=2)
         # Nobody can say where the face of a person seen from behind is.
         face = [LANDMARKS.index(name) for name in ("nose", "left_eye", "right_eye")]
         labelled[:, face] &= people.facing[:, None]
-        return people, labelled
+        return people._replace(points=points, unit=unit[:, 0]), labelled
 
     def _stream(self, index: int, stream: int) -> Generator:
         return np.random.default_rng([self.seed, self.split, index, stream])
@@ -97,10 +132,7 @@ class Synthetic(PoseDataset):
 
     Skeletons are "mpii" (16 joints) and "coco" (17 joints); the pictures are the same. `turned_away`, `truncated`
     (cut off by the picture's edge) and `unlabelled` (of a joint) are probabilities, `clutter` the number of bars
-    and discs in the background, `image_size` (height, width).
-
-    Raises:
-        DataError: An argument is out of range.
+    and discs in the background, `image_size` (height, width). Raises DataError for an argument out of range.
     """
 
     name = "synthetic"
@@ -121,32 +153,21 @@ class Synthetic(PoseDataset):
         super().__init__()
         if skeleton not in ("mpii", "coco"):
             raise DataError(f"synthetic: skeleton is mpii or coco, not {skeleton!r}")
-        if len(image_size) != 2 or min(image_size) < 32:
-            raise DataError(
-                "synthetic: image_size must be (height, width) of at least 32 pixels, not "
-                f"{tuple(image_size)}"
-            )
         shares = {"turned_away": turned_away, "truncated": truncated, "unlabelled": unlabelled}
-        for name, value in {**shares, "clutter": clutter, "seed": seed}.items():
-            most = 1 if name in shares else np.inf
-            if not 0 <= value <= most:
-                raise DataError(f"synthetic: {name} must be from 0 to {most}, it is {value}")
+        counts, people = {"clutter": clutter, "seed": seed}, {"train": train, "val": val}
+        sides = {"image_size": min(image_size)}
+        for values, least in ((shares, 0), (counts, 0), (people, 1), (sides, 32)):
+            for name, value in values.items():
+                most = 1 if values is shares else np.inf
+                if not least <= value <= most:
+                    raise DataError(f"synthetic: {name} must be {least} to {most}, it is {value}")
         self.skeleton = skeleton_by_name(skeleton)
-        height, width = image_size
-        self._counts = {"train": train, "val": val}
-        self._knobs = {
-            **shares,
-            "clutter": clutter,
-            "seed": seed,
-            "size": (int(height), int(width)),
-        }
+        self._counts, self._knobs = people, {**shares, **counts, "size": tuple(image_size)}
 
     def load(self, split: str) -> Persons:
         """The people of a split, row n standing in picture n."""
         count = self._counts[split]
         images = SyntheticImages(split=SPLITS.index(split), count=count, **self._knobs)
-        if count < 1:
-            raise DataError(f"synthetic {split}: there are no persons; set dataset.{split} above 0")
         people, labelled = images.people(range(count))
         columns = [LANDMARKS.index(name) for name in self.skeleton.joints]
         joints, labelled = people.points[:, columns], labelled[:, columns]
@@ -178,11 +199,39 @@ class Synthetic(PoseDataset):
         return pckh(self.skeleton)
 
 
-# --- pictures
+def _pose_people(draw: Callable[..., Float64[np.ndarray, " N"]], turned_away: float) -> People:
+    """People in varied poses, about one unit tall, the pelvis at (0, 0), of fewer than 40 draws."""
+    facing, width, slide = draw() >= turned_away, draw(0.55, 1.0), draw(-0.02, 0.02)
+    # (towards the person's left, up), as one sees it who faces the person.
+    at: dict[str, tuple] = {
+        "pelvis": (0.0, 0.0), "thorax": (0.0, 0.295), "upper_neck": (slide, 0.34),
+        "head_top": (2 * slide, 0.5), "nose": (3 * slide, 0.41),
+    }  # fmt: skip
+    for sign, side in zip((1.0, -1.0), SIDES, strict=True):
 
-_SHIFT = 4
-_SKIN = ((255, 224, 196), (224, 172, 130), (198, 140, 100), (160, 105, 70), (90, 58, 40))
-_HAIR = ((25, 20, 18), (60, 40, 25), (150, 100, 45), (205, 170, 95), (150, 150, 150))
+        def limb(start: tuple, angle: np.ndarray, length: np.ndarray, sign=sign) -> tuple:
+            """The end of a limb that is turned outwards by `angle` from hanging down."""
+            return start[0] + sign * length * np.sin(angle), start[1] - length * np.cos(angle)
+
+        for stem, across, up in (("eye", 0.022, 0.43), ("ear", 0.054, 0.42)):
+            at[f"{side}_{stem}"] = (3 * slide + sign * across * width, up)
+        for stem, across, up in (("shoulder", 0.112, 0.283), ("hip", 0.062, 0.0)):
+            at[f"{side}_{stem}"] = (sign * across * width, up)
+        # Zero hangs down, 170 degrees reaches up; low ones are the most frequent.
+        raised = np.deg2rad(8 + 162 * draw() ** 1.7)
+        bent = np.deg2rad(5 + 125 * draw() ** 1.2) * np.where(draw() < 0.5, 1, -1)
+        at[f"{side}_elbow"] = limb(at[f"{side}_shoulder"], raised, 0.168 * draw(0.6, 1.0))
+        at[f"{side}_wrist"] = limb(at[f"{side}_elbow"], raised + bent, 0.15 * draw(0.6, 1.0))
+        spread, bent = np.deg2rad(2 + 50 * draw() ** 2), np.deg2rad(60 * draw() ** 2)
+        at[f"{side}_knee"] = limb(at[f"{side}_hip"], spread, 0.238 * draw(0.7, 1.0))
+        at[f"{side}_ankle"] = limb(at[f"{side}_knee"], spread - bent, 0.235 * draw(0.7, 1.0))
+    # One in ten leans or lies far over, the others stand nearly upright.
+    lean = np.deg2rad(np.where(draw() < 0.1, draw(-75, 75), draw(-12, 12)))
+    across, up = np.stack([np.broadcast_arrays(*at[n], lean)[:2] for n in LANDMARKS], axis=-1)
+    x, y, lean = across * np.where(facing, 1, -1)[:, None], -up, lean[:, None]
+    turned = (x * np.cos(lean) - y * np.sin(lean), x * np.sin(lean) + y * np.cos(lean))
+    in_front = np.stack([draw() < 0.7, draw() < 0.7], axis=1)
+    return People(np.stack(turned, axis=-1), np.ones(len(x)), facing, in_front)
 
 
 def _random_color(rng: Generator) -> Color:
@@ -192,9 +241,8 @@ def _random_color(rng: Generator) -> Color:
 
 def _looks(rng: Generator) -> dict[str, Color]:
     """Colours by part of the body: sleeves and trousers are long or short."""
-    shirt, trousers, skin, hair = _random_color(rng), _random_color(rng), *(
-        some[rng.integers(5)] for some in (_SKIN, _HAIR)
-    )  # fmt: skip
+    shirt, trousers = _random_color(rng), _random_color(rng)
+    skin, hair = (some[rng.integers(5)] for some in (_SKIN, _HAIR))
     sleeve, shorts = rng.random(), rng.random() < 0.3
     return {
         "upper_arm": skin if sleeve < 0.15 else shirt, "forearm": shirt if sleeve > 0.6 else skin,
@@ -203,44 +251,39 @@ def _looks(rng: Generator) -> dict[str, Color]:
     }  # fmt: skip
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
-    return np.rint(points * (1 << _SHIFT)).astype(np.int32)
+def _fixed(points: Any) -> np.ndarray:
+    return np.rint(np.stack(points) * (1 << _SHIFT)).astype(np.int32)
 
 
-def _stroke(image: Image, ends: np.ndarray, radius: float, color: Color) -> None:
+def _stroke(image: Image, ends: Any, radius: float, color: Color) -> None:
     """A line with round ends."""
     (first, last), width = _fixed(ends).tolist(), max(1, round(2 * radius))
     cv2.line(image, first, last, color, width, cv2.LINE_AA, _SHIFT)
 
 
 def _draw_person(image: Image, people: People, looks: Mapping[str, Color]) -> None:
-    """Draws the first of the people, what is far from the camera first.
-
-    OpenCV draws at a sixteenth of a pixel; (0, 0) is the centre of the upper left pixel, as everywhere in pnfs.
-    """
+    """Draws the first of the people, what is far from the camera first."""
     at, unit = dict(zip(LANDMARKS, people.points[0], strict=True)), float(people.unit[0])
-    in_front = dict(zip(SIDES, people.arms_in_front[0].tolist(), strict=True))
-    arms = {side: [f"{side}_upper_arm", f"{side}_forearm"] for side in SIDES}
+    arms = {True: [], False: []}
+    for side, in_front in zip(SIDES, people.arms_in_front[0].tolist(), strict=True):
+        arms[in_front] += [f"{side}_upper_arm", f"{side}_forearm"]
     legs = [f"{side}_{part}" for side in SIDES for part in ("thigh", "shin")]
-    behind, before = (
-        [part for side in SIDES if in_front[side] == front for part in arms[side]]
-        for front in (False, True)
-    )
-    for part in [*behind, *legs, "neck", "torso", "head", *before]:
+    for part in [*arms[False], *legs, "neck", "torso", "head", *arms[True]]:
         color = looks[part.partition("_")[2] if part.startswith(SIDES) else part]
         # A dark outline keeps limbs of one colour apart.
         for margin, shade in ((max(0.7, 0.006 * unit), 0.6), (0.0, 1.0)):
             shown = tuple(shade * channel for channel in color)
             if part == "torso":
-                corners = np.stack([at[name] for name in _TORSO])
+                corners = [at[name] for name in _TORSO]
                 cv2.fillConvexPoly(image, _fixed(corners), shown, cv2.LINE_AA, _SHIFT)
                 for edge in range(4):
-                    _stroke(image, corners[[edge, edge - 1]], 0.045 * unit + margin, shown)
+                    ends = (corners[edge], corners[edge - 1])
+                    _stroke(image, ends, 0.045 * unit + margin, shown)
             else:
                 first, second, radius = LIMBS[part]
-                _stroke(image, np.stack([at[first], at[second]]), radius * unit + margin, shown)
+                _stroke(image, (at[first], at[second]), radius * unit + margin, shown)
         if part == "head" and people.facing[0]:
-            _stroke(image, np.stack([at["nose"], at["nose"]]), 0.04 * unit, looks["face"])
+            _stroke(image, (at["nose"], at["nose"]), 0.04 * unit, looks["face"])
 
 
 def _background(rng: Generator, size: tuple[int, int], clutter: int) -> Image:

@@ -1,5 +1,6 @@
 """What every dataset does: where its files are, which splits it has, how it is scored. Subclasses read labels."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from pnfs.data.predictions import Matches, Predictions, one_to_one, write_json
 from pnfs.data.readers import located
 from pnfs.evaluation import OKSAveragePrecision
 
-GROUND_TRUTH_BOXES: Mapping[str, Any] = {"boxes": "ground truth"}
+GROUND_TRUTH_BOXES = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
 
 ALL = "all"
@@ -32,17 +33,16 @@ class PoseDataset(ABC):
     The methods below `metric` have meanings that fit a dataset whose persons are scored in their labelled boxes.
 
     `root` is its folder, None for one without files; `padding` a factor on the sides of the person box;
-    `check_images` says whether `persons` checks that all image files exist.
-
-    Raises:
-        DataError: `root` or one of the `required` files is missing, or `padding` is not positive.
+    `check_images` says whether `persons` checks that all image files exist. Raises DataError if one of the
+    `required` files is missing, or an argument is none of the choices.
     """
 
     name: str = "dataset"
     skeleton: Skeleton
     splits: tuple[str, ...] = ("train", "val")
-    required: Sequence[str] = ()
+    required: tuple[str, ...] = ()
     """Files and folders below `root` without which nothing can be read."""
+    joined_splits: tuple[str, ...] = ()  # Those in split "all"; see `with_every_split`.
     guide: str = ""  # The expected layout and where the dataset is obtained, for messages.
 
     def __init__(
@@ -59,8 +59,7 @@ class PoseDataset(ABC):
     def persons(self, split: str) -> Persons:
         """The labelled persons of a split, in the file's order; read once.
 
-        Raises:
-            DataError: No such split, a damaged annotation file or record, or missing images.
+        Raises DataError if there is no such split, a file or record is damaged, or images are missing.
         """
         self.require_split(split)
         if split not in self._persons:
@@ -77,7 +76,10 @@ class PoseDataset(ABC):
 
     def evaluation_choices(self, split: str) -> Mapping[str, Any]:
         """What the score of a split depends on besides the network: boxes, suppression, …"""
-        return GROUND_TRUTH_BOXES
+        splits = (
+            {"splits": ", ".join(self.joined_splits)} if split == ALL and self.joined_splits else {}
+        )
+        return GROUND_TRUTH_BOXES | splits
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """The labelled persons of a split and their predictions."""
@@ -118,23 +120,18 @@ class PoseDataset(ABC):
         """Raises DataError unless these files and folders lie below `root`."""
         missing = [str(self.root / name) for name in relative if not (self.root / name).exists()]
         if missing and not self.root.is_dir():
-            where = f"{self.root}{located(self.root)}"
-            raise DataError(f"{self.name}: there is no folder {where}.\n{self.guide}")
+            missing = [f"the folder {self.root}"]
         if missing:
-            verb = "is" if len(missing) == 1 else "are"
-            raise DataError(
-                f"{self.name}: {', '.join(missing)} {verb} missing{located(self.root)}.\n{self.guide}"
-            )
+            found = f"missing: {', '.join(missing)}{located(self.root)}"
+            raise DataError(f"{self.name}: {found}.\n{self.guide}")
 
     def image_files(self, split: str, folder: str, paths: Sequence[str]) -> ImageFiles:
         """The images of a split, in a folder below `root`, looked for if `check_images` says so.
 
-        Raises:
-            DataError: A path leaves the folder, or images are missing; the message counts them.
+        Raises DataError if a path leaves the folder, or images are missing; the message counts them.
         """
         images = ImageFiles(self.root / folder, paths)
-        missing = images.missing() if self.check_images else []
-        if missing:
+        if missing := images.missing() if self.check_images else []:
             examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             raise DataError(
                 f"{self.name} {split}: {len(missing)} of {len(set(paths))} images are missing from "
@@ -146,52 +143,31 @@ class PoseDataset(ABC):
 
 
 def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
-    """The dataset, with its splits joined to one where `split` asks for all of them."""
-    return EverySplit(dataset) if split == ALL and ALL not in dataset.splits else dataset
+    """The dataset; where `split` asks for all of them, with its splits joined to one more, "all".
 
-
-class EverySplit(PoseDataset):
-    """A dataset with one split, "all"; ids begin with the name of their own split.
-
-    A split "test" that has no labels, or whose labels are not there, is left out.
-
-    Raises:
-        DataError: The dataset is scored split by split, as COCO is.
+    Ids then begin with the name of their own split. A split "test" without labels, or whose labels are not there,
+    is left out. Raises DataError if the dataset is scored split by split, as COCO is.
     """
-
-    splits = (ALL,)
-
-    def __init__(self, dataset: PoseDataset) -> None:
-        super().__init__()
-        self.dataset, self.skeleton, self.name = dataset, dataset.skeleton, dataset.name
-        if isinstance(self.metric(ALL), OKSAveragePrecision):
-            raise DataError(
-                f"split=all: {self.name} is scored split by split, from one annotation file; choose one of "
-                f"{', '.join(dataset.splits)}"
-            )
-
-    def load(self, split: str) -> Persons:
-        found: dict[str, Persons] = {}
-        for name in self.dataset.splits:
-            try:
-                persons = self.dataset.persons(name)
-            except DataError:
-                if name != "test":
-                    raise
-                continue
-            # LSP's "val" is its "test".
-            if persons.visibility.any() and not any(persons is other for other in found.values()):
-                found[name] = persons
-        named = [
-            replace(persons, ids=np.char.add(f"{name}/", persons.ids))
-            for name, persons in found.items()
-        ]
-        return joined(f"{self.name}, {' and '.join(found)}", named)
-
-    def metric(self, split: str) -> Metric:
-        return self.dataset.metric(self.dataset.splits[0])
-
-    def evaluation_choices(self, split: str) -> Mapping[str, Any]:
-        read = dict.fromkeys(str(name).partition("/")[0] for name in self.persons(split).ids)
-        choices = self.dataset.evaluation_choices(self.dataset.splits[0])
-        return {**choices, "splits": ", ".join(read)}
+    if split != ALL or ALL in dataset.splits:
+        return dataset
+    if isinstance(dataset.metric(dataset.splits[0]), OKSAveragePrecision):
+        raise DataError(
+            f"split=all: {dataset.name} is scored split by split, from one annotation file; choose one of "
+            f"{', '.join(dataset.splits)}"
+        )
+    found: dict[str, Persons] = {}
+    for name in dataset.splits:
+        try:
+            persons = dataset.persons(name)
+        except DataError:
+            if name != "test":
+                raise
+            continue
+        # LSP's "val" is its "test".
+        if persons.visibility.any() and not any(persons is other for other in found.values()):
+            found[name] = persons
+    named = [replace(p, ids=np.char.add(f"{name}/", p.ids)) for name, p in found.items()]
+    whole = copy.copy(dataset)
+    whole.splits, whole.joined_splits = (*dataset.splits, ALL), tuple(found)
+    whole._persons = {ALL: joined(f"{dataset.name}, {' and '.join(found)}", named)}
+    return whole

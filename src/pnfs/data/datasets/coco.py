@@ -18,7 +18,6 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco_boxes import (
     PersonsInBoxes,
     detected_persons,
-    image_table,
     labelled_persons,
     write_results,
 )
@@ -50,30 +49,20 @@ FILES: Mapping[str, Mapping[str, str]] = {
 }
 """COCO's own layout below root."""
 
-_GUIDE = """\
-Expected layout below root:
-  images/train2017/   images/val2017/   000000000139.jpg, …
-  annotations/person_keypoints_train2017.json   annotations/person_keypoints_val2017.json
-Images ("2017 Train/Val images") and annotations ("2017 Train/Val annotations"):
-https://cocodataset.org/#download
-Split "test" is test-dev: images/test2017/ and annotations/image_info_test-dev2017.json.
-Then set root to that folder."""
-
 
 class COCO(PoseDataset):
     """Keypoints in COCO's format with HRNet's choice of persons, in ground-truth or detected boxes.
 
-    Left out, and counted in `Persons.left_out` (HRNet, `lib/dataset/coco.py`): other categories,
-    crowds, persons without labelled joints, and persons whose box, once clipped to the image, is
-    empty. An area that is missing or 0, with which HRNet leaves a person out, is taken from the box.
+    Left out, and counted in `Persons.left_out` (HRNet, `lib/dataset/coco.py`): other categories, crowds, persons
+    without labelled joints, and persons whose box, once clipped to the image, is empty. An area that is missing or
+    0, with which HRNet leaves a person out, is taken from the box.
 
-    The person box has the centre of the clipped box and its (width, height) × `padding`.
-    `reference_length` is the square root of the annotated (segment) area in px, the scale s of OKS.
-    With `boxes="detected"` the persons of all splits but "train" are a detector's boxes as they stand,
-    without labels. COCO's split "test" is test-dev, without public labels: its scores are nan.
+    The person box has the centre of the clipped box and its (width, height) × `padding`. `reference_length` is the
+    square root of the annotated (segment) area in px, the scale s of OKS. With `boxes="detected"` the persons of
+    all splits but "train" are a detector's boxes as they stand, without labels. COCO's split "test" is test-dev,
+    without public labels: its scores are nan.
 
     Args:
-        root: Folder with `annotations` and `images`.
         min_labelled: Labelled joints that a training person needs.
         detections: File of detected boxes in COCO's result format; None takes that of `files`.
         box_threshold: Detected boxes that score less are left out.
@@ -85,14 +74,18 @@ class COCO(PoseDataset):
         skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
         category: Name or names of the categories that are read; None: all with the skeleton's joints.
         files: Split -> "annotations", "images" and perhaps "detections" below `root`; None: COCO's own.
-
-    Raises:
-        DataError: Files are missing, or an argument is none of the choices.
     """
 
     name = "COCO"
     splits = ("train", "val", "test")
-    guide = _GUIDE
+    guide = """\
+Expected layout below root:
+  images/train2017/   images/val2017/   000000000139.jpg, …
+  annotations/person_keypoints_train2017.json   annotations/person_keypoints_val2017.json
+Images ("2017 Train/Val images") and annotations ("2017 Train/Val annotations"):
+https://cocodataset.org/#download
+Split "test" is test-dev: images/test2017/ and annotations/image_info_test-dev2017.json.
+Then set root to that folder."""
 
     def __init__(
         self,
@@ -115,18 +108,18 @@ class COCO(PoseDataset):
             if value not in get_args(kind):
                 raise DataError(f"COCO: {key} is {', '.join(get_args(kind))}, not {value!r}")
         self.files = FILES if files is None else files
+        self.required = ("images",)
         if files is not None:
-            self.splits = tuple(files)
+            self.splits, self.required = tuple(files), ()
             wrong = [s for s in files if not {"annotations", "images"} <= files[s].keys()]
             if wrong or not {"train", "val"} <= files.keys():
                 raise DataError("files needs train and val, and annotations and images for each")
             listed = "\n".join(f"  {split}: {', '.join(files[split].values())}" for split in files)
             self.guide = f"Expected below root:\n{listed}"
+        self.required += tuple(self.files[split]["annotations"] for split in ("train", "val"))
         self.skeleton = skeleton_by_name(skeleton)
         if self.skeleton.name != body.COCO.name:
             self.name = f"COCO ({self.skeleton.name})"
-        folder = () if files else ("images",)
-        self.required = (*folder, *(self.files[s]["annotations"] for s in ("train", "val")))
         super().__init__(root, padding, check_images)
         self.min_labelled, self.category = min_labelled, category
         self.boxes: Boxes = boxes
@@ -135,6 +128,7 @@ class COCO(PoseDataset):
         self.nms, self.nms_threshold = nms, nms_threshold
         # Published crops (192×256, 288×384) are 3 to 4.
         self.aspect = 0.75 if input_size is None else input_size[1] / input_size[0]
+        self.sigmas = similarity_sigmas(self.skeleton)
         self._annotations: dict[str, Annotations] = {}
         self._boxes: dict[tuple[str, str], PersonsInBoxes] = {}
 
@@ -150,7 +144,7 @@ class COCO(PoseDataset):
             image_ids=loaded.image_ids,
             areas=fit_box(loaded.persons.box_size, self.aspect).prod(axis=-1),
             box_scores=loaded.scores,
-            sigmas=similarity_sigmas(self.skeleton),
+            sigmas=self.sigmas,
             joint_threshold=self.joint_threshold,
             nms_threshold=None if self.nms == "none" else self.nms_threshold,
             soft_nms=self.nms == "soft",
@@ -183,16 +177,15 @@ class COCO(PoseDataset):
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
         if self._unlabelled(split):
             return {}
-        poses, truth = self._poses(split, predictions)[0], self.annotations(split)
-        return evaluate_by_visibility(poses, truth, similarity_sigmas(self.skeleton))
+        poses, _ = self._poses(split, predictions)
+        return evaluate_by_visibility(poses, self.annotations(split), self.sigmas)
 
     def write_predictions(
         self, split: str, predictions: Predictions, folder: Path, name: str
     ) -> Path:
         """Writes the results file that COCO's server takes, duplicates left out.
 
-        Raises:
-            PnfsError: The method's name cannot stand in the file's.
+        Raises PnfsError if the method's name cannot stand in the file's.
         """
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise PnfsError(
@@ -205,20 +198,12 @@ class COCO(PoseDataset):
         return write_results(path, self.annotations(split), poses, predictions.scores[rows])
 
     def labels_digest(self, split: str) -> str:
-        """A digest of what `metric` reads beside the persons: crowds, areas, images without persons, and all
-        labels where the boxes are a detector's. Nothing for "train", which runs are not scored on."""
-        if split == "train":
-            return ""
-        read = self.annotations(split)
-        columns = [read.ids, read.image_ids, read.joints, read.visibility, read.boxes, read.area]
-        columns += [read.crowd, read.usable]
-        if self.boxes == "detected":
-            found = self._loaded(split)
-            columns += [found.image_ids, found.persons.center, found.persons.box_size, found.scores]
-        digest = hashlib.sha256(repr(sorted(image_table(read).items())).encode())
-        for column in columns:
-            digest.update(np.ascontiguousarray(column).tobytes())
-        return digest.hexdigest()
+        """A digest of the files that `metric` reads crowds, areas, images without persons and detected boxes from;
+        nothing for "train", which runs are not scored on."""
+        files = [] if split == "train" else [self.root / self.files[split]["annotations"]]
+        if files and self.boxes == "detected":
+            files.append(self._detections_path(split))
+        return "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
@@ -237,14 +222,10 @@ class COCO(PoseDataset):
         self.require_split(split)
         if split in self._annotations:
             return self._annotations[split]
-        file = self.files[split]["annotations"]
+        file, labelled = self.files[split]["annotations"], not self._unlabelled(split)
         self.require_files([file])
-        read = read_annotations(
-            self.root / file,
-            self.skeleton,
-            category=self.category,
-            labelled=not self._unlabelled(split),
-        )
+        path = self.root / file
+        read = read_annotations(path, self.skeleton, category=self.category, labelled=labelled)
         if split != "train":  # Too large to be kept for nothing.
             self._annotations[split] = read
         return read

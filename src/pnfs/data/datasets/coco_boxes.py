@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float32, Int64
 
 from pnfs.data import coco_format
-from pnfs.data.coco_format import Annotations
-from pnfs.data.images import DataError, ImageFiles
+from pnfs.data.coco_format import Annotations, Id
+from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.readers import Records, located, read_json
 from pnfs.evaluation.coco_eval import DetectedPoses
@@ -64,54 +64,52 @@ def labelled_persons(dataset: "COCO", split: str) -> PersonsInBoxes:
         if (keep & wrong).any():
             left_out[reason] = int((keep & wrong).sum())
         keep &= ~wrong
-    images, image_index = _images(dataset, split, read.image_ids[keep], table)
-    persons = Persons(
+    low, high, image_ids = low[keep], high[keep], read.image_ids[keep]
+    persons = _persons(
+        dataset,
+        split,
+        table,
         name=f"{dataset.name} {split}",
-        skeleton=dataset.skeleton,
-        images=images,
         ids=read.ids[keep].astype(np.str_),
-        image_index=image_index,
+        image_ids=image_ids,
         joints=read.joints[keep].astype(np.float32),
         visibility=read.visibility[keep].astype(np.int8),
-        center=((low + high) / 2)[keep].astype(np.float32),
-        box_size=((high - low)[keep] * dataset.padding).astype(np.float32),
+        center=(low + high) / 2,
+        size=high - low,
         reference_length=np.sqrt(read.area[keep]).astype(np.float32),
         left_out=left_out,
         remarks=read.remarks,
         file=read.where,
     )
-    return PersonsInBoxes(persons, read.image_ids[keep], np.ones(len(persons), np.float32))
+    return PersonsInBoxes(persons, image_ids, np.ones(len(persons), np.float32))
 
 
 def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
     """The persons that a detector found, as they stand in its results file; ids are "<image id>/<number>"."""
     if not path.is_file():
         raise DataError(f"{dataset.name}: {path} is missing{located(path)}.\n{_DETECTIONS_GUIDE}")
-    records = Records(path, read_json(path)).all
-    found = read_results(path, records, dataset.annotations(split), {"bbox": 4})
+    found, others = read_results(path, read_json(path), dataset.annotations(split), {"bbox": 4})
     empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < dataset.box_threshold
     left_out = {
-        coco_format.OTHER_CATEGORY: len(records) - len(found["score"]),
+        coco_format.OTHER_CATEGORY: others,
         "boxes without extent": int(empty.sum()),
         f"boxes that score less than {dataset.box_threshold}": int((low & ~empty).sum()),
     }
     image_ids, boxes, scores = (found[key][~empty & ~low] for key in ("image_id", "bbox", "score"))
-    images, image_index = _images(
-        dataset, split, image_ids, image_table(dataset.annotations(split))
-    )
     count, joints = len(boxes), len(dataset.skeleton)
     number_in_image = pd.Series(image_ids).groupby(image_ids).cumcount()
     ids = [f"{image}/{n}" for image, n in zip(image_ids.tolist(), number_in_image, strict=True)]
-    persons = Persons(
+    persons = _persons(
+        dataset,
+        split,
+        image_table(dataset.annotations(split)),
         name=f"{dataset.name} {split}, detected boxes",
-        skeleton=dataset.skeleton,
-        images=images,
         ids=np.array(ids, dtype=np.str_),
-        image_index=image_index,
+        image_ids=image_ids,
         joints=np.zeros((count, joints, 2), np.float32),
         visibility=np.full((count, joints), UNLABELLED, np.int8),
-        center=(boxes[:, :2] + boxes[:, 2:] / 2).astype(np.float32),
-        box_size=(boxes[:, 2:] * dataset.padding).astype(np.float32),
+        center=boxes[:, :2] + boxes[:, 2:] / 2,
+        size=boxes[:, 2:],
         reference_length=np.full(count, np.nan, np.float32),
         left_out={reason: number for reason, number in left_out.items() if number},
         file=str(path),
@@ -119,29 +117,35 @@ def detected_persons(dataset: "COCO", split: str, path: Path) -> PersonsInBoxes:
     return PersonsInBoxes(persons, image_ids, scores.astype(np.float32))
 
 
-def image_table(read: Annotations) -> ImageTable:
-    """The images of an annotation file; raises DataError where one lacks its size or name."""
-    table = {}
-    for row, image in enumerate(read.images):
-        match image:
-            case {"id": int(id_), "width": int(w), "height": int(h), "file_name": str(name)}:
-                table[id_] = name, (w, h)
-            case _:
-                raise DataError(
-                    f"{read.where}: image {image.get('id', row)}: needs id, width and height as "
-                    "whole numbers and file_name as text"
-                )
-    return table
-
-
-def _images(
-    dataset: "COCO", split: str, image_ids: Int64[np.ndarray, " N"], table: ImageTable
-) -> tuple[ImageFiles, Int64[np.ndarray, " N"]]:
-    """The image files that persons are in, and which of them each person is in."""
+def _persons(
+    dataset: "COCO",
+    split: str,
+    table: ImageTable,
+    image_ids: Int64[np.ndarray, " N"],
+    center: np.ndarray,
+    size: np.ndarray,
+    **columns: Any,
+) -> Persons:
+    """Persons in images of the annotation file's table; boxes are padded here."""
     used, image_index = np.unique(image_ids, return_inverse=True)
     names = [table[image_id][0] for image_id in used.tolist()]
-    images = dataset.image_files(split, dataset.files[split]["images"], names)
-    return images, image_index.astype(np.int64)
+    return Persons(
+        skeleton=dataset.skeleton,
+        images=dataset.image_files(split, dataset.files[split]["images"], names),
+        image_index=image_index.astype(np.int64),
+        center=center.astype(np.float32),
+        box_size=(size * dataset.padding).astype(np.float32),
+        **columns,
+    )
+
+
+def image_table(read: Annotations) -> ImageTable:
+    """The images of an annotation file; raises DataError where one lacks its size or name."""
+    images = Records(read.where, read.images, "images", lambda row, r: f"image {r.get('id', row)}")
+    kinds = {"id": int, "file_name": str, "width": int, "height": int}
+    ids, names, *sizes = (images.column(key, kind) for key, kind in kinds.items())
+    sizes = zip(*sizes, strict=True)
+    return dict(zip(ids, zip(names, sizes, strict=True), strict=True))
 
 
 def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: np.ndarray) -> Path:
@@ -162,19 +166,16 @@ def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: n
 
 
 def read_results(
-    path: Path, records: list[dict[str, Any]], truth: Annotations, fields: Mapping[str, int]
-) -> dict[str, np.ndarray]:
-    """Columns of the N persons in a list of detections: "image_id" (N,), "score" (N,) and `fields` (N, size).
+    path: Path, content: object, truth: Annotations, fields: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], int]:
+    """Columns of the N persons in a list of detections, "image_id" (N,), "score" (N,) and `fields` (N, size), and
+    the number of other records.
 
-    Which categories are persons, and which images there are, the annotations `truth` say.
-
-    Raises:
-        DataError: There is no person, or a record lacks a field, holds no finite number there, or
-            names an unknown image; the message names file, record and field.
+    Which categories are persons, and which images there are, the annotations `truth` say. Raises DataError, which
+    names file, record and field, if there is no person, or a record is not such.
     """
-    categories = Records(path, records, label=lambda row, _: f"detection {row}").numbers(
-        "category_id"
-    )
+    everything = Records(path, content, label=lambda row, _: f"detection {row}")
+    categories = everything.numbers("category_id")
     rows = np.flatnonzero(np.isin(categories, truth.categories)).tolist()
     if not rows:
         others = ", ".join(f"{number:g}" for number in np.unique(categories)[:5])
@@ -182,10 +183,10 @@ def read_results(
             f"{path}: no detection has category_id {truth.category}, which is person in {truth.where}; "
             f"there are {others or 'no detections'}"
         )
-    persons = [records[row] for row in rows]
+    persons = [everything.all[row] for row in rows]
     table = Records(path, persons, label=lambda row, _: f"detection {rows[row]}")
-    columns = {name: table.numbers(name, size, finite=True) for name, size in fields.items()}
-    columns |= {name: table.numbers(name, finite=True) for name in ("image_id", "score")}
+    columns = {name: table.numbers(name, size) for name, size in fields.items()}
+    columns |= {"image_id": np.array(table.column("image_id", Id)), "score": table.numbers("score")}
     known = np.isin(columns["image_id"], [image["id"] for image in truth.images])
     table.require(known, f"image_id is not among the images of {truth.where}")
-    return columns | {"image_id": columns["image_id"].astype(np.int64)}
+    return columns, len(everything) - len(rows)

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Float, Int8
 
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
@@ -21,10 +21,9 @@ class LSP(PoseDataset):
     The official split: images 1 to 1000 train, those from `test_from` on test; "val" and "test" are both these.
     The folder `root` holds `images` and `joints.mat`, key `joints`, (3, 14, N): x, y in px, 1 where occluded.
 
-    The person box is the bounding box of the labelled joints, a square of its longer side ×
-    `padding`; persons without one are left out. `reference_length` is the torso size in px, see
-    `pnfs.evaluation.torso_size`; it is nan, which leaves the person out of the score, where a torso
-    joint is unlabelled.
+    The person box is the bounding box of the labelled joints, a square of its longer side × `padding`; persons
+    without one are left out. `reference_length` is the torso size in px, see `pnfs.evaluation.torso_size`; it is
+    nan, which leaves the person out of the score, where a torso joint is unlabelled.
     """
 
     name = "LSP"
@@ -36,6 +35,9 @@ class LSP(PoseDataset):
         "Dataset: http://sam.johnson.io/research/lsp.html\nThen set root to that folder."
     )
     image_format = "im{:04d}.jpg"
+    axes = (2, 1, 0)  # Of `joints`, to (N, 14, 3).
+    meaning = (VISIBLE, OCCLUDED)  # Of the third number, 0 or 1.
+    held_out = "test"  # Split of those that are not trained on.
 
     def __init__(
         self,
@@ -51,38 +53,28 @@ class LSP(PoseDataset):
         """PCK at 0.2 of the torso size, with the 12 joints of arms and legs as group "limbs"."""
         self.require_split(split)
         limbs = tuple(j for j in self.skeleton.joints if j not in ("neck", "head_top"))
-        return PCK(
-            joints=self.skeleton.joints,
-            groups={**self.skeleton.groups, "limbs": limbs},
-            thresholds=(0.2,),
-        )
+        groups = {**self.skeleton.groups, "limbs": limbs}
+        return PCK(joints=self.skeleton.joints, groups=groups, thresholds=(0.2,))
 
     def persons(self, split: str) -> Persons:
         """As `PoseDataset.persons`; "val" and "test" are the same persons."""
         self.require_split(split)
-        return super().persons(split if split == "train" else self.splits[-1])
-
-    def read(self, path: Path) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
-        """Joints and their visibility from `joints.mat`."""
-        columns = read_mat(path, "joints", (3, len(self.skeleton), None)).transpose(2, 1, 0)
-        occluded = _flags(path, columns, "the third row (1 = occluded)")
-        return columns[..., :2], np.where(occluded, OCCLUDED, VISIBLE).astype(np.int8)
+        return super().persons(self.held_out if split == "val" else split)
 
     def load(self, split: str) -> Persons:
         joints, visibility = self._labels
         rows = np.arange(len(joints))
         rows = rows[(rows >= self.held_out_from - 1) == (split != "train")]
-        enough = (visibility[rows] > UNLABELLED).sum(-1) >= 2
-        chosen = rows[enough]
-        labelled = visibility[chosen][..., None] > UNLABELLED
-        low = np.where(labelled, joints[chosen], np.inf).min(axis=1)
-        high = np.where(labelled, joints[chosen], -np.inf).max(axis=1)
-        usable = (side := (high - low).max(-1)) > 0
+        labelled = visibility[rows] > UNLABELLED
+        low = np.where(labelled[..., None], joints[rows], np.inf).min(axis=1)
+        high = np.where(labelled[..., None], joints[rows], -np.inf).max(axis=1)
+        side, enough = (high - low).max(-1), labelled.sum(-1) >= 2
+        usable = enough & (side > 0)
         left_out = {
             "with fewer than two labelled joints": int((~enough).sum()),
-            "with all labelled joints on one point": int((~usable).sum()),
+            "with all labelled joints on one point": int((enough & ~usable).sum()),
         }
-        rows, center, side = chosen[usable], ((low + high) / 2)[usable], side[usable] * self.padding
+        rows, center, side = rows[usable], (low[usable] + high[usable]) / 2, side[usable]
         joints, visibility = joints[rows], visibility[rows]
         standard = {number: self.image_format.format(number) for number in (rows + 1).tolist()}
         # An image that is not there keeps its standard name, which messages then give.
@@ -96,7 +88,7 @@ class LSP(PoseDataset):
             joints=joints.astype(np.float32),
             visibility=visibility,
             center=center.astype(np.float32),
-            box_size=np.stack([side, side], axis=-1).astype(np.float32),
+            box_size=(self.padding * np.stack([side, side], axis=-1)).astype(np.float32),
             reference_length=torso_size(joints, visibility, self.skeleton).astype(np.float32),
             left_out={reason: count for reason, count in left_out.items() if count},
             file=str(self.root / "joints.mat"),
@@ -104,10 +96,19 @@ class LSP(PoseDataset):
 
     @cached_property
     def _labels(self) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
-        path = self.root / "joints.mat"
-        joints, visibility = self.read(path)
-        joints = np.where(visibility[..., None] > UNLABELLED, joints, 0).astype(np.float64)
-        require_rows(path, finite_rows(joints), _label, "a labelled joint is not a finite number")
+        """Joints, 0 where unlabelled, and their visibility, of all persons."""
+        path, sizes = self.root / "joints.mat", (None, len(self.skeleton), 3)
+        shape = tuple(sizes[self.axes.index(axis)] for axis in range(3))
+        columns = read_mat(path, "joints", shape).transpose(self.axes).astype(np.float64)
+
+        def require(ok: np.ndarray | np.bool_, wrong: str) -> None:
+            require_rows(path, np.asarray(ok), lambda row: f"person {row + 1}", wrong)
+
+        flags = columns[..., 2]
+        require(np.isin(flags, (0, 1)).all(-1), "the third number of a joint must be 0 or 1")
+        visibility = np.where(flags == 1, *self.meaning[::-1]).astype(np.int8)
+        joints = np.where(visibility[..., None] > UNLABELLED, columns[..., :2], 0)
+        require(finite_rows(joints), "a labelled joint is not a finite number")
         return joints, visibility
 
     @cached_property
@@ -136,6 +137,9 @@ class LSPET(LSP):
     splits = ("train", "val")
     guide = LSP.guide.replace("im0001", "im00001").replace("lsp.html", "lspet.html")
     image_format = "im{:05d}.jpg"
+    axes = (2, 0, 1)
+    meaning = (UNLABELLED, VISIBLE)
+    held_out = "val"
 
     def __init__(
         self,
@@ -145,19 +149,3 @@ class LSPET(LSP):
         check_images: bool = True,
     ) -> None:
         super().__init__(root, validation_from, padding, check_images)
-
-    def read(self, path: Path) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
-        columns = read_mat(path, "joints", (len(self.skeleton), 3, None)).transpose(2, 0, 1)
-        labelled = _flags(path, columns, "the third column (1 = labelled)")
-        return columns[..., :2], np.where(labelled, VISIBLE, UNLABELLED).astype(np.int8)
-
-
-def _flags(path: Path, columns: Float[np.ndarray, "N 14 3"], what: str) -> Bool[np.ndarray, "N 14"]:
-    flags = columns[..., 2]
-    known = np.asarray(np.isin(flags, (0, 1)).all(-1))
-    require_rows(path, known, _label, f"{what} must be 0 or 1")
-    return flags == 1
-
-
-def _label(row: int) -> str:
-    return f"person {row + 1}"

@@ -11,7 +11,7 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, joined
 from pnfs.data.predictions import Predictions
-from pnfs.data.readers import Records, finite_rows, read_json, read_mat
+from pnfs.data.readers import Records, finite_rows, read_json, read_mat, vector
 from pnfs.evaluation.pck import PCK, head_size
 
 FILE_JOINTS = (
@@ -31,29 +31,27 @@ NO_LABEL = "without a labelled joint, which count for nothing"
 TrainSplit = Literal["train", "all"]
 
 _ANNOTATIONS = {"train": "annot/train.json", "val": "annot/valid.json", "test": "annot/test.json"}
+_TRUTH = "annot/gt_valid.mat"
 
 
 class MPII(PoseDataset):
     """MPII Human Pose with the splits and boxes of HRNet; a folder with `images` and `annot`.
 
-    Joints come in the order of `pnfs.body.MPII` (the paper's section IV-A) and 0-based pixels;
-    the files hold another order, 1-based. The files do not tell occluded from visible joints:
-    every labelled joint is VISIBLE. Split "test" has no labels: its scores are nan.
+    Joints come in the order of `pnfs.body.MPII` (the paper's section IV-A) and 0-based pixels; the files hold
+    another order, 1-based. The files do not tell occluded from visible joints: every labelled joint is VISIBLE.
+    Split "test" has no labels: its scores are nan.
 
-    Person box (HRNet, `lib/dataset/mpii.py`): unless the centre's x is -1, its y moves down by
-    15 px × scale and scale is multiplied by `padding`; the box is a square of scale × 200 px.
-    `reference_length` is the head size in px, 0.6 × the diagonal of the head box; nan in "train" and "test", whose
-    files hold no head boxes. With `train_split="all"` the validation persons are trained on too, as for the hidden
-    test set (paper, Table IV); validation scores then say nothing.
-
-    Raises:
-        DataError: Folders or annotation files are missing, or `padding` or `train_split` is wrong.
+    Person box (HRNet, `lib/dataset/mpii.py`): unless the centre's x is -1, its y moves down by 15 px × scale and
+    scale is multiplied by `padding`; the box is a square of scale × 200 px. `reference_length` is the head size in
+    px, 0.6 × the diagonal of the head box; nan in "train" and "test", whose files hold no head boxes. With
+    `train_split="all"` the validation persons are trained on too, as for the hidden test set (paper, Table IV);
+    validation scores then say nothing.
     """
 
     name = "MPII"
     skeleton = body.MPII
     splits = ("train", "val", "test")
-    required = ("images", "annot/train.json", "annot/valid.json", "annot/gt_valid.mat")
+    required = ("images", _ANNOTATIONS["train"], _ANNOTATIONS["val"], _TRUTH)
     guide = """\
 Expected layout below root:
   images/            000001163.jpg, … (24,984 images)
@@ -84,8 +82,7 @@ Then set root to that folder."""
     ) -> Path:
         """Writes `pred.mat` as HRNet's `MPIIDataset.evaluate` does, for the benchmark's evaluation.
 
-        It holds `preds`, (N, 16, 2): x, y in 1-based pixels, joints in the order of `FILE_JOINTS`,
-        persons in the order of the annotation file.
+        `preds` is (N, 16, 2): x, y in 1-based pixels, joints in the order of `FILE_JOINTS`, persons in the file's.
         """
         folder.mkdir(parents=True, exist_ok=True)
         order = self.skeleton.indices(FILE_JOINTS)
@@ -102,13 +99,9 @@ Then set root to that folder."""
         self.require_files([_ANNOTATIONS[split]])
         table = Records(path, read_json(path), label=lambda n, r: f"record {n} ({r.get('image')})")
         count, joint_count = len(table), len(FILE_JOINTS)
-        names, center, scale = (
-            table.texts("image"),
-            table.numbers("center", 2),
-            table.numbers("scale"),
-        )
-        usable = finite_rows(center) & np.isfinite(scale) & (scale > 0)
-        table.require(usable, "center must be finite and scale positive")
+        names, center = table.column("image", str), table.numbers("center", 2)
+        scale = table.numbers("scale")
+        table.require(scale > 0, "scale must be positive")
         # HRNet's rules; a centre of -1 stands for none.
         known = center[:, 0] != -1
         center[:, 1] += np.where(known, 15 * scale, 0)
@@ -116,28 +109,20 @@ Then set root to that folder."""
 
         joints, labelled = np.zeros((count, joint_count, 2)), np.zeros((count, joint_count), bool)
         if split != "test":
-            joints = table.numbers("joints", joint_count, 2)
-            flags = table.numbers("joints_vis", joint_count)
-            table.require(np.isin(flags, (0, 1)).all(-1), "joints_vis must be 0 or 1")
-            labelled = flags == 1
+            flags = table.column("joints_vis", vector(joint_count, number=bool))
+            labelled = np.array(flags, bool).reshape(count, joint_count)
+            joints = table.numbers("joints", joint_count, 2, finite=False)
             joints = np.where(labelled[..., None], joints - 1, 0)
             table.require(finite_rows(joints), "a labelled joint is not a finite number")
         head_sizes = np.full(count, np.nan)
         if split == "val":
-            truth = self.root / "annot/gt_valid.mat"
-            boxes = read_mat(truth, "headboxes_src", (2, 2, None)).astype(np.float64)
-            if boxes.shape[2] != count:
-                raise DataError(
-                    f"{truth}: headboxes_src has shape {boxes.shape} for the {count} persons of "
-                    f"{path}, it must have (2, 2, {count}); take both files from one source"
-                )
             # (corner, x or y, person) -> (person, corner, x or y)
-            head_sizes = head_size(boxes.transpose(2, 0, 1))
-            table.require(
-                head_sizes > 0, f"the head box in {truth} is empty or not a finite number"
-            )
+            boxes = read_mat(self.root / _TRUTH, "headboxes_src", (2, 2, count))
+            head_sizes = head_size(boxes.astype(np.float64).transpose(2, 0, 1))
+            wrong = f"the head box in {self.root / _TRUTH} is empty or not a finite number"
+            table.require(head_sizes > 0, wrong)
         unlabelled = 0 if split == "test" else int((~labelled.any(-1)).sum())
-        image_names, image_index = np.unique(np.array(names), return_inverse=True)
+        image_names, image_index = np.unique(np.array(names, np.str_), return_inverse=True)
         return Persons(
             name=f"MPII {split}",
             skeleton=self.skeleton,
