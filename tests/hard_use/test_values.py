@@ -56,6 +56,7 @@ CHOICES = [
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # Of the accelerations some compile.
 @pytest.mark.parametrize("group", sorted({group for group, _ in CHOICES}))
 def test_every_choice_is_built(
     server: TrainServer, tmp_path: Path, tally: Tally, group: str

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
 from pnfs.errors import PnfsError
-from pnfs.reproduce.figures import draw_figure
+from pnfs.reproduce.figures import draw_figures, draw_table
 from pnfs.reproduce.page import cells, page
 from pnfs.reproduce.results import Results, compared, groups, kept_results
 from pnfs.reproduce.targets import Target, TargetError
@@ -134,10 +135,29 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
 # --- figures
 
 
+@pytest.mark.parametrize(("scores", "bars"), [([50.0], 0), ([50.0, 54.0], 1)])
+def test_table_is_drawn_of_the_rows_that_have_runs(
+    scores: list[float], bars: int, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, score in enumerate(scores):
+        write_run(tmp_path / "runs", "seeded", seed, score)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    draw_table(target, results_of(tmp_path / "runs", target), tmp_path, "title")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["seeded"]
+    seeds, mean, *_ = axes.lines
+    (paper,) = [line for line in axes.lines if line.get_label() == "the paper's"]
+    assert list(seeds.get_xdata()) == scores
+    assert (mean.get_markerfacecolor() == "white") == (len(scores) == 1)
+    assert sum(container.has_xerr for container in axes.containers) == bars
+    assert list(paper.get_xdata()) == [87.1]
+
+
 def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) -> None:
     def drawn(kind: str, results: Results) -> list[str]:
         of_kind = target.model_copy(update={"kind": kind})
-        return [path.name for path in draw_figure(of_kind, results, tmp_path, "title")]
+        return [path.name for path in draw_figures(of_kind, results, tmp_path, "title")]
 
     kinds = ("table", "trade_off", "loss_curves", "poses")
     none = results_of(tmp_path / "none", target)
@@ -151,7 +171,8 @@ def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) 
         drawn("poses", results)
     Image.new("RGB", (80, 40), "red").save(folders[0] / "predictions_val.png")
     names = [drawn(kind, results) for kind in kinds]
-    assert names == [[], ["figure.png"], ["figure.png"], ["figure.jpg"]]
+    beside = ["figure.png"], ["figure.png"], ["figure.jpg"]
+    assert names == [["table.png"], *(["table.png", *more] for more in beside)]
     with Image.open(tmp_path / "figure.jpg") as picture:
         red, green, _ = picture.getpixel((800, 400))
         assert red > 200 > 50 > green

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from pnfs.data.images import DataError
 from pnfs.viz import curves
-from pnfs.viz.curves import plot_curves, plot_score, plot_seeds, read_metrics
+from pnfs.viz.curves import plot_curves, plot_mean, plot_seeds, read_metrics
 from pnfs.viz.style import new_figure
 
 METRICS = """\
@@ -97,5 +97,5 @@ def test_seeds_are_a_mean_with_a_range_and_a_single_one_is_dashed(seeds, dashed)
     (line,) = axes.lines
     assert (line.get_linestyle() == "--", len(axes.collections)) == (dashed, 0 if dashed else 1)
     for deviation in (None, 1.0):
-        bar = plot_score(axes, 1e9, 50.0, deviation, ("#0072b2", "o"))[0]
+        bar = plot_mean(axes, 1.0, 50.0, ("#0072b2", "o"), std={"yerr": deviation})[0]
         assert (bar.get_markerfacecolor() == "white") == (deviation is None)

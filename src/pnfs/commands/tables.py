@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pnfs.commands.configuration import UsageError, console, packaged_folder, plain
-from pnfs.reproduce.figures import draw_figure
+from pnfs.reproduce.figures import draw_figures
 from pnfs.reproduce.page import write_table
 from pnfs.reproduce.results import RowError, find_results, kept_results
 from pnfs.reproduce.targets import read_target, target_names
@@ -43,7 +43,7 @@ def run(settings: dict[str, Any]) -> None:
         folder = Path(settings["out"]).expanduser() / name / "results" / profile
         written = write_table(target, results, folder, profile, says)
         title = f"{target.title} (profile {profile})"
-        written += draw_figure(target, results, folder, title)
+        written += draw_figures(target, results, folder, title)
         console.print(f"{title}: {len(results.finished)} of {len(results.runs)} runs are finished")
         console.print(f"written: {', '.join(map(str, written))}")
 

@@ -29,37 +29,22 @@ class TargetError(PnfsError):
 
 
 class Target(BaseModel):
-    """A table or figure of the paper.
-
-    Attributes:
-        name: Its folder in `experiments/`, and that of its rows in `conf/experiment/`.
-        title: As the paper names it.
-        tests: The question it answers, one sentence.
-        source: Where the paper's numbers stand, and what they were measured on.
-        kind: What is drawn beside the table.
-        scores: Column of paper.csv -> the score of our records that stands beside it.
-        rows: File in `conf/experiment/<name>/` -> label; a row of paper.csv has its label there.
-        against: The row (file) that the others are compared with, seed by seed; None: the first with runs.
-        questions: Row (file) -> the question that its comparison answers.
-        notes: Profile -> what to know about its numbers.
-        counts: Row, or "all" -> why our parameters and MACs differ from the paper's.
-        published: paper.csv as it is printed: labels -> text, "" where nothing is printed.
-    """
+    """A table or figure of the paper."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    name: str
-    title: str
-    tests: str
-    source: str
-    kind: Literal["table", "trade_off", "loss_curves", "poses"]
-    scores: dict[str, str] = {}
-    rows: dict[str, str]
-    against: str | None = None
-    questions: dict[str, str] = {}
-    notes: dict[str, str] = {}
-    counts: dict[str, str] = {}
-    published: pd.DataFrame
+    name: str  # Its folder in `experiments/`, and that of its rows in `conf/experiment/`.
+    title: str  # As the paper names it.
+    tests: str  # The question it answers, one sentence.
+    source: str  # Where the paper's numbers stand, and what they were measured on.
+    kind: Literal["table", "trade_off", "loss_curves", "poses"]  # What is drawn beside the table.
+    scores: dict[str, str] = {}  # Column of paper.csv -> the score of our records beside it.
+    rows: dict[str, str]  # File in `conf/experiment/<name>/` -> label, as in paper.csv.
+    against: str | None = None  # Row (file) to compare the others with; None: the first with runs.
+    questions: dict[str, str] = {}  # Row (file) -> the question that its comparison answers.
+    notes: dict[str, str] = {}  # Profile -> what to know about its numbers.
+    counts: dict[str, str] = {}  # Row, or "all" -> why our parameters and MACs differ.
+    published: pd.DataFrame  # paper.csv as printed: labels -> text, "" where nothing is printed.
 
     @model_validator(mode="after")
     def _rows_exist(self) -> "Target":

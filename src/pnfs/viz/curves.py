@@ -115,21 +115,14 @@ def plot_seeds(
     return mean
 
 
-def plot_score(
-    axes: Axes,
-    macs: float,
-    mean: float,
-    deviation: float | None,
-    look: tuple[str, str],
-    **more: Any,
+def plot_mean(
+    axes: Axes, x: float, y: float, look: tuple[str, str], *, std: dict[str, Any], **more: Any
 ) -> Sequence[Artist]:
-    """Draws a score against multiply-accumulates in G: filled with its deviation, or hollow for a single seed."""
+    """Draws a mean as a marker with its deviation, xerr or yerr in `std`; hollow for one seed, None."""
     colour, marker = look
-    face = colour if deviation is not None else "white"
-    drawn = axes.errorbar(
-        macs / 1e9, mean, deviation, fmt=marker, color=colour, mfc=face, ms=7, clip_on=False, **more
-    )
-    return drawn.get_children()
+    face = "white" if None in std.values() else colour
+    more = {"ms": 7, "clip_on": False, **std, **more}
+    return axes.errorbar(x, y, fmt=marker, color=colour, mfc=face, **more).get_children()
 
 
 def plot_trajectory(

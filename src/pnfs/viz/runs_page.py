@@ -26,7 +26,7 @@ from PIL import Image
 from pnfs.data.images import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
-from pnfs.viz.curves import LOGGED, loss_axes, plot_score, plot_seeds, read_metrics
+from pnfs.viz.curves import LOGGED, loss_axes, plot_mean, plot_seeds, read_metrics
 from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
 STATES = ("finished", "running", "interrupted", "failed")
@@ -164,7 +164,8 @@ def _trade_off(rows: Sequence[Row]) -> Markup:
         if row.look is None:
             axes.plot((row.macs or 0) / 1e9, row.mean or 0.0, ".", color="0.75", ms=4, zorder=1)
             continue
-        for artist in plot_score(axes, row.macs or 0, row.mean or 0.0, row.deviation, row.look):
+        x, y = (row.macs or 0) / 1e9, row.mean or 0.0
+        for artist in plot_mean(axes, x, y, row.look, std={"yerr": row.deviation}):
             artist.set_gid(f"row-{row.number}")
     axes.margins(0.12)
     axes.set_xlim(left=0)
