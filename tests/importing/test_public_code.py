@@ -134,7 +134,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
         ("backbone.stem.7.weight", torch.zeros(1), r"backbone\.stem\.7\.weight"),
         ("reduce.3.0.weight", torch.zeros(1), r"reduce\.3\.0\.weight"),
         ("lower_limb_part.cell_5_0.channel_keep.bias", None, r"cell_5_0\.channel_keep\.bias"),
-        ("backbone.stem.0.weight", torch.zeros(64, 1, 3, 3), r"conv1\.weight.*\(64, 1, 3, 3\)"),
+        ("backbone.stem.0.weight", torch.zeros(64, 1, 3, 3), r"stem\.0\.weight.*\(64, 1, 3, 3\)"),
         ("head_part.cell_5_0.channel_keep.weight", torch.zeros(8, 9, 1, 1), r"head_part\.cell_5_0"),
     ],
 )
