@@ -63,7 +63,8 @@ def write(path: Path, sections: list[Section], machine: str) -> None:
         axes.set_title(section.title, fontsize=LABEL, loc="left")
         axes.axvline(1, color="0.4", lw=0.8, ls=":")
         axes.invert_yaxis()
-        plain_axes(axes, x_label=section.bars, grid="x")
+        plain_axes(axes, x_label=section.bars)
+        axes.grid(visible=False, axis="y")
         axes.margins(x=0.1)
     save_figure(figure, path.with_suffix(".png"))
 

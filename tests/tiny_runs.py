@@ -1,7 +1,6 @@
 """Runs that take no training: a configuration as a command composes it, and a folder with an untrained network."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from pnfs.commands.configuration import build_network, configuration_folder, plain
-from pnfs.commands.keys import check_keys
-from pnfs.commands.launch import MODULES
+from pnfs.commands.building import build_network
+from pnfs.commands.configuration import packaged_folder, plain
+from pnfs.commands.launch import run
 from pnfs.training.checkpoints import CONFIG_KEY
 
 PEOPLE = ("dataset=synthetic", "dataset.train=8", "dataset.val=6", "dataset.image_size=[64,64]")
@@ -27,15 +26,13 @@ TINY = (
 
 def composed(command: str, *overrides: str) -> DictConfig:
     """A command's configuration."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+    with initialize_config_dir(version_base="1.3", config_dir=str(packaged_folder("conf"))):
         return compose(command, list(overrides))
 
 
 def call(command: str, *overrides: str) -> Any:
-    """A command in this process: its configuration, the checks of its keys, itself."""
-    config = composed(command, *overrides)
-    check_keys(command, config)
-    return import_module(f"pnfs.commands.{MODULES.get(command, command)}").run(config)
+    """A command in this process, its configuration checked."""
+    return run(command, composed(command, *overrides))
 
 
 def untrained_run(folder: Path, *overrides: str) -> Path:

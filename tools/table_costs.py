@@ -16,13 +16,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from pnfs.commands.configuration import (
-    build_network,
-    configuration_folder,
-    experiments_folder,
-    plain,
-    register_resolvers,
-)
+from pnfs.commands.building import build_network
+from pnfs.commands.configuration import packaged_folder, plain, register_resolvers
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import PoseNetwork
 from pnfs.reproduce.page import markdown
@@ -129,8 +124,8 @@ def _empty(model: str) -> PoseNetwork:
 
 def main(folder: Path) -> None:
     register_resolvers()
-    root = experiments_folder(None)
-    with initialize_config_dir(version_base="1.3", config_dir=str(configuration_folder())):
+    root = packaged_folder("experiments")
+    with initialize_config_dir(version_base="1.3", config_dir=str(packaged_folder("conf"))):
         targets = [read_target(root, name) for name in target_names(root)]
         text = cost_columns(measure_costs(targets, build_row))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,53 +1,92 @@
-"""The command as users start it: another folder, another process, and mistakes on the way."""
+"""Command lines: file names, help, and mistakes, of which one sentence tells file or key, and what to do."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pnfs.commands.configuration import configuration_folder
+import pnfs
+from pnfs.commands import launch
+from pnfs.commands.configuration import UsageError, packaged_folder
+from pnfs.commands.keys import checked
+from pnfs.commands.launch import quoted, with_globs_expanded, with_inputs_named
+from tiny_runs import composed
+from train_server import TrainServer
 
-CONF = configuration_folder()
-PNFS = Path(sys.executable).with_name("pnfs")
-
-# Every call starts an interpreter and imports torch.
-pytestmark = pytest.mark.slow
-
-
-def pnfs(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs `pnfs ARGUMENTS` in a folder, with these environment variables besides the present ones."""
-    return subprocess.run(
-        [str(PNFS), *arguments],
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "200", **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+CONF = packaged_folder("conf")
 
 
-def error_of(done: subprocess.CompletedProcess[str]) -> str:
-    """What a failed call told its user; Python's and Hydra's internals are no such thing."""
-    assert done.returncode not in (0, -9, -11)
-    for internals in ("Traceback", 'File "', "Error in call to target", "HYDRA_FULL_ERROR"):
-        assert internals not in done.stderr
-    return done.stderr.strip()
+# --- what is read
 
 
-def test_unknown_command_exits_with_2(tmp_path: Path) -> None:
-    done = pnfs(tmp_path, "trian")
-    assert done.returncode == 2
-    assert "'trian'" in error_of(done)
-    assert "usage: pnfs COMMAND" in done.stderr
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_help_of_a_command_lists_all_choices(tmp_path: Path) -> None:
-    done = pnfs(tmp_path, "train", "--help")
+@pytest.mark.parametrize(
+    "name", ["my photo (1).jpg", "照片.jpg", "a,b.jpg", 'it\'s "x".jpg', "a=b#1.jpg", "x.jpg"]
+)
+def test_names_of_files_are_what_they_seem(name: str, here: Path) -> None:
+    Path(name).touch()
+    for value in (name, str(here / name)):
+        (argument,) = quoted([f"input={value}"])
+        override = OverridesParser.create().parse_override(argument)
+        assert (override.key_or_group, override.value()) == ("input", value)
+
+
+def test_other_arguments_stay_and_unreadable_ones_tell_the_quotes(here: Path) -> None:
+    same = ["-m", "--cfg", "job", "seed=0,1", "model=pnfs", "~trainer.x", "+a.b=[1,2]", "x='a b'"]
+    assert quoted(same) == same
+    with pytest.raises(UsageError) as caught:
+        quoted(["input=photo (2).jpg"])
+    (hint,) = [word for word in str(caught.value).split("'") if word.startswith('input="')]
+    assert OverridesParser.create().parse_override(hint).value() == "photo (2).jpg"
+
+
+def test_files_need_no_key(here: Path) -> None:
+    for name in ("a.jpg", "b (1).jpg"):
+        Path(name).touch()
+    assert with_inputs_named("predict", ["a.jpg", "device=cpu"]) == ["device=cpu", "input=a.jpg"]
+    assert with_inputs_named("predict", ["a.jpg", "b (1).jpg"]) == ['input=["a.jpg","b (1).jpg"]']
+    assert with_inputs_named("train", ["a.jpg"]) == ["a.jpg"]
+    assert with_inputs_named("predict", ["c.jpg"]) == ["c.jpg"]
+    long = f"input=[{','.join(['a.jpg'] * 900)}]"  # Longer than a file's name can be.
+    assert quoted(with_inputs_named("predict", [long])) == [long]
+    option = ["--config-dir", str(here)]
+    assert with_inputs_named("predict", [*option, "a.jpg"]) == [*option, "input=a.jpg"]
+
+
+def test_globs_reach_into_folders(tmp_path: Path) -> None:
+    assert with_globs_expanded(["-m", "experiment=glob(table3/*)", "seed=0"]) == [
+        "-m", "experiment=table3/p1,table3/p3,table3/p5,table3/p8", "seed=0",
+    ]  # fmt: skip
+    assert with_globs_expanded(["experiment=glob([table3/p[13],figure7*/coco])"]) == [
+        "experiment=table3/p1,table3/p3,figure7_8/coco"
+    ]
+    (tmp_path / "experiment" / "mine").mkdir(parents=True)
+    (tmp_path / "experiment" / "mine" / "a.yaml").touch()
+    for own in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        given = [*own, "experiment=glob(mine/*)"]
+        assert with_globs_expanded(given) == [*own, "experiment=mine/a"]
+    untouched = ["experiment=glob(lspet*)", "experiment=demo", "parts=glob(*)"]
+    assert with_globs_expanded(untouched) == untouched
+    with pytest.raises(UsageError, match=r"table9.*table7"):
+        with_globs_expanded(["experiment=glob(table9/*)"])
+
+
+# --- what is said
+
+
+def test_version_and_help(server: TrainServer, tmp_path: Path) -> None:
+    assert server.run(tmp_path, "--version").stdout == f"pnfs {pnfs.__version__}\n"
+    done = server.run(tmp_path, "train", "--help")
     assert done.returncode == 0
     listed = dict(re.findall(r"^(\w+): ([\w, ]+)$", done.stdout, re.MULTILINE))
     defaults = yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]
@@ -59,53 +98,6 @@ def test_help_of_a_command_lists_all_choices(tmp_path: Path) -> None:
         assert listed[group].split(", ") == choices
 
 
-def test_missing_dataset_is_one_clear_error(tmp_path: Path) -> None:
-    done = pnfs(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder")
-    error = error_of(done)
-    assert error.startswith("pnfs train: MPII: there is no folder no/such/folder")
-    # Says where to get it, line by line, once.
-    assert "annot/train.json" in error
-    assert "\\n" not in error
-    assert error.count("there is no folder") == 1
-    # And where a relative folder was looked for.
-    assert str(tmp_path / "no" / "such" / "folder") in error
-
-
-def test_weights_that_cannot_be_downloaded_are_one_sentence(tmp_path: Path) -> None:
-    names = ("http_proxy", "https_proxy", "HTTPS_PROXY")
-    proxies = dict.fromkeys(names, "http://127.0.0.1:9") | {"no_proxy": "", "NO_PROXY": ""}
-    home = str(tmp_path / "torch")
-    done = pnfs(tmp_path, "cost", "backbone.weights=imagenet", TORCH_HOME=home, **proxies)
-    sentence = error_of(done).splitlines()[-1]
-    assert sentence.startswith("pnfs cost: ")
-    assert "ImageNet" in sentence
-    assert "backbone.weights=/" in sentence
-    assert "backbone.weights=none" in sentence
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        (["train", "parts=p4"], ["parts/p4", "p8"]),
-        # rich reads [text] as a style unless it is told not to.
-        (["cost", "skeleton=panoptic"], ["panoptic: {part: [joint, ...], ...}"]),
-        (["evaluate", "checkpoint=no/such.ckpt"], ["no/such.ckpt"]),
-        (["show"], ["pnfs show: checkpoint"]),
-        (
-            ["cost", "backbone.weights=none", "+operations.mine={_target_: absent.Gate}"],
-            ["absent", "PYTHONPATH"],
-        ),
-    ],
-)
-def test_mistake_is_told_without_internals(
-    tmp_path: Path, given: list[str], named: list[str]
-) -> None:
-    error = error_of(pnfs(tmp_path, *given))
-    assert all(word in error for word in named)
-    if "p4" not in str(given):
-        assert len(error.splitlines()) == 1
-
-
 def test_list_of_commands_waits_for_no_library() -> None:
     """`pnfs --help` is the first thing a user types; torch alone takes seconds."""
     program = (
@@ -115,8 +107,100 @@ def test_list_of_commands_waits_for_no_library() -> None:
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'hydra', 'lightning', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert "data" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
+    shown = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60)
+    assert "data" in shown
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("train epochs=-1", "epochs"),
+        ("train epochs=two", "epochs"),
+        ("train trainer.max_epochs=0", "trainer.max_epochs"),
+        ("train input_size=64", "input_size"),
+        ("train input_size=[100,100]", "input_size"),
+        ("train codec.decode_method=drak", "codec.decode_method"),
+        ("train batch_size=0", "batch_size"),
+        ("train optimizer.lr=text", "optimizer.lr"),
+        ("train strategy.lr_factor=text", "strategy.lr_factor"),
+        ("train data.augment=divice", "data.augment"),
+        ("train model.fabrics.nodes=one", "model.fabrics.nodes"),
+        ("train trainer=gpu", "trainer.accelerator"),
+        ("train epochz=3", "epochs"),
+        ("train +epochz=3", "epochs"),
+        ("train +trainer.max_epoch=3", "trainer.max_epochs"),
+        ("train +model.fabrics.chanels=3", "model.fabrics.channels"),
+        ("train +codec.sigmas=3", "codec.sigma"),
+        ("train +callbacks.best.moniter=x", "callbacks.best.monitor"),
+        ("cost skeleton=panoptic", "panoptic: {part: [joint, ...], ...}"),
+        ("cost backbone.weights=none +operations.mine={_target_:absent.Gate}", "PYTHONPATH"),
+        ("cost backbone.weights=imagenet", "backbone.weights=none"),
+        ("evaluate checkpoint=no/such.ckpt", "no/such.ckpt"),
+        ("show", "checkpoint"),
+    ],
+)
+def test_mistake_is_one_sentence_that_names_the_key(
+    server: TrainServer, tmp_path: Path, given: str, key: str
+) -> None:
+    if "trainer=gpu" in given and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command, *overrides = given.split()
+    done = server.run(tmp_path, command, *overrides, blocked=tmp_path / "connections")
+    assert done.returncode == 1
+    assert key in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"pnfs {command}: ")
+
+
+def test_mistakes_of_more_than_a_line(server: TrainServer, tmp_path: Path) -> None:
+    done = server.run(tmp_path, "trian")
+    assert done.returncode == 2
+    assert "'trian'; did you mean 'train'?" in done.stderr
+    done = server.run(tmp_path, "train", "parts=p4")
+    assert done.returncode == 1
+    assert "p8" in done.stderr
+    # Where the data were looked for, and where to get them.
+    done = server.run(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder")
+    assert done.stderr.startswith("pnfs train: MPII: there is no folder no/such/folder")
+    assert str(tmp_path / "no" / "such" / "folder") in done.stderr
+    assert done.stderr.count("annot/train.json") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "value"),
+    [("evaluate", "decode_method", "best"), ("evaluate", "flip_shift", "2"),
+     ("predict", "nms_threshold", "1.5"), ("predict", "box_threshold", "much"),
+     ("predict", "runtime", "tpu"), ("export", "outputs", "poses"), ("export", "int8.crops", "0"),
+     ("export", "int8.max_moved", "2")],
+)  # fmt: skip
+def test_values_that_say_nothing_are_named(command: str, key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"{key}={value}"):
+        checked(command, composed(command, f"{key}={value}"))
+    needed = {"predict": ["checkpoint=a.ckpt", "input=a.jpg"], "export": ["checkpoint=a.ckpt"]}
+    checked(command, composed(command, *needed.get(command, [])))
+
+
+def test_an_interruption_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["pnfs predict"])
+    monkeypatch.setattr(launch.hydra, "main", lambda **_: lambda task: interrupted)
+    with pytest.raises(SystemExit) as caught:
+        launch.start("predict")
+    assert caught.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_missing_package_and_a_place_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
+    assert "pnfs[tensorboard]" in str(launch.user_error(error))
+    assert launch.user_error(ModuleNotFoundError("no torch")) is None
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        (tmp_path / "file" / "below").mkdir()
+    assert str(tmp_path / "file") in str(launch.user_error(caught.value))
+    assert launch.user_error(OSError(28, "No space left on device")) is not None

@@ -1,4 +1,4 @@
-"""`pnfs evaluate`: what it prints, writes and refuses; baselines and test sets included."""
+"""`pnfs evaluate` of a network: what it prints, writes and refuses; test sets, and all splits as one."""
 
 import json
 from collections.abc import Callable
@@ -11,9 +11,13 @@ import pytest
 import scipy.io
 from hydra.errors import InstantiationException
 
-from pnfs.commands import evaluate, train
+from pnfs.commands.configuration import UsageError
+from pnfs.data.datasets.base import PoseDataset, with_every_split
+from pnfs.data.images import DataError
+from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import composed
+from pnfs.evaluation import OKSAveragePrecision
+from tiny_runs import call, record_of, untrained_run
 from written_datasets import require_server_format, write_coco, write_mpii
 
 MODEL = (
@@ -34,10 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
             people = Synthetic(skeleton=skeleton, train=8, val=8, image_size=(64, 64))
             write = {"mpii": write_mpii, "coco": write_coco}[skeleton]
             write({split: people.persons(split) for split in ("train", "val")}, folder / "data")
-            train.run(
-                composed("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *MODEL,
-                         f"run_root={folder / 'runs'}")
-            )  # fmt: skip
+            call("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *MODEL,
+                 f"run_root={folder / 'runs'}")  # fmt: skip
             (result,) = (folder / "runs").glob("*/*/result.json")
             made[skeleton] = folder / "data", result.parent
         return made[skeleton]
@@ -46,11 +48,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
 
 
 def evaluated(run: Path, out: Path, *overrides: str) -> dict[str, Any]:
-    evaluate.run(
-        composed("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={out}",
-                 *overrides)
-    )  # fmt: skip
-    return json.loads((out / "result.json").read_text())
+    call("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={out}", *overrides)
+    return record_of(out)
 
 
 def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, capsys) -> None:
@@ -62,7 +61,7 @@ def test_mpii_writes_all_that_a_researcher_looks_for(trained, tmp_path: Path, ca
     }  # fmt: skip
     assert record["persons"] == 8
     assert record["by_joint"]["criterion"] == "PCKh@0.5"
-    for name in ("predictions", "worst", "best", "joints"):
+    for name in ("predictions", "worst", "best"):
         assert cv2.imread(str(tmp_path / f"{name}_val.png")) is not None, name
     printed = capsys.readouterr().out
     assert "flip shift: 0 · decode method: dark · boxes: ground truth" in printed
@@ -109,13 +108,13 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
     ]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     images = [image["id"] for image in annotations["images"]]
+    detected = [
+        "+dataset.boxes=detected",
+        f"+dataset.detections={tmp_path / 'boxes.json'}",
+        "name=mine",
+    ]
     results = {}
-    for kind, options in {
-        "ground truth": [],
-        "detected": [
-            "+dataset.boxes=detected", f"+dataset.detections={tmp_path / 'boxes.json'}", "name=mine",
-        ],
-    }.items():  # fmt: skip
+    for kind, options in {"ground truth": [], "detected": detected}.items():
         # So soon after its start a network's scores are low.
         record = evaluated(run, tmp_path / kind, "+dataset.joint_threshold=0", *options)
         assert record["evaluated_with"]["boxes"] == kind
@@ -130,14 +129,72 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
     assert best["detected"] < 0.75 * best["ground truth"]
 
 
-# --- refusals
-
-
 @pytest.mark.parametrize(
     ("override", "message"), [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'")]
 )
 def test_what_cannot_be_is_refused(trained, tmp_path: Path, override: str, message: str) -> None:
-    _, run = trained("mpii")
     with pytest.raises((ValueError, InstantiationException), match=message):
-        evaluated(run, tmp_path / "out", override)
+        evaluated(trained("mpii")[1], tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["limit_val_batches=1", "fast_dev_run=true", "overfit_batches=2"])
+def test_evaluation_of_a_part_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=key.partition("=")[0]):
+        call("evaluate", "checkpoint=anywhere", f"+trainer.{key}")
+
+
+# --- split=all
+
+
+class Odd(PoseDataset):
+    """Splits of other names; "again" is "first", and "test" is not there."""
+
+    name, splits = "odd", ("first", "second", "again", "test")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.people = Synthetic(train=3, val=2, image_size=(64, 64))
+        self.skeleton = self.people.skeleton
+
+    def load(self, split: str) -> Persons:
+        if split == "test":
+            raise DataError("test.json is missing")
+        return self.people.persons("val" if split == "second" else "train")
+
+    def metric(self, split: str):
+        return self.people.metric("val")
+
+
+def test_persons_of_all_splits_stand_one_after_the_other(monkeypatch) -> None:
+    odd = Odd()
+    source = with_every_split(odd, "all")
+    assert with_every_split(odd, "second") is odd
+    persons = source.persons("all")
+    assert [id_.split("/")[0] for id_ in persons.ids.tolist()] == ["first"] * 3 + ["second"] * 2
+    assert source.evaluation_choices("all")["splits"] == "first, second"
+    own = [
+        odd.people.persons(split)[n]
+        for split, count in (("train", 3), ("val", 2))
+        for n in range(count)
+    ]
+    for row, person in enumerate(own):
+        np.testing.assert_array_equal(persons[row].joints, person.joints)
+        np.testing.assert_array_equal(persons[row].image, person.image)
+    # COCO's average precision needs the one annotation file of all persons.
+    average = OKSAveragePrecision.__new__(OKSAveragePrecision)
+    monkeypatch.setattr(Odd, "metric", lambda self, split: average)
+    with pytest.raises(DataError, match="first, second"):
+        with_every_split(Odd(), "all")
+
+
+def test_a_score_of_all_is_that_of_its_parts(tmp_path: Path) -> None:
+    run, splits = untrained_run(tmp_path / "run"), ("train", "val", "all")
+    records = [evaluated(run, tmp_path / split, f"split={split}") for split in splits]
+    assert [record["persons"] for record in records] == [8, 6, 14]
+    first, second, both = (
+        np.array([j["all"]["labels"] for j in record["by_joint"]["joints"].values()])
+        for record in records
+    )
+    np.testing.assert_array_equal(first + second, both)
+    assert records[2]["evaluated_with"]["splits"] == "train, val"

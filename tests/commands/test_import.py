@@ -14,7 +14,8 @@ from torch import Tensor
 
 import public_networks
 from pnfs.body import COCO, MPII
-from pnfs.commands.configuration import UsageError, build_network
+from pnfs.commands.building import build_network
+from pnfs.commands.configuration import UsageError
 from pnfs.importing.posenfs import PARTS
 from pnfs.inference import TorchRuntime
 from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint

@@ -21,7 +21,7 @@ from pnfs.commands import predict
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.data.images import DataError
 from pnfs.training.checkpoints import CheckpointError
-from tiny_runs import composed, untrained_run
+from tiny_runs import call, composed, untrained_run
 
 K = 16
 
@@ -37,10 +37,8 @@ def picture(seed: int, size: tuple[int, int] = (90, 70)) -> np.ndarray:
 
 
 def run(checkpoint: Path, out: Path, asked: Path, *overrides: str) -> dict:
-    predict.run(
-        composed("predict", f"checkpoint={checkpoint}", f"input={asked}", f"out={out}", "device=cpu",
-                 *overrides)
-    )  # fmt: skip
+    call("predict", f"checkpoint={checkpoint}", f"input={asked}", f"out={out}", "device=cpu",
+         *overrides)  # fmt: skip
     return json.loads((out / "keypoints.json").read_text())
 
 

@@ -1,20 +1,24 @@
-"""A run is what it says it is: what ends it, what it is resumed with, and what its score is of."""
+"""Small trainings from end to end: what they leave behind, what ends and resumes them, what their score is of."""
 
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks.timer import Timer
 
-from pnfs.commands import evaluate, train
 from pnfs.commands.configuration import UsageError
+from pnfs.commands.trainer import compile_steps
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError, read_run
-from tiny_runs import composed, only_run
+from pnfs.search import SecondOrder, Synchronous
+from pnfs.training.checkpoints import CONFIG_KEY
+from tiny_runs import call, only_run, record_of
 from train_server import assert_same_training
 from written_datasets import write_mpii
 
@@ -28,13 +32,67 @@ BATCHES = 4
 
 
 def trained(root: Path, *overrides: str) -> float:
-    return train.run(composed("train", *overrides, f"run_root={root}"))
+    return call("train", *overrides, f"run_root={root}")
 
 
 def state_of(folder: Path) -> tuple[str, str | None]:
     run = read_run(folder)
     assert run is not None
     return run.status, run.cause
+
+
+# --- what a run leaves behind
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    root = tmp_path_factory.mktemp("finished")
+    trained(root, *RUN)
+    return only_run(root)
+
+
+@pytest.mark.slow
+def test_run_leaves_its_record_and_weights(finished: Path) -> None:
+    record = record_of(finished)
+    assert record["score"] == record["scores"]["PCKh@0.5"]
+    # Some, but not all: otherwise the comparisons below would not say much.
+    assert 0 < record["score"] < 100
+    assert record["seed"] == 0
+    assert record["cost"]["live_parameters"] > 0
+    assert record["cost"]["macs"] > 0
+    assert record["evaluated_with"]["flip_test"] is True
+    assert record["seconds"] > 0
+    assert record["versions"]["torch"] == version("torch")
+    best, last = (
+        torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        for name in ("best", "last")
+    )
+    assert (last["epoch"], last["global_step"]) == (2, 3 * BATCHES)
+    assert best["epoch"] == record["evaluated_with"]["best_epoch"]
+    assert best[CONFIG_KEY] == record["config"]
+
+
+@pytest.mark.slow
+def test_finished_run_is_not_trained_again(
+    finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pnfs")
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert trained(finished.parents[1], *RUN, "workers=1") == record_of(finished)["score"]
+    assert "finished before" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: Path) -> None:
+    score = call(
+        "evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu"
+    )
+    assert score == record_of(finished)["score"]
+    record = record_of(tmp_path)
+    assert record["scores"] == pytest.approx(record_of(finished)["scores"], abs=0, nan_ok=True)
+    assert record["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
 
 
 # --- stopped before the last epoch
@@ -55,25 +113,19 @@ def test_max_steps_does_not_finish_a_run(
     assert not (folder / "result.json").exists()
 
 
-def time_runs_out(at: int) -> Callable[[Timer, Any], None]:
-    """Stops a training at the timer's n-th look, counted over all starts."""
-    looks = iter(range(1, 1000))
-
-    def check(timer: Timer, trainer: Any) -> None:
-        trainer.should_stop = trainer.should_stop or next(looks) == at
-
-    return check
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("moves", [False, True])
 def test_paused_run_ends_like_the_uninterrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
 ) -> None:
-    trained(tmp_path / "whole", *RUN)
     pause = "+trainer.max_time=00:00:01:00"
-    # In the middle of the second epoch.
-    monkeypatch.setattr(Timer, "_check_time_remaining", time_runs_out(1 + BATCHES + 2))
+    looks = iter(range(1, 1000))
+
+    def check(timer: Timer, trainer: Any) -> None:
+        # In the middle of the second epoch.
+        trainer.should_stop = trainer.should_stop or next(looks) == 1 + BATCHES + 2
+
+    monkeypatch.setattr(Timer, "_check_time_remaining", check)
     with pytest.raises(UnfinishedError, match="1 of 3 epochs"):
         trained(tmp_path / "paused", *RUN, pause)
     folder = only_run(tmp_path / "paused")
@@ -86,16 +138,7 @@ def test_paused_run_ends_like_the_uninterrupted(
     trained(tmp_path / ("moved" if moves else "paused"), *RUN, pause, f"name={name}")
     (resumed,) = tmp_path.glob(f"[mp]*/{name}/*")
     assert state_of(resumed)[0] == "finished"
-    assert_same_training(only_run(tmp_path / "whole"), resumed)
-
-
-# --- keys for debugging
-
-
-@pytest.mark.parametrize("key", ["limit_val_batches=1", "fast_dev_run=true", "overfit_batches=2"])
-def test_evaluation_of_a_part_is_refused(key: str) -> None:
-    with pytest.raises(UsageError, match=key.partition("=")[0]):
-        evaluate.run(composed("evaluate", "checkpoint=anywhere", f"+trainer.{key}"))
+    assert_same_training(finished, resumed)
 
 
 # --- data
@@ -114,19 +157,14 @@ def mpii(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def unlabel(path: Path) -> None:
-    records = json.loads(path.read_text())
-    for record in records:
-        record["joints_vis"] = [0] * 16
-    path.write_text(json.dumps(records))
-
-
 @pytest.mark.parametrize(("file", "split"), [("valid", "val"), ("train", "train")])
 def test_split_without_a_label_is_refused(
     mpii: Callable[..., Path], tmp_path: Path, file: str, split: str
 ) -> None:
     root = mpii("a")
-    unlabel(root / "annot" / f"{file}.json")
+    path = root / "annot" / f"{file}.json"
+    records = [record | {"joints_vis": [0] * 16} for record in json.loads(path.read_text())]
+    path.write_text(json.dumps(records))
     with pytest.raises(UsageError, match=f"MPII {split}.*{split}"):
         trained(tmp_path / "runs", *MODEL, "dataset=mpii", f"dataset.root={root}")
     assert state_of(only_run(tmp_path / "runs"))[0] == "failed"
@@ -143,14 +181,40 @@ def test_file_of_another_run_in_the_folder_is_refused(
     folder = only_run(runs)
     other = mpii("b", seed=1)
     trained(tmp_path / "others", *given, f"dataset.root={other}")
-    theirs = only_run(tmp_path / "others")
     # The state of one run under the name of the other.
-    (runs / "tiny" / theirs.name).mkdir()
-    (runs / "tiny" / theirs.name / file).parent.mkdir(exist_ok=True)
-    shutil.copy(folder / file, runs / "tiny" / theirs.name / file)
+    theirs = runs / "tiny" / only_run(tmp_path / "others").name
+    (theirs / file).parent.mkdir(parents=True)
+    shutil.copy(folder / file, theirs / file)
     with pytest.raises(OtherRunError) as refusal:
         trained(runs, *given, f"dataset.root={other}")
     text = str(refusal.value)
-    assert str(Path(theirs.name) / file) in text
-    assert "persons.train" in text
-    assert "persons.val" in text
+    assert all(
+        word in text for word in (str(Path(theirs.name) / file), "persons.train", "persons.val")
+    )
+
+
+# --- compiled steps
+
+
+class Swapping(Synchronous):
+    compilable = False
+
+
+class Recorder:
+    mode: str | None = None
+
+    def compile_training(self, mode: str) -> None:
+        self.mode = mode
+
+
+@pytest.mark.parametrize(
+    ("strategy", "compiled"), [(Synchronous, True), (SecondOrder, False), (Swapping, False)]
+)
+def test_a_strategy_says_whether_its_steps_can_be_compiled(strategy, compiled, caplog) -> None:
+    caplog.set_level("INFO")
+    module = Recorder()
+    target = f"{strategy.__module__}.{strategy.__qualname__}"
+    settings = {"acceleration": {"compile": "default"}, "strategy": {"_target_": target}}
+    compile_steps(module, settings)  # type: ignore[arg-type]
+    assert module.mode == ("default" if compiled else None)
+    assert (strategy.__name__ in caplog.text) is not compiled

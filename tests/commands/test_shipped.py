@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import pnfs
-from pnfs.commands.launch import quoted, with_inputs_named
 from pnfs.training.checkpoints import CARD_KEY, SHIPPED, read_checkpoint
 from tiny_runs import call
 
@@ -31,17 +30,3 @@ def test_it_predicts_without_being_named(
     (found,) = tmp_path.glob("runs/predict/*/keypoints.json")
     assert len(pnfs.load("shipped", device="cpu").skeleton) == 14
     assert '"keypoints"' in found.read_text()
-
-
-def test_files_need_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("a.jpg", "b (1).jpg"):
-        Path(name).touch()
-    assert with_inputs_named("predict", ["a.jpg", "device=cpu"]) == ["device=cpu", "input=a.jpg"]
-    assert with_inputs_named("predict", ["a.jpg", "b (1).jpg"]) == ['input=["a.jpg","b (1).jpg"]']
-    assert with_inputs_named("train", ["a.jpg"]) == ["a.jpg"]
-    assert with_inputs_named("predict", ["c.jpg"]) == ["c.jpg"]
-    long = f"input=[{','.join(['a.jpg'] * 900)}]"  # Longer than a file's name can be.
-    assert quoted(with_inputs_named("predict", [long])) == [long]
-    option = ["--config-dir", str(tmp_path)]
-    assert with_inputs_named("predict", [*option, "a.jpg"]) == [*option, "input=a.jpg"]

@@ -10,30 +10,28 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from pnfs.commands.configuration import UsageError, configuration_folder
-from pnfs.commands.keys import check_keys
-from pnfs.commands.launch import with_globs_expanded
-from pnfs.commands.tables import Rows, for_the_rows
+from pnfs.commands.configuration import UsageError, packaged_folder
+from pnfs.commands.keys import checked
+from pnfs.commands.tables import for_the_rows, row_settings
 from pnfs.runs.identity import run_hash
 
-CONF = configuration_folder()
+CONF = packaged_folder("conf")
 ROWS = sorted(
     path.relative_to(CONF / "experiment").with_suffix("")
     for folder in ("table*", "figure*")
     for path in CONF.glob(f"experiment/{folder}/*.yaml")
 )
-COMMAND = [sys.executable, "-c", "from pnfs.commands.main import main; main()"]
 
 
 def settings_of(row: str, *overrides: str) -> dict[str, Any]:
     table, _, name = row.partition("/")
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return Rows(table, overrides).settings(name, 0)
+        return row_settings(table, overrides, name, 0)
 
 
 @pytest.mark.parametrize("row", map(str, ROWS))
 def test_every_row_composes_without_a_key_that_nothing_reads(row: str) -> None:
-    check_keys("train", OmegaConf.create(settings_of(row, "profile=smoke")))
+    checked("train", OmegaConf.create(settings_of(row, "profile=smoke")))
 
 
 @pytest.mark.parametrize("row", ["table3/p3", "table7/ours_1"])
@@ -73,23 +71,6 @@ def test_datasets_and_weights_have_one_place_for_all_rows() -> None:
     assert run_hash(settings_of("table3/p1", *given[:1])) == run_hash(settings_of("table3/p1"))
 
 
-def test_globs_reach_into_folders(tmp_path: Path) -> None:
-    assert with_globs_expanded(["-m", "experiment=glob(table3/*)", "seed=0"]) == [
-        "-m", "experiment=table3/p1,table3/p3,table3/p5,table3/p8", "seed=0",
-    ]  # fmt: skip
-    assert with_globs_expanded(["experiment=glob([table3/p[13],figure7*/coco])"]) == [
-        "experiment=table3/p1,table3/p3,figure7_8/coco"
-    ]
-    (tmp_path / "experiment" / "mine").mkdir(parents=True)
-    (tmp_path / "experiment" / "mine" / "a.yaml").touch()
-    own = ["--config-dir", str(tmp_path)]
-    assert with_globs_expanded([*own, "experiment=glob(mine/*)"]) == [*own, "experiment=mine/a"]
-    untouched = ["experiment=glob(lspet*)", "experiment=demo", "parts=glob(*)"]
-    assert with_globs_expanded(untouched) == untouched
-    with pytest.raises(UsageError, match=r"table9.*table7"):
-        with_globs_expanded(["experiment=glob(table9/*)"])
-
-
 def test_keys_of_the_command_are_not_the_rows() -> None:
     given = [
         "target=table3",
@@ -111,23 +92,21 @@ def test_swept_rows_are_in_the_table_and_the_failed_one_says_why(tmp_path: Path)
             "model.fabrics.channels=2"]  # fmt: skip
     network = ["backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2"]
 
-    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, *arguments, *tiny]
-        return subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+    def start(*arguments: str, status: int = 0) -> None:
+        command = [sys.executable, "-c", "from pnfs.commands.main import main; main()", *arguments]
+        done = subprocess.run([*command, *tiny], cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == status, done.stderr
 
     def table(*network: str) -> pd.DataFrame:
-        shown = start("tables", "target=table3", *network)
-        assert shown.returncode == 0, shown.stderr
+        start("tables", "target=table3", *network)
         return pd.read_csv(tmp_path / "experiments/table3/results/smoke/runs.csv")
 
-    train = start("train", "--multirun", "experiment=glob(table3/p[13])", "seed=0,1", *network)
-    assert train.returncode == 0, train.stderr
+    start("train", "--multirun", "experiment=glob(table3/p[13])", "seed=0,1", *network)
     found = table(*network).set_index(["row", "seed"])
     assert list(found["state"][["P=1", "P=3"]]) == ["finished"] * 4
     # Without transposed convolutions both ways of counting agree.
     assert found["macs_by_output"]["P=1", 0] == found["macs"]["P=1", 0]
     assert found["state"]["P=8", 0] == "not run"
-    failed = start("train", "--multirun", "experiment=table3/p5", "backbone.weights=absent.pth")
-    assert failed.returncode == 1
-    states = table("backbone.weights=absent.pth").set_index("row")["state"]
-    assert "absent.pth" in str(states["P=5"])
+    absent = "backbone.weights=absent.pth"
+    start("train", "--multirun", "experiment=table3/p5", absent, status=1)
+    assert "absent.pth" in str(table(absent).set_index("row")["state"]["P=5"])

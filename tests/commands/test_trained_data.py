@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from pnfs.commands import derive, evaluate, train
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import composed, record_of
+from tiny_runs import call, record_of
 from written_datasets import write_coco
 
 MODEL = (
@@ -33,10 +32,8 @@ def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def make(codec: str) -> Path:
         if codec not in made:
             root = tmp_path_factory.mktemp(codec)
-            train.run(
-                composed("train", *PEOPLE, *MODEL, f"codec={codec}", "input_size=[64,96]",
-                         "epochs=1", f"run_root={root}")
-            )  # fmt: skip
+            call("train", *PEOPLE, *MODEL, f"codec={codec}", "input_size=[64,96]",
+                 "epochs=1", f"run_root={root}")  # fmt: skip
             (result,) = root.glob("*/*/result.json")
             made[codec] = result.parent
         return made[codec]
@@ -60,9 +57,9 @@ def test_later_commands_score_as_training_did(
     monkeypatch.setattr(PoseDataModule, "eval_dataloader", noted)
     expected = record_of(run)["scores"]
     again = ["trainer=cpu", "workers=0", f"checkpoint={run}"]
-    evaluate.run(composed("evaluate", *again, f"out={tmp_path / 'evaluated'}"))
+    call("evaluate", *again, f"out={tmp_path / 'evaluated'}")
     found = record_of(tmp_path / "evaluated")["scores"]
-    derive.run(composed("derive", *again, "method=exact", f"out={tmp_path / 'derived'}"))
+    call("derive", *again, "method=exact", f"out={tmp_path / 'derived'}")
     derived = record_of(tmp_path / "derived")["scores"]
     for name, score in expected.items():
         assert found[name] == pytest.approx(score, abs=1e-9, nan_ok=True), name
@@ -95,10 +92,8 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained_on(coco: Path, boxes: str, root: Path) -> Path:
-    train.run(
-        composed("train", *MODEL, "dataset=coco", f"dataset.root={coco}", f"dataset.boxes={boxes}",
-                 "input_size=[64,64]", "epochs=2", f"run_root={root}")
-    )  # fmt: skip
+    call("train", *MODEL, "dataset=coco", f"dataset.root={coco}", f"dataset.boxes={boxes}",
+         "input_size=[64,64]", "epochs=2", f"run_root={root}")  # fmt: skip
     (result,) = root.glob("*/*/result.json")
     return result.parent
 
@@ -122,8 +117,8 @@ def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> No
     assert plain["evaluated_with"]["boxes"] == "ground truth"
     assert "best_epoch_by" not in plain["evaluated_with"]
     out = tmp_path / "again"
-    evaluate.run(composed("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}",
-                          f"out={out}"))  # fmt: skip
+    call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}",
+         f"out={out}")  # fmt: skip
     again = record_of(out)
     assert again["persons"] == 66
     for name in ("AP", "AR", "AR .5"):

@@ -1,21 +1,18 @@
 """Checkpoints that name classes of a user's: every command asks for trust before it imports one."""
 
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import pnfs
-from pnfs.commands import show
-from pnfs.commands.configuration import build_network, plain
-from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.commands.building import build_network, save_network
+from pnfs.commands.configuration import plain
+from pnfs.models.architecture import describe_architecture
 from pnfs.training.checkpoints import CheckpointError, without_downloads
-from tiny_runs import composed
+from tiny_runs import call, composed
 
 GATE = """
 from pathlib import Path
@@ -46,17 +43,9 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "gate_of_a_user.py").write_text(GATE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    config = composed("train", *MODEL)
-    network = build_network(plain(config)["model"])
-    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    path.parent.mkdir(parents=True)
-    content: dict[str, Any] = {
-        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        "pnfs_config": plain(config),
-        "pnfs_architecture": to_json(describe_architecture(network)),
-        "epoch": 0,
-    }
-    torch.save(content, path)
+    settings = plain(composed("train", *MODEL))
+    network = build_network(settings["model"])
+    path = save_network(tmp_path / "run", network, settings, describe_architecture(network))
     sys.modules.pop("gate_of_a_user")
     (tmp_path / "imported").unlink()
     cv2.imwrite("person.png", np.full((64, 64, 3), 128, np.uint8))
@@ -78,9 +67,8 @@ def started(command: str, path: Path, trust: bool) -> None:
         given = ("experiment=finetune", f"initial={path}", f"trust={trust}")
         build_network(plain(composed("train", *given))["model"])
     else:
-        module = import_module(f"pnfs.commands.{command}")
         given = (f"checkpoint={path}", f"trust={trust}", *OPTIONS[command])
-        module.run(composed(command, *given))
+        call(command, *given)
 
 
 @pytest.mark.parametrize("command", [*OPTIONS, "load", "initial"])
@@ -99,7 +87,7 @@ def test_with_trust_the_class_is_built(checkpoint: Path, command: str) -> None:
 
 
 def test_a_picture_needs_no_trust(checkpoint: Path) -> None:
-    show.run(composed("show", f"checkpoint={checkpoint}", "format=svg", "out=s"))
+    call("show", f"checkpoint={checkpoint}", "format=svg", "out=s")
     assert "gate" in Path("s/architecture.svg").read_text()
     assert not Path("imported").exists()
 

@@ -13,8 +13,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from pnfs.body import skeleton_by_name
-from pnfs.commands import data as data_command
-from pnfs.commands.configuration import build_network, build_source, configuration_folder, plain
+from pnfs.commands.building import build_network, build_source
+from pnfs.commands.configuration import packaged_folder, plain
+from pnfs.commands.launch import run
 from pnfs.data.check import inspect_dataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
@@ -22,7 +23,7 @@ from pnfs.data.pose_files import read_pose_file
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation.coco_eval import similarity_sigmas
 
-CONF = configuration_folder()
+CONF = packaged_folder("conf")
 ANIMAL = yaml.safe_load((CONF / "dataset/coco_animals.yaml").read_text())["skeleton"]
 JOINTS, COUNT = ANIMAL["joints"], 6
 KINDS = {3: "antelope", 8: "argali sheep"}
@@ -123,7 +124,7 @@ def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
 
 def test_they_are_drawn(root: Path, tmp_path: Path) -> None:
     small = ["input_size=[64,64]", f"out={tmp_path}/s"]
-    data_command.run(composed("data", f"dataset.root={root}", *small))
+    run("data", composed("data", f"dataset.root={root}", *small))
     assert (tmp_path / "s/crops.png").is_file()
 
 

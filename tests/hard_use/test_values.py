@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import FEW, Tally
-from pnfs.commands.configuration import configuration_folder, plain
+from pnfs.commands.configuration import packaged_folder, plain
 from tiny_runs import composed
 from train_server import TrainServer
 
@@ -50,12 +50,13 @@ def test_wrong_values(server: TrainServer, tmp_path: Path, tally: Tally, part: i
 
 CHOICES = [
     (path.parent.name, path.stem)
-    for path in sorted(configuration_folder().glob("*/*.yaml"))
+    for path in sorted(packaged_folder("conf").glob("*/*.yaml"))
     if path.parent.name not in ("dataset", "experiment", "profile", "hydra", "trainer", "debug")
 ]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # Of the accelerations some compile.
 @pytest.mark.parametrize("group", sorted({group for group, _ in CHOICES}))
 def test_every_choice_is_built(
     server: TrainServer, tmp_path: Path, tally: Tally, group: str

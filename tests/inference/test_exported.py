@@ -8,28 +8,25 @@ import cv2
 import numpy as np
 import pytest
 
-from pnfs.commands import evaluate, export, predict
 from pnfs.commands.configuration import UsageError
 from pnfs.export.runtimes import OnnxRuntime
 from pnfs.inference.loading import chosen_runtime
-from tiny_runs import PEOPLE, composed, untrained_run
+from tiny_runs import PEOPLE, call, untrained_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a checkpoint of an untrained network, and model.onnx."""
     folder = untrained_run(tmp_path_factory.mktemp("run"))
-    export.run(composed("export", f"checkpoint={folder}"))
+    call("export", f"checkpoint={folder}")
     return folder
 
 
 def evaluated(checkpoint: Path, out: Path, *overrides: str) -> dict[str, Any]:
-    evaluate.run(
-        composed(
+    call(
             "evaluate", f"checkpoint={checkpoint}", "trainer=cpu", "workers=0", f"out={out}",
             *overrides,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
     return json.loads((out / "result.json").read_text())
 
 
@@ -51,7 +48,7 @@ def test_an_exported_file_scores_as_its_checkpoint(run: Path, tmp_path: Path, ov
     for name, choices in chosen.items():
         assert (choices.pop("runtime"), choices.pop("precision")) == (name, "f32")
     assert chosen["torch"] == chosen["onnx"] == chosen["openvino"]
-    for name in ("predictions_val.png", "worst_val.png", "joints_val.png"):
+    for name in ("predictions_val.png", "worst_val.png"):
         assert (tmp_path / "onnx" / name).is_file()
 
 
@@ -83,12 +80,12 @@ def test_precision_is_for_a_runtime_that_has_a_choice(name: str, runtime, precis
     ("out", "written"), [("a", "a.onnx"), ("a.onnx", "a.onnx"), ("a.pt", None)]
 )
 def test_an_exported_file_is_called_onnx(run: Path, tmp_path: Path, out, written) -> None:
-    config = composed("export", f"checkpoint={run}", f"out={tmp_path / out}")
+    asked = "export", f"checkpoint={run}", f"out={tmp_path / out}"
     if written is None:
         with pytest.raises(UsageError, match=r"\.onnx"):
-            export.run(config)
+            call(*asked)
     else:
-        export.run(config)
+        call(*asked)
     assert [path.name for path in tmp_path.iterdir()] == ([written] if written else [])
 
 
@@ -96,10 +93,8 @@ def test_an_exported_file_is_called_onnx(run: Path, tmp_path: Path, out, written
 def test_predictions_say_what_computed_them(run: Path, tmp_path: Path, runtime, capsys) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), picture)
-    predict.run(
-        composed("predict", f"checkpoint={run / 'model.onnx'}", f"input={tmp_path / 'a.png'}",
-                 f"out={tmp_path / 'out'}", f"runtime={runtime}", "overlays=false")
-    )  # fmt: skip
+    call("predict", f"checkpoint={run / 'model.onnx'}", f"input={tmp_path / 'a.png'}",
+         f"out={tmp_path / 'out'}", f"runtime={runtime}", "overlays=false")  # fmt: skip
     info = json.loads((tmp_path / "out" / "keypoints.json").read_text())["info"]
     assert (info["runtime"], info["precision"]) == (runtime, "f32")
     assert f"runtime: {runtime} · precision: f32" in capsys.readouterr().out
@@ -110,12 +105,12 @@ def test_export_in_int8_calibrates_on_the_runs_training_crops(
 ) -> None:
     path = tmp_path / "int8.onnx"
     asked = (f"checkpoint={run}", f"out={path}", "precision=int8", "int8.max_moved=1")
-    export.run(composed("export", *asked, "int8.crops=4"))
+    call("export", *asked, "int8.crops=4")
     assert OnnxRuntime(path, 1).precision == "int8"
     assert "convolutions" in capsys.readouterr().out
     record = evaluated(path, tmp_path / "out", *PEOPLE)
     assert record["evaluated_with"]["precision"] == "int8"
     with pytest.raises(UsageError, match=r"int8\.crops=5"):
-        export.run(composed("export", *asked, "int8.crops=5"))
+        call("export", *asked, "int8.crops=5")
     with pytest.raises(UsageError, match=r"precision.*int4"):
-        export.run(composed("export", f"checkpoint={run}", "precision=int4"))
+        call("export", f"checkpoint={run}", "precision=int4")

@@ -19,25 +19,17 @@ lonely,ours,86.0,,,
 
 def target_of(folder: Path, *, paper: str = PAPER, **changes: Any) -> Target:
     (folder / "paper.csv").write_text(paper)
-    about = {
-        "name": "table9",
-        "title": "Table IX: numbers",
-        "tests": "Does it add up?",
-        "source": "a book",
-        "kind": "table",
-        "scores": {"x": "PCKh@0.5"},
-        "rows": {"seeded": "seeded", "lonely": "lonely"},
-    } | changes
-    return Target(**about, published=read_published(folder, about["scores"]))
+    rows, scores = {"seeded": "seeded", "lonely": "lonely"}, {"x": "PCKh@0.5"}
+    about = {"name": "table9", "title": "Table IX: numbers", "tests": "Does it add up?", "source": "a book",
+             "kind": "table", "scores": scores, "rows": rows} | changes  # fmt: skip
+    return Target(**about, published=read_published(folder, scores))
 
 
-def settings(
-    row: str, seed: int, backbone: str = "MobileNet", data: str = "MPII"
-) -> dict[str, Any]:
+def settings(row: str, seed: int, backbone: str = "MobileNet") -> dict[str, Any]:
     return {
         "seed": seed,
         "row": row,
-        "dataset": {"_target_": f"data.{data}", "root": "somewhere"},
+        "dataset": {"_target_": "data.MPII", "root": "somewhere"},
         "model": {"backbone": {"_target_": f"nets.{backbone}", "weights": "none"}},
         "input_size": [64, 32],
         "epochs": 3,
@@ -47,14 +39,10 @@ def settings(
 
 
 def record(config: dict[str, Any], score: float, **changes: Any) -> dict[str, Any]:
+    parameters = {"parameters": 3_300_000, "live_parameters": 2_890_000}
     return {
         "scores": {"PCKh@0.5": score, "PCKh@0.5/head": 90.0, "PCKh@0.1": 10.0, "PCKh@0.11": 11.0},
-        "cost": {
-            "parameters": 3_300_000,
-            "live_parameters": 2_890_000,
-            "macs": 1_250_000_000,
-            "macs_by_output": 3 * 2**29,
-        },
+        "cost": {**parameters, "macs": 1_250_000_000, "macs_by_output": 3 * 2**29},
         "seconds": 43_200.0,
         "device": "H100",
         "config": config,
@@ -62,11 +50,11 @@ def record(config: dict[str, Any], score: float, **changes: Any) -> dict[str, An
     } | changes
 
 
-def write_run(root: Path, config: dict[str, Any], score: float, **changes: Any) -> Path:
-    folder = root / f"{config['row']}{config['seed']}"
-    write_result(folder, record(config, score, **changes))
-    return folder
+def write_run(root: Path, row: str, seed: int, score: float, **changes: Any) -> Path:
+    config = settings(row, seed)
+    write_result(root / f"{row}{seed}", record(config, score, **changes))
+    return root / f"{row}{seed}"
 
 
-def results_of(root: Path, target: Target, compose: Any = settings) -> Results:
-    return find_results(target, compose, find_runs(root))
+def results_of(root: Path, target: Target) -> Results:
+    return find_results(target, settings, find_runs(root))

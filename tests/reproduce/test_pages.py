@@ -8,29 +8,26 @@ from matplotlib.figure import Figure
 from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
-from pnfs.reproduce.figures import (
-    draw_loss_curves,
-    draw_poses,
-    draw_table,
-    draw_trade_off,
-    loss_curves,
-)
+from pnfs.errors import PnfsError
+from pnfs.reproduce.figures import draw_figures, draw_table
 from pnfs.reproduce.page import cells, page
-from pnfs.reproduce.results import Results, compared, kept_results
+from pnfs.reproduce.results import Results, compared, groups, kept_results
 from pnfs.reproduce.targets import Target, TargetError
 from pnfs.runs.record import write_result
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Target:
-    return target_of(tmp_path, notes={"smoke": "do not believe it"})
+    return target_of(
+        tmp_path, notes={"smoke": "do not believe it"}, questions={"lonely": "Is it better?"}
+    )
 
 
 @pytest.fixture
 def results(tmp_path: Path, target: Target) -> Results:
     """Two seeds of one row; the other row has none."""
     for seed, score in ((0, 10.0), (1, 14.0)):
-        write_run(tmp_path / "runs", settings("seeded", seed), score)
+        write_run(tmp_path / "runs", "seeded", seed, score)
     return results_of(tmp_path / "runs", target)
 
 
@@ -52,19 +49,13 @@ def test_ours_stand_beside_the_papers(target: Target, results: Results) -> None:
         "ours: search time": "1 GPU-days (H100)",
         "seeds": "2 of 2",
     }
-    lonely = table.loc["lonely"]
-    assert (lonely["ours (smoke): PCKh@0.5"], lonely["seeds"]) == ("missing", "0 of 2")
-    assert lonely["ours: search time"] == "–"
-
-
-def test_page_says_profile_scale_source_notes_and_what_is_missing(
-    target: Target, results: Results
-) -> None:
+    lonely = table.loc["lonely", ["ours (smoke): PCKh@0.5", "seeds", "ours: search time"]]
+    assert list(lonely) == ["missing", "0 of 2", "–"]
     text = page(target, results, "smoke", "worth nothing.")
     assert text.startswith("# Table IX: numbers (profile smoke)\n")
     for part in (
         "Does it add up?", "a book", "worth nothing.", "data MPII", "input 64×32", "epochs 3",
-        "do not believe it", "- lonely, seed 0, 1: not run",
+        "do not believe it", "- lonely, seed 0, 1: not run", "- Is it better? Not run.\n",
         "PROFILE=smoke SEEDS=0,1",
     ):  # fmt: skip
         assert part in text, part
@@ -80,23 +71,24 @@ def test_what_is_not_finished_says_why(tmp_path: Path, target: Target) -> None:
         "pid": 1,
     }
     (tmp_path / "runs" / "a").mkdir(parents=True)
-    identity = record(config, 0.0)["identity"]
-    (tmp_path / "runs" / "a" / "state.json").write_text(json.dumps(state | {"identity": identity}))
+    state["identity"] = record(config, 0.0)["identity"]
+    (tmp_path / "runs" / "a" / "state.json").write_text(json.dumps(state))
     found = results_of(tmp_path / "runs", target).runs.set_index("row")["state"]
     assert found.to_dict() == {"seeded": "not run", "lonely": "failed (DataError: no images)"}
 
 
 def test_runs_that_only_their_data_tell_apart_are_not_taken(tmp_path: Path, target: Target) -> None:
-    config = settings("seeded", 0)
-    other = record(config, 2.0)["identity"] | {"persons": {"train": "others"}}
-    write_run(tmp_path / "runs" / "a", config, 1.0)
-    write_run(tmp_path / "runs" / "b", config, 2.0, identity=other)
+    other = record(settings("seeded", 0), 2.0)["identity"] | {"persons": {"train": "others"}}
+    write_run(tmp_path / "runs" / "a", "seeded", 0, 1.0)
+    write_run(tmp_path / "runs" / "b", "seeded", 0, 2.0, identity=other)
     results = results_of(tmp_path / "runs", target)
     assert len(results.finished) == 0
     assert str(tmp_path / "runs" / "b") in results.runs["state"][0]
 
 
-# --- compared by seed
+def test_rows_with_another_backbone_stand_apart() -> None:
+    made = {label: settings(label, 0, label[:3]) for label in ("one a", "one b", "two")}
+    assert groups(Results(None, made), made) == {"one": ["one a", "one b"], "two": ["two"]}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -113,26 +105,18 @@ def test_rows_are_compared_by_seed(
     tmp_path: Path, target: Target, scores: list[float], difference: str, interval: str, says: str
 ) -> None:
     for seed, (first, second) in enumerate(zip((10.0, 14.0, 20.0), scores, strict=False)):
-        write_run(tmp_path / "runs", settings("seeded", seed), first)
-        write_run(tmp_path / "runs", settings("lonely", seed), second)
+        write_run(tmp_path / "runs", "seeded", seed, first)
+        write_run(tmp_path / "runs", "lonely", seed, second)
     if not scores:
-        write_run(tmp_path / "runs", settings("seeded", 0), 1.0)
-        write_run(tmp_path / "runs", settings("lonely", 1), 1.0)
-    (line,) = compared(target, results_of(tmp_path / "runs", target)).to_numpy().tolist()
+        write_run(tmp_path / "runs", "seeded", 0, 1.0)
+        write_run(tmp_path / "runs", "lonely", 1, 1.0)
+    results = results_of(tmp_path / "runs", target)
+    (line,) = compared(target, results).to_numpy().tolist()
     assert line[:3] == ["seeded", difference, interval]
     assert says in line[3]
-
-
-def test_questions_are_answered_by_the_comparison_of_their_row(tmp_path: Path) -> None:
-    target = target_of(tmp_path, questions={"lonely": "Is it better?"})
-    write_run(tmp_path / "runs", settings("seeded", 0), 10.0)
-    assert "- Is it better? Not run.\n" in page(
-        target, results_of(tmp_path / "runs", target), "smoke"
-    )
-    write_run(tmp_path / "runs", settings("lonely", 0), 12.0)
-    text = page(target, results_of(tmp_path / "runs", target), "smoke")
-    (line,) = [line for line in text.splitlines() if line.startswith("- Is it better?")]
-    assert all(words in line for words in ("12.0", "10.0", "+2.0 (1 seed)", "one seed"))
+    text = page(target, results, "smoke")
+    (answer,) = [line for line in text.splitlines() if line.startswith("- Is it better?")]
+    assert all(words in answer for words in (difference, says))
 
 
 def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -152,44 +136,43 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scores", "bars"), [([50.0], 0), ([50.0, 54.0], 1)])
-def test_only_several_seeds_have_a_bar(
+def test_table_is_drawn_of_the_rows_that_have_runs(
     scores: list[float], bars: int, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed, score in enumerate(scores):
-        write_run(tmp_path / "runs", settings("seeded", seed), score)
+        write_run(tmp_path / "runs", "seeded", seed, score)
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
-    draw_table(target, results_of(tmp_path / "runs", target), tmp_path / "table.png", "smoke")
-    axes = drawn[0].axes[-1]
-    assert len(axes.containers) == bars
-    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert len(hollow) == 1 - bars
+    draw_table(target, results_of(tmp_path / "runs", target), tmp_path, "title")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["seeded"]
+    seeds, mean, *_ = axes.lines
+    (paper,) = [line for line in axes.lines if line.get_label() == "the paper's"]
+    assert list(seeds.get_xdata()) == scores
+    assert (mean.get_markerfacecolor() == "white") == (len(scores) == 1)
+    assert sum(container.has_xerr for container in axes.containers) == bars
+    assert list(paper.get_xdata()) == [87.1]
 
 
-def test_loss_curves_are_means_over_the_epochs_that_all_seeds_have(
-    tmp_path: Path, target: Target, results: Results
-) -> None:
-    for folder, losses in zip(
-        results.finished["folder"], ([4.0, 2.0, 1.0], [2.0, 1.0]), strict=True
-    ):
+def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) -> None:
+    def drawn(kind: str, results: Results) -> list[str]:
+        of_kind = target.model_copy(update={"kind": kind})
+        return [path.name for path in draw_figures(of_kind, results, tmp_path, "title")]
+
+    kinds = ("table", "trade_off", "loss_curves", "poses")
+    none = results_of(tmp_path / "none", target)
+    assert [drawn(kind, none) for kind in kinds] == [[]] * 4
+    folders = list(results.finished["folder"])
+    for folder, losses in zip(folders, ([4.0, 2.0, 1.0], [2.0, 1.0]), strict=True):
         lines = ["epoch,step,train/loss_epoch,val/loss"]
         lines += [f"{n},{n},{loss},{2 * loss}" for n, loss in enumerate(losses)]
         (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    assert draw_loss_curves(target, results, tmp_path, "title") is not None
-    curves = loss_curves(results)
-    train = curves[curves["split"] == "training"]
-    assert train[["epoch", "loss"]].to_numpy().tolist() == [[0, 3.0], [1, 1.5]]
-
-
-def test_trade_off_and_poses_are_drawn(tmp_path: Path, target: Target, results: Results) -> None:
-    for draw in (draw_trade_off, draw_loss_curves, draw_poses):
-        assert draw(target, results_of(tmp_path / "none", target), tmp_path, "title") is None
-    assert draw_trade_off(target, results, tmp_path, "title") is not None
-    folder = results.finished["folder"].iloc[0]
-    Image.new("RGB", (80, 40), "red").save(folder / "predictions_val.png")
-    sheet = draw_poses(target, results, tmp_path, "title")
-    assert sheet is not None
-    with Image.open(sheet) as picture:
-        assert picture.width == 1600
-        red, green, _ = picture.getpixel((800, picture.height - 100))
+    with pytest.raises(PnfsError, match="predictions_val"):
+        drawn("poses", results)
+    Image.new("RGB", (80, 40), "red").save(folders[0] / "predictions_val.png")
+    names = [drawn(kind, results) for kind in kinds]
+    beside = ["figure.png"], ["figure.png"], ["figure.jpg"]
+    assert names == [["table.png"], *(["table.png", *more] for more in beside)]
+    with Image.open(tmp_path / "figure.jpg") as picture:
+        red, green, _ = picture.getpixel((800, 400))
         assert red > 200 > 50 > green

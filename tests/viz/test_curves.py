@@ -1,18 +1,15 @@
 """Curves: reading a metrics.csv, and that lines, bars and labels are the numbers they stand for."""
 
 import re
-from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from pnfs import body
 from pnfs.data.images import DataError
-from pnfs.evaluation.pck import Errors
-from pnfs.evaluation.person_metric import Criterion
 from pnfs.viz import curves
-from pnfs.viz.curves import plot_curves, plot_joint_rates, read_metrics
+from pnfs.viz.curves import plot_curves, plot_mean, plot_seeds, read_metrics
+from pnfs.viz.style import new_figure
 
 METRICS = """\
 epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score
@@ -80,21 +77,6 @@ def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path, drawn):
     assert drawn[2].get_yscale() == "linear"
 
 
-# --- errors
-
-CRITERION = Criterion("PCK@0.5", "torso size", np.full(14, 0.5), tuple(range(14)))
-
-
-@pytest.fixture
-def errors() -> Errors:
-    """Ten persons; joint k is right in the first k + 1, the last has no label."""
-    wrong = np.arange(10)[:, None] >= (np.arange(14) + 1)[None]
-    visibility = np.full((10, 14), 2)
-    visibility[:, 13] = 0
-    relative = np.where(visibility > 0, np.where(wrong, 3.0, 0.2), np.nan)
-    return Errors(body.LSP, relative, visibility, np.ones(10, bool))
-
-
 @pytest.fixture
 def drawn(monkeypatch) -> list[Axes]:
     """The axes of each saved figure."""
@@ -106,9 +88,14 @@ def drawn(monkeypatch) -> list[Axes]:
     return found
 
 
-def test_bars_are_the_rates(errors: Errors, drawn: list[Axes], tmp_path: Path) -> None:
-    plot_joint_rates(tmp_path / "new/joints.png", errors, CRITERION, "title")
-    widths = [bar.get_width() for bar in drawn[0].patches]
-    assert widths == pytest.approx([min(10 * (k + 1), 100) for k in range(13)] + [0])
-    texts = [text.get_text() for text in drawn[0].texts]
-    assert (texts[0], texts[13]) == ("10.0  (10)", "no labels")
+@pytest.mark.parametrize(("seeds", "dashed"), [([[4, 2, 1], [2, 1]], False), ([[4, 2, 1]], True)])
+def test_seeds_are_a_mean_with_a_range_and_a_single_one_is_dashed(seeds, dashed) -> None:
+    axes = new_figure(3, 3).subplots()
+    mean = plot_seeds(axes, [pd.Series(each, dtype=float) for each in seeds], "blue", "d=8")
+    # Over the epochs that all seeds have.
+    assert list(mean) == ([4, 2, 1] if dashed else [3, 1.5])
+    (line,) = axes.lines
+    assert (line.get_linestyle() == "--", len(axes.collections)) == (dashed, 0 if dashed else 1)
+    for deviation in (None, 1.0):
+        bar = plot_mean(axes, 1.0, 50.0, ("#0072b2", "o"), std={"yerr": deviation})[0]
+        assert (bar.get_markerfacecolor() == "white") == (deviation is None)

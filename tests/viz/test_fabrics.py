@@ -48,33 +48,23 @@ def by_gid(figure, kind, start: str) -> dict:
     return named
 
 
-def arrows_of(figure, part: str) -> dict[str, FancyArrowPatch]:
-    """Arrows of a part by "cell/source scale/transform"."""
-    return by_gid(figure, FancyArrowPatch, f"beta/{part}/")
-
-
 def softmax(logits) -> np.ndarray:
     exponentials = np.exp(logits.detach().double().numpy())
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def test_arrows_of_the_basic_subnetwork():
-    """L=6, n=3: cells 3+2+1; a cell at 1/4 has two inputs, since its same scale stands in twice."""
-    figure = drawn(build())
-    for part in PARTS:
-        assert set(arrows_of(figure, part)) == {
-            "layer4_scale4/4/identity", "layer4_scale4/8/up",
-            "layer4_scale8/4/down", "layer4_scale8/8/identity", "layer4_scale8/16/up",
-            "layer4_scale16/8/down", "layer4_scale16/16/identity", "layer4_scale16/32/up",
-            "layer5_scale4/4/identity", "layer5_scale4/8/up",
-            "layer5_scale8/4/down", "layer5_scale8/8/identity", "layer5_scale8/16/up",
-            "layer6_scale4/4/identity", "layer6_scale4/8/up",
-        }  # fmt: skip
-
-
 def test_arrows_grow_with_beta_and_point_the_way_of_their_transform():
+    """L=6, n=3: cells 3+2+1; a cell at 1/4 has two inputs, since its same scale stands in twice."""
     network = build()
-    found = arrows_of(drawn(network), "head")
+    found = by_gid(drawn(network), FancyArrowPatch, "beta/head/")
+    assert set(found) == {
+        "layer4_scale4/4/identity", "layer4_scale4/8/up",
+        "layer4_scale8/4/down", "layer4_scale8/8/identity", "layer4_scale8/16/up",
+        "layer4_scale16/8/down", "layer4_scale16/16/identity", "layer4_scale16/32/up",
+        "layer5_scale4/4/identity", "layer5_scale4/8/up",
+        "layer5_scale8/4/down", "layer5_scale8/8/identity", "layer5_scale8/16/up",
+        "layer6_scale4/4/identity", "layer6_scale4/8/up",
+    }  # fmt: skip
     weights = softmax(network.fabrics.beta["head"])
     expected = {
         "layer4_scale4/4/identity": weights[0, 0] + weights[0, 1],
@@ -153,7 +143,7 @@ def test_what_a_derived_architecture_does_without_is_dashed():
         "dead/layer4_scale16", "dead/layer5_scale8", "dead/input16", "dead/input32",
         "dead/head/0-1", "dead/head/1-2",
     }  # fmt: skip
-    found = arrows_of(figure, "head")
+    found = by_gid(figure, FancyArrowPatch, "beta/head/")
     dashed = {name for name, arrow in found.items() if arrow.get_linestyle() not in ("-", "solid")}
     assert dashed == {
         "layer4_scale8/4/down", "layer4_scale8/16/up", "layer4_scale16/8/down",

@@ -127,23 +127,19 @@ def test_colours_stay_apart_for_the_colour_blind(kind):
         assert np.linalg.norm(a - b) > 20
 
 
-def plain(colour, height=30, width=30):
-    return np.full((height, width, 3), colour, np.uint8)
-
-
 @pytest.mark.parametrize(
-    "sheet",
+    ("sheet", "given"),
     [
-        lambda: contact_sheet([]),
-        lambda: contact_sheet([plain(0)], captions=["a", "b"]),
-        lambda: contact_sheet([plain(0).astype(np.float32)]),
-        lambda: pose_sheet([grey()], np.zeros((1, 14, 2)), skeleton=LSP, scores=np.ones((3, 14))),
-        lambda: score_map_sheet(plain(0), np.zeros((1, 16, 12)), ["one"]),
+        (contact_sheet, {"images": []}),
+        (contact_sheet, {"images": [grey()], "captions": ["a", "b"]}),
+        (contact_sheet, {"images": [grey().astype(np.float32)]}),
+        (pose_sheet, {"crops": [grey()], "predicted": np.zeros((2, 14, 2)), "skeleton": LSP}),
+        (score_map_sheet, {"crop": grey(), "maps": np.zeros((1, 16, 12)), "names": ["one"]}),
     ],
 )
-def test_sheets_that_cannot_be_made(sheet):
+def test_sheets_that_cannot_be_made(sheet, given):
     with pytest.raises(PnfsError):
-        sheet()
+        sheet(**given)
 
 
 def test_pose_sheet_enlarges_crop_and_joints_alike():

@@ -1,7 +1,7 @@
 // Uses the page as a person would, in headless Chromium: a question in JSON in, what was seen as JSON out.
 //
 // {address, chromium, widths, pictures: [{file, boxes: [[x, y, width, height] or null]}],
-//  noPicture: file, screenshot: file or null}; the first of the widths is the window's at the start.
+//  noPicture: file}; the first of the widths is the window's at the start.
 
 import { readFileSync } from "node:fs";
 import { chromium } from "../../web/node_modules/playwright-core/index.mjs";
@@ -33,12 +33,7 @@ try {
     for (const box of boxes) found.push(await findIn(page, box));
     seen.pictures.push(found);
   }
-  if (question.screenshot) {
-    await page.evaluate(() => scrollTo(0, 0));
-    await page.screenshot({ path: question.screenshot });
-  } else {
-    await tryTheRest(page);
-  }
+  await tryTheRest(page);
 } catch (error) {
   throw new Error(`${error.message}\nThe page's troubles: ${seen.troubles.join("; ") || "none"}`);
 } finally {

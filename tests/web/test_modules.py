@@ -4,7 +4,6 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -65,15 +64,6 @@ def score_maps(seed: int) -> np.ndarray:
     return maps.astype(np.float32)
 
 
-def run_modules(node: str, **question: Any) -> dict[str, Any]:
-    script = Path(__file__).parent / "modules.mjs"
-    done = subprocess.run(
-        [node, str(script)], input=json.dumps(question), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.mark.parametrize(
     ("method", "sigma", "unbiased", "shift"),
     [
@@ -93,18 +83,14 @@ def test_modules_agree_with_pnfs(
     settings = {"decode_method": method, "sigma": sigma, "unbiased": unbiased, "flip_shift": shift}
     model = builder.describe(replace(METADATA, **settings), Path("model.onnx"))
     assert model["inputSize"] == list(SIZE)
-    found = run_modules(
-        node,
-        model=model,
-        maps=maps.ravel().tolist(),
-        mirroredMaps=mirrored_maps.ravel().tolist(),
-        picture={
-            "width": 120,
-            "height": 150,
-            "data": cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA).ravel().tolist(),
-        },
-        box=box,
-        padding=1.25,
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA).ravel().tolist()
+    question = {
+        "model": model, "maps": maps.ravel().tolist(), "mirroredMaps": mirrored_maps.ravel().tolist(),
+        "picture": {"width": 120, "height": 150, "data": pixels}, "box": box, "padding": 1.25,
+    }  # fmt: skip
+    script = str(Path(__file__).parent / "modules.mjs")
+    found = json.loads(
+        subprocess.check_output([node, script], input=json.dumps(question), text=True)
     )
 
     both = torch.from_numpy(maps), torch.from_numpy(mirrored_maps)

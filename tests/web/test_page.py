@@ -43,10 +43,14 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The picture, and a photograph of it that its camera recorded lying on its side."""
     path = tmp_path_factory.mktemp("picture") / "blobs.png"
-    Image.fromarray(blobs()[0]).save(path)
-    return path
+    exif, picture = Image.Exif(), Image.fromarray(blobs()[0])
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(path)
+    picture.save(path.with_name("turned.jpg"), quality=95, exif=exif)
+    return path, path.with_name("turned.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +93,6 @@ def training_crops(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def turned(picture: Path) -> Path:
-    """A photograph that its camera recorded lying on its side."""
-    path = picture.with_name("turned.jpg")
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    with Image.open(picture) as pixels:
-        pixels.save(path, quality=95, exif=exif)
-    return path
-
-
-@pytest.fixture(scope="module")
 def address(builder, node, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a plain static server serves the built page."""
     folder = tmp_path_factory.mktemp("dist")
@@ -139,20 +132,15 @@ def assert_agrees(found: dict[str, Any], expected: Prediction) -> None:
 
 
 def test_the_page_finds_what_pnfs_predict_finds(
-    node, chromium, address: str, model: Path, picture: Path, turned: Path, tmp_path: Path
+    node, chromium, address: str, model: Path, pictures: tuple[Path, Path], tmp_path: Path
 ) -> None:
+    picture, turned = pictures
     no_picture = tmp_path / "notes.png"
     no_picture.write_text("no pixels")
     asked = [(picture, [None, *BOXES, None]), (turned, [None, BOXES[1]])]
-    seen = use(
-        node,
-        chromium=chromium,
-        address=address,
-        widths=[1400, 700],
-        pictures=[{"file": str(file), "boxes": boxes} for file, boxes in asked],
-        noPicture=str(no_picture),
-        screenshot=None,
-    )
+    shown = [{"file": str(file), "boxes": boxes} for file, boxes in asked]
+    question = {"chromium": chromium, "address": address, "pictures": shown}
+    seen = use(node, **question, widths=[1400, 700], noPicture=str(no_picture))
     predictor = pnfs.load(model)
 
     def expected(file: Path, box: list[float] | None) -> Prediction:

@@ -1,49 +1,67 @@
-"""Data and network from a configuration, a new run's or a trained one's."""
+"""Objects from a configuration, a new run's or a trained one's: dataset, crops, network, module."""
 
+import functools
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
 from pnfs.body import skeleton_by_name
 from pnfs.codec import Codec
-from pnfs.commands.configuration import UsageError, build_network, build_source
-from pnfs.data.datasets.base import PoseDataset
+from pnfs.commands.configuration import UsageError
+from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
-from pnfs.training.checkpoints import (
-    ARCHITECTURE_KEY,
-    BUILT,
-    CONFIG_KEY,
-    find_checkpoint,
-    read_checkpoint,
-    without_downloads,
-)
+from pnfs.training import checkpoints
+from pnfs.training.checkpoints import CONFIG_KEY
 from pnfs.training.keeping import WholeCheckpointIO
 from pnfs.training.module import PoseModule, load_network_state
 
 
-def read_trained(
-    settings: Mapping[str, Any], builds: Sequence[str] = BUILT
-) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """The checkpoint that is named: its path, its configuration, which asks for no downloads, and its content."""
-    path = find_checkpoint(settings["checkpoint"])
-    content = read_checkpoint(path, builds=builds, trust=settings["trust"])
-    return path, dict(without_downloads(content[CONFIG_KEY])), content
+def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> PoseDataset:
+    """The dataset that the group `dataset` names.
+
+    `input_size`, (height, width) of the network's crops, is for datasets whose evaluation depends on it (COCO)
+    and whose configuration does not say.
+    """
+    offered = inspect.signature(get_class(config["_target_"])).parameters
+    if input_size is not None and config.get("input_size") is None and "input_size" in offered:
+        config = {**config, "input_size": list(input_size)}
+    if "skeleton" in offered or "skeleton" not in config:
+        return instantiate(config, _convert_="all")
+    # Classes that know one skeleton only are not told its name.
+    source = instantiate({k: v for k, v in config.items() if k != "skeleton"}, _convert_="all")
+    if source.skeleton.name != config["skeleton"]:
+        raise UsageError(
+            f"dataset.skeleton={config['skeleton']}: the joints of {config['_target_']} are those of "
+            f"{source.skeleton.name}"
+        )
+    return source
 
 
-def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any]) -> PoseNetwork:
-    """The network of a checkpoint, with its weights."""
-    network = build_network(trained["model"])
-    load_network_state(network, content["state_dict"])
-    return network
+def training_source(settings: Mapping[str, Any]) -> PoseDataset:
+    """The dataset of a run; jobs of a sweep share it."""
+    return source_of(json.dumps([settings["dataset"], settings["input_size"]]))
+
+
+@functools.lru_cache(maxsize=2)
+def source_of(dataset_and_size: str) -> PoseDataset:
+    """The same, as JSON."""
+    return build_source(*json.loads(dataset_and_size))
+
+
+def build_network(config: Mapping[str, Any]) -> PoseNetwork:
+    """The network that the group `model` describes."""
+    return instantiate(config, _convert_="all")
 
 
 def build_module(
-    settings: dict[str, Any], source: PoseDataset, network: PoseNetwork | None = None
+    settings: Mapping[str, Any], source: PoseDataset, network: PoseNetwork | None = None
 ) -> PoseModule:
     """The LightningModule of a resolved configuration, with a new network unless one is given."""
     return PoseModule(
@@ -56,38 +74,49 @@ def build_module(
     )
 
 
-def data_of_run(
-    trained: Mapping[str, Any], source: PoseDataset, *, batch_size: int, workers: int
-) -> PoseDataModule:
-    """The crops of a dataset, the run's own or another, as a trained run saw them; not augmented, not cached."""
-    height, width = trained["input_size"]
-    return PoseDataModule(
-        source=source,
-        input_size=(height, width),
-        batch_size=batch_size,
-        workers=workers,
-        unbiased=trained_unbiased(trained),
-        reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
-    )
+# --- of a trained run
 
 
-def chosen_dataset(asked: dict[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset of the command line; without one, the checkpoint's with the keys given."""
-    if "_target_" in asked:
-        return dict(asked)
-    return {**trained, **{key: value for key, value in asked.items() if value is not None}}
+def read_trained(
+    settings: Mapping[str, Any], builds: Sequence[str] = checkpoints.BUILT
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The checkpoint that is named: its path, its configuration, which asks for no downloads, and its content."""
+    path = checkpoints.find_checkpoint(settings["checkpoint"])
+    content = checkpoints.read_checkpoint(path, builds=builds, trust=settings["trust"])
+    return path, checkpoints.without_downloads(content[CONFIG_KEY]), content
 
 
-def source_for(
-    dataset: Mapping[str, Any], input_size: tuple[int, int], skeleton: str, path: Path
-) -> PoseDataset:
-    """The dataset that a network, the file at `path`, is scored or calibrated on."""
-    source, name = build_source(dataset, input_size), skeleton_by_name(skeleton).name
+def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any]) -> PoseNetwork:
+    """The network of a checkpoint, with its weights."""
+    network = build_network(trained["model"])
+    load_network_state(network, content["state_dict"])
+    return network
+
+
+def data_for(
+    settings: Mapping[str, Any], trained: Mapping[str, Any], skeleton: str, path: Path
+) -> tuple[dict[str, Any], PoseDataModule]:
+    """A dataset's configuration, and its crops as the run of the network in the file at `path` saw them; not
+    augmented, not cached.
+
+    The dataset is that of the command line, or without one the checkpoint's with the keys that are given.
+    """
+    asked, (height, width) = settings["dataset"], trained["input_size"]
+    given = {key: value for key, value in asked.items() if value is not None}
+    dataset = asked if "_target_" in asked else {**trained["dataset"], **given}
+    source, name = build_source(dataset, (height, width)), skeleton_by_name(skeleton).name
     if name != source.skeleton.name:
         raise UsageError(
             f"{path} predicts the joints of skeleton {name}, the dataset has those of {source.skeleton.name}"
         )
-    return source
+    return dataset, PoseDataModule(
+        source=with_every_split(source, settings.get("split", "val")),
+        input_size=(height, width),
+        batch_size=settings.get("eval_batch_size", 1),
+        workers=settings.get("workers", 0),
+        unbiased=trained_unbiased(trained),
+        reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
+    )
 
 
 def save_network(
@@ -108,7 +137,7 @@ def save_network(
         "epoch": epoch,
     }
     if architecture is not None:
-        content[ARCHITECTURE_KEY] = to_json(architecture)
+        content[checkpoints.ARCHITECTURE_KEY] = to_json(architecture)
     path = folder / "checkpoints" / "best.ckpt"
     WholeCheckpointIO().save_checkpoint(content, path)
     return path

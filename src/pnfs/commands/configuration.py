@@ -1,13 +1,11 @@
-"""Where the configuration lies, what its interpolations ask for, and how it becomes plain data and objects."""
+"""Where the configuration lies, what its interpolations ask for, and how it becomes plain data."""
 
 import functools
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
@@ -15,34 +13,21 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from rich.console import Console
 
 import pnfs
 from pnfs.errors import PnfsError
 
-if TYPE_CHECKING:
-    # For the annotations alone: a command's --help is not to wait for torch.
-    from pnfs.data.datasets.base import PoseDataset
-    from pnfs.models import PoseNetwork
+console = Console(soft_wrap=True, highlight=False, markup=False)
+"""Where commands print; paths are neither cut nor taken for styles."""
 
 
 class UsageError(PnfsError):
-    """What the user asked for cannot be done; the message names the key, why, and what to do.
-
-    Any function of the commands raises it.
-    """
+    """What the user asked for cannot be done; the message names the key, why, and what to do."""
 
 
-def configuration_folder() -> Path:
-    """`conf/`: inside an installed package, or at the top of the source tree."""
-    return _folder("conf")
-
-
-def experiments_folder(given: str | None) -> Path:
-    """Where the paper's numbers lie: a folder of the user's, or what comes with the package."""
-    return _folder("experiments") if given is None else Path(given).expanduser()
-
-
-def _folder(name: str) -> Path:
+def packaged_folder(name: str) -> Path:
+    """`conf` or `experiments`: inside an installed package, or at the top of the source tree."""
     package = Path(pnfs.__file__).parent
     for folder in (package / name, package.parents[1] / name):
         if folder.is_dir():
@@ -53,9 +38,7 @@ def _folder(name: str) -> Path:
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as a resolved plain dictionary, as checkpoints and records keep it.
 
-    Raises:
-        PnfsError: A key that must be given is not; the part mode says nothing about the dataset's skeleton; or an
-            interpolation cannot be resolved, as when a checkpoint that it reads is not there.
+    A `PnfsError` says which key is missing, or why an interpolation cannot be resolved.
     """
     try:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -66,7 +49,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
         skeleton = config.get("skeleton")
         name = skeleton["name"] if isinstance(skeleton, DictConfig) else skeleton
         if f"'parts.{name}'" in str(error):
-            raise part_mode_without(name, config.parts) from None
+            raise UsageError(
+                f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
+                f"{name}; add `{name}: {{part: [joint, ...], ...}}` to it"
+            ) from None
         raise
     except InterpolationResolutionError as error:
         cause: BaseException | None = error
@@ -76,70 +62,21 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in cast("dict", resolved).items()}
 
 
-def part_mode_without(skeleton: Any, parts: Mapping[Any, Any]) -> UsageError:
-    """What to say of a part mode that does not know a skeleton."""
-    return UsageError(
-        f"the chosen part mode groups the joints of {', '.join(parts)}, not those of "
-        f"{skeleton}; add `{skeleton}: {{part: [joint, ...], ...}}` to it"
-    )
-
-
-def build_source(
-    config: Mapping[str, Any], input_size: Sequence[int] | None = None
-) -> "PoseDataset":
-    """The dataset a configuration names.
-
-    Args:
-        config: The group `dataset`.
-        input_size: (height, width) of the network's crops, for datasets whose evaluation depends
-            on it (COCO) and whose configuration does not say.
-    """
-    offered = inspect.signature(get_class(config["_target_"])).parameters
-    if input_size is not None and config.get("input_size") is None and "input_size" in offered:
-        config = {**config, "input_size": list(input_size)}
-    if "skeleton" in offered or "skeleton" not in config:
-        return instantiate(config, _convert_="all")
-    # Classes that know one skeleton only are not told its name.
-    source = instantiate({k: v for k, v in config.items() if k != "skeleton"}, _convert_="all")
-    if source.skeleton.name != config["skeleton"]:
-        raise UsageError(
-            f"dataset.skeleton={config['skeleton']}: the joints of {config['_target_']} are those of "
-            f"{source.skeleton.name}"
-        )
-    return source
-
-
-def build_network(config: Mapping[str, Any]) -> "PoseNetwork":
-    """The network a configuration describes."""
-    return instantiate(config, _convert_="all")
-
-
-def training_source(settings: dict[str, Any]) -> "PoseDataset":
-    """The dataset of a run; jobs of a sweep share it."""
-    return _source(json.dumps([settings["dataset"], settings["input_size"]]))
-
-
-@functools.lru_cache(maxsize=2)
-def _source(dataset_and_size: str) -> "PoseDataset":
-    return build_source(*json.loads(dataset_and_size))
-
-
-def persons_of(settings: dict[str, Any]) -> dict[str, str] | None:
+def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
     """What a run reads of its dataset, as digests; None where the dataset cannot be read."""
     try:
-        return dict(_digests(json.dumps([settings["dataset"], settings["input_size"]])))
+        return _digests(json.dumps([settings["dataset"], settings["input_size"]]))
     except Exception:
-        return (
-            None  # The run itself says what is wrong with it; its folder must have a name before.
-        )
+        return None  # The run says what is wrong with it; its folder must have a name before.
 
 
 @functools.lru_cache(maxsize=64)
-def _digests(dataset_and_size: str) -> tuple[tuple[str, str], ...]:
+def _digests(dataset_and_size: str) -> dict[str, str]:
     # Imported when a run is named, not for --help.
+    from pnfs.commands.building import source_of
     from pnfs.runs.identity import read_digests
 
-    return tuple(read_digests(_source(dataset_and_size)).items())
+    return read_digests(source_of(dataset_and_size))
 
 
 def register_resolvers() -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pnfs.commands.configuration import UsageError, build_source, plain
+from pnfs.commands.building import build_source
+from pnfs.commands.configuration import UsageError
 from pnfs.data.cache import CacheSettings, ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset
 from pnfs.data.crops import CropDataset, SampleKey
@@ -30,8 +30,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 PICTURED = 24
 
 
-def run(config: DictConfig) -> None:
-    settings = plain(config)
+def run(settings: dict[str, Any]) -> None:
     action, dataset = settings["action"], settings.get("dataset")
     if not dataset or "_target_" not in dataset:
         raise UsageError(f"action={action} needs a dataset by name: dataset=mpii dataset.root=…")

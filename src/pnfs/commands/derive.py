@@ -1,43 +1,71 @@
-"""`pnfs derive`: a smaller network from a continuous architecture."""
+"""`pnfs show`, `cost` and `derive`: a found architecture drawn, counted, and made smaller."""
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
 
-from pnfs.commands.building import (
-    build_module,
-    chosen_dataset,
-    data_of_run,
-    read_trained,
-    save_network,
-    source_for,
-    trained_network,
-)
-from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands import building
+from pnfs.commands.building import build_network, read_trained
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.record import provenance, write_result
-from pnfs.training.checkpoints import BUILT, results_folder
+from pnfs.training.callbacks import TRAJECTORY, read_trajectory
+from pnfs.training.checkpoints import BUILT, read_architecture, results_folder
+from pnfs.viz.curves import plot_trajectory
+from pnfs.viz.fabrics import draw_fabrics
 
-console = Console()
+
+def show(settings: dict[str, Any]) -> None:
+    """Draws the fabrics, and the course of alpha and beta where it is known."""
+    suffix = settings["format"]
+    if suffix not in ("png", "svg"):
+        raise UsageError(f"format={suffix}: choose png or svg")
+    asked = Path(settings["checkpoint"]).expanduser()
+    architecture = read_architecture(asked)
+    # The run's folder of a checkpoint, JSON file, or the folder itself.
+    parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
+    run_folder = asked if asked.is_dir() else parent
+    folder = Path(settings["out"] or run_folder)
+    for fabrics in architecture.fabrics:
+        name = "architecture" + ("" if fabrics == "subnetworks" else f"_{fabrics}")
+        draw_fabrics(architecture, folder / f"{name}.{suffix}", fabrics=fabrics)
+        console.print(f"{fabrics}: {folder / name}.{suffix}")
+    if (run_folder / TRAJECTORY).is_file():
+        trajectory = read_trajectory(run_folder / TRAJECTORY)
+        path, epochs = folder / f"trajectory.{suffix}", [epoch + 1 for epoch in trajectory]
+        plot_trajectory(list(trajectory.values()), path, epochs=epochs)
+        console.print(f"trajectory: {path}")
 
 
-def run(config: DictConfig) -> None:
+def cost(settings: dict[str, Any]) -> None:
+    """Prints parameters and multiply-accumulates of a configuration, a row a part of the model."""
+    network, (height, width) = build_network(settings["model"]), settings["input_size"]
+    fabrics = isinstance(network, PoseFabricNetwork)
+    what = f"{len(network.parts)} parts" if fabrics else type(network).__name__
+    found = measure_cost(network, (height, width))
+    rows = {n: (p.parameters, p.live_parameters, p.macs) for n, p in found.parts.items()}
+    rows["total"] = (found.parameters, found.live_parameters, found.macs)
+    rows["of which alpha, beta"] = (found.architecture_parameters, found.architecture_parameters, 0)
+    table = pd.DataFrame(rows, index=["parameters", "live", "MACs"]).T.map("{:,}".format)
+    console.print(
+        f"{what}, {height}x{width}, batch 1\n{table.to_string()}\nlive: parameters that the output depends on"
+    )
+
+
+def derive(settings: dict[str, Any]) -> None:
     """Saves the derived network, its architecture and a record; prints what it costs and scores."""
-    settings = plain(config)
     require_whole_split(settings["trainer"])
     method = settings["method"]
-    builds = BUILT if settings["evaluate"] else ("model",)
-    path, trained, content = read_trained(settings, builds)
-    source = trained_network(trained, content)
+    path, trained, content = read_trained(settings, BUILT if settings["evaluate"] else ("model",))
+    source = building.trained_network(trained, content)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
             f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "
@@ -46,39 +74,48 @@ def run(config: DictConfig) -> None:
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
+    reduce = {"prune": partial(prune, **thresholds), "argmax": discretise}.get(method)
     architecture = describe_architecture(source)
-    if method == "prune":
-        architecture = prune(architecture, *thresholds.values())
-    elif method == "argmax":
-        architecture = discretise(architecture)
-    model = _with_what_is_kept(trained["model"], architecture)
-    derived = build_network(model)
+    architecture = architecture if reduce is None else reduce(architecture)
+    derived_settings = trained | {"model": _with_what_is_kept(trained["model"], architecture)}
+    derived = build_network(derived_settings["model"])
     assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
     folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
-    derived_settings = trained | {"model": model}
-    saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
+    saved = building.save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     networks = {"source": source, "derived": derived}
     height, width = trained["input_size"]
     costs = {name: measure_cost(network, (height, width)) for name, network in networks.items()}
-    cost = {name: {"parameters": c.parameters, "macs": c.macs} for name, c in costs.items()}
-    scores = _scores(settings, trained, networks, path) if settings["evaluate"] else {}
-    record = {
+    scores = {}
+    if settings["evaluate"]:
+        _, data = building.data_for(settings, trained, trained["model"]["skeleton"], path)
+        for name, network in networks.items():
+            module = building.build_module(trained, data.source, network)
+            module.flip_test, split = settings["flip_test"], settings["split"]
+            scores[name], _ = score_and_predict(module, data, settings["trainer"], split)
+    record: dict[str, Any] = {
         "kind": "derive",
         "checkpoint": str(path),
         "method": method,
         "thresholds": thresholds,
-        "cost": cost,
+        "cost": {n: {"parameters": c.parameters, "macs": c.macs} for n, c in costs.items()},
         "scores": scores,
         **provenance(),
     }
     write_result(folder, record)
-    console.print(f"source: {path}", soft_wrap=True)
-    console.print(_table(f"derived by {method}", cost, scores))
-    console.print(f"checkpoint: {saved}", soft_wrap=True)
-    console.print(f"architecture: {folder / 'architecture.json'}", soft_wrap=True)
+    console.print(f"source: {path}")
+    for name in ("parameters", "macs"):
+        before, after = (getattr(costs[which], name) for which in networks)
+        console.print(
+            f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)"
+        )
+    for name in [*scores.get("source", {})][:1]:
+        console.print(
+            f"{name}: {scores['source'][name]:.1f}, derived {scores['derived'][name]:.1f}"
+        )
+    console.print(f"checkpoint: {saved}\narchitecture: {folder / 'architecture.json'}")
 
 
 def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
@@ -95,38 +132,3 @@ def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> 
             for part, cells in parts.items()
         }
     return settings
-
-
-def _scores(
-    settings: Mapping[str, Any],
-    trained: dict[str, Any],
-    networks: Mapping[str, PoseFabricNetwork],
-    path: Path,
-) -> dict[str, dict[str, float]]:
-    """What each network scores on the chosen split."""
-    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    source = source_for(dataset, trained["input_size"], trained["model"]["skeleton"], path)
-    sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
-    data = data_of_run(trained, source, **sizes)
-    found = {}
-    for name, network in networks.items():
-        module = build_module(trained, source, network)
-        module.flip_test = settings["flip_test"]
-        found[name], _ = score_and_predict(module, data, settings["trainer"], settings["split"])
-    return found
-
-
-def _table(
-    title: str, cost: Mapping[str, Mapping[str, int]], scores: Mapping[str, Mapping[str, float]]
-) -> Table:
-    """What the derived network costs and scores beside its source."""
-    table = Table("", title=title)
-    for column in ("source", "derived", "change"):
-        table.add_column(column, justify="right")
-    for name, label in (("parameters", "parameters"), ("macs", "MACs")):
-        before, after = cost["source"][name], cost["derived"][name]
-        table.add_row(label, f"{before:,}", f"{after:,}", f"{100 * (after / before - 1):+.1f} %")
-    for name in [*scores.get("source", {})][:1]:
-        before, after = scores["source"][name], scores["derived"][name]
-        table.add_row(name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")
-    return table

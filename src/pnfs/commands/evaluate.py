@@ -5,24 +5,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
-from rich.console import Console
 from torchmetrics import MetricCollection
 
-from pnfs.commands.building import (
-    build_module,
-    chosen_dataset,
-    data_of_run,
-    read_trained,
-    source_for,
-)
-from pnfs.commands.configuration import UsageError, build_network, build_source, plain
-from pnfs.commands.report import report, result_folder
-from pnfs.commands.scoring import evaluation_choices, require_whole_split, score_and_predict
+from pnfs.commands import scoring
+from pnfs.commands.building import build_module, build_network, build_source, data_for, read_trained
+from pnfs.commands.configuration import UsageError, console
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
@@ -39,90 +30,73 @@ from pnfs.training.module import PoseModule, load_network_state
 PICTURE_SIZE = (256, 256)
 """(height, width) of the crops in pictures of a file's poses, px; nothing else depends on it."""
 
-console = Console()
 
-
-def run(config: DictConfig) -> float:
+def run(settings: dict[str, Any]) -> float:
     """Scores one checkpoint, exported file, or file of predictions; nan for a split without labels."""
-    settings = plain(config)
-    require_whole_split(settings["trainer"])
-    if settings["checkpoint"] is not None and settings["predictions"] is not None:
+    scoring.require_whole_split(settings["trainer"])
+    if settings["predictions"] is None:
+        settings["checkpoint"] = settings["checkpoint"] or "shipped"
+        return _network(settings)
+    if settings["checkpoint"] is not None:
         raise UsageError(
             "evaluate scores either a network, checkpoint=…, or a file, predictions=…: both are given"
         )
-    if settings["checkpoint"] is None and settings["predictions"] is None:
-        settings["checkpoint"] = "shipped"
-    return _network(settings) if settings["predictions"] is None else _file(settings)
+    return _file(settings)
+
+
+def _outcome(scores: Mapping[str, float], accelerator: str = "auto") -> dict[str, Any]:
+    """What the records of networks and of files have in common."""
+    primary, score = next(iter(scores.items()))
+    found = {"kind": "evaluate", "primary": primary, "score": score, "scores": scores}
+    return {**found, **provenance(accelerator)}
 
 
 # --- a network
 
-
-class Scored(NamedTuple):
-    """A trained network, or an exported file in `run`, ready to be scored on the crops that it was trained on."""
-
-    run: Path
-    module: PoseModule | ScoredPredictor
-    data: PoseDataModule
-    dataset: dict[str, Any]
-    trainer: dict[str, Any]
-    computed: dict[str, str]
-    """Runtime and precision."""
+Scored = tuple[PoseModule | ScoredPredictor, PoseDataModule, dict[str, Any], Mapping[str, str]]
+"""A trained network, the crops to score it on, as it was trained on them, their dataset's configuration, and what
+the network computes with."""
 
 
 def _network(settings: dict[str, Any]) -> float:
     path, split = find_checkpoint(settings["checkpoint"]), settings["split"]
-    found = (exported_file if path.suffix == ".onnx" else checkpoint)(settings, path)
-    source = found.data.source
-    console.print(f"scored: {path}", soft_wrap=True)
-    console.print(source.persons(split).described(), soft_wrap=True, highlight=False)
-    scores, predictions = score_and_predict(found.module, found.data, found.trainer, split)
+    chosen_runtime(path, settings["runtime"], settings["precision"])
+    exported = path.suffix == ".onnx"
+    read = _exported_file if exported else _checkpoint
+    module, data, dataset, computed = read(settings, path)
+    # Exported files run in this process; what the trainer says of devices is for PyTorch.
+    trainer = settings["trainer"]
+    if exported:
+        trainer = {"_target_": trainer["_target_"], "accelerator": "cpu", "devices": 1}
+    source = data.source
+    console.print(f"scored: {path}\n{source.persons(split).described()}")
+    scores, predictions = scoring.score_and_predict(module, data, trainer, split)
     scores |= source.extra_scores(split, predictions)
-    choices = evaluation_choices(found.module, source, split)
-    choices |= {"input_size": list(found.data.input_size), **found.computed}
+    choices = scoring.evaluation_choices(module, source, split)
+    choices |= {"input_size": list(data.input_size), **computed}
     if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
     record = {
         "checkpoint": str(path),
-        **_outcome(settings, scores, choices, found.trainer["accelerator"]),
+        **_outcome(scores, trainer["accelerator"]),
+        "evaluated_with": choices,
         "persons": len(predictions),
         "data": {split: source.persons(split).account()},
-        "dataset": found.dataset,
+        "dataset": dataset,
     }
-    defining = [choices, found.dataset]
-    folder = result_folder(settings["out"], found.run, f"evaluate_{split}", defining)
-    matches = source.matches(split, predictions)
-    report(record, folder, found.data, matches, split, found.module)
-    name = settings["name"]
-    if name is None:
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
-    written = source.write_predictions(split, predictions, folder, name)
-    console.print(f"predicted joints: {written}", soft_wrap=True)
+    run = path.parent if exported else results_folder(path, settings["run_root"])
+    name, defining = f"evaluate_{split}", [choices, dataset]
+    folder = scoring.result_folder(settings["out"], run, name, defining)
+    scoring.report(record, folder, data, source.matches(split, predictions), split, module)
+    name = settings["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
+    console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
     return float(record["score"])
 
 
-def _outcome(
-    settings: Mapping[str, Any],
-    scores: Mapping[str, float],
-    choices: Mapping[str, Any],
-    accelerator: str = "auto",
-) -> dict[str, Any]:
-    """What the records of networks and of files have in common."""
-    return {
-        "kind": "evaluate",
-        "primary": next(iter(scores)),
-        "score": next(iter(scores.values())),
-        "scores": scores,
-        "evaluated_with": choices,
-        **provenance(accelerator),
-    }
-
-
-def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
+def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     """A checkpoint with the evaluation's choices."""
-    chosen_runtime(path, settings["runtime"], settings["precision"])
     _, trained, content = read_trained(settings)
-    dataset, data = _data(settings, trained, trained["model"]["skeleton"], path)
+    dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
     module = build_module(trained, data.source)
     load_network_state(module.network, content["state_dict"])
     module.flip_test = settings["flip_test"]
@@ -132,20 +106,19 @@ def checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     precision = settings["trainer"].get("precision")
     # In the words of the other runtimes, where they have one.
     precision = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
-    computed = {"runtime": "torch", "precision": precision}
-    folder = results_folder(path, settings["run_root"])
-    return Scored(folder, module, data, dataset, settings["trainer"], computed)
+    return module, data, dataset, {"runtime": "torch", "precision": precision}
 
 
-def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
+def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     """An exported file; its dataset is named, or that of the run in whose folder it lies."""
+    choices = ("runtime", "precision", "decode_method", "flip_shift")
     predictor = load_predictor(
         path,
         build=build_network,
         batch_size=settings["eval_batch_size"],
-        **{key: settings[key] for key in ("runtime", "precision", "decode_method", "flip_shift")},
+        **{key: settings[key] for key in choices},
     )
-    trained: dict[str, Any] = {}
+    trained: dict[str, Any] = {"dataset": {}}
     if (path.parent / "checkpoints").is_dir():
         content = read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
         trained = content[CONFIG_KEY]
@@ -153,30 +126,12 @@ def exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
         raise UsageError(
             f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"
         )
-    as_trained = {
-        "dataset": trained.get("dataset", {}),
-        "input_size": predictor.input_size,
-        "codec": {"unbiased": predictor.codec.unbiased},
-        "data": trained.get("data", {}),
-    }
-    dataset, data = _data(settings, as_trained, predictor.skeleton.name, path)
+    codec = {"unbiased": predictor.codec.unbiased}
+    trained = {**trained, "input_size": predictor.input_size, "codec": codec}
+    dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
     metric = data.source.metric(settings["split"])
     module = ScoredPredictor(predictor, metric, settings["flip_test"])
-    # Exported files run in this process; what the trainer says of devices is for PyTorch.
-    target = settings["trainer"]["_target_"]
-    trainer = {"_target_": target, "accelerator": "cpu", "devices": 1}
-    return Scored(path.parent, module, data, dataset, trainer, runtime_of(predictor))
-
-
-def _data(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], skeleton: str, path: Path
-) -> tuple[dict[str, Any], PoseDataModule]:
-    """The dataset's configuration, and the crops in it as a network was trained on."""
-    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    source = source_for(dataset, trained["input_size"], skeleton, path)
-    source = with_every_split(source, settings["split"])
-    batch_size, workers = settings["eval_batch_size"], settings["workers"]
-    return dataset, data_of_run(trained, source, batch_size=batch_size, workers=workers)
+    return module, data, dataset, runtime_of(predictor)
 
 
 # --- a file of predicted poses
@@ -197,20 +152,19 @@ def _file(settings: Mapping[str, Any]) -> float:
     source = with_every_split(build_source(settings["dataset"]), split)
     truth = source.annotations(split) if isinstance(source, COCO) else None
     poses = read_pose_file(settings["predictions"], source.skeleton, truth)
-    console.print(f"predictions: {poses.path} ({poses.format})", soft_wrap=True, highlight=False)
+    console.print(f"predictions: {poses.path} ({poses.format})")
     if poses.left_out:
-        console.print(f"left out of the file: {listed(poses.left_out)}", highlight=False)
+        console.print(f"left out of the file: {listed(poses.left_out)}")
     # A detector's boxes have no part in it.
     source = source.in_labelled_boxes()
     matches = assign(poses, source, split)
+    labels = matches.labels
     if isinstance(source, COCO):
         scores = coco_scores(poses, source, split)
     else:
         scores = _scores(source, split, matches.predictions)
-    labels = matches.labels
-    console.print(labels.described(), soft_wrap=True, highlight=False)
+    console.print(labels.described())
     digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
-    choices = {"split": split, "predictions": poses.format, "boxes": "as predicted"}
     record = {
         "predictions": {
             "file": str(poses.path),
@@ -219,7 +173,8 @@ def _file(settings: Mapping[str, Any]) -> float:
             "persons": len(poses),
             "left_out": dict(poses.left_out),
         },
-        **_outcome(settings, scores, choices),
+        **_outcome(scores),
+        "evaluated_with": {"split": split, "predictions": poses.format, "boxes": "as predicted"},
         "persons": len(poses),
         "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
         "data": {split: labels.account()},
@@ -230,8 +185,8 @@ def _file(settings: Mapping[str, Any]) -> float:
     # Not beside the file, whose folder may be read-only.
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
-    folder = result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
-    report(record, folder, data, matches, split)
+    folder = scoring.result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
+    scoring.report(record, folder, data, matches, split)
     return float(record["score"])
 
 

@@ -6,30 +6,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from omegaconf import DictConfig
-from rich.console import Console
 
 from pnfs.codec import Codec
-from pnfs.commands.building import (
-    chosen_dataset,
-    data_of_run,
-    read_trained,
-    source_for,
-    trained_network,
-)
-from pnfs.commands.configuration import UsageError, plain
+from pnfs.commands.building import data_for, read_trained, trained_network
+from pnfs.commands.configuration import UsageError, console
 from pnfs.export.int8 import Calibration
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.export.runtimes import FilePrecision
 from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.training.checkpoints import results_folder
 
-console = Console()
 
-
-def run(config: DictConfig) -> None:
+def run(settings: dict[str, Any]) -> None:
     """Writes the file, checks it against PyTorch, and says how far it is away."""
-    settings = plain(config)
     # What OpenVINO computes in, the same key of other commands, is another choice.
     if settings["precision"] not in get_args(FilePrecision):
         choices = ", ".join(get_args(FilePrecision))
@@ -37,22 +26,24 @@ def run(config: DictConfig) -> None:
     # Eight bits are calibrated on the run's own training crops.
     is_int8 = settings["precision"] == "int8"
     path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
-    # A name without an ending gets one, since other commands go by it.
-    file = Path(
-        settings["out"] or results_folder(path, settings["run_root"]) / "model.onnx"
-    ).expanduser()
+    out = settings["out"] or results_folder(path, settings["run_root"]) / "model.onnx"
+    file = Path(out).expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
     network = trained_network(trained, content)
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
-    int8 = _calibration(settings, trained, (height, width), path) if is_int8 else None
+    int8 = (
+        _calibration(settings, {**trained, "input_size": (height, width)}, path)
+        if is_int8
+        else None
+    )
     duration = "one to three minutes" if is_int8 else "half a minute"
-    console.print(f"exporting {path} (about {duration})", soft_wrap=True)
+    console.print(f"exporting {path} (about {duration})")
     report = export_onnx(
         network.eval(),
-        file.with_suffix(".onnx"),
+        file.with_suffix(".onnx"),  # Other commands go by it.
         input_size=(height, width),
         outputs=settings["outputs"],
         codec=Codec(**codec),
@@ -63,30 +54,26 @@ def run(config: DictConfig) -> None:
     )
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
     before = "" if report.convolutions is None else ", before it was put into 8-bit integers"
-    lines = [
+    console.print(
         f"{report.path}: {report.metadata.outputs}, {height}x{width}, {report.metadata.precision}, "
-        f"{report.path.stat().st_size / 1e6:.1f} MB",
-        f"largest difference from PyTorch: {differences} (allowed: {TOLERANCE}){before}",
-    ]
+        f"{report.path.stat().st_size / 1e6:.1f} MB\n"
+        f"largest difference from PyTorch: {differences} (allowed: {TOLERANCE}){before}"
+    )
     if int8 is not None and report.convolutions is not None:
         total, in_float = report.convolutions.total, report.convolutions.in_float
-        lines.append(
+        console.print(
             f"int8: {total - in_float} of {total} convolutions; {report.moved:.2%} of the joints lie more than a "
             f"pixel of the score maps away from PyTorch's, on {len(int8.held_out)} crops that it was not "
             f"calibrated on (allowed: {min(1.0, 2 * int8.max_moved):.2%})"
         )
-    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _calibration(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], input_size: tuple[int, int], path: Path
+    settings: Mapping[str, Any], trained: Mapping[str, Any], path: Path
 ) -> Calibration:
     """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]
-    dataset = chosen_dataset(settings["dataset"], trained["dataset"])
-    source = source_for(dataset, input_size, trained["model"]["skeleton"], path)
-    data = data_of_run({**trained, "input_size": input_size}, source, batch_size=1, workers=0)
-    crops = data.dataset("train")
+    crops = data_for(settings, trained, trained["model"]["skeleton"], path)[1].dataset("train")
     if count > len(crops) // 2:
         raise UsageError(
             f"int8.crops={count}: take from 1 to {len(crops) // 2}, half of the {len(crops)} training persons"

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from pnfs.commands.building import save_network
-from pnfs.commands.configuration import UsageError, build_network, plain
+from pnfs.commands.building import build_network, save_network
+from pnfs.commands.configuration import UsageError
 from pnfs.errors import PnfsError
 from pnfs.importing.experiment import Experiment, read_experiment
 from pnfs.importing.networks import Imported, import_posenfs, import_public
@@ -34,9 +33,8 @@ _UNUSED = {
 console = Console()
 
 
-def run(config: DictConfig) -> None:
+def run(settings: dict[str, Any]) -> None:
     """Saves the checkpoint as a run's, and prints what was read and assumed."""
-    settings = plain(config)
     file = Path(settings["checkpoint"]).expanduser()
     if not file.is_file():
         raise UsageError(f"checkpoint: {file} is not a file")

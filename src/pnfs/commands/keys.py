@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
@@ -11,7 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pnfs.commands.configuration import UsageError, configuration_folder, plain
+from pnfs.commands.configuration import UsageError, packaged_folder, plain
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -59,8 +60,8 @@ _KINDS: Mapping[str, Any] = {
 """Key -> what it may hold. Keys of objects are checked by the annotations of their classes besides."""
 
 
-def check_keys(command: str, config: DictConfig) -> None:
-    """Refuses keys that nothing reads, and values of another kind, before anything is built."""
+def checked(command: str, config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration; keys that nothing reads, and values of another kind, are refused."""
     known = known_keys(command)
     for key in _unread(OmegaConf.to_container(config, resolve=False), known):
         raise UsageError(f"there is no key {key}{near_match(key, known)}")
@@ -69,19 +70,19 @@ def check_keys(command: str, config: DictConfig) -> None:
         if key in known and not (value is None and known[key] is None):
             given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             _check(key, given, resolve_name(kind) if isinstance(kind, str) else kind)
-    for key, node in _objects(plain(config), ""):
-        _check_object(key, node)
+    settings = plain(config)
+    _check_objects(settings, "")
+    return settings
 
 
 @functools.cache
 def known_keys(command: str) -> dict[str, Any]:
     """Dotted keys of a command's file and of the files of its groups; key -> value in the file."""
-    folder, known, groups = configuration_folder(), {}, []
+    folder, known, groups = packaged_folder("conf"), {}, []
     for name in ("base", command):
         content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
         for entry in content.pop("defaults", []):
-            if entry == "train":
-                known |= known_keys("train")
+            known |= known_keys("train") if entry == "train" else {}
             groups += [*entry] if isinstance(entry, dict) else [str(entry).partition("/")[0]]
         content.pop("hydra", None)
         known |= flat(content)
@@ -92,8 +93,7 @@ def known_keys(command: str) -> dict[str, Any]:
             text = path.read_text(encoding="utf-8")
             content = yaml.safe_load(text) or {}
             content.pop("defaults", None)
-            if not text.startswith("# @package"):
-                known |= flat({group: content})
+            known |= {} if text.startswith("# @package") else flat({group: content})
     return known
 
 
@@ -123,27 +123,24 @@ def _unread(tree: Any, known: Mapping[str, Any], above: str = "") -> Iterator[st
             yield from _unread(value, known, f"{name}.")
 
 
-def _objects(tree: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node that an object is made of, with its dotted key."""
+def _check_objects(tree: Any, place: str) -> None:
+    """Compares the keys of every node that an object is made of with what its class takes."""
     if isinstance(tree, dict) and "_target_" in tree:
-        yield place, tree
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, value in pairs:
+        _check_object(place, tree)
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(value, (dict, list)):
-            yield from _objects(value, f"{place}.{key}" if place else str(key))
+            _check_objects(value, f"{place}.{key}" if place else str(key))
 
 
 def _check_object(place: str, node: Mapping[str, Any]) -> None:
-    """Compares the keys of a node with what its class takes."""
+    kinds: dict[str, Any] = {}
     try:
         called = resolve_name(node["_target_"])
         parameters = inspect.signature(called).parameters
     except Exception:
         return  # Building it says what is wrong with its class.
-    try:
+    with suppress(Exception):  # Names that only exist for type checkers.
         kinds = get_type_hints(called.__init__ if inspect.isclass(called) else called)
-    except Exception:
-        kinds = {}  # Names that only exist for type checkers.
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     of_dataset = place.partition(".")[0] in ("dataset", "known")
     for key, value in node.items():

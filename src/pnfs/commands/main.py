@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 import pnfs
-from pnfs.commands.output import outlive_reader
+from pnfs.commands.processes import outlive_reader
 
 COMMANDS: Mapping[str, str] = {
     "train": "search and train a network, then evaluate it; resumes what was interrupted",
@@ -20,34 +20,29 @@ COMMANDS: Mapping[str, str] = {
     "tables": "the paper's tables and figures, ours beside the paper's",
     "runs": "list runs with state, score and cost; one HTML page about all",
 }
+_LISTED = "\n".join(f"  {name:<8}  {summary}" for name, summary in COMMANDS.items())
+USAGE = f"""usage: pnfs COMMAND [key=value ...]
 
-USAGE = "\n".join(
-    [
-        "usage: pnfs COMMAND [key=value ...]",
-        "",
-        "Pose Neural Fabrics Search. Commands:",
-        *(f"  {name:<8}  {summary}" for name, summary in COMMANDS.items()),
-        "",
-        "`pnfs COMMAND --help` shows the choices of every configuration group; `pnfs --version` the version.",
-    ]
-)
+Pose Neural Fabrics Search. Commands:
+{_LISTED}
+
+`pnfs COMMAND --help` shows the choices of every configuration group; `pnfs --version` the version."""
 
 
 def main() -> None:
     """Entry point of the console command."""
     outlive_reader()
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    command, *rest = sys.argv[1:] or [""]
+    if command in ("", "-h", "--help", "help"):
         print(USAGE)
-        sys.exit(0 if arguments else 2)
-    if arguments[0] == "--version":
+        sys.exit(0 if command else 2)
+    if command == "--version":
         print(f"pnfs {pnfs.__version__}")
         return
-    command, *rest = arguments
     if command not in COMMANDS:
         near = get_close_matches(command, COMMANDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"pnfs: there is no command {command!r}{hint}\n\n{USAGE}", file=sys.stderr)
+        sys.stderr.write(f"pnfs: there is no command {command!r}{hint}\n\n{USAGE}\n")
         sys.exit(2)
     sys.argv = [f"pnfs {command}", *rest]
     # Not imported above: the list of commands comes at once, without waiting for Hydra.

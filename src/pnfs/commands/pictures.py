@@ -1,20 +1,123 @@
-"""Pictures of what a network predicts while it is trained."""
+"""Pictures of what a network predicts, while it is trained and once it is scored; and how loggers show them."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 from torch.utils.data import default_collate
 
-from pnfs.commands.report import log_media, sheet_of
 from pnfs.data.crops import CropDataset
-from pnfs.data.persons import Persons
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.geometry import apply, invert
+from pnfs.data.module import PoseDataModule
+from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.predictions import Matches, Predictions, one_to_one
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
+from pnfs.viz.curves import plot_curves
+from pnfs.viz.fabrics import draw_fabrics
+from pnfs.viz.sheets import pose_sheet
 from pnfs.viz.style import save_image
+
+SHEET_SIZE = 32
+"""Persons on a contact sheet."""
+
+
+def write_pictures(
+    module: Any, data: PoseDataModule, folder: Path, split: str, predictions: Predictions
+) -> dict[str, Path]:
+    """Contact sheet of predictions, curves, diagram of the fabrics and the data behind it; title -> file."""
+    written: dict[str, Path] = {}
+    rows = shown_rows(data.source, split, predictions)
+    if len(rows):
+        # Each person in the box that was predicted in, labelled or detected.
+        matches = one_to_one(data.source.persons(split), predictions)
+        written["predictions"] = folder / f"predictions_{split}.png"
+        captions = [str(matches.labels.ids[row]) for row in rows]
+        save_image(written["predictions"], sheet_of(data.dataset(split), matches, rows, captions))
+    # Baselines have no architecture that was searched, and exported files do not show theirs.
+    if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
+        architecture = describe_architecture(module.network)
+        written["architecture data"] = folder / "architecture.json"
+        written["architecture data"].write_text(to_json(architecture))
+        written["architecture"] = folder / "architecture.png"
+        draw_fabrics(architecture, written["architecture"])
+    if (folder / "metrics.csv").is_file():
+        written["curves"] = folder / "curves.png"
+        plot_curves(folder / "metrics.csv", written["curves"])
+    return written
+
+
+def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.ndarray:
+    """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
+
+    Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
+    spread over the split.
+    """
+    there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
+    box_scores = source.box_scores(split)
+    if box_scores is not None:
+        return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
+    return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
+
+
+def extremes(data: PoseDataModule, folder: Path, split: str, matches: Matches) -> dict[str, Path]:
+    """Contact sheets of the worst and the best persons."""
+    written = {}
+    rows, means = matches.errors.by_error()
+    for name, chosen in (("worst", slice(-1, -SHEET_SIZE - 1, -1)), ("best", slice(SHEET_SIZE))):
+        pairs = zip(matches.labels.ids[rows[chosen]], means[chosen], strict=True)
+        if captions := [f"{id_}  error {error:.2f}" for id_, error in pairs]:
+            written[name] = folder / f"{name}_{split}.png"
+            sheet = sheet_of(data.dataset(split), matches, rows[chosen], captions)
+            save_image(written[name], sheet)
+    return written
+
+
+def sheet_of(
+    crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A contact sheet of labelled persons, `rows` of the matches, who have a prediction."""
+    labels, predictions = matches.labels, matches.predictions
+    matched = matches.rows[rows]
+    samples = [crops[int(row)] for row in matched]
+    to_crop = [invert(np.asarray(sample["to_image"], np.float64)) for sample in samples]
+
+    def placed(joints: np.ndarray) -> np.ndarray:
+        pairs = zip(to_crop, joints.astype(np.float64), strict=True)
+        return np.stack([apply(matrix, each) for matrix, each in pairs])
+
+    return pose_sheet(
+        [np.asarray(sample["image"]) for sample in samples],
+        placed(predictions.locations[matched]),
+        skeleton=labels.skeleton,
+        scores=predictions.scores[matched],
+        target=placed(labels.joints[rows]),
+        labelled=labels.visibility[rows] > UNLABELLED,
+        captions=captions,
+    )
+
+
+def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:
+    """Hands those of the pictures, title -> file, that are PNG to Weights & Biases and TensorBoard."""
+    shown = {what: path for what, path in pictures.items() if path.suffix == ".png"}
+    for logger in loggers:
+        for what, path in shown.items():
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key=f"media/{what}", images=[str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(f"media/{what}", pixels, step, dataformats="HWC")
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()
 
 
 class ValidationPictures(L.Callback):
@@ -42,11 +145,21 @@ class ValidationPictures(L.Callback):
         path = self.folder / f"epoch_{epoch:04d}.png"
         save_image(path, sheet_of(crops, matches, rows, ids))
         log_media(trainer.loggers, {"predictions while training": path}, epoch)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                columns = ["picture", "id", "error", "epoch"]
-                lines = _lines(crops, matches, rows, ids, epoch)
-                logger.log_table("validation persons", columns=columns, data=lines)
+        errors = dict(zip(*map(np.ndarray.tolist, matches.errors.by_error()), strict=True))
+        for logger in (each for each in trainer.loggers if isinstance(each, WandbLogger)):
+            import wandb  # An extra, not always installed.
+
+            lines = [
+                [
+                    wandb.Image(sheet_of(crops, matches, rows[[n]], [name])),
+                    name,
+                    errors.get(rows[n]),
+                    epoch,
+                ]
+                for n, name in enumerate(ids)
+            ]
+            columns = ["picture", "id", "error", "epoch"]
+            logger.log_table("validation persons", columns=columns, data=lines)
 
 
 def predicted_rows(
@@ -62,21 +175,3 @@ def predicted_rows(
     predictions.locations[rows] = locations.float().cpu().numpy()
     predictions.scores[rows] = scores.float().cpu().numpy()
     return one_to_one(persons, predictions)
-
-
-def _lines(
-    crops: CropDataset, matches: Matches, rows: np.ndarray, ids: list[str], epoch: int
-) -> list[list]:
-    import wandb  # An extra, not always installed.
-
-    found, means = matches.errors.by_error()
-    errors = dict(zip(found.tolist(), means.tolist(), strict=True))
-    return [
-        [
-            wandb.Image(sheet_of(crops, matches, np.array([row]), [name])),
-            name,
-            errors.get(int(row)),
-            epoch,
-        ]
-        for row, name in zip(rows, ids, strict=True)
-    ]

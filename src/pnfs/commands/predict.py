@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.prompt import Confirm
 
-from pnfs.commands.configuration import UsageError, build_network, plain
-from pnfs.commands.report import result_folder
-from pnfs.commands.scoring import described
+from pnfs.commands.building import build_network
+from pnfs.commands.configuration import UsageError
+from pnfs.commands.scoring import described, result_folder
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
 from pnfs.inference import choose_device
@@ -37,9 +36,8 @@ _OF_THE_PREDICTOR = (
 )  # fmt: skip
 
 
-def run(config: DictConfig) -> None:
+def run(settings: dict[str, Any]) -> None:
     """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named."""
-    settings = plain(config)
     out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:

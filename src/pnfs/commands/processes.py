@@ -1,40 +1,133 @@
-"""A run in several processes of this machine, each with a device of its own (DDP).
+"""The processes that commands run in: what they print, which GPU they see, and several of them for one run (DDP).
 
-PyTorch's elastic launcher starts one function with the same resolved configuration in each of them. Lightning's
-own launcher would start the command line again: under --multirun the whole sweep, in ranks that might disagree on
-hyperparameters.
+Imports nothing heavy: the list of commands comes at once.
 """
 
+import functools
+import getpass
+import io
+import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
+import time
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from filelock import FileLock, Timeout
 
-from pnfs.commands.configuration import UsageError
-from pnfs.commands.output import log_to, outlive_reader, quiet_libraries
 from pnfs.errors import PnfsError
+
+# --- what is printed
+
+_UNASKED = (
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    # What was logged before is set aside and put together again; a resumed run has its own checkpoints.
+    ".*is not empty. Previous log files.*",
+    "Checkpoint directory .* exists and is not empty.*",
+    # What is logged once an epoch is equal in all processes already.
+    ".*sync_dist=True.* when logging on epoch level.*",
+)
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to what the user asked for; warnings and errors still show."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The report that was asked for with trainer.profiler=....
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+    for message in _UNASKED:
+        warnings.filterwarnings("ignore", message=message)
+
+
+class _Output(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def outlive_reader() -> None:
+    """Lets `pnfs evaluate ... | head -1` come to its end, and keep its result, after `head` has gone."""
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        raw = io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False))
+        like = {
+            name: getattr(sys.stdout, name) for name in ("encoding", "errors", "line_buffering")
+        }
+        sys.stdout = io.TextIOWrapper(raw, **like)
+
+
+# --- a GPU of its own for each job of a sweep
+
+
+def take_gpu_if_asked() -> None:
+    """Where PNFS_GPUS says how many GPUs jobs share out (`hydra/launcher=joblib_gpus` sets it), lets this process
+    see one only; before anything else looks for one."""
+    asked = os.environ.get("PNFS_GPUS")
+    if asked is None:
+        return
+    if not asked.isdigit() or int(asked) < 1:
+        raise PnfsError(
+            f"PNFS_GPUS={asked}: say how many GPUs the jobs share out, hydra.launcher.n_jobs=4"
+        )
+    _take(int(asked))
+
+
+@functools.cache
+def _take(count: int) -> FileLock:
+    """Takes the first free of `count` GPUs for the life of this process, whichever jobs it runs.
+
+    Not by the job's number: a process cannot change its GPU once it has used one, and jobs of unequal length would
+    meet on one GPU while another is idle.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = list(map(str, range(count))) if visible is None else visible.replace(" ", "").split(",")
+    gpus = [name for name in named if name]
+    if len(gpus) < count:
+        raise PnfsError(
+            f"{count} jobs with a GPU each, but CUDA_VISIBLE_DEVICES={visible} names {len(gpus)}: "
+            f"hydra.launcher.n_jobs={max(1, len(gpus))}"
+        )
+    folder = Path(tempfile.gettempdir()) / f"pnfs-gpus-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    locks = {gpu: FileLock(folder / f"{gpu}.lock") for gpu in gpus[:count]}
+    while True:
+        for gpu, lock in locks.items():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
+            return lock
+        time.sleep(1.0)  # Another sweep of the same user has them.
+
+
+# --- several processes for one run
+#
+# PyTorch's elastic launcher starts one function with the same resolved configuration in each. Lightning's own
+# launcher would start the command line again: under --multirun the whole sweep, in ranks that might disagree.
 
 
 class ProcessFailed(PnfsError):
-    """A process of a run ended early; the message names it and the cause."""
+    """A process of a run ended early."""
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
     """How many processes a trainer's configuration asks for."""
     if trainer.get("num_nodes", 1) != 1:
-        raise UsageError("trainer.num_nodes: a run uses the devices of one machine only")
+        raise PnfsError("trainer.num_nodes: a run uses the devices of one machine only")
     world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if any(size.isdigit() and int(size) > 1 for size in world):
-        raise UsageError(
+        raise PnfsError(
             "started as one of several processes (torchrun, srun with several tasks): start `pnfs train` "
             "once; with trainer.devices=N it makes its processes itself"
         )
@@ -43,6 +136,8 @@ def process_count(trainer: Mapping[str, Any]) -> int:
         return len(devices)
     if devices not in ("auto", "-1", -1):
         return int(devices)
+    import torch
+
     return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
 
 
@@ -51,16 +146,15 @@ def run_in_processes(
 ) -> None:
     """Calls `function(**arguments)`, plain data, in `count` new processes, and waits for all.
 
-    The run's `folder` takes the log, and in `ranks` what all processes but the first print.
-
-    Raises:
-        ProcessFailed: One of them failed or was killed; the others are stopped.
-        SystemExit: Ctrl-C, or a signal that asks to end.
+    The run's `folder` takes the log, and in `ranks` what all processes but the first print. Where one fails, or is
+    killed, the others are stopped and a `ProcessFailed` names it.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     logs = folder / "ranks"
     logs.mkdir(parents=True, exist_ok=True)
-    # The first process speaks for all.
-    elsewhere = dict.fromkeys(range(1, count), Std.ALL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -70,7 +164,8 @@ def run_in_processes(
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=elsewhere),
+        # The first process speaks for all.
+        logs_specs=DefaultLogsSpecs(str(logs), redirects=dict.fromkeys(range(1, count), Std.ALL)),
     )
     try:
         elastic_launch(config, _call)(function, dict(arguments), folder)
@@ -90,8 +185,11 @@ def _call(function: Callable[..., None], arguments: Mapping[str, Any], folder: P
     """What each of the processes does."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     outlive_reader()
-    if os.environ["RANK"] == "0":
-        log_to(folder / "train.log")
+    if os.environ["RANK"] == "0":  # As conf/hydra/job_logging/pnfs.yaml says.
+        console, kept = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")
+        kept.setFormatter(logging.Formatter("[%(asctime)s][%(levelname)s] %(message)s"))
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[console, kept])
+        logging.getLogger("pnfs").setLevel(logging.INFO)
     quiet_libraries()
     function(**arguments)
 

@@ -8,11 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-from rich.console import Console
-from rich.markup import escape
-
-from pnfs.commands.configuration import UsageError, plain
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.keys import flat
 from pnfs.runs.identity import defining_part
 from pnfs.runs.state import Run, find_runs
@@ -21,33 +17,37 @@ from pnfs.viz.cards import RunCard, duration, giga, millions, percent
 COLUMNS = ("run", "state", "score", "score_name", "parameters", "live_parameters", "macs", "seconds",
            "seed", "what", "cause")  # fmt: skip
 PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.png"}
-_MOST_DIFFERENCES = 8
-
-console = Console()
 
 
-def run(config: DictConfig) -> None:
-    own = plain(config)
-    root = Path(own["run_root"]).expanduser()
+def run(settings: dict[str, Any]) -> None:
+    root, form, by = Path(settings["run_root"]).expanduser(), settings["format"], settings["sort"]
     if not root.is_dir():
         raise UsageError(f"{root}: there is no such folder; set run_root=<folder of runs>")
-    if own["format"] not in ("table", "csv", "json"):
-        raise UsageError(f"format={own['format']}: choose table, csv or json")
+    if form not in ("table", "csv", "json"):
+        raise UsageError(f"format={form}: choose table, csv or json")
     runs = find_runs(root)
-    if own["html"] is not None:
-        write_page(runs, root, Path(own["html"]).expanduser(), own["pictured"])
+    if settings["html"] is not None:
+        write_page(runs, root, Path(settings["html"]).expanduser(), settings["pictured"])
         return
-    cards, by = [card_of(run, root) for run in runs], own["sort"]
+    cards = [card_of(run, root) for run in runs]
     if by != "path":
         # The highest score, but the shortest and the cheapest first; what is not known, last.
         sign = -1 if by == "score" else 1
         values = {card.run: getattr(card, by) for card in cards}
         cards.sort(key=lambda c: math.inf if values[c.run] is None else sign * values[c.run])
-    if own["format"] == "table":
+    if form == "table":
         print(f"{len(cards)} runs below {root}")
         print(*run_lines(cards, console.width), sep="\n")
-    else:
-        print(written_cards(cards, own["format"]).rstrip())
+        return
+    import pandas as pd  # Here and not above: a list need not wait for it.
+
+    # JSON with all scores, null for what is not known; CSV has blank cells.
+    names = [*COLUMNS, "scores"] if form == "json" else [*COLUMNS]
+    table = pd.DataFrame([vars(card) for card in cards], columns=names, dtype=object)
+    written = (
+        table.to_json(orient="records", indent=1) if form == "json" else table.to_csv(index=False)
+    )
+    print(written.rstrip())
 
 
 # --- the list
@@ -57,22 +57,20 @@ def card_of(run: Run, root: Path) -> RunCard:
     """What its record, or in want of one its state, says about a run."""
     record = run.record or {}
     cost, scores = record.get("cost", {}), record.get("scores", {})
-    model = run.config.get("model", {})
+    model, seed = run.config.get("model", {}), run.config.get("seed")
     words = [_class(run.config.get("dataset")), _class(model), _class(model.get("backbone"))]
     words += [f"P={len(model['parts'])}"] if model.get("parts") else []
     words += [f"d={model['vector_dim']}"] if "vector_dim" in model else []
-    words += [_class(run.config.get("strategy")), f"seed {run.config.get('seed')}"]
+    words += [_class(run.config.get("strategy")), f"seed {seed}"]
     return RunCard(
         run=run.folder.relative_to(root).as_posix(),
         state=run.status,
         score=_number(record.get("score")),
         score_name=record.get("primary") or next(iter(scores), ""),
         scores={name: _number(score) for name, score in scores.items()},
-        parameters=cost.get("parameters"),
-        live_parameters=cost.get("live_parameters"),
-        macs=cost.get("macs"),
+        **{name: cost.get(name) for name in ("parameters", "live_parameters", "macs")},
         seconds=record.get("seconds"),
-        seed=run.config.get("seed"),
+        seed=seed,
         what=" ".join(word for word in words if word),
         cause=run.cause,
     )
@@ -100,29 +98,16 @@ def run_lines(cards: Sequence[RunCard], width: int) -> list[str]:
         for card in cards
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    used = sum(widths) + 2 * len(widths)
     texts = [(card.cause if card.state == "failed" else card.what) or "" for card in cards]
     lines = []
     for row, text in zip(rows, ["", *texts], strict=True):
         # Words to the left, numbers to the right.
         cells = [f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)]
-        beside = used + len(text) <= width
+        beside = sum(widths) + 2 * len(widths) + len(text) <= width
         lines.append("  ".join([*cells, text if beside else ""]).rstrip())
         below = [] if beside else textwrap.wrap(text, max(width - 4, 20))
         lines += [f"    {part}" for part in below]
     return lines
-
-
-def written_cards(cards: Sequence[RunCard], form: str) -> str:
-    """JSON with all scores, null for what is not known; or CSV, with blank cells."""
-    import pandas as pd  # Here and not above: a list need not wait for it.
-
-    names = [*COLUMNS, "scores"] if form == "json" else COLUMNS
-    rows = [{name: getattr(card, name) for name in names} for card in cards]
-    table = pd.DataFrame(rows, columns=[*names], dtype=object)
-    return (
-        table.to_json(orient="records", indent=1) if form == "json" else table.to_csv(index=False)
-    )
 
 
 # --- the page
@@ -135,13 +120,10 @@ def write_page(runs: Sequence[Run], root: Path, path: Path, pictured: int) -> No
 
     if not runs:
         raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>")
-    subtitle = f"{len(runs)} runs below {root}"
-    cards = page_cards(runs, root)
-    page, problems = runs_page(
-        cards, title="Pose fabrics: runs", subtitle=subtitle, pictured=pictured
-    )
+    about = {"title": "Pose fabrics: runs", "subtitle": f"{len(runs)} runs below {root}"}
+    page, problems = runs_page(page_cards(runs, root), **about, pictured=pictured)
     for problem in problems:
-        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True)
+        console.print(f"left out: {problem}", style="yellow")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     print(f"{len(runs)} runs: {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -175,7 +157,7 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[RunCard]:
 
 
 def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """For each run, dotted key -> text of the defining values by which the runs of its experiment differ."""
+    """For each run the settings, as text, in which runs of its name differ."""
     import pandas as pd  # As above.
 
     trees = [flat(run.identity or defining_part(run.config)) for run in runs]
@@ -189,5 +171,5 @@ def _differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _first(values: Mapping[str, str]) -> dict[str, str]:
-    """The first ones, no value longer than its first 60 characters."""
-    return {key: text[:60] for key, text in list(values.items())[:_MOST_DIFFERENCES]}
+    """The first eight, no value longer than its first 60 characters."""
+    return {key: text[:60] for key, text in list(values.items())[:8]}

@@ -1,22 +1,27 @@
-"""What `train`, `evaluate` and `derive` share: the scores and predictions of a split."""
+"""The scores and predictions of a split, for `train`, `evaluate` and `derive`, and what they leave behind."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import pandas as pd
 from hydra.utils import instantiate
-from rich.table import Table
 from torchmetrics import MetricCollection
 
-from pnfs.commands.configuration import UsageError
+from pnfs.commands.configuration import UsageError, console
+from pnfs.commands.pictures import extremes, write_pictures
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Predictions
+from pnfs.data.predictions import Matches, Predictions
 from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
 from pnfs.inference.predictor import ScoredPredictor
+from pnfs.runs.record import RESULT, write_result
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 
@@ -84,34 +89,79 @@ def evaluation_choices(
     module: PoseModule | ScoredPredictor, source: PoseDataset, split: str
 ) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
-    choices: dict[str, Any] = {"split": split, "flip_test": module.flip_test}
-    if module.flip_test:
-        choices["flip_shift"] = module.codec.flip_shift
+    shift = {"flip_shift": module.codec.flip_shift} if module.flip_test else {}
+    choices = {"split": split, "flip_test": module.flip_test, **shift}
     choices["decode_method"] = module.codec.decode_method
     return {**choices, **source.evaluation_choices(split)}
 
 
-def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> Table:
+# --- what is printed and kept
+
+
+def report(
+    record: dict[str, Any],
+    folder: Path,
+    data: PoseDataModule,
+    matches: Matches,
+    split: str,
+    module: PoseModule | ScoredPredictor | None = None,
+) -> None:
+    """Prints, writes into `folder` and draws what an evaluation found.
+
+    `record` is what `result.json` is to hold; rates by joint are added. `module`, None for a file of predictions,
+    predicted the persons of `data`, which `matches` brings together with the labels.
+    """
+    source, errors = data.source, matches.errors
+    metric, name = source.metric(split), source.persons(split).name
+    criterion = metric.criterion() if isinstance(metric, PersonMetric) else None
+    criterion = criterion if errors.scored.any() else None
+    if criterion is not None:
+        record["by_joint"] = errors.record(criterion)
+    unsized = int((errors.visibility.any(-1) & ~errors.scored.any(-1)).sum())
+    if unsized:
+        record["persons_without_size"] = unsized
+    # Scores are safe before anything else is written that may fail.
+    write_result(folder, record)
+    if math.isnan(record["score"]):
+        lack = "no labels" if not errors.visibility.any() else "no sizes to measure errors by"
+        console.print(f"{name} has {lack}: nothing is scored.", style="bold")
+    else:
+        title = f"{name}, {len(matches.predictions):,} persons"
+        console.print(score_table(title, {"": record["scores"]}))
+        console.print(described(record["evaluated_with"]), style="dim")
+        if unsized:
+            console.print(
+                f"{unsized:,} persons have no size to measure errors by: they are not scored"
+            )
+    pictures = write_pictures(module, data, folder, split, matches.predictions)
+    pictures |= extremes(data, folder, split, matches)
+    for what, file in {**pictures, "record": folder / RESULT}.items():
+        console.print(f"{what}: {file}")
+
+
+def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
+    """`out`, or a folder of its own below `parent` for each thing that is asked for."""
+    if out:
+        return Path(out).expanduser()
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
+    return parent / f"{name}_{digest}"
+
+
+def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
     """Scores as benchmarks print them: one row a score and set of scores, one column a group of joints.
 
-    Args:
-        title: Says what was evaluated.
-        columns: Name of a set ("trained", or "") -> score name ("PCKh@0.5/head", ...) -> value: PCK in percent,
-            COCO's average precision and recall as fractions.
+    `columns` is name of a set ("trained", or "") -> score name ("PCKh@0.5/head", ...) -> value: PCK in percent,
+    COCO's average precision and recall as fractions.
     """
-    names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
-    groups = list(dict.fromkeys(name.partition("/")[2] for name in names))
-    note = "PCKh@0.11 is what public code prints as @0.1." if "PCKh@0.11" in names else None
-    # Narrow, so that all groups of joints fit a terminal of 80 columns.
-    table = Table("score", title=title, caption=note, padding=0)
-    for group in groups:
-        table.add_column(group or "all", justify="right", style=None if group else "bold")
-    for score in dict.fromkeys(name.partition("/")[0] for name in names):
-        keys = [f"{score}/{group}" if group else score for group in groups]
+    cells: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
+        score, _, group = name.partition("/")
         for which, scores in columns.items():
-            cells = [_number(scores[key], score) if key in scores else "" for key in keys]
-            table.add_row(f"{score} {which}".strip(), *cells)
-    return table
+            row = cells.setdefault(f"{score} {which}".strip(), {})
+            row[group or "all"] = _number(scores[name], score) if name in scores else ""
+    note = "PCKh@0.11 is what public code prints as @0.1.\n" if "PCKh@0.11" in str(cells) else ""
+    # All groups of joints fit a terminal of 80 columns.
+    return f"{title}\n{pd.DataFrame(cells).T.fillna('').to_string()}\n{note}"
 
 
 def _number(value: float | None, score: str) -> str:

@@ -3,25 +3,24 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
-from rich.console import Console
 from torch import nn
 
-from pnfs.commands.building import build_module
-from pnfs.commands.configuration import persons_of, plain, training_source
+from pnfs.commands.building import build_module, training_source
+from pnfs.commands.configuration import console, persons_of
+from pnfs.commands.pictures import log_media, write_pictures
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.report import log_media, write_pictures
 from pnfs.commands.scoring import described, evaluation_choices, score_and_predict, score_table
 from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.module import PoseDataModule
+from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
@@ -31,13 +30,11 @@ from pnfs.training.checkpoints import IDENTITY_KEY, find_checkpoint, read_checkp
 from pnfs.training.keeping import why_unfinished
 from pnfs.training.module import PoseModule, load_network_state
 
-console = Console()
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> float:
+def run(settings: dict[str, Any]) -> float:
     """Runs one configuration; returns its score, which a sweeper may maximise: nan where it has none."""
-    settings = plain(config)
     check_settings(settings)
     folder = Path(settings["run_dir"])
     if settings["trainer"].get("fast_dev_run"):
@@ -47,28 +44,18 @@ def run(config: DictConfig) -> float:
     with held_run(folder):
         if settings["restart"]:
             clear(folder)
-        record = _finished_before(settings, identity) or _train_and_keep(settings, identity)
+        record = read_result(folder)
+        if record is None:
+            record = _train_and_keep(settings, identity)
+        else:
+            require_same(folder / RESULT, record.get("identity"), identity)
+            log.info("finished before: %s (restart=true trains it again)", folder)
+            _show_scores(settings, {"trained": record["scores"]})
     return math.nan if record["score"] is None else float(record["score"])
 
 
-def _finished_before(
-    settings: Mapping[str, Any], identity: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    folder = Path(settings["run_dir"])
-    record = read_result(folder)
-    if record is not None:
-        require_same(folder / RESULT, record.get("identity"), identity)
-        log.info("finished before: %s (restart=true trains it again)", folder)
-        _show_scores(settings, {"trained": record["scores"]})
-    return record
-
-
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
-    """Trains a run that this process holds; returns its record.
-
-    Raises:
-        UnfinishedError: It was stopped before its last epoch.
-    """
+    """Trains a run that this process holds; its record, or an `UnfinishedError` where it was stopped."""
     folder = Path(settings["run_dir"])
     with kept_state(folder, settings, identity) as earlier_seconds:
         log.info("run folder: %s", folder)
@@ -86,29 +73,21 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         record = read_result(folder)
         if record is None:
             kept = read_checkpoint(newest_whole(folder), builds=()) if last.is_file() else {}
-            raise UnfinishedError(_what_is_left(settings, kept.get("epoch", -1) + 1))
+            epochs, steps = settings["trainer"]["max_epochs"], settings["trainer"].get("max_steps")
+            advice = "the same command resumes it"
+            if steps not in (None, -1):
+                advice = f"trainer.max_steps={steps} ends it there; epochs={epochs} without it is another run"
+            raise UnfinishedError(
+                f"{folder}: not finished, {kept.get('epoch', -1) + 1} of {epochs} epochs are trained and "
+                f"nothing is scored; {advice}"
+            )
     return record
-
-
-def _what_is_left(settings: Mapping[str, Any], done: int) -> str:
-    """What a run that was stopped after `done` epochs has trained, and how to continue."""
-    epochs, steps = settings["trainer"]["max_epochs"], settings["trainer"].get("max_steps", -1)
-    advice = "the same command resumes it"
-    if steps not in (None, -1):
-        advice = f"trainer.max_steps={steps} ends it there; without that key, epochs={epochs} is another run"
-    return (
-        f"{settings['run_dir']}: not finished, {done} of {epochs} epochs are trained and nothing is scored; "
-        f"{advice}"
-    )
 
 
 def train_one(
     *, settings: dict[str, Any], identity: dict[str, Any], earlier_seconds: float
 ) -> None:
-    """One process's share of a run; the first scores it and writes the record.
-
-    There is no record where the training did not come to its end.
-    """
+    """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
     source = training_source(settings)
     loggers = build_loggers(settings)
@@ -135,16 +114,13 @@ def train_one(
         choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
         if final is not data:
             choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
+        primary, score = next(iter(scores.items()))
         record = {
-            "name": settings["name"],
-            "seed": settings["seed"],
-            "kind": "train",
-            "primary": next(iter(scores)),
-            "score": next(iter(scores.values())),
-            "scores": scores,
+            **{key: settings[key] for key in ("name", "seed")},
+            **{"kind": "train", "primary": primary, "score": score, "scores": scores},
             "untrained_scores": untrained,
             "evaluated_with": choices,
-            "cost": _cost(module, settings["input_size"]),
+            "cost": _cost(module.network, settings["input_size"]),
             "seconds": round(time.monotonic() - started, 1),
             **provenance(settings["trainer"]["accelerator"]),
             "config": settings,
@@ -157,12 +133,11 @@ def train_one(
             if isinstance(logger, RunLogger):
                 logger.log_record(record, folder)
         log_media(loggers, pictures, settings["trainer"]["max_epochs"])
-        columns = {"untrained": untrained, "trained": scores}
-        _show_scores(settings, {name: column for name, column in columns.items() if column})
+        _show_scores(settings, {"untrained": untrained, "trained": scores})
         console.print(described(choices))
         for what, path in pictures.items():
             log.info("%s: %s", what, path)
-        log.info("%s: %s; record: %s", record["primary"], record["score"], folder / RESULT)
+        log.info("%s: %s; record: %s", primary, score, folder / RESULT)
 
 
 def _try_out(settings: dict[str, Any]) -> float:
@@ -192,26 +167,24 @@ def _data_and_module(
 
 
 def _build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
-    augmentation = settings["augmentation"]
-    return instantiate(settings["data"], source=source, augmentation=augmentation, _convert_="all")
+    given = {"source": source, "augmentation": settings["augmentation"]}
+    return instantiate(settings["data"], **given, _convert_="all")
 
 
-def _cost(module: PoseModule, input_size: tuple[int, int]) -> dict[str, int]:
-    network, size = module.network, (input_size[0], input_size[1])
+def _cost(network: PoseNetwork, input_size: Sequence[int]) -> dict[str, int]:
+    size = (input_size[0], input_size[1])
     cost = measure_cost(network, size)
     # The summary in public pose code, and so the paper, counts transposed convolutions another way.
     transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
-    return {
-        "parameters": cost.parameters,
-        "live_parameters": cost.live_parameters,
-        "macs": cost.macs,
-        "macs_by_output": measure_cost(network, size, "output").macs if transposed else cost.macs,
-    }
+    by_output = measure_cost(network, size, "output").macs if transposed else cost.macs
+    counts = {name: getattr(cost, name) for name in ("parameters", "live_parameters", "macs")}
+    return counts | {"macs_by_output": by_output}
 
 
 def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:
     """Prints a table of scores: column -> metric -> score."""
-    target = settings["dataset"]["_target_"].rsplit(".", 1)[-1]
-    model = settings["model"]
-    what = f"P={len(model['parts'])}" if "parts" in model else model["_target_"].rsplit(".", 1)[-1]
-    console.print(score_table(f"{target} val, {what}, flip test", columns))
+    dataset, model = (settings[key]["_target_"].rsplit(".", 1)[-1] for key in ("dataset", "model"))
+    parts = settings["model"].get("parts")
+    what = f"P={len(parts)}" if parts else model
+    shown = {name: column for name, column in columns.items() if column}
+    console.print(score_table(f"{dataset} val, {what}, flip test", shown))

@@ -19,28 +19,21 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import no_predictions
 from pnfs.runs.state import LAST_CHECKPOINT, put_together, set_aside
-from pnfs.training.checkpoints import (
-    CheckpointError,
-    KeepConfig,
-    damage,
-    find_checkpoint,
-    read_checkpoint,
-)
+from pnfs.training import checkpoints
+from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
 from pnfs.training.module import PoseModule, keep_freed_memory, load_network_state
 
 log = logging.getLogger(__name__)
 
 
-def check_settings(settings: dict[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuses what no training can be made of, before data are read or caches written."""
-    if "_target_" not in settings["dataset"]:
-        raise UsageError(
-            "dataset=of_checkpoint is for commands that read a checkpoint; choose a dataset to train on"
-        )
     trainer = settings["trainer"]
+    if "_target_" not in settings["dataset"]:
+        raise UsageError("dataset=of_checkpoint is no dataset to train on; choose one by name")
     if trainer.get("max_epochs") is None:
         raise UsageError(
-            "trainer.max_epochs is not set: a trainer file of your own begins with `defaults: [auto, _self_]`"
+            "trainer.max_epochs is not set: begin your file with `defaults: [auto, _self_]`"
         )
     if settings["initial"] is not None and settings["ckpt_path"] is not None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
@@ -50,15 +43,15 @@ def check_settings(settings: dict[str, Any]) -> None:
             f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
             "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
         )
-    if trainer.get("accelerator") in ("gpu", "cuda"):
-        gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
-        number = int(devices) if str(devices).isdigit() else 1
-        wanted = max(devices) + 1 if isinstance(devices, list) else number
-        if wanted > gpus and not (gpus == 0 and MPSAccelerator.is_available()):
-            raise UsageError(
-                f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
-                f"{gpus} GPUs; trainer=cpu runs without"
-            )
+    gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+    wanted = int(devices) if str(devices).isdigit() else 1
+    wanted = max(devices) + 1 if isinstance(devices, list) else wanted
+    there = gpus >= wanted or (gpus == 0 and MPSAccelerator.is_available())
+    if trainer.get("accelerator") in ("gpu", "cuda") and not there:
+        raise UsageError(
+            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
+            f"{gpus} GPUs; trainer=cpu runs without"
+        )
 
 
 def require_labels(source: PoseDataset) -> None:
@@ -103,13 +96,11 @@ def build_trainer(
         unwanted += (ProgressBar,)
     if not (loggers or given):
         unwanted += (LearningRateMonitor,)
+    kept = [callback for callback in callbacks if not isinstance(callback, unwanted)]
     return instantiate(
         trainer,
         logger=loggers if given in (None, True) else given,
-        callbacks=[
-            *(callback for callback in callbacks if not isinstance(callback, unwanted)),
-            KeepConfig(settings, identity),
-        ],
+        callbacks=[*kept, KeepConfig(settings, identity)],
     )
 
 
@@ -120,13 +111,13 @@ def fit(
     loggers: list[Logger],
     identity: Mapping[str, Any],
 ) -> None:
-    """Trains from the beginning, or from where an earlier start of the same run was stopped.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C; Lightning has ended its work.
-    """
-    folder = Path(settings["run_dir"])
-    start = _starting_point(settings, folder)
+    """Trains from the beginning, or from where an earlier start of the same run was stopped."""
+    folder, start = Path(settings["run_dir"]), None
+    if (folder / LAST_CHECKPOINT).is_file():
+        start = newest_whole(folder)
+    elif settings["ckpt_path"] is not None:
+        last = Path(settings["ckpt_path"]).expanduser() / LAST_CHECKPOINT
+        start = last if last.is_file() else find_checkpoint(settings["ckpt_path"])
     if start is not None:
         finished = read_checkpoint(start, builds=())["epoch"] + 1
         log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
@@ -139,9 +130,8 @@ def fit(
         keep_freed_memory()
     compile_steps(module, settings)
     trainer = build_trainer(settings, loggers, identity)
-    ckpt = None if start is None else str(start)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit as error:
         if error.code == 1:  # What Lightning makes of Ctrl-C.
             raise KeyboardInterrupt from None
@@ -150,30 +140,17 @@ def fit(
         rank_zero_only(put_together)(folder)
 
 
-def _starting_point(settings: Mapping[str, Any], folder: Path) -> Path | None:
-    """The checkpoint that training continues from: the run's own last one, or that of `ckpt_path`."""
-    if (folder / LAST_CHECKPOINT).is_file():
-        return newest_whole(folder)
-    if settings["ckpt_path"] is None:
-        return None
-    last = Path(settings["ckpt_path"]).expanduser() / LAST_CHECKPOINT
-    return last if last.is_file() else find_checkpoint(settings["ckpt_path"])
-
-
 def newest_whole(folder: Path) -> Path:
-    """The newest checkpoint of a run's folder that is not damaged.
-
-    Raises:
-        CheckpointError: There is none.
-    """
+    """The newest checkpoint of a run's folder that is not damaged; a `CheckpointError` if there is none."""
     last = folder / LAST_CHECKPOINT
-    for name in (last.name, "previous.ckpt"):
-        path = last.with_name(name)
-        if path.is_file() and damage(path) is None:
+    for path in (last, last.with_name("previous.ckpt")):
+        if path.is_file() and checkpoints.damage(path) is None:
             if path != last:
-                log.warning("%s is damaged: training goes on from %s in its place", last, name)
+                log.warning("%s is damaged: training goes on from %s in its place", last, path.name)
             return path
-    raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
+    raise checkpoints.CheckpointError(
+        f"{last}: damaged, like the one before it; restart=true trains anew"
+    )
 
 
 def load_initial(module: PoseModule, path: str) -> None:

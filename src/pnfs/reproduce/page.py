@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pnfs.reproduce.results import Results, compared, digits, groups, scale
+from pnfs.reproduce.results import Results, compared, conditions, digits, groups
 from pnfs.reproduce.targets import OTHERS, PAPER_GIGA, Target
 
 PAPER_NAMES = {"PCKh@0.11": '"PCKh@0.1"'}
@@ -28,15 +28,15 @@ _MACS_NOTE = (
 
 def write_table(
     target: Target, results: Results, folder: Path, profile: str, says: str
-) -> dict[str, Path]:
+) -> list[Path]:
     """Writes table.md and runs.csv into the folder, made as needed; see `page`."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / name for name in ("table.md", "runs.csv")}
-    files["table.md"].write_text(page(target, results, profile, says), encoding="utf-8")
+    text, runs = folder / "table.md", folder / "runs.csv"
+    text.write_text(page(target, results, profile, says), encoding="utf-8")
     # A run as it is called anywhere: its name and hash.
     short = ["/".join(f.parts[-2:]) if isinstance(f, Path) else "" for f in results.runs["folder"]]
-    results.runs.assign(folder=short).to_csv(files["runs.csv"], index=False)
-    return files
+    results.runs.assign(folder=short).to_csv(runs, index=False)
+    return [text, runs]
 
 
 def page(target: Target, results: Results, profile: str, says: str = "") -> str:
@@ -72,6 +72,22 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
     return "\n".join([*lines, f"Made by `{command}` from the records of the runs.", ""])
 
 
+def scale(results: Results) -> str:
+    """What the runs have in common: data, size of the input, epochs, batch, precision."""
+    lines = [
+        {
+            "data": conditions(settings)[1],
+            "input": "×".join(map(str, settings["input_size"])),
+            "epochs": settings["epochs"],
+            "batch": settings["batch_size"],
+            "precision": settings["trainer"]["precision"],
+        }
+        for settings in results.settings.values()
+    ]
+    table = pd.DataFrame(lines).astype(str)
+    return ", ".join(f"{name} {' or '.join(table[name].unique())}" for name in table)
+
+
 def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
     """One line a question of the target, with the numbers that answer it as far as there are runs."""
     score = main_score(target, results)
@@ -79,8 +95,7 @@ def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
     text = {r: score_text(score, s["mean"], s["std"]) for r, s in spread.iterrows()}
     lines = []
     for file, question in target.questions.items():
-        row = target.rows[file]
-        answer = "not run."
+        row, answer = target.rows[file], "Not run."
         if row in pairs.index:
             other, difference, interval, says = pairs.loc[row]
             between = "" if interval == "–" else f", 95% interval {interval}"
@@ -111,17 +126,20 @@ def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
         who = {"ours": "the paper's own", "cited": "cited"}
         table["published as"] = published["who"].map(who)
     printed = {name: column for column, name in target.scores.items()}
-    recorded = _worth_a_column(target, results) or [main_score(target, results)]
+    # Of the recorded scores those over all joints, and those that the paper prints.
+    recorded = [name for name in results.scores if "/" not in name or name in printed]
+    recorded = recorded or [main_score(target, results)]
     for name in dict.fromkeys([*printed, *recorded]):
         if name in printed:
-            text = target.printed(printed[name])
+            text = published[printed[name]]
+            std = published.get(f"{printed[name]}_std", pd.Series("", text.index))
+            text = text.where(std == "", text + " ± " + std)
             table[f"paper: {PAPER_NAMES.get(name, name)}"] = text.where(text != "")
         if name in recorded:
-            ours = results.spread(name).apply(
-                lambda seeds, name=name: score_text(name, seeds["mean"], seeds["std"]), axis=1
-            )
-            ours = ours.astype(object).reindex(labels, fill_value="missing")
-            table[f"ours ({profile}): {OUR_NAMES.get(name, name)}"] = ours
+            spread = results.spread(name).T
+            ours = {label: score_text(name, *spread[label][:2]) for label in spread}
+            column = f"ours ({profile}): {OUR_NAMES.get(name, name)}"
+            table[column] = pd.Series(dict.fromkeys(labels, "missing") | ours, dtype=object)
     for column in [c for c in OTHERS if c in published and c not in target.scores]:
         text = published[column]
         table[f"paper: {OTHERS[column]}"] = text.where(text != "")
@@ -145,11 +163,6 @@ def _search_time(runs: pd.DataFrame) -> str:
 def main_score(target: Target, results: Results) -> str:
     """The score that counts: the first one recorded, or else the first one printed."""
     return next(iter([*results.scores, *target.scores.values()]), "score")
-
-
-def _worth_a_column(target: Target, results: Results) -> list[str]:
-    """The recorded scores over all joints, and those that the paper prints."""
-    return [name for name in results.scores if "/" not in name or name in target.scores.values()]
 
 
 def score_text(name: str, value: float, deviation: float = float("nan")) -> str:

@@ -68,28 +68,24 @@ def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Resul
     lines, settings = [], {}
     for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
         for file, label in target.rows.items():
-            about = {"row": label, "seed": seed}
             try:
                 settings[label] = compose(file, seed)
+                same = found.get(_key(run_identity(settings[label], {})), [])
             except RowError as error:
-                lines.append(about | {"state": str(error)})
-                continue
-            same = found.get(_key(run_identity(settings[label], {})), [])
-            if len(same) > 1:
-                folders = ", ".join(str(run.folder) for run in same)
-                state = f"{folders} are runs of one configuration on different data: move all but one away"
-                lines.append(about | {"state": state})
-            elif same:
-                lines.append(about | _line(same[0]))
+                line = {"state": str(error)}
+            else:
+                line = _line(same[0]) if same else {"state": "not run"}
+                if len(same) > 1:
+                    folders = ", ".join(str(run.folder) for run in same)
+                    state = "are runs of one configuration on different data: move all but one away"
+                    line = {"state": f"{folders} {state}"}
+            lines.append({"row": label, "seed": seed} | line)
     return Results(_frame(target, lines), settings)
 
 
 def kept_results(target: Target, folder: Path) -> Results:
-    """Records that are kept with the target, as they are: `<folder>/<row>/<anything>/result.json`.
-
-    Raises:
-        TargetError: A row has two records of one seed.
-    """
+    """Records that are kept with the target, as they are: `<folder>/<row>/<anything>/result.json`; two of one row
+    and seed are a `TargetError`."""
     lines, settings = {}, {}
     for file, label in target.rows.items():
         for run in find_runs(folder / file):
@@ -150,20 +146,15 @@ def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     known = ("depth", "width", "first_layers", "channels", "nodes")
     about = [f"{name} {sizes[name]}" for name in known if sizes.get(name) is not None]
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
-    data = _class(dataset) + (f" ({dataset['skeleton']})" if dataset.get("skeleton") else "")
-    return _class(backbone) + (f" ({', '.join(about)})" if about else ""), data
-
-
-def _class(description: Mapping[str, Any]) -> str:
-    return str(description.get("_target_", "")).rsplit(".", 1)[-1]
+    names = [str(node.get("_target_", "")).rsplit(".", 1)[-1] for node in (backbone, dataset)]
+    details = ", ".join(about), dataset.get("skeleton")
+    first, second = (f"{n} ({d})" if d else n for n, d in zip(names, details, strict=True))
+    return first, second
 
 
 def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
-    """Rows whose scores may stand in one column: those with the same data and the same backbone.
-
-    Returns:
-        What tells the group apart -> labels. Rows of which neither is known go with the first group.
-    """
+    """Rows whose scores may stand in one column, those with the same data and the same backbone: what tells the
+    group apart -> labels. Rows of which neither is known go with the first group."""
     known = {label: conditions(settings) for label, settings in results.settings.items()}
     first = next(iter(known.values()), ("", ""))
     keys = {label: known.get(label, first) for label in labels}
@@ -174,30 +165,11 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def scale(results: Results) -> str:
-    """What the runs have in common: data, size of the input, epochs, batch, precision."""
-    lines = [
-        {
-            "data": conditions(settings)[1],
-            "input": "×".join(map(str, settings["input_size"])),
-            "epochs": settings["epochs"],
-            "batch": settings["batch_size"],
-            "precision": settings["trainer"]["precision"],
-        }
-        for settings in results.settings.values()
-    ]
-    table = pd.DataFrame(lines).astype(str)
-    return ", ".join(f"{name} {' or '.join(table[name].unique())}" for name in table)
-
-
 def compared(target: Target, results: Results) -> pd.DataFrame:
     """Each row against another of the same backbone and data, over the seeds that both have, by the main score.
 
-    The other one is `Target.against`, or else the first row of its backbone and data.
-
-    Returns:
-        Label -> text: the difference, its 95 % interval (Student's t over the seeds), and in words whether it is
-        more than chance. Empty if no two rows of one backbone have runs.
+    The other one is `Target.against`, or else the first row of its backbone and data. Label -> text: the
+    difference, its 95 % interval (Student's t over the seeds), and in words whether it is more than chance.
     """
     lines, score = {}, next(iter(results.scores), "")
     if score:
@@ -221,9 +193,9 @@ def _difference(found: pd.Series, places: int) -> list[str]:
     if count == 1:
         return [f"{mean:+.{places}f} (1 seed)", "–", "one seed: it may be chance"]
     half = stats.t.ppf(0.975, count - 1) * found.std() / math.sqrt(count)
-    inside = abs(mean) <= half
+    says = "inside" if abs(mean) <= half else "more than"
     return [
         f"{mean:+.{places}f} ± {found.std():.{places}f} ({count} seeds)",
         f"{mean - half:+.{places}f} to {mean + half:+.{places}f}",
-        "inside the spread of the seeds" if inside else "more than the spread of the seeds",
+        f"{says} the spread of the seeds",
     ]

@@ -10,35 +10,28 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunCard:
-    """What is said about one run; None for what is not known, and never nan.
-
-    Attributes:
-        score: The main one, named `score_name`; in percent, as are all `scores`.
-        macs: Multiply-accumulates of one image.
-        benchmark: Runs of one benchmark share axes.
-        row: The same for runs that differ in nothing but the seed; `label` names it.
-        differences: Keys of the configuration that differ within the experiment -> values.
-        pictures: Title -> PNG file.
-    """
+    """What is said about one run; None for what is not known, and never nan."""
 
     run: str
     state: str
-    score: float | None = None
+    score: float | None = None  # The main one, named `score_name`; in percent, as are all `scores`.
     score_name: str = ""
     scores: Mapping[str, float | None] = field(default_factory=dict)
     parameters: int | None = None
     live_parameters: int | None = None
-    macs: int | None = None
+    macs: int | None = None  # Multiply-accumulates of one image.
     seconds: float | None = None
     seed: int | None = None
     what: str = ""
     cause: str | None = None
-    benchmark: str = ""
-    row: str = ""
+    benchmark: str = ""  # Runs of one benchmark share axes.
+    row: str = ""  # The same for runs that differ in nothing but the seed; `label` names it.
     label: str = ""
-    differences: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[str, str] = field(
+        default_factory=dict
+    )  # Key -> value, within the experiment.
     metrics: Path | None = None
-    pictures: Mapping[str, Path] = field(default_factory=dict)
+    pictures: Mapping[str, Path] = field(default_factory=dict)  # Title -> PNG file.
 
 
 def duration(seconds: float | None) -> str:

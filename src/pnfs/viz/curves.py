@@ -1,14 +1,15 @@
-"""Curves: what was logged while training, how mixing weights moved, and how errors spread."""
+"""Curves: what was logged while training, how mixing weights moved, scores against costs."""
 
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,12 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
 from pnfs.viz import style
-from pnfs.viz.poses import joint_sides
 from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, save_figure
 
 if TYPE_CHECKING:  # The page about runs need not wait for torch.
-    from pnfs.evaluation.pck import Errors
-    from pnfs.evaluation.person_metric import Criterion
     from pnfs.models.architecture import Architecture
 
 LOGGED = {
@@ -67,9 +65,7 @@ def read_metrics(path: Path, names: Collection[str] | None = None) -> dict[str, 
 def plot_curves(metrics_csv: Path, out_path: Path | str) -> None:
     """Draws the logged ones of training and validation loss and validation score, as PNG or SVG by the suffix.
 
-    Raises:
-        DataError: The metrics cannot be read, or none of these was logged.
-        PnfsError: Another suffix, or the picture cannot be written.
+    A `DataError` says that the metrics cannot be read, or that none of these was logged.
     """
     curves = read_metrics(metrics_csv, LOGGED)
     panels = [[n for n in curves if ("loss" in n) == is_loss] for is_loss in (True, False)]
@@ -82,9 +78,8 @@ def plot_curves(metrics_csv: Path, out_path: Path | str) -> None:
             curve, is_loss = curves[name], "loss" in name
             best = curve.idxmin() if is_loss else curve.idxmax()
             label = f"{name}: best {curve.min() if is_loss else curve.max():.3g}, epoch {best}"
-            axes.plot(
-                curve, color=colour, marker="o" if len(curve) <= 60 else "", ms=3.5, label=label
-            )
+            marker = "o" if len(curve) <= 60 else ""
+            axes.plot(curve, color=colour, marker=marker, ms=3.5, label=label)
         loss_axes(axes, [curves[name] for name in names], names[0])
         plain_axes(axes, x_label="epoch (from 0)", y_label="loss" if is_loss else LOGGED[names[0]])
         axes.legend(frameon=False, fontsize=SMALL + 1)
@@ -98,7 +93,36 @@ def loss_axes(axes: Axes, curves: Sequence[pd.Series], metric: str) -> None:
         axes.set_yscale("log")
 
 
-# --- mixing weights during a search
+def plot_seeds(
+    axes: Axes, curves: Sequence[pd.Series], colour: str, label: str = "", gid: str | None = None
+) -> pd.Series:
+    """Draws the mean of several seeds' curves with their range; one alone, which may be luck, thin and dashed.
+
+    Returns the mean, over the epochs that all seeds have; where there are none, the first seed alone.
+    """
+    seeds = pd.concat(curves, axis=1, join="inner")
+    seeds = curves[0].to_frame() if seeds.empty else seeds
+    # As many points as can be seen.
+    seeds = seeds.iloc[np.linspace(0, len(seeds) - 1, min(len(seeds), 120)).round().astype(int)]
+    mean, several = seeds.mean(axis=1), seeds.shape[1] > 1
+    style = {"lw": 1.6, "ls": "-"} if several else {"lw": 1.1, "ls": (0, (4, 2))}
+    label = label if several or not label else f"{label} (one seed)"
+    marker = "o" if len(seeds) == 1 else None
+    axes.plot(mean, marker=marker, ms=4, color=colour, label=label, gid=gid, **style)
+    if several:
+        ends = seeds.min(axis=1), seeds.max(axis=1)
+        axes.fill_between(seeds.index, *ends, color=colour, lw=0, alpha=0.2, gid=gid)
+    return mean
+
+
+def plot_mean(
+    axes: Axes, x: float, y: float, look: tuple[str, str], *, std: dict[str, Any], **more: Any
+) -> Sequence[Artist]:
+    """Draws a mean as a marker with its deviation, xerr or yerr in `std`; hollow for one seed, None."""
+    colour, marker = look
+    face = "white" if None in std.values() else colour
+    more = {"ms": 7, "clip_on": False, **std, **more}
+    return axes.errorbar(x, y, fmt=marker, color=colour, mfc=face, **more).get_children()
 
 
 def plot_trajectory(
@@ -116,30 +140,28 @@ def plot_trajectory(
     Raises:
         PnfsError: The architectures do not have the same parts and shapes, or the suffix is neither .png nor .svg.
     """
-    fabrics = history[0].fabrics
+    fabrics, epochs = history[0].fabrics, epochs or range(len(history))
     parts = [(where, part) for where, fabric in fabrics.items() for part in fabric.parts]
     operations = dict.fromkeys(name for fabric in fabrics.values() for name in fabric.operations)
-    colours = (style.operation_colours(operations), style.NEIGHBOUR_COLOURS)
+    kinds = {"alpha": style.operation_colours(operations), "beta": style.NEIGHBOUR_COLOURS}
     figure = new_figure(2.5 * len(parts) + 2.1, 3.8)
     panels = figure.subplots(2, len(parts), sharex=True, sharey="row", squeeze=False)
     for (where, part), pair in zip(parts, panels.T, strict=True):
-        try:
-            found = [entry.fabrics[where].parts[part] for entry in history]
-            alpha = np.stack([each.alpha_weights for each in found])
-            beta = np.stack([each.beta_weights for each in found])
-        except (KeyError, ValueError):
-            raise PnfsError("the architectures have unlike parts, operations or cells") from None
-        alpha = alpha.reshape(len(history), -1, alpha.shape[-1])
-        names = fabrics[where].operations, tuple(style.NEIGHBOUR_COLOURS)
-        for axes, kind, moves, own, found in zip(
-            pair, ("alpha", "beta"), (alpha, beta), names, colours, strict=True
-        ):
-            chosen = {f"{part}/{kind}/{name}": found[name] for name in own}
-            _plot_weights(axes, epochs or range(len(history)), moves, chosen)
+        for axes, (kind, colours) in zip(pair, kinds.items(), strict=True):
+            try:
+                found = [entry.fabrics[where].parts[part] for entry in history]
+                moves = np.stack([getattr(each, f"{kind}_weights") for each in found])
+            except (KeyError, ValueError):
+                raise PnfsError(
+                    "the architectures have unlike parts, operations or cells"
+                ) from None
+            own = fabrics[where].operations if kind == "alpha" else colours
+            moves = moves.reshape(len(history), -1, len(own))
+            _plot_weights(axes, epochs, moves, {f"{part}/{kind}/{n}": colours[n] for n in own})
         pair[0].set_title(part, fontsize=LABEL, weight="bold", color=INK)
         pair[1].set_xlabel("epoch", fontsize=LABEL)
     handles = []
-    for axes, symbol, chosen in zip(panels[:, 0], "αβ", colours, strict=True):
+    for axes, symbol, chosen in zip(panels[:, 0], "αβ", kinds.values(), strict=True):
         axes.set_ylabel(f"{symbol} weight", fontsize=LABEL)
         handles += [
             Line2D([], [], color=c, lw=1.8, label=f"{symbol} {n}") for n, c in chosen.items()
@@ -153,42 +175,18 @@ def plot_trajectory(
 
 def _plot_weights(
     axes: Axes,
-    positions: Sequence[float],
+    epochs: Sequence[float],
     moves: Float[np.ndarray, "epochs rows candidates"],
     colours: Mapping[str, str],
 ) -> None:
     uniform = 1 / len(colours)
     # Weights that hardly move must not fill the axis.
-    axes.update_datalim([(positions[0], uniform - 0.02), (positions[-1], uniform + 0.02)])
+    axes.update_datalim([(epochs[0], uniform - 0.02), (epochs[-1], uniform + 0.02)])
     for each, (name, colour) in zip(np.moveaxis(moves, 2, 0), colours.items(), strict=True):
         if each.shape[1] > 1:
-            axes.plot(positions, each, color=colour, lw=0.6, alpha=0.55)
-        axes.plot(positions, each.mean(1), color=colour, lw=1.8, gid=name)
+            axes.plot(epochs, each, color=colour, lw=0.6, alpha=0.55)
+        axes.plot(epochs, each.mean(1), color=colour, lw=1.8, gid=name)
     axes.axhline(uniform, color=INK, lw=0.8, ls=":")
     axes.tick_params(labelsize=SMALL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)
-
-
-# --- errors
-
-
-def plot_joint_rates(
-    path: Path | str, errors: "Errors", criterion: "Criterion", title: str
-) -> None:
-    """Draws the share of right joints: a bar a joint, in the colour of the person's side."""
-    skeleton = errors.skeleton
-    figure = new_figure(6.4, 0.28 * len(skeleton) + 1.4, title=title)
-    axes = figure.subplots()
-    rates, counts = errors.rates(criterion.thresholds, None)
-    colours = [style.side_hex(side) for side in joint_sides(skeleton)]
-    places = range(len(skeleton))
-    bars = axes.barh(places, np.nan_to_num(rates), 0.8, color=colours, ec=INK, lw=0.4)
-    known = zip(rates, counts, strict=True)
-    texts = [f"{rate:.1f}  ({count:,})" if count else "no labels" for rate, count in known]
-    axes.bar_label(bars, texts, padding=2, fontsize=SMALL)
-    axes.set_yticks(places, [name.replace("_", " ") for name in skeleton.joints])
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 115), xticks=range(0, 101, 20))
-    plain_axes(axes, x_label=f"right joints in percent ({criterion.label}); (labels)", grid="x")
-    save_figure(figure, path)

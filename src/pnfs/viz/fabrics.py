@@ -2,9 +2,8 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,17 +20,10 @@ from pnfs.models.architecture import Architecture, FabricArchitecture
 from pnfs.models.cell import cell_edges
 from pnfs.models.derive import kept_settings
 from pnfs.models.wiring import CellWiring, KeptCells, sources
-from pnfs.viz.style import (
-    DASHES,
-    DEAD,
-    FAINT,
-    INK,
-    SMALL,
-    TITLE,
-    new_figure,
-    operation_colours,
-    save_figure,
-)
+from pnfs.viz.style import FAINT, INK, SMALL, TITLE, new_figure, operation_colours, save_figure
+
+DEAD, DASHES = "#b0b0b0", (0, (2, 1.5))
+"""Colour and dashes of what a derived architecture does without."""
 
 # The grid's columns (layers) and rows (scales) are one unit apart.
 _HALF_WIDTH, _HALF_HEIGHT = 0.32, 0.3
@@ -43,9 +35,9 @@ def draw_fabrics(
     architecture: Architecture,
     out_path: str | Path | None = None,
     *,
-    fabrics: Literal["subnetworks", "backbone"] = "subnetworks",
+    fabrics: str = "subnetworks",
 ) -> Figure:
-    """Draws the P fabrics side by side, each cell in its place on the grid scale x layer (Fig. 1 and 4).
+    """Draws the P "subnetworks" (or the "backbone") side by side, each cell at its scale and layer (Fig. 1 and 4).
 
     An arrow is an input of a cell; its width and opacity are its weight in softmax(beta). Inputs that
     read the same map through the same kind of transform are one arrow with their summed weight: what
@@ -71,15 +63,13 @@ def draw_fabrics(
                     f"{name}/{kind} has a logit of +inf, or a row without one above -inf"
                 )
     kept = kept_settings(architecture)[fabrics]
-    edges, scales = len(cell_edges(fabric.nodes)), len(fabric.scales)
     layers = fabric.last_layer - fabric.first_layer + 2
-    width, heights = max(3.4, 0.7 + 0.95 * layers), (0.75 * scales, 0.7 + 0.26 * edges)
-    columns = min(4, len(kept))
-    rows = math.ceil(len(kept) / columns)
+    heights = (0.75 * len(fabric.scales), 0.7 + 0.26 * len(cell_edges(fabric.nodes)))
+    columns, width = min(4, len(kept)), max(3.4, 0.7 + 0.95 * layers)
+    rows, total = math.ceil(len(kept) / columns), max(5.0, columns * width)
     joints = [", ".join(part.joints) or " " for part in fabric.parts.values()]
     subtitles = [textwrap.wrap(text, int(13 * width)) for text in joints]
     lines = max(map(len, subtitles))
-    total = max(5.0, columns * width)
     figure = new_figure(total, rows * (sum(heights) + 0.9 + 0.13 * lines) + 0.8)
     theta = (
         f"{architecture.skeleton} · {fabrics} · layers {fabric.first_layer}–{fabric.last_layer} "
@@ -87,16 +77,15 @@ def draw_fabrics(
     )
     figure.suptitle(theta, x=0.01, ha="left", fontsize=TITLE, color=INK)
     places = figure.subfigures(rows, columns, squeeze=False).flat
+    small: dict[str, Any] = {"loc": "left", "fontsize": SMALL, "color": FAINT}
     for place, (name, live), subtitle in zip(places, kept.items(), subtitles, strict=False):
         place.suptitle(name, x=0.03, ha="left", fontsize=TITLE, weight="bold", color=INK)
         above, below = place.subplots(2, 1, height_ratios=heights)
-        padded = "\n".join(subtitle + [" "] * (lines - len(subtitle)))
-        above.set_title(padded, loc="left", fontsize=SMALL, color=FAINT)
+        above.set_title("\n".join(subtitle + [" "] * (lines - len(subtitle))), **small)
         _draw_grid(above, fabric, name, live, "stem" if fabrics == "backbone" else "pyramid")
         mean = ", mean over cells" if fabric.alpha_per_cell else ""
-        title = f"operations on each edge{mean}, %; entropy"
-        below.set_title(title, loc="left", fontsize=SMALL, color=FAINT)
-        _draw_mixing(below, fabric, fabric.parts[name].alpha_weights.mean(0), name)
+        below.set_title(f"operations on each edge{mean}, %; entropy", **small)
+        _draw_mixing(below, fabric, name)
     figure.legend(
         handles=_handles(fabric, kept), loc="outside lower left", ncols=int(total / 1.6),
         fontsize=SMALL, frameon=False,
@@ -112,25 +101,16 @@ def _handles(fabric: FabricArchitecture, kept: dict[str, KeptCells]) -> list[Art
     handles.append(Line2D([], [], color=INK, marker="|", ms=8, lw=0, label="uniform share"))
     for label, weight in (("0.1", 0.1), ("1/3", 1 / 3), ("1", 1.0)):
         handles.append(Line2D([], [], label=f"input of weight {label}", **_weighted(weight)))
-    if any(
-        (part.alpha_weights == 0).any()
-        or (part.beta_weights == 0).any()
-        or len(kept[name]) < len(fabric.cells)
-        for name, part in fabric.parts.items()
-    ):
+    weights = [w for part in fabric.parts.values() for w in (part.alpha_weights, part.beta_weights)]
+    lacks_cells = any(len(cells) < len(fabric.cells) for cells in kept.values())
+    if lacks_cells or any((each == 0).any() for each in weights):
         handles.append(Patch(facecolor="none", edgecolor=DEAD, linestyle=DASHES, label="not used"))
     return handles
-
-
-def _place(fabric: FabricArchitecture, layer: int, scale: int) -> tuple[int, int]:
-    """x and y of a cell in the grid; the input is in column 0."""
-    return layer - fabric.first_layer + 1, -fabric.scales.index(scale)
 
 
 def _draw_grid(
     axes: Axes, fabric: FabricArchitecture, name: str, live: KeptCells, source: str
 ) -> None:
-    part = fabric.parts[name]
     layers = range(fabric.first_layer, fabric.last_layer + 1)
     axes.set_xticks(range(len(layers) + 1), [source, *(f"layer {layer}" for layer in layers)])
     axes.set_yticks(range(0, -len(fabric.scales), -1), [f"1/{scale}" for scale in fabric.scales])
@@ -140,14 +120,19 @@ def _draw_grid(
     read = sources(fabric, live)
     first = [cell for cell in fabric.cells if cell.layer == fabric.first_layer]
     for scale in {connection.source for cell in first for connection in cell.connections}:
-        corner = _place(fabric, fabric.first_layer - 1, scale)
-        _draw_box(axes, *corner, "#eceff4", None if scale in read else f"dead/input{scale}")
-    for index, cell in enumerate(fabric.cells):
+        dead = None if scale in read else f"dead/input{scale}"
+        _draw_box(axes, *_place(fabric, fabric.first_layer - 1, scale), "#eceff4", dead)
+    for cell, weights in zip(fabric.cells, fabric.parts[name].beta_weights, strict=True):
         alive, (x, y) = cell.name in live, _place(fabric, cell.layer, cell.scale)
         _draw_box(axes, x, y, "white", None if alive else f"dead/{cell.name}")
         look = {"color": INK if alive else DEAD, "ha": "center", "va": "center", "zorder": 4}
         axes.text(x, y, str(fabric.channels * cell.scale), fontsize=SMALL, **look)
-        _draw_inputs(axes, fabric, name, cell, part.beta_weights[index], alive)
+        _draw_inputs(axes, fabric, name, cell, weights, alive)
+
+
+def _place(fabric: FabricArchitecture, layer: int, scale: int) -> tuple[int, int]:
+    """x and y of a cell in the grid; the input is in column 0."""
+    return layer - fabric.first_layer + 1, -fabric.scales.index(scale)
 
 
 def _draw_box(axes: Axes, x: float, y: float, colour: str, dead: str | None) -> None:
@@ -200,37 +185,28 @@ def _weighted(weight: float) -> dict[str, Any]:
     return {"color": INK, "lw": 0.5 + 7.5 * weight, "alpha": 0.15 + 0.85 * weight}
 
 
-# --- operations
-
-
-def _draw_mixing(
-    axes: Axes, fabric: FabricArchitecture, table: Float[np.ndarray, "E O"], part: str
-) -> None:
+def _draw_mixing(axes: Axes, fabric: FabricArchitecture, part: str) -> None:
     """One bar of softmax(alpha) for each edge: its name, the weights, the entropy in nats."""
     edges, operations = cell_edges(fabric.nodes), fabric.operations
-    names = [f"{i}-{j}" for i, j in edges]
-    used = _edges_that_carry(edges, table, operations)
+    table = fabric.parts[part].alpha_weights.mean(0)
+    used, places = _edges_that_carry(fabric, table), range(len(edges))
     starts = np.cumsum(table, axis=1) - table
     for column, (operation, colour) in enumerate(operation_colours(operations).items()):
         weights = table[:, column]
-        bars = axes.barh(
-            range(len(edges)), weights, 0.62, starts[:, column], color=colour, ec="white", lw=0.4
-        )
-        for bar, name, shown in zip(bars, names, used, strict=True):
-            bar.set(gid=f"alpha/{part}/{name}/{operation}", alpha=None if shown else 0.3)
+        bars = axes.barh(places, weights, 0.62, starts[:, column], color=colour, ec="white", lw=0.4)
         dark = np.dot(to_rgb(colour), (0.3, 0.59, 0.11)) <= 0.5
         numbers = [f"{100 * weight:.0f}" if weight >= 0.08 else "" for weight in weights]
         texts = axes.bar_label(bars, numbers, label_type="center", fontsize=SMALL - 1)
-        for text, shown in zip(texts, used, strict=True):
+        for bar, text, (i, j), shown in zip(bars, texts, edges, used, strict=True):
+            bar.set(gid=f"alpha/{part}/{i}-{j}/{operation}", alpha=None if shown else 0.3)
             text.set_color("white" if shown and dark else INK)
-    for row, (name, shown) in enumerate(zip(names, used, strict=True)):
+    for row, ((i, j), shown) in enumerate(zip(edges, used, strict=True)):
         entropy = f"{entr(table[row]).sum():.2f}"
         axes.text(1.02, row, entropy, color=FAINT, fontsize=SMALL, va="center")
         if not shown:
             frame = Rectangle((0, row - 0.31), 1, 0.62, fill=False, ec=DEAD, ls=DASHES, zorder=3)
-            frame.set_gid(f"dead/{part}/{name}")
-            axes.add_patch(frame)
-    axes.set_yticks(range(len(edges)), [f"{i}→{j}" for i, j in edges])
+            axes.add_patch(frame).set_gid(f"dead/{part}/{i}-{j}")
+    axes.set_yticks(places, [f"{i}→{j}" for i, j in edges])
     axes.set(xlim=(0, 1), ylim=(max(len(edges), 2) - 0.5, -0.5))
     # Ticks where the bounds of uniform weights would be.
     axes.set_xticks(np.arange(1, len(operations)) / len(operations), labels=[])
@@ -240,12 +216,11 @@ def _draw_mixing(
     axes.patch.set_visible(False)
 
 
-def _edges_that_carry(
-    edges: Sequence[tuple[int, int]], table: Float[np.ndarray, "E O"], operations: Sequence[str]
-) -> list[bool]:
+def _edges_that_carry(fabric: FabricArchitecture, table: Float[np.ndarray, "E O"]) -> list[bool]:
     """Whether each edge has an operation other than zero, and comes from a node that anything reaches."""
-    acts, reached, found = np.array([name != "zero" for name in operations]), {0}, []
-    for (i, j), weights in zip(edges, table, strict=True):
-        found.append(bool(i in reached and (weights[acts] > 0).any()))
+    acts = np.any(table[:, [name != "zero" for name in fabric.operations]], axis=1).tolist()
+    reached, found = {0}, []
+    for (i, j), acting in zip(cell_edges(fabric.nodes), acts, strict=True):
+        found.append(bool(i in reached and acting))
         reached |= {j} if found[-1] else set()
     return found

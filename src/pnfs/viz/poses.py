@@ -41,10 +41,6 @@ def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
     return tuple(sides.get(joint, "centre") for joint in skeleton.joints)
 
 
-def limb_width(image: Picture) -> int:
-    return max(1, round(min(image.shape[:2]) / 70))
-
-
 def draw_persons(
     image: UInt8[np.ndarray, "H W 3"],
     joints: Float[np.ndarray, "N K 2"],
@@ -66,24 +62,27 @@ def draw_persons(
     canvas = checked_rgb(image, "image").copy()
     order = np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
-    colours = None if ids is None else [_ID_COLOURS[id_ % len(_ID_COLOURS)] for id_ in ids]
+    colours = [] if ids is None else [_ID_COLOURS[id_ % len(_ID_COLOURS)] for id_ in ids]
     for n in order:
-        width = int(np.clip(round(sizes[n] / 60), 1, limb_width(canvas)))
+        width = int(np.clip(round(sizes[n] / 60), 1, _limb_width(canvas)))
         if draw_boxes:
             low, size = np.asarray(boxes[n], np.float64).reshape(2, 2)
             # A box from edge to edge has its border half a pixel before the centre of its first pixel.
             corners = low - 0.5 + size * [(0, 0), (1, 0), (1, 1), (0, 1)]
             colour = colours[n] if colours else LABEL_COLOUR
             outlined(canvas, corners, max(1, width // 5), colour, closed=True)
-        draw_pose(
-            canvas, joints[n], skeleton, scores=scores[n], threshold=score_threshold, width=width
-        )
+        look = {"scores": scores[n], "threshold": score_threshold, "width": width}
+        draw_pose(canvas, joints[n], skeleton, **look)
     for n in order:
         size = int(np.clip(sizes[n] / 16, 9, 24))
-        number = "" if ids is None else f"#{ids[n]}  "
+        text = f"#{ids[n]}  " if ids is not None else ""
         plate = colours[n] if colours else PLATE
-        _label(canvas, f"{number}{person_scores[n]:.2f}", boxes[n][:2], size, plate)
+        _label(canvas, f"{text}{person_scores[n]:.2f}", boxes[n][:2], size, plate)
     return canvas
+
+
+def _limb_width(image: Picture) -> int:
+    return max(1, round(min(image.shape[:2]) / 70))
 
 
 def draw_pose(
@@ -101,12 +100,10 @@ def draw_pose(
     A limb has the side of its ends; one that touches both sides or none is "centre". Joints below the threshold
     are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan, are
     not drawn. A label that was hit is a joint's bright core. Joints and labels are x, y in px, 0 being the centre
-    of the first pixel; limbs are `width` px wide, None suits the canvas.
-
-    Raises:
-        PnfsError: Not K joints or scores.
+    of the first pixel; limbs are `width` px wide, None suits the canvas. Not K joints or scores are a
+    `PnfsError`.
     """
-    joints, width = np.asarray(joints, np.float64), width or limb_width(canvas)
+    joints, width = np.asarray(joints, np.float64), width or _limb_width(canvas)
     scores = np.ones(len(skeleton)) if scores is None else np.asarray(scores)
     if joints.shape != (len(skeleton), 2) or scores.shape != joints.shape[:1]:
         raise PnfsError(
@@ -134,35 +131,23 @@ def draw_pose(
         dot(canvas, place, radius / 2, LABEL_COLOUR)
 
 
-def line(
-    canvas: Picture, points: Points, colour: Colour, width: int, *, closed: bool = False
-) -> None:
+def line(canvas: Picture, points: Points, colour: Colour, width: int, closed: bool = False) -> None:
     """A line through the points, `closed` to an outline."""
     cv2.polylines(canvas, [_fixed(points)], closed, colour, width, cv2.LINE_AA, _SHIFT)
 
 
 def outlined(
-    canvas: Picture,
-    points: Points,
-    width: int,
-    colour: Colour = LABEL_COLOUR,
-    *,
-    closed: bool = False,
+    canvas: Picture, points: Points, width: int, colour: Colour = LABEL_COLOUR, closed: bool = False
 ) -> None:
     """A bright line with a dark outline."""
-    line(canvas, points, OUTLINE_COLOUR, width + 2, closed=closed)
-    line(canvas, points, colour, width, closed=closed)
+    line(canvas, points, OUTLINE_COLOUR, width + 2, closed)
+    line(canvas, points, colour, width, closed)
 
 
 def dot(
-    canvas: Picture,
-    center: Float[np.ndarray, " 2"],
-    radius: float,
-    colour: Colour,
-    *,
-    hollow: bool = False,
+    canvas: Picture, center: np.ndarray, radius: float, colour: Colour, hollow: bool = False
 ) -> None:
-    """A disk with a thin dark outline, and with a dark core if `hollow`."""
+    """A disk with a thin dark outline, and with a dark core if `hollow`; the centre is x, y in px."""
     disks = [(radius + max(0.8, radius / 6), OUTLINE_COLOUR), (radius, colour)]
     for size, its_colour in [*disks, (0.6 * radius, OUTLINE_COLOUR)][: 3 if hollow else 2]:
         # A polygon, since OpenCV's own small circles are diamonds; it has half a pixel of smoothed border.

@@ -16,39 +16,31 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pnfs.data.images import DataError
 from pnfs.viz import cards as words
 from pnfs.viz.cards import RunCard
-from pnfs.viz.curves import LOGGED, loss_axes, read_metrics
+from pnfs.viz.curves import LOGGED, loss_axes, plot_mean, plot_seeds, read_metrics
 from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
 STATES = ("finished", "running", "interrupted", "failed")
-_PICTURE_WIDTH, _MAX_POINTS = 900, 120
+_PICTURE_WIDTH = 900
 
 
 @dataclass
 class Row:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ in nothing but the seed."""
 
-    Attributes:
-        number: Place on the page, from 0.
-        cards: The runs.
-        look: Colour and marker in table and charts; None for rows that are drawn in grey.
-        curves: For each finished run, or for each where none is: metric -> values by epoch.
-    """
-
-    number: int
+    number: int  # Place on the page, from 0.
     cards: list[RunCard] = field(default_factory=list)
-    look: tuple[str, str] | None = None
-    curves: list[dict[str, pd.Series]] = field(default_factory=list)
+    look: tuple[str, str] | None = None  # Colour and marker; None for rows that are drawn in grey.
+    curves: list[dict[str, pd.Series]] = field(default_factory=list)  # Metric -> values by epoch.
 
     @property
     def scores(self) -> list[float]:
@@ -75,10 +67,7 @@ def runs_page(
     """The whole page, HTML with everything inside, and what could not be read.
 
     The table has the order of the cards until one sorts it. `pictured` runs show their pictures: the best of each
-    benchmark, then the second, ...
-
-    Raises:
-        DataError: A picture cannot be read.
+    benchmark, then the second, ... A picture that cannot be read is a `DataError`.
     """
     rows: dict[tuple[str, str], Row] = {}
     benchmarks: dict[str, list[Row]] = {}
@@ -91,7 +80,7 @@ def runs_page(
     problems: list[str] = []
     for members in benchmarks.values():
         # Rows of one seed, whose score may be luck, come after all others.
-        members.sort(key=lambda row: (row.deviation is None, _descending(row.mean)))
+        members.sort(key=lambda row: (row.deviation is None, -(row.mean or -math.inf)))
         for row, look in zip(members, zip(COLOURS, MARKERS, strict=True), strict=False):
             row.look = look
             problems += _read_curves(row)
@@ -130,17 +119,11 @@ def _read_curves(row: Row) -> list[str]:
 
 def _best(cards: Sequence[RunCard], count: int) -> list[int]:
     """Runs whose pictures are shown: each benchmark's best, then each one's second, ..."""
-    found: dict[str, list[int]] = {}
-    for n in sorted(range(len(cards)), key=lambda n: _descending(cards[n].score)):
-        if cards[n].pictures:
-            found.setdefault(cards[n].benchmark, []).append(n)
-    ranked = [(rank, n) for members in found.values() for rank, n in enumerate(members)]
-    return [n for _, n in sorted(ranked, key=lambda each: each[0])[:count]]
-
-
-def _descending(score: float | None) -> float:
-    """Sorts high scores first, and what has none last."""
-    return math.inf if score is None else -score
+    scores = [math.nan if card.score is None else card.score for card in cards]
+    table = pd.DataFrame({"benchmark": [card.benchmark for card in cards], "score": scores})
+    table = table[[bool(card.pictures) for card in cards]].sort_values("score", ascending=False)
+    ranks = table.groupby("benchmark", sort=False).cumcount()
+    return ranks.sort_values(kind="stable").index[:count].tolist()
 
 
 def _data_url(path: Path) -> str:
@@ -166,59 +149,41 @@ def draw_charts(rows: Sequence[Row]) -> list[Markup]:
     return charts + [_curve_chart(rows, metric) for metric in LOGGED if metric in logged]
 
 
-def _trade_off(rows: Sequence[Row]) -> Markup:
-    costed = [row for row in rows if row.macs and row.scores]
-    names = {card.score_name for row in costed for card in row.cards if card.score_name}
+def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(4.6, 3.2)
     axes = figure.subplots()
-    plain_axes(axes, x_label="MACs of one image (G)", y_label=f"{', '.join(sorted(names))} (%)")
+    plain_axes(axes, x_label=x_label, y_label=y_label)
+    return figure, axes
+
+
+def _trade_off(rows: Sequence[Row]) -> Markup:
+    costed = [row for row in rows if row.macs and row.mean is not None]
+    names = {card.score_name for row in costed for card in row.cards if card.score_name}
+    figure, axes = _chart("MACs of one image (G)", f"{', '.join(sorted(names))} (%)")
     for row in costed:
-        colour, marker = row.look or ("0.75", ".")
-        alone = row.deviation is None and row.look
-        drawn = axes.errorbar(
-            (row.macs or 0) / 1e9, row.mean or 0.0, row.look and row.deviation, fmt=marker,
-            color=colour, mfc="white" if alone else colour, ms=7 if row.look else 4,
-            zorder=2 if row.look else 1, clip_on=False,
-        )  # fmt: skip
-        if row.look:
-            _named(row, drawn.get_children())
+        if row.look is None:
+            axes.plot((row.macs or 0) / 1e9, row.mean or 0.0, ".", color="0.75", ms=4, zorder=1)
+            continue
+        x, y = (row.macs or 0) / 1e9, row.mean or 0.0
+        for artist in plot_mean(axes, x, y, row.look, std={"yerr": row.deviation}):
+            artist.set_gid(f"row-{row.number}")
     axes.margins(0.12)
     axes.set_xlim(left=0)
     return _inline(figure, f"{rows[0].number} trade-off")
 
 
 def _curve_chart(rows: Sequence[Row], metric: str) -> Markup:
-    figure = new_figure(4.6, 3.2)
-    axes = figure.subplots()
-    plain_axes(axes, x_label="epoch (from 0)", y_label=LOGGED[metric])
+    figure, axes = _chart("epoch (from 0)", LOGGED[metric])
     means = []
     for row in rows:
-        curves = [each[metric] for each in row.curves if metric in each]
-        if not curves:
-            continue
-        # Epochs that all seeds have; where there are none, the first seed alone.
-        seeds = pd.concat(curves, axis=1, join="inner")
-        seeds = curves[0].to_frame() if seeds.empty else seeds
-        kept = np.linspace(0, len(seeds) - 1, min(len(seeds), _MAX_POINTS)).round().astype(int)
-        seeds, colour = seeds.iloc[kept], (row.look or COLOURS)[0]
-        means.append(seeds.mean(axis=1))
-        several = seeds.shape[1] > 1
-        style = {"lw": 1.6, "ls": "-"} if several else {"lw": 1.1, "ls": (0, (4, 2))}
-        marker = "o" if len(seeds) == 1 else None
-        _named(row, axes.plot(means[-1], marker=marker, ms=4, color=colour, **style))
-        if several:
-            low, high = seeds.min(axis=1), seeds.max(axis=1)
-            _named(row, [axes.fill_between(seeds.index, low, high, color=colour, lw=0, alpha=0.2)])
+        if curves := [each[metric] for each in row.curves if metric in each]:
+            colour = (row.look or COLOURS)[0]
+            means.append(plot_seeds(axes, curves, colour, gid=f"row-{row.number}"))
     loss_axes(axes, means, metric)
     axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
     if axes.get_yscale() == "linear":
         axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     return _inline(figure, f"{rows[0].number} {metric}")
-
-
-def _named(row: Row, artists: Sequence[Artist]) -> None:
-    for artist in artists:
-        artist.set_gid(f"row-{row.number}")
 
 
 def _inline(figure: Figure, name: str) -> Markup:
@@ -228,7 +193,6 @@ def _inline(figure: Figure, name: str) -> Markup:
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata=nothing)
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg)
+    svg = re.sub(r'<g id="row-(\d+)">', r'<g class="row" data-row="\1">', svg[svg.index("<svg") :])
     # Other charts of the page have the same names.
     return Markup(re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", svg))

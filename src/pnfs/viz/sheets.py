@@ -1,7 +1,7 @@
 """Contact sheets: images in a grid, poses beside their labels, score maps as heat."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import matplotlib
@@ -30,10 +30,7 @@ def contact_sheet(
     """A grid of RGB images in reading order, 4 px apart, each above its caption, cut where it is too long.
 
     Each image fills its cell (height, width in px) as far as its shape allows. Fewer images than `columns` make a
-    narrower sheet.
-
-    Raises:
-        PnfsError: No images, an image that is not RGB, or another number of captions.
+    narrower sheet; none, an image that is not RGB, or another number of captions are a `PnfsError`.
     """
     if not len(images) or (captions is not None and len(captions) != len(images)):
         raise PnfsError(f"a sheet of {len(images)} images with {len(captions or ())} captions")
@@ -55,11 +52,8 @@ def contact_sheet(
 def letterbox(
     image: poses.Picture, cell: tuple[int, int]
 ) -> tuple[poses.Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
-    """The image as large as fits a cell (height, width), centred.
-
-    Returns:
-        The cell, scale and offset: px of the cell = scale * px of the image + offset (x, y).
-    """
+    """The image as large as fits a cell (height, width), centred; and scale and offset (x, y), of which
+    px of the cell = scale * px of the image + offset."""
     size, room = np.array(image.shape[1::-1]), (cell[1], cell[0])
     picture = Image.fromarray(image)
     fitted = np.array(ImageOps.contain(picture, room).size)
@@ -89,48 +83,44 @@ def pose_sheet(
 
     Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
     which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
-    cell.
-
-    Raises:
-        PnfsError: Arrays whose shapes do not fit together.
+    cell. Arrays whose shapes do not fit together are a `PnfsError`.
     """
     for array in (predicted, scores, target, labelled):
         if array is not None and len(array) != len(crops):
             raise PnfsError(f"{len(array)} rows of joints, scores or labels for {len(crops)} crops")
+    if target is not None and labelled is not None:
+        target = np.where(labelled[..., None], target, np.nan)
     pictures = []
     for n, crop in enumerate(crops):
         picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
         labels = None if target is None else target[n] * scale + offset
-        if labels is not None and labelled is not None:
-            labels = np.where(labelled[n][:, None], labels, np.nan)
         own = None if scores is None else scores[n]
         poses.draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    low = scores is not None and bool(((scores != 0) & (scores < poses.LOW_SCORE)).any())
-    return np.concatenate(
-        [sheet, _legend(sheet.shape[1], _text_size(cell), target is not None, low)]
-    )
+    entries: dict[str, poses.Colour] = {
+        "● person's left": SIDE_COLOURS["left"],
+        "● person's right": SIDE_COLOURS["right"],
+        "● centre": SIDE_COLOURS["centre"],
+    }
+    if target is not None:
+        entries["— label and error"] = poses.LABEL_COLOUR
+    if scores is not None and ((scores != 0) & (scores < poses.LOW_SCORE)).any():
+        entries[f"○ score below {poses.LOW_SCORE:g}"] = poses.FILLER
+    return np.concatenate([sheet, _legend(sheet.shape[1], _text_size(cell), entries)])
 
 
-def _legend(width: int, size: int, labels: bool, hollow: bool) -> poses.Picture:
+def _legend(width: int, size: int, entries: Mapping[str, poses.Colour]) -> poses.Picture:
     """A strip with the meaning of each colour, in as many lines as it takes."""
-    entries = [
-        ("● person's left", SIDE_COLOURS["left"]),
-        ("● person's right", SIDE_COLOURS["right"]),
-        ("● centre", SIDE_COLOURS["centre"]),
-        *([("— label and error", poses.LABEL_COLOUR)] if labels else []),
-        *([(f"○ score below {poses.LOW_SCORE:g}", poses.FILLER)] if hollow else []),
-    ]
     places, x, y = [], size, size
-    for text, _ in entries:
+    for text in entries:
         length = math.ceil(poses.font(size).getlength(text))
         if x > size and x + length > width:
             x, y = size, y + 2 * size
         places.append((x, y))
         x += length + 2 * size
     legend = np.full((y + size, width, 3), poses.PLATE, np.uint8)
-    for (text, colour), place in zip(entries, places, strict=True):
+    for (text, colour), place in zip(entries.items(), places, strict=True):
         poses.write(legend, text, place, colour, size)
     return legend
 
@@ -145,17 +135,12 @@ def score_map_sheet(
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The score maps of one person as heat over the RGB crop, each with its maximum ringed and in the caption.
 
-    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first.
-
-    Raises:
-        PnfsError: No maps, or maps of another shape than the crop.
+    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first. No
+    maps, or maps of another shape than the crop, are a `PnfsError`.
     """
     crop, maps = checked_rgb(crop, "crop"), np.nan_to_num(np.asarray(maps, np.float32), posinf=0.0)
-    if (
-        maps.ndim != 3
-        or not maps.size
-        or len(crop) * maps.shape[2] != crop.shape[1] * maps.shape[1]
-    ):
+    fits = maps.ndim == 3 and len(crop) * maps.shape[2] == crop.shape[1] * maps.shape[1]
+    if not (fits and maps.size):
         raise PnfsError(f"score maps of shape {maps.shape} do not fit a crop {crop.shape[:2]}")
     stride, brightest = len(crop) / maps.shape[1], float(maps.max()) or 1.0
     pictures = [crop]
@@ -173,11 +158,12 @@ def _heat_over(
     crop: poses.Picture, level: Float[np.ndarray, "h w"], stride: float
 ) -> poses.Picture:
     """The crop in grey under a map from 0 to 1 in colours."""
-    matrix = np.array([[stride, 0.0, 0.0], [0.0, stride, 0.0]])
+    matrix = np.diag([stride, stride, 1.0])[:2]
     level = cv2.warpAffine(level, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    heat = matplotlib.colormaps["inferno"](np.clip(level, 0, 1))[..., :3] * 255
+    level = np.clip(level, 0, 1)
+    heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
     grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * 0.75
-    strength = np.sqrt(np.clip(level, 0, 1))[..., None] * 0.85
+    strength = np.sqrt(level)[..., None] * 0.85
     return np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
 
 

@@ -1,8 +1,8 @@
 """How all drawings look: colours, sizes of type, figures, and how they are saved."""
 
 import colorsys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+import itertools
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = "osD^vPX"
 """One per colour, for whoever sees no colours."""
 INK, FAINT, GRID = "#2e3440", "#6b7280", "#e2e2e2"
-DEAD, DASHES = "#b0b0b0", (0, (2, 1.5))
-"""Colour and dashes of what a derived architecture does without."""
 
 SIDE_COLOURS: Mapping[Side, tuple[int, int, int]] = {
     "left": (86, 180, 233),
@@ -53,13 +51,12 @@ RC: dict[Any, Any] = {"font.size": LABEL, "svg.fonttype": "none", "svg.hashsalt"
 
 def operation_colours(operations: Collection[str]) -> dict[str, str]:
     """Candidate operation -> a colour of its own; that of the paper's operations is always the same."""
-    others = [name for name in operations if name not in _OPERATION_COLOURS]
     # Hues a golden section apart do not come back.
-    own = {
-        name: to_hex(colorsys.hsv_to_rgb((0.1 + 0.618034 * n) % 1, 0.6, 0.7))
-        for n, name in enumerate(others)
+    hues = ((0.1 + 0.618034 * n) % 1 for n in itertools.count())
+    return {
+        name: _OPERATION_COLOURS.get(name) or to_hex(colorsys.hsv_to_rgb(next(hues), 0.6, 0.7))
+        for name in operations
     }
-    return {name: (_OPERATION_COLOURS | own)[name] for name in operations}
 
 
 def side_hex(side: Side) -> str:
@@ -79,35 +76,27 @@ def new_figure(width: float, height: float, *, title: str | None = None) -> Figu
     return figure
 
 
-def plain_axes(axes: Axes, *, x_label: str = "", y_label: str = "", grid: str = "both") -> None:
-    """Labels, a faint grid below the data along "x", "y" or "both", and no frame above and right."""
+def plain_axes(axes: Axes, *, x_label: str, y_label: str = "") -> None:
+    """Labels, a faint grid below the data, and no frame above and right."""
     axes.set_xlabel(x_label, fontsize=LABEL)
     axes.set_ylabel(y_label, fontsize=LABEL)
     axes.tick_params(which="both", labelsize=SMALL + 1)
-    axes.grid(axis=grid, color=GRID, linewidth=0.7)  # type: ignore[arg-type]
+    axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Writes a figure as PNG or SVG, by the suffix; makes the folders it needs.
-
-    Raises:
-        PnfsError: Another suffix, or the file cannot be written.
-    """
-    with _writable(path, (".png", ".svg")) as file, mpl.rc_context(RC):
+    """Writes a figure as PNG or SVG, by the suffix, any other being a `PnfsError`; makes the folders it needs."""
+    file = _place(path, (".png", ".svg"))
+    with mpl.rc_context(RC):
         figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
 
 
 def save_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Writes an RGB image as PNG or JPEG (quality 95), by the suffix; makes the folders it needs.
-
-    Raises:
-        PnfsError: Not an RGB image, another suffix, or the file cannot be written.
-    """
+    """Writes an RGB image as PNG or JPEG (quality 95), as `save_figure` does a figure."""
     picture = Image.fromarray(checked_rgb(image, "image"))
-    with _writable(path, (".png", ".jpg", ".jpeg")) as file:
-        picture.save(file, quality=95)
+    picture.save(_place(path, (".png", ".jpg", ".jpeg")), quality=95)
 
 
 def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -120,13 +109,9 @@ def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarra
     return np.ascontiguousarray(image)
 
 
-@contextmanager
-def _writable(path: Path | str, suffixes: Collection[str]) -> Iterator[Path]:
+def _place(path: Path | str, suffixes: Collection[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise PnfsError(f"{path}: a picture is saved as {', '.join(suffixes)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-    except OSError as error:
-        raise PnfsError(f"{path}: cannot be written: {error.strerror or error}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
