@@ -139,9 +139,9 @@ class CocoBoxes:
         images = Records(
             where, described.get("images", []), "images", lambda row, _: f"image {row}"
         )
-        kinds: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
-        kinds["frame_id"] = Id | None  # type: ignore[operator]
-        columns = (images.column(key, kind) for key, kind in kinds.items())
+        told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
+        told["frame_id"] = Id | None  # type: ignore[operator]
+        columns = (images.column(key, kind) for key, kind in told.items())
         for id_, name, *size, frame in zip(*columns, strict=True):
             self._sizes[id_] = tuple(size)
             last = name.replace("\\", "/").rpartition("/")[2]
