@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from pnfs.data.check import Finding, faults, inspect_dataset
@@ -44,6 +45,19 @@ def test_nothing_is_found_in_good_data(exported: Path) -> None:
         assert inspected(exported / name, kind) == {}
         drawn = Synthetic(name, train=150, val=40, image_size=(64, 64), truncated=0.3)
         assert inspect_dataset(drawn) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "check"),
+    [("pos_gt_src", lambda joints: joints + 1, "pixel base"),
+     ("headboxes_src", lambda boxes: boxes + 1000, "head boxes")],
+)  # fmt: skip
+def test_labels_are_compared_with_the_evaluation_file(name, change, check, mpii: Path) -> None:
+    path = mpii / "annot/gt_valid.mat"
+    content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+    scipy.io.savemat(path, content | {name: change(content[name])})
+    found = inspected(mpii)
+    assert {name: f.severity for name, f in found.items()} == {check: "error"}
 
 
 def test_truncated_missing_and_turned_images_are_found(mpii: Path) -> None:

@@ -13,8 +13,10 @@ from rich.progress import track
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.coco_boxes import image_table
+from pnfs.data.datasets.mpii import FILE_JOINTS, MPII
 from pnfs.data.images import DataError, ImageFiles, ImageReport, inspect_file
 from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.data.readers import read_mat
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -64,6 +66,8 @@ def inspect_dataset(
             if isinstance(dataset, COCO):
                 stated = dict(image_table(dataset.annotations(split)).values())
             findings += faults(persons, reports, stated)
+            if isinstance(dataset, MPII) and split == "val":
+                findings += _head_sizes(dataset, persons)
         except DataError as error:
             findings.append(finding_of_error(error, "annotation files", split))
         else:
@@ -79,6 +83,30 @@ def inspect_dataset(
                 "Scores on persons that were trained on say little; take them out of one split.",
             )  # fmt: skip
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _head_sizes(dataset: MPII, persons: Persons) -> list[Finding]:
+    """MPII's validation labels beside gt_valid.mat, by whose head boxes PCKh divides."""
+    path, count = dataset.root / "annot/gt_valid.mat", len(persons)
+    truth = read_mat(path, "pos_gt_src", (16, 2, count)).astype(np.float64).transpose(2, 0, 1)
+    boxes = read_mat(path, "headboxes_src", (2, 2, count)).astype(np.float64).transpose(2, 0, 1)
+    columns = persons.skeleton.indices(FILE_JOINTS)  # The file counts pixels from 1.
+    joints, labelled = persons.joints[:, columns] + 1.0, persons.visibility[:, columns] > UNLABELLED
+    source = "Take train.json, valid.json and gt_valid.mat from one source, unchanged."
+    apart = (joints - truth)[labelled & (truth != 0).any(-1)]
+    if len(apart) and (np.abs(apart).max(-1) < 0.5).mean() < 0.9:
+        x, y = np.median(apart, axis=0)
+        problem = (
+            f"joints lie elsewhere than in gt_valid.mat, in the median ({x:+.1f}, {y:+.1f}) px"
+        )
+        return [Finding("error", "pixel base", persons.name, problem, source)]
+    ends = [FILE_JOINTS.index(name) for name in ("head_top", "upper_neck")]
+    distance = np.linalg.norm(joints[:, ends].mean(1) - boxes.mean(1), axis=-1)
+    away = distance > np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=-1)
+    names = persons.ids[away & labelled[:, ends].all(-1)].tolist()
+    advice = f"PCKh would divide by another person's head size. {source}"
+    problem = "persons have their head box away from the head"
+    return _about(persons.name, "error", "head boxes", names, problem, advice)
 
 
 def finding_of_error(error: DataError, check: str, where: str) -> Finding:
