@@ -95,12 +95,11 @@ def test_a_picture_needs_no_trust(checkpoint: Path) -> None:
 def test_no_part_of_a_model_downloads_its_weights(checkpoint: Path) -> None:
     home = "pnfs.models.backbones"
     model = {
-        "_target_": "pnfs.models.baselines.HRNetPose",
-        "weights": "somebody.pth",
+        "_target_": "pnfs.models.baselines.HRNetPose", "weights": "somebody.pth",
         "backbone": {"_target_": f"{home}.MobileNetV2"},
         "more": [{"_target_": f"{home}.ResNet", "depth": 50, "weights": "imagenet"}],
         "operations": {"gate": {"_target_": "gate_of_a_user.Gate", "_partial_": True}},
-    }
+    }  # fmt: skip
     found = without_downloads({"model": model, "seed": 3})
     assert found["seed"] == 3
     assert found["model"]["weights"] == "none"

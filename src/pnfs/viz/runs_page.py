@@ -121,7 +121,8 @@ def _best(cards: Sequence[RunCard], count: int) -> list[int]:
     """Runs whose pictures are shown: each benchmark's best, then each one's second, ..."""
     scores = [math.nan if card.score is None else card.score for card in cards]
     table = pd.DataFrame({"benchmark": [card.benchmark for card in cards], "score": scores})
-    table = table[[bool(card.pictures) for card in cards]].sort_values("score", ascending=False)
+    table = table[[bool(card.pictures) for card in cards]]
+    table = table.sort_values("score", ascending=False, kind="stable")
     ranks = table.groupby("benchmark", sort=False).cumcount()
     return ranks.sort_values(kind="stable").index[:count].tolist()
 
