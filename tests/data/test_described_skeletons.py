@@ -61,12 +61,8 @@ def composed(command: str, *overrides: str) -> DictConfig:
         return compose(command, ["dataset=coco_animals", *overrides])
 
 
-def settings_of(command: str, *overrides: str) -> dict[str, Any]:
-    return plain(composed(command, *overrides))
-
-
 def animals(root: Path, **options: Any) -> COCO:
-    dataset = settings_of("data", f"dataset.root={root}")["dataset"]
+    dataset = plain(composed("data", f"dataset.root={root}"))["dataset"]
     return build_source(dataset | options)  # type: ignore[return-value]
 
 
@@ -115,19 +111,15 @@ def test_they_are_scored_by_their_own_sigmas(root: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("parts", ["p1", "p3"])
 def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
-    settings = settings_of(
-        "train", f"dataset.root={root}", f"parts={parts}", "backbone=fabric", "model.fabrics.channels=2",
-        "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3", "input_size=[64,64]",
-    )  # fmt: skip
-    network = build_network(settings["model"])
+    small = ["backbone=fabric", "model.fabrics.channels=2", "backbone.fabrics.channels=2",
+             "backbone.fabrics.first_layers=3", "input_size=[64,64]"]  # fmt: skip
+    config = composed("train", f"dataset.root={root}", f"parts={parts}", *small)
+    network = build_network(plain(config)["model"])
     assert network.parts.skeleton.joints == tuple(JOINTS)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     maps = network(torch.zeros(2, 3, 64, 64))
     assert maps.shape[1] == 17
-    loss = ((maps - 0.5) ** 2).mean()
-    loss.backward()
-    optimizer.step()
-    assert torch.isfinite(loss)
+    ((maps - 0.5) ** 2).mean().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
 def test_they_are_drawn(root: Path, tmp_path: Path) -> None:

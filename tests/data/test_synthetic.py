@@ -38,9 +38,6 @@ def test_both_skeletons_label_the_same_people() -> None:
     np.testing.assert_array_equal(mpii[9].image, coco[9].image)
 
 
-# --- labels
-
-
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
 def test_labelled_joints_lie_in_the_picture_and_in_the_box(skeleton: str) -> None:
     persons = Synthetic(skeleton, train=400, image_size=(128, 160), truncated=0.5).persons("train")
@@ -52,9 +49,6 @@ def test_labelled_joints_lie_in_the_picture_and_in_the_box(skeleton: str) -> Non
     assert (persons.joints[~labelled] == 0).all()
     offset = np.abs(persons.joints - persons.center[:, None])
     assert (offset <= persons.box_size[:, None] / 2.5 + 1e-3).all(-1)[labelled].all()
-
-
-# --- anatomy
 
 
 def chirality(joints: np.ndarray, skeleton) -> np.ndarray:
@@ -81,21 +75,14 @@ def test_left_and_right_agree_with_the_side_that_faces_the_camera() -> None:
     assert ((eyes * shoulders).sum(1)[facing] > 0).mean() > 0.97
 
 
-# --- pictures
-
-
-def drawn_mask(persons, index: int) -> np.ndarray:
-    """Where the labelled person changes the picture."""
-    images = persons.images
-    return cv2.absdiff(images.read(index), images.read(index, with_person=False)).max(axis=2) > 3
-
-
 def test_limbs_are_drawn_at_their_joints() -> None:
     persons = Synthetic(train=60).persons("train")
     joints = persons.skeleton.indices(LIMB_JOINTS)
     hit, mirrored_hit = [], []
     for index in range(len(persons)):
-        mask = drawn_mask(persons, index)
+        # Where the labelled person changes the picture.
+        pictures = (persons.images.read(index, with_person) for with_person in (True, False))
+        mask = cv2.absdiff(*pictures).max(axis=2) > 3
         seen = persons.visibility[index, joints] == VISIBLE
         x, y = np.rint(persons.joints[index, joints][seen]).astype(int).T
         hit += mask[y, x].tolist()
@@ -103,9 +90,6 @@ def test_limbs_are_drawn_at_their_joints() -> None:
     assert len(hit) > 500
     assert np.mean(hit) > 0.98
     assert np.mean(mirrored_hit) < 0.5
-
-
-# --- arguments, metric, files
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,72 +29,65 @@ OPERATIONS: Mapping[str, OperationFactory] = {
 }
 
 
-def operations_of(names: Sequence[str]) -> Mapping[str, OperationFactory]:
-    return {OPERATION_NAMES[name]: OPERATIONS[OPERATION_NAMES[name]] for name in names}
+def options(fabric: dict, config: dict, prefix: str) -> dict:
+    """Keys of the public code's fabrics as ours."""
+    names = [OPERATION_NAMES[name] for name in fabric["operators"]]
+    return {
+        "channels": fabric["factor"],
+        "nodes": fabric["hidden_states_num"],
+        "operations": {name: OPERATIONS[name] for name in names},
+        "alpha_per_cell": len(config.get("state", {}).get(f"{prefix}.alphas", ())) == 3,
+        "rules": POSENFS,
+    }
 
 
 def backbone_of(config: dict) -> Backbone:
     name = config["backbone"]
     if name == "mobilenet_v2":
         return MobileNetV2(weights="none")
-    if sized := re.fullmatch(r"resnet(\d+)", name):
-        return ResNet(int(sized[1]), "none")  # type: ignore[arg-type]
-    if sized := re.fullmatch(r"hrnet_w(\d+)", name):
-        return HRNet(int(sized[1]), weights="none")  # type: ignore[arg-type]
+    if sized := re.fullmatch(r"(resnet|hrnet_w)(\d+)", name):
+        made = ResNet if sized[1] == "resnet" else HRNet
+        return made(int(sized[2]), weights="none")  # type: ignore[arg-type]
     fabric = config["backbone_config"]
-    return fabric_backbone(
-        layers=fabric["depth"],
-        first_layers=fabric["reserve_layers_num"],
-        channels=fabric["factor"],
-        nodes=fabric["hidden_states_num"],
-        operations=operations_of(fabric["operators"]),
-        alpha_per_cell=has_alpha_per_cell(config, "backbone"),
-        rules=POSENFS,
-    )
-
-
-def has_alpha_per_cell(config: dict, prefix: str) -> bool:
-    return len(config.get("state", {}).get(f"{prefix}.alphas", ())) == 3
+    layers = {"layers": fabric["depth"], "first_layers": fabric["reserve_layers_num"]}
+    return fabric_backbone(**layers, **options(fabric, config, "backbone"))
 
 
 def network_of(config: dict) -> PoseFabricNetwork:
     subnetworks = config.get("subnetwork_config", config)
     cell = subnetworks["cell_config"]
     skeleton = skeleton_by_name(subnetworks.get("dataset_name") or config["dataset"])
+    parts = {name: [skeleton.joints[i] for i in ids] for name, ids in config["parts"].items()}
     return fabric_network(
         backbone=backbone_of(config),
         skeleton=skeleton.name,
-        parts={
-            name: [skeleton.joints[index] for index in indices]
-            for name, indices in config["parts"].items()
-        },
+        parts=parts,
         layers=cell["depth"],
         last_layers=cell["depth"] - cell["cut_layers_num"],
-        channels=cell["factor"],
-        nodes=cell["hidden_states_num"],
-        operations=operations_of(cell["operators"]),
-        alpha_per_cell=has_alpha_per_cell(config, next(iter(config["parts"]))),
-        rules=POSENFS,
         vector_dim=cell["vector_dim"] if cell["vector_in_pixel"] else 1,
+        **options(cell, config, next(iter(parts))),
     ).eval()
 
 
-def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.ndarray]]:
-    config = json.loads(config_file.read_text())
+def loaded(config: dict, state: Mapping[str, torch.Tensor]) -> PoseFabricNetwork:
     network = network_of(config)
-    state: dict[str, torch.Tensor] = {}
+    operators = config.get("subnetwork_config", config)["cell_config"]["operators"]
+    of_backbone = config.get("backbone_config", {}).get("operators", ())
+    load_posenfs_state_dict(network, state, list(config["parts"]), operators, of_backbone)
+    return network
+
+
+def recorded(config_file: Path) -> dict[str, np.ndarray]:
+    with np.load(str(config_file).replace("_config.json", "_io.npz")) as arrays:
+        return dict(arrays)
+
+
+def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.ndarray]]:
+    config, state = json.loads(config_file.read_text()), {}
     for name in config["weight_files"]:
         with np.load(config_file.parent / name) as arrays:
             state.update({key: torch.from_numpy(arrays[key]) for key in arrays})
-    load_posenfs_state_dict(
-        network,
-        state,
-        part_names={name: name for name in config["parts"]},
-        operation_names=config["subnetwork_config"]["cell_config"]["operators"],
-        backbone_operation_names=config.get("backbone_config", {}).get("operators", ()),
-    )
-    with np.load(config_file.parent / config_file.name.replace("_config.json", "_io.npz")) as io:
-        return config, network, dict(io)
+    return config, loaded(config, state), recorded(config_file)
 
 
 @pytest.mark.fixtures("arch/*_config.json")
@@ -109,41 +102,29 @@ def test_a_recorded_architecture_agrees(fixture_file: Path) -> None:
         np.testing.assert_allclose(features, io[f"backbone_feature_{level}"], atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0)
     sizes = [len(joints) for joints in config["parts"].values()]
-    for found, (part, joints) in zip(
-        part_maps.split(sizes, 1), config["parts"].items(), strict=True
-    ):
-        expected = part_of(io[f"part_output.{part}"], joints)
+    parts = zip(part_maps.split(sizes, 1), config["parts"].items(), strict=True)
+    for found, (part, joints) in parts:
+        output = io[f"part_output.{part}"]
+        # Recorded for its own joints only, or for all of them.
+        expected = output if output.shape[1] == len(joints) else output[:, joints]
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0, err_msg=part)
     cost = measure_cost(network, tuple(config["input_hw"]))
     assert cost.live_parameters == config["live_parameters"]
 
 
-def part_of(output: np.ndarray, joints: list[int]) -> np.ndarray:
-    """A part's maps, whether recorded for its own joints only or for all of them."""
-    return output if output.shape[1] == len(joints) else output[:, joints]
-
-
 # --- counts at the paper's scale
 
 
-def parts_of_row(row: dict) -> dict[str, list[int]]:
+def config_of_row(row: dict) -> dict:
     file = Path(__file__).parents[2] / f"conf/parts/p{row['parts_num']}.yaml"
     parts = OmegaConf.to_container(OmegaConf.load(file))[row["dataset"]]
     skeleton = skeleton_by_name(row["dataset"])
-    return {part: skeleton.indices(joints) for part, joints in parts.items()}
-
-
-def config_of_row(row: dict) -> dict:
     return {
         "backbone": row["backbone"],
-        "parts": parts_of_row(row),
+        "parts": {part: skeleton.indices(joints) for part, joints in parts.items()},
         "subnetwork_config": {
             "dataset_name": row["dataset"],
-            "cell_config": {
-                **{key: row[key] for key in ("depth", "cut_layers_num", "factor")},
-                **{key: row[key] for key in ("hidden_states_num", "operators", "vector_dim")},
-                "vector_in_pixel": row["vector_dim"] > 1,
-            },
+            "cell_config": row | {"vector_in_pixel": row["vector_dim"] > 1},
         },
     }
 
@@ -186,17 +167,8 @@ def variant_state(config: dict, io: Mapping[str, np.ndarray]) -> dict[str, torch
 
 @pytest.mark.fixtures("variants/*_config.json")
 def test_a_recorded_variant_agrees(fixture_file: Path) -> None:
-    config = json.loads(fixture_file.read_text())
-    with np.load(str(fixture_file).replace("_config.json", "_io.npz")) as arrays:
-        io = dict(arrays)
-    network, state = network_of(config), variant_state(config, io)
-    load_posenfs_state_dict(
-        network,
-        state,
-        part_names={part: part for part in config["parts"]},
-        operation_names=config.get("subnetwork_config", config)["cell_config"]["operators"],
-        backbone_operation_names=config.get("backbone_config", {}).get("operators", ()),
-    )
+    config, io = json.loads(fixture_file.read_text()), recorded(fixture_file)
+    network = loaded(config, variant_state(config, io))
     images = torch.from_numpy(io["input"])
     with torch.no_grad():
         pyramid = network.backbone(images)

@@ -25,24 +25,18 @@ from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import PoseModule
 from pnfs.training.schedules import StepSchedule
 
-# Columns of their beta: the same scale, the finer, the coarser.
-THEIR_NEIGHBOURS = ("same", "finer", "coarser")
-
 
 def batches(arrays: Mapping[str, np.ndarray], first: int, count: int) -> list[dict[str, Tensor]]:
     """What a loader would hand over, one entry a step."""
-    found = []
-    for step in range(first, first + count):
-        images = torch.from_numpy(arrays["images"][step]).permute(0, 2, 3, 1).contiguous()
-        found.append(
-            {
-                "image": images,
-                "joints_crop": torch.from_numpy(arrays["joints"][step]).double(),
-                "labelled": torch.from_numpy(arrays["visible"][step]),
-                "sample_index": torch.arange(len(images)),
-            }
-        )
-    return found
+    return [
+        {
+            "image": torch.from_numpy(arrays["images"][step]).permute(0, 2, 3, 1).contiguous(),
+            "joints_crop": torch.from_numpy(arrays["joints"][step]).double(),
+            "labelled": torch.from_numpy(arrays["visible"][step]),
+            "sample_index": torch.arange(len(arrays["images"][step])),
+        }
+        for step in range(first, first + count)
+    ]
 
 
 class RecordedData(PoseDataModule):
@@ -114,17 +108,6 @@ def module_of(settings: dict[str, Any], network: PoseFabricNetwork) -> PoseModul
     )
 
 
-def their_columns(network: PoseFabricNetwork, settings_file: Path) -> tuple[list[int], list[int]]:
-    """Our columns of alpha and beta in their order."""
-    config = json.loads(settings_file.read_text())
-    operations = config["subnetwork_config"]["cell_config"]["operators"]
-    ours = network.fabrics.theta.operations
-    return (
-        [ours.index(OPERATION_NAMES[name]) for name in operations],
-        [NEIGHBOURS.index(name) for name in THEIR_NEIGHBOURS],
-    )
-
-
 @pytest.mark.fixtures("train/*_steps.json")
 def test_training_steps_are_those_of_the_public_code(
     fixture_file: Path, fixtures_dir: Path, tmp_path: Path
@@ -134,33 +117,34 @@ def test_training_steps_are_those_of_the_public_code(
         arrays = dict(file)
     steps = settings["steps"]
     case = fixtures_dir / "arch" / settings["case"]
-    _, network, _ = load_case(case)
+    config, network, _ = load_case(case)
     bilevel = settings["strategy"] == "first_order"
     search = batches(arrays, steps, steps) if bilevel else []
     architecture_losses: list[float] = []
     losses = Losses()
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_val_batches=0,
         use_distributed_sampler=False,
         default_root_dir=tmp_path,
         callbacks=[strategy_of(settings, architecture_losses), losses],
+        **dict.fromkeys(quiet, False),  # type: ignore[arg-type]
     )
     module = module_of(settings, network)
     trainer.fit(module, datamodule=RecordedData(batches(arrays, 0, steps), search))
 
     np.testing.assert_allclose(losses.found, arrays["losses"], rtol=1e-8, atol=0)
     if bilevel:
-        np.testing.assert_allclose(
-            architecture_losses, arrays["architecture_losses"], rtol=1e-8, atol=0
-        )
-    operations, neighbours = their_columns(network, case)
+        expected = arrays["architecture_losses"]
+        np.testing.assert_allclose(architecture_losses, expected, rtol=1e-8, atol=0)
+    ours = network.fabrics.theta.operations
+    theirs = config["subnetwork_config"]["cell_config"]["operators"]
+    operations = [ours.index(OPERATION_NAMES[name]) for name in theirs]
+    # Columns of their beta: the same scale, the finer, the coarser.
+    neighbours = [NEIGHBOURS.index(name) for name in ("same", "finer", "coarser")]
     fabrics = network.fabrics
     for part in fabrics.part_names:
         alpha = fabrics.alpha[part].detach().numpy()[..., operations]

@@ -44,10 +44,10 @@ def run(settings: dict[str, Any]) -> None:
     except ValueError as error:
         raise UsageError(f"checkpoint: {file}: {error}") from error
     trained = _configuration(settings, imported, experiment, file)
-    folder, network = _folder(settings, file, trained), imported.network
+    network = imported.network
     fabrics = isinstance(network, PoseFabricNetwork)
     architecture = describe_architecture(network) if fabrics else None
-    saved = save_network(folder, network, trained, architecture)
+    saved = save_network(_folder(settings, file, trained), network, trained, architecture)
     console.print(_table(imported, trained, file))
     console.print(f"checkpoint: {saved}", soft_wrap=True)
 
@@ -66,14 +66,12 @@ def _import(settings: Mapping[str, Any], state: dict[str, Tensor]) -> tuple[Impo
             "has names of neither PoseNFS, HRNet nor SimpleBaseline pose networks; its first entry is "
             f"{next(iter(state))!r}"
         )
-    path = settings["config"]
+    path, skeleton = settings["config"], settings["dataset"].get("skeleton")
     experiment = Experiment() if path is None else read_experiment(path, posenfs=ours)
-    skeleton = settings["dataset"].get("skeleton")
+    rest = (skeleton, experiment, build_network)
     if public is None:
-        found = import_posenfs(settings, state, skeleton, experiment, build_network)
-    else:
-        found = import_public(settings, state, public, skeleton, experiment, build_network)
-    return found, experiment
+        return import_posenfs(settings, state, *rest), experiment
+    return import_public(settings, state, public, *rest), experiment
 
 
 def _configuration(

@@ -13,32 +13,24 @@ from pnfs.importing.posenfs import PoseNFSFabric, PoseNFSModel, describe_posenfs
 from pnfs.importing.posenfs_names import load_posenfs_state_dict, ours_of
 from pnfs.importing.public import PublicNetwork, load_public_state
 from pnfs.models import PoseFabricNetwork, PoseNetwork
-from pnfs.models.network import ChannelOrder
 
 Build = Callable[[Mapping[str, Any]], PoseNetwork]
 """Makes a network of its configuration."""
 
 # What the public baselines' maps are of, by their number.
 _SKELETONS = {16: "mpii", 17: "coco"}
+_BACKBONES = "pnfs.models.backbones"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint in this package's terms.
+    """A checkpoint in this package's terms."""
 
-    Attributes:
-        kind: Whose code it is from.
-        model: Configuration of the network.
-        network: The network with its weights.
-        flip_shift: Shift of the mirrored maps in that code's flip test.
-        unread: Entries that no output depends on.
-    """
-
-    kind: str
-    model: dict[str, Any]
-    network: PoseNetwork
-    flip_shift: Literal[0, 1]
-    unread: Sequence[str] = ()
+    kind: str  # Whose code it is from.
+    model: dict[str, Any]  # Configuration of the network.
+    network: PoseNetwork  # With its weights.
+    flip_shift: Literal[0, 1]  # Shift of the mirrored maps in that code's flip test.
+    unread: Sequence[str] = ()  # Entries that no output depends on.
 
     @property
     def skeleton(self) -> Skeleton:
@@ -52,75 +44,17 @@ def import_posenfs(
     experiment: Experiment,
     build: Build,
 ) -> Imported:
-    """A checkpoint of the authors' code (PoseNFS).
+    """A checkpoint of the authors' code (PoseNFS): settings of the command, their state dict, the skeleton of the
+    dataset that the user chose, and their YAML.
 
-    Args:
-        settings: The command's configuration.
-        state: Their state dict.
-        skeleton: Skeleton of the dataset that the user chose.
-        experiment: Their YAML.
-        build: Makes the network.
-
-    Raises:
-        PnfsError: The entries, the YAML and the keys contradict each other, leave something open, or describe
-            what cannot be built here.
+    Raises PnfsError if these contradict each other, leave something open, or describe what cannot be built here.
     """
-    described = describe_posenfs(
-        state, skeleton or experiment.dataset, _parts(settings["parts"], skeleton)
-    )
-    _compare(experiment, _told_by_entries(described))
-    operators = described.fabric.chosen(*_listed(settings, "operators", experiment))
-    backbone_operators: Sequence[str] = ()
-    if described.backbone_fabric is not None:
-        chosen = _listed(settings, "backbone_operators", experiment)
-        backbone_operators = described.backbone_fabric.chosen(*chosen)
-    elif settings["backbone_operators"] is not None:
-        raise PnfsError("backbone_operators: the checkpoint's backbone is no fabric")
-    model: dict[str, Any] = {
-        "_target_": "pnfs.models.PoseFabricNetwork",
-        "backbone": _backbone(settings, described, backbone_operators),
-        "skeleton": described.skeleton.name,
-        "parts": {part: list(joints) for part, joints in described.parts.items()},
-        "fabrics": _fabric(settings, described.fabric, operators, list(described.parts))
-        | {
-            "layers": described.fabric.last_layer,
-            "last_layers": described.fabric.last_layer - described.fabric.first_layer + 1,
-        },
-        "vector_dim": described.vector_dim,
-        # They were trained on images as OpenCV reads them.
-        "channel_order": settings["channel_order"] or experiment.channel_order or "bgr",
-    }
-    network = build(model)
-    assert isinstance(network, PoseFabricNetwork)
-    names = {part: part for part in described.parts}
-    unread = load_posenfs_state_dict(network, state, names, operators, backbone_operators)
-    return Imported("PoseNFS", model, network, 0, unread)
-
-
-def _listed(
-    settings: Mapping[str, Any], key: str, experiment: Experiment
-) -> tuple[Sequence[str] | None, str]:
-    """The operations that a user lists, else the YAML's, and where they are from."""
-    if settings[key] is not None:
-        return settings[key], key
-    names = experiment.operators if key == "operators" else experiment.backbone_operators
-    return names, key if names is None else f"config: {experiment.source}: {key}"
-
-
-def _parts(
-    parts: Mapping[str, Sequence[str]] | None, skeleton: str | None
-) -> Mapping[str, Sequence[int]] | None:
-    if parts is None:
-        return None
-    if skeleton is None:
-        raise PnfsError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
-    joints = skeleton_by_name(skeleton)
-    return {str(part): joints.indices(list(names)) for part, names in parts.items()}
-
-
-def _told_by_entries(described: PoseNFSModel) -> dict[str, int]:
-    """What the YAML says too, by its keys."""
-    fabric, backbone, place = described.fabric, described.backbone_fabric, "subnetwork_config"
+    parts = settings["parts"]
+    if parts is not None and skeleton is not None:
+        joints = skeleton_by_name(skeleton)
+        parts = {str(part): joints.indices(list(names)) for part, names in parts.items()}
+    described = describe_posenfs(state, skeleton or experiment.dataset, parts)
+    fabric, backbone = described.fabric, described.backbone_fabric
     cell = {
         "depth": fabric.last_layer,
         "cut_layers_num": fabric.first_layer - 1,
@@ -128,24 +62,51 @@ def _told_by_entries(described: PoseNFSModel) -> dict[str, int]:
         "factor": fabric.channels,
         "vector_dim": described.vector_dim,
     }
-    told = {f"{place}.cell_config.{key}": value for key, value in cell.items()}
-    told |= {"keypoints_num": len(described.skeleton), f"{place}.parts_num": len(described.parts)}
+    told = {f"subnetwork_config.cell_config.{key}": value for key, value in cell.items()}
+    told |= {
+        "keypoints_num": len(described.skeleton),
+        "subnetwork_config.parts_num": len(described.parts),
+    }
     if backbone is not None:
         told["backbone.reserve_layers_num"] = backbone.last_layer
         told["backbone.hidden_states_num"] = backbone.nodes
         told["backbone.factor"] = backbone.channels
-    return told
+    experiment.compare(told)
+    operators = _chosen(fabric, settings, "operators", experiment)
+    backbone_operators: tuple[str, ...] = ()
+    if backbone is not None:
+        backbone_operators = _chosen(backbone, settings, "backbone_operators", experiment)
+    elif settings["backbone_operators"] is not None:
+        raise PnfsError("backbone_operators: the checkpoint's backbone is no fabric")
+    layers = {
+        "layers": fabric.last_layer,
+        "last_layers": fabric.last_layer - fabric.first_layer + 1,
+    }
+    model: dict[str, Any] = {
+        "_target_": "pnfs.models.PoseFabricNetwork",
+        "backbone": _backbone(settings, described, backbone_operators),
+        "skeleton": described.skeleton.name,
+        "parts": {part: list(joints) for part, joints in described.parts.items()},
+        "fabrics": _fabric(settings, fabric, operators, list(described.parts)) | layers,
+        "vector_dim": described.vector_dim,
+        # They were trained on images as OpenCV reads them.
+        "channel_order": settings["channel_order"] or experiment.channel_order or "bgr",
+    }
+    network = build(model)
+    assert isinstance(network, PoseFabricNetwork)
+    names = list(described.parts)
+    unread = load_posenfs_state_dict(network, state, names, operators, backbone_operators)
+    return Imported("PoseNFS", model, network, 0, unread)
 
 
-def _compare(experiment: Experiment, told: Mapping[str, int]) -> None:
-    """Refuses a YAML that is another checkpoint's."""
-    for key, value in told.items():
-        stated = experiment.stated(key)
-        if stated is not None and stated != value:
-            raise PnfsError(
-                f"config: {experiment.source}: {key} is {stated}, but the checkpoint's entries say {value}; "
-                "it is another experiment's"
-            )
+def _chosen(
+    fabric: PoseNFSFabric, settings: Mapping[str, Any], key: str, experiment: Experiment
+) -> tuple[str, ...]:
+    """The operations that a user lists, else the YAML's, else the entries'."""
+    if settings[key] is not None:
+        return fabric.chosen(settings[key], key)
+    names = getattr(experiment, key)
+    return fabric.chosen(names, key if names is None else f"config: {experiment.source}: {key}")
 
 
 def _fabric(
@@ -169,28 +130,24 @@ def _fabric(
 def _backbone(
     settings: Mapping[str, Any], described: PoseNFSModel, operators: Sequence[str]
 ) -> dict[str, Any]:
-    home = "pnfs.models.backbones"
-    fabric = described.backbone_fabric
+    fabric, size = described.backbone_fabric, described.backbone_size
     if fabric is not None:
         relu = settings["variant"]["rules"]["stem_relu"]
-        made = {
-            "_target_": f"{home}.FabricBackbone",
-            "stem": {"_target_": f"{home}.Stem", "channels": fabric.channels, "relu": relu},
-            # How many layers the whole fabric had makes no difference to those that are kept.
+        # How many layers the whole fabric had makes no difference to those that are kept.
+        layers = {"layers": fabric.last_layer + 3, "first_layers": fabric.last_layer}
+        return {
+            "_target_": f"{_BACKBONES}.FabricBackbone",
+            "stem": {"_target_": f"{_BACKBONES}.Stem", "channels": fabric.channels, "relu": relu},
             "fabrics": _fabric(settings, fabric, operators, ["backbone"])
-            | {
-                "layers": fabric.last_layer + 3,
-                "first_layers": fabric.last_layer,
-                "input_scales": [4],
-            },
+            | {**layers, "input_scales": [4]},
+            "weights": "none",
         }
-    elif described.backbone == "resnet":
-        made = {"_target_": f"{home}.ResNet", "depth": described.backbone_size}
-    elif described.backbone == "hrnet":
-        made = {"_target_": f"{home}.HRNet", "width": described.backbone_size, "last_stage": 3}
-    else:
-        made = {"_target_": f"{home}.MobileNetV2"}
-    return made | {"weights": "none"}
+    made = {
+        "resnet": {"_target_": f"{_BACKBONES}.ResNet", "depth": size},
+        "hrnet": {"_target_": f"{_BACKBONES}.HRNet", "width": size, "last_stage": 3},
+        "mobilenet_v2": {"_target_": f"{_BACKBONES}.MobileNetV2"},
+    }
+    return made[described.backbone] | {"weights": "none"}
 
 
 def import_public(
@@ -205,24 +162,23 @@ def import_public(
     for key in ("operators", "backbone_operators", "parts"):
         if settings[key] is not None:
             raise PnfsError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
-    _compare(experiment, {"MODEL.NUM_JOINTS": public.joints})
+    experiment.compare({"MODEL.NUM_JOINTS": public.joints})
     name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
     if name is None or len(skeleton_by_name(name)) != public.joints:
         raise PnfsError(
             f"dataset: the checkpoint makes {public.joints} maps, which are not {name}'s"
         )
-    home, backbones = "pnfs.models.baselines", "pnfs.models.backbones"
     if public.kind == "hrnet":
-        usual: ChannelOrder = "rgb"
-        model: dict[str, Any] = {"_target_": f"{home}.HRNetPose"}
-        backbone = {"_target_": f"{backbones}.HRNet", "width": public.size}
-        backbone |= {"last_stage": 4, "finest_only": True}
+        kind, usual, head = "HRNet", "rgb", {"_target_": "pnfs.models.baselines.HRNetPose"}
+        backbone = {"_target_": f"{_BACKBONES}.HRNet", "width": public.size, "last_stage": 4}
+        backbone |= {"finest_only": True}
     else:
-        usual = "bgr"
-        _compare(experiment, {"MODEL.EXTRA.NUM_LAYERS": public.size})
-        model = {"_target_": f"{home}.SimpleBaseline", "filters": public.filters}
-        backbone = {"_target_": f"{backbones}.ResNet", "depth": public.size}
-    model |= {
+        experiment.compare({"MODEL.EXTRA.NUM_LAYERS": public.size})
+        kind, usual, head = "SimpleBaseline", "bgr", {"filters": public.filters}
+        head |= {"_target_": "pnfs.models.baselines.SimpleBaseline"}
+        backbone = {"_target_": f"{_BACKBONES}.ResNet", "depth": public.size}
+    model: dict[str, Any] = {
+        **head,
         "skeleton": name,
         "vector_dim": 1,
         "backbone": backbone | {"weights": "none"},
@@ -230,4 +186,4 @@ def import_public(
     }
     network = build(model)
     load_public_state(network, state, public.kind)
-    return Imported("HRNet" if usual == "rgb" else "SimpleBaseline", model, network, 1)
+    return Imported(kind, model, network, 1)

@@ -2,48 +2,65 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.importing.posenfs_parts import PARTS
 from pnfs.importing.public import resnet_depth
 from pnfs.models.wiring import layer_scales
 
-# What an operation leaves in the state dict, below `ops.<column>`.
-_WITHOUT_ENTRIES = ("Zero", "skip_connect")
+# Their part modes, P = 1, 3, 5, 8: part -> its joints' numbers (as in our skeletons) in the order of construction.
+PARTS: Mapping[str, Sequence[Mapping[str, Sequence[int]]]] = {
+    "mpii": (
+        {"whole_body": range(16)},
+        {"upper_limb_part": range(3, 9), "head_part": range(3), "lower_limb_part": range(9, 16)},
+        {
+            "left_arm_part": (5, 7), "right_arm_part": (6, 8), "legs_part": range(11, 15),
+            "head_shoulder_part": range(5), "hips_part": (15, 9, 10),
+        },
+        {
+            "left_upper_arm_part": (3, 5), "right_upper_arm_part": (4, 6),
+            "left_lower_arm_part": (5, 7), "right_lower_arm_part": (6, 8),
+            "left_lower_leg_part": (11, 13), "right_lower_leg_part": (12, 14),
+            "head_shoulder_part": range(5), "upper_legs_part": (9, 15, 10, 11, 12),
+        },
+    ),
+    "coco": (
+        {"whole_body": range(17)},
+        {"upper_limb_part": range(5, 11), "head_part": range(5), "lower_limb_part": range(11, 17)},
+        {
+            "left_arm_part": (7, 9), "right_arm_part": (8, 10), "legs_part": range(13, 17),
+            "head_shoulder_part": range(7), "hips_part": (11, 12),
+        },
+        {
+            "left_upper_arm_part": (5, 7), "right_upper_arm_part": (6, 8),
+            "left_lower_arm_part": (7, 9), "right_lower_arm_part": (8, 10),
+            "left_lower_leg_part": (13, 15), "right_lower_leg_part": (14, 16),
+            "head_shoulder_part": range(7), "upper_legs_part": range(11, 15),
+        },
+    ),
+}  # fmt: skip
+
 # A backbone's last layer has all four scales, so that the grid closes after it.
 _BACKBONE_CUT = 3
-_POOLS = ("avg_pool_3x3", "max_pool_3x3")
 
 
-@dataclass(frozen=True)
-class PoseNFSFabric:
-    """What the entries of one of their fabrics say.
+class PoseNFSFabric(NamedTuple):
+    """What the entries of one of their fabrics say."""
 
-    Attributes:
-        first_layer: First layer that is built, 1-based.
-        last_layer: Last layer that is built.
-        nodes: H.
-        channels: C.
-        alpha_per_cell: Each cell has an alpha of its own.
-        operations: For each column of alpha, the operations that leave such entries.
-    """
-
-    first_layer: int
+    first_layer: int  # First and last layer that are built, 1-based.
     last_layer: int
-    nodes: int
-    channels: int
-    alpha_per_cell: bool
-    operations: tuple[tuple[str, ...], ...]
+    nodes: int  # H.
+    channels: int  # C.
+    alpha_per_cell: bool  # Each cell has an alpha of its own.
+    operations: tuple[tuple[str, ...], ...]  # Of each column of alpha, those with such entries.
 
     def chosen(self, names: Sequence[str] | None, key: str) -> tuple[str, ...]:
         """The operations in the order of alpha's columns, from what the entries or the configuration's `key` say.
 
-        Raises:
-            PnfsError: The entries leave it open, or contradict the names.
+        Raises PnfsError if the entries leave it open, or contradict the names.
         """
         if names is None:
             for options in self.operations:
@@ -67,26 +84,15 @@ class PoseNFSFabric:
         return tuple(names)
 
 
-@dataclass(frozen=True)
-class PoseNFSModel:
-    """What the entries of a checkpoint say about its network.
-
-    Attributes:
-        skeleton: Whose joints it predicts.
-        parts: Part -> joints, both in the order of their construction.
-        vector_dim: d.
-        fabric: The subnetworks, which are alike.
-        backbone: "mobilenet_v2", "resnet", "hrnet" or "fabric".
-        backbone_size: Depth of a ResNet, width of an HRNet, else None.
-        backbone_fabric: A fabric backbone's.
-    """
+class PoseNFSModel(NamedTuple):
+    """What the entries of a checkpoint say about its network."""
 
     skeleton: Skeleton
-    parts: Mapping[str, tuple[str, ...]]
-    vector_dim: int
-    fabric: PoseNFSFabric
-    backbone: str
-    backbone_size: int | None
+    parts: Mapping[str, tuple[str, ...]]  # Part -> joints, both in the order of construction.
+    vector_dim: int  # d.
+    fabric: PoseNFSFabric  # The subnetworks, which are alike.
+    backbone: str  # mobilenet_v2, resnet, hrnet or fabric.
+    backbone_size: int | None  # Depth of a ResNet, width of an HRNet.
     backbone_fabric: PoseNFSFabric | None
 
 
@@ -100,26 +106,20 @@ def describe_posenfs(
     skeleton: str | None = None,
     parts: Mapping[str, Sequence[int]] | None = None,
 ) -> PoseNFSModel:
-    """The network that a state dict of the authors' code belongs to.
+    """The network that a state dict of the authors' code, without the prefix "module.", belongs to.
 
-    Args:
-        state: Name -> tensor, without the prefix "module.".
-        skeleton: "mpii" or "coco"; None for what the entries say.
-        parts: A part mode of one's own: part -> numbers of its joints, both in the order of construction.
-
-    Raises:
-        PnfsError: The entries contradict each other or leave something open that is not given, or what they
-            describe cannot be built here; says which key would help.
+    `skeleton`: "mpii" or "coco"; None for what the entries say. `parts`: a part mode of one's own, part -> numbers
+    of its joints. Raises PnfsError, which says which key would help, if the entries contradict each other, leave
+    something open that is not given, or describe what cannot be built here.
     """
-    names = [n.removesuffix(".alphas") for n in state if re.fullmatch(r"\w+\.alphas", n)]
-    chosen, joints, dim = _parts(state, [n for n in names if n != "backbone"], skeleton, parts)
+    found = [match[1] for name in state if (match := re.fullmatch(r"(\w+)\.alphas", name))]
+    chosen, joints, dim = _parts(state, [n for n in found if n != "backbone"], skeleton, parts)
     first, *others = joints
     fabric = read_fabric(state, first)
     for part in others:
         if read_fabric(state, part) != fabric:
             raise PnfsError(f"the fabrics of {first} and {part} are not alike")
     backbone, size = _backbone(state)
-    on_fabric = backbone == "fabric"
     return PoseNFSModel(
         skeleton=chosen,
         parts={part: tuple(chosen.joints[i] for i in ids) for part, ids in joints.items()},
@@ -127,7 +127,9 @@ def describe_posenfs(
         fabric=fabric,
         backbone=backbone,
         backbone_size=size,
-        backbone_fabric=read_fabric(state, "backbone", _BACKBONE_CUT) if on_fabric else None,
+        backbone_fabric=(
+            read_fabric(state, "backbone", _BACKBONE_CUT) if backbone == "fabric" else None
+        ),
     )
 
 
@@ -139,17 +141,16 @@ def _parts(
 ) -> tuple[Skeleton, Mapping[str, Sequence[int]], int]:
     """Skeleton, part -> joints, and d, which must make the last layers' channels."""
     if parts is not None and skeleton is None:
-        raise PnfsError("parts of your own need dataset=mpii or dataset=coco")
+        raise PnfsError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
     outputs = {n: len(_entry(state, f"{n}.final_layer.1.weight", 4)) for n in names}
-    known = {name: modes for name, modes in PARTS.items() if skeleton in (None, name)}
-    if parts is not None:
-        known = {str(skeleton): (parts,)}
+    known = PARTS if parts is None else {str(skeleton): (parts,)}
     found = []
-    for name, mode in ((name, mode) for name, modes in known.items() for mode in modes):
-        if set(mode) == set(names):
-            dims = {outputs[part] / len(joints) for part, joints in mode.items()}
-            if len(dims) == 1 and min(dims).is_integer():
-                found.append((skeleton_by_name(name), mode, int(min(dims))))
+    for name, modes in known.items():
+        for mode in modes if skeleton in (None, name) else ():
+            if set(mode) == set(names):
+                dims = {outputs[part] / len(joints) for part, joints in mode.items()}
+                if len(dims) == 1 and min(dims).is_integer():
+                    found.append((skeleton_by_name(name), mode, int(min(dims))))
     listed = ", ".join(f"{name} ({count})" for name, count in outputs.items())
     if len(found) > 1:
         raise PnfsError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
@@ -165,8 +166,7 @@ def _parts(
 def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> PoseNFSFabric:
     """What the entries below a part's name, or "backbone", say about a fabric of `cut_layers` layers more.
 
-    Raises:
-        PnfsError: They contradict each other, or cells have two input nodes.
+    Raises PnfsError if they contradict each other, or cells have two input nodes.
     """
     pattern = re.compile(re.escape(prefix) + r"\.cell_(\d+)_(\d+)\.channel_keep\.weight")
     cells = {(int(m[1]), int(m[2])) for m in map(pattern.fullmatch, state) if m}
@@ -200,28 +200,18 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
             f"{len(cells)} cells of H={nodes}"
         )
     ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
-    return PoseNFSFabric(
-        first_layer=first + 1,
-        last_layer=last + 1,
-        nodes=nodes,
-        channels=channels // 4,
-        alpha_per_cell=alpha.ndim == 3,
-        operations=tuple(_operation(state, f"{ops}.{k}") for k in range(alpha.shape[-1])),
-    )
+    options = tuple(_operation(state, f"{ops}.{k}.") for k in range(alpha.shape[-1]))
+    return PoseNFSFabric(first + 1, last + 1, nodes, channels // 4, alpha.ndim == 3, options)
 
 
 def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
     """The operations that leave such entries below the prefix."""
-    shapes = {
-        name.removeprefix(f"{prefix}."): tuple(value.shape)
-        for name, value in state.items()
-        if name.startswith(f"{prefix}.")
-    }
+    shapes = {n.removeprefix(prefix): x.shape for n, x in state.items() if n.startswith(prefix)}
     if not shapes:
-        return _WITHOUT_ENTRIES
+        return ("Zero", "skip_connect")
     if set(shapes) <= {"1.running_mean", "1.running_var", "1.num_batches_tracked"}:
-        return _POOLS
-    depthwise = shapes.get("operation.0.weight", ())
+        return ("avg_pool_3x3", "max_pool_3x3")
+    depthwise = tuple(shapes.get("operation.0.weight", ()))
     if len(depthwise) == 4 and depthwise[1:] in ((1, 3, 3), (1, 5, 5)):
         kind = "Sep" if "operation.4.weight" in shapes else "Atr"
         return (f"{kind}_Conv_{depthwise[2]}x{depthwise[2]}",)
@@ -232,14 +222,17 @@ def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
 
 def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
     """Kind and size of the backbone."""
-    if "backbone.alphas" in state:
-        return "fabric", None
-    if any(name.startswith("backbone.features.") for name in state):
-        return "mobilenet_v2", None
-    if any(name.startswith("backbone.stage3.") for name in state):
-        return "hrnet", len(_entry(state, "backbone.transition1.0.0.weight", 4))
-    if any(name.startswith("backbone.layer4.") for name in state):
-        return "resnet", resnet_depth(state, "backbone.")
+    kinds = {
+        "alphas": "fabric",
+        "features.": "mobilenet_v2",
+        "stage3.": "hrnet",
+        "layer4.": "resnet",
+    }
+    for beginning, kind in kinds.items():
+        if any(name.startswith(f"backbone.{beginning}") for name in state):
+            if kind == "hrnet":
+                return kind, len(_entry(state, "backbone.transition1.0.0.weight", 4))
+            return kind, resnet_depth(state, "backbone.") if kind == "resnet" else None
     raise PnfsError(
         "the checkpoint's backbone is none of theirs: MobileNet-V2 (backbone.features), ResNet "
         "(backbone.layer4), HRNet (backbone.stage3) or a fabric (backbone.alphas)"

@@ -139,9 +139,10 @@ class CocoBoxes:
         images = Records(
             where, described.get("images", []), "images", lambda row, _: f"image {row}"
         )
-        kinds = {"id": Id, "file_name": str, "frame_id": Id | None, "width": Any, "height": Any}
-        columns = (images.column(key, kind) for key, kind in kinds.items())
-        for id_, name, frame, *size in zip(*columns, strict=True):
+        told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
+        told["frame_id"] = Id | None  # type: ignore[operator]
+        columns = (images.column(key, kind) for key, kind in told.items())
+        for id_, name, *size, frame in zip(*columns, strict=True):
             self._sizes[id_] = tuple(size)
             last = name.replace("\\", "/").rpartition("/")[2]
             self._by_name[last, frame].append((name.removeprefix("./"), id_))

@@ -1,4 +1,4 @@
-"""Networks of the authors' code (PoseNFS) against a slow computation of them, and what their entries tell."""
+"""Networks of public code against slow computations of them, and what the entries of their checkpoints tell."""
 
 from dataclasses import replace
 
@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pnfs.body import COCO, MPII
+import public_networks
+from pnfs.body import skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.importing.posenfs import describe_posenfs, read_fabric
+from pnfs.importing.posenfs import PARTS, describe_posenfs, read_fabric
 from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
-from pnfs.importing.posenfs_parts import PARTS
+from pnfs.importing.public import describe_public, load_public_state
 from pnfs.models import POSENFS, PoseFabricNetwork
+from pnfs.models.backbones import ResNet
+from pnfs.models.baselines import SimpleBaseline
 from pnfs.models.operations import BACKBONE_OPERATIONS, SeparableConv
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
 from tiny import fabric_backbone, fabric_network
@@ -56,11 +59,9 @@ def made(
     weights = PoseNFSWeights()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     parts = {part: list(joints) for part, joints in PARTS[skeleton][mode].items()}
+    fabrics = {"backbone": backbone, "subnetwork": subnetwork}
     with torch.no_grad():
-        maps = posenfs(
-            weights, images, backbone=backbone, subnetwork=subnetwork, parts=parts,
-            vector_dim=vector_dim,
-        )  # fmt: skip
+        maps = posenfs(weights, images, parts=parts, vector_dim=vector_dim, **fabrics)
     return weights.state, images, maps
 
 
@@ -78,33 +79,28 @@ def load(
 ) -> tuple[PoseFabricNetwork, list[str]]:
     """Our network with their weights, parts and operations in their order or in the reverse; what is left."""
     told = describe_posenfs(state)
+
+    def options(fabric: Fabric) -> dict:
+        return {
+            "channels": fabric.factor,
+            "nodes": fabric.hidden_states_num,
+            "operations": operations(fabric.operators, reverse),
+            "alpha_per_cell": fabric.one_alpha_a_cell,
+            "rules": POSENFS,
+        }
+
     turn = reversed if reverse else iter
-    fabrics = {
-        "nodes": subnetwork.hidden_states_num,
-        "operations": operations(subnetwork.operators, reverse),
-        "alpha_per_cell": subnetwork.one_alpha_a_cell,
-    }
     network = fabric_network(
         dict(turn(told.parts.items())),
-        backbone=fabric_backbone(
-            first_layers=backbone.last + 1,
-            channels=backbone.factor,
-            nodes=backbone.hidden_states_num,
-            operations=operations(backbone.operators, reverse),
-            alpha_per_cell=backbone.one_alpha_a_cell,
-            rules=POSENFS,
-        ),
+        backbone=fabric_backbone(first_layers=backbone.last + 1, **options(backbone)),
         skeleton=told.skeleton.name,
         layers=subnetwork.depth,
         last_layers=subnetwork.depth - subnetwork.first,
-        channels=subnetwork.factor,
-        rules=POSENFS,
         vector_dim=told.vector_dim,
-        **fabrics,
+        **options(subnetwork),
     ).eval()
-    names = {part: part for part in told.parts}
-    operators = operators or subnetwork.operators
-    return network, load_posenfs_state_dict(network, state, names, operators, backbone.operators)
+    names = (operators or subnetwork.operators, backbone.operators)
+    return network, load_posenfs_state_dict(network, state, list(told.parts), *names)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["their order", "our order"])
@@ -119,18 +115,12 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
         maps = network.merged(network(images))
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     # What is said agrees with what was made.
-    fabric, other = told.fabric, told.backbone_fabric
-    assert (fabric.first_layer, fabric.last_layer) == (subnetwork.first + 1, subnetwork.depth)
-    assert (fabric.nodes, fabric.channels) == (subnetwork.hidden_states_num, subnetwork.factor)
-    assert other is not None
-    assert other.last_layer == backbone.last + 1
-    assert (other.alpha_per_cell, other.nodes) == (
-        backbone.one_alpha_a_cell,
-        backbone.hidden_states_num,
-    )
-    stems = [name for name in unread if ".stem." in name]
-    assert stems
-    assert not any(name.startswith("backbone.") for name in stems)
+    for fabric, theirs in ((told.fabric, subnetwork), (told.backbone_fabric, backbone)):
+        assert fabric is not None
+        assert (fabric.first_layer, fabric.last_layer) == (theirs.first + 1, theirs.last + 1)
+        assert (fabric.nodes, fabric.channels) == (theirs.hidden_states_num, theirs.factor)
+        assert fabric.alpha_per_cell == theirs.one_alpha_a_cell
+    assert {name.split(".")[1] for name in unread if not name.startswith("reduce.")} == {"stem"}
     # n layers read the pyramid up to the level below their own.
     levels = {int(name.split(".")[2]) for name in unread if name.startswith("reduce.")}
     adapted = backbone.factor != subnetwork.factor
@@ -144,7 +134,7 @@ def test_the_loaded_network_gives_their_maps(case: str, reverse: bool) -> None:
         ("backbone.stem.7.weight", torch.zeros(1), r"backbone\.stem\.7\.weight"),
         ("reduce.3.0.weight", torch.zeros(1), r"reduce\.3\.0\.weight"),
         ("lower_limb_part.cell_5_0.channel_keep.bias", None, r"cell_5_0\.channel_keep\.bias"),
-        ("backbone.stem.0.weight", torch.zeros(64, 1, 3, 3), r"conv1\.weight.*\(64, 1, 3, 3\)"),
+        ("backbone.stem.0.weight", torch.zeros(64, 1, 3, 3), r"stem\.0\.weight.*\(64, 1, 3, 3\)"),
         ("head_part.cell_5_0.channel_keep.weight", torch.zeros(8, 9, 1, 1), r"head_part\.cell_5_0"),
     ],
 )
@@ -182,15 +172,13 @@ def test_operations_without_entries_must_be_listed() -> None:
             fabric.chosen(names, "operators")
 
 
-def test_the_dataset_is_told_by_the_parts_channels() -> None:
-    for skeleton in (MPII, COCO):
-        for mode, parts in enumerate(PARTS[skeleton.name]):
-            state, _, _ = made(skeleton=skeleton.name, mode=mode, vector_dim=3)
-            told = describe_posenfs(state)
-            assert told.skeleton is skeleton
-            assert told.vector_dim == 3
-            joints = {p: tuple(skeleton.joints[i] for i in ids) for p, ids in parts.items()}
-            assert told.parts == joints
+@pytest.mark.parametrize("skeleton", PARTS)
+def test_the_dataset_is_told_by_the_parts_channels(skeleton: str) -> None:
+    joints = skeleton_by_name(skeleton).joints
+    for mode, parts in enumerate(PARTS[skeleton]):
+        told = describe_posenfs(made(skeleton=skeleton, mode=mode, vector_dim=3)[0])
+        assert (told.skeleton.name, told.vector_dim) == (skeleton, 3)
+        assert told.parts == {part: tuple(joints[i] for i in ids) for part, ids in parts.items()}
 
 
 def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
@@ -202,14 +190,11 @@ def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
     state, _, _ = made()
     with pytest.raises(ValueError, match="no known part mode of coco"):
         describe_posenfs(state, "coco")
-    own = {
-        k.replace("head_part", "top").replace("lower_limb_part", "legs"): v
-        for k, v in state.items()
-    }
+    own = {name.replace("head_part", "top"): value for name, value in state.items()}
     with pytest.raises(ValueError, match=r"top \(24\).*parts="):
         describe_posenfs(own)
-    parts = {"upper_limb_part": range(3, 9), "top": range(3), "legs": range(9, 16)}
-    assert tuple(describe_posenfs(own, "mpii", parts).parts) == ("upper_limb_part", "top", "legs")
+    parts = {"lower_limb_part": range(9, 16), "top": range(3), "upper_limb_part": range(3, 9)}
+    assert tuple(describe_posenfs(own, "mpii", parts).parts) == tuple(parts)
     with pytest.raises(ValueError, match="dataset="):
         describe_posenfs(own, None, parts)
 
@@ -244,3 +229,34 @@ def test_entries_that_describe_no_network_are_refused(added, without, message) -
     state = {k: v for k, v in made()[0].items() if without is None or without not in k}
     with pytest.raises(PnfsError, match=message):
         describe_posenfs(state | {name: torch.zeros(shape) for name, shape in added.items()})
+
+
+# --- HRNet and SimpleBaseline
+
+
+def public_state(name: str, joints: int, *arguments) -> dict[str, Tensor]:
+    """Random weights of a public network, in its own names."""
+    weights = public_networks.Weights()
+    getattr(public_networks, name)(weights, torch.zeros(1, 3, 32, 32), joints, *arguments)
+    return weights.state
+
+
+def test_public_networks_are_told_by_their_entries() -> None:
+    simple, large = public_state("simple_baseline", 16), public_state("hrnet", 17)
+    assert describe_public(simple) == ("simple_baseline", 50, 256, 16)
+    assert describe_public(large) == ("hrnet", 32, 32, 17)
+    assert describe_public({"fc.weight": torch.zeros(1, 1)}) is None
+    deep = public_state("simple_baseline", 16, (3, 8, 36, 3))
+    assert describe_public(deep) == ("simple_baseline", 152, 256, 16)
+    for state, message in (
+        ({k: v for k, v in simple.items() if "conv3" not in k}, "depths 50, 101 and 152"),
+        (large | {"transition1.0.0.weight": torch.zeros(18, 256, 3, 3)}, "width 18"),
+        (simple | {"final_layer.weight": torch.zeros(16, 256, 3, 3)}, "final_layer"),
+    ):
+        with pytest.raises(PnfsError, match=message):
+            describe_public(state)
+    network = SimpleBaseline(backbone=ResNet(50, "none"), skeleton="mpii")
+    with pytest.raises(PnfsError, match=r"backbone\.bn1\.weight is missing"):
+        load_public_state(network, {"conv1.weight": torch.zeros(1)}, "simple_baseline")
+    with pytest.raises(PnfsError, match=r"head\.weight is \(17, 256, 1, 1\)"):
+        load_public_state(network, public_state("simple_baseline", 17), "simple_baseline")
