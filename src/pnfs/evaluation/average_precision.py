@@ -18,14 +18,9 @@ class OKSAveragePrecision(PersonMetric):
     As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score of the joints
     that score above `joint_threshold`, and OKS-NMS drops duplicates.
 
-    Args:
-        truth: All persons of the images.
-        image_ids: COCO's image id of each sample.
-        areas: Area of each sample's person box, square image pixels (for OKS-NMS).
-        box_scores: Score of each sample's box; 1 for boxes from the ground truth.
-        sigmas: The skeleton's per-joint standard deviations.
-        nms_threshold, soft_nms: See `oks_nms`; None keeps all.
-        **kwargs: See `torchmetrics.Metric`.
+    `truth` are all persons of the images. Each sample has COCO's image id, the area of its person's box in square
+    image pixels (for OKS-NMS), and the box's score, 1 for boxes from the ground truth. `sigmas` are the skeleton's
+    per-joint standard deviations; for `nms_threshold` (None keeps all) and `soft_nms` see `oks_nms`.
 
     Raises:
         PnfsError: Columns of different lengths, or an image that the ground truth lacks.

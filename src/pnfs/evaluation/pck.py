@@ -70,13 +70,10 @@ class PCK(PersonMetric):
     `MPIIDataset.evaluate`); errors are `relative_errors`. What HRNet's code and the tables made with it call
     "Mean@0.1" is the rate at 0.11: the eleventh of its thresholds 0, 0.01, ... Ask for both 0.1 and 0.11.
 
-    Args:
-        joints: Names of the K joints, in the order of the arrays.
-        groups: Label -> names of joints, for scores beside the mean over all joints.
-        thresholds: Shares of the reference length; the first gives the score that decides.
-        name: "PCKh" if the reference is the head size, "PCK" if it is the torso size.
-        mean_excludes: Joints that the mean over all leaves out; MPII's leaves out pelvis and thorax.
-        **kwargs: See `torchmetrics.Metric`.
+    `joints` are the names of the K joints, in the order of the arrays; `groups`, label -> names, those of scores
+    beside the mean over all; `thresholds` shares of the reference length, the first of which gives the score that
+    decides; `name` is "PCKh" if the reference is the head size, "PCK" if it is the torso size. The mean leaves out
+    `mean_excludes`: MPII's pelvis and thorax.
 
     Raises:
         PnfsError: A name that is not among `joints`, or a threshold that is not positive.

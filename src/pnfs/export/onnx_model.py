@@ -78,14 +78,9 @@ def export_onnx(
     (B, K, h/4, w/4); with "joints" `joints`, float32 (B, K, 2), x and y in pixels of the image, and `scores`
     (B, K).
 
-    Args:
-        network: The trained network; left as it is.
-        path: File to write.
-        input_size: (height, width) of the images.
-        outputs, padding, checkpoint: See `ModelMetadata`.
-        codec: How the network was trained to be read; None for the paper's way.
-        fused: Whether the network is fused first; see `pnfs.models.fuse`.
-        int8: Crops to put most convolutions into 8-bit integers by; None writes all in float32.
+    The network is left as it is; `fused` fuses a copy first (see `pnfs.models.fuse`). For `input_size`, `outputs`,
+    `padding` and `checkpoint` see `ModelMetadata`; `codec` is how the network was trained to be read (None: the
+    paper's way). `int8` are crops to put most convolutions into 8-bit integers by; None writes all in float32.
 
     Raises:
         ExportError: The size does not fit the network, a package is missing, outputs differ by more than

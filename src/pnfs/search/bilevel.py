@@ -28,11 +28,8 @@ class BilevelStrategy(SearchStrategy):
     steps and schedulers count as without a search. Running statistics belong to the weights: this step leaves
     them as they are.
 
-    Args:
-        lr, weight_decay: Arguments of the Adam of alpha and beta.
-        share: Share of the training persons that alpha and beta learn from.
-        seed: Seed of the division of the training persons.
-        betas: Decay rates of that Adam: DARTS's (0.5, 0.999); the authors' public code has (0.9, 0.999).
+    `lr`, `weight_decay` and `betas` are the Adam's (`betas` DARTS's; the authors' public code has (0.9, 0.999)),
+    `share` is that of the training persons that alpha and beta learn from, `seed` that of their division.
     """
 
     def __init__(

@@ -128,11 +128,8 @@ class GumbelSoftmax(Synchronous):
     trained together with the weights by the reparametrised gradient; the temperature falls geometrically
     from the first epoch to the last. A sample is a function of (seed, step), the same in all processes.
 
-    Args:
-        seed: Seed of the noise.
-        first_temperature: In the first epoch after the warm-up, in which weights are a plain softmax.
-        last_temperature: In the last epoch.
-        lr_factor, weight_decay, warmup_epochs: See `Synchronous`.
+    `first_temperature` is that of the first epoch after the warm-up, in which weights are a plain softmax;
+    for `lr_factor`, `weight_decay` and `warmup_epochs` see `Synchronous`.
     """
 
     def __init__(

@@ -129,12 +129,10 @@ def results_folder(path: Path, run_root: str) -> Path:
 def read_checkpoint(
     path: str | Path, *, builds: Sequence[str] = BUILT, trust: bool = False
 ) -> dict[str, Any]:
-    """A checkpoint's content; of its configuration, what will be built is checked.
+    """The content of a checkpoint (see `find_checkpoint`); of its configuration, what will be built is checked.
 
-    Args:
-        path: See `find_checkpoint`.
-        builds: Parts of the configuration that objects will be built from; without any it is not checked.
-        trust: Whether classes that are not of this package may be named. They run their own code.
+    `builds` are the parts of the configuration that objects will be built from; without any it is not checked.
+    With `trust` classes that are not of this package may be named, which run their own code.
 
     Raises:
         CheckpointError: Damaged, not readable without running code, not one of ours, or its configuration names a

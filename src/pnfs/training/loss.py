@@ -18,10 +18,8 @@ class HeatmapLoss(nn.Module):
     The second mean is over all persons and joints: a joint without label adds zero to the sum and counts in
     the denominator, as in the losses of HRNet, mmpose and the authors' public code.
 
-    Args:
-        maps: "parts": on each part's map of a joint (paper). "joints": on the sum of the maps of
-            all parts that hold the joint (the authors' public code).
-        factor: Factor on the loss; 1 in the paper, 1/2 in the public code.
+    `maps` says where: "parts" on each part's map of a joint (paper), "joints" on the sum of the maps of all parts
+    that hold the joint (the authors' public code). `factor` on the loss is 1 in the paper, 1/2 in the public code.
     """
 
     def __init__(self, maps: Literal["parts", "joints"] = "parts", factor: float = 1.0) -> None:

@@ -38,16 +38,11 @@ class ArchitectureGroup:
 
 
 class PoseModule(L.LightningModule):
-    """Trains and evaluates a pose network.
+    """Trains and evaluates a pose network; `schedule`, `loss` and `codec` are the paper's where they are None.
 
-    Args:
-        network: The model.
-        metric: The benchmark's score for validation, higher is better (else PnfsError); its first entry is
-            logged as "val/score".
-        optimizer: Makes the optimiser from parameter groups.
-        schedule: Makes the learning-rate schedule; None for the paper's.
-        loss, codec: None for the paper's.
-        flip_test: Average with the mirrored image in evaluation.
+    `metric` is the benchmark's score for validation, higher is better (else PnfsError), whose first entry is
+    logged as "val/score"; `optimizer` makes the optimiser from parameter groups; `flip_test` averages with the
+    mirrored image in evaluation.
     """
 
     architecture_group: ArchitectureGroup | None = None
