@@ -50,6 +50,18 @@ def untrained_run(folder: Path, *overrides: str) -> Path:
     return folder
 
 
+WATCH = """
+import os, sys
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        with open(os.environ["SEEN"], "a") as seen:
+            seen.write(f"{event} {args[1:]}\\n")
+        raise OSError("no network in this test")
+sys.addaudithook(watch)
+"""
+"""A program's beginning: what asks for an address or a connection, is noted in $SEEN and stopped."""
+
+
 def record_of(folder: Path) -> dict[str, Any]:
     """The record of a run or of an evaluation."""
     return json.loads((folder / "result.json").read_text())

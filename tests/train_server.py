@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten
 
 Kill = tuple[str, int, bool]
 """A placed SIGKILL: "module:name" of a function, at which of its calls, before (False) or after it (True)."""
@@ -31,14 +32,10 @@ class TrainServer:
 
     def __init__(self, **environment: str) -> None:
         # As many threads as here: sums depend on it.
-        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **threads, **environment},
-        )
+        environment = {"OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command = [sys.executable, __file__]
+        self._process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -59,9 +56,8 @@ class TrainServer:
 
     def start(self, overrides: Sequence[str], log: Path, kill: "Kill | None" = None) -> int:
         """Begins a training; returns its process id."""
-        return self.start_command(
-            log.parent, ["train", *overrides], output=log, errors=log, kill=kill
-        )
+        words = ["train", *overrides]
+        return self.start_command(log.parent, words, output=log, errors=log, kill=kill)
 
     def start_command(
         self,
@@ -74,11 +70,10 @@ class TrainServer:
         blocked: Path | None = None,
     ) -> int:
         """Begins a command in a process group of its own; returns its process id."""
-        job = {"arguments": list(arguments), "folder": str(folder)}
-        job |= {"output": str(output), "errors": str(errors), "kill": kill}
-        job["blocked"] = None if blocked is None else str(blocked)
+        job = {"arguments": arguments, "folder": folder, "output": output, "errors": errors}
+        job |= {"kill": kill, "blocked": blocked}
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.write(json.dumps(job, default=str) + "\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -94,19 +89,10 @@ class TrainServer:
     def train_with_kills(
         self, overrides: Sequence[str], root: Path, log: Path, *, kills: int, seed: int
     ) -> Path:
-        """The same with SIGKILL at random moments, and a start that nothing interrupts after them.
+        """The same with SIGKILL at random moments, then one that nothing interrupts; returns the run's folder.
 
-        No start gets further than two epochs before it is killed: choose at least 2 * kills + 2 epochs.
-
-        Args:
-            overrides: Overrides of the run.
-            root: Its run_root.
-            log: File for its output.
-            kills: How many.
-            seed: Seed of the moments.
-
-        Returns:
-            The folder of the run.
+        No start gets further than two epochs before it is killed: choose at least 2 * kills + 2 epochs. `root` is
+        the run_root, `log` a file for the output, `seed` that of the moments.
         """
         draw = random.Random(seed)
         for _ in range(kills):
@@ -137,37 +123,19 @@ def _epochs(root: Path) -> int:
     )
 
 
-def different_entries(one: Any, other: Any, key: str = "") -> list[str]:
-    """Dotted keys of what two checkpoints do not hold alike, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        same = isinstance(other, torch.Tensor) and torch.equal(one, other)
-        return [] if same else [key]
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [
-            found
-            for name in dict.fromkeys([*one, *other])
-            for found in different_entries(one.get(name), other.get(name), f"{key}.{name}")
-        ]
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        if len(one) != len(other):
-            return [key]
-        return [
-            found
-            for number, (a, b) in enumerate(zip(one, other, strict=True))
-            for found in different_entries(a, b, f"{key}.{number}")
-        ]
-    return [] if one == other else [key]
-
-
 def assert_same_training(one: Path, other: Path) -> None:
-    """The folders of two finished runs hold the same weights, optimisers, scores and trajectories."""
+    """The folders of two finished runs hold the same weights, optimisers, scores and trajectories, bit for bit."""
     assert one.name == other.name
     for name in ("best.ckpt", "last.ckpt"):
         first, second = (
             torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other)
         )
         for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
-            assert different_entries(first[part], second[part], part) == [], name
+            (leaves, shape), (others, other_shape) = map(tree_flatten, (first[part], second[part]))
+            assert shape == other_shape, (name, part)
+            for a, b in zip(leaves, others, strict=True):
+                same = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+                assert same, (name, part)
     records = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
     assert records[0]["scores"] == records[1]["scores"]
     trajectories = [(folder / "architecture.jsonl").read_text() for folder in (one, other)]

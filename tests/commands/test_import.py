@@ -18,8 +18,7 @@ from pnfs.commands.building import build_network
 from pnfs.commands.configuration import UsageError
 from pnfs.importing.posenfs import PARTS
 from pnfs.inference import TorchRuntime
-from pnfs.training.checkpoints import CONFIG_KEY, read_checkpoint
-from pnfs.training.module import load_network_state
+from pnfs.training.checkpoints import CONFIG_KEY, load_network_state, read_checkpoint
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
 from public_networks import PUBLIC_MPII, Weights, crops_with_border, public_input
 from tiny_runs import call
@@ -112,7 +111,7 @@ def score_maps(run: Path) -> Tensor:
     """What the run's network makes of RGB crops."""
     content = read_checkpoint(run)
     network = build_network(content[CONFIG_KEY]["model"])
-    load_network_state(network, content["state_dict"])
+    load_network_state(network, content, "")
     return torch.as_tensor(TorchRuntime(network)(CROPS.numpy()))
 
 

@@ -1,4 +1,4 @@
-"""COCO's average precision, against pycocotools."""
+"""COCO's average precision against pycocotools; similarity and suppression of poses against HRNet's code."""
 
 import contextlib
 import io
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
-from pnfs.body import COCO
+from pnfs.body import COCO, MPII
 from pnfs.data.coco_format import read_annotations
-from pnfs.evaluation import DetectedPoses, OKSAveragePrecision, evaluate_detections
-from pnfs.evaluation.coco_eval import STATISTICS, evaluate_by_visibility
+from pnfs.errors import PnfsError
+from pnfs.evaluation import DetectedPoses, OKSAveragePrecision, evaluate_detections, oks, oks_nms
+from pnfs.evaluation.coco_eval import STATISTICS, evaluate_by_visibility, similarity_sigmas
 
 
 def poses_of(detections: list[dict[str, Any]]) -> DetectedPoses:
@@ -85,9 +86,8 @@ def scene(seed: int, images: int) -> tuple[list[dict[str, Any]], dict[str, Any]]
         for _ in range(random.choice([0, 1, 4, 27])):
             if persons and random.random() < 0.8:
                 points, size = persons[random.integers(len(persons))]
-                points = points + random.choice([0, 0.02, 0.1, 0.3]) * size * random.normal(
-                    size=(17, 2)
-                )
+                away = random.choice([0, 0.02, 0.1, 0.3]) * size
+                points = points + away * random.normal(size=(17, 2))
             else:
                 points = random.uniform(0, 600, (17, 2))
             detections.append({
@@ -148,35 +148,28 @@ def test_a_joint_that_is_no_number_matches_nobody() -> None:
 # --- the metric
 
 
-def figure(x: float) -> np.ndarray:
-    """17 joints of a person about 80 pixels wide."""
-    return np.array([[x + k % 5 * 20, 50.0 + k // 5 * 30] for k in range(17)])
-
-
-def annotation_file(persons: dict[int, list[np.ndarray]]) -> dict:
-    annotations = [
+# Three persons, each about 80 pixels wide.
+IMAGES, LEFT = (7, 7, 9), (0, 200, 100)
+FIGURES = np.array([[[x + k % 5 * 20, 50.0 + k // 5 * 30] for k in range(17)] for x in LEFT])
+PERSONS = torch.from_numpy(FIGURES).float()
+TRUTH = {
+    "images": [{"id": image, "width": 640, "height": 480} for image in (7, 9)],
+    "annotations": [
         {
-            "image_id": image, "category_id": 1, "iscrowd": 0, "area": 6000.0,
-            "bbox": [points[0, 0], 50.0, 80.0, 90.0], "num_keypoints": 17,
-            "keypoints": np.column_stack([points, np.full(17, 2)]).ravel().tolist(),
+            "id": n + 1, "image_id": image, "category_id": 1, "iscrowd": 0, "area": 6000.0,
+            "bbox": [LEFT[n], 50.0, 80.0, 90.0], "num_keypoints": 17,
+            "keypoints": np.column_stack([FIGURES[n], np.full(17, 2)]).ravel().tolist(),
         }
-        for image, figures in persons.items() for points in figures
-    ]  # fmt: skip
-    return {
-        "images": [{"id": image, "width": 640, "height": 480} for image in persons],
-        "annotations": [{"id": n, **a} for n, a in enumerate(annotations, 1)],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints)}],
-    }
-
-
-TRUTH = annotation_file({7: [figure(0), figure(200)], 9: [figure(100)]})
-PERSONS = torch.from_numpy(np.stack([figure(0), figure(200), figure(100)])).float()
+        for n, image in enumerate(IMAGES)
+    ],
+    "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.joints)}],
+}  # fmt: skip
 
 
 def metric(samples: int = 3, **options) -> OKSAveragePrecision:
     columns = {
         "truth": read_annotations(TRUTH),
-        "image_ids": np.array([7, 7, 9, 7])[:samples],
+        "image_ids": np.array([*IMAGES, 7])[:samples],
         "areas": np.full(samples, 7200.0),
         "box_scores": np.ones(samples),
     }
@@ -186,12 +179,8 @@ def metric(samples: int = 3, **options) -> OKSAveragePrecision:
 def scores_of(
     average: OKSAveragePrecision, predicted: torch.Tensor, scores: torch.Tensor | None = None
 ) -> dict[str, float]:
-    rows = len(predicted)
-    average.update(
-        predicted=predicted,
-        scores=torch.ones(rows, 17) if scores is None else scores,
-        sample_index=torch.arange(rows),
-    )
+    scores = torch.ones(len(predicted), 17) if scores is None else scores
+    average.update(predicted=predicted, scores=scores, sample_index=torch.arange(len(predicted)))
     return {name: value.item() for name, value in average.compute().items()}
 
 
@@ -202,7 +191,7 @@ def test_the_metric_agrees_with_detections_written_by_hand() -> None:
     joint_scores[2] = 0.1
     box_scores = np.array([0.5, 0.9, 0.8])
     detections = []
-    for row, image in enumerate((7, 7, 9)):
+    for row, image in enumerate(IMAGES):
         high = [s for s in joint_scores[row].tolist() if s > 0.2]
         points = torch.cat([predicted[row], joint_scores[row][:, None]], -1)
         detections.append({
@@ -227,17 +216,55 @@ def test_duplicates_of_a_person_are_suppressed(options: dict, precision: float) 
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_no_input_gives_nan() -> None:
+def test_no_input_gives_nan_and_what_does_not_fit_is_refused() -> None:
     assert all(value.isnan() for value in metric().compute().values())
-
-
-@pytest.mark.parametrize("wrong", [{"areas": np.ones(2)}, {"image_ids": np.array([7, 8, 9])}])
-def test_columns_must_fit(wrong: dict) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
-        metric(**wrong)
-
-
-def test_detections_of_another_dataset_are_refused() -> None:
+    for wrong in ({"areas": np.ones(2)}, {"image_ids": np.array([7, 8, 9])}):
+        with pytest.raises(PnfsError):
+            metric(**wrong)
     poses = DetectedPoses(np.array([1]), np.zeros((1, 17, 2)), np.ones(1))
-    with pytest.raises(ValueError, match="image 1"):
+    with pytest.raises(PnfsError, match="image 1"):
         evaluate_detections(poses, read_annotations(TRUTH))
+
+
+# --- similarity and suppression
+
+
+def test_joints_that_coco_knows_are_compared_as_cocos() -> None:
+    np.testing.assert_array_equal(similarity_sigmas(COCO), COCO.oks_sigmas)
+    found = dict(zip(MPII.joints, similarity_sigmas(MPII).tolist(), strict=True))
+    assert (found["left_hip"], found["right_wrist"]) == (0.107, 0.062)
+    assert found["pelvis"] == found["head_top"] == pytest.approx(sum(COCO.oks_sigmas) / 17)
+
+
+@pytest.mark.fixtures("oks_nms_inputs*.npz")
+def test_suppression_matches_the_reference(fixture_file: Path) -> None:
+    inputs = np.load(fixture_file)
+    name = fixture_file.name.replace("inputs", "expected").replace(".npz", ".json")
+    expected = json.loads(fixture_file.with_name(name).read_text())
+    offsets = inputs["set_offsets"]
+    assert len(expected) == len(offsets) - 1 > 0
+    for number, recorded in enumerate(expected):
+        rows = slice(offsets[number], offsets[number + 1])
+        poses = inputs["keypoints"][rows, :, :2], inputs["scores"][rows], inputs["areas"][rows]
+        for key, indices in recorded.items():
+            function, _, threshold = key.rpartition("_")
+            kept = oks_nms(*poses, float(threshold), soft=function == "soft_oks_nms")
+            assert kept.tolist() == indices, (number, key)
+    for soft in (False, True):
+        assert not len(oks_nms(np.zeros((0, 17, 2)), np.zeros(0), np.zeros(0), 0.9, soft=soft))
+
+
+def test_oks_matches_a_slow_computation() -> None:
+    generator = np.random.default_rng(0)
+    squared, areas = generator.uniform(0, 60, (4, 17)), generator.uniform(500, 5000, 4)
+    counted = generator.random((4, 17)) < 0.5
+    counted[3] = False
+    for mask in (None, counted):
+        found = oks(squared, areas, counted=mask)
+        for n in range(4):
+            alike = [
+                math.exp(-squared[n, k] / (2 * (2 * sigma) ** 2 * areas[n]))
+                for k, sigma in enumerate(COCO.oks_sigmas)
+                if mask is None or mask[n, k]
+            ]
+            assert found[n] == pytest.approx(sum(alike) / max(len(alike), 1))

@@ -1,3 +1,5 @@
+"""PCK against the recorded scores of public code and against slow counting; where predictions are wrong."""
+
 import json
 import math
 from pathlib import Path
@@ -10,9 +12,13 @@ from hypothesis import strategies as st
 from scipy.io import loadmat
 from torchmetrics import MetricCollection
 
-from pnfs.body import LSP, MPII
-from pnfs.evaluation import PCK, head_size, torso_size
-from pnfs.evaluation.pck import pck_curve, relative_errors
+from pnfs.body import LSP, MPII, Skeleton
+from pnfs.data.coco_format import read_annotations
+from pnfs.data.persons import Persons
+from pnfs.data.predictions import UNMATCHED, Matches, Predictions
+from pnfs.errors import PnfsError
+from pnfs.evaluation import PCK, Criterion, OKSAveragePrecision, head_size, oks, torso_size
+from toy_persons import SmoothImages
 
 MPII_FILE_NAMES = {
     "head": "head_top", "neck": "upper_neck", "thor": "thorax", "pelv": "pelvis",
@@ -37,48 +43,41 @@ def test_pckh_matches_the_reference(fixture_file: Path) -> None:
     predictions = np.load(fixture_file)
     expected = json.loads(companion(fixture_file, "expected", ".json").read_text())
     truth = loadmat(companion(fixture_file, "gt", ".mat"))
-    names = [MPII_FILE_NAMES[str(cell[0])] for cell in truth["dataset_joints"][0]]
-    target = torch.from_numpy(truth["pos_gt_src"].transpose(2, 0, 1) - 1.0)
-    labelled = torch.from_numpy(truth["jnt_missing"].T == 0)
-    length = torch.from_numpy(head_size(truth["headboxes_src"].transpose(2, 0, 1)))
+    columns = {
+        "joints_image": torch.from_numpy(truth["pos_gt_src"].transpose(2, 0, 1) - 1.0),
+        "labelled": torch.from_numpy(truth["jnt_missing"].T == 0),
+        "reference_length": torch.from_numpy(head_size(truth["headboxes_src"].transpose(2, 0, 1))),
+    }
+    columns["sample_index"] = torch.arange(len(columns["labelled"]))
     cases = [key.removesuffix("_preds") for key in predictions if key.endswith("_preds")]
     assert cases
     for case in cases:
         metric = PCK(
-            joints=names,
+            joints=[MPII_FILE_NAMES[str(cell[0])] for cell in truth["dataset_joints"][0]],
             groups=MPII.groups,
             thresholds=(0.5, 0.1, 0.11),
             name="PCKh",
             mean_excludes=("pelvis", "thorax"),
         )
-        metric.update(
-            predicted=torch.from_numpy(predictions[f"{case}_preds"][..., :2]),
-            joints_image=target,
-            labelled=labelled,
-            reference_length=length,
-            sample_index=torch.arange(len(target)),
-        )
-        scores = metric.compute()
+        metric.update(predicted=torch.from_numpy(predictions[f"{case}_preds"][..., :2]), **columns)
+        scores, recorded = metric.compute(), expected[case]
         for group in MPII.groups:
-            recorded = expected[case][group.capitalize()]
-            assert scores[f"PCKh@0.5/{group}"].item() == pytest.approx(recorded, abs=1e-3), case
-        for label, recorded in (
+            found = scores[f"PCKh@0.5/{group}"].item()
+            assert found == pytest.approx(recorded[group.capitalize()], abs=1e-3), case
+        for label, name in (
             ("PCKh@0.5", "Mean"),
             ("PCKh@0.11", "Mean@0.1"),
             ("PCKh@0.1", "extra_mean_at_0.10_exact"),
         ):
-            if recorded in expected[case]:
-                assert scores[label].item() == pytest.approx(expected[case][recorded], abs=1e-3)
+            if name in recorded:
+                assert scores[label].item() == pytest.approx(recorded[name], abs=1e-3)
+
+
+GROUPS = {**LSP.groups, "limbs": LSP.joints[:12]}
 
 
 def lsp_metric(**options) -> PCK:
-    limbs = [joint for joint in LSP.joints if joint not in ("neck", "head_top")]
-    return PCK(
-        joints=LSP.joints,
-        groups={**LSP.groups, "limbs": limbs},
-        thresholds=(0.2, 0.5),
-        **options,
-    )
+    return PCK(**{"joints": LSP.joints, "groups": GROUPS, "thresholds": (0.2, 0.5), **options})
 
 
 def batch(seed: int, count: int) -> dict[str, torch.Tensor]:
@@ -100,7 +99,6 @@ def batch(seed: int, count: int) -> dict[str, torch.Tensor]:
 
 def slow_scores(data: dict[str, torch.Tensor], excluded: tuple[str, ...]) -> dict[str, float]:
     """PCK as the definition reads, joint by joint."""
-    groups = {**LSP.groups, "limbs": LSP.joints[:12]}
     result = {}
     for threshold in (0.2, 0.5):
         right, total = dict.fromkeys(LSP.joints, 0), dict.fromkeys(LSP.joints, 0)
@@ -116,18 +114,27 @@ def slow_scores(data: dict[str, torch.Tensor], excluded: tuple[str, ...]) -> dic
         counted = [joint for joint in LSP.joints if joint not in excluded]
         mean = sum(right[j] for j in counted) / sum(total[j] for j in counted)
         result[f"PCK@{threshold}"] = 100 * mean
-        for label, names in groups.items():
+        for label, names in GROUPS.items():
             rates = [100 * right[j] / total[j] for j in names if total[j]]
             result[f"PCK@{threshold}/{label}"] = sum(rates) / len(rates)
     return result
 
 
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10_000))
+def test_scores_match_a_slow_computation(seed: int) -> None:
+    data = batch(seed, 12)
+    # Of what all metrics together ask for each takes what it knows.
+    metric = lsp_metric(mean_excludes=("left_hip",))
+    MetricCollection([metric]).update(**data, scores=torch.rand(12, len(LSP)))
+    scores = {label: score.item() for label, score in metric.compute().items()}
+    assert scores == pytest.approx(slow_scores(data, ("left_hip",)), abs=1e-4)
+
+
 def one_person(error: float, length: float) -> dict[str, torch.Tensor]:
     target = torch.zeros(1, len(LSP), 2)
-    predicted = target.clone()
-    predicted[..., 0] = error
     return {
-        "predicted": predicted,
+        "predicted": target + torch.tensor([error, 0.0]),
         "joints_image": target,
         "labelled": torch.ones(1, len(LSP), dtype=torch.bool),
         "reference_length": torch.tensor([length]),
@@ -145,56 +152,134 @@ def test_an_error_equal_to_the_threshold_is_right(error: float, score: float) ->
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_nothing_to_count_gives_nan() -> None:
-    metric = lsp_metric()
-    assert all(math.isnan(score) for score in metric.compute().values())
+def test_nothing_to_count_gives_nan_and_unknown_names_are_refused() -> None:
     unlabelled = {**batch(0, 4), "labelled": torch.zeros(4, len(LSP), dtype=torch.bool)}
-    for nothing in (one_person(0.0, math.nan), unlabelled):
-        metric.reset()
-        metric.update(**nothing)
+    for nothing in (None, one_person(0.0, math.nan), unlabelled):
+        metric = lsp_metric()
+        if nothing is not None:
+            metric.update(**nothing)
         assert all(math.isnan(score) for score in metric.compute().values())
+    for wrong, named in (
+        ({"groups": {"tail": ("tail",)}}, "tail"),
+        ({"mean_excludes": ("tail",)}, "tail"),
+        ({"thresholds": ()}, "positive"),
+    ):
+        with pytest.raises(PnfsError, match=named):
+            lsp_metric(**wrong)
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.integers(0, 10_000))
-def test_scores_and_curve_match_a_slow_computation(seed: int) -> None:
-    data = batch(seed, 12)
-    # Of what all metrics together ask for each takes what it knows.
-    metric = lsp_metric(mean_excludes=("left_hip",))
-    MetricCollection([metric]).update(**data, scores=torch.rand(12, len(LSP)))
-    expected = slow_scores(data, ("left_hip",))
-    scores = {label: score.item() for label, score in metric.compute().items()}
-    assert scores == pytest.approx(expected, abs=1e-4)
-    persons = metric.persons()
-    errors = relative_errors(*(persons[name] for name in metric.columns))
-    curve = pck_curve(errors, [0.0, 0.2, 0.5, 100.0], metric.mean_rows, metric.group_rows)
-    for row, threshold in ((1, 0.2), (2, 0.5)):
-        assert curve.mean[row] == pytest.approx(expected[f"PCK@{threshold}"])
-        for group, rates in curve.groups.items():
-            assert rates[row] == pytest.approx(expected[f"PCK@{threshold}/{group}"])
-    assert curve.mean[[0, -1]].tolist() == [0, 100]
-
-
-def test_unknown_names_and_thresholds_are_refused() -> None:
-    with pytest.raises(ValueError, match="tail"):
-        PCK(joints=LSP.joints, groups={"tail": ("tail",)}, thresholds=(0.2,))
-    with pytest.raises(ValueError, match="tail"):
-        lsp_metric(mean_excludes=("tail",))
-    with pytest.raises(ValueError, match="positive"):
-        PCK(joints=LSP.joints, groups={}, thresholds=())
-
-
-def test_head_size_is_a_share_of_the_diagonal() -> None:
+def test_reference_lengths() -> None:
     boxes = np.array([[[10.0, 10.0], [40.0, 50.0]], [[5.0, 5.0], [5.0, 5.0]]])
     np.testing.assert_allclose(head_size(boxes), [30.0, 0.0])
-
-
-def test_torso_size_is_the_longer_diagonal() -> None:
-    joints = np.zeros((2, len(LSP), 2), np.float32)
+    joints, visibility = np.zeros((2, len(LSP), 2), np.float32), np.ones((2, len(LSP)), np.int8)
     places = {"left_shoulder": (3, 0), "right_hip": (0, 4),
               "right_shoulder": (0, 0), "left_hip": (6, 8)}  # fmt: skip
     for name, place in places.items():
         joints[:, LSP.joints.index(name)] = place
-    visibility = np.ones((2, len(LSP)), np.int8)
     visibility[1, LSP.joints.index("left_hip")] = 0
+    # The longer diagonal.
     np.testing.assert_allclose(torso_size(joints, visibility, LSP), [10.0, np.nan])
+
+
+# --- errors by joint, visibility and person, against slow counting
+
+TOY = Skeleton(
+    "toy", ("head", "left_hand", "right_hand"), (("left_hand", "right_hand"),), (),
+    {"hands": ("left_hand", "right_hand")},
+)  # fmt: skip
+PERSONS = 40
+CRITERION = Criterion("any", "length", np.full(3, 0.5), (0, 1, 2))
+
+
+@pytest.fixture
+def matches() -> Matches:
+    random = np.random.default_rng(0)
+    joints = random.uniform(0, 100, (PERSONS, 3, 2)).astype(np.float32)
+    visibility = random.integers(0, 3, (PERSONS, 3)).astype(np.int8)
+    lengths = np.where(random.random(PERSONS) < 0.2, np.nan, random.uniform(5, 20, PERSONS))
+    labels = Persons(
+        name="toys",
+        skeleton=TOY,
+        images=SmoothImages(),
+        ids=np.array([f"p{n}" for n in range(PERSONS)]),
+        image_index=np.arange(PERSONS),
+        joints=joints,
+        visibility=visibility,
+        center=np.full((PERSONS, 2), 50, np.float32),
+        box_size=np.full((PERSONS, 2), 90, np.float32),
+        reference_length=lengths.astype(np.float32),
+    )
+    rows = random.permutation(PERSONS + 5)[:PERSONS]
+    rows[random.random(PERSONS) < 0.15] = UNMATCHED
+    locations = random.uniform(0, 100, (PERSONS + 5, 3, 2)).astype(np.float32)
+    near = rows != UNMATCHED
+    locations[rows[near]] = labels.joints[near] + random.normal(0, 4, (near.sum(), 3, 2))
+    return Matches(labels, Predictions(locations, np.ones((PERSONS + 5, 3), np.float32)), rows)
+
+
+def counted(matches: Matches, k: int, threshold: float, flag=None):
+    """Right and all labels of a joint, one person after another."""
+    right = total = 0
+    for n in range(PERSONS):
+        visibility, length = matches.labels.visibility[n, k], matches.labels.reference_length[n]
+        if visibility == 0 or math.isnan(length) or (flag is not None and visibility != flag):
+            continue
+        total += 1
+        if matches.rows[n] != UNMATCHED:
+            x, y = matches.predictions.locations[matches.rows[n], k] - matches.labels.joints[n, k]
+            right += math.hypot(x, y) <= threshold * length
+    return right, total
+
+
+@pytest.mark.parametrize("flag", [None, 1, 2])
+def test_rates_are_those_of_counting(matches: Matches, flag: int | None) -> None:
+    thresholds = np.array([0.2, 0.5, 0.8])
+    rates, counts = matches.errors.rates(thresholds, flag)
+    for k in range(3):
+        right, total = counted(matches, k, thresholds[k], flag)
+        assert 0 < right < total == counts[k]
+        assert rates[k] == pytest.approx(100 * right / total)
+
+
+def test_persons_are_ordered_by_their_mean_error(matches: Matches) -> None:
+    rows, errors = matches.errors.by_error()
+    labels, located = matches.labels, matches.predictions.locations
+    assert (np.diff(errors) >= 0).all()
+    for row, error in zip(rows[:5], errors[:5], strict=True):
+        distances = [
+            math.dist(located[matches.rows[row], k], labels.joints[row, k])
+            for k in range(3) if labels.visibility[row, k]
+        ]  # fmt: skip
+        expected = sum(distances) / len(distances) / labels.reference_length[row]
+        assert error == pytest.approx(expected, rel=1e-5)
+    scorable = labels.visibility.any(-1) & ~np.isnan(labels.reference_length)
+    missed = matches.rows == UNMATCHED
+    assert set(rows.tolist()) == set(np.flatnonzero(scorable & ~missed).tolist())
+    assert matches.errors.record(CRITERION)["missed_persons"] == (scorable & missed).sum() > 0
+
+
+def test_nothing_predicted_is_wrong_and_nothing_labelled_is_not_scored(matches: Matches) -> None:
+    matches.predictions.locations[:, 0] = np.nan
+    matches.labels.visibility[:, 1] = 2
+    matches.labels.visibility[:, 2] = 0
+    rates, counts = matches.errors.rates(1000.0)
+    assert (rates[0], counts[0] > 0, np.isnan(rates[2])) == (0, True, True)
+    joints = matches.errors.record(CRITERION)["joints"]
+    assert joints["left_hand"]["occluded"] == {"percent": None, "labels": 0}
+    right, total = counted(matches, 1, 0.5)
+    percent = pytest.approx(100 * right / total, abs=1e-3)
+    assert joints["left_hand"]["all"] == {"percent": percent, "labels": total}
+    matches.labels.visibility[:] = 0
+    assert len(Matches(matches.labels, matches.predictions, matches.rows).errors.by_error()[0]) == 0
+
+
+def test_criteria_are_the_first_threshold_and_a_similarity_of_one_half() -> None:
+    metric = lsp_metric(thresholds=(0.5, 0.1), name="PCKh", mean_excludes=LSP.joints[:12])
+    criterion = metric.criterion()
+    assert (criterion.label, criterion.reference) == ("PCKh@0.5", "head size")
+    assert criterion.thresholds.tolist() == [0.5] * len(LSP)
+    assert criterion.mean_rows == (12, 13)
+    truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+    columns = {"image_ids": np.array([1]), "areas": np.ones(1), "box_scores": np.ones(1)}
+    criterion = OKSAveragePrecision(truth=read_annotations(truth), **columns).criterion()
+    assert oks(900.0 * criterion.thresholds**2, np.array(900.0)) == pytest.approx(0.5)

@@ -1,9 +1,17 @@
-"""A metric of one's own: what it is given, and what is refused."""
+"""A metric of one's own: what it is given, also in two processes, and what is refused."""
+
+import json
+import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
+from pnfs.commands.scoring import PredictionCollector
+from pnfs.data.crops import EpochSampler
+from pnfs.errors import PnfsError
 from pnfs.evaluation import PersonMetric
 
 
@@ -52,22 +60,68 @@ def test_without_input_there_are_no_rows() -> None:
     assert metric.compute()["distance"].item() == 0
     assert metric.persons()["predicted"].shape == (0, 2, 2)
     assert metric.criterion() is None
+    collector = PredictionCollector(3)
+    collector.compute()
+    assert len(collector.predictions) == 0
 
 
 @pytest.mark.parametrize("name", ["predicted", "joints_image", "labelled", "weight"])
-def test_a_column_that_is_missing_or_of_another_length_is_named(name: str) -> None:
+def test_a_column_that_is_missing_or_of_another_shape_is_named(name: str) -> None:
     data = batch([0, 1])
-    for wrong in (
-        {k: v for k, v in data.items() if k != name},
-        data | {name: data[name][:1]},
-    ):
+    missing = {k: v for k, v in data.items() if k != name}
+    for wrong in (missing, data | {name: data[name][:1]}):
         metric = MeanDistance(2)
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(PnfsError, match=name):
             metric.update(**wrong)
         # Nothing of the batch is kept.
         assert len(metric.persons()["sample_index"]) == len(metric.persons()["weight"]) == 0
+    with pytest.raises(PnfsError, match="predicted"):
+        MeanDistance(3).update(**data)
 
 
-def test_another_number_of_joints_is_refused() -> None:
-    with pytest.raises(ValueError, match="predicted"):
-        MeanDistance(3).update(**batch([0]))
+def test_the_collector_keeps_each_sample_once_in_their_order() -> None:
+    collector = PredictionCollector(3)
+    points, scores = torch.arange(24.0).reshape(4, 3, 2), torch.arange(12.0).reshape(4, 3)
+    for rows in ([2, 0], [3, 1], [2]):
+        index = torch.tensor(rows)
+        collector.update(predicted=points[rows], scores=scores[rows], sample_index=index)
+    assert collector.compute() == {}
+    np.testing.assert_array_equal(collector.predictions.locations, points.numpy())
+    np.testing.assert_array_equal(collector.predictions.scores, scores.numpy())
+
+
+# --- two processes, over seven persons, which they cannot share evenly
+
+PERSONS, PROCESSES = 7, 2
+
+
+def results(rows: list[int]) -> dict[str, float]:
+    """Scores after these rows, taken in by batches; the first person, who pads the last batch, is far off."""
+    metric = MeanDistance(2)
+    for taken in torch.tensor(rows).split(3):
+        data = batch(taken.tolist())
+        data["predicted"][taken == 0] = 300.0
+        metric.update(**data)
+    return {label: score.item() for label, score in metric.compute().items()}
+
+
+def score_as(rank: int, folder: Path) -> None:
+    """One process's share."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=PROCESSES)
+    sampler = EpochSampler(PERSONS, seed=0, shuffle=False, rank=rank, world_size=PROCESSES)
+    (folder / f"rank{rank}.json").write_text(json.dumps(results([key.index for key in sampler])))
+
+
+def test_two_processes_score_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    forking = multiprocessing.get_context("fork")
+    running = [forking.Process(target=score_as, args=(n, tmp_path)) for n in range(PROCESSES)]
+    for process in running:
+        process.start()
+    single = results(list(range(PERSONS)))
+    for rank, process in enumerate(running):
+        process.join(120)
+        found = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert found == pytest.approx(single, abs=1e-6)

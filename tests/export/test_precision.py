@@ -1,8 +1,10 @@
 """Files in 8-bit integers, OpenVINO's precisions, and what is refused; nothing is sent anywhere."""
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,13 +15,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from pnfs.body import MPII
 from pnfs.export import int8, onnx_model
 from pnfs.export.int8 import Calibration, _ends, answers, check_moved, moved_share
 from pnfs.export.onnx_model import export_onnx
-from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, OpenVinoRuntime
+from pnfs.export.runtimes import ExportError, OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
 from tiny import fabric_backbone, fabric_network
+from tiny_runs import WATCH
 
 SIZE = (64, 96)
 
@@ -32,13 +34,7 @@ def smooth(count: int, seed: int) -> np.ndarray:
 
 def build(seed: int) -> PoseFabricNetwork:
     torch.manual_seed(seed)
-    network = fabric_network(
-        backbone=fabric_backbone(first_layers=3, channels=2),
-        skeleton="mpii",
-        parts={"all": MPII.joints},
-        last_layers=1,
-        channels=2,
-    ).eval()
+    network = fabric_network(backbone=fabric_backbone(channels=2), last_layers=1, channels=2).eval()
     network.calibrate(torch.randn(4, 3, *SIZE))
     return network
 
@@ -62,8 +58,7 @@ def calibration() -> Calibration:
 
 @pytest.fixture(scope="module")
 def int8_file(f32_file, calibration) -> Path:
-    path = f32_file.with_name("int8.onnx")
-    path.write_bytes(f32_file.read_bytes())
+    path = shutil.copy(f32_file, f32_file.with_name("int8.onnx"))
     int8.quantise(path, calibration)
     return path
 
@@ -76,14 +71,13 @@ def float_convolutions(path: Path) -> set[str]:
 
 
 def test_most_convolutions_are_in_integers_with_a_scale_a_channel(f32_file, int8_file) -> None:
-    graph = onnx.load(int8_file).graph
-    all_of_them = [n.name for n in graph.node if n.op_type == "Conv"]
-    in_float = float_convolutions(int8_file)
+    graph, in_float = onnx.load(int8_file).graph, float_convolutions(int8_file)
     assert in_float == set(_ends(onnx.load(f32_file).graph))
-    assert 2 <= len(in_float) < len(all_of_them) / 4
+    count = sum(n.op_type == "Conv" for n in graph.node)
+    assert 2 <= len(in_float) < count / 4
     weights = [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
     # Convolutions may share one weight.
-    assert len(in_float) < len(weights) <= len(all_of_them) - len(in_float)
+    assert len(in_float) < len(weights) <= count - len(in_float)
     scales = {t.name: t for t in graph.initializer}
     for weight in weights:
         (dequantised,) = [n for n in graph.node if n.input and n.input[0] == weight.name]
@@ -96,21 +90,18 @@ def test_maps_of_integers_are_near_those_of_floats(f32_file, int8_file, runtime)
     exact, found = run(crops), other(crops)
     assert np.corrcoef(exact.ravel(), found.ravel())[0, 1] > 0.95
     assert np.abs(exact - found).max() > 1e-5
-    assert (run.metadata.precision, run.precision) == ("f32", "f32")
-    assert (other.metadata.precision, other.precision) == ("int8", "int8")
+    for file, precision in ((run, "f32"), (other, "int8")):
+        assert file.metadata.precision == file.precision == precision
 
 
 def test_layers_stay_in_float_until_few_joints_move(
-    f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    f32_file, int8_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "GROUPS", 4)
-    path = tmp_path / "m.onnx"
-    path.write_bytes(f32_file.read_bytes())
-    int8.quantise(path, calibration)
-    loose = moved_between(path, f32_file, calibration)
+    loose = moved_between(int8_file, f32_file, calibration)
     assert loose > 0, "this network tells nothing about the search"
-    path.write_bytes(f32_file.read_bytes())
-    strict = Calibration(calibration.crops, calibration.held_out, max_moved=loose / 2)
+    path = shutil.copy(f32_file, tmp_path / "m.onnx")
+    strict = replace(calibration, max_moved=loose / 2)
     convolutions = int8.quantise(path, strict)
     # One that shares its weight with others is computed in float32 with that weight rounded.
     assert 0 <= convolutions.in_float - len(float_convolutions(path)) < 4
@@ -123,21 +114,27 @@ def moved_between(first: Path, second: Path, calibration: Calibration) -> float:
     return moved_share(found, exact)
 
 
-def test_where_every_part_moves_too_many_joints_the_file_stays_as_it_was(
-    f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_moves_too_much_is_not_made_or_not_kept(
+    network, f32_file, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(f32_file.read_bytes())
-    monkeypatch.setattr(int8, "moved_share", lambda found, expected: 0.5)
-    monkeypatch.setattr(int8, "GROUPS", 2)
-    strict = Calibration(calibration.crops[:2], calibration.held_out, max_moved=0.1)
-    with pytest.raises(ExportError, match=r"int8\.max_moved"):
-        int8.quantise(path, strict)
+    path, strict = shutil.copy(f32_file, tmp_path / "m.onnx"), replace(calibration, max_moved=0.2)
+    with monkeypatch.context() as patch:
+        # Whatever stays in float; the float32 file is as it was.
+        patch.setattr(int8, "moved_share", lambda found, expected: 0.5)
+        patch.setattr(int8, "GROUPS", 2)
+        with pytest.raises(ExportError, match=r"int8\.max_moved"):
+            int8.quantise(path, replace(strict, crops=calibration.crops[:2]))
     assert path.read_bytes() == f32_file.read_bytes()
+    other = build(1)
+    monkeypatch.setattr(onnx_model, "check_moved", lambda network, *rest: check_moved(other, *rest))
+    monkeypatch.setattr(onnx_model, "quantise", lambda path, calibration: None)
+    with pytest.raises(ExportError, match="not kept"):
+        export_onnx(network, path, input_size=SIZE, int8=strict)
+    assert not path.exists()
 
 
 def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration) -> None:
-    loose = Calibration(calibration.crops, smooth(8, 3), max_moved=0.5)
+    loose = replace(calibration, held_out=smooth(8, 3), max_moved=0.5)
     moved = check_moved(network, int8_file, loose)
     with torch.no_grad():
         maps = network.heatmaps(torch.from_numpy(loose.held_out)).flatten(2).argmax(-1).numpy()
@@ -145,9 +142,8 @@ def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration
     width = SIZE[1] // 4
     away = np.maximum(abs(maps % width - found % width), abs(maps // width - found // width)) > 1
     assert moved == pytest.approx(away.mean())
-    strict = Calibration(calibration.crops, loose.held_out, max_moved=0.001)
     with pytest.raises(ExportError, match=r"int8\.onnx: .*int8\.crops"):
-        check_moved(build(1), int8_file, strict)
+        check_moved(build(1), int8_file, replace(loose, max_moved=0.001))
 
 
 @pytest.mark.parametrize("outputs", ["maps", pytest.param("joints", marks=pytest.mark.slow)])
@@ -160,18 +156,6 @@ def test_export_in_int8(network, calibration, tmp_path: Path, outputs) -> None:
     assert report.convolutions.in_float == len(float_convolutions(path))
     assert max(report.differences.values()) < 1e-5
     assert 0 <= report.moved < 0.9
-
-
-def test_an_int8_file_that_moves_too_much_is_not_kept(
-    network, calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = build(1)
-    monkeypatch.setattr(onnx_model, "check_moved", lambda network, *rest: check_moved(other, *rest))
-    monkeypatch.setattr(onnx_model, "quantise", lambda path, calibration: None)
-    strict = Calibration(calibration.crops, calibration.held_out, max_moved=0.2)
-    with pytest.raises(ExportError, match="not kept"):
-        export_onnx(network, tmp_path / "m.onnx", input_size=SIZE, int8=strict)
-    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize(
@@ -228,24 +212,6 @@ def test_precisions_that_there_are_not(
     assert OpenVinoRuntime(f32_file, precision="f32").precision == "f32"
 
 
-def test_files_from_before_there_was_a_choice_are_in_float32(f32_file) -> None:
-    properties = OnnxRuntime(f32_file, 1).metadata.to_properties()
-    older = {k: v for k, v in properties.items() if k != "pnfs.precision"}
-    assert ModelMetadata.from_properties(older, "f").precision == "f32"
-    with pytest.raises(ExportError, match=r"f: .*pnfs\.precision"):
-        ModelMetadata.from_properties({**older, "pnfs.precision": '"int4"'}, "f")
-
-
-# Anything that asks for an address or a connection, in this process or in a child, is noted in a file and stopped.
-_WATCH = """
-import os, sys
-def watch(event, args):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
-        with open(os.environ["SEEN"], "a") as seen:
-            seen.write(f"{event} {args[1:]}\\n")
-        raise OSError("no network in this test")
-sys.addaudithook(watch)
-"""
 _RUN = """
 import numpy as np
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime
@@ -268,7 +234,7 @@ def test_running_a_file_contacts_nobody(f32_file, tmp_path: Path, code: str, see
     unset = ("CI", "TF_BUILD", "JENKINS_URL")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment |= {"SEEN": str(tmp_path / "seen"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", _WATCH + code, str(f32_file)]
+    command = [sys.executable, "-c", WATCH + code, str(f32_file)]
     subprocess.run(command, env=environment, check=True)
     assert (tmp_path / "seen").exists() == seen
     assert not list(tmp_path.rglob("*openvino*"))

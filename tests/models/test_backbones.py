@@ -13,15 +13,7 @@ from torchvision.models import mobilenet_v2, resnet50
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules
 from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone, load_weights
-from tiny import fabric_backbone
-
-
-def randomise_statistics(module: nn.Module) -> None:
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(std=0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
+from tiny import fabric_backbone, randomise_statistics
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +52,16 @@ def test_weights_from_a_file_give_torchvisions_features(
     kind: str, mobilenet: nn.Module, tmp_path: Path
 ) -> None:
     seen: list[Tensor] = []
-    network = mobilenet if kind == "mobilenet" else resnet50(weights=None).eval()
-    stages = [network.get_submodule(f"features.{n}") for n in (3, 6, 13, 16)] if kind == "mobilenet" \
-        else [network.get_submodule(f"layer{n}") for n in (1, 2, 3, 4)]  # fmt: skip
+    path, images = str(tmp_path / "weights.pth"), torch.randn(2, 3, 64, 64)
+    if kind == "mobilenet":
+        network, stages = mobilenet, [f"features.{n}" for n in (3, 6, 13, 16)]
+    else:
+        network, stages = resnet50(weights=None).eval(), [f"layer{n}" for n in (1, 2, 3, 4)]
     for stage in stages:
-        stage.register_forward_hook(lambda _, __, out: seen.append(out))
-    torch.save(network.state_dict(), tmp_path / "weights.pth")
-    path = str(tmp_path / "weights.pth")
+        hook = lambda _, __, out: seen.append(out)  # noqa: E731
+        network.get_submodule(stage).register_forward_hook(hook)
+    torch.save(network.state_dict(), path)
     backbone = (MobileNetV2(path) if kind == "mobilenet" else ResNet(50, path)).eval()
-    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         network(images)
         for ours, theirs in zip(backbone(images), seen, strict=True):
@@ -80,19 +73,16 @@ def test_weights_from_a_file_give_torchvisions_features(
 
 @pytest.mark.slow
 def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    whole = timm.create_model("hrnet_w32")
-    torch.save(whole.state_dict(), tmp_path / "hrnet.pth")
-    path = str(tmp_path / "hrnet.pth")
+    path, state = str(tmp_path / "hrnet.pth"), timm.create_model("hrnet_w32").state_dict()
+    torch.save(state, path)
     for arguments in ({}, {"last_stage": 4}, {"last_stage": 4, "finest_only": True}):
         backbone = HRNet(32, weights=path, **arguments)
         for name, value in backbone.network.state_dict().items():
-            assert torch.equal(value, whole.state_dict()[name]), name
+            assert torch.equal(value, state[name]), name
     assert [name for name, _ in HRNet(32, weights=path).network.stage4.named_parameters()] == []
 
 
 def test_weights_of_a_timm_model_load_strictly(tmp_path: Path) -> None:
-    torch.manual_seed(0)
     state = timm.create_model("resnet18").state_dict()
     torch.save(state, tmp_path / "good.pth")
     backbone = TimmBackbone("resnet18", str(tmp_path / "good.pth"))
@@ -110,13 +100,11 @@ NO_FILES = {"empty": b"", "text": b"no checkpoint", "pickle": b"\x80\x02x", "zip
 @pytest.mark.parametrize("name", ["absent.pth", ".", *NO_FILES, "half", *NO_WEIGHTS])
 def test_a_file_without_weights_is_named(tmp_path: Path, mobilenet: nn.Module, name: str) -> None:
     file = tmp_path / name
-    if name in NO_WEIGHTS:
-        torch.save(NO_WEIGHTS[name], file)
-    elif name == "half":
-        torch.save(mobilenet.state_dict(), file)
-        file.write_bytes(file.read_bytes()[:500_000])
-    elif name in NO_FILES:
+    if name in NO_FILES:
         file.write_bytes(NO_FILES[name])
+    elif name in NO_WEIGHTS or name == "half":
+        torch.save(NO_WEIGHTS.get(name, mobilenet.state_dict()), file)
+        file.write_bytes(file.read_bytes()[:500_000])
     with pytest.raises(PnfsError, match=r"backbone\.weights: .* is (no|not a) ") as caught:
         MobileNetV2(str(file))
     assert str(file) in str(caught.value)
@@ -155,8 +143,7 @@ def test_weights_that_do_not_fit_are_named(
     tmp_path: Path, mobilenet: nn.Module, change: dict, named: str
 ) -> None:
     state = {**mobilenet.state_dict(), **change}
-    state = {name: value for name, value in state.items() if value is not None}
-    torch.save(state, tmp_path / "unfit.pth")
+    torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "unfit.pth")
     with pytest.raises(PnfsError, match=rf"unfit.pth of MobileNetV2 do not fit.*{named}"):
         MobileNetV2(str(tmp_path / "unfit.pth"))
 

@@ -65,11 +65,8 @@ def test_transposed_convolutions_are_counted_by_input_or_by_output() -> None:
 @pytest.fixture(scope="module")
 def networks() -> dict[tuple[str, int], PoseNetwork]:
     torch.manual_seed(0)
-    builders = {
-        "simple": lambda d: simple_baseline(vector_dim=d),
-        "hrnet": lambda d: hrnet(vector_dim=d),
-    }
-    return {(name, d): build(d) for name, build in builders.items() for d in (1, 8)}
+    builders = {"simple": simple_baseline, "hrnet": hrnet}
+    return {(name, d): build(vector_dim=d) for name, build in builders.items() for d in (1, 8)}
 
 
 @pytest.mark.parametrize("dim", [1, 8])

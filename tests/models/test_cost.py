@@ -4,15 +4,15 @@ import copy
 
 import pytest
 import torch
-from small import TinyBackbone
 
 from pnfs.body import LSP
 from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
-from tiny import fabric_backbone, fabric_network
+from tiny import TinyBackbone, fabric_backbone, fabric_network
 
 SIZE = (64, 96)
+C, D = 2, 4  # Channel factor, length of vectors.
 PARTS = {
     "upper": [j for j in LSP.joints if j not in ("left_knee", "right_knee", "left_ankle")],
     "legs": ["left_knee", "right_knee", "left_ankle"],
@@ -20,7 +20,7 @@ PARTS = {
 
 
 def network(**arguments) -> PoseFabricNetwork:
-    arguments = {"backbone": TinyBackbone(), "channels": 2, "vector_dim": 4, **arguments}
+    arguments = {"backbone": TinyBackbone(), "channels": C, "vector_dim": D, **arguments}
     return fabric_network(skeleton="lsp", parts=PARTS, **arguments)
 
 
@@ -33,72 +33,55 @@ def cell_macs(channels: int, nodes: int) -> int:
 
     Skip and pools multiply nothing; nor do they have weights.
     """
-    edges = nodes * (nodes + 1) // 2
     pair = 9 * channels + channels * channels
-    return edges * 3 * pair + nodes * channels * channels
+    return nodes * (nodes + 1) // 2 * 3 * pair + nodes * channels * channels
 
 
 # Cells of the basic subnetwork: scale, and whether something comes from below and from above.
 CELLS = [(4, 0, 1), (8, 1, 1), (16, 1, 1), (4, 0, 1), (8, 1, 1), (4, 0, 1)]
 
 
-def subnetwork_macs(factor: int, nodes: int) -> int:
-    total = 0
-    for scale, down, up in CELLS:
-        channels = factor * scale
-        total += cell_macs(channels, nodes) * pixels(scale)
-        total += down * 9 * (channels // 2) * channels * pixels(scale)
-        # The 1x1 convolution runs before the upsampling.
-        total += up * 2 * channels * channels * pixels(2 * scale)
-    return total
-
-
-def subnetwork_parameters(factor: int, nodes: int, bias: bool) -> int:
-    total = 0
-    for scale, down, up in CELLS:
-        channels = factor * scale
-        total += cell_macs(channels, nodes) + channels  # as many as MACs a pixel, and a bias
-        norms = 2 * channels + bias * channels
-        total += down * (9 * (channels // 2) * channels + norms)
-        total += up * (2 * channels * channels + norms)
+def subnetwork(nodes: int, bias: bool) -> tuple[int, int]:
+    """Its parameters and MACs."""
     edges = nodes * (nodes + 1) // 2
-    return total + edges * len(SUBNETWORK_OPERATIONS) + 3 * len(CELLS)
+    parameters, macs = edges * len(SUBNETWORK_OPERATIONS) + 3 * len(CELLS), 0
+    for scale, down, up in CELLS:
+        channels = C * scale
+        norms, halved = 2 * channels + bias * channels, 9 * (channels // 2) * channels
+        # As many as MACs a pixel, and a bias.
+        parameters += cell_macs(channels, nodes) + channels
+        parameters += down * (halved + norms) + up * (2 * channels * channels + norms)
+        macs += (cell_macs(channels, nodes) + down * halved) * pixels(scale)
+        # The 1x1 convolution runs before the upsampling.
+        macs += up * 2 * channels * channels * pixels(2 * scale)
+    return parameters, macs
 
 
 @pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_costs_equal_a_count_by_hand(nodes: int, rules: FabricRules) -> None:
-    factor, dim = 2, 4
     cost = measure_cost(network(nodes=nodes, rules=rules), SIZE)
-    scales, have = (4, 8, 16, 32), TinyBackbone.channels
-    joints = len(LSP)
+    have = list(zip(TinyBackbone.channels, (4, 8, 16, 32), strict=True))
+    parameters, macs = subnetwork(nodes, rules.connection_bias)
     by_hand = {
-        "backbone": (
-            sum(3 * c for c in have),
-            sum(3 * c * pixels(s) for c, s in zip(have, scales, strict=True)),
-        ),
+        "backbone": (sum(3 * c for c, _ in have), sum(3 * c * pixels(s) for c, s in have)),
         "adapters": (
-            2 * sum((c + 1) * factor * s for c, s in zip(have, scales, strict=True)),
-            2 * sum(c * factor * s * pixels(s) for c, s in zip(have, scales, strict=True)),
+            2 * sum((c + 1) * C * s for c, s in have),
+            2 * sum(c * C * s * pixels(s) for c, s in have),
         ),
-        "fabrics": (
-            2 * subnetwork_parameters(factor, nodes, bias=rules.connection_bias),
-            2 * subnetwork_macs(factor, nodes),
-        ),
-        "head": ((4 * factor + 1) * joints * dim, 4 * factor * joints * dim * pixels(4)),
+        "fabrics": (2 * parameters, 2 * macs),
+        "head": ((4 * C + 1) * len(LSP) * D, 4 * C * len(LSP) * D * pixels(4)),
     }
     found = {name: (part.parameters, part.macs) for name, part in cost.parts.items()}
     assert found == by_hand
-    assert cost.parameters == sum(parameters for parameters, _ in by_hand.values())
-    assert cost.macs == sum(macs for _, macs in by_hand.values())
+    assert (cost.parameters, cost.macs) == tuple(map(sum, zip(*by_hand.values(), strict=True)))
     assert cost.architecture_parameters == 2 * (4 * nodes * (nodes + 1) // 2 + 3 * 6)
     assert cost.live_parameters == cost.parameters
 
 
 def test_backbone_cells_that_no_output_depends_on_are_dead() -> None:
     # One last layer reads the pyramid at 1/4 and 1/8 only, so nobody reads the coarse cells.
-    backbone = fabric_backbone(first_layers=3, channels=2)
-    cost = measure_cost(network(backbone=backbone, last_layers=1), SIZE)
+    cost = measure_cost(network(backbone=fabric_backbone(channels=2), last_layers=1), SIZE)
     dead = 0
     # Layer 3: at 1/16 one way down; at 1/32, which layer 2 lacks, three.
     for channels, ways_down in ((32, 1), (64, 3)):

@@ -1,12 +1,10 @@
 """Derived and fused networks against the networks they come from."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from small import scramble
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +18,7 @@ from pnfs.models.derive import discretise, kept_settings, prune, transfer_weight
 from pnfs.models.fuse import fuse
 from pnfs.models.layers import PartBatchNorm2d
 from pnfs.models.operations import SUBNETWORK_OPERATIONS, Operation, SeparableConv
-from tiny import fabric_backbone, fabric_network
+from tiny import fabric_backbone, fabric_network, scramble
 
 JOINTS = MPII.joints
 # The second and the third part share a joint, so that maps have to be summed.
@@ -36,13 +34,11 @@ def build(
     **options: Any,
 ) -> PoseFabricNetwork:
     kept = kept or {}
-    backbone = (
-        fabric_backbone(first_layers=3, channels=channels, rules=rules, kept=kept.get("backbone"))
-        if on_fabric
-        else MobileNetV2("none")
-    )
+    backbone = MobileNetV2("none")
+    if on_fabric:
+        backbone = fabric_backbone(channels=channels, rules=rules, kept=kept.get("backbone"))
     arguments = {"parts": PARTS, "channels": channels, "kept": kept.get("subnetworks"), **options}
-    return fabric_network(backbone=backbone, skeleton="mpii", rules=rules, **arguments).eval()
+    return fabric_network(backbone=backbone, rules=rules, **arguments).eval()
 
 
 def assert_equal_outputs(network: PoseFabricNetwork, other: nn.Module) -> None:
@@ -87,13 +83,11 @@ def test_a_derived_network_is_equal_and_can_be_fused(rules: FabricRules, options
 
 
 def test_pruning_leaves_out_what_is_weak_and_keeps_the_strongest() -> None:
-    found = describe_architecture(build())
-    part = found.subnetworks.parts["head"]
+    network = build()
     # softmax of log p is p.
-    alpha = (((tuple(map(math.log, (0.05, 0.6, 0.3, 0.05)))),),)
-    beta = tuple(tuple(map(math.log, (0.2, 0.7, 0.1))) for _ in part.beta)
-    parts = found.subnetworks.parts | {"head": replace(part, alpha=alpha, beta=beta)}
-    found = replace(found, subnetworks=replace(found.subnetworks, parts=parts))
+    network.fabrics.alpha["head"].data[:] = torch.tensor([0.05, 0.6, 0.3, 0.05]).log()
+    network.fabrics.beta["head"].data[:] = torch.tensor([0.2, 0.7, 0.1]).log()
+    found = describe_architecture(network)
     pruned = prune(found, 0.1, 0.25).subnetworks.parts["head"]
     assert [math.isinf(v) for v in pruned.alpha[0][0]] == [True, False, False, True]
     rows = dict(zip((c.name for c in found.subnetworks.cells), pruned.beta, strict=True))
@@ -110,11 +104,10 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
     source = scramble(build(nodes=2, on_fabric=True), 4)
     found = discretise(describe_architecture(source))
     zero = found.subnetworks.operations.index("zero")
-    for part in found.subnetworks.parts.values():
-        for row in part.alpha[0]:
-            kept = [i for i, value in enumerate(row) if not math.isinf(value)]
-            assert len(kept) <= 1
-            assert zero not in kept
+    for row in (row for part in found.subnetworks.parts.values() for row in part.alpha[0]):
+        kept = [i for i, value in enumerate(row) if not math.isinf(value)]
+        assert len(kept) <= 1
+        assert zero not in kept
     derived = derive(source, found, nodes=2, on_fabric=True)
     alpha, _ = derived.fabrics.mixing_weights()
     assert set(alpha.unique().tolist()) == {0.0, 1.0}

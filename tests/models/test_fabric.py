@@ -1,5 +1,6 @@
 """Fabrics: wiring against tables written by hand, forward against a literal Eq. 2."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -7,50 +8,44 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from small import randomise
 from torch import Tensor, nn
 
 from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics
 from pnfs.models.operations import BACKBONE_OPERATIONS, SUBNETWORK_OPERATIONS, Operation
 from pnfs.models.wiring import SCALES, KeptCell, Theta, layer_scales
+from tiny import randomise
 
 # (layer, scale) -> what stands for the finer, the same and the coarser neighbour: a scale of the
 # layer before, and how it comes to the cell's own. Footnote 2 worked out by hand.
 Table = dict[tuple[int, int], list[tuple[int, str]]]
+KINDS = {"=": "identity", "-": "down", "+": "up"}
 
-# The basic subnetwork of the paper: the last n=3 of L=6 layers, 3 + 2 + 1 cells.
-SUBNETWORK: Table = {
-    (4, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-    (4, 8): [(4, "down"), (8, "identity"), (16, "up")],
-    (4, 16): [(8, "down"), (16, "identity"), (32, "up")],
-    (5, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-    (5, 8): [(4, "down"), (8, "identity"), (16, "up")],
-    (6, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-}
 
+def table(text: str) -> Table:
+    cells = re.findall(r"(\d+) (\d+): +(\d+.) +(\d+.) +(\d+.)", text)
+    return {
+        (int(layer), int(scale)): [(int(of[:-1]), KINDS[of[-1]]) for of in sources]
+        for layer, scale, *sources in cells
+    }
+
+
+# The basic subnetwork of the paper: the last n=3 of L=6 layers, 3 + 2 + 1 cells. "4=" is the map at 1/4 as it
+# is, "4-" comes down from it, "8+" up from that at 1/8.
+SUBNETWORK = table("""
+    4 4:  4= 4=  8+    4 8: 4- 8= 16+    4 16:  8- 16= 32+
+    5 4:  4= 4=  8+    5 8: 4- 8= 16+
+    6 4:  4= 4=  8+
+""")
 # A backbone of m=4 layers (L=7) on a stem at 1/4.
-BACKBONE: Table = {
-    (1, 4): [(4, "identity"), (4, "identity"), (4, "identity")],
-    (1, 8): [(4, "down"), (4, "down"), (4, "down")],
-    (2, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-    (2, 8): [(4, "down"), (8, "identity"), (8, "identity")],
-    (2, 16): [(8, "down"), (8, "down"), (8, "down")],
-    (3, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-    (3, 8): [(4, "down"), (8, "identity"), (16, "up")],
-    (3, 16): [(8, "down"), (16, "identity"), (16, "identity")],
-    (3, 32): [(16, "down"), (16, "down"), (16, "down")],
-    (4, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-    (4, 8): [(4, "down"), (8, "identity"), (16, "up")],
-    (4, 16): [(8, "down"), (16, "identity"), (32, "up")],
-    (4, 32): [(16, "down"), (32, "identity"), (32, "identity")],
-}
-
+BACKBONE = table("""
+    1 4:  4= 4=  4=    1 8: 4- 4-  4-
+    2 4:  4= 4=  8+    2 8: 4- 8=  8=    2 16:  8-  8-  8-
+    3 4:  4= 4=  8+    3 8: 4- 8= 16+    3 16:  8- 16= 16=    3 32: 16- 16- 16-
+    4 4:  4= 4=  8+    4 8: 4- 8= 16+    4 16:  8- 16= 32+    4 32: 16- 32= 32=
+""")
 # The first of L=6 layers on a pyramid, where a stem's map is missing nowhere.
-FIRST_LAYER_ON_A_PYRAMID: Table = {
-    (1, 4): [(4, "identity"), (4, "identity"), (8, "up")],
-    (1, 8): [(4, "down"), (8, "identity"), (16, "up")],
-}
+FIRST_LAYER_ON_A_PYRAMID = table("1 4: 4= 4= 8+   1 8: 4- 8= 16+")
 
 
 def grid(first: int, last: int, inputs: tuple[int, ...], layers: int = 6, **others) -> Theta:

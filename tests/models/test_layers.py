@@ -7,7 +7,6 @@ from torch import Tensor
 
 from pnfs.models.layers import (
     PartBatchNorm2d,
-    PartConv2d,
     block_diagonal,
     dilated_as_phases,
     shifted_sums,
@@ -57,16 +56,3 @@ def test_a_batch_norm_of_parts_has_no_count_and_asks_no_state_dict_for_it() -> N
     norm.load_state_dict({f"{name}": value + 1 for name, value in state.items()})
     assert norm.running_mean is not None
     assert norm.running_mean.tolist() == [1.0] * 6
-
-
-@pytest.mark.parametrize(("kernel", "depthwise"), [(1, False), (3, False), (3, True)])
-def test_initial_values_of_each_part_are_those_of_a_convolution_of_its_own(
-    kernel, depthwise
-) -> None:
-    torch.manual_seed(0)
-    layer = PartConv2d(3, 8, 8, kernel, depthwise=depthwise, bias=True)
-    bound = (kernel**2 * (1 if depthwise else 8)) ** -0.5
-    for tensor in (layer.weight, layer.bias):
-        assert tensor is not None
-        assert tensor.abs().max() <= bound
-        assert tensor.abs().max() > 0.8 * bound

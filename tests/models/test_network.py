@@ -1,23 +1,14 @@
 """The whole model: maps a joint, parameters by kind, refusals."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from small import TinyBackbone
 
 from pnfs.body import MPII, skeleton_by_name
 from pnfs.errors import PnfsError
 from pnfs.models import POSENFS, PoseFabricNetwork
-from tiny import fabric_backbone, fabric_network
-
-
-def table_one(skeleton: str, count: int) -> dict[str, list[str]]:
-    folder = Path(__file__).parents[2] / "conf" / "parts"
-    parts = OmegaConf.to_container(OmegaConf.load(folder / f"p{count}.yaml"))
-    return parts[skeleton]
+from tiny import TinyBackbone, fabric_backbone, fabric_network, table_one
 
 
 def network(skeleton: str = "mpii", count: int = 3, **arguments) -> PoseFabricNetwork:
@@ -44,8 +35,7 @@ def test_a_joint_of_several_parts_gets_the_sum_or_mean_of_its_maps(skeleton, ove
 
 @pytest.mark.parametrize("on_fabric", [False, True])
 def test_every_parameter_is_either_architecture_or_weight(on_fabric: bool) -> None:
-    backbone = fabric_backbone(first_layers=3, channels=1) if on_fabric else TinyBackbone()
-    model = network(count=8, backbone=backbone)
+    model = network(count=8, nodes=2, backbone=fabric_backbone() if on_fabric else TinyBackbone())
     architecture = {id(p) for p in model.architecture_parameters().values()}
     weights = [id(p) for p in model.weight_parameters()]
     assert len(set(weights)) == len(weights)
@@ -54,10 +44,6 @@ def test_every_parameter_is_either_architecture_or_weight(on_fabric: bool) -> No
     by_name = {id(p) for n, p in model.named_parameters() if ".alpha." in n or ".beta." in n}
     assert architecture == by_name
     assert ("backbone/alpha" in model.architecture_parameters()) == on_fabric
-
-
-def test_every_architecture_and_weight_parameter_gets_a_gradient() -> None:
-    model = network(count=8, nodes=2)
     model(torch.randn(2, 3, 64, 64)).square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pnfs.models.fuse import fuse_operation
 from pnfs.models.operations import BACKBONE_OPERATIONS, Operation, SeparableConv
+from tiny import randomise_statistics
 
 CHANNELS = 4
 # The kernels of conf/operations/all_5x5 are not in the two tables of the package.
@@ -36,14 +37,6 @@ def plain_operation(name: str) -> nn.Sequential:
         pointwise = nn.Conv2d(CHANNELS, CHANNELS, 1, bias=False)
         layers += [depthwise, pointwise, nn.BatchNorm2d(CHANNELS, affine=False), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def randomise_statistics(module: nn.Module) -> None:
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_()
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 2)
 
 
 def tensors(layers: Iterable[nn.Module]) -> list[Tensor]:

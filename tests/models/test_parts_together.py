@@ -1,16 +1,12 @@
 """P fabrics in one network against P networks of one part with the same weights."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from omegaconf import OmegaConf
-from small import TinyBackbone, randomise
 from torch import Tensor
 
 from pnfs.body import PartMode, Skeleton, skeleton_by_name
 from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics, PoseFabricNetwork, fabric
-from tiny import fabric_network
+from tiny import TinyBackbone, fabric_network, randomise, table_one
 
 DIM = 2
 
@@ -25,9 +21,7 @@ def in_turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def part_mode(skeleton: str, count: int) -> PartMode:
-    folder = Path(__file__).parents[2] / "conf" / "parts"
-    parts = OmegaConf.to_container(OmegaConf.load(folder / f"p{count}.yaml"))
-    return PartMode(skeleton_by_name(skeleton), parts[skeleton])
+    return PartMode(skeleton_by_name(skeleton), table_one(skeleton, count))
 
 
 def build(mode: PartMode, nodes: int, rules: FabricRules) -> PoseFabricNetwork:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pnfs.errors import PnfsError
+from pnfs.files import write_whole
 from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
 from pnfs.runs.state import (
@@ -33,29 +35,39 @@ def test_record_comes_back_as_written(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there" / "yet"
     assert write_result(folder, record) == folder / RESULT
     assert read_result(tmp_path) is None
-    back = read_result(folder)
-    assert back is not None
-    json.dumps(back, allow_nan=False)
-    assert back["score"] == 12.5
     # JSON has neither nan nor infinity.
-    assert back["scores"] == {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
-    assert back["data"]["list"] == [None, 1]
-    assert back["primary"] == "PCKh@0.5"
+    scores = {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
+    expected = {"primary": "PCKh@0.5", "score": 12.5, "scores": scores, "data": {"list": [None, 1]}}
+    assert read_result(folder) == expected
+    # One that cannot be written leaves the old one; nothing else is left behind.
+    for wrong in ({"score": object()}, {"scroe": 1.0}):
+        with pytest.raises(ValidationError):
+            write_result(folder, wrong)
+    assert read_result(folder) == expected
     assert [path.name for path in folder.iterdir()] == [RESULT]
 
 
-def test_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    write_result(tmp_path, {"score": 1.0})
-    for wrong in ({"score": object()}, {"scroe": 1.0}):
-        with pytest.raises(ValidationError):
-            write_result(tmp_path, wrong)
-    assert read_result(tmp_path) == {"score": 1.0}
+def test_files_written_at_once_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    ended = os.fork()
+    if not ended:
+        os._exit(0)
+    os.waitpid(ended, 0)
+    # Another process is at it; a third was killed.
+    running, killed = (tmp_path / f"page.html.{process}.part" for process in (1, ended))
+    for left in (running, killed):
+        left.write_text("half")
+    write_whole(path, "whole")
+    assert sorted(tmp_path.iterdir()) == [path, running]
+    assert path.read_text() == "whole"
+    with pytest.raises(OSError, match=r"page\.html"):
+        write_whole(path / "page.html", "no folder")
 
 
 @pytest.mark.parametrize("content", ["", '{"score": 1', "[1, 2"])
 def test_damaged_record_is_one_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / RESULT).write_text(content)
-    with pytest.raises(ValueError, match=r"result\.json"):
+    with pytest.raises(PnfsError, match=r"result\.json"):
         read_result(tmp_path)
 
 
@@ -72,19 +84,21 @@ def test_provenance_says_what_ran_where() -> None:
 # --- states
 
 
+def seen(folder: Path) -> tuple[str, str | None]:
+    run = read_run(folder)
+    assert run is not None
+    assert run.config == CONFIG
+    return run.status, run.cause
+
+
 def test_state_follows_a_run(tmp_path: Path) -> None:
     assert read_run(tmp_path) is None
     with held_run(tmp_path), kept_state(tmp_path, CONFIG) as earlier:
         assert earlier == 0
-        run = read_run(tmp_path)
-        assert run is not None
-        assert (run.status, run.config) == ("running", CONFIG)
+        assert seen(tmp_path) == ("running", None)
         write_result(tmp_path, {"config": CONFIG, "score": 1.0})
-    run = read_run(tmp_path)
-    assert run is not None
-    assert run.status == "finished"
-    assert run.record is not None
-    assert run.record["score"] == 1.0
+    assert seen(tmp_path) == ("finished", None)
+    assert read_run(tmp_path).record["score"] == 1.0  # type: ignore[union-attr,index]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +116,7 @@ def test_state_tells_how_a_run_ended(
 ) -> None:
     with pytest.raises(type(error)), kept_state(tmp_path, CONFIG):
         raise error
-    run = read_run(tmp_path)
-    assert run is not None
-    assert (run.status, run.cause) == (status, cause)
+    assert seen(tmp_path) == (status, cause)
 
 
 def test_second_process_waits_for_the_run_that_another_holds(tmp_path: Path) -> None:
@@ -125,9 +137,7 @@ def test_killed_run_is_seen_as_interrupted(tmp_path: Path) -> None:
             os._exit(0)  # Without a chance to write anything, as SIGKILL.
     os.waitpid(child, 0)
     assert json.loads((tmp_path / STATE).read_text())["state"] == "running"
-    run = read_run(tmp_path)
-    assert run is not None
-    assert run.status == "interrupted"
+    assert seen(tmp_path)[0] == "interrupted"
 
 
 def interrupted_start(folder: Path, checkpoint_after: float | None = None) -> float:
@@ -158,11 +168,8 @@ def test_runs_are_found_whatever_their_state(tmp_path: Path) -> None:
         pass
     # A record of an evaluation is no run.
     write_result(tmp_path / "a" / "1" / "val", {"score": 1.0})
-    found = find_runs(tmp_path)
-    assert [(run.folder.name, run.status) for run in found] == [
-        ("1", "finished"),
-        ("2", "interrupted"),
-    ]
+    found = [(run.folder.name, run.status) for run in find_runs(tmp_path)]
+    assert found == [("1", "finished"), ("2", "interrupted")]
 
 
 def test_cause_is_the_innermost_error_in_a_line() -> None:

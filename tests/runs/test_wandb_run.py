@@ -1,12 +1,14 @@
 """What Weights & Biases is told about runs, read from the files that an offline run leaves."""
 
+import contextlib
 import json
 import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,31 +47,27 @@ def records(path: Path) -> Iterator[Any]:
             message = b""
 
 
-def offline_run(folder: Path) -> dict[str, Any]:
+def named(items: Iterable[Any]) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def offline_run(folder: Path) -> SimpleNamespace:
     """What the only offline run of a folder says."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    found: dict[str, Any] = {"config": {}, "summary": {}, "history": set(), "exit": None}
+    found = SimpleNamespace(run=None, exit=None, config={}, summary={}, history={})
     for record in records(path):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found["run"] = record.run
-            updates = [*record.run.config.update]
-        elif kind == "config":
-            updates = [*record.config.update]
-        else:
-            updates = []
-        for item in updates:
-            found["config"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-        if kind == "summary":
-            for item in record.summary.update:
-                name = item.key or "/".join(item.nested_key)
-                found["summary"][name] = json.loads(item.value_json)
-        if kind == "history":
-            found["history"] |= {
-                item.key or "/".join(item.nested_key) for item in record.history.item
-            }
-        if kind == "exit":
-            found["exit"] = record.exit.exit_code
+        match record.WhichOneof("record_type"):
+            case "run":
+                found.run = record.run
+                found.config |= named(record.run.config.update)
+            case "config":
+                found.config |= named(record.config.update)
+            case "summary":
+                found.summary |= named(record.summary.update)
+            case "history":
+                found.history |= named(record.history.item)
+            case "exit":
+                found.exit = record.exit.exit_code
     return found
 
 
@@ -88,56 +86,41 @@ def test_resumed_run_keeps_its_id_and_others_have_their_own(tmp_path: Path) -> N
 def test_end_of_the_block_is_the_end_of_the_run(
     error: type[BaseException] | None, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
     codes: list[int] = []
     monkeypatch.setattr(wandb, "finish", lambda exit_code: codes.append(exit_code))
-    logger = WandbLogger.__new__(WandbLogger)
-    if error is None:
-        with finished_wandb([logger]):
-            assert codes == []
-    else:
-        with pytest.raises(error), finished_wandb([logger]):
+    expected = contextlib.nullcontext() if error is None else pytest.raises(error)
+    with expected, finished_wandb([RunLogger.__new__(RunLogger)]):
+        assert codes == []
+        if error is not None:
             raise error
     assert codes == [code]
-
-
-def train(*overrides: str) -> subprocess.CompletedProcess[str]:
-    script = "from pnfs.commands.main import main; main()"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    return subprocess.run(
-        [sys.executable, "-c", script, "train", *overrides, *TINY],
-        capture_output=True,
-        text=True,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
 
 
 @pytest.mark.slow
 def test_every_job_of_a_sweep_is_its_own_run(tmp_path: Path) -> None:
     """Three jobs in one process; the loss of the second is not finite."""
-    done = train("--multirun", f"run_root={tmp_path}", "optimizer.lr=0.001,1e30,0.002")
+    asked = ["--multirun", f"run_root={tmp_path}", "optimizer.lr=0.001,1e30,0.002", *TINY]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    script = [sys.executable, "-c", "from pnfs.commands.main import main; main()", "train", *asked]
+    done = subprocess.run(script, env=environment | {"OMP_NUM_THREADS": "1"}, check=False)
     assert done.returncode != 0
     folders = list((tmp_path / "tiny").iterdir())
-    runs = [offline_run(folder) for folder in folders]
-    exits = {run["config"]["optimizer"]["lr"]: run["exit"] for run in runs}
+    found = {folder: offline_run(folder) for folder in folders}
+    exits = {run.config["optimizer"]["lr"]: run.exit for run in found.values()}
     assert exits == {0.001: 0, 1e30: 1, 0.002: 0}
-    for folder, run in zip(folders, runs, strict=True):
-        assert run["run"].project == "pnfs"
-        assert run["run"].run_group == "tiny"
-        assert run["run"].job_type == "train"
-        assert run["run"].run_id == (folder / "wandb_id.txt").read_text().strip()
-        assert list(run["run"].tags) == ["mine"]
-        assert run["run"].display_name == f"tiny/{folder.name}"
-        if run["exit"]:
+    for folder, said in found.items():
+        run = said.run
+        assert (run.project, run.run_group, run.job_type) == ("pnfs", "tiny", "train")
+        assert run.run_id == (folder / "wandb_id.txt").read_text().strip()
+        assert ([*run.tags], run.display_name) == (["mine"], f"tiny/{folder.name}")
+        if said.exit:
             assert not (folder / "result.json").exists()
             continue
         record = json.loads((folder / "result.json").read_text())
-        assert {key: run["config"][key] for key in record["config"]} == record["config"]
-        assert run["summary"]["final/score"] == record["score"]
-        assert run["summary"]["cost/macs"] == record["cost"]["macs"]
-        assert "architecture/head/alpha/skip" in run["history"]
+        assert {key: said.config[key] for key in record["config"]} == record["config"]
+        assert said.summary["final/score"] == record["score"]
+        assert said.summary["cost/macs"] == record["cost"]["macs"]
+        assert "architecture/head/alpha/skip" in said.history
         for what in ("predictions", "architecture"):
-            assert f"media/{what}/filenames" in run["history"]
+            assert f"media/{what}/filenames" in said.history
             assert list(folder.glob(f"wandb/offline-run-*/files/media/images/media/{what}_*.png"))

@@ -1,5 +1,10 @@
-"""A fabric of one cell whose best architecture is known: the identity solves the task."""
+"""A fabric of one cell whose best architecture is known: the identity solves the task.
 
+`python search_toy.py FOLDER PROCESSES BATCH_SIZE` searches it by first order in one or two processes, and writes
+what each process ends with.
+"""
+
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +14,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pnfs.body import Skeleton
 from pnfs.codec import Codec
-from pnfs.data.crops import CropDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
 from pnfs.models import NeuralFabrics, PoseNetwork
 from pnfs.models.layers import PartConv2d
 from pnfs.models.operations import Operation, Skip
-from pnfs.search import SearchStrategy
+from pnfs.search import FirstOrder, SearchStrategy
 from pnfs.training.module import PoseModule
 from pnfs.training.schedules import StepSchedule
 
@@ -112,8 +116,10 @@ class ToyData(PoseDataModule):
         options: Any = {"input_size": (SIZE, SIZE), "batch_size": batch_size, "workers": 0}
         super().__init__(source=ToySource(count), seed=seed, **options)
 
-    def dataset(self, split: str, augmentation: Any = None) -> CropDataset:
-        return self.source.people  # type: ignore[attr-defined,return-value]
+    def _train_loader(self, rows: list[int] | None, seed: int, augment: str) -> DataLoader:
+        people: Any = self.source.people  # type: ignore[attr-defined]
+        rows = list(range(len(people))) if rows is None else rows
+        return self._loader(people, rows, seed, self.batch_size, train=True)
 
 
 def toy_module(lr: float = 1e-2) -> PoseModule:
@@ -138,19 +144,19 @@ def toy_fit(
 ) -> tuple[PoseModule, L.Trainer]:
     """Trains the toy with a search strategy on the CPU."""
     module = toy_module() if module is None else module
-    options: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": epochs,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "limit_val_batches": 0,
-        "use_distributed_sampler": False,
-        "callbacks": [search],
-    } | trainer_options
+    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+              "use_distributed_sampler")  # fmt: skip
+    options = {"accelerator": "cpu", "devices": 1, "max_epochs": epochs, "callbacks": [search]}
+    options |= {"limit_val_batches": 0, **dict.fromkeys(silent, False), **trainer_options}
     trainer = L.Trainer(**options)
-    data = ToyData() if data is None else data
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    trainer.fit(module, datamodule=data or ToyData(), ckpt_path=resume, weights_only=True)
     return module, trainer
+
+
+if __name__ == "__main__":
+    folder, processes, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    way = {"devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+    found, fitted = toy_fit(FirstOrder(lr=0.1), epochs=2, data=ToyData(32, size), **way)
+    losses = {"training loss": fitted.callback_metrics["train/loss_epoch"].cpu()}
+    state = losses | {name: value.cpu() for name, value in found.network.state_dict().items()}
+    torch.save(state, folder / f"processes{processes}_rank{fitted.global_rank}.pt")

@@ -1,7 +1,6 @@
 """Checkpoints are data: whatever a stranger wrote into one, reading it runs nobody's code."""
 
 import copy
-import re
 from pathlib import Path
 from typing import Any
 
@@ -62,125 +61,98 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 def test_configuration_and_architecture_go_into_every_checkpoint(tmp_path: Path) -> None:
     network = fabric_network(skeleton="lsp", channels=2)
     module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
-    with torch.no_grad():
-        for parameter in network.architecture_parameters().values():
-            parameter.normal_()
+    for parameter in network.architecture_parameters().values():
+        torch.nn.init.normal_(parameter)
     checkpoint: dict[str, Any] = {"state_dict": {}, "epoch": 0}
     KeepConfig(CONFIG).on_save_checkpoint(L.Trainer(accelerator="cpu"), module, checkpoint)
-    path = written(tmp_path, checkpoint)
+    path, as_json = written(tmp_path, checkpoint), tmp_path / "architecture.json"
     assert read_checkpoint(path)[CONFIG_KEY] == CONFIG
     expected = to_json(describe_architecture(network))
-    as_json = tmp_path / "architecture.json"
     as_json.write_text(expected)
     assert to_json(read_architecture(path)) == to_json(read_architecture(as_json)) == expected
 
 
 def test_absent_or_damaged_architecture_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"absent\.json"):
-        read_architecture(tmp_path / "absent.json")
-    damaged = tmp_path / "damaged.json"
-    damaged.write_text('{"subnetworks": ')
-    with pytest.raises(CheckpointError, match=r"damaged\.json"):
-        read_architecture(damaged)
+    (tmp_path / "damaged.json").write_text('{"subnetworks": ')
     # Written before checkpoints held their architecture, or by somebody else.
-    with pytest.raises(CheckpointError, match=r"some\.ckpt"):
-        read_architecture(with_config(tmp_path, CONFIG))
+    with_config(tmp_path, CONFIG)
+    for name in ("absent.json", "damaged.json", "some.ckpt"):
+        with pytest.raises(CheckpointError, match=name):
+            read_architecture(tmp_path / name)
 
 
-def foreign(folder: Path, target: str) -> dict[str, Any]:
+def refused(path: Path, *named: str, **options: Any) -> None:
+    """One clear error that names the file and what is wrong in it."""
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path, **options)
+    assert all(word in str(caught.value) for word in (path.name, *named))
+
+
+def foreign(folder: Path) -> dict[str, Any]:
     """A node that leaves a file behind if anybody calls its target."""
-    return {"_target_": target, "fname": str(folder / "ran"), "X": [1.0]}
+    return {"_target_": "numpy.savetxt", "fname": str(folder / "ran"), "X": [1.0]}
 
 
 @pytest.mark.parametrize(
     "key",
-    [
-        "model",
-        "model.backbone",
-        "model.fabrics.operations.skip",
-        "model.fabrics.rules",
-        "model.extra",
-        "dataset",
-        "dataset.extra",
-    ],
-)
-def test_foreign_function_is_refused_wherever_it_hides(tmp_path: Path, key: str) -> None:
-    node = foreign(tmp_path, "numpy.savetxt")
+    ["model", "model.backbone", "model.fabrics.operations.skip", "model.fabrics.rules", "model.extra",
+     "dataset", "dataset.extra"],
+)  # fmt: skip
+def test_foreign_function_is_refused_wherever_it_hides_unless_trusted(tmp_path: Path, key) -> None:
+    node = foreign(tmp_path)
     for hidden in (node, [[node]]) if key.endswith("extra") else (node,):
         path = with_config(tmp_path, changed(key, hidden))
-        with pytest.raises(CheckpointError, match=rf"{path.name}.*numpy\.savetxt"):
-            read_checkpoint(path)
+        refused(path, "numpy.savetxt")
+        assert key == "model" or read_checkpoint(path, trust=True)[CONFIG_KEY] is not None
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path: Path) -> None:
-    config = copy.deepcopy(CONFIG)
-    config["model"] |= config["model"].pop("fabrics") | {"_target_": config["model"]["_target_"]}
-    with pytest.raises(CheckpointError, match=r"some\.ckpt.*earlier version"):
-        read_checkpoint(with_config(tmp_path, config), trust=True)
+def test_only_what_is_built_is_looked_at(tmp_path: Path) -> None:
+    path = with_config(tmp_path, changed("dataset", foreign(tmp_path)))
+    assert read_checkpoint(path, builds=("model",))[CONFIG_KEY]["model"] == CONFIG["model"]
+    refused(path, "numpy.savetxt", builds=("model", "dataset"))
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        # Foreign modules and functions under a name of ours.
-        "pnfs.data.datasets.lsp.re.compile",
-        "pnfs.data.datasets.lsp.Path",
-        "pnfs.data.persons.np.savetxt",
-        "pnfs.training.callbacks.json.dumps",
-        "pnfs.training.checkpoints.torch.load",
-        "pnfs.models.network.torch.hub.load",
-        # Functions of ours, which may write files.
-        "pnfs.data.predictions.write_json",
-        "pnfs.training.module.keep_freed_memory",
-        # Packages of ours that a checkpoint has no business in.
-        "pnfs.commands.main.main",
-        "pnfs.runs.record.write_result",
-        "pnfs.viz.style.save_image",
-        "pnfs.data",
-        "pnfs.data.absent.Absent",
-        "pnfs.dataset.Fake",
-        "pnfs.models.",
-        "",
-        None,
-        ["pnfs.models.PoseFabricNetwork"],
-    ],
-)
+NO_CLASSES: list[Any] = [
+    "os.system", "builtins.eval", "", None, ["pnfs.models.PoseFabricNetwork"],
+    # Foreign modules and functions under a name of ours.
+    "pnfs.data.datasets.lsp.re.compile", "pnfs.data.datasets.lsp.Path", "pnfs.data.persons.np.savetxt",
+    "pnfs.training.callbacks.json.dumps", "pnfs.training.checkpoints.torch.load",
+    "pnfs.models.network.torch.hub.load",
+    # Functions of ours, which may write files.
+    "pnfs.data.predictions.write_json", "pnfs.training.module.keep_freed_memory",
+    # Packages of ours that a checkpoint has no business in.
+    "pnfs.commands.main.main", "pnfs.runs.record.write_result", "pnfs.viz.style.save_image",
+    "pnfs.data", "pnfs.data.absent.Absent", "pnfs.dataset.Fake", "pnfs.models.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", NO_CLASSES)
 def test_target_that_is_no_class_of_ours_is_refused(tmp_path: Path, target: Any) -> None:
-    path = with_config(tmp_path, changed("model.backbone._target_", target))
-    with pytest.raises(CheckpointError, match=path.name):
-        read_checkpoint(path)
+    refused(with_config(tmp_path, changed("model.backbone._target_", target)))
+
+
+MOBILENET = "pnfs.models.backbones.MobileNetV2"
 
 
 @pytest.mark.parametrize(
     ("key", "target"),
     [
         # Its weights could be downloaded, where nobody takes the wish for them away.
-        ("model.fabrics.rules", "pnfs.models.backbones.MobileNetV2"),
-        ("model.fabrics.operations.skip", "pnfs.models.backbones.MobileNetV2"),
-        ("model.extra", "pnfs.models.backbones.MobileNetV2"),
+        ("model.fabrics.rules", MOBILENET),
+        ("model.fabrics.operations.skip", MOBILENET),
+        ("model.extra", MOBILENET),
         ("model.backbone", "pnfs.models.PoseFabricNetwork"),
         ("model", "pnfs.models.backbones.TimmBackbone"),
         ("dataset", "pnfs.data.module.PoseDataModule"),
-        ("optimizer", "pnfs.models.backbones.MobileNetV2"),
+        ("optimizer", MOBILENET),
         ("optimizer", "pnfs.training.schedules.StepSchedule"),
-        ("loss", "pnfs.models.backbones.MobileNetV2"),
-        ("schedule", "pnfs.models.backbones.MobileNetV2"),
+        ("loss", MOBILENET),
+        ("schedule", MOBILENET),
     ],
 )
 def test_class_of_ours_in_another_role_is_refused(tmp_path: Path, key: str, target: str) -> None:
-    path = with_config(tmp_path, changed(key, {"_target_": target}))
-    with pytest.raises(CheckpointError, match=rf"{path.name}.*{re.escape(target)}.* {key}"):
-        read_checkpoint(path)
-
-
-def test_only_what_is_built_is_looked_at(tmp_path: Path) -> None:
-    path = with_config(tmp_path, changed("dataset", foreign(tmp_path, "numpy.savetxt")))
-    assert read_checkpoint(path, builds=("model",))[CONFIG_KEY]["model"] == CONFIG["model"]
-    with pytest.raises(CheckpointError, match=r"numpy\.savetxt"):
-        read_checkpoint(path, builds=("model", "dataset"))
+    refused(with_config(tmp_path, changed(key, {"_target_": target})), target, f" {key}")
 
 
 def test_cells_of_a_derived_network_are_ours_whatever_a_part_is_called(tmp_path: Path) -> None:
@@ -189,36 +161,21 @@ def test_cells_of_a_derived_network_are_ours_whatever_a_part_is_called(tmp_path:
     assert read_checkpoint(with_config(tmp_path, config))[CONFIG_KEY] == config
 
 
-@pytest.mark.parametrize("key", ["model.fabrics.operations.skip", "dataset"])
-def test_trusted_class_may_be_anybodys(tmp_path: Path, key: str) -> None:
-    path = with_config(tmp_path, changed(key, foreign(tmp_path, "numpy.savetxt")))
-    assert read_checkpoint(path, trust=True)[CONFIG_KEY] is not None
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("target", ["absent_module.Gate", "fractions.Absent", "os.name", "Gate", 3])
 def test_trusted_class_that_is_not_there_is_one_clear_error(tmp_path: Path, target: Any) -> None:
-    path = with_config(tmp_path, changed("model.fabrics.operations.skip._target_", target))
-    with pytest.raises(
-        CheckpointError, match=rf"{path.name}.*{target}.*model\.fabrics\.operations\.skip"
-    ):
-        read_checkpoint(path, trust=True)
+    key = "model.fabrics.operations.skip"
+    refused(with_config(tmp_path, changed(f"{key}._target_", target)), str(target), key, trust=True)
 
 
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize(
     "text",
-    [
-        "${oc.create:{_target_:numpy.savetxt,fname:ran,X:[1]}}",
-        "${oc.env:HOME}",
-        "${..dataset}",
-    ],
+    ["${oc.create:{_target_:numpy.savetxt,fname:ran,X:[1]}}", "${oc.env:HOME}", "${..dataset}"],
 )
 def test_interpolation_is_refused(tmp_path: Path, text: str, trust: bool) -> None:
     # A configuration is resolved before it is kept; what is left to resolve can hide a target.
     for key in ("model.extra", "dataset.extra"):
-        with pytest.raises(CheckpointError, match=r"some\.ckpt"):
-            read_checkpoint(with_config(tmp_path, changed(key, text)), trust=trust)
+        refused(with_config(tmp_path, changed(key, text)), trust=trust)
 
 
 class _Touch:
@@ -232,40 +189,38 @@ class _Touch:
 def test_pickled_object_is_refused_without_running_it(tmp_path: Path) -> None:
     content = {CONFIG_KEY: CONFIG, "state_dict": {}, "surprise": _Touch(str(tmp_path / "ran"))}
     path = written(tmp_path, content)
-    with pytest.raises(CheckpointError, match=r"some\.ckpt.*never loaded"):
-        read_checkpoint(path)
+    refused(path, "never loaded")
     assert not (tmp_path / "ran").exists()
     # Otherwise the test could not fail: the object does what it says when it is unpickled.
     torch.load(path, weights_only=False)
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], torch.zeros(3)])
-def test_file_of_another_program_is_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"some\.ckpt: not a checkpoint written by"):
-        read_checkpoint(written(tmp_path, content))
-
-
-@pytest.mark.parametrize("config", ["text", None, [], {}, {"model": {}}, {"model": 3}])
-def test_configuration_without_its_parts_is_refused(tmp_path: Path, config: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"some\.ckpt"):
-        read_checkpoint(with_config(tmp_path, config))
+def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
+    for content in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
+        refused(written(tmp_path, content), "not a checkpoint written by")
+    for config in ("text", None, [], {}, {"model": {}}, {"model": 3}):
+        refused(with_config(tmp_path, config))
+    older = copy.deepcopy(CONFIG)
+    older["model"] |= older["model"].pop("fabrics") | {"_target_": older["model"]["_target_"]}
+    refused(with_config(tmp_path, older), "earlier version", trust=True)
 
 
 def test_best_checkpoint_of_a_run_is_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    with pytest.raises(CheckpointError, match=r"no best\.ckpt or last\.ckpt"):
-        find_checkpoint(tmp_path)
-    (folder / "last.ckpt").touch()
-    assert find_checkpoint(tmp_path) == folder / "last.ckpt"
-    assert [str(folder) in line and "last.ckpt" in line for line in caplog.messages] == [True]
-    (folder / "best.ckpt").touch()
-    assert find_checkpoint(str(tmp_path)) == folder / "best.ckpt"
-    assert find_checkpoint(folder) == folder / "best.ckpt"
-    assert find_checkpoint(folder / "last.ckpt") == folder / "last.ckpt"
+    best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    last.parent.mkdir()
+    for absent, named in (
+        (tmp_path, "best.ckpt or last.ckpt"),
+        (tmp_path / "absent.ckpt", "absent"),
+    ):
+        with pytest.raises(CheckpointError, match=named):
+            find_checkpoint(absent)
+    last.touch()
+    assert find_checkpoint(tmp_path) == last
+    assert [str(last.parent) in line and "last.ckpt" in line for line in caplog.messages] == [True]
+    best.touch()
+    for asked, found in ((str(tmp_path), best), (best.parent, best), (last, last)):
+        assert find_checkpoint(asked) == found
     assert len(caplog.messages) == 1
-    with pytest.raises(CheckpointError, match=r"absent\.ckpt"):
-        find_checkpoint(tmp_path / "absent.ckpt")

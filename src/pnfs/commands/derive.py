@@ -65,7 +65,7 @@ def derive(settings: dict[str, Any]) -> None:
     require_whole_split(settings["trainer"])
     method = settings["method"]
     path, trained, content = read_trained(settings, BUILT if settings["evaluate"] else ("model",))
-    source = building.trained_network(trained, content)
+    source = building.trained_network(trained, content, path)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
             f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "

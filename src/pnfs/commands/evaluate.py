@@ -24,8 +24,14 @@ from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
 from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint, results_folder
-from pnfs.training.module import PoseModule, load_network_state
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    find_checkpoint,
+    load_network_state,
+    read_checkpoint,
+    results_folder,
+)
+from pnfs.training.module import PoseModule
 
 PICTURE_SIZE = (256, 256)
 """(height, width) of the crops in pictures of a file's poses, px; nothing else depends on it."""
@@ -98,7 +104,7 @@ def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     _, trained, content = read_trained(settings)
     dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
     module = build_module(trained, data.source)
-    load_network_state(module.network, content["state_dict"])
+    load_network_state(module.network, content, path)
     module.flip_test = settings["flip_test"]
     asked = {key: settings[key] for key in ("flip_shift", "decode_method")}
     asked = {key: value for key, value in asked.items() if value is not None}

@@ -30,7 +30,7 @@ def run(settings: dict[str, Any]) -> None:
     file = Path(out).expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
-    network = trained_network(trained, content)
+    network = trained_network(trained, content, path)
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]

@@ -17,12 +17,18 @@ from pnfs.commands.scoring import described, result_folder
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
 from pnfs.inference import choose_device
-from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage
-from pnfs.inference.frames import Poses, count_frames, read_frames
-from pnfs.inference.inputs import InputFile, counted_by_suffix, find_inputs
+from pnfs.inference.boxes import (
+    BoxSource,
+    CocoBoxes,
+    PersonDetector,
+    WholeImage,
+    count_frames,
+    read_frames,
+)
+from pnfs.inference.inputs import InputFile, find_inputs, some_of
 from pnfs.inference.loading import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
-from pnfs.inference.tracking import Tracker
+from pnfs.inference.tracking import Poses, Tracker
 from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
 
 console = Console()
@@ -41,7 +47,7 @@ def run(settings: dict[str, Any]) -> None:
     out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:
-        _say(f"passed over, no known picture or video: {counted_by_suffix(others)}")
+        _say(f"passed over, no known picture or video: {some_of([path.name for path in others])}")
     boxes = choose_boxes(settings)
     if isinstance(boxes, CocoBoxes) and boxes.left_out:
         _say(f"boxes left out: {listed(boxes.left_out)}")
@@ -50,18 +56,17 @@ def run(settings: dict[str, Any]) -> None:
     )
     if settings["checkpoint"] == "shipped":
         _say(f"model: {read_checkpoint('shipped', builds=())[CARD_KEY]}")
+    smoothing = dict(settings["smoothing"])
+    smoothing = smoothing if smoothing.pop("enabled") else None
     poses = Poses(
         predictor,
-        nms_threshold=settings["nms_threshold"],
-        tracker=partial(Tracker, **settings["tracking"], smoothing=_smoothing(settings)),
-        second_look=settings["second_look"],
-        flip_test=settings["flip_test"],
+        tracker=partial(Tracker, **settings["tracking"], smoothing=smoothing),
         maps=settings["score_maps"],
+        **{key: settings[key] for key in ("nms_threshold", "second_look", "flip_test")},
     )
-    computed = runtime_of(predictor)
-    info: dict[str, Any] = dict(computed)
+    info: dict[str, Any] = dict(computed := runtime_of(predictor))
     if any(file.is_video for file in files):
-        info |= {"tracking": settings["tracking"], "smoothing": _smoothing(settings)}
+        info |= {"tracking": settings["tracking"], "smoothing": smoothing}
     kinds = {key: settings[key] for key in ("score_threshold", "overlays", "score_maps")}
     results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
     scenes, problems = _predict_all(files, boxes, poses, results)
@@ -70,10 +75,8 @@ def run(settings: dict[str, Any]) -> None:
         _say(f"persons followed through videos: {poses.followed}")
     _say(described(computed))
     if poses.duplicates:
-        _say(
-            f"{poses.duplicates} more were left out, too similar to a better pose "
-            f"(nms_threshold={settings['nms_threshold']})"
-        )
+        limit = f"nms_threshold={settings['nms_threshold']}"
+        _say(f"{poses.duplicates} more were left out, too similar to a better pose ({limit})")
     if isinstance(boxes, WholeImage):
         _warn_of_crowds(scenes)
     for what in ("overlays", "score_maps"):
@@ -81,10 +84,8 @@ def run(settings: dict[str, Any]) -> None:
             _say(f"{what.replace('_', ' ')}: {out / what}")
     _say(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
     if problems:
-        raise UsageError(
-            f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in "
-            f"{out}:\n" + "\n".join(f"  {problem}" for problem in problems)
-        )
+        failed = f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in {out}:"
+        raise UsageError("\n  ".join([failed, *problems]))
 
 
 def _predict_all(
@@ -110,38 +111,27 @@ def _predict_all(
     return list(scenes), problems
 
 
-def _smoothing(settings: Mapping[str, Any]) -> dict[str, float] | None:
-    smoothing = dict(settings["smoothing"])
-    return smoothing if smoothing.pop("enabled") else None
-
-
 def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
     """Where the persons are, as the command line says."""
-    threshold, detector = settings["box_threshold"], settings["detector"]
     if settings["boxes"] == "image":
         return WholeImage()
-    if settings["boxes"] == "detector":
-        return PersonDetector(
-            detector["name"],
-            weights=detector["weights"],
-            download=lambda what: detector["download"] or _agreed(f"Download {what}?"),
-            threshold=threshold,
-            every=detector["every"],
-            device=choose_device(settings["device"]),
-        )
-    return CocoBoxes(settings["boxes"], threshold=threshold, names=settings["box_names"])
+    threshold, detector = settings["box_threshold"], dict(settings["detector"])
+    if settings["boxes"] != "detector":
+        return CocoBoxes(settings["boxes"], threshold=threshold, names=settings["box_names"])
+    asked_for = detector.pop("download")
 
+    def download(what: str) -> bool:
+        if asked_for or not (console.is_terminal and sys.stdin.isatty()):
+            return asked_for
+        return Confirm.ask(escape(f"Download {what}?"), console=console, default=False)
 
-def _agreed(question: str) -> bool:
-    """What the user says in a terminal; without one, no."""
-    asks = console.is_terminal and sys.stdin.isatty()
-    return asks and Confirm.ask(escape(question), console=console, default=False)
+    device = choose_device(settings["device"])
+    return PersonDetector(**detector, download=download, threshold=threshold, device=device)
 
 
 def _warn_of_crowds(scenes: Sequence[str]) -> None:
     """Says that boxes=image draws one skeleton, and names the pictures with room for more."""
-    rest = f", … ({len(scenes)} in all)" if len(scenes) > 5 else ""
-    wide = f"; wide enough for several: {', '.join(scenes[:5])}{rest}" if scenes else ""
+    wide = f"; wide enough for several: {some_of(scenes)}" if scenes else ""
     console.print(
         "[yellow]warning:[/] one person was taken to fill each picture, whoever else is in it; "
         f"boxes=detector finds the persons{escape(wide)}",

@@ -26,9 +26,14 @@ from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
 from pnfs.runs.state import LAST_CHECKPOINT, UnfinishedError, clear, held_run, kept_state
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
-from pnfs.training.checkpoints import IDENTITY_KEY, find_checkpoint, read_checkpoint
+from pnfs.training.checkpoints import (
+    IDENTITY_KEY,
+    find_checkpoint,
+    load_network_state,
+    read_checkpoint,
+)
 from pnfs.training.keeping import why_unfinished
-from pnfs.training.module import PoseModule, load_network_state
+from pnfs.training.module import PoseModule
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +110,7 @@ def train_one(
         final.trainer = data.trainer
         weights = find_checkpoint(folder)
         best = read_checkpoint(weights, builds=())
-        load_network_state(module.network, best["state_dict"])
+        load_network_state(module.network, best, weights)
         module.flip_test = True
         scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
         if getattr(rank_zero_only, "rank", 0):

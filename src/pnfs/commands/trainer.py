@@ -20,7 +20,7 @@ from pnfs.data.persons import UNLABELLED
 from pnfs.runs.state import LAST_CHECKPOINT, put_together, set_aside
 from pnfs.training import checkpoints
 from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
-from pnfs.training.module import PoseModule, keep_freed_memory, load_network_state
+from pnfs.training.module import PoseModule, keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +151,13 @@ def newest_whole(folder: Path) -> Path:
 
 def load_initial(module: PoseModule, path: str) -> None:
     """Loads the weights that `initial` names."""
+    content = read_checkpoint(path, builds=())
     try:
-        load_network_state(module.network, read_checkpoint(path, builds=())["state_dict"])
-    except RuntimeError as error:
+        checkpoints.load_network_state(module.network, content, path)
+    except checkpoints.CheckpointError as error:
         raise UsageError(
-            f"initial={path} holds another network than `model` describes; experiment=finetune "
-            f"takes the checkpoint's own ({str(error).splitlines()[0]})"
+            f"initial={path} holds another network than `model` describes; experiment=finetune takes the "
+            f"checkpoint's own ({str(error).splitlines()[0]})"
         ) from error
 
 

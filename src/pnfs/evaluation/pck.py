@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Integer
@@ -62,42 +62,13 @@ def joint_rates(
     return 100 * (errors <= thresholds).sum(0) / np.where(counts > 0, counts, np.nan), counts
 
 
-class PCKCurve(NamedTuple):
-    """Scores over thresholds in percent, nan where no joint counts; see `pck_curve`."""
-
-    thresholds: Float[np.ndarray, " T"]
-    mean: Float[np.ndarray, " T"]
-    groups: dict[str, Float[np.ndarray, " T"]]
-
-
-def pck_curve(
-    errors: Float[np.ndarray, "N K"],
-    thresholds: Sequence[float] | Float[np.ndarray, " T"],
-    mean_rows: Sequence[int],
-    group_rows: Mapping[str, Sequence[int]],
-) -> PCKCurve:
-    """PCK at each threshold, a share of the reference length, by the two rules of HRNet's `MPIIDataset.evaluate`.
-
-    In the mean over `mean_rows` every labelled joint counts the same; of the joints of a group (label -> rows) the
-    percentages are averaged. `errors` are `relative_errors`.
-    """
-    counts = joint_rates(errors, 0)[1]
-    rates = np.nan_to_num([joint_rates(errors, threshold)[0] for threshold in thresholds])
-
-    def mean(rows: Sequence[int], weights: np.ndarray) -> Float[np.ndarray, " T"]:
-        total = weights[rows].sum()
-        return rates[:, rows] @ weights[rows] / (total if total else np.nan)
-
-    groups = {label: mean(rows, counts > 0) for label, rows in group_rows.items()}
-    return PCKCurve(np.asarray(thresholds), mean(mean_rows, counts), groups)
-
-
 class PCK(PersonMetric):
     """Share of labelled joints whose error is at most a threshold times the reference length; nan without any.
 
-    For each threshold t the result holds, in percent, `"<name>@<t>"` and `"<name>@<t>/<group>"`; see `pck_curve`
-    and `relative_errors`. What HRNet's code and the tables made with it call "Mean@0.1" is the rate at 0.11: the
-    eleventh of its thresholds 0, 0.01, 0.02, ... Ask for both 0.1 and 0.11.
+    For each threshold t the result holds, in percent, `"<name>@<t>"`, in which every labelled joint counts the
+    same, and `"<name>@<t>/<group>"`, the mean of its joints' percentages (the rules of HRNet's
+    `MPIIDataset.evaluate`); errors are `relative_errors`. What HRNet's code and the tables made with it call
+    "Mean@0.1" is the rate at 0.11: the eleventh of its thresholds 0, 0.01, ... Ask for both 0.1 and 0.11.
 
     Args:
         joints: Names of the K joints, in the order of the arrays.
@@ -134,14 +105,16 @@ class PCK(PersonMetric):
         self.group_rows = {label: [*map(rows.index, names)] for label, names in groups.items()}
 
     def score(self, persons: Columns) -> dict[str, float]:
-        errors = relative_errors(*(persons[name] for name in self.columns))
-        curve = pck_curve(errors, self.thresholds, self.mean_rows, self.group_rows)
-        columns = {"": curve.mean} | {f"/{label}": rates for label, rates in curve.groups.items()}
-        return {
-            f"{self.name}@{threshold:g}{label}": rates[row]
-            for row, threshold in enumerate(self.thresholds)
-            for label, rates in columns.items()
-        }
+        errors, scores = relative_errors(*(persons[name] for name in self.columns)), {}
+        for threshold in self.thresholds:
+            rates, counts = joint_rates(errors, threshold)
+            means = {"": (self.mean_rows, counts)}
+            means |= {f"/{label}": (rows, counts > 0) for label, rows in self.group_rows.items()}
+            for label, (rows, weights) in means.items():
+                total = weights[rows].sum()
+                mean = np.nan_to_num(rates[rows]) @ weights[rows] / (total if total else np.nan)
+                scores[f"{self.name}@{threshold:g}{label}"] = mean
+        return scores
 
     def criterion(self) -> Criterion:
         """An error of at most the first threshold."""

@@ -1,15 +1,7 @@
 """Poses in anybody's pictures: from an image and boxes to joints."""
 
 from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
-from pnfs.inference.predictor import Predictor
-from pnfs.inference.runtime import Runtime, TorchRuntime, choose_device
+from pnfs.inference.predictor import Predictor, Runtime, TorchRuntime, choose_device
 
-__all__ = [
-    "ImageWithBoxes",
-    "PersonMaps",
-    "Prediction",
-    "Predictor",
-    "Runtime",
-    "TorchRuntime",
-    "choose_device",
-]
+__all__ = ["ImageWithBoxes", "PersonMaps", "Prediction", "Predictor", "Runtime", "TorchRuntime"]
+__all__ += ["choose_device"]

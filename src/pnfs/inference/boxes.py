@@ -1,7 +1,8 @@
-"""Where the persons are: the whole picture, boxes from a COCO-format file, or a detector."""
+"""Where the persons are: the whole picture, boxes from a COCO-format file, or a detector; frames with boxes."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -10,10 +11,13 @@ import torch
 import torchvision
 from jaxtyping import Float32, UInt8
 
-from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, named_categories
+from pnfs.data.coco_format import CROWD, OTHER_CATEGORY, PERSON, Id, named_categories
 from pnfs.data.images import DataError
 from pnfs.data.readers import Records, read_json
-from pnfs.inference.inputs import InputFile
+from pnfs.inference.inputs import InputFile, Video, read_picture
+from pnfs.inference.poses import ImageWithBoxes
+
+Image = UInt8[np.ndarray, "H W 3"]
 
 
 class FrameBoxes(NamedTuple):
@@ -29,17 +33,58 @@ class FrameBoxes(NamedTuple):
     are for when there is nobody to follow."""
 
 
+NOT_KNOWN = FrameBoxes(np.zeros((0, 4), np.float32), carried=True)
+
+
 class BoxSource(Protocol):
     """Says where the persons of a picture, or of frame `frame` (from 0) of a video, are."""
 
     upright: bool
     """Whether boxes refer to the picture turned as its camera recorded, or to its stored pixels."""
 
-    def __call__(
-        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
-    ) -> FrameBoxes:
+    def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
         """Raises DataError if nothing is known of this picture, or the boxes belong to another one."""
         ...
+
+
+class Frame(NamedTuple):
+    """A picture, or one frame of a video."""
+
+    file: InputFile
+    index: int | None  # Counted from 0; None for a picture.
+    query: ImageWithBoxes
+    image_id: int | None  # The picture's number where its boxes come from.
+    fps: float = 0.0  # Frames a second of the video.
+    carried: bool = False  # Boxes of the persons who are followed take the place of the query's.
+
+
+def read_frames(
+    files: Sequence[InputFile], boxes: BoxSource, report: Callable[[DataError], None]
+) -> Iterator[Frame]:
+    """All pictures and frames, one by one.
+
+    `report` is called with what cannot be read, or has no known boxes; a video ends there, the rest goes on.
+    """
+    for file in files:
+        try:
+            video = Video(file.path) if file.is_video else None
+            for number, image in enumerate(video or [read_picture(file.path, boxes.upright)]):
+                index, fps = (None, 0.0) if video is None else (number, video.fps)
+                found = boxes(image, file, index)
+                query = ImageWithBoxes(image, found.boxes, found.scores)
+                yield Frame(file, index, query, found.image_id, fps, found.carried)
+        except DataError as error:
+            named = str(file.path) in str(error)
+            report(error if named else DataError(f"{file.path}: {error}"))
+
+
+def count_frames(files: Sequence[InputFile]) -> int:
+    """How many frames there are about, for a progress bar; videos state their number roughly."""
+    total = len(files)
+    for video in (file for file in files if file.is_video):
+        with suppress(DataError):  # It will be reported when its turn comes.
+            total += max(0, Video(video.path).stated_frames - 1)
+    return total
 
 
 class WholeImage:
@@ -47,7 +92,7 @@ class WholeImage:
 
     upright = True
 
-    def __call__(self, image: np.ndarray, file: InputFile, frame: int | None) -> FrameBoxes:
+    def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
         return FrameBoxes(None, carried=frame is not None)
 
 
@@ -55,16 +100,11 @@ class CocoBoxes:
     """Persons from a COCO-format file: annotations, detections, or what `pnfs predict` wrote.
 
     Pictures are found by file name: an entry fits a picture whose path ends with it. A list of
-    detections knows pictures by number alone; it fits names that are this number
-    (000000000785.jpg), or those of `names`. Frames of a video are entries with the video's name as
-    `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried boxes. Crowds,
-    other categories than the one named "person", and boxes without extent are left out and counted in
-    `left_out`.
-
-    Args:
-        path: The file.
-        threshold: Boxes with a lower score are left out; a box without score has 1.
-        names: COCO-format annotations that give file names and categories for a list of detections.
+    detections knows pictures by number alone; it fits names that are this number (000000000785.jpg), or those
+    of the COCO-format annotations `names`, which give its categories too. Frames of a video are entries with the
+    video's name as `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried boxes.
+    Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
+    `threshold` (without one it is 1) are left out and counted in `left_out`.
 
     Raises:
         DataError: A file cannot be read or holds something else, or its categories have no "person".
@@ -81,10 +121,10 @@ class CocoBoxes:
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
             records = content["annotations"]
         elif not isinstance(content, list):
-            raise DataError(
-                f"{where}: neither COCO annotations (an object with images and annotations) nor "
-                "detections (a list)"
+            kinds = (
+                "COCO annotations (an object with images and annotations) nor detections (a list)"
             )
+            raise DataError(f"{where}: neither {kinds}")
         elif names is None:
             described = {}
         else:
@@ -94,99 +134,88 @@ class CocoBoxes:
                 raise DataError(f"{where}: holds no images, whose names were to be taken from it")
         # Pictures that a list of detections does not mention have no persons.
         self._lists_all = "images" in described
-        self._sizes: dict[int, tuple[Any, Any]] = {}
+        self._sizes: dict[int, tuple[Any, ...]] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
-        self._videos: set[str] = set()
-        for image in Records(where, described.get("images", []), "images").all:
-            match image.get("id"), image.get("file_name"), image.get("frame_id"):
-                case int(id_), str(name), int() | None as frame:
-                    self._sizes[id_] = image.get("width"), image.get("height")
-                    last = name.replace("\\", "/").rpartition("/")[2]
-                    self._by_name[last, frame].append((name.removeprefix("./"), id_))
-                    self._videos |= set() if frame is None else {last}
-                case _:
-                    raise DataError(
-                        f"{where}: an image needs id (a number) and file_name, and may have frame_id (a "
-                        f"number): {image!r:.80}"
-                    )
+        images = Records(
+            where, described.get("images", []), "images", lambda row, _: f"image {row}"
+        )
+        told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
+        told["frame_id"] = Id | None  # type: ignore[operator]
+        columns = (images.column(key, kind) for key, kind in told.items())
+        for id_, name, *size, frame in zip(*columns, strict=True):
+            self._sizes[id_] = tuple(size)
+            last = name.replace("\\", "/").rpartition("/")[2]
+            self._by_name[last, frame].append((name.removeprefix("./"), id_))
+        self._videos = {name for name, frame in self._by_name if frame is not None}
         named = named_categories(where, described.get("categories"), "person")
         self._add_boxes(records, named[0]["id"] if named else PERSON, threshold)
 
-    def _add_boxes(self, records: object, category: int, threshold: float) -> None:
-        left_out: Counter[str] = Counter()
-        persons = []
-        for record in Records(self.path, records, "the list of boxes").all:
-            if record.get("category_id", category) != category:
-                left_out[OTHER_CATEGORY] += 1
-            elif record.get("iscrowd"):
-                left_out[CROWD] += 1
-            else:
-                persons.append(record)
-        table = Records(self.path, persons, label=lambda row, r: f"record {r.get('id', row)}")
-        boxes, image_ids = table.numbers("bbox", 4, finite=True), table.numbers("image_id")
-        scores = table.numbers("score", missing=1.0, finite=True)
-        whole = (image_ids == np.round(image_ids)) & (np.abs(image_ids) < 2**53)
-        table.require(whole, "image_id is not a whole number")
+    def _add_boxes(self, records: object, person: int, threshold: float) -> None:
+        table = Records(
+            self.path, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}"
+        )
+        boxes, scores = table.numbers("bbox", 4), table.numbers("score", missing=1.0)
+        image_ids = np.array(table.column("image_id", Id), np.int64)
         if self._lists_all:
             known = np.isin(image_ids, list(self._sizes))
             table.require(known, "its image_id is not among the images")
-        # Some annotations hold boxes without extent, which no person can be in.
-        empty, low = ~(boxes[:, 2:] > 0).all(-1), scores < threshold
-        left_out["without extent"] = int(empty.sum())
-        left_out[f"with a score below {threshold}"] = int((low & ~empty).sum())
-        self.left_out = dict(+left_out)
-        columns = (boxes.astype(np.float32), scores.astype(np.float32), image_ids.astype(int))
-        self._boxes, self._scores, self._image_ids = (c[~empty & ~low] for c in columns)
+        reasons = {
+            OTHER_CATEGORY: table.numbers("category_id", missing=person) != person,
+            CROWD: table.numbers("iscrowd", missing=0) != 0,
+            # Some annotations hold boxes without extent, which no person can be in.
+            "without extent": ~(boxes[:, 2:] > 0).all(-1),
+            f"with a score below {threshold}": scores < threshold,
+        }
+        kept, self.left_out = np.full(len(boxes), True), {}
+        for reason, rows in reasons.items():
+            if count := int((kept & rows).sum()):
+                self.left_out[reason] = count
+            kept &= ~rows
+        self._boxes, self._scores = boxes[kept].astype(np.float32), scores[kept].astype(np.float32)
+        self._image_ids = image_ids[kept]
 
-    def __call__(
-        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
-    ) -> FrameBoxes:
+    def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
         id_ = self._find(file, frame)
         if id_ is None:
-            return FrameBoxes(np.zeros((0, 4), np.float32), carried=True)
-        height, width = image.shape[:2]
-        stated = self._sizes.get(id_, (width, height))
-        if all(isinstance(side, int) for side in stated) and stated != (width, height):
-            raise DataError(
-                f"{file.path}: has {width}x{height} px, but in {self.path} it has "
-                f"{stated[0]}x{stated[1]}; the boxes belong to another picture"
-            )
+            return NOT_KNOWN
+        size = image.shape[1::-1]
+        stated = self._sizes.get(id_, size)
+        if all(isinstance(side, int) for side in stated) and stated != size:
+            here, there = (f"{width}x{height} px" for width, height in (size, stated))
+            text = f"has {here}, but in {self.path} it has {there}; the boxes belong to another picture"
+            raise DataError(f"{file.path}: {text}")
         rows = self._image_ids == id_
         return FrameBoxes(self._boxes[rows], self._scores[rows], id_)
 
     def _find(self, file: InputFile, frame: int | None) -> int | None:
         """The picture's number; None for a frame that is not listed, of a video that is."""
-        entries = self._by_name.get((file.path.name, frame), [])
-        full = f"/{file.path.as_posix()}"
+        name, full = file.path.name, f"/{file.path.as_posix()}"
+        entries = self._by_name.get((name, frame), [])
         # File names may carry folders that a copy has lost; then the last part must be unique.
         fitting = [entry for entry in entries if full.endswith(f"/{entry[0]}")] or entries
-        longest = max((len(name) for name, _ in fitting), default=0)
-        ids = {id_ for name, id_ in fitting if len(name) == longest}
+        longest = max((len(entry) for entry, _ in fitting), default=0)
+        ids = {id_ for entry, id_ in fitting if len(entry) == longest}
         if len(ids) > 1:
-            raise DataError(f"{file.path}: {self.path} names several pictures {file.path.name}")
+            raise DataError(f"{file.path}: {self.path} names several pictures {name}")
         if ids:
             return ids.pop()
-        if self._lists_all and (frame is None or file.path.name not in self._videos):
+        if self._lists_all and (frame is None or name not in self._videos):
             kind = "picture" if frame is None else "video with a frame_id"
             raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")
         if not self._lists_all and (frame is not None or not file.path.stem.isdecimal()):
             raise DataError(
-                f"{file.path}: {self.path} knows pictures by number alone and this name is none; "
-                "give the annotations that hold the names (box_names=<file>)"
+                f"{file.path}: {self.path} knows pictures by number alone and this name is none; give the "
+                "annotations that hold the names (box_names=<file>)"
             )
         return None if self._lists_all else int(file.path.stem)
 
 
 class PersonDetector:
-    """torchvision's detectors.
+    """torchvision's detector of this name; persons who score less than `threshold` are left out.
 
-    Args:
-        name: torchvision's name of a detector.
-        weights: File with the detector's weights; None: where torchvision keeps downloads.
-        download: Says whether weights that are not there are downloaded; it is given their size and URL.
-        threshold: Persons with a lower score are left out.
-        every: Frames of a video from one look to the next; between them boxes are carried.
-        device: Where it runs.
+    `weights` is a file; None: where torchvision keeps downloads. `download`, given their size and URL, says
+    whether weights that are not there are downloaded. A video is looked at in `every` n-th frame; between them
+    boxes are carried.
 
     Raises:
         DataError: There is no such detector, or its weights are not there or do not fit.
@@ -213,26 +242,21 @@ class PersonDetector:
             model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
             model.load_state_dict(state)
         except Exception as error:
-            raise DataError(
-                f"{path}: these are no weights of {name} ({str(error).splitlines()[0]})"
-            ) from error
-        self.threshold, self.every = threshold, every
-        self.device = torch.device(device)
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path}: these are no weights of {name} ({reason})") from error
+        self.threshold, self.every, self.device = threshold, every, torch.device(device)
         self.model = model.eval().to(self.device)
 
     @torch.inference_mode()
-    def __call__(
-        self, image: UInt8[np.ndarray, "H W 3"], file: InputFile, frame: int | None
-    ) -> FrameBoxes:
+    def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
         if frame is not None and frame % self.every:
-            return FrameBoxes(np.zeros((0, 4), np.float32), carried=True)
+            return NOT_KNOWN
         pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255
         (found,) = self.model([pixels])
-        keep = (found["labels"] == PERSON) & (found["scores"] >= self.threshold)
-        corners, scores = found["boxes"][keep], found["scores"][keep]
+        corners, scores = found["boxes"], found["scores"]
         boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], -1)
-        usable = (boxes[:, 2:] > 0).all(-1)
-        return FrameBoxes(boxes[usable].cpu().numpy(), scores[usable].cpu().numpy())
+        keep = (found["labels"] == PERSON) & (scores >= self.threshold) & (boxes[:, 2:] > 0).all(-1)
+        return FrameBoxes(boxes[keep].cpu().numpy(), scores[keep].cpu().numpy())
 
 
 def _downloaded(name: str, download: Callable[[str], bool]) -> Path:

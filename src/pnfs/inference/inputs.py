@@ -44,56 +44,47 @@ def find_inputs(
     Raises:
         DataError: Something is not there, or there is neither a picture nor a video in it.
     """
-    items = [asked] if isinstance(asked, (str, Path)) else list(asked)
-    if not items:
-        raise DataError("there is no input; name a file, a folder, a glob, or a list of these")
+    items = [asked] if isinstance(asked, (str, Path)) else asked
     known: dict[Path, Path] = {}
     others: dict[Path, None] = {}
     results = exclude.resolve()
     for item in (Path(str(item)).expanduser() for item in items):
+        if item.is_file():  # What is asked for by name is read, or refused when it is.
+            known[item.parent.resolve() / item.name] = item.parent.resolve()
+            continue
         folder, paths = _expanded(item)
         root = folder.resolve()
         # Links to files keep their own names; ".." must not lead results out of their folder.
         there = [root / path.relative_to(folder) for path in sorted(paths, key=natural_key)]
-        named = item.is_file()
-        below = [path for path in there if named or not path.is_relative_to(results)]
-        fitting = [path for path in below if named or path.suffix.lower() in SUFFIXES]
-        rest = [path for path in below if not named and path.suffix.lower() not in SUFFIXES]
+        below = [path for path in there if not path.is_relative_to(results)]
+        fitting = dict.fromkeys((p for p in below if p.suffix.lower() in SUFFIXES), root)
+        rest = [path for path in below if path not in fitting]
         if not fitting:
-            hint = f"; there are {counted_by_suffix(rest)}" if rest else ""
+            hint = f"; there are {some_of([path.name for path in rest])}" if rest else ""
             hint += f"; results in {results} are not read" if len(below) < len(there) else ""
-            raise DataError(
-                f"{item}: there is neither a picture nor a video in it{hint}; known are {', '.join(SUFFIXES)}"
-            )
-        known |= dict.fromkeys(fitting, root)
+            what = f"there is neither a picture nor a video in it{hint}"
+            raise DataError(f"{item}: {what}; known are {', '.join(SUFFIXES)}")
+        known |= fitting
         others |= dict.fromkeys(rest)
+    if not known:
+        raise DataError("there is no input; name a file, a folder, a glob, or a list of these")
     common = Path(os.path.commonpath(list(known.values())))
     return [InputFile(path, path.relative_to(common).as_posix()) for path in known], list(others)
 
 
-def counted_by_suffix(paths: Sequence[Path], most: int = 3) -> str:
-    """Files for messages: ".heic 2 (a.heic, b.heic), .gif 1 (c.gif)"."""
-    by_suffix: dict[str, list[str]] = {}
-    for path in paths:
-        by_suffix.setdefault(path.suffix.lower() or "no suffix", []).append(path.name)
-    return ", ".join(
-        f"{suffix} {len(names)} ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
-        for suffix, names in sorted(by_suffix.items())
-    )
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Names for messages: "a.heic, b.heic, … (7 in all)"."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
 def natural_key(path: Path) -> list[str]:
     """Sorts folder by folder, and numbers in names by their value."""
-    return [
-        re.sub(r"\d+", lambda digits: digits[0].zfill(30), part).casefold() for part in path.parts
-    ]
+    return [re.sub(r"\d+", lambda digits: digits[0].zfill(30), p).casefold() for p in path.parts]
 
 
 def _expanded(item: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and all files but hidden ones."""
+    """The folder that names are relative to, and all files but hidden ones, of a folder or a glob."""
     wildcards = [n for n, part in enumerate(item.parts) if set("*?[") & set(part)]
-    if item.is_file():
-        return item.parent, [item]
     if item.is_dir():
         folder, candidates = item, list(item.rglob("*"))
     elif wildcards:
@@ -104,7 +95,7 @@ def _expanded(item: Path) -> tuple[Path, list[Path]]:
     return folder, [p for p in candidates if p.is_file() and not p.name.startswith(".")]
 
 
-def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
     """A picture in RGB, turned as its camera recorded (EXIF) if `upright`.
 
     False reads the pixels as they are stored, which is what the boxes of datasets refer to.
@@ -114,8 +105,7 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
             scale (see `pnfs.data.images.to_bytes`).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             picture = Image.open(path)
         with picture:
             require_size(path, *picture.size)
@@ -130,8 +120,6 @@ def read_picture(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "H W 
             return np.array(turned.convert("RGB"))
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such picture") from None
     # Pillow's decoders meet damaged files with errors of many kinds.
     except Exception as error:
         raise DataError(f"{path}: not a readable picture ({error})") from error
@@ -171,8 +159,8 @@ class Video:
         # Containers state how many frames they hold, some only roughly.
         if count < max(1, 0.95 * self.stated_frames):
             raise DataError(
-                f"{self.path}: only {count} of {self.stated_frames} frames can be read; the file is "
-                "damaged or cut off"
+                f"{self.path}: only {count} of {self.stated_frames} frames can be read; the file is damaged or "
+                "cut off"
             )
 
     def _opened(self) -> cv2.VideoCapture:

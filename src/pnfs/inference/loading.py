@@ -9,17 +9,16 @@ from pnfs.body import SKELETONS, Skeleton
 from pnfs.codec import Codec, DecodeMethod
 from pnfs.errors import PnfsError
 from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
-from pnfs.inference.predictor import Predictor
-from pnfs.inference.runtime import Runtime, TorchRuntime, choose_device
+from pnfs.inference.predictor import Predictor, Runtime, TorchRuntime, choose_device
 from pnfs.models import PoseNetwork
 from pnfs.training.checkpoints import (
     CONFIG_KEY,
     CheckpointError,
     find_checkpoint,
+    load_network_state,
     read_checkpoint,
     without_downloads,
 )
-from pnfs.training.module import load_network_state
 
 DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
 
@@ -44,36 +43,32 @@ def load_predictor(
     """See `pnfs.load`; `build` goes from the model's part of a checkpoint's configuration to the network."""
     path = find_checkpoint(checkpoint)
     runtime = chosen_runtime(path, runtime, precision)
-    if runtime != "torch":
-        openvino = runtime == "openvino"
-        exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
-        forward: Runtime = exported  # type: ignore[assignment]
-        trained_as = exported.metadata
-        if trained_as.outputs != "maps":
-            raise PnfsError(
-                f"{path} returns joints, from which no flip test can be made; export the checkpoint with "
-                "outputs=maps"
-            )
-        # For a skeleton that a dataset's file describes, the model's file has the joints.
-        described = (
-            trained_as.skeleton, trained_as.joints, trained_as.flip_pairs, trained_as.limbs,
-        )  # fmt: skip
-        skeleton = SKELETONS.get(trained_as.skeleton) or Skeleton(*described)
-        input_size, codec, usual = trained_as.input_size, trained_as.codec, trained_as.padding
-    else:
+    if runtime == "torch":
         content = read_checkpoint(path, builds=("model",), trust=trust)
         trained = without_downloads(content[CONFIG_KEY])
         network = build(trained["model"])
-        try:
-            load_network_state(network, content["state_dict"])
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{path}: its weights do not fit the network that its configuration describes ({error})"
-            ) from error
-        forward = TorchRuntime(network, choose_device(device))
-        skeleton, input_size = network.parts.skeleton, _input_size(trained, path)
-        codec = Codec(**trained.get("codec", {}))
+        load_network_state(network, content, path)
+        forward: Runtime = TorchRuntime(network, choose_device(device))
+        skeleton, codec = network.parts.skeleton, Codec(**trained.get("codec", {}))
         usual = trained["dataset"].get("padding", DEFAULT_PADDING)
+        match trained.get("input_size"):
+            case [int(height), int(width)]:
+                input_size = height, width
+            case other:
+                raise CheckpointError(f"{path}: its input_size is {other!r}, not [height, width]")
+    else:
+        openvino = runtime == "openvino"
+        exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
+        forward, known = cast(Runtime, exported), exported.metadata
+        if known.outputs != "maps":
+            text = (
+                "returns joints, from which no flip test can be made; export it with outputs=maps"
+            )
+            raise PnfsError(f"{path} {text}")
+        # For a skeleton that a dataset's file describes, the model's file has the joints.
+        described = known.skeleton, known.joints, known.flip_pairs, known.limbs
+        skeleton = SKELETONS.get(known.skeleton) or Skeleton(*described)
+        input_size, codec, usual = known.input_size, known.codec, known.padding
     asked = {"decode_method": decode_method, "flip_shift": flip_shift}
     return Predictor(
         forward,
@@ -89,21 +84,18 @@ def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> Ru
     """The runtime that is asked for, or else the file's own.
 
     Raises:
-        ValueError: It cannot take the file, or has no choice of precision.
+        PnfsError: It cannot take the file, or has no choice of precision.
     """
-    chosen = runtime or ("onnx" if path.suffix == ".onnx" else "torch")
+    exported = path.suffix == ".onnx"
+    chosen = runtime or ("onnx" if exported else "torch")
     if chosen not in get_args(RuntimeName):
         raise PnfsError(f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}")
-    if (chosen == "torch") == (path.suffix == ".onnx"):
-        raise PnfsError(
-            f"runtime={chosen} cannot take {path}: torch takes a checkpoint, onnx and openvino take a "
-            "file that `pnfs export` wrote (.onnx)"
-        )
+    if (chosen == "torch") == exported:
+        text = "torch takes a checkpoint, onnx and openvino a file that `pnfs export` wrote (.onnx)"
+        raise PnfsError(f"runtime={chosen} cannot take {path}: {text}")
     if precision is not None and chosen != "openvino":
-        raise PnfsError(
-            f"precision={precision}: runtime={chosen} computes in the precision of what it is given; the key "
-            "precision is for runtime=openvino"
-        )
+        text = "computes in the precision of what it is given; the key is for runtime=openvino"
+        raise PnfsError(f"precision={precision}: runtime={chosen} {text}")
     return cast(RuntimeName, chosen)
 
 
@@ -117,11 +109,3 @@ def runtime_of(predictor: Predictor) -> dict[str, str]:
 def trained_unbiased(trained: Mapping[str, Any]) -> bool:
     """Whether a run's crops and maps are measured in pixel intervals (UDP); see `crop_matrix`."""
     return bool(trained.get("codec", {}).get("unbiased", False))
-
-
-def _input_size(trained: dict[str, Any], path: Path) -> tuple[int, int]:
-    match trained.get("input_size"):
-        case [int(height), int(width)]:
-            return height, width
-        case other:
-            raise CheckpointError(f"{path}: its input_size is {other!r}, not [height, width]")

@@ -12,13 +12,10 @@ from pnfs.evaluation.coco_eval import oks_nms, similarity_sigmas
 
 
 class ImageWithBoxes:
-    """A picture and the persons in it.
+    """A picture (RGB) and its N persons.
 
-    Args:
-        image: RGB.
-        boxes: x, y, width, height in pixels of the image, tight around each person; None: one person
-            fills the whole image.
-        box_scores: How sure each box is, in (0, 1]; None: 1.
+    `boxes` are x, y, width, height in pixels, tight around each person; None: one person fills the image.
+    `box_scores` say how sure each box is, in (0, 1]; None: 1.
 
     Raises:
         DataError: Not an RGB image of bytes, or boxes that are no boxes in it.
@@ -32,21 +29,37 @@ class ImageWithBoxes:
     ) -> None:
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise DataError(
-                f"an image is RGB, uint8 (H, W, 3); this one has shape {image.shape} and type "
-                f"{image.dtype}"
-            )
-        height, width = image.shape[:2]
+            got = f"shape {image.shape} and type {image.dtype}"
+            raise DataError(f"an image is RGB, uint8 (H, W, 3); this one has {got}")
         self.image, self.whole_image = image, boxes is None
-        whole = [[0, 0, width, height]]
-        self.boxes = _checked_boxes(whole if boxes is None else boxes, (height, width))
+        size = np.array(image.shape[1::-1])
+        self.boxes = _checked_boxes([[0, 0, *size]] if boxes is None else boxes, size)
         scores = np.ones(len(self.boxes)) if box_scores is None else np.asarray(box_scores)
         if scores.shape != (len(self.boxes),) or not np.isfinite(scores).all():
-            raise DataError(
-                f"box_scores must be {len(self.boxes)} finite numbers, one a box; their shape is "
-                f"{scores.shape}"
-            )
+            wanted = f"{len(self.boxes)} finite numbers, one a box"
+            raise DataError(f"box_scores must be {wanted}; their shape is {scores.shape}")
         self.box_scores: Float32[np.ndarray, " N"] = scores.astype(np.float32)
+
+
+def _checked_boxes(boxes: Any, size: Int64[np.ndarray, " 2"]) -> Float32[np.ndarray, "N 4"]:
+    """Boxes that reach into an image of (width, height)."""
+    try:
+        table: np.ndarray = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):
+        table = np.empty(())
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise DataError(
+            f"boxes must be numbers of shape (N, 4), x, y, width, height; not {boxes!r:.80}"
+        )
+    low, extent = table[:, :2], table[:, 2:]
+    usable = np.isfinite(table) & (np.hstack([extent, low + extent]) > 0)
+    usable[:, :2] &= low < size
+    for row in np.flatnonzero(~usable.all(-1))[:1].tolist():
+        raise DataError(
+            f"box {row}, {table[row].tolist()} (x, y, width, height), is empty or lies outside the image of "
+            f"{size[0]}x{size[1]} px"
+        )
+    return table
 
 
 @dataclass(frozen=True)
@@ -62,10 +75,6 @@ class PersonMaps:
     vectors: Float32[np.ndarray, "N J d h/4 w/4"] | None
     """Raw vectors behind `part_maps`; None unless asked for."""
     names: tuple[str, ...]  # Names of the J part maps, "part: joint".
-
-    def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "PersonMaps":
-        """Those of some of the persons."""
-        return replace(self, **_rows_of(self, rows))
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,8 @@ class Prediction:
 
     def of_persons(self, rows: Int64[np.ndarray, " M"]) -> "Prediction":
         """The poses of some of the persons."""
-        maps = None if self.maps is None else self.maps.of_persons(rows)
-        return replace(self, **_rows_of(self, rows), maps=maps)
+        maps = None if self.maps is None else _rows_of(self.maps, rows)
+        return replace(_rows_of(self, rows), maps=maps)
 
     def without_duplicates(self, threshold: float = 0.9) -> "Prediction":
         """Without the poses that are too similar to a better one, as of boxes around one person.
@@ -100,39 +109,13 @@ class Prediction:
         """
         # Where no joint is sure all poses score 0: the surer box is the better one then, or the first.
         order = np.lexsort((-np.arange(len(self)), self.box_scores, self.person_scores))
-        kept = oks_nms(
-            self.joints.astype(np.float64),
-            np.argsort(order),
-            self.boxes[:, 2:].astype(np.float64).prod(-1),
-            threshold,
-            similarity_sigmas(self.skeleton),
-        )
+        areas = self.boxes[:, 2:].astype(np.float64).prod(-1)
+        poses = self.joints.astype(np.float64), np.argsort(order), areas
+        kept = oks_nms(*poses, threshold, similarity_sigmas(self.skeleton))
         return self if len(kept) == len(self) else self.of_persons(np.sort(kept))
 
 
-def _rows_of(record: Any, rows: Int64[np.ndarray, " M"]) -> dict[str, np.ndarray]:
-    """The chosen rows of all arrays."""
-    columns = vars(record).items()
-    return {name: value[rows] for name, value in columns if isinstance(value, np.ndarray)}
-
-
-def _checked_boxes(boxes: Any, image_size: tuple[int, int]) -> Float32[np.ndarray, "N 4"]:
-    try:
-        table: np.ndarray = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError):
-        raise DataError("boxes must be numbers, x, y, width, height for each person") from None
-    if table.ndim != 2 or table.shape[1] != 4:
-        raise DataError(
-            f"boxes must be numbers of shape (N, 4), x, y, width, height; theirs is {table.shape}"
-        )
-    height, width = image_size
-    low, size = table[:, :2], table[:, 2:]
-    usable = np.isfinite(table).all(-1) & (size > 0).all(-1)
-    usable &= (low < (width, height)).all(-1) & (low + size > 0).all(-1)
-    if not usable.all():
-        row = int(np.flatnonzero(~usable)[0])
-        raise DataError(
-            f"box {row}, {table[row].tolist()} (x, y, width, height), is empty or lies outside the "
-            f"image of {width}x{height} px"
-        )
-    return table
+def _rows_of(record: Any, rows: Int64[np.ndarray, " M"]) -> Any:
+    """The record with the chosen rows of all arrays."""
+    columns = {name: value for name, value in vars(record).items() if isinstance(value, np.ndarray)}
+    return replace(record, **{name: value[rows] for name, value in columns.items()})

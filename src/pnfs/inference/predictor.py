@@ -1,8 +1,7 @@
-"""Finds the poses of the persons in pictures."""
+"""Finds the poses of the persons in pictures; and what runs the network, crops in, heatmaps out."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, tee
 from typing import Any
 
 import cv2
@@ -20,26 +19,63 @@ from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import mean_joint_score
 from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
-from pnfs.inference.runtime import Runtime, TorchRuntime
+from pnfs.models import PoseNetwork
+from pnfs.models.network import Stage
 
 JOINT_THRESHOLD = 0.2
 """A person's score is the mean over joints that score more (HRNet's in_vis_thre)."""
 
-Row = dict[
-    str, np.ndarray
-]  # "joints", "scores" of one person, and the entries of kept `PersonMaps`.
+Images = UInt8[np.ndarray, "B h w 3"]
+Runtime = Callable[[Images], Float[Tensor, "B K h/4 w/4"] | Float[np.ndarray, "B K h/4 w/4"]]
+"""From RGB crops to heatmaps, joints in the skeleton's order."""
+
+
+class TorchRuntime:
+    """The network in PyTorch, set to evaluation mode and moved to `device`.
+
+    `names` holds part and joint of each of the parts' heatmaps.
+    """
+
+    def __init__(self, network: PoseNetwork, device: torch.device | str = "cpu") -> None:
+        self.network = network.eval().to(device)
+        self.device = torch.device(device)
+        parts = network.parts.parts.items()
+        self.names = tuple(f"{part}: {joint}" for part, joints in parts for joint in joints)
+
+    @torch.inference_mode()
+    def __call__(self, images: Images) -> Float[Tensor, "B K h/4 w/4"]:
+        return self.network.heatmaps(torch.as_tensor(images).to(self.device))
+
+    @torch.inference_mode()
+    def of_parts(self, images: Images, stage: Stage = "heatmaps") -> Float[Tensor, "B J ..."]:
+        """The heatmaps of all parts' joints, part after part, J = sum(J_p) >= K; or the raw vectors."""
+        return self.network(torch.as_tensor(images).to(self.device), stage)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device a user names; "auto" is the first accelerator, else the CPU.
+
+    Raises:
+        PnfsError: There is no such device on this machine.
+    """
+    if device == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    try:
+        # Constructing a tensor is the only check that holds for every kind of device.
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        text = f"device {device!r} cannot be used here ({reason}); take auto, cpu or cuda"
+        raise PnfsError(text) from error
 
 
 class Predictor:
-    """Finds the joints of persons in pictures, many persons at once.
+    """Finds the joints of persons in pictures, `batch_size` persons at once.
 
-    Args:
-        forward: Runs the network.
-        skeleton: Whose joints come out.
-        input_size: (height, width) of the crops that the network was trained on.
-        codec: How the network was trained to be read; None for the paper's way.
-        padding: Factor on the sides of a given box, as in training; the whole image gets none.
-        batch_size: Persons that go through the network at once.
+    `input_size` is the (height, width) of the crops that the network was trained on, `codec` how it was trained to
+    be read (None: the paper's way), `padding` the factor on the sides of a given box, as in training; the whole
+    image gets none.
     """
 
     def __init__(
@@ -57,8 +93,7 @@ class Predictor:
         if not (np.isfinite(padding) and padding > 0):
             raise PnfsError(f"padding must be a positive factor, not {padding}")
         self.forward, self.skeleton, self.input_size = forward, skeleton, input_size
-        self.codec = Codec() if codec is None else codec
-        self.padding, self.batch_size = padding, batch_size
+        self.codec, self.padding, self.batch_size = codec or Codec(), padding, batch_size
 
     def predict(
         self,
@@ -70,15 +105,10 @@ class Predictor:
         maps: bool = False,
         vectors: bool = False,
     ) -> Prediction:
-        """The poses in one picture.
+        """The poses in one picture; for `image`, `boxes` and `box_scores` see `ImageWithBoxes`.
 
-        Args:
-            image: RGB.
-            boxes: x, y, width, height of each person in pixels; None: one person fills the image.
-            box_scores: How sure each box is; None: 1.
-            flip_test: Average with the mirrored crops, which takes twice the time.
-            maps: Keep crops and heatmaps, see `Prediction.maps`.
-            vectors: Keep the vectors behind the heatmaps too.
+        The flip test averages with the mirrored crops, which takes twice the time. `maps` keeps crops and heatmaps
+        in `Prediction.maps`, `vectors` the vectors behind them too.
 
         Raises:
             DataError: Not an RGB image of bytes, or boxes that are no boxes in it.
@@ -101,41 +131,24 @@ class Predictor:
         """
         if vectors and not isinstance(self.forward, TorchRuntime):
             raise PnfsError("vectors can be had from a checkpoint (runtime=torch) only")
-        waiting: deque[ImageWithBoxes] = deque()
-        rows: deque[Row] = deque()
-        crops: list[tuple[np.ndarray, np.ndarray]] = []
+        shown, ahead = tee(images)
+        crops = (crop for query in ahead for crop in self._crops(query))
 
-        def run(count: int) -> None:
-            batch = [np.stack(x) for x in zip(*crops[:count], strict=True)]
-            del crops[:count]
-            matrices = torch.from_numpy(batch[1].astype(np.float32))
-            found = self._read(batch[0], matrices, flip_test, maps or vectors, vectors)
-            arrays = {name: value.cpu().numpy() for name, value in found.items()}
-            rows.extend(
-                dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)
-            )
+        def persons() -> Iterator[dict[str, np.ndarray]]:
+            while batch := list(islice(crops, self.batch_size)):
+                pixels, matrices = (np.stack(x) for x in zip(*batch, strict=True))
+                to_image = torch.from_numpy(matrices.astype(np.float32))
+                found = self._read(pixels, to_image, flip_test, maps or vectors, vectors)
+                columns = [value.cpu().numpy() for value in found.values()]
+                for row in zip(*columns, strict=True):
+                    yield dict(zip(found, row, strict=True))
 
-        def finished() -> Iterator[Prediction]:
-            while waiting and len(waiting[0].boxes) <= len(rows):
-                query = waiting.popleft()
-                yield self._prediction(query, [rows.popleft() for _ in query.boxes])
-
-        for query in images:
-            waiting.append(query)
-            crops += self._crops(query)
-            while len(crops) >= self.batch_size:
-                run(self.batch_size)
-            yield from finished()
-        if crops:
-            run(len(crops))
-        yield from finished()
+        rows = persons()
+        for query in shown:
+            yield self._prediction(query, list(islice(rows, len(query.boxes))))
 
     def locate(
-        self,
-        crops: UInt8[np.ndarray, "B h w 3"],
-        matrices: Float[Tensor, "B 2 3"],
-        *,
-        flip_test: bool = True,
+        self, crops: Images, matrices: Float[Tensor, "B 2 3"], *, flip_test: bool = True
     ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
         """Joints (x, y in px of the images) and scores of persons whose RGB crops are cut already.
 
@@ -144,23 +157,21 @@ class Predictor:
         found = self._read(crops, matrices, flip_test)
         return found["joints"].cpu(), found["scores"].cpu()
 
-    def _crops(
-        self, query: ImageWithBoxes
-    ) -> Iterator[tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "2 3"]]]:
-        """Each person's crop, and the map from its pixels to the image's."""
+    def _crops(self, query: ImageWithBoxes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each person's crop, and the map (2, 3) from its pixels to the image's."""
         height, width = self.input_size
         unbiased, padding = self.codec.unbiased, 1.0 if query.whole_image else self.padding
-        for x, y, box_width, box_height in query.boxes.astype(np.float64):
-            center = np.array([x + box_width / 2, y + box_height / 2])
-            extent = crop_extent(self.input_size, unbiased)
-            size = fit_box(np.array([box_width, box_height]) * padding, extent[0] / extent[1])
+        extent = crop_extent(self.input_size, unbiased)
+        for corner, sides in query.boxes.astype(np.float64).reshape(-1, 2, 2):
+            size = fit_box(sides * padding, extent[0] / extent[1])
+            center = corner + sides / 2
             matrix = crop_matrix(center, size, 0.0, self.input_size, unbiased=unbiased)
             crop = cv2.warpAffine(query.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
             yield crop, invert(matrix)
 
     def _read(
         self,
-        crops: UInt8[np.ndarray, "B h w 3"],
+        crops: Images,
         matrices: Float[Tensor, "B 2 3"],
         flip_test: bool,
         keep_maps: bool = False,
@@ -172,7 +183,7 @@ class Predictor:
             kept["part_maps"] = self.forward.of_parts(crops)
             maps = self.forward.network.merged(kept["part_maps"])
             if keep_vectors:
-                kept["vectors"] = self.forward.of_parts(crops, vectors=True)
+                kept["vectors"] = self.forward.of_parts(crops, "vectors")
         else:
             maps = torch.as_tensor(self.forward(crops))
         if flip_test:
@@ -184,27 +195,24 @@ class Predictor:
             kept |= {"joint_maps": maps, "crops": torch.from_numpy(crops), "to_image": matrices}
         return {"joints": joints, "scores": scores, **kept}
 
-    def _prediction(self, query: ImageWithBoxes, rows: Sequence[Row]) -> Prediction:
-        found = {
-            name: np.stack([row[name] for row in rows]) for row in islice(rows, 1) for name in row
+    def _prediction(
+        self, query: ImageWithBoxes, rows: Sequence[dict[str, np.ndarray]]
+    ) -> Prediction:
+        found: dict[str, Any] = {
+            name: np.stack([row[name] for row in rows]) for row in rows[:1] for name in row
         }
-        count = len(self.skeleton)
-        joints = found.pop("joints", np.zeros((0, count, 2), np.float32))
-        scores = found.pop("scores", np.zeros((0, count), np.float32))
-        mean = mean_joint_score(scores, JOINT_THRESHOLD)
-        maps = None
-        if found:
-            names = self.forward.names if isinstance(self.forward, TorchRuntime) else ()
-            kept: dict[str, Any] = {"part_maps": None, "vectors": None, **found}
-            maps = PersonMaps(**kept, names=tuple(names))
+        joints = found.pop("joints", np.zeros((0, len(self.skeleton), 2), np.float32))
+        scores = found.pop("scores", np.zeros((0, len(self.skeleton)), np.float32))
+        sure, names = mean_joint_score(scores, JOINT_THRESHOLD), getattr(self.forward, "names", ())
+        without = {"part_maps": None, "vectors": None, "names": names}
         return Prediction(
             joints=joints,
             scores=scores,
-            person_scores=(query.box_scores * mean).astype(np.float32),
+            person_scores=(query.box_scores * sure).astype(np.float32),
             boxes=query.boxes,
             box_scores=query.box_scores,
             skeleton=self.skeleton,
-            maps=maps,
+            maps=PersonMaps(**without | found) if found else None,
         )
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,17 @@ import numpy as np
 from pnfs.body import Skeleton
 from pnfs.data.coco_format import PERSON
 from pnfs.errors import PnfsError
-from pnfs.inference.frames import Frame
+from pnfs.files import write_whole
+from pnfs.inference.boxes import Frame
 from pnfs.inference.inputs import InputFile
-from pnfs.inference.predictor import JOINT_THRESHOLD, Prediction
+from pnfs.inference.poses import Prediction
+from pnfs.inference.predictor import JOINT_THRESHOLD
 from pnfs.viz.poses import draw_persons
 from pnfs.viz.sheets import score_map_sheet
 from pnfs.viz.style import save_image
 
 RESULT_FILE, TABLE_FILE = "keypoints.json", "keypoints.csv"
+_COLUMNS = ("file", "frame", "time_s", "person", "joint", "x", "y", "score")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -38,12 +40,8 @@ class ResultFolder:
     the video's name as `file_name`; `track_id` tells the video's persons apart. `keypoints.csv` has the same
     numbers, a joint a row; `person` is the track, or in a picture the place among its persons, from 1.
 
-    Args:
-        folder: Where to; made if needed.
-        skeleton: Whose joints are written.
-        info: What the numbers depend on (runtime, smoothing), for `keypoints.json`.
-        score_threshold: Joints that score less are drawn hollow.
-        overlays, score_maps: What is written; predictions must hold score maps.
+    Joints that score less than `score_threshold` are drawn hollow. `info` is what the numbers depend on (runtime,
+    smoothing). For score maps predictions must hold them.
     """
 
     def __init__(
@@ -56,27 +54,15 @@ class ResultFolder:
         score_maps: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.skeleton = folder, skeleton
-        self.score_threshold = score_threshold
+        self.folder, self.skeleton, self.score_threshold = folder, skeleton, score_threshold
         self.overlays, self.score_maps = overlays, score_maps
-        description = f"poses predicted by pnfs, skeleton {skeleton.name}"
-        category = {
-            "id": PERSON,
-            "name": "person",
-            "supercategory": "person",
-            "keypoints": list(skeleton.joints),
-            # COCO counts joints from 1 here.
-            "skeleton": [[i + 1 for i in skeleton.indices(limb)] for limb in skeleton.limbs],
-        }
         self.images: list[dict[str, Any]] = []
-        self._videos: list[dict[str, Any]] = []
         self.persons: list[dict[str, Any]] = []
-        self._content = {
-            "info": {"description": description, **(info or {})},
-            "categories": [category],
-            "videos": self._videos,
-            "images": self.images,
-            "annotations": self.persons,
+        self._videos: list[dict[str, Any]] = []
+        self._rows: list[tuple[Any, ...]] = [_COLUMNS]
+        self._info = {
+            "description": f"poses predicted by pnfs, skeleton {skeleton.name}",
+            **(info or {}),
         }
         self._writer: tuple[Path, cv2.VideoWriter] | None = None
         self._names: dict[str, str] = {}
@@ -86,52 +72,53 @@ class ResultFolder:
 
     def __exit__(self, *_: object) -> None:
         self._close_video()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        contents = {
-            RESULT_FILE: json.dumps(self._content, allow_nan=False),
-            TABLE_FILE: self._table(),
+        category = {
+            "id": PERSON,
+            "name": "person",
+            "supercategory": "person",
+            "keypoints": list(self.skeleton.joints),
+            # COCO counts joints from 1 here.
+            "skeleton": [
+                [i + 1 for i in self.skeleton.indices(limb)] for limb in self.skeleton.limbs
+            ],
         }
-        for name, text in contents.items():
-            partial = self.folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.folder / name)
-
-    def _table(self) -> str:
-        """The joints of `keypoints.json`, a row each."""
-        images = {image["id"]: image for image in self.images}
-        fps = {video["id"]: video["fps"] for video in self._videos}
-        text, in_picture = io.StringIO(), Counter[int]()
-        write = csv.writer(text, lineterminator="\n").writerow
-        write(("file", "frame", "time_s", "person", "joint", "x", "y", "score"))
-        for person in self.persons:
-            image = images[person["image_id"]]
-            in_picture[image["id"]] += 1
-            frame = image.get("frame_id", "")
-            time = round(frame / fps[image["video_id"]], 4) if "frame_id" in image else ""
-            number = person.get("track_id", in_picture[image["id"]])
-            x, y = person["keypoints"][::3], person["keypoints"][1::3]
-            for joint in zip(self.skeleton.joints, x, y, person["keypoint_scores"], strict=True):
-                write((image["file_name"], frame, time, number, *joint))
-        return text.getvalue()
+        content = {
+            "info": self._info,
+            "categories": [category],
+            "videos": self._videos,
+            "images": self.images,
+            "annotations": self.persons,
+        }
+        write_whole(self.folder / RESULT_FILE, json.dumps(content, allow_nan=False))
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(self._rows)
+        write_whole(self.folder / TABLE_FILE, table.getvalue())
 
     def add(self, frame: Frame, prediction: Prediction) -> None:
         """Takes in the poses of one picture or frame; frames of a video come one after another."""
-        height, width = frame.query.image.shape[:2]
+        name, (height, width) = frame.file.name, frame.query.image.shape[:2]
         # Sources of boxes know all their pictures by number, or none.
         image_id = len(self.images) + 1 if frame.image_id is None else frame.image_id
         size = {"width": width, "height": height}
-        image = {"id": image_id, "file_name": frame.file.name, **size}
+        image, place = {"id": image_id, "file_name": name, **size}, ("", "")
         if frame.index is not None:
-            if not self._videos or self._videos[-1]["name"] != frame.file.name:
-                video = {"id": len(self._videos) + 1, "name": frame.file.name}
-                self._videos.append({**video, **size, "fps": frame.fps})
+            if not self._videos or self._videos[-1]["name"] != name:
+                number = len(self._videos) + 1
+                self._videos.append({"id": number, "name": name, **size, "fps": frame.fps})
             image |= {"video_id": self._videos[-1]["id"], "frame_id": frame.index}
+            place = frame.index, round(frame.index / frame.fps, 4)
         self.images.append(image)
         for n in range(len(prediction)):
-            ids = {"id": len(self.persons) + 1, "image_id": image_id}
+            ids: dict[str, Any] = {"id": len(self.persons) + 1, "image_id": image_id}
             if prediction.track_ids is not None:
                 ids["track_id"] = int(prediction.track_ids[n])
-            self.persons.append(ids | self._person(prediction, n))
+            person = ids | self._person(prediction, n)
+            self.persons.append(person)
+            number, xy = person.get("track_id", n + 1), person["keypoints"]
+            joints = zip(
+                self.skeleton.joints, xy[::3], xy[1::3], person["keypoint_scores"], strict=True
+            )
+            self._rows += [(name, *place, number, *joint) for joint in joints]
         if self.overlays:
             self._write_overlay(frame, prediction)
         if self.score_maps:
@@ -142,14 +129,13 @@ class ResultFolder:
         box = prediction.boxes[n].astype(float)
         flags = np.where(scores >= self.score_threshold, 2, 1).tolist()
         pairs = zip(joints.round(2).tolist(), flags, strict=True)
-        keypoints = [number for xy, flag in pairs for number in (*xy, flag)]
         return {
             "category_id": PERSON,
             "iscrowd": 0,
             "bbox": box.round(2).tolist(),
             "area": round(float(box[2] * box[3]), 2),
             "num_keypoints": len(joints),
-            "keypoints": keypoints,
+            "keypoints": [number for xy, flag in pairs for number in (*xy, flag)],
             "keypoint_scores": scores.round(4).tolist(),
             "box_score": round(float(prediction.box_scores[n]), 4),
             "score": round(float(prediction.person_scores[n]), 4),
@@ -174,10 +160,9 @@ class ResultFolder:
         if self._writer is None or self._writer[0] != path:
             self._close_video()
             path.parent.mkdir(parents=True, exist_ok=True)
-            height, width = picture.shape[:2]
             # MPEG-4 part 2, which OpenCV writes everywhere.
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = path, cv2.VideoWriter(str(path), code, frame.fps, (width, height))
+            code, size = cv2.VideoWriter.fourcc(*"mp4v"), picture.shape[1::-1]
+            self._writer = path, cv2.VideoWriter(str(path), code, frame.fps, size)
             if not self._writer[1].isOpened():
                 raise PnfsError(f"{path}: the video cannot be written; name another folder (out=…)")
         self._writer[1].write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -191,17 +176,15 @@ class ResultFolder:
         return name
 
     def _write_maps(self, frame: Frame, prediction: Prediction) -> None:
-        maps = prediction.maps
-        if maps is None:
+        if (maps := prediction.maps) is None:
             return
         shown, names = maps.part_maps, maps.names
         if shown is None:
             shown, names = maps.joint_maps, self.skeleton.joints
-        folder = self.folder / "score_maps" / frame.file.name
         prefix = "" if frame.index is None else f"frame_{frame.index:06d}_"
         for n, crop in enumerate(maps.crops):
-            sheet = score_map_sheet(crop, shown[n], names)
-            save_image(folder / f"{prefix}person_{n:03d}.png", sheet)
+            path = self.folder / "score_maps" / frame.file.name / f"{prefix}person_{n:03d}.png"
+            save_image(path, score_map_sheet(crop, shown[n], names))
 
     def _close_video(self) -> None:
         if self._writer is not None:

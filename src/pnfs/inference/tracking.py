@@ -1,8 +1,10 @@
-"""Persons followed through a video: ids, boxes carried from frame to frame, joints smoothed."""
+"""Poses in frames: persons followed through videos, boxes carried from frame to frame, joints smoothed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, groupby, starmap, tee
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +12,10 @@ from jaxtyping import Float, Float32
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, box_iou
 
-from pnfs.inference.poses import Prediction
-from pnfs.inference.predictor import JOINT_THRESHOLD
+from pnfs.inference.boxes import Frame
+from pnfs.inference.inputs import InputFile
+from pnfs.inference.poses import ImageWithBoxes, Prediction
+from pnfs.inference.predictor import JOINT_THRESHOLD, Predictor
 
 Box = Float32[np.ndarray, " 4"]  # x, y, width, height in px.
 
@@ -24,14 +28,89 @@ CARRIED_MARGIN = 1.1
 found lie closer together than labelled ones."""
 
 
+class Poses:
+    """Finds the poses in frames, and follows the persons of videos.
+
+    `nms_threshold` is that of `Prediction.without_duplicates` (None: all poses are kept), `tracker` makes the
+    tracker of a video with so many frames a second, `second_look` looks again at whole pictures, where the joints
+    of the first look were; `options` are those of `Predictor.predict_each`.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        nms_threshold: float | None,
+        tracker: Callable[[float], "Tracker"],
+        second_look: bool = False,
+        **options: Any,
+    ) -> None:
+        self.predictor, self.options = predictor, options
+        self.nms_threshold, self.second_look = nms_threshold, second_look
+        self._new_tracker = tracker
+        self.duplicates = self.followed = 0
+        """Poses left out as too similar to better ones; persons with an id."""
+        self._file: InputFile | None = None
+
+    def of(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Prediction]]:
+        """The frames, with the boxes they were searched in, and their poses.
+
+        Batches are filled across frames, but where boxes are carried, which takes the poses of the frame before.
+        """
+        kinds = groupby(frames, key=lambda frame: (frame.carried, frame.query.whole_image))
+        for (carried, whole), group in kinds:
+            if carried:
+                alone = map(self._with_boxes, group)
+                looked = chain.from_iterable(self._look([f], f.query.whole_image) for f in alone)
+            else:
+                looked = self._look(group, whole)
+            for frame, found in looked:
+                yield frame, self._followed(frame, found)
+
+    def _look(self, frames: Iterable[Frame], whole: bool) -> Iterator[tuple[Frame, Prediction]]:
+        shown, ahead = tee(frames)
+        queries = (frame.query for frame in ahead)
+        looked = zip(shown, self.predictor.predict_each(queries, **self.options), strict=True)
+        if whole and self.second_look:
+            return self._look(starmap(_around_joints, looked), False)
+        return looked
+
+    def _with_boxes(self, frame: Frame) -> Frame:
+        """With carried boxes if somebody is followed."""
+        if frame.index is None or frame.file != self._file:
+            return frame
+        image = frame.query.image
+        boxes, scores = self._tracker.carried(frame.index, image.shape[:2])
+        return frame._replace(query=ImageWithBoxes(image, boxes, scores)) if len(boxes) else frame
+
+    def _followed(self, frame: Frame, found: Prediction) -> Prediction:
+        kept = found
+        if self.nms_threshold is not None:
+            kept = found.without_duplicates(self.nms_threshold)
+            self.duplicates += len(found) - len(kept)
+        if frame.index is None:
+            return kept
+        if frame.file != self._file:
+            self._file, self._tracker = frame.file, self._new_tracker(frame.fps)
+        before = self._tracker.count
+        kept = self._tracker.follow(kept, frame.index, carried=frame.carried)
+        self.followed += self._tracker.count - before
+        return kept
+
+
+def _around_joints(frame: Frame, found: Prediction) -> Frame:
+    """The frame with a box around the pose that was found in the whole picture."""
+    image, box = frame.query.image, carried_box(found, 0)
+    if (box == found.boxes[0]).all() or not _is_inside(box, image.shape[:2]):
+        return frame
+    return frame._replace(query=ImageWithBoxes(image, box[None]))
+
+
 class OneEuroFilter:
     """The 1€ filter: a low-pass filter whose cutoff rises with speed (Casiez, Roussel and Vogel, CHI 2012).
 
-    Every number of an array has its own cutoff `min_cutoff + beta * |speed|`, in Hz.
-
-    Args:
-        min_cutoff: Cutoff at rest in Hz; lower is calmer.
-        beta: Growth of the cutoff with speed; higher lags less behind fast motion.
+    Every number of an array has its own cutoff `min_cutoff + beta * |speed|`, in Hz: a lower `min_cutoff` is
+    calmer at rest, a higher `beta` lags less behind fast motion.
     """
 
     def __init__(self, *, min_cutoff: float = 1.0, beta: float = 0.0) -> None:
@@ -77,13 +156,10 @@ class Tracker:
     the overlaps of a frame have the largest sum (SORT, Bewley et al. 2016, without the Kalman filter). A box is
     carried as top-down trackers do: it is the bounding box of the joints that were found last.
 
-    Args:
-        fps: Frames a second.
-        iou: Lowest overlap (intersection over union) of one person's boxes.
-        keep: Frames for which a person who is not found is remembered.
-        score: Poses in carried boxes that score less are no persons.
-        smoothing: Arguments of `OneEuroFilter`, where speed is in heights of the person per second. None:
-            joints stay as they are found.
+    `fps` are frames a second, `iou` the lowest overlap (intersection over union) of one person's boxes; a person
+    who is not found is remembered for `keep` frames; poses in carried boxes that score less than `score` are no
+    persons; `smoothing` are arguments of `OneEuroFilter`, speed in heights of the person per second (None: joints
+    stay as they are found).
     """
 
     def __init__(
@@ -109,7 +185,7 @@ class Tracker:
         Scores fall by a tenth with each frame in which a person was missing: of two poses that are alike the one
         found last stays.
         """
-        tracks = [track for track in self._remembered(frame) if is_inside(track.carried, size)]
+        tracks = [track for track in self._remembered(frame) if _is_inside(track.carried, size)]
         boxes = np.array([track.carried for track in tracks], np.float32).reshape(-1, 4)
         scores = [track.box_score * MISSING ** (frame - track.frame - 1) for track in tracks]
         return boxes, np.array(scores, np.float32)
@@ -127,9 +203,13 @@ class Tracker:
         pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
         track_of = {n: self._tracks[row] for row, n in pairs if overlaps[row, n] >= self.iou}
         ids, joints = np.zeros(len(found), np.int64), found.joints.copy()
-        for n in range(len(found)):
-            track = track_of.get(n) or self._new_track(found, n, frame)
-            self._update(track, found, n, frame)
+        for n, box in enumerate(found.boxes):
+            track = track_of.get(n) or self._new_track(box, frame)
+            if frame > track.frame:
+                way = (box[:2] + box[2:] / 2) - (track.box[:2] + track.box[2:] / 2)
+                # Boxes tremble: half of the velocity is what it was.
+                track.velocity = (track.velocity + way / (frame - track.frame)) / 2
+            track.frame, track.box, track.carried = frame, box, carried_box(found, n)
             track.box_score = track.box_score if carried else float(found.box_scores[n])
             ids[n] = track.id
             if self.smoothing is not None:
@@ -140,21 +220,12 @@ class Tracker:
     def _remembered(self, frame: int) -> list[_Track]:
         return [track for track in self._tracks if frame - track.frame <= self.keep]
 
-    def _new_track(self, found: Prediction, n: int, frame: int) -> _Track:
+    def _new_track(self, box: Box, frame: int) -> _Track:
         self.count += 1
-        box, smoother = found.boxes[n], OneEuroFilter(**self.smoothing or {})
+        smoother = OneEuroFilter(**self.smoothing or {})
         track = _Track(self.count, frame, box, box, 1.0, np.zeros(2, np.float32), smoother)
         self._tracks.append(track)
         return track
-
-    def _update(self, track: _Track, found: Prediction, n: int, frame: int) -> None:
-        box = found.boxes[n]
-        if frame > track.frame:
-            moved = (box[:2] + box[2:] / 2) - (track.box[:2] + track.box[2:] / 2)
-            # Boxes tremble: half of the velocity is what it was.
-            track.velocity = (track.velocity + moved / (frame - track.frame)) / 2
-        track.frame, track.box = frame, box
-        track.carried = carried_box(found, n)
 
 
 def carried_box(found: Prediction, n: int) -> Box:
@@ -168,7 +239,7 @@ def carried_box(found: Prediction, n: int) -> Box:
     return np.concatenate([(low + high - size) / 2, size]).astype(np.float32)
 
 
-def is_inside(box: Box, size: tuple[int, int]) -> bool:
+def _is_inside(box: Box, size: tuple[int, int]) -> bool:
     """Whether a part of the box is in a picture of (height, width)."""
     return bool((box[:2] < size[::-1]).all() and (box[:2] + box[2:] > 0).all())
 

@@ -95,8 +95,7 @@ class Random(SearchStrategy):
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         for parameter in architecture_of(module):
-            draw = torch.randn(parameter.shape, generator=generator) * self.std
-            parameter.data.copy_(draw)
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * self.std)
         freeze_architecture(module)
 
 
@@ -122,7 +121,7 @@ class Frozen(SearchStrategy):
         freeze_architecture(module)
 
 
-class GumbelSoftmax(SearchStrategy):
+class GumbelSoftmax(Synchronous):
     """softmax((logits + Gumbel noise) / temperature) in training, softmax(logits) in evaluation.
 
     After S. Xie et al., SNAS: Stochastic Neural Architecture Search (arXiv 1812.09926): alpha and beta are
@@ -145,17 +144,16 @@ class GumbelSoftmax(SearchStrategy):
         weight_decay: float = 0.0,
         warmup_epochs: int = 0,
     ) -> None:
-        super().__init__(warmup_epochs)
+        super().__init__(lr_factor, weight_decay, warmup_epochs)
         if min(first_temperature, last_temperature) <= 0:
             raise PnfsError("strategy: first_temperature and last_temperature must be positive")
         self.seed = seed
         self.first_temperature, self.last_temperature = first_temperature, last_temperature
-        self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
         self._generator = torch.Generator()
         self._temperature: float | None = None
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
-        module.architecture_group = self.group
+        super().prepare(module, trainer)
         for fabrics in module.network.named_fabrics().values():
             fabrics.relaxation = self.sample
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import logging
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -156,6 +157,21 @@ def read_checkpoint(
     return checkpoint
 
 
+def load_network_state(network: PoseNetwork, content: Mapping[str, Any], path: object) -> None:
+    """Loads the network's weights out of the content of the checkpoint at `path`.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
+    state = content["state_dict"].items()
+    own = {key.partition(".")[2]: value for key, value in state if key.startswith("network.")}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        text = "its weights do not fit the network that its configuration describes"
+        raise CheckpointError(f"{path}: {text} ({error})") from error
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's bytes, whose checksums `torch.load` does not compare; None: nothing."""
     try:
@@ -177,8 +193,9 @@ def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
         yield "an earlier version wrote it, whose networks this version cannot build; train it again"
     for key in builds:
         yield from _foreign(config.get(key), key, key, trust)
-    for text in _interpolations(config):
-        yield f"its configuration holds the interpolation {text!r}"
+    # What is left to resolve could call anything; what we write is resolved already.
+    if found := re.search(r"\$\{[^}]*\}?", repr(config)):
+        yield f"its configuration holds the interpolation {found[0]!r}"
 
 
 def _foreign(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
@@ -229,15 +246,6 @@ def _is_ours(target: Any, base: type) -> bool:
         return False
     own = inspect.isclass(found) and found.__module__.startswith(_PACKAGES)
     return own and issubclass(found, base)
-
-
-def _interpolations(config: Any) -> Iterator[str]:
-    """What is left to resolve, which could call anything; what we write is resolved already."""
-    if isinstance(config, (Mapping, list, tuple)):
-        for value in config.values() if isinstance(config, Mapping) else config:
-            yield from _interpolations(value)
-    elif isinstance(config, str) and "${" in config:
-        yield config
 
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import ctypes
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -178,12 +178,6 @@ class PoseModule(L.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._schedule.build(optimizer, epochs=epochs, steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-
-def load_network_state(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
-    """Loads the network's entries of a `PoseModule`'s `state_dict`."""
-    own = {key.partition(".")[2]: t for key, t in state.items() if key.startswith("network.")}
-    network.load_state_dict(own)
 
 
 def keep_freed_memory() -> bool:
