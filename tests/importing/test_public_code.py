@@ -156,19 +156,16 @@ def test_operations_that_are_not_the_networks_are_refused(other: str) -> None:
 def test_operations_without_entries_must_be_listed() -> None:
     state, _, _ = made(subnetwork=replace(SUBNETWORK, operators=SIX))
     fabric = describe_posenfs(state).fabric
-    with pytest.raises(ValueError, match=r"operators is needed.*Zero from skip_connect"):
+    with pytest.raises(ValueError, match=r"operators is needed.*Zero or skip_connect"):
         fabric.chosen(None, "operators")
     assert fabric.chosen(SIX, "operators") == SIX
     swapped = ("skip_connect", "Zero", *SIX[2:])
     assert fabric.chosen(swapped, "operators") == swapped
     told = read_fabric(made(subnetwork=replace(SUBNETWORK, operators=FOUR[2:]))[0], "head_part")
     assert told.chosen(None, "operators") == FOUR[2:]
-    for names, message in (
-        (FOUR, "6 operations"),
-        (("Zero", "Zero", *SIX[2:]), "6 operations, each once"),
-        ((*SIX[:2], "Atr_Conv_3x3", "Sep_Conv_3x3", *SIX[4:]), "operation 3 is 'Atr_Conv_3x3'"),
-    ):
-        with pytest.raises(ValueError, match=f"operators.*{message}"):
+    exchanged = (*SIX[:2], "Atr_Conv_3x3", "Sep_Conv_3x3", *SIX[4:])
+    for names in (FOUR, ("Zero", "Zero", *SIX[2:]), exchanged):
+        with pytest.raises(PnfsError, match=f"operators lists {', '.join(names)}.*6 operations"):
             fabric.chosen(names, "operators")
 
 

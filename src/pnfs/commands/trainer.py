@@ -17,7 +17,6 @@ from pnfs.commands.configuration import UsageError
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
-from pnfs.data.predictions import no_predictions
 from pnfs.runs.state import LAST_CHECKPOINT, put_together, set_aside
 from pnfs.training import checkpoints
 from pnfs.training.checkpoints import KeepConfig, find_checkpoint, read_checkpoint
@@ -57,12 +56,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def require_labels(source: PoseDataset) -> None:
     """Refuses a split without any label: nothing could be learnt from it, and no epoch scored by it."""
     for split in ("train", "val"):
-        persons = source.persons(split)
-        visibility = persons.visibility
-        if split == "val":
-            # Of detected boxes the labels lie elsewhere.
-            visibility = source.matches(split, no_predictions(persons)).labels.visibility
-        if not (visibility > UNLABELLED).any():
+        # A detector's boxes have no labels.
+        persons = source.in_labelled_boxes().persons(split)
+        if not (persons.visibility > UNLABELLED).any():
             raise UsageError(
                 f"{persons.name}: no person of split {split!r} has a labelled joint, so that nothing could be "
                 "trained or scored; choose a dataset with labels in both of train and val"

@@ -78,12 +78,6 @@ def matched_by_image(
     return rows
 
 
-def no_predictions(persons: Persons) -> Predictions:
-    """Where only the labels are wanted."""
-    joints = len(persons.skeleton)
-    return Predictions(np.zeros((0, joints, 2), np.float32), np.zeros((0, joints), np.float32))
-
-
 def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
     """Writes ids, images, and x, y (0-based px), score of every joint as JSON."""
     rounded = np.round(np.dstack([predictions.locations, predictions.scores]).astype(float), 4)

@@ -62,26 +62,19 @@ class PoseNFSFabric(NamedTuple):
 
         Raises PnfsError if the entries leave it open, or contradict the names.
         """
-        if names is None:
-            for options in self.operations:
-                if len(options) > 1:
-                    raise PnfsError(
-                        f"{key} is needed: the checkpoint has {len(self.operations)} operations, and its entries "
-                        f"do not distinguish {' from '.join(options)}; list them in the order of the training's "
-                        "`operators`, or name its YAML as config=FILE"
-                    )
-            return tuple(options[0] for options in self.operations)
-        if len(names) != len(self.operations) or len(set(names)) != len(names):
+        options = self.operations
+        if names is None and max(map(len, options), default=0) == 1:
+            return tuple(only for (only,) in options)
+        listed = names or ()
+        fit = [name in column for name, column in zip(listed, options, strict=False)]
+        if not all(fit) or not len(listed) == len(set(listed)) == len(options):
+            columns = ", ".join(" or ".join(column) for column in options)
             raise PnfsError(
-                f"{key} lists {', '.join(names)}; the checkpoint has {len(self.operations)} operations, each once"
+                f"{key} {'is needed' if names is None else 'lists ' + ', '.join(names)}: the checkpoint has "
+                f"{len(options)} operations, each once, and its entries are those of {columns}; list them in the "
+                "order of the training's `operators`, or name its YAML as config=FILE"
             )
-        for column, (name, options) in enumerate(zip(names, self.operations, strict=True)):
-            if name not in options:
-                raise PnfsError(
-                    f"{key}: operation {column + 1} is {name!r}, but its entries in the checkpoint are "
-                    f"those of {' or '.join(options)}"
-                )
-        return tuple(names)
+        return tuple(listed)
 
 
 class PoseNFSModel(NamedTuple):

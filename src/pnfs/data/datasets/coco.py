@@ -62,17 +62,13 @@ class COCO(PoseDataset):
     all splits but "train" are a detector's boxes as they stand, without labels. COCO's split "test" is test-dev,
     without public labels: its scores are nan.
 
-    Args:
-        min_labelled: Labelled joints that a training person needs.
-        detections: File of detected boxes in COCO's result format; None takes that of `files`.
-        box_threshold: Detected boxes that score less are left out.
+    Args (see conf/dataset/coco.yaml for the others):
         joint_threshold: A person's score is the box's times the mean of the joints that score more.
         nms: Several predictions of one person: "oks" drops, "soft" ranks lower and keeps 20 an image,
             "none" keeps all; of one person are two with more OKS than `nms_threshold`.
         input_size: (height, width) of the network's crops, to whose aspect HRNet's code fits a box before it takes
             its area for OKS-NMS; None: 4:3, as the published crops have.
         skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
-        category: Name or names of the categories that are read; None: all with the skeleton's joints.
         files: Split -> "annotations", "images" and perhaps "detections" below `root`; None: COCO's own.
     """
 
