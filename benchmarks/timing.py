@@ -28,9 +28,7 @@ def take_turns(
     seconds = pd.DataFrame(index=range(rounds), columns=list(makers), dtype=float)
     with ExitStack() as stack:
         processes = {
-            name: stack.enter_context(
-                ProcessPoolExecutor(1, get_context("spawn"), _make, (make, threads))
-            )
+            name: stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _make, (make, threads)))
             for name, make in makers.items()
         }
         for process in processes.values():

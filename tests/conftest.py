@@ -36,9 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     files = sorted({path for pattern in marker.args for path in folder.glob(pattern)})
     absent = pytest.mark.skip(reason=f"no recorded fixture {' or '.join(marker.args)}")
     parameters = [pytest.param(path, id=path.name) for path in files]
-    metafunc.parametrize(
-        "fixture_file", parameters or [pytest.param(None, id="absent", marks=absent)]
-    )
+    metafunc.parametrize("fixture_file", parameters or [pytest.param(None, id="absent", marks=absent)])
 
 
 @pytest.fixture(scope="session")

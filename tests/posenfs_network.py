@@ -153,9 +153,7 @@ def posenfs(
         maps = pyramid
         if backbone.factor != subnetwork.factor:
             maps = [
-                weights.conv(
-                    x, f"reduce.{place}.{level}", 4 * subnetwork.factor * 2**level, 1, bias=True
-                )
+                weights.conv(x, f"reduce.{place}.{level}", 4 * subnetwork.factor * 2**level, 1, bias=True)
                 for level, x in enumerate(pyramid)
             ]
         # Built, never read.

@@ -27,9 +27,7 @@ class Weights:
             self.state[name] = mean + std * torch.randn(shape, generator=self.generator)
         return self.state[name]
 
-    def conv(
-        self, x: Tensor, name: str, out: int, kernel: int, stride: int = 1, bias: bool = False
-    ) -> Tensor:
+    def conv(self, x: Tensor, name: str, out: int, kernel: int, stride: int = 1, bias: bool = False) -> Tensor:
         inputs = x.shape[1]
         std = (2 / (inputs * kernel * kernel)) ** 0.5
         weight = self._entry(f"{name}.weight", (out, inputs, kernel, kernel), 0, std)
@@ -75,9 +73,7 @@ class Weights:
         return (out + x).relu()
 
 
-def simple_baseline(
-    weights: Weights, x: Tensor, joints: int, blocks: tuple[int, ...] = (3, 4, 6, 3)
-) -> Tensor:
+def simple_baseline(weights: Weights, x: Tensor, joints: int, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Tensor:
     """Score maps (B, K, h/4, w/4) of normalised images; blocks of ResNet-50 by default."""
     x = weights.conv_norm(x, "conv1", "bn1", 64, 7, 2).relu()
     x = F.max_pool2d(x, 3, stride=2, padding=1)

@@ -15,16 +15,12 @@ def test_named_files_and_linked_pages_exist(page: Path) -> None:
     files = re.findall(r"`((?:pnfs|src|conf|tests|web|tools|experiments)/[\w/]+\.\w+)`", text)
     places = [ROOT / "src" / f if f.startswith("pnfs/") else ROOT / f for f in files]
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
-    missing = [
-        path for path in [*places, *(page.parent / link for link in links)] if not path.exists()
-    ]
+    missing = [path for path in [*places, *(page.parent / link for link in links)] if not path.exists()]
     assert not missing
 
 
 def test_page_of_choices_names_every_choice() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs/choices.md").read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs/choices.md").read_text(), re.MULTILINE)
     assert len(rows) > 15
     for group, text in rows:
         choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"of_checkpoint"}

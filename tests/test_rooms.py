@@ -62,9 +62,7 @@ def test_imports_are_absolute_and_only_commands_know_the_configuration() -> None
         if path.relative_to(SOURCE).parts[0] != "commands":
             assert not re.search(r"^\s*(import|from) (hydra|omegaconf)", text, re.MULTILINE), path
             strings = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant)}
-            assert not any(
-                "conf" in str(s).split("/")[:-1] for s in strings if " " not in str(s)
-            ), path
+            assert not any("conf" in str(s).split("/")[:-1] for s in strings if " " not in str(s)), path
 
 
 @pytest.mark.parametrize(

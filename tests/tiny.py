@@ -81,12 +81,8 @@ def fabric_network(
     parts = {"whole": skeleton_by_name(skeleton).joints} if parts is None else parts
     of_network = {name: others.pop(name) for name in OF_NETWORK if name in others}
     backbone = fabric_backbone(rules=others.get("rules", PAPER)) if backbone is None else backbone
-    fabrics = NeuralFabrics(
-        part_names=tuple(parts), last_layers=last_layers, channels=channels, **others
-    )
-    return PoseFabricNetwork(
-        backbone=backbone, fabrics=fabrics, skeleton=skeleton, parts=parts, **of_network
-    )
+    fabrics = NeuralFabrics(part_names=tuple(parts), last_layers=last_layers, channels=channels, **others)
+    return PoseFabricNetwork(backbone=backbone, fabrics=fabrics, skeleton=skeleton, parts=parts, **of_network)
 
 
 def randomise_statistics(module: nn.Module) -> None:

@@ -30,9 +30,7 @@ class SmoothImages:
         return f"smooth{index}"
 
 
-def toy_persons(
-    count: int, images: ImageSource | None = None, name: str = "toy train", skeleton=LSP
-) -> Persons:
+def toy_persons(count: int, images: ImageSource | None = None, name: str = "toy train", skeleton=LSP) -> Persons:
     """Persons with LSP's joints, one an image of 320 x 240 px."""
     random = np.random.default_rng(9)
     shape = (count, len(skeleton))

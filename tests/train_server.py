@@ -86,9 +86,7 @@ class TrainServer:
         self.start(overrides, log)
         assert self.wait() == 0, log.read_text()
 
-    def train_with_kills(
-        self, overrides: Sequence[str], root: Path, log: Path, *, kills: int, seed: int
-    ) -> Path:
+    def train_with_kills(self, overrides: Sequence[str], root: Path, log: Path, *, kills: int, seed: int) -> Path:
         """The same with SIGKILL at random moments, then one that nothing interrupts; returns the run's folder.
 
         No start gets further than two epochs before it is killed: choose at least 2 * kills + 2 epochs. `root` is
@@ -127,9 +125,7 @@ def assert_same_training(one: Path, other: Path) -> None:
     """The folders of two finished runs hold the same weights, optimisers, scores and trajectories, bit for bit."""
     assert one.name == other.name
     for name in ("best.ckpt", "last.ckpt"):
-        first, second = (
-            torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other)
-        )
+        first, second = (torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other))
         for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
             (leaves, shape), (others, other_shape) = map(tree_flatten, (first[part], second[part]))
             assert shape == other_shape, (name, part)

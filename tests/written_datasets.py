@@ -35,9 +35,7 @@ def _write_images(persons: Persons, folder: Path, prefix: str, first: int, suffi
     return names, sizes
 
 
-def write_mpii(
-    persons_by_split: Mapping[str, Persons], folder: Path | str, image_format: str = "png"
-) -> None:
+def write_mpii(persons_by_split: Mapping[str, Persons], folder: Path | str, image_format: str = "png") -> None:
     """`images/`, `annot/train.json`, `annot/valid.json`, `annot/gt_valid.mat`: 1-based, in the files' order.
 
     Reading it back gives the same joints, the same boxes (a box that is no square becomes one, with the longer
@@ -77,9 +75,7 @@ def write_mpii(
     scipy.io.savemat(folder / "annot/gt_valid.mat", truth)
 
 
-def write_coco(
-    persons_by_split: Mapping[str, Persons], folder: Path | str, image_format: str = "png"
-) -> None:
+def write_coco(persons_by_split: Mapping[str, Persons], folder: Path | str, image_format: str = "png") -> None:
     """`annotations/person_keypoints_*2017.json` and `images/`.
 
     Reading it back gives the same joints and visibility flags and, for boxes that lie inside the image, the same
@@ -111,8 +107,7 @@ def write_coco(
         content = {
             "categories": [category],
             "images": [
-                {"id": ids[i], "file_name": names[i], "width": sizes[i][1], "height": sizes[i][0]}
-                for i in names
+                {"id": ids[i], "file_name": names[i], "width": sizes[i][1], "height": sizes[i][0]} for i in names
             ],
             "annotations": annotations,
         }

@@ -53,9 +53,7 @@ def described(graph: nx.DiGraph) -> str:
     """The page about rooms, as Markdown."""
     rows = [
         f"| {', '.join(row)} | "
-        + " <br> ".join(
-            f"{room}: {', '.join(sorted(graph[room])) or 'no other room'}" for room in row
-        )
+        + " <br> ".join(f"{room}: {', '.join(sorted(graph[room])) or 'no other room'}" for room in row)
         + " |"
         for row in reversed(storeys(graph))
     ]

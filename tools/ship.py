@@ -36,10 +36,7 @@ def without_places(node: Any) -> Any:
 def main(checkpoint: str, card: str) -> None:
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # Kernels take nearly all the room; batch statistics and the few logits keep their digits.
-    weights = {
-        name: value.half() if value.ndim == 4 else value
-        for name, value in content["state_dict"].items()
-    }
+    weights = {name: value.half() if value.ndim == 4 else value for name, value in content["state_dict"].items()}
     settings = {key: without_places(content[CONFIG_KEY][key]) for key in KEPT}
     SHIPPED.parent.mkdir(exist_ok=True)
     torch.save(

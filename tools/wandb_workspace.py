@@ -57,9 +57,7 @@ def build_workspace(
             for what in ("predictions", "architecture")
         ],
     )
-    compared = workspaces.Section(
-        name="What differs", panels=[panels.RunComparer(diff_only="split")]
-    )
+    compared = workspaces.Section(name="What differs", panels=[panels.RunComparer(diff_only="split")])
     return workspaces.Workspace(
         entity=entity,
         project=project,

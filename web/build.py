@@ -32,9 +32,7 @@ RUNTIME_FILES = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Build the page that runs an exported model in the browser."
-    )
+    parser = argparse.ArgumentParser(description="Build the page that runs an exported model in the browser.")
     parser.add_argument("model", type=Path, help="file that `pnfs export` wrote (outputs=maps)")
     parser.add_argument("--out", type=Path, default=HERE / "dist", help="folder to write")
     arguments = parser.parse_args()
@@ -80,9 +78,7 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
     height, width = metadata.input_size
     map_size = (height // metadata.stride, width // metadata.stride)
     number = {joint: k for k, joint in enumerate(metadata.joints)}
-    skeleton = Skeleton(
-        metadata.skeleton, metadata.joints, metadata.flip_pairs, metadata.limbs, groups={}
-    )
+    skeleton = Skeleton(metadata.skeleton, metadata.joints, metadata.flip_pairs, metadata.limbs, groups={})
     sides = joint_sides(skeleton)
     # Files written before parts were named hold one.
     parts = metadata.parts or (("all", metadata.joints),)
@@ -146,9 +142,7 @@ def install_runtime() -> None:
         return
     npm = shutil.which("npm")
     if npm is None:
-        raise ExportError(
-            "npm is not installed; it fetches onnxruntime-web (it comes with Node.js)"
-        )
+        raise ExportError("npm is not installed; it fetches onnxruntime-web (it comes with Node.js)")
     # Scripts of packages are not needed, so they are not run.
     command = [npm, "ci", "--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)

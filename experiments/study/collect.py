@@ -19,10 +19,7 @@ SCALE = ("epochs", "input_size", "batch_size")
 def row_of(config: dict[str, Any]) -> str | None:
     """The file in conf/experiment/study whose run this is."""
     model, strategy = config["model"] | config["model"].get("fabrics", {}), config["strategy"]
-    groups = {
-        path.stem: yaml.safe_load(path.read_text()).get("lsp")
-        for path in sorted(PARTS.glob("*.yaml"))
-    }
+    groups = {path.stem: yaml.safe_load(path.read_text()).get("lsp") for path in sorted(PARTS.glob("*.yaml"))}
     parts = next((name for name, group in groups.items() if group == model.get("parts")), None)
     search, factor = strategy["_target_"].rsplit(".", 1)[-1], strategy.get("lr_factor", 1.0)
     names = {"Random": "random", "FirstOrder": "first_order", "Frozen": "frozen"}

@@ -11,11 +11,7 @@ class PnfsError(ValueError):
     def __str__(self) -> str:
         # From a loader process it arrives with that process's traceback before it.
         text = super().__str__()
-        return (
-            text.rpartition(f"{type(self).__name__}: ")[2].strip()
-            if _FROM_A_LOADER in text
-            else text
-        )
+        return text.rpartition(f"{type(self).__name__}: ")[2].strip() if _FROM_A_LOADER in text else text
 
 
 _FROM_A_LOADER = "in DataLoader worker process"

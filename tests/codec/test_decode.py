@@ -91,17 +91,13 @@ def test_ties_and_maps_without_a_positive_score() -> None:
         assert decode(torch.zeros(0, 16, 8, 6), method)[0].shape == (0, 16, 2)
 
 
-def peaks(
-    places: torch.Tensor, size: tuple[int, int] = (64, 48), sigma: float = 2.0
-) -> torch.Tensor:
+def peaks(places: torch.Tensor, size: tuple[int, int] = (64, 48), sigma: float = 2.0) -> torch.Tensor:
     """Score maps of joints at places x, y in crop pixels."""
     labelled = torch.ones(places.shape[:2], dtype=torch.bool)
     return Codec(sigma=sigma, quantised=False).targets(places, labelled, size)[0]
 
 
-def anywhere(
-    count: int, size: tuple[int, int] = (64, 48), margin: float = 0.0, seed: int = 0
-) -> torch.Tensor:
+def anywhere(count: int, size: tuple[int, int] = (64, 48), margin: float = 0.0, seed: int = 0) -> torch.Tensor:
     """Places in crop pixels, this many heatmap pixels off the border."""
     last = torch.tensor([size[1] - 1.0, size[0] - 1.0]) - 2 * margin
     generator = torch.Generator().manual_seed(seed)

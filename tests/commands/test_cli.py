@@ -181,9 +181,7 @@ def test_values_that_say_nothing_are_named(command: str, key: str, value: str) -
     checked(command, composed(command, *needed.get(command, [])))
 
 
-def test_an_interruption_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 

@@ -168,9 +168,7 @@ def test_part_mode_agrees_with_table_1(skeleton: str, number: int) -> None:
     ("choice", "rules", "maps", "factor"),
     [("paper", PAPER, "parts", 1.0), ("posenfs", POSENFS, "joints", 0.5)],
 )
-def test_fabric_presets_equal_the_constants(
-    choice: str, rules: object, maps: str, factor: float
-) -> None:
+def test_fabric_presets_equal_the_constants(choice: str, rules: object, maps: str, factor: float) -> None:
     config = composed("train", f"variant={choice}")
     assert instantiate(config.variant.rules) == rules
     assert instantiate(config.model.fabrics.rules) == rules

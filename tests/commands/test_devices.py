@@ -28,9 +28,7 @@ def holder(folder: Path, gpus: int, visible: str | None) -> "subprocess.Popen[st
     environment |= {"PNFS_GPUS": str(gpus), "TMPDIR": str(folder)}
     environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     command = [sys.executable, "-c", TAKE_TWICE]
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def seen_by(process: "subprocess.Popen[str]") -> list[str]:
@@ -53,9 +51,7 @@ def test_process_keeps_a_gpu_of_its_own(tmp_path: Path, visible: str | None, nam
 
 
 @pytest.mark.parametrize(("asked", "advice"), [("0", 4), ("all", 4), ("3", 2)])
-def test_what_cannot_be_shared_out_is_refused(
-    monkeypatch: pytest.MonkeyPatch, asked: str, advice: int
-) -> None:
+def test_what_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str, advice: int) -> None:
     monkeypatch.setenv("PNFS_GPUS", asked)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")
     with pytest.raises(PnfsError, match=rf"hydra\.launcher\.n_jobs={advice}"):

@@ -173,11 +173,7 @@ def test_persons_of_all_splits_stand_one_after_the_other(monkeypatch) -> None:
     persons = source.persons("all")
     assert [id_.split("/")[0] for id_ in persons.ids.tolist()] == ["first"] * 3 + ["second"] * 2
     assert source.evaluation_choices("all")["splits"] == "first, second"
-    own = [
-        odd.people.persons(split)[n]
-        for split, count in (("train", 3), ("val", 2))
-        for n in range(count)
-    ]
+    own = [odd.people.persons(split)[n] for split, count in (("train", 3), ("val", 2)) for n in range(count)]
     for row, person in enumerate(own):
         np.testing.assert_array_equal(persons[row].joints, person.joints)
         np.testing.assert_array_equal(persons[row].image, person.image)
@@ -193,8 +189,7 @@ def test_a_score_of_all_is_that_of_its_parts(tmp_path: Path) -> None:
     records = [evaluated(run, tmp_path / split, f"split={split}") for split in splits]
     assert [record["persons"] for record in records] == [8, 6, 14]
     first, second, both = (
-        np.array([j["all"]["labels"] for j in record["by_joint"]["joints"].values()])
-        for record in records
+        np.array([j["all"]["labels"] for j in record["by_joint"]["joints"].values()]) for record in records
     )
     np.testing.assert_array_equal(first + second, both)
     assert records[2]["evaluated_with"]["splits"] == "train, val"

@@ -135,9 +135,7 @@ def test_named_checkpoint_is_continued(train: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_network_of_a_checkpoint_is_trained_further(
-    train: Run, server: TrainServer, tmp_path: Path
-) -> None:
+def test_network_of_a_checkpoint_is_trained_further(train: Run, server: TrainServer, tmp_path: Path) -> None:
     train("model.fabrics.channels=3")
     (first,) = folders(tmp_path)
     tiny = [override for override in TINY if not override.startswith("model.")]
@@ -214,9 +212,7 @@ def test_ctrl_c_interrupts_in_one_line(server: TrainServer, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "more", ["--cfg job", pytest.param("name=kept", marks=pytest.mark.slow)], ids=["print", "run"]
 )
-def test_reader_that_has_seen_enough_gets_no_traceback_and_loses_nothing(
-    tmp_path: Path, more: str
-) -> None:
+def test_reader_that_has_seen_enough_gets_no_traceback_and_loses_nothing(tmp_path: Path, more: str) -> None:
     command = f"{sys.executable} -c '{SCRIPT}' train {' '.join(TINY)} {more} | head -1"
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.count("\n") == 1

@@ -42,9 +42,7 @@ def imported(checkpoint: Path, out: Path, *overrides: str) -> dict[str, Any]:
 
 
 def posenfs_maps(weights: PoseNFSWeights, images: Tensor) -> Tensor:
-    return posenfs(
-        weights, images, backbone=BACKBONE, subnetwork=SUBNETWORK, parts=PARTS_3, vector_dim=8
-    )
+    return posenfs(weights, images, backbone=BACKBONE, subnetwork=SUBNETWORK, parts=PARTS_3, vector_dim=8)
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +150,7 @@ def test_what_is_missing_or_wrong_is_named_by_its_key(
     config = f"config={written_yaml(tmp_path / 'cfg.yaml', THEIR_YAML)}"
     asked = overrides.split()
     with pytest.raises(UsageError, match=key):
-        imported(
-            reference_file, tmp_path / "run", *([] if "config=null" in asked else [config]), *asked
-        )
+        imported(reference_file, tmp_path / "run", *([] if "config=null" in asked else [config]), *asked)
     assert not (tmp_path / "run").exists()
 
 
@@ -193,9 +189,7 @@ def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: 
     assert drawn == {"architecture.png", "architecture_backbone.png"}
     call("derive", checkpoint, f"out={tmp_path / 'less'}", "evaluate=false")
     # The derived network keeps the order of the colours.
-    torch.testing.assert_close(
-        score_maps(tmp_path / "less"), score_maps(reference_run), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(score_maps(tmp_path / "less"), score_maps(reference_run), rtol=1e-3, atol=1e-4)
 
 
 # --- HRNet and SimpleBaseline

@@ -246,9 +246,7 @@ def test_nothing_is_downloaded_unasked(tmp_path: Path, download: bool) -> None:
     assert download or "detector.download=true" in said
 
 
-def test_in_a_terminal_the_download_is_offered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_terminal_the_download_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(predict, "console", Console(force_terminal=True, file=io.StringIO()))
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))

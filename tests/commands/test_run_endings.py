@@ -65,8 +65,7 @@ def test_run_leaves_its_record_and_weights(finished: Path) -> None:
     assert record["seconds"] > 0
     assert record["versions"]["torch"] == version("torch")
     best, last = (
-        torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        for name in ("best", "last")
+        torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
     )
     assert (last["epoch"], last["global_step"]) == (2, 3 * BATCHES)
     assert best["epoch"] == record["evaluated_with"]["best_epoch"]
@@ -74,9 +73,7 @@ def test_run_leaves_its_record_and_weights(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finished_run_is_not_trained_again(
-    finished: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_finished_run_is_not_trained_again(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "pnfs")
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert trained(finished.parents[1], *RUN, "workers=1") == record_of(finished)["score"]
@@ -86,9 +83,7 @@ def test_finished_run_is_not_trained_again(
 
 @pytest.mark.slow
 def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: Path) -> None:
-    score = call(
-        "evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu"
-    )
+    score = call("evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu")
     assert score == record_of(finished)["score"]
     record = record_of(tmp_path)
     assert record["scores"] == pytest.approx(record_of(finished)["scores"], abs=0, nan_ok=True)
@@ -188,9 +183,7 @@ def test_file_of_another_run_in_the_folder_is_refused(
     with pytest.raises(OtherRunError) as refusal:
         trained(runs, *given, f"dataset.root={other}")
     text = str(refusal.value)
-    assert all(
-        word in text for word in (str(Path(theirs.name) / file), "persons.train", "persons.val")
-    )
+    assert all(word in text for word in (str(Path(theirs.name) / file), "persons.train", "persons.val"))
 
 
 # --- compiled steps
@@ -207,9 +200,7 @@ class Recorder:
         self.mode = mode
 
 
-@pytest.mark.parametrize(
-    ("strategy", "compiled"), [(Synchronous, True), (SecondOrder, False), (Swapping, False)]
-)
+@pytest.mark.parametrize(("strategy", "compiled"), [(Synchronous, True), (SecondOrder, False), (Swapping, False)])
 def test_a_strategy_says_whether_its_steps_can_be_compiled(strategy, compiled, caplog) -> None:
     caplog.set_level("INFO")
     module = Recorder()

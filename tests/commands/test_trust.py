@@ -73,9 +73,7 @@ def started(command: str, path: Path, trust: bool) -> None:
 
 @pytest.mark.parametrize("command", [*OPTIONS, "load", "initial"])
 def test_without_trust_the_class_is_named_and_not_imported(checkpoint: Path, command: str) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"gate_of_a_user\.Gate.*operations\.gate.*trust=true"
-    ):
+    with pytest.raises(CheckpointError, match=r"gate_of_a_user\.Gate.*operations\.gate.*trust=true"):
         started(command, checkpoint, False)
     assert not Path("imported").exists()
 

@@ -71,9 +71,7 @@ def crops_of(persons: Persons, augmentation: Augmentation | None, **options) -> 
 
 
 @pytest.mark.parametrize(("format_", "error"), [("raw", 1.6), ("jpeg", 2.8)])
-def test_crops_and_labels_are_those_of_the_images(
-    persons: Persons, tmp_path: Path, format_, error: float
-) -> None:
+def test_crops_and_labels_are_those_of_the_images(persons: Persons, tmp_path: Path, format_, error: float) -> None:
     ours = cached(persons, tmp_path / "cache", replace(PAPER, format=format_))
     uncached, from_cache = crops_of(persons, Augmentation()), crops_of(ours, Augmentation())
     for epoch in range(5):
@@ -108,9 +106,7 @@ def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[i
 # --- which cache serves
 
 
-def test_a_finished_cache_is_taken_and_other_settings_are_another_one(
-    persons: Persons, tmp_path: Path
-) -> None:
+def test_a_finished_cache_is_taken_and_other_settings_are_another_one(persons: Persons, tmp_path: Path) -> None:
     path = ensure_cache(tmp_path, persons, PAPER)
     before = path.stat().st_mtime_ns
     assert ensure_cache(tmp_path, persons, PAPER) == path
@@ -122,9 +118,7 @@ def test_a_finished_cache_is_taken_and_other_settings_are_another_one(
     assert len(paths | {path, cache_path(tmp_path, wider, PAPER)}) == len(others) + 2
 
 
-def test_changed_images_are_noticed_and_absent_ones_not_missed(
-    persons: Persons, tmp_path: Path
-) -> None:
+def test_changed_images_are_noticed_and_absent_ones_not_missed(persons: Persons, tmp_path: Path) -> None:
     before = crops_of(cached(persons, tmp_path / "cache"), None)[3]["image"]
     cv2.imwrite(str(tmp_path / "images" / "p0.jpg"), smooth_picture(77))
     with pytest.raises(DataError, match="the image of person person0 is not the one"):
@@ -154,9 +148,7 @@ def test_a_damaged_crop_is_refused_by_name(
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "damage", [0, 40, -4096, ("version", "99"), ("settings", "{}"), ("probes", "")]
-)
+@pytest.mark.parametrize("damage", [0, 40, -4096, ("version", "99"), ("settings", "{}"), ("probes", "")])
 def test_a_file_that_is_cut_off_or_says_something_else_is_refused(
     persons: Persons, tmp_path: Path, damage
 ) -> None:
@@ -172,9 +164,7 @@ def test_a_file_that_is_cut_off_or_says_something_else_is_refused(
     cached(persons, tmp_path / "cache")
 
 
-def test_an_unreadable_image_and_a_damaged_unfinished_file_are_named(
-    persons: Persons, tmp_path: Path
-) -> None:
+def test_an_unreadable_image_and_a_damaged_unfinished_file_are_named(persons: Persons, tmp_path: Path) -> None:
     partial = partial_of(cache_path(tmp_path, persons, PAPER))
     partial.write_bytes(b"not a database at all" * 100)
     with pytest.raises(DataError, match=rf"{partial.name}.*delete"):

@@ -18,8 +18,7 @@ SIZE = 320
 # Two persons in image 7, one in image 9.
 CORNERS = {1: (7, 20, 30), 2: (7, 180, 60), 3: (9, 90, 90)}
 IMAGES = [
-    {"id": number, "file_name": f"{number:012d}.jpg", "width": SIZE, "height": SIZE}
-    for number in (7, 9, 11)
+    {"id": number, "file_name": f"{number:012d}.jpg", "width": SIZE, "height": SIZE} for number in (7, 9, 11)
 ]
 
 

@@ -150,9 +150,7 @@ def own_labels(read: f.Annotations) -> DetectedPoses:
 
 
 @pytest.mark.parametrize(("labels", "left_out", "remarks"), ACCEPTED.values(), ids=list(ACCEPTED))
-def test_loader_and_metric_agree(
-    labels: dict, left_out: dict, remarks: dict, tmp_path: Path
-) -> None:
+def test_loader_and_metric_agree(labels: dict, left_out: dict, remarks: dict, tmp_path: Path) -> None:
     before = copy.deepcopy(labels)
     read = read_annotations(labels)
     scores = evaluate_detections(own_labels(read), read)

@@ -144,9 +144,7 @@ def keys(sampler: EpochSampler) -> list[int]:
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 2), (10, 3), (10, 4), (2, 5), (1, 3)])
-def test_shards_cover_everything_once_but_for_the_padding(
-    size: int, world: int, shuffle: bool
-) -> None:
+def test_shards_cover_everything_once_but_for_the_padding(size: int, world: int, shuffle: bool) -> None:
     shards = []
     for rank in range(world):
         sampler = EpochSampler(size, seed=1, shuffle=shuffle, rank=rank, world_size=world)

@@ -37,9 +37,7 @@ def root(tmp_path: Path) -> Path:
     (folder / "data").mkdir()
     random, images, annotations = np.random.default_rng(0), [], []
     for number in range(COUNT):
-        cv2.imwrite(
-            str(folder / f"data/{number}.jpg"), random.integers(0, 255, (120, 160, 3), np.uint8)
-        )
+        cv2.imwrite(str(folder / f"data/{number}.jpg"), random.integers(0, 255, (120, 160, 3), np.uint8))
         images.append({"id": number, "file_name": f"{number}.jpg", "width": 160, "height": 120})
         joints = np.column_stack([random.uniform(20, 100, (17, 2)), np.full(17, 2)])
         annotations.append({

@@ -68,9 +68,7 @@ def test_the_device_makes_the_loaders_batch(
 
 def module(cache: Path | None, **arguments: Any) -> PoseDataModule:
     sizes = {"train": COUNT, "val": 5}
-    source = SimpleNamespace(
-        skeleton=LSP, persons=lambda split: toy_persons(sizes[split], name=f"toy {split}")
-    )
+    source = SimpleNamespace(skeleton=LSP, persons=lambda split: toy_persons(sizes[split], name=f"toy {split}"))
     options = {"batch_size": 4, "workers": 0, "augment": "device", "augmentation": Augmentation()}
     return PoseDataModule(source=source, input_size=SIZE, cache=cache, **options | arguments)  # type: ignore
 

@@ -36,9 +36,7 @@ def test_a_warped_image_shows_a_dot_where_the_matrix_puts_it(rotation: int, flip
     image = np.zeros((120, 160), np.float32)
     dot = np.array([70.0, 50.0])
     cv2.circle(image, (70, 50), 3, 1.0, -1)
-    matrix = geometry.crop_matrix(
-        np.array([80.0, 60.0]), np.array([80.0, 80.0]), rotation, (96, 96), flip
-    )
+    matrix = geometry.crop_matrix(np.array([80.0, 60.0]), np.array([80.0, 80.0]), rotation, (96, 96), flip)
     crop = cv2.warpAffine(image, matrix, (96, 96), flags=cv2.INTER_LINEAR)
     rows, columns = np.indices(crop.shape)
     centroid = [(columns * crop).sum() / crop.sum(), (rows * crop).sum() / crop.sum()]
@@ -58,9 +56,7 @@ def test_an_impossible_box_is_refused(center, size, rotation) -> None:
 
 
 @given(finite, finite, boxes, degrees, output_sizes, st.booleans())
-def test_the_unbiased_crop_takes_the_box_to_the_outermost_pixels(
-    x, y, width, rotation, output_size, flip
-) -> None:
+def test_the_unbiased_crop_takes_the_box_to_the_outermost_pixels(x, y, width, rotation, output_size, flip) -> None:
     height_px, width_px = output_size
     center = np.array([x, y])
     box = geometry.fit_box(np.array([width, 1e-3]), (width_px - 1) / (height_px - 1))

@@ -133,8 +133,7 @@ def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Pat
     truth = scipy.io.loadmat(fixture_file)
     joints, visible = truth["pos_gt_src"], 1 - truth["jnt_missing"]
     valid = [
-        record(joints=joints[:, :, n].tolist(), joints_vis=visible[:, n].tolist())
-        for n in range(joints.shape[2])
+        record(joints=joints[:, :, n].tolist(), joints_vis=visible[:, n].tolist()) for n in range(joints.shape[2])
     ]
     source = MPII(write(tmp_path / "d", [record()], valid, truth["headboxes_src"]))
     predictions = np.load(fixture_file.parent / "pckh_preds.npz")

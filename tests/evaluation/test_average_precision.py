@@ -53,9 +53,7 @@ def test_scores_match_the_reference(fixture_file: Path) -> None:
     expected = json.loads(fixture_file.with_name("coco_expected.json").read_text())[case]
     expected = {name: math.nan if value == -1 else value for name, value in expected.items()}
     truth = read_annotations(fixture_file.with_name("coco_gt.json"))
-    detections = [
-        d for d in json.loads(fixture_file.read_text()) if d["category_id"] == truth.category
-    ]
+    detections = [d for d in json.loads(fixture_file.read_text()) if d["category_id"] == truth.category]
     scores = evaluate_detections(poses_of(detections), truth)
     assert scores == pytest.approx(expected, abs=1e-6, nan_ok=True)
 

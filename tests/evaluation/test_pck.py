@@ -142,9 +142,7 @@ def one_person(error: float, length: float) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    ("error", "score"), [(6.0, 100.0), (6.001, 0.0), (math.nan, 0.0), (math.inf, 0.0)]
-)
+@pytest.mark.parametrize(("error", "score"), [(6.0, 100.0), (6.001, 0.0), (math.nan, 0.0), (math.inf, 0.0)])
 def test_an_error_equal_to_the_threshold_is_right(error: float, score: float) -> None:
     metric = lsp_metric()
     metric.update(**one_person(error, 30.0))

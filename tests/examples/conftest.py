@@ -35,9 +35,7 @@ def write(tmp_path: Path) -> Callable[[str, str], None]:
 @pytest.fixture
 def people(tmp_path: Path) -> None:
     """Pictures data/{train,val}/0.png, ... of one person each, and data/{train,val}.npy: joints in pixels."""
-    drawn = Synthetic(
-        train=16, val=8, image_size=(64, 64), unlabelled=0, truncated=0, turned_away=0
-    )
+    drawn = Synthetic(train=16, val=8, image_size=(64, 64), unlabelled=0, truncated=0, turned_away=0)
     for split in ("train", "val"):
         persons = drawn.persons(split)
         for row in range(len(persons.ids)):
@@ -59,9 +57,7 @@ class Pnfs:
 
     def predicts_alike(self, exported: str, *arguments: str) -> bool:
         """Whether an exported file gives the joints of a picture the scores that its checkpoint gives."""
-        return np.allclose(
-            self.scores(f"checkpoint={exported}"), self.scores(*arguments), atol=1e-3
-        )
+        return np.allclose(self.scores(f"checkpoint={exported}"), self.scores(*arguments), atol=1e-3)
 
     def scores(self, *arguments: str) -> list[float]:
         """Scores of the joints that `pnfs predict` finds in a picture."""

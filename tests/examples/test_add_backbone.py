@@ -28,9 +28,7 @@ YAML = "{_target_: my_backbone.Plain, width: 8}"
 def test_backbone(write, pnfs):
     write("my_backbone.py", PYTHON)
     write("conf/backbone/plain.yaml", YAML)
-    run = pnfs(
-        "train", "profile=smoke", "model.fabrics.channels=2", "backbone=plain", "~backbone.weights"
-    )
+    run = pnfs("train", "profile=smoke", "model.fabrics.channels=2", "backbone=plain", "~backbone.weights")
     checkpoint = (f"checkpoint={run}", "trust=true")
     pnfs("evaluate", *checkpoint, "out=scores")
     pnfs("derive", *checkpoint, "out=small")

@@ -120,9 +120,7 @@ def sharp() -> PoseFabricNetwork:
     return network
 
 
-@pytest.mark.parametrize(
-    ("sigma", "unbiased"), [pytest.param(2.0, False, marks=pytest.mark.slow), (1.0, True)]
-)
+@pytest.mark.parametrize(("sigma", "unbiased"), [pytest.param(2.0, False, marks=pytest.mark.slow), (1.0, True)])
 def test_every_decoding_of_a_sound_network_is_exported(
     sharp, tmp_path: Path, sigma: float, unbiased: bool
 ) -> None:

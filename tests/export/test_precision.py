@@ -194,9 +194,7 @@ def test_openvino_computes_in_float32_unless_told_otherwise(f32_file) -> None:
     assert coarse.precision == "bf16"
 
 
-def test_precisions_that_there_are_not(
-    f32_file, int8_file, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precisions_that_there_are_not(f32_file, int8_file, monkeypatch: pytest.MonkeyPatch) -> None:
     class Older(openvino.Core):
         def get_property(self, *names: str) -> object:
             return ["FP32", "INT8"]

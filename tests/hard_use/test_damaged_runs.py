@@ -38,9 +38,7 @@ DAMAGES: dict[str, Damage] = {
     "half": lambda content: content[: len(content) // 2],
     "last byte missing": lambda content: content[:-1],
     "first kilobyte missing": lambda content: content[1024:],
-    "a bit flipped": lambda content: changed(
-        content, len(content) // 2, bytes([content[len(content) // 2] ^ 1])
-    ),
+    "a bit flipped": lambda content: changed(content, len(content) // 2, bytes([content[len(content) // 2] ^ 1])),
     "a block of zeros": lambda content: changed(content, len(content) // 3, bytes(4096)),
     "all zeros": lambda content: bytes(len(content)),
     "text": lambda content: b"not a checkpoint",
@@ -51,9 +49,7 @@ DAMAGES: dict[str, Damage] = {
 SENTENCE = "the file, what is wrong; goes on from the epoch before, or says that restart=true does"
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k == "half" else pytest.mark.slow) for k in DAMAGES]
-)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == "half" else pytest.mark.slow) for k in DAMAGES])
 def test_damaged_last_checkpoint(
     server: TrainServer, runs: dict[str, Path], tmp_path: Path, tally: Tally, kind: str
 ) -> None:
@@ -94,9 +90,7 @@ def test_damaged_checkpoint_in_every_command(
     server: TrainServer, runs: dict[str, Path], tmp_path: Path, tally: Tally, kind: str
 ) -> None:
     path = tmp_path / "some.ckpt"
-    path.write_bytes(
-        DAMAGES[kind]((only(runs["whole"]) / "checkpoints" / "best.ckpt").read_bytes())
-    )
+    path.write_bytes(DAMAGES[kind]((only(runs["whole"]) / "checkpoints" / "best.ckpt").read_bytes()))
     (tmp_path / "picture.png").touch()
     for command, arguments in READERS.items():
         name, key = command.split()

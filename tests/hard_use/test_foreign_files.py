@@ -87,9 +87,7 @@ def altered(value: Any, random: Generator) -> Any:
     if isinstance(value, list) and value and random.random() < 0.9:
         place = random.integers(len(value))
         if random.random() < 0.1:
-            return (
-                value[:place] + value[place + 1 :] if random.random() < 0.5 else [*value, value[0]]
-            )
+            return value[:place] + value[place + 1 :] if random.random() < 0.5 else [*value, value[0]]
         return [altered(v, random) if k == place else v for k, v in enumerate(value)]
     return ODD[random.integers(len(ODD))]
 
@@ -185,9 +183,7 @@ def test_images(tmp_path: Path, tally: Tally, suffix: str, amount: int) -> None:
     tally("damaged images, also with sizes out of proportion", amount, SEEN)
 
 
-@pytest.mark.parametrize(
-    "name", ["annotations/person_keypoints_train2017.json", "annot/train.json"]
-)
+@pytest.mark.parametrize("name", ["annotations/person_keypoints_train2017.json", "annot/train.json"])
 def test_text_that_is_not_utf_8_is_named(root: Path, tmp_path: Path, name: str) -> None:
     kind = MPII if name.startswith("annot/") else COCO
     path = root / kind.__name__.lower() / name

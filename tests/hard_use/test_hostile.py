@@ -141,9 +141,7 @@ def test_configurations_build_no_other_class(
     )
 
 
-def test_path_outside_of_the_dataset_is_refused(
-    server: TrainServer, tmp_path: Path, tally: Tally
-) -> None:
+def test_path_outside_of_the_dataset_is_refused(server: TrainServer, tmp_path: Path, tally: Tally) -> None:
     drawn = Synthetic("mpii", train=3, val=3, image_size=(48, 48))
     write_mpii({split: drawn.persons(split) for split in ("train", "val")}, tmp_path / "mpii")
     annotations = tmp_path / "mpii" / "annot" / "train.json"

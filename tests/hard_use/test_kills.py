@@ -53,9 +53,7 @@ def test_killed_training_stops_early_where_the_uninterrupted_does(
     overrides, log = [*RUN, *stops], tmp_path / "log.txt"
     server.train([*overrides, f"run_root={tmp_path / 'whole'}"], log)
     (whole,) = (tmp_path / "whole").glob("*/*")
-    killed = server.train_with_kills(
-        overrides, tmp_path / "killed", log, kills=patience // 2, seed=patience
-    )
+    killed = server.train_with_kills(overrides, tmp_path / "killed", log, kills=patience // 2, seed=patience)
     assert_same_training(whole, killed)
     tally("SIGKILL at a random moment, all strategies, workers 0 and 2", patience // 2, BITWISE)
 

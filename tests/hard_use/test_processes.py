@@ -58,11 +58,7 @@ def test_signal_to_the_whole_group(
 @pytest.mark.slow
 def test_killed_loader_process(server: TrainServer, tmp_path: Path, tally: Tally) -> None:
     pid = started(server, tmp_path, "workers=2")
-    workers = [
-        c
-        for c in psutil.Process(pid).children()
-        if "pt_data_worker" in c.name() or c.children() == []
-    ]
+    workers = [c for c in psutil.Process(pid).children() if "pt_data_worker" in c.name() or c.children() == []]
     assert workers
     for worker in workers:
         worker.kill()
@@ -95,9 +91,7 @@ def test_what_vanishes_is_named(
         "dataset.check_images=false",
     ]
     killed = ("pnfs.training.keeping:KeepLast.on_train_epoch_end", 1, True)
-    server.start(
-        [*words, "epochs=3", f"run_root={tmp_path / 'runs'}"], tmp_path / "log.txt", killed
-    )
+    server.start([*words, "epochs=3", f"run_root={tmp_path / 'runs'}"], tmp_path / "log.txt", killed)
     assert server.wait() == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
     image = sorted((mpii / "images").iterdir())[0]
     if what == "half an image":
@@ -107,15 +101,11 @@ def test_what_vanishes_is_named(
         gone.rename(tmp_path / "elsewhere")
     done = server.run(tmp_path, "train", *words, "epochs=3", f"run_root={tmp_path / 'runs'}")
     refused(done, image.name if what == "image" or "half" in what else "mpii")
-    tally(
-        "image or dataset gone, loader with and without processes", 1, "the file that is not there"
-    )
+    tally("image or dataset gone, loader with and without processes", 1, "the file that is not there")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    os.geteuid() == 0 and not shutil.which("chattr"), reason="root writes everywhere"
-)
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("chattr"), reason="root writes everywhere")
 def test_read_only_place(server: TrainServer, tmp_path: Path, tally: Tally) -> None:
     place = tmp_path / "place"
     place.mkdir()
@@ -126,9 +116,7 @@ def test_read_only_place(server: TrainServer, tmp_path: Path, tally: Tally) -> N
     try:
         done = server.run(tmp_path, "train", *FEW, "seed=1", f"run_root={place}")
         refused(done, "Read-only file system", "run_root")
-        done = server.run(
-            tmp_path, "evaluate", f"checkpoint={only(place)}", "workers=0", "trainer=cpu"
-        )
+        done = server.run(tmp_path, "evaluate", f"checkpoint={only(place)}", "workers=0", "trainer=cpu")
         refused(done, "Read-only file system", str(place))
     finally:
         os.system(f"umount -l {place}")
@@ -137,9 +125,7 @@ def test_read_only_place(server: TrainServer, tmp_path: Path, tally: Tally) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["synchronous", "first_order", "random", "second_order"])
-def test_loss_that_is_not_finite(
-    server: TrainServer, tmp_path: Path, tally: Tally, strategy: str
-) -> None:
+def test_loss_that_is_not_finite(server: TrainServer, tmp_path: Path, tally: Tally, strategy: str) -> None:
     words = [f"strategy={strategy}", "optimizer.lr=1e30", f"run_root={tmp_path / 'runs'}"]
     done = server.run(tmp_path, "train", *FEW, *words)
     refused(done, "loss")

@@ -17,11 +17,7 @@ DRY = [*FEW, "+trainer.fast_dev_run=true"]
 
 def leaves(tree: Any, above: str = "") -> list[str]:
     if isinstance(tree, dict) and tree:
-        return [
-            leaf
-            for key, value in tree.items()
-            for leaf in leaves(value, f"{above}.{key}".strip("."))
-        ]
+        return [leaf for key, value in tree.items() for leaf in leaves(value, f"{above}.{key}".strip("."))]
     return [above]
 
 
@@ -58,9 +54,7 @@ CHOICES = [
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # Of the accelerations some compile.
 @pytest.mark.parametrize("group", sorted({group for group, _ in CHOICES}))
-def test_every_choice_is_built(
-    server: TrainServer, tmp_path: Path, tally: Tally, group: str
-) -> None:
+def test_every_choice_is_built(server: TrainServer, tmp_path: Path, tally: Tally, group: str) -> None:
     chosen = [choice for name, choice in CHOICES if name == group]
     small = [argument for argument in DRY if not argument.startswith(group)]
     weights = [f"pretrained.{kind}=none" for kind in ("mobilenet_v2", "resnet", "hrnet")]

@@ -99,9 +99,7 @@ def module_of(settings: dict[str, Any], network: PoseFabricNetwork) -> PoseModul
     return PoseModule(
         network=network.double().train(),
         metric=PCK(joints=joints, groups={}, thresholds=(0.5,)),
-        optimizer=lambda groups: torch.optim.Adam(
-            groups, lr=settings["lr"], betas=tuple(settings["adam_betas"])
-        ),
+        optimizer=lambda groups: torch.optim.Adam(groups, lr=settings["lr"], betas=tuple(settings["adam_betas"])),
         schedule=StepSchedule(milestones=()),
         loss=HeatmapLoss("joints", 0.5),
         codec=Codec(sigma=settings["sigma"], quantised=False, radius=None),

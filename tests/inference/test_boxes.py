@@ -179,9 +179,7 @@ def test_weights_are_downloaded_if_allowed_and_only_if_their_hash_fits(
     assert len(asked) == 3, "what is there is not downloaded again"
 
 
-def test_detector_without_weights_says_where_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_detector_without_weights_says_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     for name, file, named in (

@@ -85,9 +85,7 @@ def test_predictions_say_what_computed_them(run: Path, tmp_path: Path, runtime, 
     assert f"runtime: {runtime} · precision: f32" in capsys.readouterr().out
 
 
-def test_export_in_int8_calibrates_on_the_runs_training_crops(
-    run: Path, tmp_path: Path, capsys
-) -> None:
+def test_export_in_int8_calibrates_on_the_runs_training_crops(run: Path, tmp_path: Path, capsys) -> None:
     # The file is called .onnx, whether or not that is said.
     asked = (f"checkpoint={run}", "precision=int8", "int8.max_moved=1")
     call("export", *asked, f"out={tmp_path / 'int8'}", "int8.crops=4")

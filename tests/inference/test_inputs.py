@@ -35,9 +35,7 @@ def test_folder_is_searched_in_natural_order(tmp_path: Path) -> None:
     assert names(tmp_path / "out/overlays/x.jpg", tmp_path / "out") == ["x.jpg"]
 
 
-def test_names_stay_apart_and_globs_take_what_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_stay_apart_and_globs_take_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/x.jpg", "b/x.jpg", "b/x.png", "b/x.txt", "odd[1].jpg", "my photo (1).jpg")
     out = tmp_path / "out"
     assert names([tmp_path / "a", tmp_path / "b"], out) == ["a/x.jpg", "b/x.jpg", "b/x.png"]
@@ -49,9 +47,7 @@ def test_names_stay_apart_and_globs_take_what_fits(
     assert names("b/../a/*.jpg", Path("out")) == ["x.jpg"]
 
 
-def test_nothing_to_read_is_refused_with_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_to_read_is_refused_with_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "in/a.heic", "in/b.HEIC", "in/notes")
     monkeypatch.chdir(tmp_path)
     for asked, named in (
@@ -98,9 +94,7 @@ def test_numbers_of_any_kind_are_scaled(tmp_path: Path, suffix: str, factor: int
         (200 * RAMP).astype(np.uint16),
     ],
 )
-def test_numbers_without_a_scale_are_refused_and_black_stays_black(
-    tmp_path: Path, values: np.ndarray
-) -> None:
+def test_numbers_without_a_scale_are_refused_and_black_stays_black(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match=r"x\.tif"):
         read_picture(tmp_path / "x.tif")
@@ -130,9 +124,7 @@ def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_picture(path, upright=False), PHOTOGRAPH)
 
 
-def test_damaged_and_huge_files_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damaged_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(PHOTOGRAPH).save(tmp_path / "x.jpg", quality=95)
     content = bytearray((tmp_path / "x.jpg").read_bytes())
     files = {"cut.jpg": content[: len(content) // 2], "text.jpg": b"no picture", "empty.jpg": b""}

@@ -60,9 +60,7 @@ DOT, BOX = dots((61, 203)), [11, 150, 100, 120]
 def test_predictor_equals_the_modules_evaluation() -> None:
     source = Synthetic("coco", train=1, val=5, image_size=(96, 96))
     persons = source.persons("val")
-    module = PoseModule(
-        network=network(), metric=source.metric("val"), optimizer=torch.optim.Adam, flip_test=True
-    )
+    module = PoseModule(network=network(), metric=source.metric("val"), optimizer=torch.optim.Adam, flip_test=True)
     dataset = CropDataset(persons, input_size=SIZE)
     batch = default_collate([dataset[n] for n in range(len(dataset))])
     with torch.no_grad():

@@ -48,9 +48,7 @@ def test_a_pyramid_has_four_scales_of_the_stated_channels(build: Callable[[], Ba
 
 
 @pytest.mark.parametrize("kind", ["mobilenet", "resnet"])
-def test_weights_from_a_file_give_torchvisions_features(
-    kind: str, mobilenet: nn.Module, tmp_path: Path
-) -> None:
+def test_weights_from_a_file_give_torchvisions_features(kind: str, mobilenet: nn.Module, tmp_path: Path) -> None:
     seen: list[Tensor] = []
     path, images = str(tmp_path / "weights.pth"), torch.randn(2, 3, 64, 64)
     if kind == "mobilenet":
@@ -139,9 +137,7 @@ def test_a_stranger_cannot_run_code(tmp_path: Path) -> None:
         ({"features.0.0.weight": torch.zeros(2)}, r"features.0.0.weight is \(2,\)"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(
-    tmp_path: Path, mobilenet: nn.Module, change: dict, named: str
-) -> None:
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, mobilenet: nn.Module, change: dict, named: str) -> None:
     state = {**mobilenet.state_dict(), **change}
     torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "unfit.pth")
     with pytest.raises(PnfsError, match=rf"unfit.pth of MobileNetV2 do not fit.*{named}"):

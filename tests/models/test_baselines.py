@@ -47,9 +47,7 @@ def test_counts_are_the_published_ones(build, arguments, size, parameters, giga)
 
 def test_transposed_convolutions_are_counted_by_input_or_by_output() -> None:
     network = simple_baseline(filters=8)
-    by_input, by_output = (
-        measure_cost(network, (64, 96), deconvolution=how) for how in ("input", "output")
-    )
+    by_input, by_output = (measure_cost(network, (64, 96), deconvolution=how) for how in ("input", "output"))
     pixels = [2 * 3, 4 * 6, 8 * 12]
     weights = [16 * 2048 * 8, 16 * 8 * 8, 16 * 8 * 8]
     by_hand = sum(p * w for p, w in zip(pixels, weights, strict=True))

@@ -49,9 +49,7 @@ def assert_equal_outputs(network: PoseFabricNetwork, other: nn.Module) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def derive(
-    source: PoseFabricNetwork, architecture: Architecture, **options: Any
-) -> PoseFabricNetwork:
+def derive(source: PoseFabricNetwork, architecture: Architecture, **options: Any) -> PoseFabricNetwork:
     derived = build(**options, kept=kept_settings(architecture))
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
@@ -125,9 +123,7 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
 @RULES
 @pytest.mark.parametrize("on_fabric", [False, True], ids=["mobilenet", "fabric"])
 @pytest.mark.parametrize(("nodes", "vector_dim"), [(1, 8), (2, 1)])
-def test_a_fused_network_is_equal(
-    rules: FabricRules, on_fabric: bool, nodes: int, vector_dim: int
-) -> None:
+def test_a_fused_network_is_equal(rules: FabricRules, on_fabric: bool, nodes: int, vector_dim: int) -> None:
     network = build(rules, on_fabric, channels=2, nodes=nodes, vector_dim=vector_dim)
     before = {name: value.clone() for name, value in scramble(network, 0).state_dict().items()}
     fused = fuse(network.train())

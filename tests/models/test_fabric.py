@@ -65,10 +65,7 @@ def test_the_wiring_is_that_of_the_paper(layers, first, last, inputs, table: Tab
     cells = grid(first, last, inputs, layers).cells
     for cell in cells:
         assert [c.neighbour for c in cell.connections] == ["finer", "same", "coarser"]
-    found = {
-        (cell.layer, cell.scale): [(c.source, c.transform) for c in cell.connections]
-        for cell in cells
-    }
+    found = {(cell.layer, cell.scale): [(c.source, c.transform) for c in cell.connections] for cell in cells}
     assert found == table
     # Layer by layer, from fine to coarse: the order of beta's rows.
     assert list(found) == list(table)
@@ -151,9 +148,7 @@ def literal_fabric(fabrics: NeuralFabrics, table: Table, inputs: Mapping[int, Te
         if rules.gain == "candidates":
             weights, mixing = 3 * weights, len(fabrics.theta.operations) * mixing
         mixture = torch.zeros(())
-        for weight, place, (source, kind) in zip(
-            weights, ("finer", "same", "coarser"), candidates, strict=True
-        ):
+        for weight, place, (source, kind) in zip(weights, ("finer", "same", "coarser"), candidates, strict=True):
             x = maps[layer - 1, source]
             if kind != "identity":
                 shared = rules.stem_connections == "shared" and layer == 1 and scale == 8
@@ -186,9 +181,7 @@ def fabric_on_random_maps(kind: str, **arguments) -> tuple[NeuralFabrics, Table,
         inputs = {s: torch.randn(2, s, 64 // s, 96 // s).double() for s in SCALES}
     else:
         arguments["operations"] = BACKBONE_OPERATIONS
-        fabrics = NeuralFabrics(
-            layers=7, first_layers=4, input_scales=(4,), channels=1, **arguments
-        )
+        fabrics = NeuralFabrics(layers=7, first_layers=4, input_scales=(4,), channels=1, **arguments)
         inputs = {4: torch.randn(2, 4, 16, 24).double()}
     fabrics = fabrics.double()
     randomise(fabrics)

@@ -66,9 +66,7 @@ def observe(case: Case) -> dict[str, np.ndarray]:
     """
     network = build(case)
     found = {
-        "initial": np.array(
-            sorted((p.numel(), *_sums(p.detach())) for p in network.parameters()), np.float64
-        ),
+        "initial": np.array(sorted((p.numel(), *_sums(p.detach())) for p in network.parameters()), np.float64),
         "draw": torch.rand(4).double().numpy(),
     }
     logits = network.architecture_parameters()

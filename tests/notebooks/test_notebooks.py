@@ -15,9 +15,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def pictures(cell) -> list[str]:
     """What a cell shows as a picture: its outputs, or a linked file."""
     links = re.findall(r"!\[.+?\]\((.+?)\)", cell.source) if cell.cell_type == "markdown" else []
-    return links + [
-        kind for out in cell.get("outputs", ()) for kind in out.get("data", {}) if "image/" in kind
-    ]
+    return links + [kind for out in cell.get("outputs", ()) for kind in out.get("data", {}) if "image/" in kind]
 
 
 @pytest.mark.slow

@@ -18,9 +18,7 @@ from pnfs.runs.record import write_result
 
 @pytest.fixture
 def target(tmp_path: Path) -> Target:
-    return target_of(
-        tmp_path, notes={"smoke": "do not believe it"}, questions={"lonely": "Is it better?"}
-    )
+    return target_of(tmp_path, notes={"smoke": "do not believe it"}, questions={"lonely": "Is it better?"})
 
 
 @pytest.fixture

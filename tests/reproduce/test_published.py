@@ -57,9 +57,7 @@ def heading(name: str, column: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_published_number_is_in_the_page_even_without_a_run(
-    name: str, tmp_path: Path
-) -> None:
+def test_every_published_number_is_in_the_page_even_without_a_run(name: str, tmp_path: Path) -> None:
     target = read_target(ROOT, name)
     results = results_of(tmp_path, target)
     rows = rows_of(page(target, results, "lspet"))

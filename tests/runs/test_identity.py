@@ -119,9 +119,7 @@ def test_hash_is_of_the_content_and_leaves_the_configuration_alone() -> None:
 
 
 @pytest.mark.parametrize("file", ["weights.pth", "checkpoints/best.ckpt"])
-@pytest.mark.parametrize(
-    "key", ["model.backbone.weights", "strategy.architecture", "initial", "ckpt_path"]
-)
+@pytest.mark.parametrize("key", ["model.backbone.weights", "strategy.architecture", "initial", "ckpt_path"])
 def test_files_and_runs_count_by_their_content(tmp_path: Path, key: str, file: str) -> None:
     hashes = []
     for name, content in (("a", "x"), ("b", "x"), ("b", "longer")):
@@ -185,9 +183,7 @@ def test_one_changed_person_is_another_run(column: str) -> None:
 
 def test_labels_that_only_the_metric_reads_count_too(tmp_path: Path) -> None:
     write_coco(people("coco"), tmp_path)
-    path, detections = (
-        tmp_path / name for name in ("annotations/person_keypoints_val2017.json", "boxes.json")
-    )
+    path, detections = (tmp_path / name for name in ("annotations/person_keypoints_val2017.json", "boxes.json"))
     content = json.loads(path.read_text())
     columns = {"category_id": 1, "score": 0.9}
     boxes = [columns | {k: a[k] for k in ("image_id", "bbox")} for a in content["annotations"]]

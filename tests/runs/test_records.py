@@ -111,9 +111,7 @@ def test_state_follows_a_run(tmp_path: Path) -> None:
         (NonFiniteLossError("nan in step 7"), "failed", "nan in step 7"),
     ],
 )
-def test_state_tells_how_a_run_ended(
-    tmp_path: Path, error: BaseException, status: str, cause: str
-) -> None:
+def test_state_tells_how_a_run_ended(tmp_path: Path, error: BaseException, status: str, cause: str) -> None:
     with pytest.raises(type(error)), kept_state(tmp_path, CONFIG):
         raise error
     assert seen(tmp_path) == (status, cause)

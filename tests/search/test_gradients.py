@@ -44,9 +44,7 @@ def loss_of(module: PoseModule, batch: PoseBatch) -> torch.Tensor:
     return module.loss(part_maps, batch, module.codec, module.network.map_joints)
 
 
-def loss_after_a_step(
-    module: PoseModule, step: float, train: PoseBatch, search: PoseBatch
-) -> float:
+def loss_after_a_step(module: PoseModule, step: float, train: PoseBatch, search: PoseBatch) -> float:
     """The search loss after one plain gradient step, on a copy of the weights."""
     network = module.network
     kept = {name: value.clone() for name, value in network.state_dict().items()}

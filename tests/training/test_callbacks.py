@@ -21,9 +21,7 @@ from tiny import fabric_network
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_speed_leaves_the_first_step_of_an_epoch_out(
-    monkeypatch: pytest.MonkeyPatch, world_size: int
-) -> None:
+def test_speed_leaves_the_first_step_of_an_epoch_out(monkeypatch: pytest.MonkeyPatch, world_size: int) -> None:
     clock, logged = iter([100.0, 104.0, 200.0, 204.0]), []
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
     log = lambda name, value: logged.append((name, value))  # noqa: E731
@@ -52,9 +50,7 @@ def started(folder: Path, value: float, epoch: int = 0) -> ArchitectureMonitor:
 
 
 @pytest.mark.parametrize("value", [0.5, -math.inf])
-def test_trajectory_begins_before_training_and_forgets_what_was_not_kept(
-    tmp_path: Path, value: float
-) -> None:
+def test_trajectory_begins_before_training_and_forgets_what_was_not_kept(tmp_path: Path, value: float) -> None:
     monitor = started(tmp_path, value)
     assert list(read_trajectory(monitor.path)) == [-1]
     line = monitor.path.read_text()

@@ -206,9 +206,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
     refused(with_config(tmp_path, older), "earlier version", trust=True)
 
 
-def test_best_checkpoint_of_a_run_is_found(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_best_checkpoint_of_a_run_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     last.parent.mkdir()
     for absent, named in (

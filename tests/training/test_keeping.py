@@ -60,9 +60,7 @@ def epoch_of(path: Path) -> int:
 # --- moved runs
 
 
-@pytest.mark.parametrize(
-    ("scores", "best"), [([0.9, 0.5, 0.2, 0.3], 0), ([0.5, 0.9, 0.2, 0.95], 3)]
-)
+@pytest.mark.parametrize(("scores", "best"), [([0.9, 0.5, 0.2, 0.3], 0), ([0.5, 0.9, 0.2, 0.95], 3)])
 def test_moved_run_keeps_its_best_epoch(tmp_path: Path, scores: list[float], best: int) -> None:
     fit(tmp_path / "run", scores, epochs=2)
     moved = tmp_path / "another" / "place"
@@ -100,9 +98,7 @@ def counted_looks(timer: Timer, stage: Any = None) -> float:
     return len(looks) + timer._offset
 
 
-def test_max_time_pauses_and_the_same_command_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_max_time_pauses_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Timer, "time_elapsed", counted_looks)
     limit = {"seconds": 7}
     scores = [0.1, 0.2, 0.9]
@@ -130,9 +126,7 @@ def test_several_validations_an_epoch_keep_no_state_within_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("patience", "end"), [(1, 1), (2, 2)])
-def test_run_that_had_stopped_early_trains_no_further_epoch(
-    tmp_path: Path, patience: int, end: int
-) -> None:
+def test_run_that_had_stopped_early_trains_no_further_epoch(tmp_path: Path, patience: int, end: int) -> None:
     scores = [0.5, 0.4, 0.3, 0.9, 0.9]
     # Patience goes on where it was.
     fit(tmp_path, scores, epochs=2, patience=patience)

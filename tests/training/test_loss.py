@@ -28,9 +28,7 @@ class Given(Codec):
         return self.given  # type: ignore[attr-defined]
 
 
-def loss_of(
-    part_maps: Tensor, targets: Tensor, weights: Tensor, maps: str, factor: float = 1.0
-) -> Tensor:
+def loss_of(part_maps: Tensor, targets: Tensor, weights: Tensor, maps: str, factor: float = 1.0) -> Tensor:
     joints = {"joints_crop": None, "labelled": None}
     loss = HeatmapLoss(maps, factor)  # type: ignore[arg-type]
     return loss(part_maps, joints, Given(targets, weights), MAP_JOINTS)

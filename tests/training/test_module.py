@@ -90,9 +90,7 @@ def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: ArchitectureGro
 
 
 @pytest.mark.parametrize(("every", "last"), [(1, 5), (4, 7), (100, 8)])
-def test_first_loss_that_is_not_finite_is_named(
-    monkeypatch: pytest.MonkeyPatch, every: int, last: int
-) -> None:
+def test_first_loss_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch, every: int, last: int) -> None:
     """On the CPU at once, elsewhere at the next look, at the latest when the epoch ends."""
     monkeypatch.setitem(training_module.LOOK_AFTER, "cpu", every)
     pose, optimizer = module(), SimpleNamespace(param_groups=[{"lr": 0.01}])

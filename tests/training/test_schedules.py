@@ -12,9 +12,7 @@ def optimizer(*rates: float) -> Optimizer:
     return SGD(groups, lr=1.0)
 
 
-def rates_of(
-    schedule: Schedule, optimizer: Optimizer, epochs: int, steps: int
-) -> list[list[float]]:
+def rates_of(schedule: Schedule, optimizer: Optimizer, epochs: int, steps: int) -> list[list[float]]:
     """The learning rates of each group, before each step of the scheduler."""
     built = schedule.build(optimizer, epochs, steps)
     length = epochs if built["interval"] == "epoch" else steps

@@ -27,9 +27,7 @@ OFF = -math.inf
 
 
 def build(parts=PARTS, **options) -> PoseFabricNetwork:
-    network = fabric_network(
-        parts, backbone=fabric_backbone(channels=2), skeleton="lsp", channels=2, **options
-    )
+    network = fabric_network(parts, backbone=fabric_backbone(channels=2), skeleton="lsp", channels=2, **options)
     generator = torch.Generator().manual_seed(1)
     for parameter in network.architecture_parameters().values():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
@@ -86,9 +84,7 @@ def test_arrows_grow_with_beta_and_point_the_way_of_their_transform():
 def test_bars_are_the_softmax_of_alpha(per_cell):
     network = build(nodes=2, alpha_per_cell=per_cell)
     figure, table = drawn(network), softmax(network.fabrics.alpha["head"])
-    for edge, weights in zip(
-        ("0-1", "0-2", "1-2"), table.mean(0) if per_cell else table, strict=True
-    ):
+    for edge, weights in zip(("0-1", "0-2", "1-2"), table.mean(0) if per_cell else table, strict=True):
         segments = by_gid(figure, Rectangle, f"alpha/head/{edge}/")
         assert list(segments) == list(SUBNETWORK_OPERATIONS)
         lengths = np.array([segment.get_width() for segment in segments.values()])

@@ -114,9 +114,7 @@ def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(picture: Path) 
     assert len(page.all("script")) == 1
     assert "<script>alert" not in text
     assert NASTY in page.rows[1][0]
-    links = [
-        attrs.get(name) or "#" for _, attrs in page.tags for name in ("src", "href", "xlink:href")
-    ]
+    links = [attrs.get(name) or "#" for _, attrs in page.tags for name in ("src", "href", "xlink:href")]
     assert all(link.startswith(("#", "data:image/webp;base64,")) for link in links)
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
     (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
@@ -172,9 +170,7 @@ seen("wider than its box: " + (runs_table.scrollWidth > runs_table.clientWidth))
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
 @pytest.mark.parametrize("width", [700, 1400])
-def test_browser_sorts_and_filters(
-    tmp_path: Path, picture: Path, metrics: Path, width: int
-) -> None:
+def test_browser_sorts_and_filters(tmp_path: Path, picture: Path, metrics: Path, width: int) -> None:
     cards = [
         card(0, picture, metrics=metrics),
         card(1, score=None, state="running"),

@@ -20,9 +20,7 @@ SIZE, MAP_SIZE = (96, 64), (24, 16)
 PARTS = (("upper", MPII.joints[:9]), ("lower", MPII.joints[7:]))
 
 
-METADATA = ModelMetadata(
-    SIZE, 4, "mpii", MPII.joints, MPII.limbs, MPII.flip_pairs, "maps", parts=PARTS
-)
+METADATA = ModelMetadata(SIZE, 4, "mpii", MPII.joints, MPII.limbs, MPII.flip_pairs, "maps", parts=PARTS)
 
 
 def test_joints_and_limbs_know_their_side_and_part(builder) -> None:
@@ -89,9 +87,7 @@ def test_modules_agree_with_pnfs(
         "picture": {"width": 120, "height": 150, "data": pixels}, "box": box, "padding": 1.25,
     }  # fmt: skip
     script = str(Path(__file__).parent / "modules.mjs")
-    found = json.loads(
-        subprocess.check_output([node, script], input=json.dumps(question), text=True)
-    )
+    found = json.loads(subprocess.check_output([node, script], input=json.dumps(question), text=True))
 
     both = torch.from_numpy(maps), torch.from_numpy(mirrored_maps)
     averaged = Codec(flip_shift=shift).flip_averaged(*both, MPII.flip_permutation)  # type: ignore[arg-type]

@@ -82,9 +82,7 @@ def _both_sides(*links: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((f"{side}_{a}", f"{side}_{b}") for side in ("left", "right") for a, b in links)
 
 
-_ARMS_AND_LEGS = _both_sides(
-    ("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")
-)
+_ARMS_AND_LEGS = _both_sides(("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle"))
 _LIMB_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _LIMB_PAIRS = _pairs(*_LIMB_JOINTS)
 _LIMB_GROUPS = dict(zip(_LIMB_JOINTS, _LIMB_PAIRS, strict=True))

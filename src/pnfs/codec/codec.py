@@ -131,9 +131,7 @@ def to_image(locations: Points, matrices: Float[Tensor, "B 2 3"]) -> Points:
     return x[..., None] * affine[..., 0] + y[..., None] * affine[..., 1] + affine[..., 2]
 
 
-def decode(
-    maps: Maps, method: DecodeMethod = "quarter", *, sigma: float = 2.0
-) -> tuple[Points, Scores]:
+def decode(maps: Maps, method: DecodeMethod = "quarter", *, sigma: float = 2.0) -> tuple[Points, Scores]:
     """Locations x, y in heatmap pixels, (0, 0) where no score is positive, and the highest scores; in float32.
 
     Args:

@@ -86,9 +86,7 @@ def read_trained(
     return path, checkpoints.without_downloads(content[CONFIG_KEY]), content
 
 
-def trained_network(
-    trained: Mapping[str, Any], content: Mapping[str, Any], path: Path
-) -> PoseNetwork:
+def trained_network(trained: Mapping[str, Any], content: Mapping[str, Any], path: Path) -> PoseNetwork:
     """The network of a checkpoint, with its weights."""
     network = build_network(trained["model"])
     checkpoints.load_network_state(network, content, path)

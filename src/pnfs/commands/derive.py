@@ -68,8 +68,7 @@ def derive(settings: dict[str, Any]) -> None:
     source = building.trained_network(trained, content, path)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
-            f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing "
-            "to derive"
+            f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing to derive"
         )
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
@@ -108,13 +107,9 @@ def derive(settings: dict[str, Any]) -> None:
     console.print(f"source: {path}")
     for name in ("parameters", "macs"):
         before, after = (getattr(costs[which], name) for which in networks)
-        console.print(
-            f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)"
-        )
+        console.print(f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)")
     for name in [*scores.get("source", {})][:1]:
-        console.print(
-            f"{name}: {scores['source'][name]:.1f}, derived {scores['derived'][name]:.1f}"
-        )
+        console.print(f"{name}: {scores['source'][name]:.1f}, derived {scores['derived'][name]:.1f}")
     console.print(f"checkpoint: {saved}\narchitecture: {folder / 'architecture.json'}")
 
 

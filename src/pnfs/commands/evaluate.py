@@ -146,14 +146,10 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
 def _file(settings: Mapping[str, Any]) -> float:
     """Scores a file; see conf/evaluate.yaml."""
     if "_target_" not in settings["dataset"]:
-        raise UsageError(
-            "predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…"
-        )
+        raise UsageError("predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…")
     for key in ("name", "decode_method", "flip_shift", "runtime", "precision"):
         if settings[key] is not None:
-            raise UsageError(
-                f"{key} is for a network's predictions; those of a file are scored as they stand"
-            )
+            raise UsageError(f"{key} is for a network's predictions; those of a file are scored as they stand")
     split = settings["split"]
     source = with_every_split(build_source(settings["dataset"]), split)
     truth = source.annotations(split) if isinstance(source, COCO) else None

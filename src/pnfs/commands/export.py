@@ -34,11 +34,7 @@ def run(settings: dict[str, Any]) -> None:
     codec = dict(trained.get("codec", {}))
     codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
-    int8 = (
-        _calibration(settings, {**trained, "input_size": (height, width)}, path)
-        if is_int8
-        else None
-    )
+    int8 = _calibration(settings, {**trained, "input_size": (height, width)}, path) if is_int8 else None
     duration = "one to three minutes" if is_int8 else "half a minute"
     console.print(f"exporting {path} (about {duration})")
     report = export_onnx(
@@ -68,9 +64,7 @@ def run(settings: dict[str, Any]) -> None:
         )
 
 
-def _calibration(
-    settings: Mapping[str, Any], trained: Mapping[str, Any], path: Path
-) -> Calibration:
+def _calibration(settings: Mapping[str, Any], trained: Mapping[str, Any], path: Path) -> Calibration:
     """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]
     crops = data_for(settings, trained, trained["model"]["skeleton"], path)[1].dataset("train")

@@ -162,9 +162,7 @@ class ValidationPictures(L.Callback):
             logger.log_table("validation persons", columns=columns, data=lines)
 
 
-def predicted_rows(
-    module: PoseModule, crops: CropDataset, persons: Persons, rows: np.ndarray
-) -> Matches:
+def predicted_rows(module: PoseModule, crops: CropDataset, persons: Persons, rows: np.ndarray) -> Matches:
     """Predictions of some persons; the others have none."""
     chosen = default_collate([crops[int(row)] for row in rows])
     batch = move_data_to_device(chosen, module.device)

@@ -60,9 +60,7 @@ def outlive_reader() -> None:
     """Lets `pnfs evaluate ... | head -1` come to its end, and keep its result, after `head` has gone."""
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         raw = io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False))
-        like = {
-            name: getattr(sys.stdout, name) for name in ("encoding", "errors", "line_buffering")
-        }
+        like = {name: getattr(sys.stdout, name) for name in ("encoding", "errors", "line_buffering")}
         sys.stdout = io.TextIOWrapper(raw, **like)
 
 
@@ -76,9 +74,7 @@ def take_gpu_if_asked() -> None:
     if asked is None:
         return
     if not asked.isdigit() or int(asked) < 1:
-        raise PnfsError(
-            f"PNFS_GPUS={asked}: say how many GPUs the jobs share out, hydra.launcher.n_jobs=4"
-        )
+        raise PnfsError(f"PNFS_GPUS={asked}: say how many GPUs the jobs share out, hydra.launcher.n_jobs=4")
     _take(int(asked))
 
 
@@ -173,8 +169,7 @@ def run_in_processes(
         rank, failure = error.get_first_failure()
         hint = " (often for want of memory)" if failure.exitcode == -9 else ""
         raise ProcessFailed(
-            f"process {rank} of {count} failed: {failure.message}{hint}; what the others printed is "
-            f"below {logs}"
+            f"process {rank} of {count} failed: {failure.message}{hint}; what the others printed is below {logs}"
         ) from None
     except SignalException as error:
         # As shells count: 130 after Ctrl-C, 143 after SIGTERM.

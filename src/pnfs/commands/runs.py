@@ -44,9 +44,7 @@ def run(settings: dict[str, Any]) -> None:
     # JSON with all scores, null for what is not known; CSV has blank cells.
     names = [*COLUMNS, "scores"] if form == "json" else [*COLUMNS]
     table = pd.DataFrame([vars(card) for card in cards], columns=names, dtype=object)
-    written = (
-        table.to_json(orient="records", indent=1) if form == "json" else table.to_csv(index=False)
-    )
+    written = table.to_json(orient="records", indent=1) if form == "json" else table.to_csv(index=False)
     print(written.rstrip())
 
 

@@ -80,14 +80,10 @@ def require_whole_split(trainer: Mapping[str, Any]) -> None:
     for key, value in trainer.items():
         limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
         if limits and value is not None:
-            raise UsageError(
-                f"trainer.{key}={value}: a score is of the whole split; leave this key out"
-            )
+            raise UsageError(f"trainer.{key}={value}: a score is of the whole split; leave this key out")
 
 
-def evaluation_choices(
-    module: PoseModule | ScoredPredictor, source: PoseDataset, split: str
-) -> dict[str, Any]:
+def evaluation_choices(module: PoseModule | ScoredPredictor, source: PoseDataset, split: str) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     shift = {"flip_shift": module.codec.flip_shift} if module.flip_test else {}
     choices = {"split": split, "flip_test": module.flip_test, **shift}
@@ -130,9 +126,7 @@ def report(
         console.print(score_table(title, {"": record["scores"]}))
         console.print(described(record["evaluated_with"]), style="dim")
         if unsized:
-            console.print(
-                f"{unsized:,} persons have no size to measure errors by: they are not scored"
-            )
+            console.print(f"{unsized:,} persons have no size to measure errors by: they are not scored")
     pictures = write_pictures(module, data, folder, split, matches.predictions)
     pictures |= extremes(data, folder, split, matches)
     for what, file in {**pictures, "record": folder / RESULT}.items():

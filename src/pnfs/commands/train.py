@@ -89,9 +89,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
     return record
 
 
-def train_one(
-    *, settings: dict[str, Any], identity: dict[str, Any], earlier_seconds: float
-) -> None:
+def train_one(*, settings: dict[str, Any], identity: dict[str, Any], earlier_seconds: float) -> None:
     """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
     source = training_source(settings)
@@ -156,9 +154,7 @@ def _try_out(settings: dict[str, Any]) -> float:
     return math.nan
 
 
-def _data_and_module(
-    settings: dict[str, Any], source: PoseDataset
-) -> tuple[PoseDataModule, PoseModule]:
+def _data_and_module(settings: dict[str, Any], source: PoseDataset) -> tuple[PoseDataModule, PoseModule]:
     """Data and network of a run, both as its seed makes them."""
     L.seed_everything(settings["seed"], workers=True, verbose=False)
     # Problems of the data show before anything is built.

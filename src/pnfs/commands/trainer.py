@@ -31,9 +31,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if "_target_" not in settings["dataset"]:
         raise UsageError("dataset=of_checkpoint is no dataset to train on; choose one by name")
     if trainer.get("max_epochs") is None:
-        raise UsageError(
-            "trainer.max_epochs is not set: begin your file with `defaults: [auto, _self_]`"
-        )
+        raise UsageError("trainer.max_epochs is not set: begin your file with `defaults: [auto, _self_]`")
     if settings["initial"] is not None and settings["ckpt_path"] is not None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
     mixed = str(trainer.get("precision")).endswith("mixed")
@@ -77,9 +75,7 @@ def build_loggers(settings: Mapping[str, Any]) -> list[Logger]:
     return loggers
 
 
-def build_trainer(
-    settings: Mapping[str, Any], loggers: list[Logger], identity: Mapping[str, Any]
-) -> L.Trainer:
+def build_trainer(settings: Mapping[str, Any], loggers: list[Logger], identity: Mapping[str, Any]) -> L.Trainer:
     """The trainer with the callbacks of its own key and of the group; configuration and identity go into
     every checkpoint."""
     trainer = dict(settings["trainer"])
@@ -144,9 +140,7 @@ def newest_whole(folder: Path) -> Path:
             if path != last:
                 log.warning("%s is damaged: training goes on from %s in its place", last, path.name)
             return path
-    raise checkpoints.CheckpointError(
-        f"{last}: damaged, like the one before it; restart=true trains anew"
-    )
+    raise checkpoints.CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
 
 
 def load_initial(module: PoseModule, path: str) -> None:

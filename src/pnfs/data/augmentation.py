@@ -40,9 +40,7 @@ class Augmentation:
         tops = {"rotation": 360, "flip": 1, "colour": 1, "blur": 1, "occlusion": 1}
         for name, most in tops.items():
             if not 0 <= getattr(self, name) <= most:
-                raise PnfsError(
-                    f"augmentation.{name} must be 0 to {most}, got {getattr(self, name)}"
-                )
+                raise PnfsError(f"augmentation.{name} must be 0 to {most}, got {getattr(self, name)}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise PnfsError(f"augmentation.scale must be 0 < low <= high, got {self.scale}")
 

@@ -187,9 +187,7 @@ def with_crops(persons: Persons, path: Path) -> Persons:
 # --- writing
 
 
-def ensure_cache(
-    root: Path | str, persons: Persons, settings: CacheSettings, *, workers: int = 0
-) -> Path:
+def ensure_cache(root: Path | str, persons: Persons, settings: CacheSettings, *, workers: int = 0) -> Path:
     """The file of a cache of these persons and settings below `root`; written, or finished, if there is none.
 
     Processes that ask for the same one wait for each other; `workers` crops are cut at once. Raises DataError if

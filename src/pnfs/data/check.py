@@ -96,9 +96,7 @@ def _head_sizes(dataset: MPII, persons: Persons) -> list[Finding]:
     apart = (joints - truth)[labelled & (truth != 0).any(-1)]
     if len(apart) and (np.abs(apart).max(-1) < 0.5).mean() < 0.9:
         x, y = np.median(apart, axis=0)
-        problem = (
-            f"joints lie elsewhere than in gt_valid.mat, in the median ({x:+.1f}, {y:+.1f}) px"
-        )
+        problem = f"joints lie elsewhere than in gt_valid.mat, in the median ({x:+.1f}, {y:+.1f}) px"
         return [Finding("error", "pixel base", persons.name, problem, source)]
     ends = [FILE_JOINTS.index(name) for name in ("head_top", "upper_neck")]
     distance = np.linalg.norm(joints[:, ends].mean(1) - boxes.mean(1), axis=-1)
@@ -224,9 +222,7 @@ def _exchanged(persons: Persons) -> Iterator[Finding]:
             yield Finding("warning", "left and right", persons.name, problem, advice)
 
 
-def inspect_images(
-    persons: Persons, rows: Sequence[int], workers: int | None = None
-) -> dict[int, ImageReport]:
+def inspect_images(persons: Persons, rows: Sequence[int], workers: int | None = None) -> dict[int, ImageReport]:
     """Row of `persons.images` -> report of the files that are there; `workers` at once, None: one a core.
 
     Threads are enough: reading and decoding happen outside Python's lock.

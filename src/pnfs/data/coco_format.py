@@ -187,9 +187,7 @@ def named_categories(
     return chosen
 
 
-def _joint_order(
-    where: str, categories: Sequence[Mapping[str, Any]], skeleton: Skeleton
-) -> list[int] | None:
+def _joint_order(where: str, categories: Sequence[Mapping[str, Any]], skeleton: Skeleton) -> list[int] | None:
     """For every joint of `skeleton` its place in the file's keypoints; None if none are named."""
     orders = []
     for record in categories:

@@ -96,9 +96,7 @@ class CropDataset(Dataset):
             "sample_index": np.int64(index),
         }
 
-    def pixels(
-        self, index: int, matrix: np.ndarray, random: np.random.Generator | None
-    ) -> dict[str, np.ndarray]:
+    def pixels(self, index: int, matrix: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
         """The entry "image" of a sample: row, map from image to crop, what the geometry was drawn from."""
         zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced_decoding else 1.0
         image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
@@ -230,9 +228,7 @@ def fits(persons: Persons, device: torch.device) -> bool:
     return size < 0.6 * torch.cuda.mem_get_info(device)[0]
 
 
-def load_resident(
-    persons: Persons, device: torch.device, threads: int = 1
-) -> UInt8[Tensor, "N H W 3"]:
+def load_resident(persons: Persons, device: torch.device, threads: int = 1) -> UInt8[Tensor, "N H W 3"]:
     """The cached crops of all persons on a device, each checked against its checksum on the way.
 
     Raises DataError if a crop is damaged, or the device has too little memory.

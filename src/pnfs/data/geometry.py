@@ -78,8 +78,6 @@ def compose(
     return product
 
 
-def apply(
-    matrix: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*N 2"]
-) -> Float[np.ndarray, "*N 2"]:
+def apply(matrix: Float[np.ndarray, "2 3"], points: Float[np.ndarray, "*N 2"]) -> Float[np.ndarray, "*N 2"]:
     """Where `matrix` takes points x, y."""
     return points @ matrix[:, :2].T + matrix[:, 2]

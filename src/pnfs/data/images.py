@@ -177,9 +177,7 @@ def inspect_file(path: Path) -> ImageReport:
     return ImageReport(str(path), size, None, orientation)
 
 
-def to_bytes(
-    pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None
-) -> UInt8[np.ndarray, "H W *C"]:
+def to_bytes(pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None) -> UInt8[np.ndarray, "H W *C"]:
     """Brightness of any number type as 0..255: 16 bits by 257, other numbers by their range (to 1, 255 or 65535).
 
     `bits` of an integer in the file, where that differs from the array's. Raises PnfsError for numbers that are

@@ -63,9 +63,7 @@ class PoseFile:
         return len(self.joints)
 
 
-def read_pose_file(
-    path: Path | str, skeleton: Skeleton, truth: Annotations | None = None
-) -> PoseFile:
+def read_pose_file(path: Path | str, skeleton: Skeleton, truth: Annotations | None = None) -> PoseFile:
     """Reads predictions of a skeleton's joints, in any order where the file names them.
 
     `truth` are the dataset's annotations, which say what a results file's numbers mean; None for a dataset whose
@@ -73,9 +71,7 @@ def read_pose_file(
     """
     path = Path(path).expanduser()
     if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        raise DataError(
-            f"{path}: is no file of predictions, or has more than {LARGEST_FILE:,} bytes"
-        )
+        raise DataError(f"{path}: is no file of predictions, or has more than {LARGEST_FILE:,} bytes")
     if path.suffix == ".mat":
         return _pred_mat(path, skeleton)
     match read_json(path, object_hook=without_outline):
@@ -91,9 +87,7 @@ def read_pose_file(
 def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     """`preds`, (N, 16, 2): 1-based px, joints in the order of MPII's files (HRNet, and ours)."""
     if skeleton.name != body.MPII.name:
-        raise DataError(
-            f"{path}: holds joints of MPII, not of {skeleton.name}; choose dataset=mpii"
-        )
+        raise DataError(f"{path}: holds joints of MPII, not of {skeleton.name}; choose dataset=mpii")
     joints = read_mat(path, "preds", (None, len(FILE_JOINTS), 2)).astype(np.float64) - 1.0
     wrong = "preds is not a finite number"
     require_rows(path, finite_rows(joints), lambda row: f"person {row}", wrong)
@@ -101,9 +95,7 @@ def _pred_mat(path: Path, skeleton: Skeleton) -> PoseFile:
     return PoseFile(path, "MPII pred.mat", joints[:, FROM_FILE], ones, ones[:, 0])
 
 
-def _persons(
-    path: Path, records: object, names: Any, columns: object, skeleton: Skeleton
-) -> PoseFile:
+def _persons(path: Path, records: object, names: Any, columns: object, skeleton: Skeleton) -> PoseFile:
     """What `pnfs evaluate` writes: see `pnfs.data.predictions.write_json`."""
     persons = Records(path, records, "persons")
     if not isinstance(names, list) or sorted(map(str, names)) != sorted(skeleton.joints):
@@ -137,9 +129,7 @@ def _results(path: Path, records: list[Any], truth: Annotations | None) -> PoseF
     return PoseFile(path, *poses, image_ids=found["image_id"], left_out=left_out)
 
 
-def _keypoints(
-    path: Path, content: Mapping[str, Any], skeleton: Skeleton, truth: Annotations | None
-) -> PoseFile:
+def _keypoints(path: Path, content: Mapping[str, Any], skeleton: Skeleton, truth: Annotations | None) -> PoseFile:
     """Persons that `pnfs predict` found: COCO's annotations with scores. Images go by their names."""
     category = "person" if truth is None else truth.named
     read = read_annotations(content, skeleton, category=category, where=str(path))

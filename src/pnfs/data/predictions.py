@@ -66,9 +66,7 @@ def matched_by_image(
     rows of m labels and of n predictions to (m, n), `threshold` is the lowest of a pair.
     """
     rows = np.full(len(label_images), UNMATCHED, np.int64)
-    ours_in, theirs_in = (
-        pd.Series(column).groupby(column).indices for column in (label_images, images)
-    )
+    ours_in, theirs_in = (pd.Series(column).groupby(column).indices for column in (label_images, images))
     for image in ours_in.keys() & theirs_in.keys():
         ours, theirs = np.asarray(ours_in[image]), np.asarray(theirs_in[image])
         values = similarity(ours, theirs)

@@ -103,9 +103,7 @@ class Records:
         require_rows(self.path, np.asarray(ok), lambda row: self.label(row, self.all[row]), wrong)
 
 
-def require_rows(
-    path: Path | str, ok: Bool[np.ndarray, " N"], label: Callable[[int], str], wrong: str
-) -> None:
+def require_rows(path: Path | str, ok: Bool[np.ndarray, " N"], label: Callable[[int], str], wrong: str) -> None:
     """Raises DataError if `ok` is False somewhere: the first such row is `wrong`."""
     if not ok.all():
         more = f" (and {(~ok).sum() - 1} more)" if (~ok).sum() > 1 else ""

@@ -132,9 +132,7 @@ def _of_public(content: dict[str, Any], path: str) -> Experiment:
     if not isinstance(content.get("MODEL"), dict):
         raise PnfsError("MODEL is missing")
     said = _read(content, _PUBLIC)
-    size, rgb, shift = (
-        said[key] for key in ("MODEL.IMAGE_SIZE", "DATASET.COLOR_RGB", "TEST.SHIFT_HEATMAP")
-    )
+    size, rgb, shift = (said[key] for key in ("MODEL.IMAGE_SIZE", "DATASET.COLOR_RGB", "TEST.SHIFT_HEATMAP"))
     return Experiment(
         source=path,
         dataset=said["DATASET.DATASET"],

@@ -127,9 +127,7 @@ def _fabric(
     }
 
 
-def _backbone(
-    settings: Mapping[str, Any], described: PoseNFSModel, operators: Sequence[str]
-) -> dict[str, Any]:
+def _backbone(settings: Mapping[str, Any], described: PoseNFSModel, operators: Sequence[str]) -> dict[str, Any]:
     fabric, size = described.backbone_fabric, described.backbone_size
     if fabric is not None:
         relu = settings["variant"]["rules"]["stem_relu"]
@@ -138,8 +136,7 @@ def _backbone(
         return {
             "_target_": f"{_BACKBONES}.FabricBackbone",
             "stem": {"_target_": f"{_BACKBONES}.Stem", "channels": fabric.channels, "relu": relu},
-            "fabrics": _fabric(settings, fabric, operators, ["backbone"])
-            | {**layers, "input_scales": [4]},
+            "fabrics": _fabric(settings, fabric, operators, ["backbone"]) | {**layers, "input_scales": [4]},
             "weights": "none",
         }
     made = {
@@ -165,9 +162,7 @@ def import_public(
     experiment.compare({"MODEL.NUM_JOINTS": public.joints})
     name = skeleton or experiment.dataset or _SKELETONS.get(public.joints)
     if name is None or len(skeleton_by_name(name)) != public.joints:
-        raise PnfsError(
-            f"dataset: the checkpoint makes {public.joints} maps, which are not {name}'s"
-        )
+        raise PnfsError(f"dataset: the checkpoint makes {public.joints} maps, which are not {name}'s")
     if public.kind == "hrnet":
         kind, usual, head = "HRNet", "rgb", {"_target_": "pnfs.models.baselines.HRNetPose"}
         backbone = {"_target_": f"{_BACKBONES}.HRNet", "width": public.size, "last_stage": 4}

@@ -120,9 +120,7 @@ def describe_posenfs(
         fabric=fabric,
         backbone=backbone,
         backbone_size=size,
-        backbone_fabric=(
-            read_fabric(state, "backbone", _BACKBONE_CUT) if backbone == "fabric" else None
-        ),
+        backbone_fabric=(read_fabric(state, "backbone", _BACKBONE_CUT) if backbone == "fabric" else None),
     )
 
 
@@ -208,9 +206,7 @@ def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
     if len(depthwise) == 4 and depthwise[1:] in ((1, 3, 3), (1, 5, 5)):
         kind = "Sep" if "operation.4.weight" in shapes else "Atr"
         return (f"{kind}_Conv_{depthwise[2]}x{depthwise[2]}",)
-    raise PnfsError(
-        f"{prefix} is an operation that cannot be built here; its entries are {', '.join(shapes)}"
-    )
+    raise PnfsError(f"{prefix} is an operation that cannot be built here; its entries are {', '.join(shapes)}")
 
 
 def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:

@@ -23,9 +23,7 @@ Image = UInt8[np.ndarray, "H W 3"]
 class FrameBoxes(NamedTuple):
     """The persons of one picture or frame."""
 
-    boxes: (
-        Float32[np.ndarray, "N 4"] | None
-    )  # x, y, width, height in px; None: one person fills it.
+    boxes: Float32[np.ndarray, "N 4"] | None  # x, y, width, height in px; None: one person fills it.
     scores: Float32[np.ndarray, " N"] | None = None  # How sure each box is; None: 1.
     image_id: int | None = None  # The picture's number where the boxes come from.
     carried: bool = False
@@ -112,18 +110,14 @@ class CocoBoxes:
 
     upright = False
 
-    def __init__(
-        self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None
-    ) -> None:
+    def __init__(self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None) -> None:
         self.path = where = Path(path).expanduser()
         content: Any = read_json(where)
         described, records = content, content
         if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
             records = content["annotations"]
         elif not isinstance(content, list):
-            kinds = (
-                "COCO annotations (an object with images and annotations) nor detections (a list)"
-            )
+            kinds = "COCO annotations (an object with images and annotations) nor detections (a list)"
             raise DataError(f"{where}: neither {kinds}")
         elif names is None:
             described = {}
@@ -136,9 +130,7 @@ class CocoBoxes:
         self._lists_all = "images" in described
         self._sizes: dict[int, tuple[Any, ...]] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
-        images = Records(
-            where, described.get("images", []), "images", lambda row, _: f"image {row}"
-        )
+        images = Records(where, described.get("images", []), "images", lambda row, _: f"image {row}")
         told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
         told["frame_id"] = Id | None  # type: ignore[operator]
         columns = (images.column(key, kind) for key, kind in told.items())
@@ -151,9 +143,7 @@ class CocoBoxes:
         self._add_boxes(records, named[0]["id"] if named else PERSON, threshold)
 
     def _add_boxes(self, records: object, person: int, threshold: float) -> None:
-        table = Records(
-            self.path, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}"
-        )
+        table = Records(self.path, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}")
         boxes, scores = table.numbers("bbox", 4), table.numbers("score", missing=1.0)
         image_ids = np.array(table.column("image_id", Id), np.int64)
         if self._lists_all:
@@ -275,9 +265,7 @@ def _downloaded(name: str, download: Callable[[str], bool]) -> Path:
         )
     try:
         # The URL holds the beginning of the file's SHA-256; only a file that fits is kept.
-        torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, weights_only=True
-        )
+        torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:
         raise DataError(f"{url} could not be downloaded to {path} ({error}); {others}") from error
     return path

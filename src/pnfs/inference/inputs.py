@@ -32,9 +32,7 @@ class InputFile(NamedTuple):
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def find_inputs(
-    asked: str | Path | Sequence[str | Path], exclude: Path
-) -> tuple[list[InputFile], list[Path]]:
+def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> tuple[list[InputFile], list[Path]]:
     """The files that are meant, folder by folder in natural order (2 before 10), each once.
 
     `asked` is a file, a folder (searched with all its subfolders), a glob, or a list of these. Files below

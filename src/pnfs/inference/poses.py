@@ -48,9 +48,7 @@ def _checked_boxes(boxes: Any, size: Int64[np.ndarray, " 2"]) -> Float32[np.ndar
     except (TypeError, ValueError):
         table = np.empty(())
     if table.ndim != 2 or table.shape[1] != 4:
-        raise DataError(
-            f"boxes must be numbers of shape (N, 4), x, y, width, height; not {boxes!r:.80}"
-        )
+        raise DataError(f"boxes must be numbers of shape (N, 4), x, y, width, height; not {boxes!r:.80}")
     low, extent = table[:, :2], table[:, 2:]
     usable = np.isfinite(table) & (np.hstack([extent, low + extent]) > 0)
     usable[:, :2] &= low < size

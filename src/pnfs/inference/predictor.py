@@ -195,12 +195,8 @@ class Predictor:
             kept |= {"joint_maps": maps, "crops": torch.from_numpy(crops), "to_image": matrices}
         return {"joints": joints, "scores": scores, **kept}
 
-    def _prediction(
-        self, query: ImageWithBoxes, rows: Sequence[dict[str, np.ndarray]]
-    ) -> Prediction:
-        found: dict[str, Any] = {
-            name: np.stack([row[name] for row in rows]) for row in rows[:1] for name in row
-        }
+    def _prediction(self, query: ImageWithBoxes, rows: Sequence[dict[str, np.ndarray]]) -> Prediction:
+        found: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for row in rows[:1] for name in row}
         joints = found.pop("joints", np.zeros((0, len(self.skeleton), 2), np.float32))
         scores = found.pop("scores", np.zeros((0, len(self.skeleton)), np.float32))
         sure, names = mean_joint_score(scores, JOINT_THRESHOLD), getattr(self.forward, "names", ())

@@ -78,9 +78,7 @@ class ResultFolder:
             "supercategory": "person",
             "keypoints": list(self.skeleton.joints),
             # COCO counts joints from 1 here.
-            "skeleton": [
-                [i + 1 for i in self.skeleton.indices(limb)] for limb in self.skeleton.limbs
-            ],
+            "skeleton": [[i + 1 for i in self.skeleton.indices(limb)] for limb in self.skeleton.limbs],
         }
         content = {
             "info": self._info,
@@ -115,9 +113,7 @@ class ResultFolder:
             person = ids | self._person(prediction, n)
             self.persons.append(person)
             number, xy = person.get("track_id", n + 1), person["keypoints"]
-            joints = zip(
-                self.skeleton.joints, xy[::3], xy[1::3], person["keypoint_scores"], strict=True
-            )
+            joints = zip(self.skeleton.joints, xy[::3], xy[1::3], person["keypoint_scores"], strict=True)
             self._rows += [(name, *place, number, *joint) for joint in joints]
         if self.overlays:
             self._write_overlay(frame, prediction)

@@ -281,9 +281,7 @@ def _is_state(content: Any) -> bool:
     return bool(entries) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries)
 
 
-def load_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str
-) -> None:
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str) -> None:
     """Loads `state`, but for entries below the prefixes in `unused`; `where` begins the messages.
 
     Counters of batches, which old files lack and nothing here reads, may be missing.

@@ -66,9 +66,7 @@ def _masked(
         # Identities read the same map in the same way and count together; each T counts alone.
         identity = [[c.transform == "identity" for c in x.connections] for x in fabric.cells]
         weights = part.beta_weights
-        together = np.where(
-            identity, np.where(identity, weights, 0).sum(-1, keepdims=True), weights
-        )
+        together = np.where(identity, np.where(identity, weights, 0).sum(-1, keepdims=True), weights)
         # One without weight of its own must not come back.
         inputs = beta(together) & (weights > 0)
         tables = (alpha(part.alpha_weights, fabric.operations), part.alpha), (inputs, part.beta)

@@ -51,9 +51,7 @@ class _FusedFabrics(nn.Module):
     is the pyramid.
     """
 
-    def __init__(
-        self, fabrics: NeuralFabrics, outputs: Sequence[int], adapters: Mapping[str, nn.Module]
-    ) -> None:
+    def __init__(self, fabrics: NeuralFabrics, outputs: Sequence[int], adapters: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.sums: dict[str, list[Term]] = {}
         grids = fabrics.cells.items() if fabrics.kept is not None else [("", fabrics.cells)]

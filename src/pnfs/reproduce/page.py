@@ -26,9 +26,7 @@ _MACS_NOTE = (
 )
 
 
-def write_table(
-    target: Target, results: Results, folder: Path, profile: str, says: str
-) -> list[Path]:
+def write_table(target: Target, results: Results, folder: Path, profile: str, says: str) -> list[Path]:
     """Writes table.md and runs.csv into the folder, made as needed; see `page`."""
     folder.mkdir(parents=True, exist_ok=True)
     text, runs = folder / "table.md", folder / "runs.csv"
@@ -113,8 +111,7 @@ def tables(target: Target, results: Results, profile: str) -> dict[str, pd.DataF
     found = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
     found |= groups(results, target.rows.values())
     return {
-        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–")
-        for name, labels in found.items()
+        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–") for name, labels in found.items()
     }
 
 

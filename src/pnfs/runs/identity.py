@@ -93,9 +93,7 @@ def persons_digest(persons: Persons) -> str:
     return digest.hexdigest()
 
 
-def run_identity(
-    config: Mapping[str, Any], persons: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def run_identity(config: Mapping[str, Any], persons: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Everything that makes a run what it is, as plain data.
 
     `config` is resolved; `persons` is what `read_digests` tells of the dataset, None where it is not at hand.
@@ -156,9 +154,7 @@ def _by_content(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        key: _content(Path(value).expanduser())
-        if key in _FILES and isinstance(value, str)
-        else _by_content(value)
+        key: _content(Path(value).expanduser()) if key in _FILES and isinstance(value, str) else _by_content(value)
         for key, value in tree.items()
     }
 

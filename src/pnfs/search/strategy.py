@@ -75,9 +75,7 @@ class Synchronous(SearchStrategy):
     there.
     """
 
-    def __init__(
-        self, lr_factor: float = 1.0, weight_decay: float = 0.0, warmup_epochs: int = 0
-    ) -> None:
+    def __init__(self, lr_factor: float = 1.0, weight_decay: float = 0.0, warmup_epochs: int = 0) -> None:
         super().__init__(warmup_epochs)
         self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
 

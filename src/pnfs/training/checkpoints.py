@@ -60,9 +60,7 @@ class CheckpointError(PnfsError):
 class KeepConfig(L.Callback):
     """Puts configuration, identity (compared when a run is resumed) and architecture into every checkpoint."""
 
-    def __init__(
-        self, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], identity: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config = dict(config)
         self.identity = identity
@@ -126,9 +124,7 @@ def results_folder(path: Path, run_root: str) -> Path:
     return Path(run_root) / "shipped" if path == SHIPPED else path.parent.parent
 
 
-def read_checkpoint(
-    path: str | Path, *, builds: Sequence[str] = BUILT, trust: bool = False
-) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, builds: Sequence[str] = BUILT, trust: bool = False) -> dict[str, Any]:
     """The content of a checkpoint (see `find_checkpoint`); of its configuration, what will be built is checked.
 
     `builds` are the parts of the configuration that objects will be built from; without any it is not checked.
@@ -259,8 +255,6 @@ def _without_weights(node: Any) -> Any:
     found = {key: _without_weights(value) for key, value in node.items()}
     # Left out, weights could have another default; the class was checked.
     target = found.get("_target_")
-    if "weights" in found or (
-        target and "weights" in inspect.signature(resolve_name(target)).parameters
-    ):
+    if "weights" in found or (target and "weights" in inspect.signature(resolve_name(target)).parameters):
         found["weights"] = "none"
     return found

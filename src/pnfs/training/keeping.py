@@ -20,9 +20,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     target is copied into place, and a kill or a full disk leaves half of it.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_whole(Path(path), content.getbuffer())
@@ -73,9 +71,7 @@ class KeepLast(_Kept):
     """
 
     def __init__(self, dirpath: Path | str) -> None:
-        super().__init__(
-            dirpath, "last", enable_version_counter=False, save_on_train_epoch_end=True
-        )
+        super().__init__(dirpath, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.epochs = 0
 
     def on_load_checkpoint(

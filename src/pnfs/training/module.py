@@ -87,9 +87,7 @@ class PoseModule(L.LightningModule):
         loss = self.loss(part_maps, batch, self.codec, self.network.map_joints)
         self.log("train/loss_step", loss, prog_bar=True)
         # Gathered from all processes once an epoch; a step's loss is the first process's.
-        self.log(
-            "train/loss_epoch", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True
-        )
+        self.log("train/loss_epoch", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def on_train_batch_start(self, batch: PoseBatch, batch_idx: int) -> None:

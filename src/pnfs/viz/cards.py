@@ -27,9 +27,7 @@ class RunCard:
     benchmark: str = ""  # Runs of one benchmark share axes.
     row: str = ""  # The same for runs that differ in nothing but the seed; `label` names it.
     label: str = ""
-    differences: Mapping[str, str] = field(
-        default_factory=dict
-    )  # Key -> value, within the experiment.
+    differences: Mapping[str, str] = field(default_factory=dict)  # Key -> value, within the experiment.
     metrics: Path | None = None
     pictures: Mapping[str, Path] = field(default_factory=dict)  # Title -> PNG file.
 

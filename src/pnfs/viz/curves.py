@@ -152,9 +152,7 @@ def plot_trajectory(
                 found = [entry.fabrics[where].parts[part] for entry in history]
                 moves = np.stack([getattr(each, f"{kind}_weights") for each in found])
             except (KeyError, ValueError):
-                raise PnfsError(
-                    "the architectures have unlike parts, operations or cells"
-                ) from None
+                raise PnfsError("the architectures have unlike parts, operations or cells") from None
             own = fabrics[where].operations if kind == "alpha" else colours
             moves = moves.reshape(len(history), -1, len(own))
             _plot_weights(axes, epochs, moves, {f"{part}/{kind}/{n}": colours[n] for n in own})
@@ -163,9 +161,7 @@ def plot_trajectory(
     handles = []
     for axes, symbol, chosen in zip(panels[:, 0], "αβ", kinds.values(), strict=True):
         axes.set_ylabel(f"{symbol} weight", fontsize=LABEL)
-        handles += [
-            Line2D([], [], color=c, lw=1.8, label=f"{symbol} {n}") for n, c in chosen.items()
-        ]
+        handles += [Line2D([], [], color=c, lw=1.8, label=f"{symbol} {n}") for n, c in chosen.items()]
     handles.append(Line2D([], [], color=INK, lw=0.8, ls=":", label="uniform"))
     figure.legend(handles=handles, loc="outside right upper", fontsize=SMALL, frameon=False)
     if out_path is not None:

@@ -59,9 +59,7 @@ def draw_fabrics(
     for name, part in fabric.parts.items():
         for kind, weights in (("alpha", part.alpha_weights), ("beta", part.beta_weights)):
             if not np.isfinite(weights).all():
-                raise PnfsError(
-                    f"{name}/{kind} has a logit of +inf, or a row without one above -inf"
-                )
+                raise PnfsError(f"{name}/{kind} has a logit of +inf, or a row without one above -inf")
     kept = kept_settings(architecture)[fabrics]
     layers = fabric.last_layer - fabric.first_layer + 2
     heights = (0.75 * len(fabric.scales), 0.7 + 0.26 * len(cell_edges(fabric.nodes)))
@@ -108,9 +106,7 @@ def _handles(fabric: FabricArchitecture, kept: dict[str, KeptCells]) -> list[Art
     return handles
 
 
-def _draw_grid(
-    axes: Axes, fabric: FabricArchitecture, name: str, live: KeptCells, source: str
-) -> None:
+def _draw_grid(axes: Axes, fabric: FabricArchitecture, name: str, live: KeptCells, source: str) -> None:
     layers = range(fabric.first_layer, fabric.last_layer + 1)
     axes.set_xticks(range(len(layers) + 1), [source, *(f"layer {layer}" for layer in layers)])
     axes.set_yticks(range(0, -len(fabric.scales), -1), [f"1/{scale}" for scale in fabric.scales])

@@ -144,9 +144,7 @@ def outlined(
     line(canvas, points, colour, width, closed)
 
 
-def dot(
-    canvas: Picture, center: np.ndarray, radius: float, colour: Colour, hollow: bool = False
-) -> None:
+def dot(canvas: Picture, center: np.ndarray, radius: float, colour: Colour, hollow: bool = False) -> None:
     """A disk with a thin dark outline, and with a dark core if `hollow`; the centre is x, y in px."""
     disks = [(radius + max(0.8, radius / 6), OUTLINE_COLOUR), (radius, colour)]
     for size, its_colour in [*disks, (0.6 * radius, OUTLINE_COLOUR)][: 3 if hollow else 2]:
@@ -163,9 +161,7 @@ def _fixed(points: Points) -> Int32[np.ndarray, "N 1 2"]:
 @lru_cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     # Comes with matplotlib, so that a sheet looks the same everywhere; OpenCV 4 writes ASCII only.
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size
-    )
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def write(canvas: Picture, text: str, place: tuple[int, int], colour: Colour, size: int) -> None:
@@ -175,9 +171,7 @@ def write(canvas: Picture, text: str, place: tuple[int, int], colour: Colour, si
     canvas[...] = np.asarray(picture)
 
 
-def _label(
-    canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: int, plate: Colour
-) -> None:
+def _label(canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: int, plate: Colour) -> None:
     """Text on a plate, above the corner where there is room, in any case inside the image."""
     extent = np.array([math.ceil(font(size).getlength(text)) + 4, size + 4])
     last = np.maximum(0, np.array(canvas.shape[1::-1]) - extent)

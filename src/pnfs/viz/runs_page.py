@@ -96,8 +96,7 @@ def runs_page(
         states={state: sum(card.state == state for card in cards) for state in STATES},
         benchmarks=[(name, found, draw_charts(found)) for name, found in benchmarks.items()],
         pictures={
-            n: {what: _data_url(path) for what, path in cards[n].pictures.items()}
-            for n in _best(cards, pictured)
+            n: {what: _data_url(path) for what, path in cards[n].pictures.items()} for n in _best(cards, pictured)
         },
         with_pictures=sum(bool(card.pictures) for card in cards),
     )

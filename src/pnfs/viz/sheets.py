@@ -154,9 +154,7 @@ def score_map_sheet(
     return contact_sheet(pictures, captions=["crop", *captions], columns=columns, cell=cell)
 
 
-def _heat_over(
-    crop: poses.Picture, level: Float[np.ndarray, "h w"], stride: float
-) -> poses.Picture:
+def _heat_over(crop: poses.Picture, level: Float[np.ndarray, "h w"], stride: float) -> poses.Picture:
     """The crop in grey under a map from 0 to 1 in colours."""
     matrix = np.diag([stride, stride, 1.0])[:2]
     level = cv2.warpAffine(level, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
@@ -167,9 +165,7 @@ def _heat_over(
     return np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
 
 
-def crop_sheet(
-    crops: CropDataset, keys: Sequence[SampleKey], height: int = 256
-) -> UInt8[np.ndarray, "_ _ 3"]:
+def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> UInt8[np.ndarray, "_ _ 3"]:
     """The crops, `height` px high, with their labelled joints: what a network sees."""
     samples = [{name: np.asarray(value) for name, value in crops[key].items()} for key in keys]
     joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]

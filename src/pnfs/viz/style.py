@@ -103,9 +103,7 @@ def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarra
     """The image, contiguous in memory; a `PnfsError` that names `what` if it is not RGB, uint8 (H, W, 3)."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnfsError(
-            f"{what} has shape {image.shape} and type {image.dtype}; it must be RGB, uint8 (H, W, 3)"
-        )
+        raise PnfsError(f"{what} has shape {image.shape} and type {image.dtype}; it must be RGB, uint8 (H, W, 3)")
     return np.ascontiguousarray(image)
 
 

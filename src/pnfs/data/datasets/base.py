@@ -45,9 +45,7 @@ class PoseDataset(ABC):
     joined_splits: tuple[str, ...] = ()  # Those in split "all"; see `with_every_split`.
     guide: str = ""  # The expected layout and where the dataset is obtained, for messages.
 
-    def __init__(
-        self, root: Path | str | None = None, padding: float = 1.25, check_images: bool = True
-    ) -> None:
+    def __init__(self, root: Path | str | None = None, padding: float = 1.25, check_images: bool = True) -> None:
         if not (math.isfinite(padding) and padding > 0):
             raise DataError(f"padding must be a positive factor of the person box, not {padding}")
         self.root = Path() if root is None else Path(root).expanduser()
@@ -76,9 +74,7 @@ class PoseDataset(ABC):
 
     def evaluation_choices(self, split: str) -> Mapping[str, Any]:
         """What the score of a split depends on besides the network: boxes, suppression, …"""
-        splits = (
-            {"splits": ", ".join(self.joined_splits)} if split == ALL and self.joined_splits else {}
-        )
+        splits = {"splits": ", ".join(self.joined_splits)} if split == ALL and self.joined_splits else {}
         return GROUND_TRUTH_BOXES | splits
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
@@ -93,9 +89,7 @@ class PoseDataset(ABC):
         """Scores beside those of the metric that are too slow to compute after every epoch."""
         return {}
 
-    def write_predictions(
-        self, split: str, predictions: Predictions, folder: Path, name: str
-    ) -> Path:
+    def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools.
 
         `name` is the method's, for benchmarks whose file names hold one. Returns the file.

@@ -176,9 +176,7 @@ Then set root to that folder."""
         poses, _ = self._poses(split, predictions)
         return evaluate_by_visibility(poses, self.annotations(split), self.sigmas)
 
-    def write_predictions(
-        self, split: str, predictions: Predictions, folder: Path, name: str
-    ) -> Path:
+    def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes the results file that COCO's server takes, duplicates left out.
 
         Raises PnfsError if the method's name cannot stand in the file's.
@@ -230,9 +228,7 @@ Then set root to that folder."""
         """The persons in ground-truth boxes."""
         return self._loaded(split, "ground_truth")
 
-    def _poses(
-        self, split: str, predictions: Predictions
-    ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
+    def _poses(self, split: str, predictions: Predictions) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
         """The predictions without duplicates, and which ones they are."""
         samples = np.arange(len(predictions))
         return self.metric(split).poses(predictions.locations, predictions.scores, samples)

@@ -77,9 +77,7 @@ Then set root to that folder."""
         self.require_split(split)
         return pckh(self.skeleton)
 
-    def write_predictions(
-        self, split: str, predictions: Predictions, folder: Path, name: str
-    ) -> Path:
+    def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes `pred.mat` as HRNet's `MPIIDataset.evaluate` does, for the benchmark's evaluation.
 
         `preds` is (N, 16, 2): x, y in 1-based pixels, joints in the order of `FILE_JOINTS`, persons in the file's.
