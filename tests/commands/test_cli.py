@@ -162,8 +162,8 @@ def test_mistakes_of_more_than_a_line(server: TrainServer, tmp_path: Path) -> No
     assert "p8" in done.stderr
     # Where the data were looked for, and where to get them.
     done = server.run(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder")
-    assert done.stderr.startswith("pnfs train: MPII: there is no folder no/such/folder")
-    assert str(tmp_path / "no" / "such" / "folder") in done.stderr
+    assert done.stderr.startswith("pnfs train: MPII: ")
+    assert f"{tmp_path / 'no/such/folder'}" in done.stderr
     assert done.stderr.count("annot/train.json") == 1
 
 
