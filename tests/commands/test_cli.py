@@ -56,7 +56,8 @@ def test_files_need_no_key(here: Path) -> None:
     assert with_inputs_named("predict", ["a.jpg", "device=cpu"]) == ["device=cpu", "input=a.jpg"]
     assert with_inputs_named("predict", ["a.jpg", "b (1).jpg"]) == ['input=["a.jpg","b (1).jpg"]']
     assert with_inputs_named("train", ["a.jpg"]) == ["a.jpg"]
-    assert with_inputs_named("predict", ["c.jpg"]) == ["c.jpg"]
+    with pytest.raises(UsageError, match=r"c\.jpg"):
+        with_inputs_named("predict", ["c.jpg"])
     long = f"input=[{','.join(['a.jpg'] * 900)}]"  # Longer than a file's name can be.
     assert quoted(with_inputs_named("predict", [long])) == [long]
     option = ["--config-dir", str(here)]

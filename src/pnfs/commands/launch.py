@@ -214,8 +214,11 @@ def with_inputs_named(command: str, arguments: Sequence[str]) -> list[str]:
     if command != "predict":
         return list(arguments)
     # What follows an option is the option's: --config-dir FOLDER.
-    words = zip(arguments, ["", *arguments], strict=False)
-    files = [word for word, before in words if not before.startswith("-") and os.path.exists(word)]  # noqa: PTH110
+    words = [word for word, before in zip(arguments, ["", *arguments], strict=False) if not before.startswith("-")]
+    files = [word for word in words if os.path.exists(word)]  # noqa: PTH110
+    for word in words:
+        if word not in files and "=" not in word and not word.startswith(("-", "~")):
+            raise UsageError(f"{word}: there is no file or folder of this name")
     others = [word for word in arguments if word not in files]
     # One file is put in quotes where it needs them, as the value of any key is.
     value = files[0] if len(files) == 1 else f"[{','.join(map(_in_quotes, files))}]"
