@@ -141,8 +141,8 @@ class NeuralFabrics(nn.Module):
     Args:
         part_names: The P parts' names.
         layers: L of the whole fabric.
-        first_layers, last_layers: How many first layers, m, of a fabric backbone to build, or how many last
-            layers, n, of a fabric subnetwork; None for all.
+        first_layers: m, how many first layers, a fabric backbone, to build; None for all.
+        last_layers: n, how many last layers, a fabric subnetwork, to build; None for all.
         input_scales: Scales of the maps that feed the first layer.
         channels: C; a cell at scale 1/s has C*s channels.
         nodes: H, hidden nodes of a cell.
