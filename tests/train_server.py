@@ -4,6 +4,7 @@ Started as a program, it imports everything once, and forks a process for each c
 input. Imported, it offers `TrainServer`, which talks to it.
 """
 
+import contextlib
 import errno
 import itertools
 import json
@@ -32,10 +33,13 @@ class TrainServer:
 
     def __init__(self, **environment: str) -> None:
         # As many threads as here: sums depend on it.
-        environment = {"OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
+        self._environment = {"OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
+        self._running = 0
+        self._process = self._serve()
+
+    def _serve(self) -> "subprocess.Popen[str]":
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        command = [sys.executable, __file__]
-        self._process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
+        return subprocess.Popen([sys.executable, __file__], env={**os.environ, **self._environment}, **pipes)
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -70,16 +74,23 @@ class TrainServer:
         blocked: Path | None = None,
     ) -> int:
         """Begins a command in a process group of its own; returns its process id."""
+        if self._running:  # Nobody waited for the one before: its test failed.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._running, signal.SIGKILL)
+            self._process.kill()
+            self._process = self._serve()
         job = {"arguments": arguments, "folder": folder, "output": output, "errors": errors}
         job |= {"kill": kill, "blocked": blocked}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job, default=str) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        self._running = self._answer()
+        return self._running
 
     def wait(self) -> int:
         """Exit status of the command; minus the signal's number if one ended it."""
-        return self._answer()
+        status, self._running = self._answer(), 0
+        return status
 
     def train(self, overrides: Sequence[str], log: Path) -> None:
         """A training that nothing interrupts."""
