@@ -131,7 +131,7 @@ class PoseDataModule(L.LightningDataModule):
         assert self.architecture_rows is not None
         return self._train_loader(self.architecture_rows, self.seed + 1, self.augment)
 
-    def _train_loader(self, rows: list[int] | None, seed: int, augment: Augment) -> DataLoader:
+    def _train_loader(self, rows: list[int] | None, seed: int, augment: str) -> DataLoader:
         uncut = None if augment == "loader" else "resident" if self._keep_resident() else "sent"
         dataset = self.dataset("train", self.augmentation, uncut=uncut)
         rows = list(range(len(dataset))) if rows is None else rows

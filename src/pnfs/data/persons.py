@@ -106,7 +106,7 @@ def first_of_each(values: np.ndarray | Sequence[str | int]) -> np.ndarray:
     return np.isin(np.arange(len(values)), np.unique(np.asarray(values), return_index=True)[1])
 
 
-def counted(rows: Mapping[str, np.ndarray]) -> dict[str, int]:
+def counted(rows: Mapping[str, np.ndarray | np.bool_]) -> dict[str, int]:
     """How many rows there are of each reason, where there are any."""
     return {reason: int(which.sum()) for reason, which in rows.items() if which.any()}
 

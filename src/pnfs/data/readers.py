@@ -121,7 +121,7 @@ _NUMBERS = ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
 # Class of a numeric array, and type of an element that holds numbers -> how they are stored.
 _CLASSES, _STORED = (
     dict(enumerate(_NUMBERS, 6)),
-    dict(zip((9, 7, 1, 2, 3, 4, 5, 6, 12, 13), _NUMBERS, strict=True)),
+    dict(zip([9, 7, 1, 2, 3, 4, 5, 6, 12, 13], _NUMBERS, strict=True)),
 )
 _COMPLEX = 0x0800
 
