@@ -196,10 +196,10 @@ def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_a_missing_package_and_a_place_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
-    assert "pnfs[tensorboard]" in str(launch.user_error(error))
-    assert launch.user_error(ModuleNotFoundError("no torch")) is None
+    assert "pnfs[tensorboard]" in str(launch.said(error))
+    assert launch.said(ModuleNotFoundError("no torch")) is None
     (tmp_path / "file").touch()
     with pytest.raises(OSError) as caught:  # noqa: PT011
         (tmp_path / "file" / "below").mkdir()
-    assert str(tmp_path / "file") in str(launch.user_error(caught.value))
-    assert launch.user_error(OSError(28, "No space left on device")) is not None
+    assert str(tmp_path / "file") in str(launch.said(caught.value))
+    assert launch.said(OSError(28, "No space left on device")) is not None

@@ -49,7 +49,7 @@ _KINDS: Mapping[str, Any] = {
     ],
     "evaluate_untrained": _Yes, "restart": _Yes, "trust": _Yes,
     "action": Literal["check", "cache"], "check.images": Literal["all", "sample", "none"],
-    "method": Literal["exact", "prune", "argmax"], "sort": Literal["path", "score", "seconds", "macs"],
+    "method": Literal["exact", "prune", "argmax"],
     # By name: `pnfs runs` need not wait for modules that load torch.
     "codec.decode_method": "pnfs.codec.codec:DecodeMethod",
     "decode_method": "pnfs.codec.codec:DecodeMethod",
