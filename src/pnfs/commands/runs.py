@@ -36,7 +36,7 @@ def run(settings: dict[str, Any]) -> None:
     elif form == "json":
         print(json.dumps([{k: v for k, v in card.items() if k != "shown"} for card in cards], indent=1))
     else:
-        table = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        table = csv.DictWriter(sys.stdout, list[str](COLUMNS), extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         table.writerows(cards)
 
