@@ -52,7 +52,7 @@ def test_an_empty_folder_is_a_finding_about_the_layout(tmp_path: Path, name: str
     [layout] = json.loads((tmp_path / "report/check.json").read_text())
     assert layout["check"] == "layout"
     assert str(tmp_path) in layout["problem"]
-    assert "http" in layout["advice"]
+    assert "http" in layout["problem"]
 
 
 @pytest.mark.parametrize(

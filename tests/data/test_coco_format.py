@@ -175,7 +175,7 @@ def _with(**change: object) -> dict:
 
 
 REFUSED: dict[str, tuple[dict, tuple[str, ...]]] = {
-    "an animal": (category("antelope"), ("categor", "antelope", "root_of_tail", "left_wrist")),
+    "an animal": (category("antelope"), ("categor", "antelope", "root_of_tail")),
     "an animal called person": (category("person"), ("person", "neck", "left_ankle")),
     "sides by letters": (
         category("person", [n.replace("left_", "l_") for n in SKELETON.joints]), ("l_eye", "left_eye"),
