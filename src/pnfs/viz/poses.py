@@ -110,8 +110,9 @@ def draw_pose(
     for outline in (True, False):
         for a, b in limbs:
             # A limb has the side of its ends, unless they are on different ones.
-            one, other = (side if side != "centre" else None for side in (sides[a], sides[b]))
-            colour = SIDE_COLOURS["centre" if one and other and one != other else one or other or "centre"]
+            ends: set[Side] = {sides[a], sides[b]}
+            ends.discard("centre")
+            colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
             own = width if sure[a] and sure[b] else max(1, width // 2)
             line(canvas, joints[[a, b]], OUTLINE_COLOUR if outline else colour, own + 2 * outline)
     known = np.zeros(len(skeleton), bool) if labels is None else np.isfinite(labels).all(-1)
