@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Shaped, UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from pnfs.errors import PnfsError
@@ -175,27 +175,3 @@ def inspect_file(path: Path) -> ImageReport:
     except Exception as error:
         return ImageReport(str(path), problem=f"cannot be decoded: {str(error).partition(' <')[0]}")
     return ImageReport(str(path), size, None, orientation)
-
-
-def to_bytes(pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None) -> UInt8[np.ndarray, "H W *C"]:
-    """Brightness of any number type as 0..255: 16 bits by 257, other numbers by their range (to 1, 255 or 65535).
-
-    `bits` of an integer in the file, where that differs from the array's. Raises PnfsError for numbers that are
-    negative, not finite or larger than 65535, and for a 16-bit picture that is not black and would become it.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    values, is_float = pixels.astype(np.float64), pixels.dtype.kind == "f"
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if not (low >= 0 and high <= 65535):
-        raise PnfsError(
-            f"holds numbers from {low:g} to {high:g}, of which 0 to 1, 0 to 255 or 0 to 65535 can be "
-            "read; save it with 8 bits a channel"
-        )
-    wide = not is_float and (bits or 8 * pixels.dtype.itemsize) == 16
-    if wide and 0 < high <= 255:
-        raise PnfsError(
-            f"holds 16-bit numbers up to {high:g} of 65535 and would be black; save it with 8 bits a channel"
-        )
-    scale = 255.0 if is_float and high <= 1 else 1 / 257 if wide or high > 255 else 1.0
-    return (values * scale).round().astype(np.uint8)
