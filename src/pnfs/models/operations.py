@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import nn
 
 from pnfs.errors import PnfsError
-from pnfs.models.layers import AddScaled, Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
+from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted, spread
 
 
 class Operation(Weighted):
@@ -36,7 +37,7 @@ def weighted_sum(terms: Sequence[tuple[nn.Module, Map, Weight]]) -> Map | None:
     total: Map | None = None
     for operation, x, weight in terms:
         if total is not None and isinstance(operation, Skip):
-            total = AddScaled.apply(total, x, weight)
+            total = torch.addcmul(total, x, spread(weight, x))
         else:
             term = operation(x, weight)
             total = term if total is None else total + term
