@@ -79,7 +79,7 @@ def fuse_operation(operation: nn.Module, weight: Weight, channels: int) -> nn.Mo
         before = [layer for layer in layers[:place] if not isinstance(layer, nn.Upsample)][-1:]
         if not before or not isinstance(before[0], PartConv2d):
             before = [_scaling(torch.ones_like(weight), channels)]
-        statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        statistics: Any = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         fused = fuse_conv_bn_weights(before[0].weight, before[0].bias, *statistics)
         before[0].weight, before[0].bias = fused
         if norm is norms[-1]:
