@@ -175,8 +175,8 @@ class CocoBoxes:
             raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")
         if not self._lists_all and (frame is not None or not file.path.stem.isdecimal()):
             raise DataError(
-                f"{file.path}: {self.path} knows pictures by number alone and this name is none; list the boxes in a "
-                "file with images and annotations"
+                f"{file.path}: {self.path} knows pictures by number alone and this name is none; name a file "
+                "with images and annotations"
             )
         return None if self._lists_all else int(file.path.stem)
 
