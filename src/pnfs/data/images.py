@@ -8,7 +8,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Shaped, UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from pnfs.errors import PnfsError
@@ -140,24 +140,3 @@ def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
     # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
     except Exception:
         return 0, 0
-
-
-def to_bytes(pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None) -> UInt8[np.ndarray, "H W *C"]:
-    """Brightness of any number type as 0..255: 16 bits by 257, other numbers by their range (to 1, 255 or 65535).
-
-    `bits` of an integer in the file, where that differs from the array's. Raises PnfsError for numbers that are
-    negative, not finite or larger than 65535, and for a 16-bit picture that is not black and would become it.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    values, is_float = pixels.astype(np.float64), pixels.dtype.kind == "f"
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    wide = not is_float and (bits or 8 * pixels.dtype.itemsize) == 16
-    if not (low >= 0 and high <= 65535) or (wide and 0 < high <= 255):
-        kind = "16-bit numbers" if wide else "numbers"
-        raise PnfsError(
-            f"holds {kind} from {low:g} to {high:g}, which do not fill 0 to 1, 0 to 255 or 0 to 65535; save it "
-            "with 8 bits a channel"
-        )
-    scale = 255.0 if is_float and high <= 1 else 1 / 257 if wide or high > 255 else 1.0
-    return (values * scale).round().astype(np.uint8)
