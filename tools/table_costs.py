@@ -20,8 +20,8 @@ from pnfs.commands.building import build_network
 from pnfs.commands.configuration import packaged_folder, plain, register_resolvers
 from pnfs.models.cost import measure_cost
 from pnfs.models.network import PoseNetwork
-from pnfs.reproduce.page import markdown
-from pnfs.reproduce.targets import PAPER_GIGA, Target, read_target, target_names
+from pnfs.reproduce.page import PAPER_GIGA, markdown
+from pnfs.reproduce.results import Target, read_target, target_names
 
 MACS_TOLERANCE = 0.10
 PARAMETERS_TOLERANCE = 0.15

@@ -19,7 +19,7 @@ from pnfs.body import Skeleton
 from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime
 from pnfs.inference.predictor import JOINT_THRESHOLD
 from pnfs.viz.poses import joint_sides
-from pnfs.viz.style import COLOURS, SIDE_COLOURS, Side, side_hex
+from pnfs.viz.style import COLOURS, SIDE_COLOURS, Side
 
 HERE = Path(__file__).parent
 PAGE = HERE / "page"
@@ -113,7 +113,7 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
             {"name": name, "joints": joints, "colour": colour}
             for (name, _), joints, colour in zip(parts, members, part_colours(), strict=False)
         ],
-        "sideColours": {side: side_hex(side) for side in SIDE_COLOURS},
+        "sideColours": {side: f"#{bytes(rgb).hex()}" for side, rgb in SIDE_COLOURS.items()},
     }
 
 

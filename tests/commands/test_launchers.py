@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from pnfs.commands.processes import ProcessFailed, run_in_processes
+from pnfs.commands.processes import run_in_processes
+from pnfs.errors import PnfsError
 
 TINY = [
     "dataset=synthetic", "dataset.train=32", "dataset.val=8", "dataset.image_size=[64,64]", "input_size=[64,64]",
@@ -148,7 +149,7 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_failure_of_one_process_ends_all(ranks: Path, does: str, message: str) -> None:
     started = time.monotonic()
     function = importlib.import_module("ranks").run_as_rank
-    with pytest.raises(ProcessFailed, match=message):
+    with pytest.raises(PnfsError, match=message):
         run_in_processes(function, {"folder": str(ranks), "does": does}, 2, ranks)
     assert time.monotonic() - started < 100
     if (ranks / "pid_0").is_file():

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks.timer import Timer
 
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.trainer import compile_steps
+from pnfs.commands.train import compile_steps
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError, read_run

@@ -1,29 +1,38 @@
-"""`pnfs runs`: the list, and the page about all."""
+"""`pnfs runs`: the list, and the page about all, parsed and opened in a real browser where there is one."""
 
 import csv
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pnfs.commands import runs
 from pnfs.commands.configuration import UsageError
-from pnfs.runs.state import Run, find_runs
-from pnfs.viz.cards import RunCard
+from pnfs.data.images import DataError
+from pnfs.runs.state import Run
 from tiny_runs import call
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
 
-def card(name: str, status: Any, score: float | None = None) -> RunCard:
-    record = None if score is None else {"score": score, "scores": {"PCK": score}, "seconds": 5000}
+
+def card(name: str, status: Any, score: float | None = None) -> dict[str, Any]:
+    record = None if score is None else {"score": score, "scores": {"PCK": score}, "seconds": 5000.0}
     return runs.card_of(Run(Path("runs") / name, status, None, {}, record), Path("runs"))
 
 
-def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any) -> Path:
+def write_run(
+    root: Path, folder: str, score: float | None = 1.0, *, cause: str = "", drawn: bool = False, **config: Any
+) -> Path:
     """A run's folder; without a score it failed."""
     path = root / folder
     path.mkdir(parents=True)
@@ -33,84 +42,51 @@ def write_run(root: Path, folder: str, score: float | None = 1.0, **config: Any)
         "model": {"_target_": "pnfs.models.PoseFabricNetwork", "parts": {"head": ["neck"]}},
     } | config
     if score is None:
-        state = {
-            "state": "failed",
-            "cause": "out of <memory>",
-            "config": settings,
-            "started": 0,
-            "pid": 1,
-        }
+        state = {"state": "failed", "cause": cause, "config": settings, "started": 0, "pid": 1}
         (path / "state.json").write_text(json.dumps(state))
         return path
     record = {
         "score": score, "scores": {"PCK@0.2": score}, "seconds": 10.0, "config": settings,
-        "cost": {"parameters": 10, "live_parameters": 9, "macs": 1000},
+        "cost": {"parameters": 1_500_000, "live_parameters": 9, "macs": 100_000_000},
     }  # fmt: skip
     (path / "result.json").write_text(json.dumps(record))
     (path / "metrics.csv").write_text("epoch,step,train/loss_epoch,val/score\n0,3,0.5,12.5\n")
+    if drawn:
+        noise = np.random.default_rng(0).integers(0, 256, (600, 2000, 3), np.uint8)
+        Image.fromarray(noise).save(path / "architecture.png")
     return path
 
 
-def test_list_shows_state_score_and_duration() -> None:
-    cards = [card("1a", "finished", 50.0), card("1b", "failed"), card("2c", "finished", 40.0)]
-    assert [line.split()[:6] for line in runs.run_lines(cards, 80) if not line.startswith(" ")] == [
-        ["run", "state", "score", "params", "MACs", "duration"],
-        ["1a", "finished", "50.0", "–", "–", "1"],
-        ["1b", "failed", "–", "–", "–", "–"],
-        ["2c", "finished", "40.0", "–", "–", "1"],
-    ]
+# --- the list
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_list_fits_the_terminal_and_cuts_no_hash(width: int) -> None:
     names = [f"reproduce/table3/{n:08x}" for n in range(3)]
     cause = "CUDA out of memory [tried 2 GiB]: " + "word " * 40
-    lines = runs.run_lines([replace(card(name, "failed"), cause=cause) for name in names], width)
+    cards = [card(name, "failed") | {"cause": cause} for name in names]
+    lines = runs.run_lines([*cards, card("1a", "finished", 50.0)], width)
     assert max(map(len, lines)) <= width
-    assert [line.split()[0] for line in lines if line.startswith("reproduce")] == names
+    rows = [line.split() for line in lines if not line.startswith(" ")]
+    assert rows[0] == ["run", "state", "score", "params", "MACs", "duration"]
+    assert [row[:6] for row in rows[1:4]] == [[name, "failed", "–", "–", "–", "–"] for name in names]
+    assert rows[4][:8] == ["1a", "finished", "50.0", "–", "–", "1", "h", "23"]
     assert "[tried 2 GiB]" in " ".join(" ".join(lines).split())
 
 
 def test_other_programs_read_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "x/a", 1.5, seed=3)
-    write_run(tmp_path, "x/b", float("nan"), seed=3)
+    write_run(tmp_path, "x/b", None, seed=3)
     for form in ("json", "csv"):
         call("runs", f"run_root={tmp_path}", f"format={form}")
         text = capsys.readouterr().out
-        assert "nan" not in text.lower()
         read = json.loads(text) if form == "json" else list(csv.DictReader(io.StringIO(text)))
         assert [each["run"] for each in read] == ["x/a", "x/b"]
         assert [float(each["score"]) for each in read if each["score"]] == [1.5]
         assert str(read[0]["seed"]) == "3"
 
 
-def test_page_from_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path, "grid/aaaaaaaa", 61.5, seed=0)
-    write_run(tmp_path, "grid/bbbbbbbb", None, seed=1)
-    damaged = write_run(tmp_path, "grid/cccccccc", 60.0, seed=2) / "metrics.csv"
-    damaged.write_text("epoch,step,val/score\n0,1,many\n")
-    path = tmp_path / "pages" / "index.html"
-    call("runs", f"run_root={tmp_path}", f"html={path}")
-    assert str(damaged) in capsys.readouterr().out
-    page = path.read_text()
-    for text in ("grid/aaaaaaaa", "61.5", "out of &lt;memory&gt;", "<code>seed=0</code>"):
-        assert text in page
-    # The trade-off, the scores, and the losses under the name that Lightning gives epoch means.
-    assert page.count("<svg") == 3
-
-
-def test_runs_that_differ_in_their_seed_are_one_row(tmp_path: Path) -> None:
-    for n, (seed, depth, workers) in enumerate([(0, 1, 4), (1, 1, 8), (0, 2, 4)]):
-        data = {"seed": seed}
-        write_run(tmp_path, f"grid/{n:08x}", seed=seed, depth=depth, workers=workers, data=data)
-    write_run(tmp_path, "other/00000004", seed=0, depth=1)
-    rows = [card.row for card in runs.page_cards(find_runs(tmp_path), tmp_path)]
-    # The number of workers does not make another run.
-    assert rows[0] == rows[1]
-    assert len(set(rows)) == 3
-
-
-@pytest.mark.parametrize("wrong", ["run_root=/nowhere/at/all", "format=xml", "sort=speed"])
+@pytest.mark.parametrize("wrong", ["run_root=/nowhere/at/all", "format=xml"])
 def test_wrong_usage(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(UsageError) as error:
         call("runs", f"run_root={tmp_path}", wrong)
@@ -125,3 +101,138 @@ def test_listing_waits_for_no_heavy_library(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, "runs", f"run_root={tmp_path}"]
     assert "grid/aaaaaaaa" in subprocess.check_output(command, text=True)
+
+
+# --- the page
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the texts of the cells by row."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.in_cell = False
+        call("runs", f"run_root={root}", f"html={root / 'pages/index.html'}")
+        self.text = (root / "pages/index.html").read_text()
+        self.feed(self.text)
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.rows += [[]] if tag == "tr" else []
+        if tag in ("tr", "th", "td", "p", "section"):
+            self.in_cell = tag == "td"
+        if tag == "td":
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_rows_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two seeds of one row, one of another, which differ in keys that make no other run too; a failed one."""
+    for n, (seed, depth, workers) in enumerate([(0, 1, 4), (1, 1, 8), (0, 2, 4)]):
+        more = {"seed": seed, "depth": depth, "workers": workers, "data": {"seed": seed}}
+        write_run(tmp_path, f"grid/{n:08x}", 50.0 + n, **more)
+    write_run(tmp_path, "other/00000004", None, seed=0, depth=1, cause="out of memory")
+    damaged = tmp_path / "grid/00000002/metrics.csv"
+    damaged.write_text("epoch,step,val/score\n0,1,many\n")
+    page = Page(tmp_path)
+    assert str(damaged) in capsys.readouterr().out
+    listed = [row for row in page.rows if len(row) == 7]
+    assert listed[0][:6] == ["grid/00000000", "finished", "50.0 PCK@0.2", "1.50 M", "0.1 G", "10 s"]
+    assert listed[0][6].startswith("LSP PoseFabricNetwork P=1 seed 0 ")
+    assert listed[3] == ["other/00000004", "failed", *["–"] * 4, "out of memory LSP PoseFabricNetwork P=1 seed 0"]
+    # The table sorts by numbers, not by their texts.
+    values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
+    assert values[:4] == ["50", "1500000", "100000000", "10"]
+    assert values[12:] == [""] * 4
+    several, single, failed = (row for row in page.rows if len(row) == 4)
+    assert several == ["grid: depth=1", "2", "50.5 ± 0.7", "0.1 G"]
+    assert single == ["grid: depth=2", "1", "52.0 one seed", "0.1 G"]
+    assert failed == ["other", "0", "–", "–"]
+    # The trade-off, losses under the name that Lightning gives epoch means, scores.
+    assert page.text.count("<svg") == 3
+    pieces = page.text.split('<g class="row" data-row="')[1:]
+    drawn = [(piece[0], piece.split("</g>")[0]) for piece in pieces]
+    assert {row for row, _ in drawn} == {"0", "1"}
+    assert {row for row, shape in drawn if "fill: #ffffff" in shape} == {"1"}
+
+
+def test_page_asks_for_nothing_outside_and_runs_no_text_of_a_run(tmp_path: Path) -> None:
+    named = {"dataset": {"_target_": f"a.{NASTY}"}, "name": NASTY}
+    write_run(tmp_path, "a/1", 1.0, drawn=True, **named, seed=0)
+    write_run(tmp_path, "a/2", None, cause=NASTY, **named, seed=NASTY)
+    page = Page(tmp_path)
+    assert len(page.all("script")) == 1
+    assert "<script>alert" not in page.text
+    assert NASTY in page.rows[2][-1]
+    links = [attrs.get(name) or "#" for _, attrs in page.tags for name in ("src", "href", "xlink:href")]
+    assert all(link.startswith(("#", "data:image/webp;base64,")) for link in links)
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest", page.text)
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv")]
+    assert str(policy).startswith("default-src 'none'")
+    names = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    assert len(names) == len(set(names))
+
+
+def test_pictures_are_the_best_runs_of_every_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pnfs.viz.runs_page.PICTURED", 2)
+    for n in range(3):
+        picture = write_run(tmp_path, f"a/{n}", 50.0 + n, drawn=True, seed=n) / "architecture.png"
+    write_run(tmp_path, "a/3", 1.0, drawn=True, dataset={"_target_": "pnfs.data.datasets.coco.COCO"})
+    page = Page(tmp_path)
+    assert {each["id"] for each in page.all("details")} == {"run-2", "run-3"}
+    assert len(page.all("img")) == 2
+    # Benchmarks share no axes; pictures are scaled down.
+    assert len(page.all("svg")) == 6
+    assert len(page.text) < picture.stat().st_size / 3
+    picture.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"architecture\.png"):
+        Page(tmp_path)
+
+
+# Sorts and filters as a reader would, and writes down what is seen then.
+PROBE = """
+<script>{
+const rows = () => [...document.querySelectorAll("#runs tbody tr")];
+const seen = what => document.body.insertAdjacentHTML("beforeend", `<p class="probe">${what}</p>`);
+const heads = document.querySelectorAll("#runs th button");
+const order = () => rows().map(row => row.dataset.row).join(" ");
+heads[2].click(); seen("score down: " + order());
+heads[2].click(); seen("score up: " + order());
+const box = document.getElementById("filter");
+box.value = "lsp, Seed 2"; box.dispatchEvent(new Event("input"));
+const left = rows().filter(row => row.getClientRects().length).map(row => row.dataset.row);
+seen("filtered: " + left.join(" "));
+const drawn = [...document.querySelectorAll("svg .row")].filter(g => g.getClientRects().length);
+seen("drawn: " + [...new Set(drawn.map(g => g.dataset.row))].join(" "));
+seen("count: " + document.getElementById("count").textContent);
+const page = document.documentElement, runs_table = document.querySelector(".scroll");
+seen("wider than the window: " + (page.scrollWidth > window.innerWidth));
+seen("wider than its box: " + (runs_table.scrollWidth > runs_table.clientWidth));
+}</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
+@pytest.mark.parametrize("width", [700, 1400])
+def test_browser_sorts_and_filters(tmp_path: Path, width: int) -> None:
+    for n, score in enumerate((50.0, None, 70.0)):
+        write_run(tmp_path, f"table6/0000000{n}", score, drawn=True, seed=n, depth=n, cause="")
+    text, path = Page(tmp_path).text, tmp_path / "page.html"
+    path.write_text(text.replace("</body>", f"{PROBE}</body>"))
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+             "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+    command = [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path}", f"--window-size={width},2000"]
+    shown = subprocess.check_output([*command, "--dump-dom", path.as_uri()], text=True, timeout=120)
+    assert re.findall(r'<p class="probe">([^$<]*)</p>', shown) == [
+        "score down: 2 0 1", "score up: 0 2 1", "filtered: 2", "drawn: 2", "count: 1 of 3 runs",
+        "wider than the window: false", "wider than its box: false",
+    ]  # fmt: skip

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pnfs.reproduce.results import Results, find_results
-from pnfs.reproduce.targets import Target, read_published
+from pnfs.reproduce.results import Results, Target, find_results, read_published
 from pnfs.runs.identity import run_identity
 from pnfs.runs.record import write_result
 from pnfs.runs.state import find_runs

@@ -9,10 +9,8 @@ from PIL import Image
 from records import record, results_of, settings, target_of, write_run
 
 from pnfs.errors import PnfsError
-from pnfs.reproduce.figures import draw_figures, draw_table
-from pnfs.reproduce.page import cells, page
-from pnfs.reproduce.results import Results, compared, groups, kept_results
-from pnfs.reproduce.targets import Target, TargetError
+from pnfs.reproduce.page import cells, draw_figures, draw_table, page
+from pnfs.reproduce.results import Results, Target, compared, groups, kept_results
 from pnfs.runs.record import write_result
 
 
@@ -126,7 +124,7 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
     assert list(results.finished["seed"]) == [3, 3]
     assert list(compared(target, results).iloc[0, :2]) == ["lonely", "+3.0 (1 seed)"]
     write_result(tmp_path / "kept" / "lonely" / "again", record(settings("lonely", 3), 2.0))
-    with pytest.raises(TargetError, match="lonely"):
+    with pytest.raises(PnfsError, match="lonely"):
         kept_results(target, tmp_path / "kept")
 
 

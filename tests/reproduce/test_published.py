@@ -8,8 +8,9 @@ import pytest
 import yaml
 from records import PAPER, results_of, target_of
 
+from pnfs.errors import PnfsError
 from pnfs.reproduce.page import page
-from pnfs.reproduce.targets import TargetError, read_target, target_names
+from pnfs.reproduce.results import read_target, target_names
 
 ROOT = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.parent.name for path in ROOT.glob("*/paper.csv"))
@@ -107,7 +108,7 @@ def test_shipped_targets_are_complete() -> None:
 )  # fmt: skip
 def test_damaged_numbers_are_named(tmp_path: Path, old: str, new: str, word: str) -> None:
     assert list(target_of(tmp_path).published.index) == ["cited one", "seeded", "lonely"]
-    with pytest.raises(TargetError, match=word) as error:
+    with pytest.raises(PnfsError, match=word) as error:
         target_of(tmp_path, paper=PAPER.replace(old, new))
     assert str(tmp_path / "paper.csv") in str(error.value)
 
@@ -125,14 +126,14 @@ GOOD = "title: T\ntests: Why?\nsource: S\nkind: table\nrows: {one: One}\n"
 )  # fmt: skip
 def test_wrong_description_is_named(tmp_path: Path, old: str, new: str, word: str) -> None:
     (tmp_path / "t").mkdir()
-    with pytest.raises(TargetError, match="experiments"):
+    with pytest.raises(PnfsError, match="experiments"):
         target_names(tmp_path)
     (tmp_path / "t" / "target.yaml").write_text(GOOD)
     assert read_target(tmp_path, "t").rows == {"one": "One"}
-    with pytest.raises(TargetError, match="there are t"):
+    with pytest.raises(PnfsError, match="there are t"):
         read_target(tmp_path, "table99")
     (tmp_path / "t" / "target.yaml").write_text(GOOD.replace(old, new))
-    with pytest.raises(TargetError, match=word) as error:
+    with pytest.raises(PnfsError, match=word) as error:
         read_target(tmp_path, "t")
     assert str(tmp_path / "t") in str(error.value)
 

@@ -4,10 +4,8 @@ import re
 
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 
 from pnfs.data.images import DataError
-from pnfs.viz import curves
 from pnfs.viz.curves import plot_curves, plot_mean, plot_seeds, read_metrics
 from pnfs.viz.style import new_figure
 
@@ -50,42 +48,23 @@ def test_each_metric_has_its_own_rows(metrics_csv):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("", "no epoch"),
-        (METRICS.replace("0.018", "O.018"), "O.018"),
-        (METRICS.replace("0.018,,,", "0.018,,,,,,"), "line 4"),
-        (METRICS.replace("epoch,", "age,"), "no epoch"),
-        ("epoch,step,val/score\n\xff\n", "utf-8"),
+        ("", "No columns"), (METRICS.replace("0.018", "O.018"), "O.018"),
+        (METRICS.replace("epoch,", "age,"), "epoch"), ("epoch,step,val/score\n\xff\n", "utf-8"),
     ],
-)
+)  # fmt: skip
 def test_damaged_files_are_named(metrics_csv, content, named):
     metrics_csv.write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=named) as error:
+    with pytest.raises(DataError, match=f"{metrics_csv}.*{named}"):
         read_metrics(metrics_csv)
-    assert str(metrics_csv) in str(error.value)
 
 
-def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path, drawn):
+def test_losses_and_scores_have_axes_of_their_own(metrics_csv, tmp_path):
     plot_curves(metrics_csv, tmp_path / "new" / "curves.svg")
     text = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "new/curves.svg").read_text())
     assert {
         "train/loss: best 0.0145, epoch 1", "val/loss: best 0.012, epoch 1",
         "val/score: best 31.2, epoch 1",
     } <= set(text)  # fmt: skip
-    assert [axes.get_yscale() for axes in drawn] == ["log", "linear"]
-    metrics_csv.write_text("epoch,step,val/loss\n0,1,-1\n1,2,2\n")
-    plot_curves(metrics_csv, tmp_path / "curves.png")
-    assert drawn[2].get_yscale() == "linear"
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Axes]:
-    """The axes of each saved figure."""
-    found: list[Axes] = []
-    save = curves.save_figure
-    monkeypatch.setattr(
-        curves, "save_figure", lambda figure, path: (found.extend(figure.axes), save(figure, path))
-    )
-    return found
 
 
 @pytest.mark.parametrize(("seeds", "dashed"), [([[4, 2, 1], [2, 1]], False), ([[4, 2, 1]], True)])

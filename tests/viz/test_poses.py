@@ -10,7 +10,6 @@ from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.synthetic import Synthetic
-from pnfs.errors import PnfsError
 from pnfs.viz import poses, sheets
 from pnfs.viz.poses import LABEL_COLOUR, OUTLINE_COLOUR
 from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
@@ -102,9 +101,6 @@ def test_joints_without_a_place_and_their_limbs_are_not_drawn():
     joints[LSP.indices(["left_wrist"])[0]] = 1e9, 80
     drawn = draw_pose(grey(), joints, skeleton=LSP)
     assert is_colour(drawn[:, 195], SIDE_COLOURS["left"]).any(), "the forearm runs to the border"
-    for wrong in ({"joints": np.zeros((16, 2))}, {"scores": np.zeros(3)}):
-        with pytest.raises(PnfsError, match="shape"):
-            draw_pose(**{"image": grey(), "joints": joints, "skeleton": LSP, **wrong})
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -125,21 +121,6 @@ def test_colours_stay_apart_for_the_colour_blind(kind):
     lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
     for a, b in itertools.combinations(lab, 2):
         assert np.linalg.norm(a - b) > 20
-
-
-@pytest.mark.parametrize(
-    ("sheet", "given"),
-    [
-        (contact_sheet, {"images": []}),
-        (contact_sheet, {"images": [grey()], "captions": ["a", "b"]}),
-        (contact_sheet, {"images": [grey().astype(np.float32)]}),
-        (pose_sheet, {"crops": [grey()], "predicted": np.zeros((2, 14, 2)), "skeleton": LSP}),
-        (score_map_sheet, {"crop": grey(), "maps": np.zeros((1, 16, 12)), "names": ["one"]}),
-    ],
-)
-def test_sheets_that_cannot_be_made(sheet, given):
-    with pytest.raises(PnfsError):
-        sheet(**given)
 
 
 def test_pose_sheet_enlarges_crop_and_joints_alike():

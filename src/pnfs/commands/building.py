@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from hydra.utils import get_class, instantiate
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from pnfs.body import skeleton_by_name
 from pnfs.codec import Codec
@@ -17,8 +20,9 @@ from pnfs.data.module import PoseDataModule
 from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
+from pnfs.runs.identity import read_digests
 from pnfs.training import checkpoints
-from pnfs.training.checkpoints import CONFIG_KEY
+from pnfs.training.checkpoints import CONFIG_KEY, KeepConfig
 from pnfs.training.keeping import WholeCheckpointIO
 from pnfs.training.module import PoseModule
 
@@ -46,13 +50,16 @@ def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = N
 
 def training_source(settings: Mapping[str, Any]) -> PoseDataset:
     """The dataset of a run; jobs of a sweep share it."""
-    return source_of(json.dumps([settings["dataset"], settings["input_size"]]))
+    return _source_of(json.dumps([settings["dataset"], settings["input_size"]]))
 
 
-@functools.lru_cache(maxsize=2)
-def source_of(dataset_and_size: str) -> PoseDataset:
-    """The same, as JSON."""
-    return build_source(*json.loads(dataset_and_size))
+def training_digests(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a run reads of its dataset, as `read_digests` says."""
+    return _digests_of(json.dumps([settings["dataset"], settings["input_size"]]))
+
+
+_source_of = functools.lru_cache(maxsize=2)(lambda given: build_source(*json.loads(given)))
+_digests_of = functools.lru_cache(maxsize=64)(lambda given: read_digests(_source_of(given)))
 
 
 def build_network(config: Mapping[str, Any]) -> PoseNetwork:
@@ -71,6 +78,45 @@ def build_module(
         schedule=instantiate(settings["schedule"], _convert_="all"),
         loss=instantiate(settings["loss"]),
         codec=Codec(**settings["codec"]),
+    )
+
+
+def build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
+    """Loaders of a run's crops."""
+    given = {"source": source, "augmentation": settings["augmentation"]}
+    return instantiate(settings["data"], **given, _convert_="all")
+
+
+def build_loggers(settings: Mapping[str, Any]) -> list[Logger]:
+    """What the group logger names; none with trainer.logger=false. (With fast_dev_run Lightning silences them.)"""
+    trainer = settings["trainer"]
+    if trainer.get("logger") is False:
+        return []
+    loggers = [instantiate(entry) for entry in settings["logger"].values() if entry is not None]
+    for logger in [] if trainer.get("fast_dev_run") else loggers:
+        if not isinstance(logger, CSVLogger):
+            logger.log_hyperparams(dict(settings))
+    return loggers
+
+
+def build_trainer(settings: Mapping[str, Any], loggers: list[Logger], identity: Mapping[str, Any]) -> L.Trainer:
+    """The trainer with the callbacks of its own key and of the group; configuration and identity go into
+    every checkpoint."""
+    trainer = dict(settings["trainer"])
+    nodes = [*(settings.get("callbacks") or {}).values(), *(trainer.pop("callbacks", None) or [])]
+    callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes if node]
+    given = trainer.pop("logger", None)
+    # Lightning refuses a bar beside enable_progress_bar=false, and learning rates that nobody logs.
+    unwanted: tuple[type[Callback], ...] = ()
+    if not trainer.get("enable_progress_bar", True):
+        unwanted += (ProgressBar,)
+    if not (loggers or given):
+        unwanted += (LearningRateMonitor,)
+    kept = [callback for callback in callbacks if not isinstance(callback, unwanted)]
+    return instantiate(
+        trainer,
+        logger=loggers if given in (None, True) else given,
+        callbacks=[*kept, KeepConfig(settings, identity)],
     )
 
 

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    InterpolationKeyError,
-    InterpolationResolutionError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 import pnfs
@@ -36,47 +31,19 @@ def packaged_folder(name: str) -> Path:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as a resolved plain dictionary, as checkpoints and records keep it.
-
-    A `PnfsError` says which key is missing, or why an interpolation cannot be resolved.
-    """
-    try:
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key
-        raise UsageError(f"{key} is missing: add {key}=… (--help says what it may be)") from None
-    except InterpolationKeyError as error:
-        skeleton = config.get("skeleton")
-        name = skeleton["name"] if isinstance(skeleton, DictConfig) else skeleton
-        if f"'parts.{name}'" in str(error):
-            raise UsageError(
-                f"the chosen part mode groups the joints of {', '.join(config.parts)}, not those of "
-                f"{name}; add `{name}: {{part: [joint, ...], ...}}` to it"
-            ) from None
-        raise
-    except InterpolationResolutionError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, PnfsError):
-            cause = cause.__cause__ or cause.__context__  # OmegaConf hides its causes.
-        raise cause or error from None
-    return {str(key): value for key, value in cast("dict", resolved).items()}
+    """The configuration as a resolved plain dictionary, as checkpoints and records keep it."""
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
     """What a run reads of its dataset, as digests; None where the dataset cannot be read."""
+    # Imported when a run is named, not for --help.
+    from pnfs.commands.building import training_digests
+
     try:
-        return _digests(json.dumps([settings["dataset"], settings["input_size"]]))
+        return training_digests(settings)
     except Exception:
         return None  # The run says what is wrong with it; its folder must have a name before.
-
-
-@functools.lru_cache(maxsize=64)
-def _digests(dataset_and_size: str) -> dict[str, str]:
-    # Imported when a run is named, not for --help.
-    from pnfs.commands.building import source_of
-    from pnfs.runs.identity import read_digests
-
-    return read_digests(source_of(dataset_and_size))
 
 
 def register_resolvers() -> None:

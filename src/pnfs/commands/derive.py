@@ -1,17 +1,30 @@
-"""`pnfs show`, `cost` and `derive`: a found architecture drawn, counted, and made smaller."""
+"""`pnfs show`, `cost`, `derive`, `export`: an architecture drawn, counted, made smaller, written for runtimes."""
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
-from pnfs.commands import building
-from pnfs.commands.building import build_network, read_trained
+from pnfs.codec import Codec
+from pnfs.commands.building import (
+    build_module,
+    build_network,
+    data_for,
+    read_trained,
+    save_network,
+    trained_network,
+)
 from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.scoring import require_whole_split, score_and_predict
+from pnfs.export.int8 import Calibration
+from pnfs.export.onnx_model import TOLERANCE, export_onnx
+from pnfs.export.runtimes import FilePrecision
+from pnfs.inference.loading import DEFAULT_PADDING
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost
@@ -25,10 +38,7 @@ from pnfs.viz.fabrics import draw_fabrics
 
 def show(settings: dict[str, Any]) -> None:
     """Draws the fabrics, and the course of alpha and beta where it is known."""
-    suffix = settings["format"]
-    if suffix not in ("png", "svg"):
-        raise UsageError(f"format={suffix}: choose png or svg")
-    asked = Path(settings["checkpoint"]).expanduser()
+    suffix, asked = settings["format"], Path(settings["checkpoint"]).expanduser()
     architecture = read_architecture(asked)
     # The run's folder of a checkpoint, JSON file, or the folder itself.
     parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
@@ -65,7 +75,7 @@ def derive(settings: dict[str, Any]) -> None:
     require_whole_split(settings["trainer"])
     method = settings["method"]
     path, trained, content = read_trained(settings, BUILT if settings["evaluate"] else ("model",))
-    source = building.trained_network(trained, content, path)
+    source = trained_network(trained, content, path)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
             f"{path} is a {type(source).__name__}, a baseline without architecture: there is nothing to derive"
@@ -82,27 +92,23 @@ def derive(settings: dict[str, Any]) -> None:
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
     folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
-    saved = building.save_network(folder, derived, derived_settings, architecture, content["epoch"])
+    saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     networks = {"source": source, "derived": derived}
     height, width = trained["input_size"]
     costs = {name: measure_cost(network, (height, width)) for name, network in networks.items()}
-    scores = {}
+    scores: dict[str, dict[str, float]] = {}
     if settings["evaluate"]:
-        _, data = building.data_for(settings, trained, trained["model"]["skeleton"], path)
+        _, data = data_for(settings, trained, trained["model"]["skeleton"], path)
         for name, network in networks.items():
-            module = building.build_module(trained, data.source, network)
-            module.flip_test, split = settings["flip_test"], settings["split"]
-            scores[name], _ = score_and_predict(module, data, settings["trainer"], split)
+            module = build_module(trained, data.source, network)
+            module.flip_test = settings["flip_test"]
+            scores[name], _ = score_and_predict(module, data, settings["trainer"], settings["split"])
     record: dict[str, Any] = {
-        "kind": "derive",
-        "checkpoint": str(path),
-        "method": method,
-        "thresholds": thresholds,
+        "kind": "derive", "checkpoint": str(path), "method": method, "thresholds": thresholds, "scores": scores,
         "cost": {n: {"parameters": c.parameters, "macs": c.macs} for n, c in costs.items()},
-        "scores": scores,
         **provenance(),
-    }
+    }  # fmt: skip
     write_result(folder, record)
     console.print(f"source: {path}")
     for name in ("parameters", "macs"):
@@ -127,3 +133,59 @@ def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> 
             for part, cells in parts.items()
         }
     return settings
+
+
+def export(settings: dict[str, Any]) -> None:
+    """Writes the file, checks it against PyTorch, and says how far it is away."""
+    # What OpenVINO computes in, the same key of other commands, is another choice.
+    if settings["precision"] not in get_args(FilePrecision):
+        choices = ", ".join(get_args(FilePrecision))
+        raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
+    is_int8 = settings["precision"] == "int8"
+    path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
+    out = settings["out"] or results_folder(path, settings["run_root"]) / "model.onnx"
+    file = Path(out).expanduser()
+    if file.suffix not in ("", ".onnx") or file.is_dir():
+        raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
+    codec = dict(trained.get("codec", {}))
+    codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
+    height, width = settings["input_size"] or trained["input_size"]
+    int8 = _calibration(settings, {**trained, "input_size": (height, width)}, path) if is_int8 else None
+    console.print(f"exporting {path} (about {'one to three minutes' if is_int8 else 'half a minute'})")
+    report = export_onnx(
+        trained_network(trained, content, path).eval(),
+        file.with_suffix(".onnx"),  # Other commands go by it.
+        input_size=(height, width),
+        outputs=settings["outputs"],
+        codec=Codec(**codec),
+        padding=trained["dataset"].get("padding", DEFAULT_PADDING),
+        checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
+        int8=int8,
+    )
+    differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
+    before = "" if report.convolutions is None else ", before it was put into 8-bit integers"
+    console.print(
+        f"{report.path}: {report.metadata.outputs}, {height}x{width}, {report.metadata.precision}, "
+        f"{report.path.stat().st_size / 1e6:.1f} MB\n"
+        f"largest difference from PyTorch: {differences} (allowed: {TOLERANCE}){before}"
+    )
+    if int8 is not None and report.convolutions is not None:
+        total, in_float = report.convolutions
+        console.print(
+            f"int8: {total - in_float} of {total} convolutions; on {len(int8.held_out)} other crops "
+            f"{report.moved:.2%} of the joints moved by more than a pixel of the score maps (allowed: "
+            f"{min(1.0, 2 * int8.max_moved):.2%})"
+        )
+
+
+def _calibration(settings: Mapping[str, Any], trained: Mapping[str, Any], path: Path) -> Calibration:
+    """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
+    count = settings["int8"]["crops"]
+    crops = data_for(settings, trained, trained["model"]["skeleton"], path)[1].dataset("train")
+    if count > len(crops) // 2:
+        raise UsageError(
+            f"int8.crops={count}: take from 1 to {len(crops) // 2}, half of the {len(crops)} training persons"
+        )
+    rows = np.linspace(0, len(crops) - 1, 2 * count).astype(int)
+    images = np.stack([np.asarray(crops[int(row)]["image"]) for row in rows])
+    return Calibration(images[::2], images[1::2], settings["int8"]["max_moved"])

@@ -50,13 +50,6 @@ def run(settings: dict[str, Any]) -> float:
     return _file(settings)
 
 
-def _outcome(scores: Mapping[str, float], accelerator: str = "auto") -> dict[str, Any]:
-    """What the records of networks and of files have in common."""
-    primary, score = next(iter(scores.items()))
-    found = {"kind": "evaluate", "primary": primary, "score": score, "scores": scores}
-    return {**found, **provenance(accelerator)}
-
-
 # --- a network
 
 Scored = tuple[PoseModule | ScoredPredictor, PoseDataModule, dict[str, Any], Mapping[str, str]]
@@ -83,20 +76,17 @@ def _network(settings: dict[str, Any]) -> float:
     if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
     record = {
-        "checkpoint": str(path),
-        **_outcome(scores, trainer["accelerator"]),
-        "evaluated_with": choices,
-        "persons": len(predictions),
-        "data": {split: source.persons(split).account()},
-        "dataset": dataset,
-    }
+        "checkpoint": str(path), "scores": scores, **provenance(trainer["accelerator"]),
+        "evaluated_with": choices, "persons": len(predictions),
+        "data": {split: source.persons(split).account()}, "dataset": dataset,
+    }  # fmt: skip
     run = path.parent if exported else results_folder(path, settings["run_root"])
     name, defining = f"evaluate_{split}", [choices, dataset]
     folder = scoring.result_folder(settings["out"], run, name, defining)
-    scoring.report(record, folder, data, source.matches(split, predictions), split, module)
+    score = scoring.report(record, folder, data, source.matches(split, predictions), split, module)
     name = settings["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
     console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
-    return float(record["score"])
+    return score
 
 
 def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
@@ -111,8 +101,8 @@ def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     module.codec = replace(module.codec, **asked)
     precision = settings["trainer"].get("precision")
     # In the words of the other runtimes, where they have one.
-    precision = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
-    return module, data, dataset, {"runtime": "torch", "precision": precision}
+    words = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
+    return module, data, dataset, {"runtime": "torch", "precision": words}
 
 
 def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
@@ -167,27 +157,21 @@ def _file(settings: Mapping[str, Any]) -> float:
     digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
     record = {
         "predictions": {
-            "file": str(poses.path),
-            "format": poses.format,
-            "sha256": digest,
-            "persons": len(poses),
+            "file": str(poses.path), "format": poses.format, "sha256": digest, "persons": len(poses),
             "left_out": dict(poses.left_out),
         },
-        **_outcome(scores),
+        "scores": scores, **provenance(),
         "evaluated_with": {"split": split, "predictions": poses.format, "boxes": "as predicted"},
-        "persons": len(poses),
-        "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
-        "data": {split: labels.account()},
-        "dataset": settings["dataset"],
-    }
+        "persons": len(poses), "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
+        "data": {split: labels.account()}, "dataset": settings["dataset"],
+    }  # fmt: skip
     sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
     data = PoseDataModule(source=source, input_size=PICTURE_SIZE, **sizes)
     # Not beside the file, whose folder may be read-only.
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
     folder = scoring.result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
-    scoring.report(record, folder, data, matches, split)
-    return float(record["score"])
+    return scoring.report(record, folder, data, matches, split)
 
 
 def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:

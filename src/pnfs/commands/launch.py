@@ -1,6 +1,5 @@
 """Composes a command's configuration from the command line, runs it, and words its errors."""
 
-import itertools
 import logging
 import os
 import re
@@ -18,18 +17,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from pnfs.commands.configuration import UsageError, packaged_folder, register_resolvers
 from pnfs.commands.processes import outlive_reader, quiet_libraries, take_gpu_if_asked
 from pnfs.errors import PnfsError
 
 FUNCTIONS: Mapping[str, str] = {
-    "import": "import_checkpoint:run",
-    "show": "derive:show",
-    "cost": "derive:cost",
-    "derive": "derive:derive",
-}
+    "import": "import_checkpoint:run", "show": "derive:show", "cost": "derive:cost", "derive": "derive:derive",
+    "export": "derive:export",
+}  # fmt: skip
 """Command -> module and function of the configuration, where it is not `run` of the module of its name."""
 
 _EXTRAS = ("wandb", "tensorboard", "onnx", "openvino")
@@ -74,11 +71,10 @@ class Task:
             take_gpu_if_asked()
             return run(self.command, config)
         except Exception as error:
-            cause = user_error(error)
-            sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-            if cause is None and not sweeps:
+            sweeps, message = HydraConfig.get().mode == RunMode.MULTIRUN, said(error)
+            if message is None and not sweeps:
                 raise
-            message = cause or _with_place(error)
+            message = message or _with_place(error)
             log.debug(traceback.format_exc())
             print(f"pnfs {self.command}: {message}", file=sys.stderr)
             if not sweeps:
@@ -95,8 +91,7 @@ def run(command: str, config: DictConfig) -> Any:
 
     settings = checked(command, config)
     function = resolve_name(f"pnfs.commands.{FUNCTIONS.get(command, f'{command}:run')}")
-    # Lightning's import sets its loggers to talk.
-    quiet_libraries()
+    quiet_libraries()  # Lightning's import sets its loggers to talk.
     return function(settings)
 
 
@@ -116,10 +111,10 @@ def start(command: str) -> None:
         sys.exit(128 + signal.SIGINT)
     except JobFailed:
         sys.exit(1)
-    except (HydraException, OmegaConfBaseException, PnfsError, OSError, ValueError) as error:
-        if (said := _said(command, error)) is None:
+    except Exception as error:
+        if (message := said(error, command)) is None:
             raise
-        sys.exit(f"pnfs {command}: {said}")
+        sys.exit(f"pnfs {command}: {message}")
     finally:
         for job in JobFailed.jobs:
             print(f"pnfs {command}: failed: {job}", file=sys.stderr)
@@ -130,24 +125,7 @@ def _terminate(signum: int, frame: object) -> None:
     sys.exit(128 + signum)
 
 
-def _said(command: str, error: Exception) -> str | None:
-    """What to say of a command line that does not compose; None of what is no user's mistake."""
-    text = str(error)
-    misspelt = re.match(r"Could not override '([^']+)'", text)
-    if misspelt and "not in struct" in str(error.__cause__):
-        from pnfs.commands.keys import known_keys, near_match
-
-        key = misspelt[1]
-        near = near_match(key, known_keys(command))
-        return f"there is no key {key}{near or f' (+{key}=... adds one, where a class takes it)'}"
-    if isinstance(error, OSError):
-        return user_error(error) or text
-    if isinstance(error, (HydraException, OmegaConfBaseException, PnfsError)):
-        return text if error.__cause__ is None else f"{text}\n{error.__cause__}"
-    return f"{text}; ~GROUP leaves a group out" if text.startswith("Config group over") else None
-
-
-def user_error(error: BaseException) -> str | None:
+def said(error: BaseException, command: str = "") -> str | None:
     """What a user can act upon, of an error that Hydra may have wrapped; None if there is nothing."""
     built = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -157,8 +135,18 @@ def user_error(error: BaseException) -> str | None:
         if located:
             reason = " ".join(str(error).split())
             return f"{reason} The folder of a module of your own must be in PYTHONPATH."
+    cause: BaseException | None = error if isinstance(error, InterpolationResolutionError) else None
+    while cause is not None:  # OmegaConf hides the causes of what resolvers raise.
+        error = cause if isinstance(cause, PnfsError) else error
+        cause = cause.__cause__ or cause.__context__
     text = str(error)
     first = text.partition("\n")[0]
+    misspelt = re.match(r"Could not override '([^']+)'", text)
+    if misspelt and "not in struct" in str(error.__cause__):
+        from pnfs.commands.keys import known_keys, near_match
+
+        near = near_match(misspelt[1], known_keys(command))
+        return f"there is no key {misspelt[1]}{near or ' (+KEY=... adds one, where a class takes it)'}"
     extra = next((name for name in _EXTRAS if name in text), None)
     if isinstance(error, ImportError) and extra is not None:
         return f"{first} Install it with: pip install 'pnfs[{extra}]'"
@@ -167,15 +155,19 @@ def user_error(error: BaseException) -> str | None:
         here = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else None
         place = error.filename or here or "the folder of the run"
         return f"{place}: {error.strerror}; free that place, or name another (run_root=…, out=…)"
-    if isinstance(error, (PnfsError, OmegaConfBaseException)):
+    if isinstance(error, PnfsError):
         return text
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {first}" if error.full_key else first
+    if isinstance(error, HydraException):
+        return f"{text}\n{error.__cause__}" if error.__cause__ else text
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         return f"{first} Where memory is short, fewer workers=… or a smaller batch_size=… need less"
     if built:  # Whatever a class makes of a value that it cannot use.
         return f"{built}: {_with_place(error)}"
-    # No class of ours vouches for these; Lightning's is of arguments that do not go together, Hydra's of flags.
+    # No class of ours vouches for these; Lightning's is of arguments that do not go together.
     foreign = isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException"
-    return _with_place(error) if foreign or text.startswith("Instantiation: ") else None
+    return _with_place(error) if foreign else None
 
 
 def _with_place(error: BaseException) -> str:
@@ -190,21 +182,15 @@ def _with_place(error: BaseException) -> str:
 
 def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
     """`experiment=glob(table3/*)` as the list of its rows: Hydra's own glob sees the files of one folder only."""
-    options = [part for argument in arguments for part in argument.split("=", 1)]
-    folders = [b for a, b in itertools.pairwise(options) if a in ("--config-dir", "-cd")]
-    roots = [Path(folder) / "experiment" for folder in (packaged_folder("conf"), *folders)]
+    root = packaged_folder("conf") / "experiment"
 
     def rows(match: re.Match[str]) -> str:
-        found = [
-            path.relative_to(root).with_suffix("").as_posix()
-            for pattern in re.sub(r"^\[(.*)\]$", r"\1", match[1]).split(",")
-            for root in roots
-            for path in sorted(root.glob(f"{pattern.strip()}.yaml"))
-        ]
-        if not found:
-            known = ", ".join(sorted({path.name for root in roots for path in root.glob("*/")}))
+        patterns = re.sub(r"^\[(.*)\]$", r"\1", match[1]).split(",")
+        files = [path for pattern in patterns for path in sorted(root.glob(f"{pattern.strip()}.yaml"))]
+        if not files:
+            known = ", ".join(sorted(path.name for path in root.glob("*/")))
             raise UsageError(f"{match[0]} matches no row; there are rows of {known}")
-        return f"experiment={','.join(found)}"
+        return f"experiment={','.join(path.relative_to(root).with_suffix('').as_posix() for path in files)}"
 
     return [re.sub(r"^experiment=glob\((.*/.*)\)$", rows, argument) for argument in arguments]
 
@@ -233,21 +219,14 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     """
     parser, found = OverridesParser.create(), []
     for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not re.fullmatch(r"\+{0,2}[A-Za-z_][\w./@]*", key):
-            found.append(argument)
-            continue
-        is_file = bool(value) and os.path.exists(value)  # noqa: PTH110
-        try:
-            plain = not parser.parse_override(argument).is_sweep_override()
-        except HydraException:
-            if not is_file:
-                raise UsageError(
-                    f"{argument}: this value cannot be read, and no file has this name. A text with such "
-                    f"characters stands in two kinds of quotes: '{key}={_in_quotes(value)}'"
-                ) from None
-            plain = False
-        found.append(f"{key}={_in_quotes(value)}" if is_file and not plain else argument)
+        key, _, value = argument.partition("=")
+        if value and not key.startswith("-") and os.path.exists(value):  # noqa: PTH110
+            try:
+                plain = not parser.parse_override(argument).is_sweep_override()
+            except HydraException:
+                plain = False
+            argument = argument if plain else f"{key}={_in_quotes(value)}"
+        found.append(argument)
     return found
 
 

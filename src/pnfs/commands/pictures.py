@@ -32,17 +32,29 @@ SHEET_SIZE = 32
 
 
 def write_pictures(
-    module: Any, data: PoseDataModule, folder: Path, split: str, predictions: Predictions
+    module: Any,
+    data: PoseDataModule,
+    folder: Path,
+    split: str,
+    predictions: Predictions,
+    matches: Matches | None = None,
 ) -> dict[str, Path]:
-    """Contact sheet of predictions, curves, diagram of the fabrics and the data behind it; title -> file."""
+    """Contact sheets of predictions, with `matches` also of the worst and the best persons, curves, diagram of the
+    fabrics and the data behind it; title -> file."""
     written: dict[str, Path] = {}
     rows = shown_rows(data.source, split, predictions)
-    if len(rows):
-        # Each person in the box that was predicted in, labelled or detected.
-        matches = one_to_one(data.source.persons(split), predictions)
-        written["predictions"] = folder / f"predictions_{split}.png"
-        captions = [str(matches.labels.ids[row]) for row in rows]
-        save_image(written["predictions"], sheet_of(data.dataset(split), matches, rows, captions))
+    # Each person in the box that was predicted in, labelled or detected.
+    own = one_to_one(data.source.persons(split), predictions)
+    sheets = {"predictions": (own, rows, [str(own.labels.ids[row]) for row in rows])}
+    if matches is not None:
+        found, means = matches.errors.by_error()
+        texts = [f"{matches.labels.ids[row]}  error {mean:.2f}" for row, mean in zip(found, means, strict=True)]
+        for name, chosen in (("worst", slice(-1, -SHEET_SIZE - 1, -1)), ("best", slice(SHEET_SIZE))):
+            sheets[name] = (matches, found[chosen], texts[chosen])
+    for name, (shown, rows, captions) in sheets.items():
+        if len(rows):
+            written[name] = folder / f"{name}_{split}.png"
+            save_image(written[name], sheet_of(data.dataset(split), shown, rows, captions))
     # Baselines have no architecture that was searched, and exported files do not show theirs.
     if isinstance(module, PoseModule) and isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
@@ -67,19 +79,6 @@ def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.
     if box_scores is not None:
         return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
     return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
-
-
-def extremes(data: PoseDataModule, folder: Path, split: str, matches: Matches) -> dict[str, Path]:
-    """Contact sheets of the worst and the best persons."""
-    written = {}
-    rows, means = matches.errors.by_error()
-    for name, chosen in (("worst", slice(-1, -SHEET_SIZE - 1, -1)), ("best", slice(SHEET_SIZE))):
-        pairs = zip(matches.labels.ids[rows[chosen]], means[chosen], strict=True)
-        if captions := [f"{id_}  error {error:.2f}" for id_, error in pairs]:
-            written[name] = folder / f"{name}_{split}.png"
-            sheet = sheet_of(data.dataset(split), matches, rows[chosen], captions)
-            save_image(written[name], sheet)
-    return written
 
 
 def sheet_of(
@@ -149,16 +148,9 @@ class ValidationPictures(L.Callback):
         for logger in (each for each in trainer.loggers if isinstance(each, WandbLogger)):
             import wandb  # An extra, not always installed.
 
-            lines = [
-                [
-                    wandb.Image(sheet_of(crops, matches, rows[[n]], [name])),
-                    name,
-                    errors.get(rows[n]),
-                    epoch,
-                ]
-                for n, name in enumerate(ids)
-            ]
             columns = ["picture", "id", "error", "epoch"]
+            sheets = [wandb.Image(sheet_of(crops, matches, rows[[n]], [name])) for n, name in enumerate(ids)]
+            lines = [[*row, epoch] for row in zip(sheets, ids, map(errors.get, rows), strict=True)]
             logger.log_table("validation persons", columns=columns, data=lines)
 
 

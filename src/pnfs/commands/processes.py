@@ -16,6 +16,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,43 +68,33 @@ def outlive_reader() -> None:
 # --- a GPU of its own for each job of a sweep
 
 
-def take_gpu_if_asked() -> None:
-    """Where PNFS_GPUS says how many GPUs jobs share out (`hydra/launcher=joblib_gpus` sets it), lets this process
-    see one only; before anything else looks for one."""
-    asked = os.environ.get("PNFS_GPUS")
-    if asked is None:
-        return
-    if not asked.isdigit() or int(asked) < 1:
-        raise PnfsError(f"PNFS_GPUS={asked}: say how many GPUs the jobs share out, hydra.launcher.n_jobs=4")
-    _take(int(asked))
-
-
 @functools.cache
-def _take(count: int) -> FileLock:
-    """Takes the first free of `count` GPUs for the life of this process, whichever jobs it runs.
+def take_gpu_if_asked() -> FileLock | None:
+    """Where PNFS_GPUS says how many GPUs jobs share out (`hydra/launcher=joblib_gpus` sets it), lets this process
+    see the first free one only, whichever jobs it runs; before anything else looks for one.
 
     Not by the job's number: a process cannot change its GPU once it has used one, and jobs of unequal length would
     meet on one GPU while another is idle.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    named = list(map(str, range(count))) if visible is None else visible.replace(" ", "").split(",")
-    gpus = [name for name in named if name]
-    if len(gpus) < count:
+    asked, visible = os.environ.get("PNFS_GPUS"), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return None
+    count = int(asked) if asked.isdigit() else 0
+    gpus = list(map(str, range(count or 1))) if visible is None else visible.replace(" ", "").split(",")
+    if not 1 <= count <= len(gpus):
         raise PnfsError(
-            f"{count} jobs with a GPU each, but CUDA_VISIBLE_DEVICES={visible} names {len(gpus)}: "
-            f"hydra.launcher.n_jobs={max(1, len(gpus))}"
+            f"{asked} jobs with a GPU each, CUDA_VISIBLE_DEVICES={visible}: say how many GPUs the jobs share out, "
+            f"such as hydra.launcher.n_jobs={len(gpus)}"
         )
     folder = Path(tempfile.gettempdir()) / f"pnfs-gpus-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     locks = {gpu: FileLock(folder / f"{gpu}.lock") for gpu in gpus[:count]}
     while True:
         for gpu, lock in locks.items():
-            try:
+            with suppress(Timeout):
                 lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
-            return lock
+                os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
+                return lock
         time.sleep(1.0)  # Another sweep of the same user has them.
 
 
@@ -111,10 +102,6 @@ def _take(count: int) -> FileLock:
 #
 # PyTorch's elastic launcher starts one function with the same resolved configuration in each. Lightning's own
 # launcher would start the command line again: under --multirun the whole sweep, in ranks that might disagree.
-
-
-class ProcessFailed(PnfsError):
-    """A process of a run ended early."""
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
@@ -143,7 +130,7 @@ def run_in_processes(
     """Calls `function(**arguments)`, plain data, in `count` new processes, and waits for all.
 
     The run's `folder` takes the log, and in `ranks` what all processes but the first print. Where one fails, or is
-    killed, the others are stopped and a `ProcessFailed` names it.
+    killed, the others are stopped and a `PnfsError` names it.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -151,24 +138,18 @@ def run_in_processes(
 
     logs = folder / "ranks"
     logs.mkdir(parents=True, exist_ok=True)
+    # The first process speaks for all.
+    printed = DefaultLogsSpecs(str(logs), redirects=dict.fromkeys(range(1, count), Std.ALL))
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        # The first process speaks for all.
-        logs_specs=DefaultLogsSpecs(str(logs), redirects=dict.fromkeys(range(1, count), Std.ALL)),
-    )
+        min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, logs_specs=printed,
+    )  # fmt: skip
     try:
         elastic_launch(config, _call)(function, dict(arguments), folder)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         hint = " (often for want of memory)" if failure.exitcode == -9 else ""
-        raise ProcessFailed(
+        raise PnfsError(
             f"process {rank} of {count} failed: {failure.message}{hint}; what the others printed is below {logs}"
         ) from None
     except SignalException as error:
@@ -178,7 +159,13 @@ def run_in_processes(
 
 def _call(function: Callable[..., None], arguments: Mapping[str, Any], folder: Path) -> None:
     """What each of the processes does."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+    def end_with_the_parent() -> None:  # A killed command must not leave processes that train on.
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     outlive_reader()
     if os.environ["RANK"] == "0":  # As conf/hydra/job_logging/pnfs.yaml says.
         console, kept = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")
@@ -187,11 +174,3 @@ def _call(function: Callable[..., None], arguments: Mapping[str, Any], folder: P
         logging.getLogger("pnfs").setLevel(logging.INFO)
     quiet_libraries()
     function(**arguments)
-
-
-def _end_with_the_parent() -> None:
-    """A killed command must not leave processes that train on."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

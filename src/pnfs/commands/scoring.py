@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torchmetrics import MetricCollection
 
 from pnfs.commands.configuration import UsageError, console
-from pnfs.commands.pictures import extremes, write_pictures
+from pnfs.commands.pictures import write_pictures
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Matches, Predictions
@@ -101,12 +101,14 @@ def report(
     matches: Matches,
     split: str,
     module: PoseModule | ScoredPredictor | None = None,
-) -> None:
-    """Prints, writes into `folder` and draws what an evaluation found.
+) -> float:
+    """Prints, writes into `folder` and draws what an evaluation found; returns the score that counts, the first.
 
     `record` is what `result.json` is to hold; rates by joint are added. `module`, None for a file of predictions,
     predicted the persons of `data`, which `matches` brings together with the labels.
     """
+    primary, score = next(iter(record["scores"].items()))
+    record |= {"kind": "evaluate", "primary": primary, "score": score}
     source, errors = data.source, matches.errors
     metric, name = source.metric(split), source.persons(split).name
     criterion = metric.criterion() if isinstance(metric, PersonMetric) else None
@@ -118,7 +120,7 @@ def report(
         record["persons_without_size"] = unsized
     # Scores are safe before anything else is written that may fail.
     write_result(folder, record)
-    if math.isnan(record["score"]):
+    if math.isnan(score):
         lack = "no labels" if not errors.visibility.any() else "no sizes to measure errors by"
         console.print(f"{name} has {lack}: nothing is scored.", style="bold")
     else:
@@ -127,10 +129,10 @@ def report(
         console.print(described(record["evaluated_with"]), style="dim")
         if unsized:
             console.print(f"{unsized:,} persons have no size to measure errors by: they are not scored")
-    pictures = write_pictures(module, data, folder, split, matches.predictions)
-    pictures |= extremes(data, folder, split, matches)
+    pictures = write_pictures(module, data, folder, split, matches.predictions, matches)
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}")
+    return float(score)
 
 
 def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:

@@ -13,10 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pnfs.commands.configuration import UsageError, console, packaged_folder, plain
-from pnfs.reproduce.figures import draw_figures
-from pnfs.reproduce.page import write_table
-from pnfs.reproduce.results import RowError, find_results, kept_results
-from pnfs.reproduce.targets import read_target, target_names
+from pnfs.errors import PnfsError
+from pnfs.reproduce.page import draw_figures, write_table
+from pnfs.reproduce.results import find_results, kept_results, read_target, target_names
 from pnfs.runs.state import find_runs
 
 OWN_KEYS = ("target", "experiments", "out", "kept", "profile", "hydra")
@@ -65,7 +64,7 @@ def _composed(*overrides: str) -> DictConfig:
 def row_settings(table: str, overrides: Sequence[str], row: str, seed: int) -> dict[str, Any]:
     """The configuration of a table's row, a file of `conf/experiment/<table>/`, as `pnfs train` resolves it.
 
-    A `RowError` says why the overrides do not go with it.
+    A `PnfsError` says why the overrides do not go with it.
     """
     try:
         config = _composed(f"experiment={table}/{row}", *overrides).copy()
@@ -74,4 +73,4 @@ def row_settings(table: str, overrides: Sequence[str], row: str, seed: int) -> d
         config.run_name = config.run_dir = ""
         return plain(config)
     except (HydraException, OmegaConfBaseException, UsageError) as error:
-        raise RowError(" ".join(str(error).split())) from None
+        raise PnfsError(" ".join(str(error).split())) from None

@@ -3,37 +3,55 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
+import torch
+from hydra.utils import get_class
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from pnfs.commands.building import build_module, training_source
-from pnfs.commands.configuration import console, persons_of
+from pnfs.commands.building import (
+    build_data,
+    build_loggers,
+    build_module,
+    build_trainer,
+    training_source,
+)
+from pnfs.commands.configuration import UsageError, console, persons_of
 from pnfs.commands.pictures import log_media, write_pictures
 from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import described, evaluation_choices, score_and_predict, score_table
-from pnfs.commands.trainer import build_loggers, check_settings, fit, newest_whole, require_labels
-from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
+from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.data.module import PoseDataModule
+from pnfs.data.persons import UNLABELLED
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
-from pnfs.runs.state import LAST_CHECKPOINT, UnfinishedError, clear, held_run, kept_state
+from pnfs.runs.state import (
+    LAST_CHECKPOINT,
+    UnfinishedError,
+    clear,
+    held_run,
+    kept_state,
+    put_together,
+    set_aside,
+)
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training.checkpoints import (
     IDENTITY_KEY,
+    CheckpointError,
+    damage,
     find_checkpoint,
     load_network_state,
     read_checkpoint,
 )
 from pnfs.training.keeping import why_unfinished
-from pnfs.training.module import PoseModule
+from pnfs.training.module import PoseModule, keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +60,10 @@ def run(settings: dict[str, Any]) -> float:
     """Runs one configuration; returns its score, which a sweeper may maximise: nan where it has none."""
     check_settings(settings)
     folder = Path(settings["run_dir"])
-    if settings["trainer"].get("fast_dev_run"):
-        return _try_out(settings)
+    if settings["trainer"].get("fast_dev_run"):  # One batch of everything, which keeps nothing and has no score.
+        trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
+        train_one(settings=settings | {"trainer": trainer}, identity={}, start=None)
+        return math.nan
     identity = run_identity(settings, persons_of(settings))
     # Waits for another process that trains it, and then takes its result.
     with held_run(folder):
@@ -59,48 +79,105 @@ def run(settings: dict[str, Any]) -> float:
     return math.nan if record["score"] is None else float(record["score"])
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses what no training can be made of, before data are read or caches written."""
+    trainer = settings["trainer"]
+    if "_target_" not in settings["dataset"]:
+        raise UsageError("dataset=of_checkpoint is no dataset to train on; choose one by name")
+    if trainer.get("max_epochs") is None:
+        raise UsageError("trainer.max_epochs is not set: begin your file with `defaults: [auto, _self_]`")
+    if settings["initial"] is not None and settings["ckpt_path"] is not None:
+        raise UsageError("initial and ckpt_path: training starts from one of them")
+    mixed = str(trainer.get("precision")).endswith("mixed")
+    if mixed and trainer.get("gradient_clip_val") and settings["optimizer"].get("fused"):
+        raise UsageError(
+            f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
+            "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
+        )
+    gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+    wanted = int(devices) if str(devices).isdigit() else 1
+    wanted = max(devices) + 1 if isinstance(devices, list) else wanted
+    if trainer.get("accelerator") in ("gpu", "cuda") and gpus < wanted:
+        raise UsageError(
+            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
+            f"{gpus} GPUs; trainer=cpu runs without"
+        )
+
+
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
     """Trains a run that this process holds; its record, or an `UnfinishedError` where it was stopped."""
     folder = Path(settings["run_dir"])
     with kept_state(folder, settings, identity) as earlier_seconds:
         log.info("run folder: %s", folder)
-        require_labels(training_source(settings))
-        last = folder / LAST_CHECKPOINT
-        if last.is_file():
-            whole = newest_whole(folder)
-            require_same(whole, read_checkpoint(whole, builds=()).get(IDENTITY_KEY), identity)
-        job = {"settings": settings, "identity": identity, "earlier_seconds": earlier_seconds}
+        start = newest_whole(folder)
+        if start is not None:
+            require_same(start, read_checkpoint(start, builds=()).get(IDENTITY_KEY), identity)
+        elif settings["ckpt_path"] is not None:
+            last = Path(settings["ckpt_path"]).expanduser() / LAST_CHECKPOINT
+            start = last if last.is_file() else find_checkpoint(settings["ckpt_path"])
+        job = {"settings": settings, "identity": identity, "start": start, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:
             train_one(**job)
         else:
             run_in_processes(train_one, job, processes, folder)
-        record = read_result(folder)
-        if record is None:
-            kept = read_checkpoint(newest_whole(folder), builds=()) if last.is_file() else {}
-            epochs, steps = settings["trainer"]["max_epochs"], settings["trainer"].get("max_steps")
-            advice = "the same command resumes it"
-            if steps not in (None, -1):
-                advice = f"trainer.max_steps={steps} ends it there; epochs={epochs} without it is another run"
-            raise UnfinishedError(
-                f"{folder}: not finished, {kept.get('epoch', -1) + 1} of {epochs} epochs are trained and "
-                f"nothing is scored; {advice}"
-            )
-    return record
+        if (record := read_result(folder)) is not None:
+            return record
+        kept = newest_whole(folder)
+        epoch = -1 if kept is None else read_checkpoint(kept, builds=())["epoch"]
+        raise UnfinishedError(
+            f"{folder}: not finished, {epoch + 1} of {settings['trainer']['max_epochs']} epochs are trained and "
+            "nothing is scored; the same command resumes it (without trainer.max_steps it is another run)"
+        )
 
 
-def train_one(*, settings: dict[str, Any], identity: dict[str, Any], earlier_seconds: float) -> None:
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint of a run's folder that is not damaged; None where there is none at all."""
+    last = folder / LAST_CHECKPOINT
+    if not last.is_file():
+        return None
+    for path in (last, last.with_name("previous.ckpt")):
+        if path.is_file() and damage(path) is None:
+            if path != last:
+                log.warning("%s is damaged: training goes on from %s in its place", last, path.name)
+            return path
+    raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
+
+
+def train_one(
+    *,
+    settings: dict[str, Any],
+    identity: Mapping[str, Any],
+    start: Path | None,
+    earlier_seconds: float = 0.0,
+) -> None:
     """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
-    source = training_source(settings)
+    source, trainer = training_source(settings), settings["trainer"]
+    # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
+    watched = source.in_labelled_boxes()
+    for split in ("train", "val"):
+        if not (watched.persons(split).visibility > UNLABELLED).any():
+            raise UsageError(
+                f"{watched.persons(split).name}: no person of split {split!r} has a labelled joint; choose a "
+                "dataset with labels in both of train and val"
+            )
     loggers = build_loggers(settings)
     with finished_wandb(loggers):
-        data, module = _data_and_module(settings, source)
-        final = data if data.source is source else _build_data(settings, source)
+        L.seed_everything(settings["seed"], workers=True, verbose=False)
+        for split in ("train", "val"):
+            log.info(source.persons(split).described())
+        if watched is not source:
+            log.info("validation while training: ground-truth boxes; final score: detected boxes")
+        data, module = build_data(settings, watched), build_module(settings, watched)
+        final = data if watched is source else build_data(settings, source)
         untrained: dict[str, float] = {}
         if settings["evaluate_untrained"]:
-            untrained = score_and_predict(module, final, settings["trainer"], "val")[0]
-        fit(settings, module, data, loggers, identity)
+            untrained = score_and_predict(module, final, trainer, "val")[0]
+        fit(settings, module, data, loggers, identity, start)
+        if trainer.get("fast_dev_run"):
+            log.info("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
+            return
         stopped = why_unfinished(module.trainer)
         if stopped is not None:
             log.info("not finished: %s", stopped)
@@ -110,7 +187,7 @@ def train_one(*, settings: dict[str, Any], identity: dict[str, Any], earlier_sec
         best = read_checkpoint(weights, builds=())
         load_network_state(module.network, best, weights)
         module.flip_test = True
-        scores, predictions = score_and_predict(module, final, settings["trainer"], "val")
+        scores, predictions = score_and_predict(module, final, trainer, "val")
         if getattr(rank_zero_only, "rank", 0):
             return
         choices = evaluation_choices(module, source, "val")
@@ -123,9 +200,9 @@ def train_one(*, settings: dict[str, Any], identity: dict[str, Any], earlier_sec
             **{"kind": "train", "primary": primary, "score": score, "scores": scores},
             "untrained_scores": untrained,
             "evaluated_with": choices,
-            "cost": _cost(module.network, settings["input_size"]),
+            "cost": _cost(module.network, *settings["input_size"]),
             "seconds": round(time.monotonic() - started, 1),
-            **provenance(settings["trainer"]["accelerator"]),
+            **provenance(trainer["accelerator"]),
             "config": settings,
             "data": {split: source.persons(split).account() for split in ("train", "val")},
         }
@@ -135,7 +212,7 @@ def train_one(*, settings: dict[str, Any], identity: dict[str, Any], earlier_sec
         for logger in loggers:
             if isinstance(logger, RunLogger):
                 logger.log_record(record, folder)
-        log_media(loggers, pictures, settings["trainer"]["max_epochs"])
+        log_media(loggers, pictures, trainer["max_epochs"])
         _show_scores(settings, {"untrained": untrained, "trained": scores})
         console.print(described(choices))
         for what, path in pictures.items():
@@ -143,49 +220,66 @@ def train_one(*, settings: dict[str, Any], identity: dict[str, Any], earlier_sec
         log.info("%s: %s; record: %s", primary, score, folder / RESULT)
 
 
-def _try_out(settings: dict[str, Any]) -> float:
-    """One batch of everything, as `trainer.fast_dev_run` asks for; keeps nothing, and has no score."""
-    settings = settings | {"trainer": settings["trainer"] | {"devices": 1, "strategy": "auto"}}
-    source = training_source(settings)
-    require_labels(source)
-    data, module = _data_and_module(settings, source)
-    fit(settings, module, data, build_loggers(settings), {})
-    log.info("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
-    return math.nan
-
-
-def _data_and_module(settings: dict[str, Any], source: PoseDataset) -> tuple[PoseDataModule, PoseModule]:
-    """Data and network of a run, both as its seed makes them."""
-    L.seed_everything(settings["seed"], workers=True, verbose=False)
-    # Problems of the data show before anything is built.
-    for split in ("train", "val"):
-        log.info(source.persons(split).described())
-    # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
-    watched = source.in_labelled_boxes()
-    if watched is not source:
-        log.info("validation while training: ground-truth boxes; final score: detected boxes")
-    return _build_data(settings, watched), build_module(settings, watched)
-
-
-def _build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
-    given = {"source": source, "augmentation": settings["augmentation"]}
-    return instantiate(settings["data"], **given, _convert_="all")
-
-
-def _cost(network: PoseNetwork, input_size: Sequence[int]) -> dict[str, int]:
-    size = (input_size[0], input_size[1])
-    cost = measure_cost(network, size)
+def _cost(network: PoseNetwork, height: int, width: int) -> dict[str, int]:
+    cost = counted = measure_cost(network, (height, width))
     # The summary in public pose code, and so the paper, counts transposed convolutions another way.
-    transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
-    by_output = measure_cost(network, size, "output").macs if transposed else cost.macs
+    if any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules()):
+        counted = measure_cost(network, (height, width), "output")
     counts = {name: getattr(cost, name) for name in ("parameters", "live_parameters", "macs")}
-    return counts | {"macs_by_output": by_output}
+    return counts | {"macs_by_output": counted.macs}
 
 
 def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:
     """Prints a table of scores: column -> metric -> score."""
     dataset, model = (settings[key]["_target_"].rsplit(".", 1)[-1] for key in ("dataset", "model"))
     parts = settings["model"].get("parts")
-    what = f"P={len(parts)}" if parts else model
-    shown = {name: column for name, column in columns.items() if column}
-    console.print(score_table(f"{dataset} val, {what}, flip test", shown))
+    title = f"{dataset} val, {f'P={len(parts)}' if parts else model}, flip test"
+    console.print(score_table(title, {name: column for name, column in columns.items() if column}))
+
+
+def fit(
+    settings: Mapping[str, Any],
+    module: PoseModule,
+    data: PoseDataModule,
+    loggers: list[Logger],
+    identity: Mapping[str, Any],
+    start: Path | None,
+) -> None:
+    """Trains from the beginning, or goes on from the checkpoint `start`."""
+    folder, initial = Path(settings["run_dir"]), settings["initial"]
+    if start is not None:
+        finished = read_checkpoint(start, builds=())["epoch"] + 1
+        log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
+        rank_zero_only(set_aside)(folder, finished)
+    elif initial is not None:
+        try:
+            load_network_state(module.network, read_checkpoint(initial, builds=()), initial)
+        except CheckpointError as error:
+            raise UsageError(
+                f"initial={initial} holds another network than `model` describes; experiment=finetune takes the "
+                f"checkpoint's own ({str(error).splitlines()[0]})"
+            ) from error
+    else:
+        module.network.calibrate(data.first_batch()["image"])
+    if settings["acceleration"]["keep_memory"]:
+        keep_freed_memory()
+    compile_steps(module, settings)
+    trainer = build_trainer(settings, loggers, identity)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except SystemExit as error:
+        if error.code == 1:  # What Lightning makes of Ctrl-C.
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        rank_zero_only(put_together)(folder)
+
+
+def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:
+    """Compiles the training steps if that is asked for and possible."""
+    mode, strategy = settings["acceleration"]["compile"], get_class(settings["strategy"]["_target_"])
+    if mode is not None and not getattr(strategy, "compilable", True):
+        log.info("the steps of %s cannot be compiled; they run eagerly", strategy.__name__)
+    elif mode is not None:
+        log.info("the first steps compile the network, which takes a minute or two")
+        module.compile_training(mode)

@@ -1,11 +1,20 @@
-"""A table of the paper as Markdown: ours beside the paper's, every published number in it."""
+"""A table or figure of the paper: as Markdown, with every published number beside ours, and drawn."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
-from pnfs.reproduce.results import Results, compared, conditions, digits, groups
-from pnfs.reproduce.targets import OTHERS, PAPER_GIGA, Target
+from pnfs.errors import PnfsError
+from pnfs.reproduce.results import OTHERS, Results, Target, compared, conditions, digits, groups
+from pnfs.viz.curves import loss_axes, plot_mean, plot_seeds, read_metrics
+from pnfs.viz.sheets import contact_sheet
+from pnfs.viz.style import COLOURS, LABEL, MARKERS, new_figure, plain_axes, save_figure, save_image
+
+PAPER_GIGA = 2**30
+"""The summary in the public pose code divides by 1024^3, and the paper's counts of baselines fit that."""
 
 PAPER_NAMES = {"PCKh@0.11": '"PCKh@0.1"'}
 """Scores that the paper prints by another name."""
@@ -72,18 +81,16 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
 
 def scale(results: Results) -> str:
     """What the runs have in common: data, size of the input, epochs, batch, precision."""
-    lines = [
-        {
-            "data": conditions(settings)[1],
-            "input": "×".join(map(str, settings["input_size"])),
-            "epochs": settings["epochs"],
-            "batch": settings["batch_size"],
+    seen: dict[str, dict[str, None]] = {}
+    for settings in results.settings.values():
+        about = {
+            "data": conditions(settings)[1], "input": "×".join(map(str, settings["input_size"])),
+            "epochs": settings["epochs"], "batch": settings["batch_size"],
             "precision": settings["trainer"]["precision"],
-        }
-        for settings in results.settings.values()
-    ]
-    table = pd.DataFrame(lines).astype(str)
-    return ", ".join(f"{name} {' or '.join(table[name].unique())}" for name in table)
+        }  # fmt: skip
+        for name, value in about.items():
+            seen.setdefault(name, {})[str(value)] = None
+    return ", ".join(f"{name} {' or '.join(values)}" for name, values in seen.items())
 
 
 def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
@@ -93,15 +100,14 @@ def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
     text = {r: score_text(score, s["mean"], s["std"]) for r, s in spread.iterrows()}
     lines = []
     for file, question in target.questions.items():
-        row, answer = target.rows[file], "Not run."
-        if row in pairs.index:
-            other, difference, interval, says = pairs.loc[row]
-            between = "" if interval == "–" else f", 95% interval {interval}"
-            answer = (
-                f"{row}: {score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}"
-                f"{between}: {says}."
-            )
-        lines.append(f"- {question} {answer[0].upper()}{answer[1:]}")
+        row = target.rows[file]
+        if row not in pairs.index:
+            lines.append(f"- {question} Not run.")
+            continue
+        other, difference, interval, says = pairs.loc[row]
+        between = "" if interval == "–" else f", 95% interval {interval}"
+        answer = f"{score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}{between}: {says}."
+        lines.append(f"- {question} {row[0].upper()}{row[1:]}: {answer}")
     return lines
 
 
@@ -173,3 +179,91 @@ def markdown(table: pd.DataFrame) -> list[str]:
     rows = [[table.index.name or "", *table.columns], ["---", *["---:"] * table.shape[1]]]
     rows += table.reset_index().to_numpy().tolist()
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+# --- pictures
+
+
+def draw_figures(target: Target, results: Results, folder: Path, title: str) -> list[Path]:
+    """Draws the table, and beside it what the target's kind says, into the folder; nothing without runs."""
+    if not len(results.finished):
+        return []
+    draws = {"trade_off": draw_trade_off, "loss_curves": draw_loss_curves, "poses": draw_poses}
+    kinds = [draw_table, *(draw for kind, draw in draws.items() if kind == target.kind)]
+    return [draw(target, results, folder, title) for draw in kinds]
+
+
+def draw_table(target: Target, results: Results, folder: Path, title: str) -> Path:
+    """The main score of the rows that have runs: mean and deviation, a dot a seed, and the paper's score."""
+    name, (ours, paper) = main_score(target, results), COLOURS[:2]
+    parts = groups(results, results.spread(name).index).values()
+    labels = [label for members in parts for label in members]
+    spread = results.spread(name).loc[labels]
+    figure = new_figure(6.4, 1.5 + 0.4 * len(labels), title=title)
+    axes = figure.subplots()
+    places = results.finished["row"].map(labels.index)
+    axes.plot(results.finished[name], places, ".", color=ours, alpha=0.4)
+    for y, (mean, std) in enumerate(zip(spread["mean"], spread["std"], strict=True)):
+        xerr = None if math.isnan(std) else std
+        plot_mean(axes, mean, y, (ours, "o"), std={"xerr": xerr}, capsize=3)
+    for column in [column for column, score in target.scores.items() if score == name]:
+        published = pd.to_numeric(target.published[column].reindex(labels), errors="coerce")
+        axes.plot(published, range(len(labels)), "D", color=paper, mfc="white", label="the paper's")
+        axes.legend(fontsize=LABEL)
+    for members in parts:  # A line parts rows with different backbones or data.
+        axes.axhline(labels.index(members[0]) - 0.5, color="0.6", lw=0.8, ls=":")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    plain_axes(axes, x_label=f"{name}; mean ± standard deviation over seeds, hollow: one seed")
+    axes.margins(x=0.1)
+    return save_figure(figure, folder / "table.png")
+
+
+def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -> Path:
+    """Figure 5: score against multiply-accumulates, each point with its parameters."""
+    name = main_score(target, results)
+    figure = new_figure(6.4, 4.6, title=title)
+    axes = figure.subplots()
+    macs, parameters = results.spread("macs")["mean"], results.spread("live_parameters")["mean"]
+    looks = zip(COLOURS, MARKERS, strict=True)
+    for (label, mean, std, _), look in zip(results.spread(name).itertuples(), looks, strict=False):
+        text = f"{label} ({parameters[label] / 1e6:.1f} M)"
+        yerr = None if math.isnan(std) else std
+        plot_mean(axes, macs[label] / 1e9, mean, look, std={"yerr": yerr}, label=text)
+    legend = "network (live parameters); hollow: one seed"
+    axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL)
+    macs_label = "multiply-accumulates of the whole network, G (the paper's GFLOPs)"
+    plain_axes(axes, x_label=macs_label, y_label=name)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.1, y=0.15)
+    return save_figure(figure, folder / "figure.png")
+
+
+def draw_loss_curves(target: Target, results: Results, folder: Path, title: str) -> Path:
+    """Figure 6: losses over the epochs that all seeds have, mean over seeds."""
+    runs = results.finished
+    logged = {path: read_metrics(Path(path) / "metrics.csv") for path in runs["folder"]}
+    figure = new_figure(9.2, 3.9, title=title)
+    for axes, split in zip(figure.subplots(1, 2), ("train", "val"), strict=True):
+        means = []
+        for (label, row), colour in zip(runs.groupby("row", sort=False), COLOURS, strict=False):
+            curves = [logged[path][f"{split}/loss"] for path in row["folder"]]
+            means.append(plot_seeds(axes, curves, colour, label=str(label)))
+        loss_axes(axes, means, "loss")
+        plain_axes(axes, x_label="epoch (from 0)", y_label=f"{split} loss (mean squared error)")
+    figure.axes[0].legend(fontsize=LABEL)
+    return save_figure(figure, folder / "figure.png")
+
+
+def draw_poses(target: Target, results: Results, folder: Path, title: str) -> Path:
+    """Figures 7 and 8: the poses that the first seed of each row has drawn, one above another."""
+    runs = results.finished.drop_duplicates("row")
+    paths = [Path(path) / "predictions_val.png" for path in runs["folder"]]
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths if path.is_file()]
+    labels = [str(row) for row, path in zip(runs["row"], paths, strict=True) if path.is_file()]
+    if not images:
+        raise PnfsError(f"{paths[0]}: no run of {target.name} has drawn its poses; train it again")
+    height = round(1600 * max(len(image) / image.shape[1] for image in images))
+    captions = [f"{title}: {label}" for label in labels]
+    sheet = contact_sheet(images, captions=captions, columns=1, cell=(height, 1600))
+    return save_image(folder / "figure.jpg", sheet)

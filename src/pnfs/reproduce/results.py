@@ -1,31 +1,112 @@
-"""What came out: one line for each run of a target's rows, read from the records of the runs only."""
+"""The paper's tables and figures, `experiments/<name>/`, and what came out, from the records of runs only."""
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, model_validator
 from scipy import stats
 
 from pnfs.errors import PnfsError
-from pnfs.reproduce.targets import Target, TargetError
 from pnfs.runs.identity import PERSONS, run_identity
 from pnfs.runs.state import Run, find_runs
 
+OTHERS = {
+    "backbone": "backbone", "backbone_params": "backbone parameters (M)", "head": "head",
+    "head_params": "head parameters (M)", "params": "parameters (M)", "flops": "MACs (G)",
+    "gpu_days": "search time (GPU-days)",
+}  # fmt: skip
+"""Columns of paper.csv that are not scores -> their title."""
 COSTS = ("parameters", "live_parameters", "macs", "macs_by_output")
 """What records hold about a network's cost; macs_by_output counts transposed convolutions by their output."""
 _ABOUT = ["row", "seed", "state", "folder", "device", "days", "revision", *COSTS]
 
 
-class RowError(PnfsError):
-    """A row that cannot be composed with the overrides for all rows; the message says why."""
+class Target(BaseModel):
+    """A table or figure of the paper."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    name: str  # Its folder in `experiments/`, and that of its rows in `conf/experiment/`.
+    title: str  # As the paper names it.
+    tests: str  # The question it answers, one sentence.
+    source: str  # Where the paper's numbers stand, and what they were measured on.
+    kind: Literal["table", "trade_off", "loss_curves", "poses"]  # What is drawn beside the table.
+    scores: dict[str, str] = {}  # Column of paper.csv -> the score of our records beside it.
+    rows: dict[str, str]  # File in `conf/experiment/<name>/` -> label, as in paper.csv.
+    against: str | None = None  # Row (file) to compare the others with; None: the first with runs.
+    questions: dict[str, str] = {}  # Row (file) -> the question that its comparison answers.
+    notes: dict[str, str] = {}  # Profile -> what to know about its numbers.
+    counts: dict[str, str] = {}  # Row, or "all" -> why our parameters and MACs differ.
+    published: pd.DataFrame  # paper.csv as printed: labels -> text, "" where nothing is printed.
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> "Target":
+        unknown = {*self.questions, *([self.against] if self.against else [])} - self.rows.keys()
+        if unknown:
+            raise ValueError(f"no row of its own is {', '.join(sorted(unknown))}")
+        return self
+
+    @property
+    def cited(self) -> list[str]:
+        """Published rows that no row of ours stands beside: other methods, cited by the paper."""
+        return [method for method in self.published.index if method not in self.rows.values()]
 
 
-Compose = Callable[[str, int], Mapping[str, Any]]
-"""(file of a row, seed) -> the configuration that `pnfs train` resolves for it, or a `RowError`."""
+def target_names(root: Path) -> list[str]:
+    """Names of all targets below `experiments/`; a `PnfsError` if there are none."""
+    names = sorted(path.parent.name for path in root.glob("*/target.yaml"))
+    if not names:
+        raise PnfsError(f"{root.resolve()}: no table or figure here; set experiments=<folder>")
+    return names
+
+
+def read_target(root: Path, name: str) -> Target:
+    """A table or figure with the paper's numbers; a `PnfsError` if there is none, or a file is wrong."""
+    if name not in target_names(root):
+        raise PnfsError(f"no target {name!r}; there are {', '.join(target_names(root))}, all")
+    path = root / name / "target.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        published = read_published(path.parent, content.get("scores", {}))
+        return Target(name=name, **content, published=published)
+    except PnfsError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise PnfsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
+    """The paper's numbers in a folder, as text; empty if there is no paper.csv.
+
+    The first column of the file names the method; further ones are `who` (ours, or cited: another method's), those
+    of `scores` (see `Target`; and `<column>_std`) and any of `OTHERS`. A `PnfsError` says what is wrong in it.
+    """
+    path = folder / "paper.csv"
+    if not path.exists() and not scores:
+        return pd.DataFrame(columns=["who"], dtype=str)
+    known = {"who", *scores, *(f"{column}_std" for column in scores), *OTHERS}
+    try:
+        table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False, index_col=0)
+        there = set(map(str, table))
+        if wrong := ({"who", *scores} - there) | (there - known):
+            raise ValueError(f"lacks, or has wrongly, column {', '.join(sorted(wrong))}")
+        if not table.index.is_unique or not set(table["who"]) <= {"ours", "cited"}:
+            raise ValueError("two rows have the same method, or `who` is neither ours nor cited")
+        # These hold words, unless they are scores of body parts.
+        for column in there - ({"who", "backbone", "head"} - set(scores)):
+            pd.to_numeric(table[column].replace("", "0"))
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors.
+        raise PnfsError(f"{path}: cannot be read: {error}") from None
+    return table
+
+
+# --- what came out
 
 
 @dataclass(frozen=True)
@@ -56,54 +137,56 @@ class Results:
         return found.groupby("row", sort=False)[name].agg(["mean", "std", "count"])
 
 
-def find_results(target: Target, compose: Compose, runs: Sequence[Run]) -> Results:
+def find_results(target: Target, compose: Callable[[str, int], Mapping[str, Any]], runs: Sequence[Run]) -> Results:
     """The runs whose configuration is that of the target's rows, with every seed that any row was run with.
 
-    The dataset need not be at hand: where runs of one configuration differ in their data, none is taken.
+    `compose` goes from a row's file and a seed to the configuration that `pnfs train` resolves, or raises a
+    `PnfsError`. The dataset need not be at hand: of runs that differ in their data alone none is taken.
     """
     found: dict[str, list[Run]] = {}
     for run in runs:
         if run.identity is not None:
             found.setdefault(_key(run.identity), []).append(run)
-    lines, settings = [], {}
+    lines, settings = {}, {}
     for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
         for file, label in target.rows.items():
             try:
                 settings[label] = compose(file, seed)
-                same = found.get(_key(run_identity(settings[label], {})), [])
-            except RowError as error:
-                line = {"state": str(error)}
-            else:
-                line = _line(same[0]) if same else {"state": "not run"}
-                if len(same) > 1:
-                    folders = ", ".join(str(run.folder) for run in same)
-                    state = "are runs of one configuration on different data: move all but one away"
-                    line = {"state": f"{folders} {state}"}
-            lines.append({"row": label, "seed": seed} | line)
+            except PnfsError as error:
+                lines[label, seed] = {"state": str(error)}
+                continue
+            same = found.get(_key(run_identity(settings[label], {})), [])
+            if len(same) > 1:
+                folders = ", ".join(str(run.folder) for run in same)
+                state = "are runs of one configuration on different data: move all but one away"
+                lines[label, seed] = {"state": f"{folders} {state}"}
+            elif same:
+                lines[label, seed] = _line(same[0])
     return Results(_frame(target, lines), settings)
 
 
 def kept_results(target: Target, folder: Path) -> Results:
     """Records that are kept with the target, as they are: `<folder>/<row>/<anything>/result.json`; two of one row
-    and seed are a `TargetError`."""
+    and seed are a `PnfsError`."""
     lines, settings = {}, {}
     for file, label in target.rows.items():
         for run in find_runs(folder / file):
             seed = run.config["seed"]
             if (label, seed) in lines:
-                raise TargetError(f"{run.folder}: another record of {label!r} has seed {seed} too")
-            settings[label] = run.config
-            lines[label, seed] = {"row": label, "seed": seed} | _line(run)
-    return Results(_frame(target, list(lines.values())), settings)
+                raise PnfsError(f"{run.folder}: another record of {label!r} has seed {seed} too")
+            settings[label], lines[label, seed] = run.config, _line(run)
+    return Results(_frame(target, lines), settings)
 
 
-def _frame(target: Target, lines: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(target: Target, lines: Mapping[tuple[str, int], Mapping[str, Any]]) -> pd.DataFrame:
     """A line for every row and every seed that any row was run with, seed 0 if there is none."""
-    columns = list(dict.fromkeys([*_ABOUT, *(name for line in lines for name in line)]))
-    frame = pd.DataFrame(lines, columns=columns).set_index(["row", "seed"])
-    seeds = sorted(set(frame.index.get_level_values("seed"))) or [0]
+    columns = list(dict.fromkeys([*_ABOUT, *(name for line in lines.values() for name in line)]))
+    frame = pd.DataFrame(
+        [dict(zip(_ABOUT, key, strict=False)) | dict(line) for key, line in lines.items()], columns=columns
+    )
+    seeds = sorted(set(frame["seed"])) or [0]
     every = pd.MultiIndex.from_product([target.rows.values(), seeds], names=["row", "seed"])
-    frame = frame.reindex(every).reset_index()
+    frame = frame.set_index(["row", "seed"]).reindex(every).reset_index()
     return frame.assign(state=frame["state"].fillna("not run"))
 
 
@@ -115,25 +198,15 @@ def _key(identity: Mapping[str, Any]) -> str:
 def _line(run: Run) -> dict[str, Any]:
     record = run.record
     if record is None:
-        cause = f" ({run.cause})" if run.cause else ""
-        return {"state": run.status + cause, "folder": run.folder}
+        return {"state": f"{run.status} ({run.cause})" if run.cause else run.status, "folder": run.folder}
     devices = record["config"]["trainer"].get("devices", 1)
     devices = len(devices) if isinstance(devices, (list, tuple)) else devices
     devices = devices if isinstance(devices, int) and devices > 0 else 1
     return {
-        "state": run.status,
-        "folder": run.folder,
-        "device": record["device"],
-        "days": record["seconds"] * devices / 86_400,
-        "revision": record.get("git_revision"),
-        **{name: record.get("cost", {}).get(name) for name in COSTS},
-        **record["scores"],
-    }
-
-
-def digits(score: str) -> int:
-    """Decimals that papers print: COCO's scores are fractions, the others percent."""
-    return 3 if score.startswith(("AP", "AR")) else 1
+        "state": run.status, "folder": run.folder, "device": record["device"],
+        "days": record["seconds"] * devices / 86_400, "revision": record.get("git_revision"),
+        **{name: record.get("cost", {}).get(name) for name in COSTS}, **record["scores"],
+    }  # fmt: skip
 
 
 # --- what may be compared
@@ -163,6 +236,11 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
     for label, key in keys.items():
         found.setdefault(", ".join(key[n] for n in differing), []).append(label)
     return found
+
+
+def digits(score: str) -> int:
+    """Decimals that papers print: COCO's scores are fractions, the others percent."""
+    return 3 if score.startswith(("AP", "AR")) else 1
 
 
 def compared(target: Target, results: Results) -> pd.DataFrame:

@@ -11,8 +11,7 @@ from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from pnfs.body import Skeleton
-from pnfs.errors import PnfsError
-from pnfs.viz.style import SIDE_COLOURS, Side, checked_rgb
+from pnfs.viz.style import SIDE_COLOURS, Side
 
 Colour = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "H W 3"]
@@ -56,10 +55,10 @@ def draw_persons(
     """A copy of the RGB image with all its persons, the surest on top, each with its score at its box.
 
     Joints are x, y, boxes x, y, width, height in px of the image. Lines are as wide as the person is large; see
-    `draw_pose` for colours, hollow joints and errors. With `ids` each person's number stands before the score, and
-    box and plate have a colour by it.
+    `draw_pose` for colours and hollow joints. With `ids` each person's number stands before the score, and box and
+    plate have a colour by it.
     """
-    canvas = checked_rgb(image, "image").copy()
+    canvas = np.array(image, order="C")
     order = np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
     colours = [] if ids is None else [_ID_COLOURS[id_ % len(_ID_COLOURS)] for id_ in ids]
@@ -100,24 +99,20 @@ def draw_pose(
     A limb has the side of its ends; one that touches both sides or none is "centre". Joints below the threshold
     are dark dots with a coloured rim, their limbs thin. Joints of score 0, and joints and labels that are nan, are
     not drawn. A label that was hit is a joint's bright core. Joints and labels are x, y in px, 0 being the centre
-    of the first pixel; limbs are `width` px wide, None suits the canvas. Not K joints or scores are a
-    `PnfsError`.
+    of the first pixel; limbs are `width` px wide, None suits the canvas.
     """
     joints, width = np.asarray(joints, np.float64), width or _limb_width(canvas)
     scores = np.ones(len(skeleton)) if scores is None else np.asarray(scores)
-    if joints.shape != (len(skeleton), 2) or scores.shape != joints.shape[:1]:
-        raise PnfsError(
-            f"joints of shape {joints.shape}, scores {scores.shape}: skeleton {skeleton.name} has "
-            f"{len(skeleton)} joints"
-        )
     sides, sure = joint_sides(skeleton), scores >= threshold
     shown = np.isfinite(joints).all(-1) & (scores != 0)
     limbs = [(a, b) for a, b in map(skeleton.indices, skeleton.limbs) if shown[a] and shown[b]]
     # All outlines come first, so that none cuts through a limb drawn earlier.
     for outline in (True, False):
         for a, b in limbs:
-            ends: list[Side] = [side for side in (sides[a], sides[b]) if side != "centre"]
-            colour = SIDE_COLOURS[ends[0] if len(set(ends)) == 1 else "centre"]
+            # A limb has the side of its ends, unless they are on different ones.
+            ends: set[Side] = {sides[a], sides[b]}
+            ends.discard("centre")
+            colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
             own = width if sure[a] and sure[b] else max(1, width // 2)
             line(canvas, joints[[a, b]], OUTLINE_COLOUR if outline else colour, own + 2 * outline)
     known = np.zeros(len(skeleton), bool) if labels is None else np.isfinite(labels).all(-1)

@@ -11,9 +11,8 @@ from PIL import Image, ImageOps
 
 from pnfs.body import Skeleton
 from pnfs.data.crops import CropDataset, SampleKey
-from pnfs.errors import PnfsError
 from pnfs.viz import poses
-from pnfs.viz.style import SIDE_COLOURS, checked_rgb
+from pnfs.viz.style import SIDE_COLOURS
 
 CELL = (192, 192)
 """(height, width) of an image on a sheet, px."""
@@ -30,20 +29,17 @@ def contact_sheet(
     """A grid of RGB images in reading order, 4 px apart, each above its caption, cut where it is too long.
 
     Each image fills its cell (height, width in px) as far as its shape allows. Fewer images than `columns` make a
-    narrower sheet; none, an image that is not RGB, or another number of captions are a `PnfsError`.
+    narrower sheet.
     """
-    if not len(images) or (captions is not None and len(captions) != len(images)):
-        raise PnfsError(f"a sheet of {len(images)} images with {len(captions or ())} captions")
     (height, width), size = cell, _text_size(cell)
     strip = 0 if captions is None else math.ceil(1.5 * size)
     columns = min(columns, len(images))
     step = np.array([height + strip + _GAP, width + _GAP])
-    rows = math.ceil(len(images) / columns)
-    page = np.full((*(step * [rows, columns] + _GAP), 3), 255, np.uint8)
+    page = np.full((*(step * [math.ceil(len(images) / columns), columns] + _GAP), 3), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = (step * divmod(index, columns) + _GAP).tolist()
         place = page[top : top + height + strip, left : left + width]
-        place[:height], _, _ = letterbox(checked_rgb(image, f"image {index}"), cell)
+        place[:height], _, _ = letterbox(image, cell)
         if captions is not None:
             poses.write(place, captions[index], (1, height + strip // 2), (40, 40, 40), size)
     return page
@@ -83,26 +79,20 @@ def pose_sheet(
 
     Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
     which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
-    cell. Arrays whose shapes do not fit together are a `PnfsError`.
+    cell.
     """
-    for array in (predicted, scores, target, labelled):
-        if array is not None and len(array) != len(crops):
-            raise PnfsError(f"{len(array)} rows of joints, scores or labels for {len(crops)} crops")
     if target is not None and labelled is not None:
         target = np.where(labelled[..., None], target, np.nan)
     pictures = []
     for n, crop in enumerate(crops):
-        picture, scale, offset = letterbox(checked_rgb(crop, f"crop {n}"), cell)
+        picture, scale, offset = letterbox(crop, cell)
         labels = None if target is None else target[n] * scale + offset
         own = None if scores is None else scores[n]
         poses.draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
         pictures.append(picture)
     sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
-    entries: dict[str, poses.Colour] = {
-        "● person's left": SIDE_COLOURS["left"],
-        "● person's right": SIDE_COLOURS["right"],
-        "● centre": SIDE_COLOURS["centre"],
-    }
+    words = {"left": "● person's left", "right": "● person's right", "centre": "● centre"}
+    entries: dict[str, poses.Colour] = {words[side]: colour for side, colour in SIDE_COLOURS.items()}
     if target is not None:
         entries["— label and error"] = poses.LABEL_COLOUR
     if scores is not None and ((scores != 0) & (scores < poses.LOW_SCORE)).any():
@@ -135,34 +125,26 @@ def score_map_sheet(
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The score maps of one person as heat over the RGB crop, each with its maximum ringed and in the caption.
 
-    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first. No
-    maps, or maps of another shape than the crop, are a `PnfsError`.
+    Pixel (x, y) of a map lies on (x, y) × stride of the crop, stride = H / h. The bare crop comes first.
     """
-    crop, maps = checked_rgb(crop, "crop"), np.nan_to_num(np.asarray(maps, np.float32), posinf=0.0)
-    fits = maps.ndim == 3 and len(crop) * maps.shape[2] == crop.shape[1] * maps.shape[1]
-    if not (fits and maps.size):
-        raise PnfsError(f"score maps of shape {maps.shape} do not fit a crop {crop.shape[:2]}")
+    maps = np.nan_to_num(np.asarray(maps, np.float32), posinf=0.0)
     stride, brightest = len(crop) / maps.shape[1], float(maps.max()) or 1.0
     pictures = [crop]
     for score_map in maps:
-        picture, scale, offset = letterbox(_heat_over(crop, score_map / brightest, stride), cell)
+        matrix = np.diag([stride, stride, 1.0])[:2]
+        level = cv2.warpAffine(score_map / brightest, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+        level = np.clip(level, 0, 1)
+        heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
+        grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * 0.75
+        strength = np.sqrt(level)[..., None] * 0.85
+        shown = np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
+        picture, scale, offset = letterbox(shown, cell)
         y, x = np.unravel_index(score_map.argmax(), score_map.shape)
         center = np.array([x, y]) * stride * scale + offset
         poses.outlined(picture, center + min(cell) / 16 * poses.UNIT_CIRCLE, 1, closed=True)
         pictures.append(picture)
     captions = [f"{name} {each.max():.2f}" for name, each in zip(names, maps, strict=True)]
     return contact_sheet(pictures, captions=["crop", *captions], columns=columns, cell=cell)
-
-
-def _heat_over(crop: poses.Picture, level: Float[np.ndarray, "h w"], stride: float) -> poses.Picture:
-    """The crop in grey under a map from 0 to 1 in colours."""
-    matrix = np.diag([stride, stride, 1.0])[:2]
-    level = cv2.warpAffine(level, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-    level = np.clip(level, 0, 1)
-    heat = matplotlib.colormaps["inferno"](level)[..., :3] * 255
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None] * 0.75
-    strength = np.sqrt(level)[..., None] * 0.85
-    return np.rint(grey * (1 - strength) + heat * strength).astype(np.uint8)
 
 
 def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> UInt8[np.ndarray, "_ _ 3"]:

@@ -26,20 +26,14 @@ MARKERS = "osD^vPX"
 INK, FAINT, GRID = "#2e3440", "#6b7280", "#e2e2e2"
 
 SIDE_COLOURS: Mapping[Side, tuple[int, int, int]] = {
-    "left": (86, 180, 233),
-    "right": (240, 120, 20),
-    "centre": (240, 228, 66),
-}
+    "left": (86, 180, 233), "right": (240, 120, 20), "centre": (240, 228, 66),
+}  # fmt: skip
 """RGB colours of the person's sides; they stay apart for the colour-blind too."""
 
 _OPERATION_COLOURS = {
-    "zero": "#c8c8c8",
-    "skip": "#e69f00",
-    "sep_conv_3x3": "#0072b2",
-    "dil_conv_3x3": "#56b4e9",
-    "avg_pool_3x3": "#009e73",
-    "max_pool_3x3": "#cc79a7",
-}
+    "zero": "#c8c8c8", "skip": "#e69f00", "sep_conv_3x3": "#0072b2", "dil_conv_3x3": "#56b4e9",
+    "avg_pool_3x3": "#009e73", "max_pool_3x3": "#cc79a7",
+}  # fmt: skip
 NEIGHBOUR_COLOURS = {"finer": "#d55e00", "same": "#4d4d4d", "coarser": "#7b3294"}
 
 TITLE, LABEL, SMALL = 10, 9, 7
@@ -57,11 +51,6 @@ def operation_colours(operations: Collection[str]) -> dict[str, str]:
         name: _OPERATION_COLOURS.get(name) or to_hex(colorsys.hsv_to_rgb(next(hues), 0.6, 0.7))
         for name in operations
     }
-
-
-def side_hex(side: Side) -> str:
-    """Colour of a side as matplotlib takes it."""
-    return "#{:02x}{:02x}{:02x}".format(*SIDE_COLOURS[side])
 
 
 def new_figure(width: float, height: float, *, title: str | None = None) -> Figure:
@@ -86,30 +75,19 @@ def plain_axes(axes: Axes, *, x_label: str, y_label: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(figure: Figure, path: Path | str) -> None:
+def save_figure(figure: Figure, path: Path | str) -> Path:
     """Writes a figure as PNG or SVG, by the suffix, any other being a `PnfsError`; makes the folders it needs."""
-    file = _place(path, (".png", ".svg"))
+    file = Path(path)
+    if file.suffix not in (".png", ".svg"):
+        raise PnfsError(f"{path}: a picture is saved as .png or .svg")
+    file.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(RC):
-        figure.savefig(file, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return file
 
 
-def save_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Writes an RGB image as PNG or JPEG (quality 95), as `save_figure` does a figure."""
-    picture = Image.fromarray(checked_rgb(image, "image"))
-    picture.save(_place(path, (".png", ".jpg", ".jpeg")), quality=95)
-
-
-def checked_rgb(image: UInt8[np.ndarray, "H W 3"], what: str) -> UInt8[np.ndarray, "H W 3"]:
-    """The image, contiguous in memory; a `PnfsError` that names `what` if it is not RGB, uint8 (H, W, 3)."""
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise PnfsError(f"{what} has shape {image.shape} and type {image.dtype}; it must be RGB, uint8 (H, W, 3)")
-    return np.ascontiguousarray(image)
-
-
-def _place(path: Path | str, suffixes: Collection[str]) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise PnfsError(f"{path}: a picture is saved as {', '.join(suffixes)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def save_image(path: Path | str, image: UInt8[np.ndarray, "H W 3"]) -> Path:
+    """Writes an RGB image as PNG or JPEG (quality 95), by the suffix; makes the folders it needs."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, quality=95)
+    return Path(path)
