@@ -21,7 +21,7 @@ from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.predictor import ScoredPredictor
+from pnfs.inference.predictor import ExportedNetwork
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import (
@@ -52,7 +52,7 @@ def run(settings: dict[str, Any]) -> float:
 
 # --- a network
 
-Scored = tuple[PoseModule | ScoredPredictor, PoseDataModule, dict[str, Any], Mapping[str, str]]
+Scored = tuple[PoseModule, PoseDataModule, dict[str, Any], Mapping[str, str]]
 """A trained network, the crops to score it on, as it was trained on them, their dataset's configuration, and what
 the network computes with."""
 
@@ -125,8 +125,13 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     codec = {"unbiased": predictor.codec.unbiased}
     trained = {**trained, "input_size": predictor.input_size, "codec": codec}
     dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
-    metric = data.source.metric(settings["split"])
-    module = ScoredPredictor(predictor, metric, settings["flip_test"])
+    module = PoseModule(
+        network=ExportedNetwork(predictor.forward, predictor.skeleton),
+        metric=data.source.metric(settings["split"]),
+        optimizer=torch.optim.Adam,
+        codec=predictor.codec,
+        flip_test=settings["flip_test"],
+    )
     return module, data, dataset, runtime_of(predictor)
 
 

@@ -5,16 +5,13 @@ from itertools import islice, tee
 from typing import Any
 
 import cv2
-import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
 
 from pnfs.body import Skeleton
 from pnfs.codec import Codec, to_image
-from pnfs.data.crops import PoseBatch
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import mean_joint_score
@@ -50,6 +47,17 @@ class TorchRuntime:
     def of_parts(self, images: Images, stage: Stage = "heatmaps") -> Float[Tensor, "B J ..."]:
         """The heatmaps of all parts' joints, part after part, J = sum(J_p) >= K; or the raw vectors."""
         return self.network(torch.as_tensor(images).to(self.device), stage)
+
+
+class ExportedNetwork(PoseNetwork):
+    """What executes an exported file, in the place of a network that is scored; on the CPU."""
+
+    def __init__(self, runtime: Runtime, skeleton: Skeleton) -> None:
+        super().__init__(skeleton)
+        self.runtime = runtime
+
+    def forward(self, images: Tensor, until: Stage = "heatmaps") -> Float[Tensor, "B K h/4 w/4"]:
+        return torch.as_tensor(self.runtime(images.numpy()))
 
 
 def choose_device(device: str) -> torch.device:
@@ -147,16 +155,6 @@ class Predictor:
         for query in shown:
             yield self._prediction(query, list(islice(rows, len(query.boxes))))
 
-    def locate(
-        self, crops: Images, matrices: Float[Tensor, "B 2 3"], *, flip_test: bool = True
-    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
-        """Joints (x, y in px of the images) and scores of persons whose RGB crops are cut already.
-
-        `matrices` are affine maps from pixels of the crops to pixels of the images.
-        """
-        found = self._read(crops, matrices, flip_test)
-        return found["joints"].cpu(), found["scores"].cpu()
-
     def _crops(self, query: ImageWithBoxes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each person's crop, and the map (2, 3) from its pixels to the image's."""
         height, width = self.input_size
@@ -210,27 +208,3 @@ class Predictor:
             skeleton=self.skeleton,
             maps=PersonMaps(**without | found) if found else None,
         )
-
-
-class ScoredPredictor(L.LightningModule):
-    """Scores what a predictor on the CPU makes of a loader's crops, as a checkpoint is; it cannot be trained.
-
-    The first entry of the metric is logged as "val/score".
-    """
-
-    def __init__(self, predictor: Predictor, metric: Metric, flip_test: bool) -> None:
-        super().__init__()
-        self.predictor, self.codec, self.flip_test = predictor, predictor.codec, flip_test
-        self.metric = MetricCollection([metric])
-
-    def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
-        locations, scores = self.predictor.locate(
-            batch["image"].numpy(), batch["to_image"], flip_test=self.flip_test
-        )
-        self.metric.update(predicted=locations, scores=scores, **batch)
-
-    def on_validation_epoch_end(self) -> None:
-        scores = self.metric.compute()
-        self.metric.reset()
-        self.log_dict({f"val/{name}": value for name, value in scores.items()})
-        self.log("val/score", next(iter(scores.values())))
