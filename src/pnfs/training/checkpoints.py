@@ -223,7 +223,7 @@ def _foreign(config: Any, key: str, role: str | None, trust: bool) -> Iterator[s
 
 
 def _resolved(target: Any, trust: bool) -> Any:
-    """What a dotted name stands for, or why it stands for nothing; only `trust` lets foreign modules be imported."""
+    """What a dotted name stands for, or why it stands for nothing; `trust` lets foreign modules be imported."""
     allowed = trust or (str(target).startswith(_PACKAGES) and ":" not in target)
     try:
         return resolve_name(target) if allowed else None
