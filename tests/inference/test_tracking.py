@@ -171,14 +171,6 @@ def test_boxes_of_a_first_frame_carry_two_persons_past_each_other() -> None:
         np.testing.assert_allclose(found_here.joints[:, 0], corners, atol=1.5)
 
 
-def test_frames_with_boxes_of_their_own_fill_batches() -> None:
-    pictures = [triangles((40 + n, 30)) for n in range(10)]
-    boxes = [FrameBoxes(np.array([[40 + n, 30, 30, 60]], np.float32)) for n in range(10)]
-    found, batches = followed(pictures, boxes.__getitem__)
-    assert batches == [4, 4, 2]
-    assert [found_here.track_ids.tolist() for _, found_here in found] == [[1]] * 10
-
-
 # --- smoothing
 
 

@@ -102,8 +102,3 @@ def runtime_of(predictor: Predictor) -> dict[str, str]:
     kinds = {OnnxRuntime: "onnx", OpenVinoRuntime: "openvino"}
     name = kinds.get(type(predictor.forward), "torch")  # type: ignore[arg-type]
     return {"runtime": name, "precision": getattr(predictor.forward, "precision", "f32")}
-
-
-def trained_unbiased(trained: Mapping[str, Any]) -> bool:
-    """Whether a run's crops and maps are measured in pixel intervals (UDP); see `crop_matrix`."""
-    return bool(trained.get("codec", {}).get("unbiased", False))
