@@ -70,7 +70,6 @@ def _network(settings: dict[str, Any]) -> float:
     source = data.source
     console.print(f"scored: {path}\n{source.persons(split).described()}")
     scores, predictions = scoring.score_and_predict(module, data, trainer, split)
-    scores |= source.extra_scores(split, predictions)
     choices = scoring.evaluation_choices(module, source, split)
     choices |= {"input_size": list(data.input_size), **computed}
     if path.name == LAST_CHECKPOINT.name:
@@ -192,5 +191,4 @@ def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[s
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(len(persons)),
     )
-    scores = {name: float(value) for name, value in metric.compute().items()}
-    return {**scores, **source.extra_scores(split, predictions)}
+    return {name: float(value) for name, value in metric.compute().items()}
