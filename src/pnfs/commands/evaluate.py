@@ -20,8 +20,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
-from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.predictor import ExportedNetwork
+from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import (
@@ -125,7 +124,7 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     trained = {**trained, "input_size": predictor.input_size, "codec": codec}
     dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
     module = PoseModule(
-        network=ExportedNetwork(predictor.forward, predictor.skeleton),
+        network=predictor.network,
         metric=data.source.metric(settings["split"]),
         optimizer=torch.optim.Adam,
         codec=predictor.codec,
