@@ -118,7 +118,7 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
         # So soon after its start a network's scores are low.
         record = evaluated(run, tmp_path / kind, "+dataset.joint_threshold=0", *options)
         assert record["evaluated_with"]["boxes"] == kind
-        assert {"AP", "AP (M)", "AP/visible", "AR/occluded"} <= record["scores"].keys()
+        assert {"AP", "AP (M)"} <= record["scores"].keys()
         (path,) = (tmp_path / kind).glob("person_keypoints_val2017_*_results.json")
         require_server_format(path, images)
         results[kind] = json.loads(path.read_text()), path.name

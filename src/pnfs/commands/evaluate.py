@@ -20,8 +20,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
-from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.predictor import ScoredPredictor
+from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
 from pnfs.training.checkpoints import (
@@ -52,7 +51,7 @@ def run(settings: dict[str, Any]) -> float:
 
 # --- a network
 
-Scored = tuple[PoseModule | ScoredPredictor, PoseDataModule, dict[str, Any], Mapping[str, str]]
+Scored = tuple[PoseModule, PoseDataModule, dict[str, Any], Mapping[str, str]]
 """A trained network, the crops to score it on, as it was trained on them, their dataset's configuration, and what
 the network computes with."""
 
@@ -70,7 +69,6 @@ def _network(settings: dict[str, Any]) -> float:
     source = data.source
     console.print(f"scored: {path}\n{source.persons(split).described()}")
     scores, predictions = scoring.score_and_predict(module, data, trainer, split)
-    scores |= source.extra_scores(split, predictions)
     choices = scoring.evaluation_choices(module, source, split)
     choices |= {"input_size": list(data.input_size), **computed}
     if path.name == LAST_CHECKPOINT.name:
@@ -125,8 +123,13 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     codec = {"unbiased": predictor.codec.unbiased}
     trained = {**trained, "input_size": predictor.input_size, "codec": codec}
     dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
-    metric = data.source.metric(settings["split"])
-    module = ScoredPredictor(predictor, metric, settings["flip_test"])
+    module = PoseModule(
+        network=predictor.network,
+        metric=data.source.metric(settings["split"]),
+        optimizer=torch.optim.Adam,
+        codec=predictor.codec,
+        flip_test=settings["flip_test"],
+    )
     return module, data, dataset, runtime_of(predictor)
 
 
@@ -187,5 +190,4 @@ def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[s
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(len(persons)),
     )
-    scores = {name: float(value) for name, value in metric.compute().items()}
-    return {**scores, **source.extra_scores(split, predictions)}
+    return {name: float(value) for name, value in metric.compute().items()}

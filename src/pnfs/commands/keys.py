@@ -53,7 +53,7 @@ _KINDS: Mapping[str, Any] = {
     # By name: `pnfs runs` need not wait for modules that load torch.
     "codec.decode_method": "pnfs.codec.codec:DecodeMethod",
     "decode_method": "pnfs.codec.codec:DecodeMethod",
-    "runtime": "pnfs.inference.loading:RuntimeName",
+    "runtime": "pnfs.inference.predictor:RuntimeName",
     "outputs": "pnfs.export.runtimes:Outputs",
     "channel_order": "pnfs.models.network:ChannelOrder",
 }  # fmt: skip
