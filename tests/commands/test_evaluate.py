@@ -11,7 +11,6 @@ import pytest
 import scipy.io
 from hydra.errors import InstantiationException
 
-from pnfs.commands.configuration import UsageError
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.images import DataError
 from pnfs.data.persons import Persons
@@ -130,18 +129,14 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'")]
-)
+    ("override", "message"),
+    [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'"),
+     ("+trainer.limit_val_batches=1", "limit_val_batches"), ("+trainer.fast_dev_run=true", "fast_dev_run")],
+)  # fmt: skip
 def test_what_cannot_be_is_refused(trained, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises((ValueError, InstantiationException), match=message):
         evaluated(trained("mpii")[1], tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("key", ["limit_val_batches=1", "fast_dev_run=true", "overfit_batches=2"])
-def test_evaluation_of_a_part_is_refused(key: str) -> None:
-    with pytest.raises(UsageError, match=key.partition("=")[0]):
-        call("evaluate", "checkpoint=anywhere", f"+trainer.{key}")
 
 
 # --- split=all

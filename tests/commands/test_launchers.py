@@ -1,4 +1,4 @@
-"""Sweeps through every launcher, and runs in several processes, as whole commands."""
+"""Sweeps through every launcher, runs in several processes, a GPU for each process."""
 
 import importlib
 import json
@@ -7,15 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
 
-from pnfs.commands.processes import run_in_processes
+from pnfs.commands.processes import run_in_processes, take_gpu_if_asked
 from pnfs.errors import PnfsError
 
 TINY = [
@@ -157,23 +157,6 @@ def test_failure_of_one_process_ends_all(ranks: Path, does: str, message: str) -
             os.kill(int((ranks / "pid_0").read_text()), 0)
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300  # Processes start in seconds, unless the machine is busy.
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    # Ended, and nobody has asked for its exit code yet.
-    status = Path(f"/proc/{pid}/stat")
-    return status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["Ctrl-C", "kill"])
 def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
@@ -185,13 +168,64 @@ def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
     script += f"run(run_as_rank, {arguments!r}, 2, Path({str(ranks)!r}))"
     command = [sys.executable, "-c", script]
     parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    files = [ranks / f"pid_{rank}" for rank in range(2)]
-    wait_until(lambda: all(f.is_file() and f.read_text() for f in files))
-    pids = [int(file.read_text()) for file in files]
+    files, deadline = [ranks / f"pid_{rank}" for rank in range(2)], time.monotonic() + 300
+    while not all(file.is_file() and file.read_text() for file in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = [psutil.Process(int(file.read_text())) for file in files]
     if by == "Ctrl-C":
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.wait(60) == 130
     else:
         parent.kill()
         parent.wait(60)
-    wait_until(lambda: all(is_gone(pid) for pid in pids))
+    assert not psutil.wait_procs(children, timeout=60)[1]
+
+
+# --- a GPU for each process
+
+TAKE_TWICE = """
+import json, os, sys
+from pnfs.commands.processes import take_gpu_if_asked
+seen = []
+for _ in range(2):
+    take_gpu_if_asked()
+    seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+print(json.dumps(seen), flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(folder: Path, gpus: int, visible: str | None) -> "subprocess.Popen[str]":
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"PNFS_GPUS": str(gpus), "TMPDIR": str(folder)}
+    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    command = [sys.executable, "-c", TAKE_TWICE]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def seen_by(process: "subprocess.Popen[str]") -> list[str]:
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+@pytest.mark.parametrize(("visible", "names"), [(None, "0 1"), ("5,7,GPU-a", "5 7")])
+def test_process_keeps_a_gpu_of_its_own(tmp_path: Path, visible: str | None, names: str) -> None:
+    first, second = (holder(tmp_path, 2, visible) for _ in range(2))
+    taken = [seen_by(first), seen_by(second)]
+    # Both jobs of a process see the GPU that it took for the first.
+    assert sorted(taken) == [[name, name] for name in names.split()]
+    first.communicate(timeout=60)
+    # A third gets what the first has left, not the GPU of the second.
+    third = holder(tmp_path, 2, visible)
+    assert seen_by(third) == taken[0]
+    second.communicate(timeout=60)
+    third.communicate(timeout=60)
+
+
+@pytest.mark.parametrize(("asked", "advice"), [("0", 2), ("all", 2), ("3", 2)])
+def test_what_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str, advice: int) -> None:
+    monkeypatch.setenv("PNFS_GPUS", asked)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")
+    with pytest.raises(PnfsError, match=rf"hydra\.launcher\.n_jobs={advice}"):
+        take_gpu_if_asked.__wrapped__()

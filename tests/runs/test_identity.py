@@ -131,14 +131,6 @@ def test_files_and_runs_count_by_their_content(tmp_path: Path, key: str, file: s
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_words_for_weights_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for word in ("imagenet", "none"):
-        before = run_hash(changed("model.backbone.weights", word))
-        (tmp_path / word).write_text("a file that happens to have this name")
-        assert run_hash(changed("model.backbone.weights", word)) == before
-
-
 # --- what is read counts, not where it lies
 
 
