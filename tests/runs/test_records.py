@@ -37,7 +37,7 @@ def test_record_comes_back_as_written(tmp_path: Path) -> None:
     assert read_result(tmp_path) is None
     # JSON has neither nan nor infinity.
     scores = {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
-    expected = {"primary": "PCKh@0.5", "score": 12.5, "scores": scores, "data": {"list": [None, 1]}}
+    expected = {"scores": scores, "data": {"list": [None, 1]}}
     assert read_result(folder) == expected
     # One that cannot be written leaves the old one; nothing else is left behind.
     for wrong in ({"score": object()}, {"scroe": 1.0}):
