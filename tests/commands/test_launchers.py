@@ -196,36 +196,28 @@ sys.stdin.read()
 """
 
 
-def holder(folder: Path, gpus: int, visible: str | None) -> "subprocess.Popen[str]":
-    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    environment |= {"PNFS_GPUS": str(gpus), "TMPDIR": str(folder)}
-    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    command = [sys.executable, "-c", TAKE_TWICE]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def test_process_keeps_a_gpu_of_its_own(tmp_path: Path) -> None:
+    def start() -> tuple["subprocess.Popen[str]", list[str]]:
+        gpus = {"PNFS_GPUS": "2", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "5,7,GPU-a"}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", TAKE_TWICE], env={**os.environ, **gpus}, **pipes)
+        assert process.stdout is not None
+        return process, json.loads(process.stdout.readline())
 
-
-def seen_by(process: "subprocess.Popen[str]") -> list[str]:
-    assert process.stdout is not None
-    return json.loads(process.stdout.readline())
-
-
-@pytest.mark.parametrize(("visible", "names"), [(None, "0 1"), ("5,7,GPU-a", "5 7")])
-def test_process_keeps_a_gpu_of_its_own(tmp_path: Path, visible: str | None, names: str) -> None:
-    first, second = (holder(tmp_path, 2, visible) for _ in range(2))
-    taken = [seen_by(first), seen_by(second)]
+    (first, one), (second, two) = start(), start()
     # Both jobs of a process see the GPU that it took for the first.
-    assert sorted(taken) == [[name, name] for name in names.split()]
+    assert [one, two] == [["5", "5"], ["7", "7"]]
     first.communicate(timeout=60)
     # A third gets what the first has left, not the GPU of the second.
-    third = holder(tmp_path, 2, visible)
-    assert seen_by(third) == taken[0]
-    second.communicate(timeout=60)
-    third.communicate(timeout=60)
+    third, three = start()
+    assert three == one
+    for process in (second, third):
+        process.communicate(timeout=60)
 
 
-@pytest.mark.parametrize(("asked", "advice"), [("0", 2), ("all", 2), ("3", 2)])
-def test_what_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str, advice: int) -> None:
+@pytest.mark.parametrize("asked", ["0", "all", "3"])
+def test_gpus_that_cannot_be_shared_out_are_refused(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
     monkeypatch.setenv("PNFS_GPUS", asked)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")
-    with pytest.raises(PnfsError, match=rf"hydra\.launcher\.n_jobs={advice}"):
+    with pytest.raises(PnfsError, match=r"hydra\.launcher\.n_jobs=2"):
         take_gpu_if_asked.__wrapped__()
