@@ -109,7 +109,7 @@ def draw_pose(
     # All outlines come first, so that none cuts through a limb drawn earlier.
     for outline in (True, False):
         for a, b in limbs:
-            ends = {sides[a], sides[b]}
+            ends: set[Side] = {sides[a], sides[b]}
             ends.discard("centre")
             colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
             own = width if sure[a] and sure[b] else max(1, width // 2)
