@@ -14,14 +14,11 @@ import pytest
 import torch
 import yaml
 
-from tiny_runs import record_of
+from tiny_runs import PEOPLE, record_of
+from tiny_runs import TINY as SMALLEST
 from train_server import TrainServer
 
-TINY = [
-    "dataset=synthetic", "dataset.train=16", "dataset.val=8", "dataset.image_size=[64,64]",
-    "input_size=[64,64]", "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2", "parts=p1", "epochs=1", "batch_size=8", "trainer=cpu", "workers=0",
-]  # fmt: skip
+TINY = [*PEOPLE, *SMALLEST, "dataset.train=16", "epochs=1", "batch_size=8", "workers=0"]
 SCRIPT = "from pnfs.commands.main import main; main()"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

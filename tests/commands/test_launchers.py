@@ -17,18 +17,12 @@ import yaml
 
 from pnfs.commands.processes import run_in_processes, take_gpu_if_asked
 from pnfs.errors import PnfsError
-
-TINY = [
-    "dataset=synthetic", "dataset.train=32", "dataset.val=8", "dataset.image_size=[64,64]", "input_size=[64,64]",
-    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2", "parts=p1", "epochs=1", "batch_size=16", "trainer=cpu", "workers=0",
-    "run_root=runs",
-]  # fmt: skip
-RUN = "import sys; from pnfs.commands.main import main; main()"
+from tiny_runs import PEOPLE, TINY
 
 
 def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", RUN, "train", *TINY, *overrides]
+    tiny = [*PEOPLE, *TINY, "dataset.train=32", "epochs=1", "batch_size=16", "workers=0"]
+    command = [sys.executable, "-c", "from pnfs.commands.main import main; main()", "train", *tiny, *overrides]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
 
 

@@ -12,7 +12,6 @@ import pytest
 from pydantic import ValidationError
 
 from pnfs.files import write_whole
-from pnfs.runs.identity import PERSONS, OtherRunError, require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
 from pnfs.runs.state import (
     STATE,
@@ -91,6 +90,14 @@ def test_state_follows_a_run(tmp_path: Path) -> None:
         write_result(tmp_path, {"config": CONFIG, "score": 1.0})
     assert seen(tmp_path) == ("finished", None)
     assert read_run(tmp_path).record["score"] == 1.0  # type: ignore[union-attr,index]
+    (tmp_path / RESULT).unlink()
+    child = os.fork()
+    if not child:
+        with held_run(tmp_path), kept_state(tmp_path, CONFIG):
+            os._exit(0)  # Without a chance to write anything, as SIGKILL.
+    os.waitpid(child, 0)
+    assert json.loads((tmp_path / STATE).read_text())["state"] == "running"
+    assert seen(tmp_path)[0] == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -106,16 +113,6 @@ def test_state_tells_how_a_run_ended(tmp_path: Path, error: BaseException, statu
     with pytest.raises(type(error)), kept_state(tmp_path, CONFIG):
         raise error
     assert seen(tmp_path) == (status, cause)
-
-
-def test_killed_run_is_seen_as_interrupted(tmp_path: Path) -> None:
-    child = os.fork()
-    if not child:
-        with held_run(tmp_path), kept_state(tmp_path, CONFIG):
-            os._exit(0)  # Without a chance to write anything, as SIGKILL.
-    os.waitpid(child, 0)
-    assert json.loads((tmp_path / STATE).read_text())["state"] == "running"
-    assert seen(tmp_path)[0] == "interrupted"
 
 
 def interrupted_start(folder: Path, checkpoint_after: float | None = None) -> float:
@@ -148,20 +145,3 @@ def test_runs_are_found_whatever_their_state(tmp_path: Path) -> None:
     write_result(tmp_path / "a" / "1" / "val", {"score": 1.0})
     found = [(run.folder.name, run.status) for run in find_runs(tmp_path)]
     assert found == [("1", "finished"), ("2", "interrupted")]
-
-
-# --- files of another run
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"seed": 1}, ["seed"]), ({PERSONS: {"train": "a", "val": "c"}}, ["persons.val"])],
-)
-def test_file_of_another_run_is_refused_with_what_differs(
-    tmp_path: Path, change: dict[str, Any], named: list[str]
-) -> None:
-    ours = run_identity(CONFIG, {"train": "a", "val": "b"})
-    require_same(tmp_path / RESULT, json.loads(json.dumps(ours)), ours)
-    with pytest.raises(OtherRunError) as refusal:
-        require_same(tmp_path / RESULT, ours | change, ours)
-    assert all(word in str(refusal.value) for word in (str(tmp_path / RESULT), *named))
