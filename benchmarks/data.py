@@ -15,8 +15,8 @@ from torch.utils.data import default_collate
 
 from benchmarks.timing import Call, Section, take_turns
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CacheSettings, ensure_cache, with_crops
-from pnfs.data.crops import CropDataset, SampleKey, UncutCrops, cut_crops, load_resident
+from pnfs.data.cache import CachedCrops, CacheSettings, ensure_cache, with_crops
+from pnfs.data.crops import CropDataset, SampleKey, cut_crops, load_resident
 from pnfs.data.images import ImageFiles
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
@@ -62,6 +62,8 @@ def from_loader(people: Persons, size: int) -> Call:
 
 
 def cut_as_batch(people: Persons, size: int) -> Call:
-    uncut = UncutCrops(people, input_size=(size, size), augmentation=Augmentation(), resident=True)
-    pixels, keys = load_resident(people, torch.device("cpu")), _keys(people)
+    size_of = {"input_size": (size, size), "augmentation": Augmentation()}
+    uncut, images = CropDataset(people, uncut="resident", **size_of), people.images
+    assert isinstance(images, CachedCrops)
+    pixels, keys = load_resident(images, len(people), torch.device("cpu")), _keys(people)
     return lambda: cut_crops(default_collate([uncut[k] for k in next(keys)]), (size, size), pixels)

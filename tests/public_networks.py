@@ -130,6 +130,13 @@ def hrnet(weights: Weights, x: Tensor, joints: int, width: int = 32) -> Tensor:
     return weights.conv(maps[0], "final_layer", joints, 1, bias=True)
 
 
+def state(name: str, joints: int, *arguments) -> dict[str, Tensor]:
+    """Random weights of a public network, in its own names."""
+    weights = Weights()
+    globals()[name](weights, torch.zeros(1, 3, 32, 32), joints, *arguments)
+    return weights.state
+
+
 def public_input(crops: Tensor, bgr: bool) -> Tensor:
     """RGB crops (B, h, w, 3) as the public loaders normalise them: the numbers of RGB in either order."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

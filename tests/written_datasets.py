@@ -1,4 +1,4 @@
-"""Drawn people written to disk in the layouts of MPII's and COCO's users, for tests of the loaders."""
+"""People written to disk in the layouts of MPII's, COCO's and LSP's users, for tests of the loaders."""
 
 import json
 import re
@@ -8,8 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scipy.io
+import torch
 
 from pnfs.body import COCO, MPII
+from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import FILE_JOINTS
 from pnfs.data.persons import Persons
 
@@ -115,6 +118,37 @@ def write_coco(persons_by_split: Mapping[str, Persons], folder: Path | str, imag
         path.write_text(json.dumps(content))
         images_before += len(names)
         persons_before += len(persons)
+
+
+def people(count: int) -> np.ndarray:
+    """(count, 14, 3): joint k of person n lies at (10 n + 4 k, 20 + k), third number 1."""
+    joints = np.ones((count, 14, 3))
+    joints[..., 0] = 10 * np.arange(count)[:, None] + 4 * np.arange(14)
+    joints[..., 1] = 20 + np.arange(14)
+    return joints
+
+
+def write_lsp(root: Path, joints: np.ndarray, kind: type = LSPET, suffix: str = "jpg") -> Path:
+    """A dataset below `root`; image n (from 1) is of grey level 10 n."""
+    (root / "images").mkdir(parents=True)
+    for number in range(1, len(joints) + 1):
+        name = f"im{number:0{4 if kind is LSP else 5}d}.{suffix}"
+        cv2.imwrite(str(root / "images" / name), np.full((8, 8, 3), 10 * number, np.uint8))
+    table = joints.transpose((2, 1, 0) if kind is LSP else (1, 2, 0))
+    scipy.io.savemat(root / "joints.mat", {"joints": table})
+    return root
+
+
+def scores(source: PoseDataset, split: str, predicted: np.ndarray) -> dict[str, float]:
+    persons, metric = source.persons(split), source.metric(split)
+    metric.update(
+        predicted=torch.from_numpy(predicted),
+        joints_image=torch.from_numpy(persons.joints),
+        labelled=torch.from_numpy(persons.visibility > 0),
+        reference_length=torch.from_numpy(persons.reference_length),
+        sample_index=torch.arange(len(persons)),
+    )
+    return {name: float(value) for name, value in metric.compute().items()}
 
 
 def require_server_format(path: Path, images: list[int]) -> None:

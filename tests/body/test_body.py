@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.cocoeval import Params
 
-from pnfs.body import COCO, LSP, MPII, SKELETONS, PartMode, Skeleton, skeleton_by_name
+from pnfs.body import COCO, LSP, MPII, PartMode, Skeleton, skeleton_by_name
 from pnfs.errors import PnfsError
 from tiny import table_one
 
@@ -62,24 +62,10 @@ def test_joints_and_their_mirror_images(skeleton: Skeleton) -> None:
     assert list(skeleton.joints) == ORDERS[skeleton.name].split()
     mirrored = [skeleton.joints[row] for row in skeleton.flip_permutation]
     assert mirrored == list(map(mirror, skeleton.joints))
-    names = list(skeleton.joints[::-3])
-    assert [skeleton.joints[i] for i in skeleton.indices(names)] == names
     assert skeleton_by_name(skeleton.name) is skeleton
-    assert list(skeleton.groups) == ["head", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"]
     for label, joints in list(skeleton.groups.items())[1:]:
         assert set(joints) == {f"left_{label}", f"right_{label}"}
     np.testing.assert_allclose(COCO.oks_sigmas, Params("keypoints").kpt_oks_sigmas)
-
-
-@ALL
-def test_limbs_connect_all_joints_alike_on_both_sides(skeleton: Skeleton) -> None:
-    reached = {"left_hip"}
-    for _ in skeleton.limbs:
-        for limb in skeleton.limbs:
-            reached |= set(limb) if reached & set(limb) else set()
-    # COCO's face is a piece of its own.
-    face = {"nose", "left_eye", "right_eye", "left_ear", "right_ear"} & set(skeleton.joints)
-    assert reached | face == set(skeleton.joints)
     limbs = set(map(frozenset, skeleton.limbs))
     assert len(limbs) == len(skeleton.limbs)
     assert {frozenset(map(mirror, limb)) for limb in limbs} == limbs
@@ -103,7 +89,6 @@ def test_a_skeleton_that_does_not_fit_together_is_refused(change: dict, message:
         Skeleton(**{**fields, **change})
     with pytest.raises(PnfsError, match=r"octopus.*mpii, coco, lsp"):
         skeleton_by_name("octopus")
-    assert list(SKELETONS) == ["mpii", "coco", "lsp"]
 
 
 @pytest.mark.parametrize(("skeleton", "count"), TABLE)
@@ -111,20 +96,12 @@ def test_the_configured_parts_are_those_of_table_one(skeleton: str, count: int) 
     mode = PartMode(skeleton_by_name(skeleton), table_one(skeleton, count))
     assert len(mode) == len(mode.names) == count
     found, rest = [], list(mode.joint_indices)
-    for part, joints in mode.parts.items():
+    for joints in mode.parts.values():
         found.append(set(rest[: len(joints)]))
         rest = rest[len(joints) :]
-        side = part.split("_")[0]
-        assert side not in ("left", "right") or all(joint.startswith(side) for joint in joints)
     assert found == [set(numbers) for numbers in TABLE[skeleton, count]]
     assert mode.joint_counts == tuple(map(len, TABLE[skeleton, count]))
     assert rest == []
-
-
-def test_maps_stand_part_after_part_in_the_order_of_their_names() -> None:
-    mode = PartMode(LSP, {"b": ["head_top", "neck"], "a": list(LSP.joints[:13])})
-    assert (mode.names, mode.joint_counts) == (("b", "a"), (2, 13))
-    assert mode.joint_indices == (13, 12, *range(13))
 
 
 REST = {"rest": list(MPII.joints[1:])}

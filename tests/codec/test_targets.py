@@ -79,14 +79,6 @@ def test_coordinates_of_unlabelled_joints_do_not_matter() -> None:
         assert not values.any()
 
 
-def test_targets_stay_in_single_precision_under_autocast() -> None:
-    expected, _ = one_target(21.3, 17.9, quantised=False)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        heatmap, _ = one_target(21.3, 17.9, quantised=False)
-    assert heatmap.dtype == torch.float32
-    torch.testing.assert_close(heatmap, expected, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("options", [{"sigma": 0.0}, {"decode_method": "best"}, {"flip_shift": 2}])
 def test_impossible_options_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=r"codec\.(sigma|decode_method|flip_shift)"):

@@ -59,7 +59,7 @@ def test_an_empty_folder_is_a_finding_about_the_layout(tmp_path: Path, name: str
     "wrong",
     [
         ["action=look"],
-        ["check.images=some"],
+        ["images=some"],
         ["dataset=of_checkpoint"],
         ["action=cache"],
         ["input_size=[64,50]"],

@@ -18,14 +18,7 @@ import pytest
 from pnfs.body import LSP
 from pnfs.data import cache
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import (
-    CacheSettings,
-    cache_path,
-    ensure_cache,
-    partial_of,
-    read_about,
-    with_crops,
-)
+from pnfs.data.cache import CacheSettings, cache_path, ensure_cache, partial_of, read_about, with_crops
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.images import DataError, ImageFiles
@@ -66,8 +59,8 @@ def rows_of(path: Path) -> list[tuple]:
         return connection.execute("SELECT * FROM crops ORDER BY person").fetchall()
 
 
-def crops_of(persons: Persons, augmentation: Augmentation | None, **options) -> CropDataset:
-    return CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=2, **options)
+def crops_of(persons: Persons, augmentation: Augmentation | None = None) -> CropDataset:
+    return CropDataset(persons, input_size=SIZE, augmentation=augmentation, seed=2)
 
 
 @pytest.mark.parametrize(("format_", "error"), [("raw", 1.6), ("jpeg", 2.8)])
@@ -76,8 +69,7 @@ def test_crops_and_labels_are_those_of_the_images(persons: Persons, tmp_path: Pa
     uncached, from_cache = crops_of(persons, Augmentation()), crops_of(ours, Augmentation())
     for epoch in range(5):
         for index in range(COUNT):
-            expected = dict(uncached[SampleKey(epoch, index)])
-            found = dict(from_cache[SampleKey(epoch, index)])
+            expected, found = (dict(each[SampleKey(epoch, index)]) for each in (uncached, from_cache))
             difference = found.pop("image").astype(int) - expected.pop("image").astype(int)
             # Boxes are smaller and larger than the crop, and the picture's edge is in some crops.
             assert np.abs(difference).mean() < error
@@ -97,13 +89,9 @@ def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[i
             crop_matrix(center, box * 1.3, degrees, size, flip)), corners))
         for degrees in np.linspace(-rotation, rotation, 181) for flip in (False, True)
     ])  # fmt: skip
-    assert (places >= 0).all()
-    assert (places <= (width - 1, height - 1)).all()
+    assert ((places >= 0) & (places <= (width - 1, height - 1))).all()
     # No more room than is needed: some corner comes within five pixels of the edge.
     assert places[..., 0].max() > width - 6
-
-
-# --- which cache serves
 
 
 def test_a_finished_cache_is_taken_and_other_settings_are_another_one(persons: Persons, tmp_path: Path) -> None:
@@ -119,13 +107,13 @@ def test_a_finished_cache_is_taken_and_other_settings_are_another_one(persons: P
 
 
 def test_changed_images_are_noticed_and_absent_ones_not_missed(persons: Persons, tmp_path: Path) -> None:
-    before = crops_of(cached(persons, tmp_path / "cache"), None)[3]["image"]
+    before = crops_of(cached(persons, tmp_path / "cache"))[3]["image"]
     cv2.imwrite(str(tmp_path / "images" / "p0.jpg"), smooth_picture(77))
-    with pytest.raises(DataError, match="the image of person person0 is not the one"):
+    with pytest.raises(DataError, match="another image of person person0"):
         ensure_cache(tmp_path / "cache", persons, PAPER)
     ensure_cache(tmp_path / "anew", persons, PAPER)
     shutil.rmtree(tmp_path / "images")
-    after = crops_of(cached(persons, tmp_path / "anew"), None)[3]["image"]
+    after = crops_of(cached(persons, tmp_path / "anew"))[3]["image"]
     np.testing.assert_array_equal(after, before)
 
 
@@ -141,11 +129,10 @@ def test_a_damaged_crop_is_refused_by_name(
     content = bytearray(rows_of(path)[3][place])
     content[-9] ^= 1
     change(path, f"UPDATE crops SET {column} = ? WHERE person = 3", bytes(content))
-    ours = with_crops(persons, path)
-    crops_of(ours, None)[2]
-    with pytest.raises(DataError, match=r"person3.*delete this file") as error:
-        crops_of(ours, None)[3]
-    assert str(path) in str(error.value)
+    ours = crops_of(with_crops(persons, path))
+    assert ours[2]
+    with pytest.raises(DataError, match=rf"{path.name}.*person3.*delete this file"):
+        ours[3]
 
 
 @pytest.mark.parametrize("damage", [0, 40, -4096, ("version", "99"), ("settings", "{}"), ("probes", "")])
@@ -157,9 +144,8 @@ def test_a_file_that_is_cut_off_or_says_something_else_is_refused(
         change(path, "UPDATE about SET value = ? WHERE name = ?", *damage[::-1])
     else:
         os.truncate(path, damage if damage >= 0 else path.stat().st_size + damage)
-    with pytest.raises(DataError, match=r"delete this file") as error:
+    with pytest.raises(DataError, match=rf"{path.name}.*delete this file"):
         cached(persons, tmp_path / "cache")
-    assert str(path) in str(error.value)
     path.unlink()
     cached(persons, tmp_path / "cache")
 
@@ -216,7 +202,7 @@ def test_a_killed_start_is_continued(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_a_finished_cache_is_read_where_nothing_can_be_written(
     persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = ensure_cache(tmp_path / "cache", persons, PAPER)
+    ensure_cache(tmp_path / "cache", persons, PAPER)
 
     def refused(*_: object, **__: object) -> None:
         raise PermissionError("read-only file system")
@@ -224,9 +210,7 @@ def test_a_finished_cache_is_read_where_nothing_can_be_written(
     # Permissions do not stop root, who may run these tests.
     monkeypatch.setattr(Path, "mkdir", refused)
     monkeypatch.setattr("pnfs.data.cache.FileLock", refused)
-    path.parent.chmod(0o555)
-    crops_of(cached(persons, tmp_path / "cache"), None)[0]
-    path.parent.chmod(0o755)
+    assert crops_of(cached(persons, tmp_path / "cache"))[0]
 
 
 # --- reduced decoding
@@ -271,16 +255,11 @@ def test_reduced_decoding_can_be_switched_off(
     decode = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda data, f: flags.append(f) or decode(data, f))
     source: Any = SimpleNamespace(persons=lambda split: large, skeleton=LSP)
+    options = {"cache": tmp_path / "cache" if with_cache else None, "batch_size": 1, "workers": 0}
     still = Augmentation(rotation=0, scale=(1, 1), flip=0)
     for reduced in (True, False):
         data = PoseDataModule(
-            source=source,
-            input_size=SIZE,
-            batch_size=1,
-            workers=0,
-            cache=tmp_path / "cache" if with_cache else None,
-            augmentation=still,
-            reduced_decoding=reduced,
+            source=source, input_size=SIZE, augmentation=still, reduced_decoding=reduced, **options
         )
         flags.clear()
         next(iter(data.train_dataloader()))

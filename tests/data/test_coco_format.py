@@ -184,7 +184,7 @@ def test_other_tools_score_the_results_file_alike(labels: dict, tmp_path: Path) 
         evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1)
     read = read_annotations(labels)
-    poses = read_pose_file(path, SKELETON, read)
+    poses = read_pose_file(path, source, "val")
     assert poses.image_ids is not None
     found = DetectedPoses(poses.image_ids, poses.joints, poses.person_scores)
     assert evaluate_detections(found, read)["AP"] == pytest.approx(1, abs=1e-6)
@@ -253,13 +253,3 @@ def test_what_is_wrong_is_named(labels: dict, words: tuple[str, ...], tmp_path: 
     message = str(caught.value)
     assert str(file) in message
     assert all(word in message for word in words), message
-
-
-def test_detected_boxes_are_of_the_files_person(tmp_path: Path) -> None:
-    root = dataset(tmp_path / "d", category_id(7))
-    box = {"image_id": 0, "bbox": [10, 10, 100, 100], "score": 0.9, "category_id": 7}
-    others = [{"category_id": 8}, {"bbox": [1, 1, 0, 9]}, {"score": 0.1}]
-    (tmp_path / "boxes.json").write_text(json.dumps([box, *(box | other for other in others)]))
-    source = COCO(root, boxes="detected", detections=tmp_path / "boxes.json", box_threshold=0.5)
-    persons = source.persons("val")
-    assert (len(persons), list(persons.left_out.values())) == (1, [1, 1, 1])

@@ -1,5 +1,6 @@
-"""What all datasets do alike: missing files, splits, images, relative roots, arguments."""
+"""What all datasets do alike; MPII: joint order, pixels, boxes and sizes as published, clear refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.images import DataError
+from pnfs.data.predictions import Predictions
 from pnfs.data.synthetic import Synthetic
-from written_datasets import write_coco, write_mpii
+from written_datasets import people, scores, write_coco, write_lsp, write_mpii
 
 ANNOTATIONS = {
     MPII: "annot/train.json",
@@ -28,18 +30,10 @@ kinds = pytest.mark.parametrize("kind", ANNOTATIONS)
 def root(kind: type, tmp_path: Path) -> Path:
     folder = tmp_path / "data" / kind.__name__
     if issubclass(kind, LSP):
-        (folder / "images").mkdir(parents=True)
-        joints = np.random.default_rng(0).uniform(2, 30, (6, 14, 3))
-        joints[..., 2] = 1
-        for number in range(1, 7):
-            path = folder / "images" / kind.image_format.format(number)
-            cv2.imwrite(str(path), np.full((32, 32, 3), 40 * number, np.uint8))
-        axes = (2, 1, 0) if kind is LSP else (1, 2, 0)
-        scipy.io.savemat(folder / "joints.mat", {"joints": joints.transpose(axes)})
-    else:
-        drawn = Synthetic(kind.__name__.lower(), train=4, val=3, image_size=(48, 48))
-        write = write_mpii if kind is MPII else write_coco
-        write({split: drawn.persons(split) for split in ("train", "val")}, folder)
+        return write_lsp(folder, people(6), kind)
+    drawn = Synthetic(kind.__name__.lower(), train=4, val=3, image_size=(48, 48))
+    write = write_mpii if kind is MPII else write_coco
+    write({split: drawn.persons(split) for split in ("train", "val")}, folder)
     return folder
 
 
@@ -59,7 +53,7 @@ def test_splits_images_and_roots_are_checked(kind: Callable, root: Path, monkeyp
     for method in (kind(root).persons, kind(root).metric):
         with pytest.raises(DataError, match="'dev'"):
             method("dev")
-    for padding in (0, -1, float("nan"), float("inf")):
+    for padding in (0, float("nan"), float("inf")):
         with pytest.raises(DataError, match="padding"):
             kind(root, padding=padding)
     # A relative root is located.
@@ -89,3 +83,128 @@ def test_splits_images_and_roots_are_checked(kind: Callable, root: Path, monkeyp
 def test_choices_are_checked(kind: Callable, wrong: dict, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"boxes|nms|cat|files|train_split"):
         kind(tmp_path, **wrong)
+
+
+# --- MPII
+
+# Where each joint stands in the dataset's files, as the dataset's description lists them.
+FILE_ROW = {name: row for row, name in enumerate((
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax",
+    "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow",
+    "left_wrist",
+))}  # fmt: skip
+FIRST, SECOND = "000000001.jpg", "000000002.jpg"
+
+
+def record(image: str = FIRST, **changed: object) -> dict:
+    """A person whose joint in row i of the file lies at (10 i, 100 + i), counted from 0."""
+    joints = [[10.0 * row + 1, 101.0 + row] for row in range(16)]
+    own = {"center": [101.0, 51.0], "scale": 2.0, "joints": joints, "joints_vis": [1] * 16}
+    return {"image": image, **own, **changed}
+
+
+def write(root: Path, train: object, valid: list[dict], heads: np.ndarray | None = None) -> Path:
+    """A dataset below `root`; every person's head box is 30 × 40 px unless given."""
+    (root / "images").mkdir(parents=True)
+    (root / "annot").mkdir()
+    for name, colour in ((FIRST, (0, 0, 255)), (SECOND, (255, 0, 0))):
+        cv2.imwrite(str(root / f"images/{name}"), np.full((12, 20, 3), colour, np.uint8))  # BGR
+    (root / "annot/train.json").write_text(json.dumps(train))
+    (root / "annot/valid.json").write_text(json.dumps(valid))
+    if heads is None:
+        heads = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], len(valid), axis=2)
+    scipy.io.savemat(root / "annot/gt_valid.mat", {"headboxes_src": heads})
+    return root
+
+
+def test_joints_and_boxes_follow_hrnets_rules(tmp_path: Path) -> None:
+    hidden, unknown = record(), record(center=[-1.0, 30.0])
+    hidden["joints_vis"][FILE_ROW["left_ankle"]] = 0
+    hidden["joints"][FILE_ROW["left_ankle"]] = [float("nan"), -1]
+    source = MPII(write(tmp_path / "d", [hidden, unknown], [record()]), padding=1.5)
+    persons = source.persons("train")
+    for k, joint in enumerate(source.skeleton.joints):
+        absent, xy = joint == "left_ankle", [10 * FILE_ROW[joint], 100 + FILE_ROW[joint]]
+        assert persons.joints[:, k].tolist() == [[0, 0] if absent else xy, xy]
+        assert persons.visibility[:, k].tolist() == [0 if absent else 2, 2]
+    # Head sizes, 0.6 times the diagonal of 30 × 40, are known of "val" only.
+    assert source.persons("val").reference_length.tolist() == [30]
+    assert np.isnan(persons.reference_length).all()
+    # 51 + 15 * 2 - 1 = 80; 2 * 200 * 1.5 = 600. Without a centre neither rule applies.
+    assert persons.center.tolist() == [[100, 80], [-2, 29]]
+    assert persons.box_size.tolist() == [[600, 600], [400, 400]]
+
+
+def test_all_labelled_persons_share_images_and_keep_the_files_order(tmp_path: Path) -> None:
+    """HRNet's loader keeps persons without labels; they train and score nothing."""
+    nobody = [0] * 16
+    train = [record(SECOND), record(), record(SECOND, joints_vis=nobody)]
+    root = write(tmp_path / "d", train, [record(SECOND, joints_vis=nobody), record()])
+    apart, both = MPII(root), MPII(root, train_split="all").persons("train")
+    persons = apart.persons("train")
+    names = [persons.images.describe(int(i)) for i in persons.image_index]
+    assert (names, len(persons.images.paths)) == ([SECOND, FIRST, SECOND], 2)
+    red, blue = persons[1].image[6, 10], persons[0].image[6, 10]
+    assert (red > 200).tolist() == [True, False, False]
+    assert (blue > 200).tolist() == [False, False, True]
+    assert "1 without a labelled joint" in persons.described()
+    assert both.ids.tolist() == [*persons.ids.tolist(), *apart.persons("val").ids.tolist()]
+    assert list(both.remarks.values()) == [2]
+    np.testing.assert_array_equal(both.joints[3:], apart.persons("val").joints)
+    assert (both[3].image == persons[0].image).all()
+
+
+def test_the_test_split_has_no_labels_and_predictions_are_in_the_files_terms(tmp_path: Path) -> None:
+    source = MPII(write(tmp_path / "d", [record()], [record(), record(SECOND)]))
+    with pytest.raises(DataError, match=r"test\.json"):
+        source.persons("test")
+    unlabelled = {key: record()[key] for key in ("image", "center", "scale")}
+    (tmp_path / "d/annot/test.json").write_text(json.dumps([unlabelled]))
+    persons = source.persons("test")
+    assert persons.visibility.tolist() == [[0] * 16]
+    # Not zero: nothing is known about how good a prediction is.
+    assert np.isnan(list(scores(source, "test", persons.joints).values())).all()
+    moved = source.persons("val").joints + np.arange(2, dtype=np.float32)[:, None, None]
+    path = source.write_predictions(
+        "val", Predictions(moved, np.ones((2, 16), np.float32)), tmp_path / "out", "any"
+    )
+    # What the annotation file says, moved by the person's number.
+    expected = np.array([record()["joints"]] * 2) + np.arange(2)[:, None, None]
+    np.testing.assert_allclose(scipy.io.loadmat(path)["preds"], expected)
+
+
+@pytest.mark.fixtures("pckh_gt_val.mat")
+def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Path) -> None:
+    truth = scipy.io.loadmat(fixture_file)
+    joints, visible = truth["pos_gt_src"], 1 - truth["jnt_missing"]
+    valid = [
+        record(joints=joints[:, :, n].tolist(), joints_vis=visible[:, n].tolist()) for n in range(joints.shape[2])
+    ]
+    source = MPII(write(tmp_path / "d", [record()], valid, truth["headboxes_src"]))
+    predictions = np.load(fixture_file.parent / "pckh_preds.npz")
+    recorded = json.loads((fixture_file.parent / "pckh_expected.json").read_text())
+    to_skeleton = [FILE_ROW[joint] for joint in source.skeleton.joints]
+    for case, expected in recorded.items():
+        ours = scores(source, "val", predictions[f"{case}_preds"][:, to_skeleton, :2])
+        names = {f"/{g.lower()}": g for g in ("Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")}
+        names = {f"PCKh@0.5{group}": name for group, name in ({"": "Mean"} | names).items()}
+        for ours_name, name in (names | {"PCKh@0.11": "Mean@0.1", "PCKh@0.1": "extra_mean_at_0.10_exact"}).items():
+            assert ours[ours_name] == pytest.approx(expected[name], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("joints", record()["joints"][:15]), ("joints_vis", [2] * 16), ("joints", [[1.0, np.nan]] * 16),
+     ("center", [1.0, None]), ("scale", "big"), ("scale", 0), ("image", 3)],
+)  # fmt: skip
+def test_bad_records_are_named(key: str, value: object, tmp_path: Path) -> None:
+    source = MPII(write(tmp_path / "d", [record(), record(**{key: value})], [record()]))
+    with pytest.raises(DataError, match=rf"train\.json: record 1 .*{key[:5]}"):
+        source.persons("train")
+
+
+@pytest.mark.parametrize("heads", [np.zeros((2, 2, 5)), np.zeros((2, 2, 2)), np.full((2, 2, 2), np.nan)])
+def test_head_boxes_must_fit(heads: np.ndarray, tmp_path: Path) -> None:
+    source = MPII(write(tmp_path / "d", [record()], [record(), record()], heads))
+    with pytest.raises(DataError, match=r"gt_valid\.mat.*headboxes_src|record 0 .*gt_valid\.mat"):
+        source.persons("val")

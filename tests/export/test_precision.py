@@ -13,10 +13,10 @@ import onnx
 import openvino
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from pnfs.export import int8, onnx_model
-from pnfs.export.int8 import Calibration, _ends, answers, check_moved, moved_share
+from pnfs.export.int8 import Calibration, _ends, check_moved
 from pnfs.export.onnx_model import export_onnx
 from pnfs.export.runtimes import ExportError, OnnxRuntime, OpenVinoRuntime
 from pnfs.models import PoseFabricNetwork
@@ -72,8 +72,9 @@ def float_convolutions(path: Path) -> set[str]:
 
 def test_most_convolutions_are_in_integers_with_a_scale_a_channel(f32_file, int8_file) -> None:
     graph, in_float = onnx.load(int8_file).graph, float_convolutions(int8_file)
-    assert in_float == set(_ends(onnx.load(f32_file).graph))
-    count = sum(n.op_type == "Conv" for n in graph.node)
+    convolutions = [n.name for n in onnx.load(f32_file).graph.node if n.op_type == "Conv"]
+    assert in_float == set(_ends(onnx.load(f32_file).graph)) >= {convolutions[0], convolutions[-1]}
+    count = len(convolutions)
     assert 2 <= len(in_float) < count / 4
     weights = [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
     # Convolutions may share one weight.
@@ -102,16 +103,20 @@ def test_layers_stay_in_float_until_few_joints_move(
     assert loose > 0, "this network tells nothing about the search"
     path = shutil.copy(f32_file, tmp_path / "m.onnx")
     strict = replace(calibration, max_moved=loose / 2)
-    convolutions = int8.quantise(path, strict)
+    total, in_float = int8.quantise(path, strict)
     # One that shares its weight with others is computed in float32 with that weight rounded.
-    assert 0 <= convolutions.in_float - len(float_convolutions(path)) < 4
-    assert convolutions.in_float > len(_ends(onnx.load(f32_file).graph))
+    assert 0 <= in_float - len(float_convolutions(path)) < total / 8
+    assert in_float > len(_ends(onnx.load(f32_file).graph))
     assert moved_between(path, f32_file, calibration) <= loose / 2
 
 
 def moved_between(first: Path, second: Path, calibration: Calibration) -> float:
-    found, exact = (answers(OnnxRuntime(p), calibration.crops)[0] for p in (first, second))
-    return moved_share(found, exact)
+    """Share of the peaks that lie more than a pixel away."""
+    found, exact = (
+        OnnxRuntime(p)(calibration.crops).reshape(len(calibration.crops), 16, -1) for p in (first, second)
+    )
+    places = [np.stack(np.divmod(maps.argmax(-1), SIZE[1] // 4)) for maps in (found, exact)]
+    return float((abs(places[0] - places[1]).max(0) > 1).mean())
 
 
 def test_a_file_that_moves_too_much_is_not_made_or_not_kept(
@@ -128,22 +133,9 @@ def test_a_file_that_moves_too_much_is_not_made_or_not_kept(
     other = build(1)
     monkeypatch.setattr(onnx_model, "check_moved", lambda network, *rest: check_moved(other, *rest))
     monkeypatch.setattr(onnx_model, "quantise", lambda path, calibration: None)
-    with pytest.raises(ExportError, match="not kept"):
+    with pytest.raises(ExportError, match=r"m\.onnx: .*not kept.*int8\.crops"):
         export_onnx(network, path, input_size=SIZE, int8=strict)
     assert not path.exists()
-
-
-def test_an_int8_file_is_checked_against_pytorch(network, int8_file, calibration) -> None:
-    loose = replace(calibration, held_out=smooth(8, 3), max_moved=0.5)
-    moved = check_moved(network, int8_file, loose)
-    with torch.no_grad():
-        maps = network.heatmaps(torch.from_numpy(loose.held_out)).flatten(2).argmax(-1).numpy()
-    found = OnnxRuntime(int8_file)(loose.held_out).reshape(8, 16, -1).argmax(-1)
-    width = SIZE[1] // 4
-    away = np.maximum(abs(maps % width - found % width), abs(maps // width - found // width)) > 1
-    assert moved == pytest.approx(away.mean())
-    with pytest.raises(ExportError, match=r"int8\.onnx: .*int8\.crops"):
-        check_moved(build(1), int8_file, replace(loose, max_moved=0.001))
 
 
 @pytest.mark.parametrize("outputs", ["maps", pytest.param("joints", marks=pytest.mark.slow)])
@@ -153,32 +145,15 @@ def test_export_in_int8(network, calibration, tmp_path: Path, outputs) -> None:
     assert report.metadata == OnnxRuntime(path, 1).metadata
     assert (report.metadata.precision, report.metadata.outputs) == ("int8", outputs)
     assert report.convolutions is not None
-    assert report.convolutions.in_float == len(float_convolutions(path))
+    assert report.convolutions[1] == len(float_convolutions(path))
     assert max(report.differences.values()) < 1e-5
     assert 0 <= report.moved < 0.9
 
 
-@pytest.mark.parametrize(
-    ("crops", "held_out", "max_moved"),
-    [(2, 2, 0.0), (2, 2, float("nan")), (2, 2, 1.5), (0, 2, 0.1), (2, 0, 0.1)],
-)
-def test_calibration_that_says_nothing(crops: int, held_out: int, max_moved: float) -> None:
-    with pytest.raises(ExportError, match="int8"):
-        Calibration(smooth(2, 0)[:crops], smooth(2, 0)[:held_out], max_moved)
-
-
-def test_the_ends_are_convolutions_with_none_before_or_none_after() -> None:
-    def node(kind: str, name: str, source: str) -> onnx.NodeProto:
-        return helper.make_node(kind, [source, "w"], [f"{name}_out"], name=name)
-
-    nodes = [
-        node("Conv", "first", "x"), node("Relu", "relu", "first_out"),
-        node("Conv", "second", "relu_out"), node("Conv", "third", "second_out"),
-        node("Conv", "branch", "second_out"), node("Add", "add", "branch_out"),
-        node("Conv", "beside", "x"), node("Pow", "pow", "third_out"),
-    ]  # fmt: skip
-    graph = helper.make_graph(nodes, "g", [], [])
-    assert set(_ends(graph)) == {"first", "third", "branch", "beside"}
+def test_calibration_that_says_nothing() -> None:
+    for count, max_moved in ((2, 0.0), (2, float("nan")), (2, 1.5), (0, 0.1)):
+        with pytest.raises(ExportError, match="int8"):
+            Calibration(smooth(2, 0)[:count], smooth(2, 0), max_moved)
 
 
 def test_openvino_computes_in_float32_unless_told_otherwise(f32_file) -> None:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from pnfs.body import skeleton_by_name
 from pnfs.importing.posenfs import describe_posenfs
-from pnfs.importing.posenfs_names import OPERATION_NAMES, load_posenfs_state_dict
+from pnfs.importing.weights import OPERATION_NAMES, load_posenfs_state_dict
 from pnfs.models import POSENFS, PoseFabricNetwork
 from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet
 from pnfs.models.cost import measure_cost

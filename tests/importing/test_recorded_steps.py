@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from pnfs.codec import Codec
 from pnfs.data.module import PoseDataModule
 from pnfs.evaluation.pck import PCK
-from pnfs.importing.posenfs_names import OPERATION_NAMES
+from pnfs.importing.weights import OPERATION_NAMES
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.fabric import NEIGHBOURS
 from pnfs.search import FirstOrder, SearchStrategy, Synchronous

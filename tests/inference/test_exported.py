@@ -1,17 +1,13 @@
 """Exported files through `pnfs.load`, `pnfs predict` and `pnfs evaluate`: scores, precision, what is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
 from pnfs.commands.configuration import UsageError
 from pnfs.errors import PnfsError
 from pnfs.export.runtimes import OnnxRuntime
-from pnfs.inference.loading import chosen_runtime
 from tiny_runs import PEOPLE, call, record_of, untrained_run
 
 
@@ -61,28 +57,6 @@ def test_a_file_outside_of_a_run_needs_a_dataset(run: Path, tmp_path: Path, caps
     assert "runtime: onnx · precision: f32" in capsys.readouterr().out
     with pytest.raises(UsageError, match="skeleton mpii"):
         evaluated(moved, tmp_path / "coco", *PEOPLE, "dataset.skeleton=coco")
-
-
-@pytest.mark.parametrize(
-    ("name", "runtime", "precision"),
-    [("best.ckpt", None, "bf16"), ("best.ckpt", "torch", "f32"), ("m.onnx", "onnx", "f32"),
-     ("m.onnx", None, "bf16")],
-)  # fmt: skip
-def test_precision_is_for_a_runtime_that_has_a_choice(name: str, runtime, precision: str) -> None:
-    with pytest.raises(PnfsError, match=f"precision={precision}: runtime=(torch|onnx)"):
-        chosen_runtime(Path(name), runtime, precision)
-    assert chosen_runtime(Path("m.onnx"), "openvino", precision) == "openvino"
-
-
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_predictions_say_what_computed_them(run: Path, tmp_path: Path, runtime, capsys) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
-    fixed = (f"checkpoint={run / 'model.onnx'}", f"input={tmp_path / 'a.png'}", "overlays=false")
-    call("predict", *fixed, f"out={tmp_path / 'out'}", f"runtime={runtime}")
-    info = json.loads((tmp_path / "out" / "keypoints.json").read_text())["info"]
-    assert (info["runtime"], info["precision"]) == (runtime, "f32")
-    assert f"runtime: {runtime} · precision: f32" in capsys.readouterr().out
 
 
 def test_export_in_int8_calibrates_on_the_runs_training_crops(run: Path, tmp_path: Path, capsys) -> None:

@@ -65,49 +65,8 @@ def test_nothing_to_read_is_refused_with_what_is_there(tmp_path: Path, monkeypat
 
 # --- pictures
 
-RAMP = np.linspace(0, 1, 2400).reshape(40, 60)
 Y, X = np.mgrid[:40, :60]
 PHOTOGRAPH = np.stack([4 * X, 6 * Y, 255 - 4 * X], -1).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "factor", "kind"),
-    [
-        (".tif", 1, np.float32), (".tif", 255, np.float32), (".tif", 65535, np.float32),
-        (".tif", 65535, np.uint16), (".png", 65535, np.uint16), (".tif", 65535, np.int32),
-        (".tif", 255, np.int32),
-    ],
-)  # fmt: skip
-def test_numbers_of_any_kind_are_scaled(tmp_path: Path, suffix: str, factor: int, kind) -> None:
-    Image.fromarray((factor * RAMP).astype(kind)).save(tmp_path / f"x{suffix}")
-    found = read_picture(tmp_path / f"x{suffix}").astype(float)
-    np.testing.assert_allclose(found, np.repeat((255 * RAMP)[..., None], 3, -1), atol=1.01)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        (RAMP - 0.5).astype(np.float32),
-        np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32),
-        np.where(RAMP > 0.5, np.inf, RAMP).astype(np.float32),
-        (1e6 * RAMP).astype(np.int32),
-        (200 * RAMP).astype(np.uint16),
-    ],
-)
-def test_numbers_without_a_scale_are_refused_and_black_stays_black(tmp_path: Path, values: np.ndarray) -> None:
-    Image.fromarray(values).save(tmp_path / "x.tif")
-    with pytest.raises(DataError, match=r"x\.tif"):
-        read_picture(tmp_path / "x.tif")
-    Image.fromarray(np.zeros_like(values)).save(tmp_path / "x.tif")
-    assert not read_picture(tmp_path / "x.tif").any()
-
-
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp", ".jpg"])
-def test_pictures_come_in_rgb(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"x{suffix}"
-    Image.fromarray(PHOTOGRAPH).save(path, **({"lossless": True} if suffix == ".webp" else {}))
-    difference = np.abs(read_picture(path).astype(int) - PHOTOGRAPH)
-    assert difference.mean() < (3 if suffix == ".jpg" else 0.01)
 
 
 def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
@@ -122,15 +81,18 @@ def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
         Image.fromarray(content).save(path, **options)
         np.testing.assert_array_equal(read_picture(path), expected)
     np.testing.assert_array_equal(read_picture(path, upright=False), PHOTOGRAPH)
+    for kind in (np.uint16, np.float32):
+        Image.fromarray(grey.astype(kind)).save(tmp_path / "x.tif")
+        with pytest.raises(DataError, match=r"x\.tif: .*8 bits"):
+            read_picture(tmp_path / "x.tif")
 
 
 def test_damaged_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(PHOTOGRAPH).save(tmp_path / "x.jpg", quality=95)
     content = bytearray((tmp_path / "x.jpg").read_bytes())
-    files = {"cut.jpg": content[: len(content) // 2], "text.jpg": b"no picture", "empty.jpg": b""}
-    for name, damaged in files.items():
-        (tmp_path / name).write_bytes(damaged)
-    for name in (*files, "absent.jpg"):
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    for name in ("cut.jpg", "text.jpg", "absent.jpg"):
         with pytest.raises(DataError, match=name):
             read_picture(tmp_path / name)
     # The header of a huge picture is enough.

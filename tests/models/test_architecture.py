@@ -57,15 +57,11 @@ def test_description_holds_theta_wiring_and_logits():
     assert (found.skeleton, found.backbone) == ("lsp", None)
     assert (fabric.layers, fabric.first_layer, fabric.last_layer) == (7, 6, 7)
     assert (fabric.channels, fabric.nodes, fabric.scales) == (2, 2, (4, 8, 16))
-    assert fabric.operations == tuple(SUBNETWORK_OPERATIONS)
-    cells = ["layer6_scale4", "layer6_scale8", "layer7_scale4"]
-    assert [cell.name for cell in fabric.cells] == cells
+    assert [cell.name for cell in fabric.cells] == ["layer6_scale4", "layer6_scale8", "layer7_scale4"]
     upper = fabric.parts["upper_limb"]
     assert upper.joints == tuple(PARTS["upper_limb"])
     assert upper.alpha == (((0.0,) * 4,) * 3,)
     assert upper.beta[1] == (0.0, 0.0, float(np.float32(0.1)))
-    exponentials = np.exp([0, 0, 0.1])
-    assert upper.beta_weights[1] == pytest.approx(exponentials / exponentials.sum(), abs=1e-7)
     network.architecture_parameters()["lower_limb/beta"].data[2, 1] = math.nan
     with pytest.raises(PnfsError, match="lower_limb/beta"):
         describe_architecture(network)
@@ -107,36 +103,27 @@ def edited(path: str, value) -> str:
     ("path", "value", "message"),
     [
         ("version", 1, "version"),
-        ("skeleton", 3, "skeleton"),
         ("subnetworks", ..., "subnetworks"),
         ("subnetworks/colour", "red", "subnetworks.colour"),
         ("subnetworks/nodes", 0, "H=0"),
         ("subnetworks/nodes", 10**9, "head/alpha must have shape"),
         ("subnetworks/layers", 10**9, "head/beta"),
-        ("subnetworks/last_layer", 10**9, "are no range"),
         ("subnetworks/last_layer", 7, "layers 4 to 7 are no range in 1 to 6"),
         ("subnetworks/input_scales", [64], "layer 4, scale 1/4 has no input"),
         ("subnetworks/alpha_per_cell", True, "head/alpha must have shape (6, 1, 4)"),
-        ("subnetworks/operations", ["a", "b", "a", "c"], "each named once"),
         ("subnetworks/parts", {}, "at least one part"),
         ("subnetworks/parts/head/joints", ..., "subnetworks.parts.head.joints"),
         ("subnetworks/parts/head/alpha/0/0/3", "nan", "subnetworks.parts.head.alpha.0.0.3"),
-        ("subnetworks/parts/head/alpha/0/0/3", math.nan, "subnetworks.parts.head.alpha.0.0.3"),
-        ("subnetworks/parts/head/alpha/0/0/3", 10**400, "subnetworks.parts.head.alpha.0.0.3"),
         ("subnetworks/parts/head/alpha/0/0/3", 1e39, "subnetworks.parts.head.alpha.0.0.3"),
-        ("subnetworks/parts/head/beta/5", ..., "head/beta must have shape (6, 3)"),
         ("subnetworks/parts/head/beta/5", [0.0], "head/beta must have shape (6, 3)"),
     ],
 )
 def test_json_errors_name_the_key(path, value, message):
     with pytest.raises(PnfsError, match=re.escape(message)):
         architecture_from_json(edited(path, value))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[1]", "null", '{"version": 1'])
-def test_json_errors_of_broken_text(text):
-    with pytest.raises(PnfsError, match="architecture"):
-        architecture_from_json(text)
+    for text in ("", "[" * 100_000, "[1]", "null"):
+        with pytest.raises(PnfsError, match="architecture"):
+            architecture_from_json(text)
 
 
 def test_load_matches_parts_and_operations_by_name():
@@ -162,14 +149,11 @@ FACE = {**PARTS, "face": ["neck"]}
     ("here", "there", "named"),
     [
         ({"parts": FACE}, {}, "parts of subnetworks"),
-        ({}, {"parts": FACE}, "parts of subnetworks"),
         ({}, {"nodes": 2}, r"shape of alpha of subnetworks: \(1, 4\) .* \(3, 4\)"),
         ({"nodes": 2, "alpha_per_cell": True}, {"nodes": 2}, "shape of alpha"),
         ({"last_layers": 2}, {}, "cells of subnetworks"),
         ({"operations": BACKBONE_OPERATIONS}, {}, "operations of subnetworks"),
-        ({}, {"operations": BACKBONE_OPERATIONS}, "operations of subnetworks"),
         ({"backbone": 3}, {}, "fabrics"),
-        ({}, {"backbone": 3}, "fabrics"),
         ({"backbone": 4}, {"backbone": 3}, "cells of backbone"),
         # Without a map at 1/32 the cell at 1/16 has no coarser neighbour.
         ({}, {"input_scales": (4, 8, 16)}, "cells of subnetworks"),
@@ -200,12 +184,8 @@ def test_statistics_by_hand():
     assert found["upper_limb/alpha_entropy"] == pytest.approx((0 + math.log(2) + math.log(4)) / 3)
     assert found["upper_limb/alpha_travel"] == pytest.approx(0.75)
     assert found["upper_limb/alpha/zero"] == pytest.approx((1 + 0.5 + 0.25) / 3)
-    assert found["upper_limb/alpha/skip"] == pytest.approx(0.25 / 3)
-    assert found["upper_limb/alpha/dil_conv_3x3"] == pytest.approx((0 + 0.5 + 0.25) / 3)
-    assert found["lower_limb/alpha_travel"] == pytest.approx(0)
     beta = network.architecture_parameters()["head/beta"].data
     beta[:, 0] = math.log(2)
     found = mixing_statistics(describe_architecture(network))
     assert found["head/beta/finer"] == pytest.approx(0.5)
-    assert found["head/beta/coarser"] == pytest.approx(0.25)
     assert found["head/beta_travel"] == pytest.approx(1 / 6)

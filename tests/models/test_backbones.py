@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet50
 
 from pnfs.errors import PnfsError
-from pnfs.models import PAPER, POSENFS, FabricRules
+from pnfs.models import POSENFS
 from pnfs.models.backbones import Backbone, HRNet, MobileNetV2, ResNet, TimmBackbone, load_weights
 from tiny import fabric_backbone, randomise_statistics
 
@@ -28,7 +28,6 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
     "mobilenet_v2": lambda: MobileNetV2("none"),
     "resnet50": lambda: ResNet(50, "none"),
     "fabric": lambda: fabric_backbone(channels=1),
-    "fabric, m=3": lambda: fabric_backbone(first_layers=3, channels=1, nodes=2),
     "fabric of ten layers": lambda: fabric_backbone(layers=10, first_layers=7, channels=1),
     "fabric, reference": lambda: fabric_backbone(channels=1, rules=POSENFS),
     "timm, four of five maps": lambda: TimmBackbone("mobilenetv3_small_100", "none"),
@@ -92,7 +91,7 @@ def test_weights_of_a_timm_model_load_strictly(tmp_path: Path) -> None:
 
 
 NO_WEIGHTS = {"list": [torch.zeros(1)], "nothing": {}, "held": {"state_dict": {"epoch": 3}}, "7": 7}
-NO_FILES = {"empty": b"", "text": b"no checkpoint", "pickle": b"\x80\x02x", "zip": b"PK\x03\x04"}
+NO_FILES = {"text": b"no checkpoint", "zip": b"PK\x03\x04"}
 
 
 @pytest.mark.parametrize("name", ["absent.pth", ".", *NO_FILES, "half", *NO_WEIGHTS])
@@ -106,27 +105,6 @@ def test_a_file_without_weights_is_named(tmp_path: Path, mobilenet: nn.Module, n
     with pytest.raises(PnfsError, match=r"backbone\.weights: .* is (no|not a) ") as caught:
         MobileNetV2(str(file))
     assert str(file) in str(caught.value)
-
-
-class Trap:
-    """Unpickling it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.write_text, (self.path, "executed"))
-
-
-def test_a_stranger_cannot_run_code(tmp_path: Path) -> None:
-    path, trace = tmp_path / "trap.pth", tmp_path / "trace"
-    torch.save({"features.0.0.weight": torch.zeros(1), "trap": Trap(trace)}, path)
-    with pytest.raises(PnfsError, match=r"trap.pth is not a readable state dict"):
-        MobileNetV2(str(path))
-    assert not trace.exists()
-    # The trap works where it is let out.
-    torch.load(path, weights_only=False)
-    assert trace.exists()
 
 
 @pytest.mark.parametrize(
@@ -160,8 +138,6 @@ def test_a_failed_download_says_what_to_do() -> None:
     [
         (lambda: fabric_backbone(channels=1, first_layers=1), "layer 1 of 4"),
         (lambda: fabric_backbone(channels=1, first_layers=4, layers=6), "layer 4 of 6"),
-        (lambda: fabric_backbone(channels=1, first_layers=7, layers=6), "layers 1 to 7"),
-        (lambda: fabric_backbone(channels=1, first_layers=0), "layers 1 to 0"),
         (lambda: TimmBackbone("vit_tiny_patch16_224", "none"), "strides"),
         (lambda: TimmBackbone("efficientnet_bb", "none"), "no such model.*efficientnet_b0"),
         (lambda: HRNet(18, weights="none"), "width"),  # type: ignore[arg-type]
@@ -173,21 +149,3 @@ def test_a_failed_download_says_what_to_do() -> None:
 def test_a_pyramid_that_there_is_not_is_refused(build: Callable[[], Backbone], named: str) -> None:
     with pytest.raises(PnfsError, match=named):
         build()
-
-
-@pytest.mark.parametrize("rules", [PAPER, POSENFS], ids=["paper", "reference"])
-def test_the_stem_is_two_stride_two_convolutions(rules: FabricRules) -> None:
-    backbone = fabric_backbone(first_layers=3, channels=2, rules=rules).eval()
-    randomise_statistics(backbone)
-    stem = backbone.stem
-    layers = [stem.conv1, stem.norm1, stem.conv2, stem.norm2, nn.ReLU(), stem.project]
-    if rules is PAPER:
-        layers.insert(2, nn.ReLU())
-    images = torch.randn(1, 3, 64, 32)
-    out = stem(images)
-    assert out.shape == (1, 8, 16, 8)
-    torch.testing.assert_close(out, nn.Sequential(*layers)(images))
-    # The pyramid is what the fabric makes of the stem's map alone.
-    maps = backbone.fabrics({4: out})
-    for ours, scale in zip(backbone(images), (4, 8, 16, 32), strict=True):
-        torch.testing.assert_close(ours, maps[scale])

@@ -1,4 +1,4 @@
-"""Costs against a count by hand."""
+"""Costs against a count by hand and the baselines' published ones; what baselines offer."""
 
 import copy
 
@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from pnfs.body import LSP
+from pnfs.errors import PnfsError
 from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork
+from pnfs.models.backbones import HRNet, ResNet
+from pnfs.models.baselines import HRNetPose, SimpleBaseline
 from pnfs.models.cost import measure_cost
 from pnfs.models.operations import SUBNETWORK_OPERATIONS
 from tiny import TinyBackbone, fabric_backbone, fabric_network
@@ -103,3 +106,57 @@ def test_measuring_leaves_the_network_alone_and_frozen_parameters_are_live() -> 
     assert not any(p.requires_grad for p in model.architecture_parameters().values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# --- baselines
+
+GIGA = 2**30
+
+
+def simple_baseline(depth: int = 50, skeleton: str = "mpii", **arguments) -> SimpleBaseline:
+    return SimpleBaseline(backbone=ResNet(depth, "none"), skeleton=skeleton, **arguments)
+
+
+def hrnet(width: int = 32, skeleton: str = "mpii", **arguments) -> HRNetPose:
+    backbone = HRNet(width, last_stage=4, finest_only=True, weights="none")
+    return HRNetPose(backbone=backbone, skeleton=skeleton, **arguments)
+
+
+# Published: parameters (millions) and "GFLOPs" (multiplications over 2^30, transposed convolutions by
+# their output) at 256x192, COCO (HRNet's paper), and at 256x256, MPII (Table VI).
+PUBLISHED = [
+    (simple_baseline, {"depth": 152, "skeleton": "coco"}, (256, 192), 68.6, 15.7),
+    (hrnet, {"width": 48, "skeleton": "coco"}, (256, 192), 63.6, 14.6),
+    (simple_baseline, {"depth": 50}, (256, 256), 34.0, 12.0),
+    (simple_baseline, {"depth": 50, "vector_dim": 8}, (256, 256), 34.0, 12.1),
+    (hrnet, {"width": 32}, (256, 256), 28.5, 9.5),
+]
+
+
+@pytest.mark.parametrize(("build", "arguments", "size", "parameters", "giga"), PUBLISHED)
+def test_counts_are_the_published_ones(build, arguments, size, parameters, giga) -> None:
+    with torch.device("meta"):
+        network = build(**arguments)
+    cost = measure_cost(network, size, deconvolution="output")
+    assert cost.parameters == sum(p.numel() for p in network.parameters())
+    assert cost.live_parameters == cost.parameters
+    assert cost.live_parameters / 1e6 == pytest.approx(parameters, abs=0.06)
+    assert cost.macs / GIGA == pytest.approx(giga, abs=0.12)
+
+
+@pytest.mark.parametrize("dim", [1, 8])
+@pytest.mark.parametrize("build", [simple_baseline, hrnet])
+def test_a_baseline_is_a_pose_network_of_one_part(build, dim: int) -> None:
+    torch.manual_seed(0)
+    network, images = build(vector_dim=dim).eval(), torch.randn(2, 3, 64, 96)
+    network.calibrate(images)
+    with torch.no_grad():
+        vectors, maps = network(images, "vectors"), network(images)
+        assert network.train()(images).abs().mean().item() < 0.06
+    assert vectors.shape == (2, 16, dim, 16, 24)
+    squared = vectors.square().sum(2)
+    torch.testing.assert_close(maps, vectors[:, :, 0] if dim == 1 else squared / (1 + squared))
+    assert torch.equal(network.merged(maps), maps)
+    assert (network.architecture_parameters(), network.named_fabrics()) == ({}, {})
+    with pytest.raises(PnfsError, match="needs last_stage=4 and finest_only=true"):
+        HRNetPose(backbone=HRNet(32, weights="none"), skeleton="mpii")

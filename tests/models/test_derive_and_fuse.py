@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pnfs.body import MPII
 from pnfs.errors import PnfsError
@@ -107,8 +106,6 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
         assert len(kept) <= 1
         assert zero not in kept
     derived = derive(source, found, nodes=2, on_fabric=True)
-    alpha, _ = derived.fabrics.mixing_weights()
-    assert set(alpha.unique().tolist()) == {0.0, 1.0}
     load_architecture(source, found)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -134,44 +131,17 @@ def test_a_fused_network_is_equal(rules: FabricRules, on_fabric: bool, nodes: in
     assert not any(parameter.requires_grad for parameter in fused.parameters())
 
 
-def test_connections_read_a_narrower_backbone_directly() -> None:
-    # C=7 is wider than MobileNet-V2's maps, and an adapter's bias meets the zero padding of a stride-2
-    # convolution.
-    network = scramble(build(parts={"whole": JOINTS}, channels=7), seed=3)
-    assert_equal_outputs(network, fuse(network))
-
-
-def test_weights_that_are_nearly_nothing_or_nothing() -> None:
+@pytest.mark.parametrize("kept", [-60.0, -math.inf], ids=["nearly nothing", "nothing"])
+def test_operations_and_inputs_of_little_or_no_weight(kept: float) -> None:
     network = scramble(build(channels=2), seed=0)
-    for parameter in network.architecture_parameters().values():
-        parameter.data = parameter.data.clamp(min=-1)
-        parameter.data[..., 1] = -60.0  # Skip, and the same-scale input: e^-60 in single precision.
-    assert_equal_outputs(network, fuse(network))
     for part in network.parts.names:
-        network.fabrics.alpha[part].data = torch.tensor([[0.0, *[-math.inf] * 3]])
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(fuse(network)(images), network(images), rtol=1e-4, atol=1e-4)
-
-
-def macs(network: nn.Module) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, 64, 64))
-    return counter.get_total_flops() // 2
-
-
-def test_what_carries_no_weight_is_not_built() -> None:
-    network = scramble(build(channels=10), seed=0)
-    whole = macs(fuse(network))
-    for part in network.parts.names:
-        network.fabrics.beta[part].data[:] = torch.tensor([0.0, 0.0, -math.inf])
-        network.fabrics.alpha[part].data[:] = torch.tensor([0.0, 0.0, -math.inf, 0.0])
+        network.fabrics.beta[part].data[:] = torch.tensor([0.0, 0.0, kept])
+        network.fabrics.alpha[part].data[:] = torch.tensor([0.0, kept, kept, 0.0])
     fused = fuse(network)
     assert_equal_outputs(network, fused)
-    # Only the three cells at 1/4 are left, with one depthwise convolution each.
-    depthwise = [m for m in fused.fabrics.modules() if isinstance(m, nn.Conv2d) and m.groups > 3]
-    assert len(depthwise) == 3
-    assert macs(fused) < whole / 2
+    built = [m for m in fused.fabrics.modules() if isinstance(m, nn.Conv2d) and m.dilation == (1, 1)]
+    # Without skips, separable convolutions and ways up: the ways down, identities, pointwise halves, outputs.
+    assert (len(built) == 3 + 6 + 6 + 6) == math.isinf(kept)
 
 
 class Doubling(Operation):
@@ -192,4 +162,4 @@ def test_an_operation_of_ones_own_is_kept_and_leaves_the_others_fused() -> None:
     assert_equal_outputs(network, fused)
     norms = [n for n, m in fused.fabrics.named_modules() if isinstance(m, PartBatchNorm2d)]
     assert norms
-    assert all(".operation.inner." in name for name in norms)
+    assert all(".layers.inner." in name for name in norms)

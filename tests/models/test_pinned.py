@@ -1,11 +1,6 @@
-"""Initial values by seed, outputs and losses of 20 steps, against those recorded before the models were rebuilt.
-
-`python tests/models/test_pinned.py FILE` writes the numbers of the code at hand (PYTHONPATH=tests). Values are
-stored in an order that does not depend on the names in a state dict.
-"""
+"""Initial values by seed, outputs and losses of 20 steps, against those of an earlier build of the models."""
 
 import itertools
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +24,6 @@ RULES = {"paper": PAPER, "reference": POSENFS}
 
 
 class Case(NamedTuple):
-    """One network: P parts, a preset, H hidden nodes, a backbone."""
-
     parts: int
     preset: str
     nodes: int
@@ -55,20 +48,10 @@ def build(case: Case, seed: int = 0) -> PoseFabricNetwork:
 
 
 def observe(case: Case) -> dict[str, np.ndarray]:
-    """What is pinned of a case; steps are taken in double precision, where rounding stays small.
-
-    Returns:
-        "initial": (parameters, 3), number of values, sum, sum of magnitudes, sorted; "draw": the next
-        draw after the initialisation; "architecture": names of alpha and beta in order; samples of the maps:
-        "single" before all else in single precision, "calibrated" after the calibration in evaluation mode,
-        "training" in training mode, "trained" in evaluation mode after the steps; "losses": (20,);
-        "logits": sums of magnitudes of alpha and beta after the steps.
-    """
+    """What is pinned of a case, without names in a state dict; steps are in double precision, to round little."""
     network = build(case)
-    found = {
-        "initial": np.array(sorted((p.numel(), *_sums(p.detach())) for p in network.parameters()), np.float64),
-        "draw": torch.rand(4).double().numpy(),
-    }
+    initial = sorted((p.numel(), *_sums(p.detach())) for p in network.parameters())
+    found = {"initial": np.array(initial, np.float64), "draw": torch.rand(4).double().numpy()}
     logits = network.architecture_parameters()
     found["architecture"] = np.array(list(logits))
     generator = torch.Generator().manual_seed(1)
@@ -144,12 +127,3 @@ def test_the_numbers_are_the_recorded_ones(case: Case, fixture_file: Path) -> No
             if kind == "trained":
                 continue
         np.testing.assert_allclose(value, recorded, **tolerance, err_msg=name)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    numbers: dict[str, np.ndarray] = {}
-    for pinned_case in CASES:
-        print(pinned_case.name, flush=True)
-        numbers |= observe(pinned_case)
-    np.savez_compressed(Path(sys.argv[1]), **numbers)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,6 @@
 """How joints become target heatmaps, and heatmaps joints again: argmax, a quarter pixel's offset, DARK."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,8 +19,6 @@ DecodeMethod = Literal["argmax", "quarter", "dark"]
 STRIDE = 4  # Crop pixels per heatmap pixel.
 _REACH = 2  # Pixels from the highest one to the farthest that DARK's second differences touch.
 _BORDER_ROUNDS = 3  # DARK's estimates of what a Gaussian near the border has lost.
-REACHES: Mapping[str, float] = {"argmax": 0, "quarter": 0.25, "dark": _REACH}
-"""Method -> how far from the highest pixel it may put a joint along each axis, in heatmap pixels."""
 
 
 @dataclass(frozen=True)

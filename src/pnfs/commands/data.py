@@ -5,7 +5,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,7 @@ def check(settings: Mapping[str, Any]) -> None:
     table = Table("", "check", "finding", title=f"Dataset {where}", show_lines=True)
     table.columns[2].overflow = "fold"
     for finding in findings:
-        text = Text.assemble((finding.where, "bold"), "\n", finding.problem)
-        text.append(f"\n→ {finding.advice}" if finding.advice else "", "italic")
+        text = Text.assemble((finding.where, "bold"), f"\n{finding.problem}", (f"\n→ {finding.advice}", "italic"))
         table.add_row(Text(finding.severity, STYLES[finding.severity]), finding.check, text)
     if findings:
         console.print(table)
@@ -54,7 +52,7 @@ def check(settings: Mapping[str, Any]) -> None:
     if settings["out"]:
         out = Path(settings["out"])
         out.mkdir(parents=True, exist_ok=True)
-        content = json.dumps([asdict(f) for f in findings], indent=1, ensure_ascii=False)
+        content = json.dumps([f._asdict() for f in findings], indent=1, ensure_ascii=False)
         (out / "check.json").write_text(content + "\n", encoding="utf-8")
         console.print(f"findings: {out / 'check.json'}", soft_wrap=True)
         if not counts["error"]:
@@ -77,28 +75,27 @@ def check_dataset(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         if not isinstance(cause, DataError):
             raise
         return [finding_of_error(cause, "layout", str(dataset.get("root", "")))]
-    options = {"splits": settings["splits"], "workers": settings["workers"] or None}
-    return inspect_dataset(source, **options, **settings["check"])
+    options = {key: settings[key] for key in ("splits", "images")}
+    return inspect_dataset(source, workers=settings["workers"] or None, **options)
 
 
 def draw_crops(settings: Mapping[str, Any], path: Path) -> None:
     """Crops of some training persons with their labelled joints, as a network sees them."""
     persons = build_source(settings["dataset"]).persons(settings["splits"][0])
     augmentation = instantiate(settings["augmentation"], _convert_="all")
-    size, seed = tuple(settings["input_size"]), settings["seed"]
-    crops = CropDataset(persons, input_size=size, augmentation=augmentation, seed=seed)
-    rows = np.random.default_rng([seed, len(persons)]).permutation(len(persons))[:PICTURED]
+    crops = CropDataset(
+        persons, input_size=tuple(settings["input_size"]), augmentation=augmentation, seed=settings["seed"]
+    )
+    rows = np.random.default_rng([settings["seed"], len(persons)]).permutation(len(persons))[:PICTURED]
     save_image(path, crop_sheet(crops, [SampleKey(0, row) for row in sorted(rows.tolist())]))
 
 
 def cache(settings: Mapping[str, Any]) -> None:
     """Writes a crop cache for each split, or finishes it, or says that it is there."""
-    chosen, size = settings["cache"], settings["input_size"]
     out = settings["out"] or f"{settings['run_root']}/cache"
     augmentation = instantiate(settings["augmentation"], _convert_="all")
     source = build_source(settings["dataset"])
-    options = {key: chosen[key] for key in ("format", "reduced_decoding")}
-    plain_crops = CacheSettings(input_size=tuple(size), **options)
+    plain_crops = CacheSettings(tuple(settings["input_size"]), **settings["cache"])
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
         started, persons = time.monotonic(), source.persons(split)
@@ -110,10 +107,5 @@ def cache(settings: Mapping[str, Any]) -> None:
         numbers = (f"{height} x {width}", f"{megabytes:,.1f}", f"{seconds:.1f}")
         table.add_row(split, f"{len(persons):,}", *numbers, str(path))
     console.print(table)
-    console.print(
-        f"train from it: pnfs train input_size=[{size[0]},{size[1]}] data.cache={out} "
-        "and the same dataset and augmentation",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    about = f"train from it: data.cache={out} and the same dataset, augmentation and input_size"
+    console.print(about, soft_wrap=True, highlight=False, markup=False)

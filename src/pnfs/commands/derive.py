@@ -160,7 +160,6 @@ def export(settings: dict[str, Any]) -> None:
         codec=Codec(**codec),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
-        fused=settings["fuse"],
         int8=int8,
     )
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
@@ -171,7 +170,7 @@ def export(settings: dict[str, Any]) -> None:
         f"largest difference from PyTorch: {differences} (allowed: {TOLERANCE}){before}"
     )
     if int8 is not None and report.convolutions is not None:
-        total, in_float = report.convolutions.total, report.convolutions.in_float
+        total, in_float = report.convolutions
         console.print(
             f"int8: {total - in_float} of {total} convolutions; on {len(int8.held_out)} other crops "
             f"{report.moved:.2%} of the joints moved by more than a pixel of the score maps (allowed: "

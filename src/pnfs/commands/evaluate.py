@@ -135,14 +135,12 @@ def _file(settings: Mapping[str, Any]) -> float:
         if settings[key] is not None:
             raise UsageError(f"{key} is for a network's predictions; those of a file are scored as they stand")
     split = settings["split"]
-    source = with_every_split(build_source(settings["dataset"]), split)
-    truth = source.annotations(split) if isinstance(source, COCO) else None
-    poses = read_pose_file(settings["predictions"], source.skeleton, truth)
+    # A detector's boxes have no part in it.
+    source = with_every_split(build_source(settings["dataset"]), split).in_labelled_boxes()
+    poses = read_pose_file(settings["predictions"], source, split)
     console.print(f"predictions: {poses.path} ({poses.format})")
     if poses.left_out:
         console.print(f"left out of the file: {listed(poses.left_out)}")
-    # A detector's boxes have no part in it.
-    source = source.in_labelled_boxes()
     matches = assign(poses, source, split)
     labels = matches.labels
     if isinstance(source, COCO):

@@ -8,15 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from pnfs.commands.building import build_network, save_network
 from pnfs.commands.configuration import UsageError
-from pnfs.errors import PnfsError
-from pnfs.importing.experiment import Experiment, read_experiment
-from pnfs.importing.networks import Imported, import_posenfs, import_public
-from pnfs.importing.posenfs import is_posenfs
-from pnfs.importing.public import describe_public
+from pnfs.importing.networks import Imported, import_state
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
 from pnfs.models.backbones import read_file
@@ -40,74 +35,37 @@ def run(settings: dict[str, Any]) -> None:
         raise UsageError(f"checkpoint: {file} is not a file")
     state = dict(read_file(str(file), "checkpoint"))
     try:
-        imported, experiment = _import(settings, state)
+        imported = import_state(settings, state, build_network)
     except ValueError as error:
         raise UsageError(f"checkpoint: {file}: {error}") from error
-    trained = _configuration(settings, imported, experiment, file)
-    network = imported.network
-    fabrics = isinstance(network, PoseFabricNetwork)
-    architecture = describe_architecture(network) if fabrics else None
+    trained, network = _configuration(settings, imported, file), imported.network
+    architecture = describe_architecture(network) if isinstance(network, PoseFabricNetwork) else None
     saved = save_network(_folder(settings, file, trained), network, trained, architecture)
     console.print(_table(imported, trained, file))
     console.print(f"checkpoint: {saved}", soft_wrap=True)
 
 
-def _import(settings: Mapping[str, Any], state: dict[str, Tensor]) -> tuple[Imported, Experiment]:
-    """The network of a public checkpoint, and what its YAML says."""
-    if any(name.startswith("network.") for name in state):
-        raise PnfsError("has the names of this package's own checkpoints, which need no import")
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise PnfsError(f"{name} holds numbers that are not finite")
-    ours = is_posenfs(state)
-    public = None if ours else describe_public(state)
-    if public is None and not ours:
-        raise PnfsError(
-            "has names of neither PoseNFS, HRNet nor SimpleBaseline pose networks; its first entry is "
-            f"{next(iter(state))!r}"
-        )
-    path, skeleton = settings["config"], settings["dataset"].get("skeleton")
-    experiment = Experiment() if path is None else read_experiment(path, posenfs=ours)
-    rest = (skeleton, experiment, build_network)
-    if public is None:
-        return import_posenfs(settings, state, *rest), experiment
-    return import_public(settings, state, public, *rest), experiment
-
-
-def _configuration(
-    settings: Mapping[str, Any], imported: Imported, experiment: Experiment, file: Path
-) -> dict[str, Any]:
+def _configuration(settings: Mapping[str, Any], imported: Imported, file: Path) -> dict[str, Any]:
     """The configuration that goes into the checkpoint, as a trained run's."""
-    codec = dict(settings["codec"])
-    if codec["sigma"] is None:
-        codec["sigma"] = experiment.sigma or 2.0
-    if codec["flip_shift"] is None:
-        stated = experiment.flip_shift
-        codec["flip_shift"] = imported.flip_shift if stated is None else stated
-    size = settings["input_size"] or experiment.input_size
-    if size is None:
+    choices, size = imported.choices, imported.choices["input_size"]
+    if size is None or any(side <= 0 or side % 32 for side in size):
         raise UsageError(
-            "input_size is needed, (height, width) of the crops that the checkpoint was trained on, such as "
-            "input_size=[256,192]; or its YAML as config=FILE"
+            f"input_size is {size and list(size)}: give (height, width) of the crops that it was trained on, "
+            "multiples of 32, such as input_size=[256,192]; for PoseNFS config=FILE says it too"
         )
-    if any(side <= 0 or side % 32 for side in size):
-        raise UsageError(f"input_size is (height, width), multiples of 32, not {list(size)}")
     dataset = dict(settings["dataset"])
     if "_target_" not in dataset:
         given = {key: value for key, value in dataset.items() if value is not None}
-        dataset = settings["known"][imported.skeleton.name] | given
-    padding = settings["padding"] or experiment.padding
-    if padding and "padding" in dataset:  # Drawn people have no boxes to pad.
-        dataset["padding"] = padding
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        dataset = settings["known"][imported.model["skeleton"]] | given
+    if choices["padding"] and "padding" in dataset:  # Drawn people have no boxes to pad.
+        dataset["padding"] = choices["padding"]
     return {
         "name": "imported",
-        "imported": {"from": imported.kind, "sha256": digest},
+        "imported": {"from": imported.kind, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
         "model": imported.model,
         "dataset": dataset,
         "input_size": list(size),
-        "codec": codec,
+        "codec": {key: choices[key] for key in settings["codec"]},
         "loss": settings["loss"],
         **_UNUSED,
     }
@@ -147,8 +105,7 @@ def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:
         )
         rows["operations"] = ", ".join(fabrics["operations"])
     if imported.unread:
-        count = len(imported.unread)
-        rows["left out"] = f"{count} entries that reach no output, such as {imported.unread[0]}"
+        rows["left out"] = f"{len(imported.unread)} entries that reach no output, such as {imported.unread[0]}"
     table = Table(title=f"{file.name}: {imported.kind}", title_justify="left", show_header=False)
     for row in rows.items():
         table.add_row(*row)

@@ -49,8 +49,7 @@ _KINDS: Mapping[str, Any] = {
         None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
     ],
     "evaluate_untrained": _Yes, "restart": _Yes, "trust": _Yes,
-    "action": Literal["check", "cache"], "check.images": Literal["all", "sample", "none"],
-    "method": Literal["exact", "prune", "argmax"],
+    "action": Literal["check", "cache"], "images": _Yes, "method": Literal["exact", "prune", "argmax"],
     # By name: `pnfs runs` need not wait for modules that load torch.
     "codec.decode_method": "pnfs.codec.codec:DecodeMethod",
     "decode_method": "pnfs.codec.codec:DecodeMethod",

@@ -22,7 +22,6 @@ from pnfs.inference.boxes import (
     CocoBoxes,
     PersonDetector,
     WholeImage,
-    count_frames,
     read_frames,
 )
 from pnfs.inference.inputs import InputFile, find_inputs, some_of
@@ -61,13 +60,12 @@ def run(settings: dict[str, Any]) -> None:
     poses = Poses(
         predictor,
         tracker=partial(Tracker, **settings["tracking"], smoothing=smoothing),
-        maps=settings["score_maps"],
         **{key: settings[key] for key in ("nms_threshold", "second_look", "flip_test")},
     )
     info: dict[str, Any] = dict(computed := runtime_of(predictor))
     if any(file.is_video for file in files):
         info |= {"tracking": settings["tracking"], "smoothing": smoothing}
-    kinds = {key: settings[key] for key in ("score_threshold", "overlays", "score_maps")}
+    kinds = {key: settings[key] for key in ("score_threshold", "overlays")}
     results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
     scenes, problems = _predict_all(files, boxes, poses, results)
     _say(f"{len(results.persons)} persons in {len(results.images)} pictures or frames")
@@ -79,9 +77,8 @@ def run(settings: dict[str, Any]) -> None:
         _say(f"{poses.duplicates} more were left out, too similar to a better pose ({limit})")
     if isinstance(boxes, WholeImage):
         _warn_of_crowds(scenes)
-    for what in ("overlays", "score_maps"):
-        if settings[what]:
-            _say(f"{what.replace('_', ' ')}: {out / what}")
+    if settings["overlays"]:
+        _say(f"overlays: {out / 'overlays'}")
     _say(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
     if problems:
         failed = f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in {out}:"
@@ -95,7 +92,9 @@ def _predict_all(
     scenes: dict[str, None] = {}
     problems: list[str] = []
     with Progress(console=console, disable=not console.is_terminal) as progress, results:
-        task = progress.add_task("predicting", total=count_frames(files))
+        # Containers of videos state their number of frames roughly, or not at all.
+        total = None if any(file.is_video for file in files) else len(files)
+        task = progress.add_task("predicting", total=total)
 
         def report(error: DataError) -> None:
             problems.append(str(error))
@@ -117,7 +116,7 @@ def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
         return WholeImage()
     threshold, detector = settings["box_threshold"], dict(settings["detector"])
     if settings["boxes"] != "detector":
-        return CocoBoxes(settings["boxes"], threshold=threshold, names=settings["box_names"])
+        return CocoBoxes(settings["boxes"], threshold=threshold)
     asked_for = detector.pop("download")
 
     def download(what: str) -> bool:

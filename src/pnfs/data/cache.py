@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What a cached crop looks like; raises PnfsError for a value out of range."""
+    """What a cached crop looks like; raises PnfsError for an unknown format."""
 
     input_size: tuple[int, int]  # (height, width) of the crops that are cut from the cached ones.
     rotation: float = 0.0  # There is room to rotate by this many degrees either way.
@@ -146,10 +146,8 @@ class CachedCrops:
             raise self._damage(index, "its checksum is another one than was written")
         self._checked[index] = True
         pixels = np.frombuffer(content, np.uint8)
-        if self.settings.format == "raw":
-            crop = pixels.reshape(*self.settings.crop_size, 3)
-        else:
-            crop = cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB)
+        raw = self.settings.format == "raw"
+        crop = pixels.reshape(*self.settings.crop_size, 3) if raw else cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB)
         if crop is None:
             raise self._damage(index, "it is no JPEG")
         return crop, np.frombuffer(to_image).reshape(2, 3)
@@ -234,9 +232,7 @@ def _is_finished(path: Path, persons: Persons) -> bool:
     probes = read_about(path)["probes"]
     for id_, crc in _probe_images(persons).items():
         if probes.get(id_, crc) != crc:
-            raise DataError(
-                f"{path}: the image of person {id_} is not the one that this cache was made from; {ANEW}"
-            )
+            raise DataError(f"{path}: was made from another image of person {id_}; {ANEW}")
     return True
 
 
@@ -245,8 +241,7 @@ def _probe_images(persons: Persons) -> dict[str, int]:
     found = {}
     for row in np.unique(np.linspace(0, len(persons) - 1, _PROBES).astype(int)).tolist():
         with suppress(DataError):
-            pixels = np.ascontiguousarray(persons.image(row))
-            found[str(persons.ids[row])] = zlib.crc32(pixels.data)
+            found[str(persons.ids[row])] = zlib.crc32(np.ascontiguousarray(persons.image(row)).data)
     return found
 
 
@@ -261,8 +256,7 @@ def _cut(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, byte
     crop = cv2.warpAffine(image, compose(matrix, to_image), settings.crop_size[::-1])
     place, content = invert(matrix).tobytes(), crop.tobytes()
     if settings.format == "jpeg":
-        bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
-        content = cv2.imencode(".jpg", bgr, _JPEG)[1].tobytes()
+        content = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
     return row, place, zlib.crc32(content, zlib.crc32(place)), content
 
 
@@ -272,9 +266,8 @@ def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) 
         # Decoding, cutting and encoding happen outside Python's lock.
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
-        if settings.format == "raw":
-            # A crop is a chain of pages; longer ones are read faster, and waste more behind a JPEG.
-            connection.execute("PRAGMA page_size = 16384")
+        # A crop is a chain of pages; longer ones are read faster, and waste more behind a JPEG.
+        connection.execute(f"PRAGMA page_size = {16384 if settings.format == 'raw' else 4096}")
         connection.executescript(_SCHEMA)
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
@@ -286,8 +279,7 @@ def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) 
             rows = list(pool.map(partial(_cut, persons, settings), missing[start : start + _CHUNK]))
             with connection:
                 connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", rows)
-        probes = _probe_images(persons)
-        made = {"version": FORMAT_VERSION, "probes": probes, "settings": asdict(settings)}
+        made = {"version": FORMAT_VERSION, "probes": _probe_images(persons), "settings": asdict(settings)}
         entries = [(name, json.dumps(value, allow_nan=False)) for name, value in made.items()]
         with connection:
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)

@@ -1,4 +1,4 @@
-"""COCO's annotation format: the one reading that loader, metric, checks and prediction share.
+"""COCO's annotation and result formats: the one reading that loader, metric, checks and prediction share.
 
 Ids of categories and the order of their joints come from the file's `categories` by name.
 """
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Int64
+import pandas as pd
+import torch
+from jaxtyping import Float32, Int64
 from pydantic import Field
 
 from pnfs import body
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, first_of_each
+from pnfs.data.persons import UNLABELLED, Persons, counted, first_of_each
 from pnfs.data.readers import Records, finite_rows, read_json
-from pnfs.evaluation.coco_eval import GroundTruth
+from pnfs.evaluation.coco_eval import DetectedPoses, GroundTruth
 
 PERSON = 1  # COCO's own id of the category "person", for files that name no categories.
 
@@ -49,8 +51,6 @@ class Annotations(GroundTruth):
     and scoring take the rows of `usable`.
     """
 
-    skeleton: Skeleton
-    named: Wanted  # What was asked for as category.
     categories: tuple[int, ...]  # Ids that were read; scored together, under the first one.
     records: list[dict[str, Any]]  # The annotations as the file has them.
     ids: Int64[np.ndarray, " N"]
@@ -92,8 +92,7 @@ def read_annotations(
     named = named_categories(where, content.get("categories"), category, skeleton)
     categories = tuple(record["id"] for record in named) or (PERSON,)
     stated = _joint_order(where, named, skeleton) if labelled else None
-    in_order = list(range(len(skeleton)))
-    order = stated or in_order
+    order = stated or list(range(len(skeleton)))
     everything = Records(where, content["annotations"] if labelled else [], "annotations", _label)
     own = np.isin(everything.numbers("category_id"), categories)
     kept = [everything.all[row] for row in np.flatnonzero(own).tolist()]
@@ -101,12 +100,10 @@ def read_annotations(
 
     ids, image_ids = (np.array(table.column(key, Id), np.int64) for key in ("id", "image_id"))
     table.require(first_of_each(ids), "its id occurs before")
-    known = np.isin(image_ids, numbers)
-    table.require(known, "its image_id is not among the annotation file's images")
+    table.require(np.isin(image_ids, numbers), "its image_id is not among the annotation file's images")
     crowd = np.array(table.column("iscrowd", Annotated[int, Field(ge=0, le=1)], 0), bool)
-    count = Annotated[int, Field(ge=-1, lt=2**31)]
-    joint_count = np.array(table.column("num_keypoints", count, -1), np.int64)
-    may_lack = crowd | (joint_count == 0)
+    counts = np.array(table.column("num_keypoints", Annotated[int, Field(ge=-1, lt=2**31)], -1), np.int64)
+    may_lack = crowd | (counts == 0)
     lacks = np.array([not record.get("keypoints") for record in kept], bool)
     table.require(may_lack | ~lacks, "keypoints is missing")
     zeros = [0] * (3 * len(order))
@@ -118,22 +115,19 @@ def read_annotations(
     finite = finite_rows(np.where(has_label, joints[..., :2].astype(np.float32), 0)) | may_lack
     table.require(finite, "a labelled joint is not a finite number")
     boxes, area = table.numbers("bbox", 4), table.numbers("area", missing=0)
-    usable = ~crowd & (joint_count != 0) & has_label.any((1, 2))
-    concerned = int(usable.sum())
+    usable = ~crowd & (counts != 0) & has_label.any((1, 2))
     remarks = {
-        AREA_FROM_BOX: int(((area <= 0) & usable).sum()),
-        ORDERED_BY_NAME: concerned * (order != in_order),
-        ORDER_ASSUMED: concerned * (stated is None),
-        PERSON_ASSUMED: concerned * (not named),
+        AREA_FROM_BOX: (area <= 0) & usable,
+        ORDERED_BY_NAME: usable & (order != sorted(order)),
+        ORDER_ASSUMED: usable & (stated is None),
+        PERSON_ASSUMED: usable & (not named),
     }
     return Annotations(
         where=where,
         images=images.all,
         records=kept,
         category=categories[0],
-        named=category,
         categories=categories,
-        skeleton=skeleton,
         ids=ids,
         image_ids=image_ids,
         joints=np.where(has_label, joints[..., :2], 0),
@@ -142,11 +136,23 @@ def read_annotations(
         area=np.where(area <= 0, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area),
         crowd=crowd,
         usable=usable,
-        # Counter's plus sign drops what does not occur.
-        left_out=dict(+Counter({OTHER_CATEGORY: len(everything) - len(kept)})),
-        remarks=dict(+Counter(remarks)),
+        left_out=counted({OTHER_CATEGORY: ~own}),
+        remarks=counted(remarks),
         order=tuple(order),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonsInBoxes(Persons):
+    """Persons with the columns that only the benchmark's metric needs."""
+
+    image_ids: Int64[np.ndarray, " N"]  # COCO's image ids.
+    box_scores: Float32[np.ndarray, " N"]  # The detector's; 1 for ground-truth boxes.
+
+    def corners(self) -> torch.Tensor:
+        """(N, 4) x, y of each box's upper left and lower right corner."""
+        half = self.box_size.astype(np.float64) / 2
+        return torch.from_numpy(np.hstack([self.center - half, self.center + half]))
 
 
 def without_outline(record: dict[str, Any]) -> dict[str, Any]:
@@ -169,20 +175,17 @@ def named_categories(
     if not categories:
         return []
     table = Records(where, categories, "categories", lambda _, r: f"categories: {r.get('name')}")
-    ids = table.column("id", StrictId)
+    table.column("id", StrictId)
     names = {_normal(name) for name in ([wanted] if isinstance(wanted, str) else wanted or ())}
-    own = [_normal(record.get("name")) for record in table.all]
-    chosen = [r for name, r in zip(own, table.all, strict=True)
-              if (name in names if names else not _difference(r, skeleton))]  # fmt: skip
-    found = Counter(_normal(record.get("name")) for record in chosen)
-    if not chosen or names - set(found) or (names and max(found.values()) > 1):
-        there = [
-            f"{id_} {record.get('name')} (joints: {_difference(record, skeleton) or 'its own'})"
-            for id_, record in zip(ids[:5], table.all, strict=False)
-        ]
+    chosen = [
+        record for record in table.all
+        if (_normal(record.get("name")) in names if names else not _difference(record, skeleton))
+    ]  # fmt: skip
+    if not chosen or (names and sorted(names) != sorted(_normal(record.get("name")) for record in chosen)):
+        there = [f"{r['id']} {r.get('name')} ({_difference(r, skeleton) or 'its joints'})" for r in table.all[:5]]
         raise DataError(
             f"{where}: categories: there must be one {' and one '.join(names) or 'with its joints'}; there are "
-            f"{', '.join(there)}. Choose another category, or name one so under categories"
+            f"{', '.join(there)}. Choose another category, or name one so"
         )
     return chosen
 
@@ -216,6 +219,58 @@ def _normal(name: object) -> str:
 def _difference(category: Mapping[str, Any], skeleton: Skeleton) -> str:
     """How a category's joints differ from the skeleton's; "" for the same ones in any order."""
     names, joints = Counter(_joints(category)), Counter(map(_normal, skeleton.joints))
-    unknown, missing = ", ".join(names - joints), ", ".join(joints - names)
-    kinds = {"unknown or repeated": unknown, "missing": missing}
-    return "; ".join(f"{kind} {which}" for kind, which in kinds.items() if which)
+    kinds = {"unknown or repeated": names - joints, "missing": joints - names}
+    return "; ".join(f"{kind} {', '.join(which)}" for kind, which in kinds.items() if which)
+
+
+def image_table(read: Annotations) -> dict[int, tuple[str, tuple[int, int]]]:
+    """Id -> file name and (width, height) of the images; raises DataError where one lacks its size or name."""
+    images = Records(read.where, read.images, "images", lambda row, r: f"image {r.get('id', row)}")
+    kinds = {"id": int, "file_name": str, "width": int, "height": int}
+    rows = zip(*(images.column(key, kind) for key, kind in kinds.items()), strict=True)
+    return {id_: (name, (width, height)) for id_, name, width, height in rows}
+
+
+def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: np.ndarray) -> Path:
+    """Writes poses and their joints' scores as COCO's server reads them, to a hundredth of a pixel.
+
+    Category and joint order are those of the annotation file, as other tools expect: a list names neither.
+    """
+    table = np.dstack([poses.joints, scores.astype(np.float64)])[:, np.argsort(read.order)]
+    columns = {
+        "image_id": poses.image_ids,
+        "category_id": read.category,
+        "keypoints": list(table.reshape(len(table), -1).round(2)),
+        "score": poses.scores.round(6),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_json(path, orient="records", double_precision=6)
+    return path
+
+
+def read_results(
+    path: Path, content: object, truth: Annotations, fields: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Columns of the N persons in a list of detections, "image_id" (N,), "score" (N,) and `fields` (N, size), and
+    what was left out.
+
+    Which categories are persons, and which images there are, the annotations `truth` say. Raises DataError, which
+    names file, record and field, if there is no person, or a record is not such.
+    """
+    everything = Records(path, content, label=lambda row, _: f"detection {row}")
+    categories = everything.numbers("category_id")
+    own = np.isin(categories, truth.categories)
+    rows = np.flatnonzero(own).tolist()
+    if not rows:
+        there = ", ".join(f"{number:g}" for number in np.unique(categories)[:5])
+        raise DataError(
+            f"{path}: no detection has category_id {truth.category}, which is person in {truth.where}; "
+            f"there are {there or 'no detections'}"
+        )
+    persons = [everything.all[row] for row in rows]
+    table = Records(path, persons, label=lambda row, _: f"detection {rows[row]}")
+    columns = {name: table.numbers(name, size) for name, size in fields.items()}
+    columns |= {"image_id": np.array(table.column("image_id", Id)), "score": table.numbers("score")}
+    known = np.isin(columns["image_id"], [image["id"] for image in truth.images])
+    table.require(known, f"image_id is not among the images of {truth.where}")
+    return columns, counted({OTHER_CATEGORY: ~own})

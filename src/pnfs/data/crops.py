@@ -9,12 +9,12 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,7 +25,8 @@ from pnfs.data.cache import CachedCrops
 from pnfs.data.geometry import apply, compose, crop_extent, crop_matrix, fit_box, invert
 from pnfs.data.images import DataError, view_of
 from pnfs.data.persons import Persons
-from pnfs.errors import PnfsError
+
+SAMPLING, CACHED = "sampling", "cached_crop"
 
 
 class SampleKey(NamedTuple):
@@ -53,6 +54,10 @@ class CropDataset(Dataset):
     Without augmentation crops are plain. With `reduced_decoding` no more of an image is decoded than the crop
     needs, where its source can do so (`view_of`): crops differ by 1 to 3 grey levels. `unbiased`: see
     `crop_matrix`.
+
+    With `uncut`, samples of cached persons have what `cut_crops` makes "image" of in its place: "sampling" (2, 3),
+    the map from pixels of the crop to those of the cached one, which comes along as "cached_crop" (H, W, 3) unless
+    it is "resident" on the device.
     """
 
     def __init__(
@@ -64,9 +69,10 @@ class CropDataset(Dataset):
         seed: int = 0,
         reduced_decoding: bool = True,
         unbiased: bool = False,
+        uncut: Literal["resident", "sent"] | None = None,
     ) -> None:
         self.persons, self.input_size, self.augmentation = persons, input_size, augmentation
-        self.seed, self.reduced_decoding, self.unbiased = seed, reduced_decoding, unbiased
+        self.seed, self.reduced_decoding, self.unbiased, self.uncut = seed, reduced_decoding, unbiased, uncut
         self._permutation = persons.skeleton.flip_permutation
 
     def __len__(self) -> int:
@@ -74,9 +80,8 @@ class CropDataset(Dataset):
 
     def __getitem__(self, key: SampleKey | int) -> Mapping[str, np.ndarray | np.generic]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        persons, draw, random = self.persons, AffineDraw(), None
+        persons, draw, random = self.persons, AffineDraw(), np.random.default_rng([self.seed, epoch, index])
         if self.augmentation is not None:
-            random = np.random.default_rng([self.seed, epoch, index])
             draw = self.augmentation.draw(random)
         width, height = crop_extent(self.input_size, self.unbiased)
         box = fit_box(persons.box_size[index], width / height) * draw.scale
@@ -87,7 +92,7 @@ class CropDataset(Dataset):
         rows = self._permutation if draw.flip else slice(None)
         joints = persons.joints[index][rows]
         return {
-            **self.pixels(index, matrix, random),
+            **self._pixels(index, matrix, random),
             "joints_crop": apply(matrix, joints).astype(np.float32),
             "labelled": persons.visibility[index][rows] > 0,
             "to_image": invert(matrix).astype(np.float32),
@@ -96,34 +101,31 @@ class CropDataset(Dataset):
             "sample_index": np.int64(index),
         }
 
-    def pixels(self, index: int, matrix: np.ndarray, random: np.random.Generator | None) -> dict[str, np.ndarray]:
-        """The entry "image" of a sample: row, map from image to crop, what the geometry was drawn from."""
+    def _pixels(self, index: int, matrix: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
+        """The entry "image" of a sample, `matrix` taking the image to its crop, or what it is made of."""
+        images = self.persons.images
+        if self.uncut:
+            assert isinstance(images, CachedCrops)
+            cached, place = (None, images.place(index)) if self.uncut == "resident" else images.view(index, 1.0)
+            found = {SAMPLING: compose(invert(place), invert(matrix)).astype(np.float32)}
+            return found if cached is None else found | {CACHED: np.require(cached, requirements="W")}
         zoom = 1 / math.hypot(matrix[0, 0], matrix[0, 1]) if self.reduced_decoding else 1.0
-        image, to_image = view_of(self.persons.images, int(self.persons.image_index[index]), zoom)
+        image, to_image = view_of(images, int(self.persons.image_index[index]), zoom)
         crop = cv2.warpAffine(image, compose(matrix, to_image), self.input_size[::-1])
-        if random is not None and self.augmentation is not None:
-            crop = self.augmentation.change_pixels(crop, random)
-        return {"image": crop}
+        return {"image": crop if self.augmentation is None else self.augmentation.change_pixels(crop, random)}
 
 
 class EpochSampler(Sampler[SampleKey]):
     """Keys of an epoch, shuffled by (seed, epoch) unless `shuffle` is False, shared out among processes.
 
-    `rows` are those to draw from, or their number, for all of them. Each process gets the same number of keys, the
-    last ones are filled up from the beginning.
+    `rows` are those to draw from. Each process gets the same number of keys, the last ones are filled up from the
+    beginning.
     """
 
     def __init__(
-        self,
-        rows: int | Sequence[int] | np.ndarray,
-        *,
-        seed: int,
-        shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        self, rows: Sequence[int], *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows)
-        self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
+        self.rows, self.seed, self.shuffle, self.rank, self.world_size = rows, seed, shuffle, rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -134,15 +136,12 @@ class EpochSampler(Sampler[SampleKey]):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.world_size)
 
-    def order(self) -> Int64[np.ndarray, " n"]:
-        """The rows of this epoch for this process."""
-        order = self.rows
+    def __iter__(self) -> Iterator[SampleKey]:
+        order = np.asarray(self.rows)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        return np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
-
-    def __iter__(self) -> Iterator[SampleKey]:
-        return (SampleKey(self.epoch, index) for index in self.order().tolist())
+        order = np.resize(order, len(self) * self.world_size)[self.rank :: self.world_size]
+        return (SampleKey(self.epoch, index) for index in order.tolist())
 
 
 def start_worker(_: int) -> None:
@@ -155,45 +154,6 @@ def start_worker(_: int) -> None:
 
 # --- crops cut on the device
 
-SAMPLING, CACHED = "sampling", "cached_crop"
-
-
-class UncutCrops(CropDataset):
-    """Samples with what `cut_crops` makes "image" of, in its place; persons are those of `with_crops`.
-
-    "sampling" (2, 3) takes pixels of the crop to those of the cached crop, "cached_crop" (H, W, 3) is that one,
-    which does not come along where it is `resident` on the device. Options are those of `CropDataset`.
-    """
-
-    def __init__(self, persons: Persons, *, resident: bool = False, **options: Any) -> None:
-        super().__init__(persons, **options)
-        self.resident = resident
-        require_geometry_alone(self.augmentation)
-
-    def pixels(self, index: int, matrix: np.ndarray, random: Any) -> dict[str, np.ndarray]:
-        crops = _cached(self.persons)
-        if self.resident:
-            place, found = crops.place(index), {}
-        else:
-            cached, place = crops.view(index, 1.0)
-            found = {CACHED: np.require(cached, requirements="W")}
-        return found | {SAMPLING: compose(invert(place), invert(matrix)).astype(np.float32)}
-
-
-def _cached(persons: Persons) -> CachedCrops:
-    assert isinstance(persons.images, CachedCrops)
-    return persons.images
-
-
-def require_geometry_alone(augmentation: Augmentation | None) -> None:
-    """Raises PnfsError for an augmentation that changes colours, blurs or blots out."""
-    for name in ("colour", "blur", "occlusion"):
-        if getattr(augmentation, name, 0) > 0:
-            raise PnfsError(
-                f"augmentation.{name}={getattr(augmentation, name)} is made by the loader alone: "
-                f"set data.augment=loader, or augmentation.{name}=0"
-            )
-
 
 def cut_crops(
     batch: dict[str, Tensor],
@@ -202,8 +162,8 @@ def cut_crops(
 ) -> PoseBatch:
     """The batch with its crops of `input_size`, on its device: bilinear, black outside of the cached crop.
 
-    `batch` are samples of `UncutCrops`, collated; `resident` cached crops of all persons, on the same device, for
-    samples without their own.
+    `batch` are samples of a `CropDataset` that are `uncut`, collated; `resident` cached crops of all persons, on
+    the same device, for samples without their own.
     """
     rest = {name: value for name, value in batch.items() if name not in (SAMPLING, CACHED)}
     sampling: Float[Tensor, "B 2 3"] = batch[SAMPLING]
@@ -220,33 +180,22 @@ def cut_crops(
     return {"image": image, **rest}  # type: ignore[typeddict-item, return-value]
 
 
-def fits(persons: Persons, device: torch.device) -> bool:
-    """Whether the cached crops take less than 60 % of a CUDA device's free memory; False on other devices."""
-    if device.type != "cuda":
-        return False
-    size = 3 * len(persons) * math.prod(_cached(persons).settings.crop_size)
-    return size < 0.6 * torch.cuda.mem_get_info(device)[0]
-
-
-def load_resident(persons: Persons, device: torch.device, threads: int = 1) -> UInt8[Tensor, "N H W 3"]:
-    """The cached crops of all persons on a device, each checked against its checksum on the way.
+def load_resident(
+    crops: CachedCrops, count: int, device: torch.device, threads: int = 1
+) -> UInt8[Tensor, "N H W 3"]:
+    """The cached crops of all `count` persons on a device, each checked against its checksum on the way.
 
     Raises DataError if a crop is damaged, or the device has too little memory.
     """
-    crops = _cached(persons)
-    shape = (len(persons), *crops.settings.crop_size, 3)
+    shape = (count, *crops.settings.crop_size, 3)
     try:
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)
     except RuntimeError:
-        raise DataError(
-            f"{crops.path}: its crops take {math.prod(shape) / 1e9:.1f} GB of memory, which "
-            f"{device} does not have; set data.resident=false"
-        ) from None
+        size = f"{math.prod(shape) / 1e9:.1f} GB of memory"
+        raise DataError(f"{crops.path}: {device} lacks {size} for its crops; set data.resident=false") from None
     # Some at a time: what is read, and waits for its transfer, takes memory of the host.
-    starts = track(range(0, len(persons), 256), f"crops to {device}", transient=True)
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        for start in starts:
-            rows = range(start, min(start + 256, len(persons)))
-            read = list(pool.map(lambda row: crops.view(row, 1.0)[0], rows))
+        for start in track(range(0, count, 256), f"crops to {device}", transient=True):
+            read = list(pool.map(lambda row: crops.view(row, 1.0)[0], range(start, min(start + 256, count))))
             pixels[start : start + 256] = torch.from_numpy(np.stack(read)).to(device)
     return pixels

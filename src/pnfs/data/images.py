@@ -4,24 +4,16 @@ import io
 import os.path
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, Shaped, UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from pnfs.errors import PnfsError
 
 MOST_PIXELS = 100_000_000  # Pixels of the largest image or frame that is decoded (300 MB as RGB).
-
-# OpenCV keeps the factor in the greyscale flag's bit, the colour's goes beside it.
-_REDUCTIONS = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    1: 0,
-}
 
 View = tuple[UInt8[np.ndarray, "h w 3"], Float64[np.ndarray, "2 3"]]
 """A picture in RGB, and the map of its pixels to those of the image that it shows."""
@@ -65,9 +57,9 @@ class ImageFiles:
         self.paths = np.array(paths, dtype=np.str_)
         self._resolved_root = self.root.resolve()
         folders = [os.path.split(path)[0] for path in paths]
-        outside = {folder for folder in set(folders) if not self._holds(self.root / folder)}
+        held = {folder: self._holds(self.root / folder) for folder in set(folders)}
         for record, folder in enumerate(folders):
-            if folder in outside:
+            if not held[folder]:
                 raise self._leaves(record)
 
     def __len__(self) -> int:
@@ -89,13 +81,14 @@ class ImageFiles:
             raise self._leaves(index)
         content = np.fromfile(path, np.uint8)
         # OpenCV resizes the decoded image of other formats, to a size rounded the other way.
-        is_jpeg = bytes(content[:2]) == b"\xff\xd8"
-        factor = next(factor for factor in _REDUCTIONS if factor <= max(zoom if is_jpeg else 1, 1))
+        most = zoom if bytes(content[:2]) == b"\xff\xd8" else 1
+        factor = next((factor for factor in (8, 4, 2) if factor <= most), 1)
         image = None
         if len(content):
             require_size(path, *stated_size(content))
-            flag = _REDUCTIONS[factor] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            image = cv2.imdecode(content, flag)
+            # OpenCV keeps the factor in the greyscale flag's bit, the colour's goes beside it.
+            reduced = 0 if factor == 1 else getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{factor}")
+            image = cv2.imdecode(content, reduced | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise DataError(f"{path}: not a readable image (record {index})")
         # Pixel u of the reduced image lies in the middle of pixels f u to f u + f - 1.
@@ -147,55 +140,3 @@ def stated_size(content: UInt8[np.ndarray, " n"]) -> tuple[int, int]:
     # Pillow's parsers meet damaged files with whatever their byte arithmetic runs into.
     except Exception:
         return 0, 0
-
-
-class ImageReport(NamedTuple):
-    """What one image file turned out to be."""
-
-    name: str
-    size: tuple[int, int] | None = None  # (width, height); None where it could not be decoded.
-    problem: str | None = None  # None for a good image.
-    orientation: int = 1  # EXIF's.
-
-
-def inspect_file(path: Path) -> ImageReport:
-    """Decodes one image file to its last line.
-
-    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and says nothing;
-    Pillow refuses it.
-    """
-    try:
-        with Image.open(path) as image:
-            require_size(path, *image.size)
-            image.load()
-            size, orientation = image.size, int(image.getexif().get(0x0112, 1))
-        if not cv2.haveImageReader(str(path)):
-            raise DataError("OpenCV does not read this format")
-    # Pillow's decoders meet damaged files with whatever their byte arithmetic runs into.
-    except Exception as error:
-        return ImageReport(str(path), problem=f"cannot be decoded: {str(error).partition(' <')[0]}")
-    return ImageReport(str(path), size, None, orientation)
-
-
-def to_bytes(pixels: Shaped[np.ndarray, "H W *C"], bits: int | None = None) -> UInt8[np.ndarray, "H W *C"]:
-    """Brightness of any number type as 0..255: 16 bits by 257, other numbers by their range (to 1, 255 or 65535).
-
-    `bits` of an integer in the file, where that differs from the array's. Raises PnfsError for numbers that are
-    negative, not finite or larger than 65535, and for a 16-bit picture that is not black and would become it.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    values, is_float = pixels.astype(np.float64), pixels.dtype.kind == "f"
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if not (low >= 0 and high <= 65535):
-        raise PnfsError(
-            f"holds numbers from {low:g} to {high:g}, of which 0 to 1, 0 to 255 or 0 to 65535 can be "
-            "read; save it with 8 bits a channel"
-        )
-    wide = not is_float and (bits or 8 * pixels.dtype.itemsize) == 16
-    if wide and 0 < high <= 255:
-        raise PnfsError(
-            f"holds 16-bit numbers up to {high:g} of 65535 and would be black; save it with 8 bits a channel"
-        )
-    scale = 255.0 if is_float and high <= 1 else 1 / 257 if wide or high > 255 else 1.0
-    return (values * scale).round().astype(np.uint8)

@@ -1,5 +1,7 @@
 """The data of a run as a LightningDataModule."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from pnfs.data import crops
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CacheSettings, Format, ensure_cache, with_crops
-from pnfs.data.crops import CropDataset, EpochSampler, PoseBatch, UncutCrops, start_worker
+from pnfs.data.cache import CachedCrops, CacheSettings, Format, ensure_cache, with_crops
+from pnfs.data.crops import CropDataset, EpochSampler, PoseBatch
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
@@ -56,16 +58,17 @@ class PoseDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if augment == "device":
-            crops.require_geometry_alone(augmentation)
+            made = [name for name in ("colour", "blur", "occlusion") if getattr(augmentation, name, 0) > 0]
+            if made:
+                raise PnfsError(f"augmentation.{made[0]} is made by the loader alone: set data.augment=loader")
             if cache is None:
                 raise PnfsError("data.augment=device needs a crop cache: set data.cache=<folder>")
         self.source, self.input_size, self.workers, self.seed = source, input_size, workers, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.augmentation = augmentation
+        self.augmentation, self.augment, self.resident = augmentation, augment, resident
         self.unbiased, self.reduced_decoding = unbiased, reduced_decoding
-        self.cache, self.resident = cache, resident
+        self.cache = cache
         self.cache_format: Format = cache_format
-        self.augment: Augment = augment
         self.weight_rows: list[int] | None = None
         self.architecture_rows: list[int] | None = None
         # The epoch that the first training loader begins with: a trainer opens the loader, whose processes
@@ -74,13 +77,11 @@ class PoseDataModule(L.LightningDataModule):
         self._cached: dict[tuple[str, CacheSettings], Persons] = {}
         self._resident: Tensor | None = None
 
-    def dataset(self, split: str, augmentation: Augmentation | None = None) -> CropDataset:
+    def dataset(self, split: str, augmentation: Augmentation | None = None, **options: Any) -> CropDataset:
         """The crops of a split."""
-        return CropDataset(self.persons(split, augmentation), **self._crop_options(augmentation))
-
-    def _crop_options(self, augmentation: Augmentation | None) -> dict[str, Any]:
         names = ("input_size", "seed", "unbiased", "reduced_decoding")
-        return {name: getattr(self, name) for name in names} | {"augmentation": augmentation}
+        options |= {name: getattr(self, name) for name in names}
+        return CropDataset(self.persons(split, augmentation), augmentation=augmentation, **options)
 
     def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
         """The persons of a split; with a cache, its crops with room for an augmentation, not their images."""
@@ -89,11 +90,8 @@ class PoseDataModule(L.LightningDataModule):
             return persons
         # Plain crops of training persons come from the cache that training needs anyway.
         room_for = self.augmentation if augmentation is None and split == "train" else augmentation
-        needed = CacheSettings(
-            input_size=self.input_size,
-            format=self.cache_format,
-            reduced_decoding=self.reduced_decoding,
-        ).with_room_for(room_for)
+        options = {"format": self.cache_format, "reduced_decoding": self.reduced_decoding}
+        needed = CacheSettings(self.input_size, **options).with_room_for(room_for)
         if (split, needed) not in self._cached:
             path = ensure_cache(self.cache, persons, needed, workers=self.workers)
             self._cached[split, needed] = with_crops(persons, path)
@@ -133,14 +131,10 @@ class PoseDataModule(L.LightningDataModule):
         assert self.architecture_rows is not None
         return self._train_loader(self.architecture_rows, self.seed + 1, self.augment)
 
-    def _train_loader(self, rows: list[int] | None, seed: int, augment: Augment) -> DataLoader:
-        persons = self.persons("train", self.augmentation)
-        options = self._crop_options(self.augmentation)
-        if augment == "loader":
-            dataset = CropDataset(persons, **options)
-        else:
-            dataset = UncutCrops(persons, resident=self._keep_resident(persons), **options)
-        rows = list(range(len(persons))) if rows is None else rows
+    def _train_loader(self, rows: list[int] | None, seed: int, augment: str) -> DataLoader:
+        uncut = None if augment == "loader" else "resident" if self._keep_resident() else "sent"
+        dataset = self.dataset("train", self.augmentation, uncut=uncut)
+        rows = list(range(len(dataset))) if rows is None else rows
         return self._loader(dataset, rows, seed, self.batch_size, train=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -149,11 +143,10 @@ class PoseDataModule(L.LightningDataModule):
     def eval_dataloader(self, split: str) -> DataLoader:
         """Plain crops of any split, in the dataset's order."""
         dataset = self.dataset(split)
-        rows = list(range(len(dataset)))
-        return self._loader(dataset, rows, self.seed, self.eval_batch_size, train=False)
+        return self._loader(dataset, range(len(dataset)), self.seed, self.eval_batch_size, train=False)
 
     def _loader(
-        self, dataset: CropDataset, rows: list[int], seed: int, batch_size: int, train: bool
+        self, dataset: CropDataset, rows: Sequence[int], seed: int, batch_size: int, train: bool
     ) -> DataLoader:
         trainer = self.trainer
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
@@ -164,23 +157,28 @@ class PoseDataModule(L.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.workers,
-            worker_init_fn=start_worker,
+            worker_init_fn=crops.start_worker,
             persistent_workers=self.workers > 0,
             drop_last=train and len(sampler) >= batch_size,
             pin_memory=self._device().type == "cuda",
         )
 
-    def _keep_resident(self, persons: Persons) -> bool:
-        """Whether the cached crops for training lie on the trainer's device; loads them if they shall."""
+    def _keep_resident(self) -> bool:
+        """Whether the cached crops for training lie on the trainer's device; loads them if they shall: asked, or
+        where they take less than 60 % of a CUDA device's free memory."""
         if self.trainer is None or self.resident is False:
             return False
-        device = self._device()
-        if self._resident is None and (self.resident is True or crops.fits(persons, device)):
-            self._resident = crops.load_resident(persons, device, max(1, self.workers))
+        persons, device, wanted = self.persons("train", self.augmentation), self._device(), self.resident
+        assert isinstance(persons.images, CachedCrops)
+        if wanted == "auto":
+            size = 3 * len(persons) * math.prod(persons.images.settings.crop_size)
+            wanted = device.type == "cuda" and size < 0.6 * torch.cuda.mem_get_info(device)[0]
+        if self._resident is None and wanted:
+            self._resident = crops.load_resident(persons.images, len(persons), device, self.workers)
         return self._resident is not None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> PoseBatch:
-        """Cuts the crops that the loader has left to the device (see `UncutCrops`).
+        """Cuts the crops that the loader has left to the device (see `CropDataset`).
 
         Lightning calls this for each batch; who iterates a training loader by hand does so too.
         """

@@ -47,8 +47,7 @@ class Persons:
     def __post_init__(self) -> None:
         count, joints = len(self.ids), len(self.skeleton)
         if not count:
-            counted = f" (left out: {listed(self.left_out)})" if self.left_out else ""
-            raise DataError(f"{self.name}: there are no usable persons in this split{counted}")
+            raise DataError(f"{self.name}: no usable persons in this split (left out: {listed(self.left_out)})")
         for name, column in self.columns().items():
             of_joints = {"joints": (joints, 2), "visibility": (joints,)}
             shape = (count, *of_joints.get(name, column.shape[1:]))
@@ -92,17 +91,14 @@ class Persons:
 
     def described(self) -> str:
         """One line for the screen: name, number of persons, what was left out and assumed."""
-        counts = [listed(self.remarks)] if self.remarks else []
-        if self.left_out:
-            counts.append(f"left out: {listed(self.left_out)}")
+        counts = {"": self.remarks, "left out: ": self.left_out}
+        said = "; ".join(f"{what}{listed(count)}" for what, count in counts.items() if count)
         where = f"{Path(self.file).name}: " if self.file else ""
-        tail = f" ({where}{'; '.join(counts)})" if counts else ""
-        return f"{self.name}: {len(self):,} persons{tail}"
+        return f"{self.name}: {len(self):,} persons" + (f" ({where}{said})" if said else "")
 
     def account(self) -> dict[str, Any]:
         """The same for a record: numbers under "persons", "left_out" and "remarks"."""
-        counts = {"left_out": dict(self.left_out), "remarks": dict(self.remarks)}
-        return {"persons": len(self), **counts}
+        return {"persons": len(self), "left_out": dict(self.left_out), "remarks": dict(self.remarks)}
 
 
 def first_of_each(values: np.ndarray | Sequence[str | int]) -> np.ndarray:
@@ -110,40 +106,39 @@ def first_of_each(values: np.ndarray | Sequence[str | int]) -> np.ndarray:
     return np.isin(np.arange(len(values)), np.unique(np.asarray(values), return_index=True)[1])
 
 
+def counted(rows: Mapping[str, np.ndarray | np.bool_]) -> dict[str, int]:
+    """How many rows there are of each reason, where there are any."""
+    return {reason: int(which.sum()) for reason, which in rows.items() if which.any()}
+
+
 def listed(counts: Mapping[str, int]) -> str:
     """Counts with their reasons, for messages."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
 def joined(name: str, parts: Sequence[Persons]) -> Persons:
     """The persons of all parts, one after the other."""
     tables = [part.columns() for part in parts]
-    columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+    columns: dict[str, Any] = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
     columns["image_index"] = np.arange(len(columns["ids"]))
-    counts = {
-        key: dict(sum((Counter(getattr(part, key)) for part in parts), Counter()))
-        for key in ("left_out", "remarks")
-    }
-    return replace(parts[0], name=name, images=_JoinedImages(parts), file="", **columns, **counts)
+    for key in ("left_out", "remarks"):
+        columns[key] = dict(sum((Counter(getattr(part, key)) for part in parts), Counter()))
+    places = [(part.images, int(index)) for part in parts for index in part.image_index]
+    return replace(parts[0], name=name, images=_JoinedImages(places), file="", **columns)
 
 
+@dataclass(frozen=True)
 class _JoinedImages:
-    """The image of each person, of several sources one after the other."""
+    """The image of each person, of several sources."""
 
-    def __init__(self, parts: Sequence[Persons]) -> None:
-        self._sources = [part.images for part in parts]
-        self._source = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        self._index = np.concatenate([part.image_index for part in parts])
-
-    def _of(self, index: int) -> tuple[ImageSource, int]:
-        return self._sources[self._source[index]], int(self._index[index])
+    places: list[tuple[ImageSource, int]]
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         return self.view(index, 1.0)[0]
 
     def view(self, index: int, zoom: float) -> View:
-        return view_of(*self._of(index), zoom)
+        return view_of(*self.places[index], zoom)
 
     def describe(self, index: int) -> str:
-        source, there = self._of(index)
+        source, there = self.places[index]
         return source.describe(there)

@@ -70,9 +70,9 @@ def matched_by_image(
     for image in ours_in.keys() & theirs_in.keys():
         ours, theirs = np.asarray(ours_in[image]), np.asarray(theirs_in[image])
         values = similarity(ours, theirs)
-        for person, other in zip(*linear_sum_assignment(values, maximize=True), strict=True):
-            if values[person, other] >= threshold:
-                rows[ours[person]] = theirs[other]
+        persons, others = linear_sum_assignment(values, maximize=True)
+        good = values[persons, others] >= threshold
+        rows[ours[persons[good]]] = theirs[others[good]]
     return rows
 
 

@@ -23,10 +23,7 @@ def located(path: Path) -> str:
     """
     if path.is_absolute():
         return ""
-    return (
-        f" (looked for in {path.absolute()}: relative to the working directory {Path.cwd()}; "
-        "run there, or give an absolute path)"
-    )
+    return f" (relative to the working directory {Path.cwd()}; run there, or give an absolute path)"
 
 
 def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
@@ -37,9 +34,7 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: is truncated or not a JSON file ({error}); download or unpack it again"
-        ) from None
+        raise DataError(f"{path}: is truncated or not a JSON file ({error}); unpack it again") from None
 
 
 def vector(*shape: int, number: Any = FiniteFloat) -> Any:
@@ -94,8 +89,7 @@ class Records:
         self, field: str, *shape: int, missing: Any = None, finite: bool = True
     ) -> Float[np.ndarray, "N ..."]:
         """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape)."""
-        kind = vector(*shape, number=FiniteFloat if finite else float)
-        values = self.column(field, kind, missing)
+        values = self.column(field, vector(*shape, number=FiniteFloat if finite else float), missing)
         return np.array(values, dtype=np.float64).reshape(len(values), *shape)
 
     def require(self, ok: np.ndarray | np.bool_, wrong: str) -> None:
@@ -122,13 +116,13 @@ def finite_rows(values: Float[np.ndarray, "N ..."]) -> Bool[np.ndarray, " N"]:
 
 LARGEST = 1 << 28  # Bytes of a file or of an unpacked element that are read.
 
-_INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
-_STORED = {
-    1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"
-}  # fmt: skip
-"""Type of an element that holds numbers -> how they are stored."""
-_CLASSES = dict(enumerate(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"), 6))
-"""Class of a numeric array -> the type of its numbers."""
+_MATRIX, _COMPRESSED = 14, 15
+_NUMBERS = ("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")
+# Class of a numeric array, and type of an element that holds numbers -> how they are stored.
+_CLASSES, _STORED = (
+    dict(enumerate(_NUMBERS, 6)),
+    dict(zip([9, 7, 1, 2, 3, 4, 5, 6, 12, 13], _NUMBERS, strict=True)),
+)
 _COMPLEX = 0x0800
 
 
@@ -139,16 +133,13 @@ def read_mat(path: Path, variable: str, shape: tuple[int | None, ...]) -> Shaped
     hold `variable` as an array of real numbers of this shape.
     """
     arrays = read_arrays(path)
-    if variable not in arrays:
-        raise DataError(
-            f"{path}: holds no array {variable!r} of real numbers; it holds {', '.join(arrays) or 'none'}"
-        )
-    array = arrays[variable]
+    array = arrays.get(variable, np.zeros(0))
     array = array.reshape(*array.shape, *[1] * (len(shape) - array.ndim))
-    known = zip(array.shape, shape, strict=False)
-    if array.ndim != len(shape) or any(wanted not in (None, size) for size, wanted in known):
+    fits = [wanted in (None, size) for size, wanted in zip(array.shape, shape, strict=False)]
+    if variable not in arrays or array.ndim != len(shape) or not all(fits):
         wanted = ", ".join("number of persons" if size is None else str(size) for size in shape)
-        raise DataError(f"{path}: {variable} has shape {array.shape}, it must have ({wanted})")
+        there = ", ".join(f"{name} {each.shape}" for name, each in arrays.items()) or "no array"
+        raise DataError(f"{path}: {variable} must be real numbers of shape ({wanted}); it holds {there}")
     return array
 
 
@@ -156,35 +147,41 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Name -> array, of the variables that are arrays of real numbers; raises DataError for any other file."""
     try:
         if path.stat().st_size > LARGEST:
-            raise DataError(f"{path}: has more than {LARGEST:,} bytes; it is not the dataset's own")
+            raise PnfsError(f"has more than {LARGEST:,} bytes")
         data = path.read_bytes()
-        if data[:20] == b"MATLAB 7.3 MAT-file " or data[:8] == b"\x89HDF\r\n\x1a\n":
-            raise DataError(f"{path}: is a MATLAB 7.3 file; save it again with the option -v7")
-        return dict(_variables(data))
+        order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+        if order is None or data.startswith(b"MATLAB 7.3"):
+            raise PnfsError("no MATLAB file of version 7.2 or older: save it again with -v7")
+        return dict(_variables(memoryview(data)[128:], order))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except DataError:
-        raise
     except (ValueError, struct.error, zlib.error, MemoryError) as error:
-        raise DataError(
-            f"{path}: is truncated or not a MATLAB file ({error}); download or unpack it again"
-        ) from None
+        raise DataError(f"{path}: is truncated or not readable ({error}); download or unpack it again") from None
 
 
-def _variables(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
-    if order is None:
-        raise PnfsError("it has no header of a MATLAB file")
-    for kind, content in _elements(memoryview(data)[128:], order):
+def _variables(data: memoryview, order: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and content of the matrices of real numbers."""
+    for kind, content in _elements(data, order):
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
             unpacked = unpacker.decompress(content, LARGEST)
             if not unpacker.eof:
                 raise PnfsError("a compressed variable is cut off, or too large")
             (kind, content), *_ = _elements(memoryview(unpacked), order)
-        if kind != _MATRIX:
+        # A matrix begins with its flags (unsigned), sizes (int32) and name (int8).
+        parts = list(_elements(content, order)) if kind == _MATRIX else []
+        if [kind for kind, _ in parts[:3]] != [6, 5, 1] or len(parts[0][1]) != 8:
             raise PnfsError(f"there is an element of type {kind} in place of a variable")
-        yield from _variable(list(_elements(content, order)), order)
+        (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
+        if flags & 0xFF not in _CLASSES or flags & _COMPLEX:
+            continue
+        sizes = np.frombuffer(parts[1][1], f"{order}i4").tolist()
+        name = bytes(parts[2][1]).decode("latin-1")
+        stored = _STORED.get(parts[3][0]) if len(parts) > 3 else None
+        numbers = np.frombuffer(parts[3][1], order + stored) if stored else np.zeros(0)
+        if stored is None or min(sizes, default=-1) < 0 or math.prod(sizes) != len(numbers):
+            raise PnfsError(f"variable {name!r} holds {len(numbers)} numbers for sizes {sizes}")
+        yield name, numbers.reshape(sizes, order="F").astype(_CLASSES[flags & 0xFF])
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
@@ -200,20 +197,3 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
             raise PnfsError("an element is longer than the room for it")
         yield kind, data[start : start + size]
         place = start + size + padding
-
-
-def _variable(parts: list[tuple[int, memoryview]], order: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and content of a matrix of real numbers; its first elements are flags, sizes and name."""
-    kinds = [kind for kind, _ in parts[:3]]
-    if kinds != [_UINT32, _INT32, _INT8] or len(parts[0][1]) != 8:
-        raise PnfsError("a variable does not begin with its flags, sizes and name")
-    (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
-    sizes = np.frombuffer(parts[1][1], f"{order}i4").tolist()
-    name = bytes(parts[2][1]).decode("latin-1")
-    if flags & 0xFF in _CLASSES and not flags & _COMPLEX:
-        if len(parts) < 4 or parts[3][0] not in _STORED or min(sizes, default=-1) < 0:
-            raise PnfsError(f"variable {name!r} has no numbers, or a negative size")
-        numbers = np.frombuffer(parts[3][1], order + _STORED[parts[3][0]])
-        if math.prod(sizes) != len(numbers):
-            raise PnfsError(f"variable {name!r} holds {len(numbers)} numbers for sizes {sizes}")
-        yield name, numbers.reshape(sizes, order="F").astype(_CLASSES[flags & 0xFF])

@@ -155,12 +155,10 @@ class Synthetic(PoseDataset):
             raise DataError(f"synthetic: skeleton is mpii or coco, not {skeleton!r}")
         shares = {"turned_away": turned_away, "truncated": truncated, "unlabelled": unlabelled}
         counts, people = {"clutter": clutter, "seed": seed}, {"train": train, "val": val}
-        sides = {"image_size": min(image_size)}
-        for values, least in ((shares, 0), (counts, 0), (people, 1), (sides, 32)):
-            for name, value in values.items():
-                most = 1 if values is shares else np.inf
-                if not least <= value <= most:
-                    raise DataError(f"synthetic: {name} must be {least} to {most}, it is {value}")
+        least, sides = {"train": 1, "val": 1, "image_size": 32}, {"image_size": min(image_size)}
+        for name, value in {**shares, **counts, **people, **sides}.items():
+            if not least.get(name, 0) <= value <= (1 if name in shares else np.inf):
+                raise DataError(f"synthetic: {name}={value} is too small, or too large")
         self.skeleton = skeleton_by_name(skeleton)
         self._counts, self._knobs = people, {**shares, **counts, "size": tuple(image_size)}
 
@@ -171,8 +169,7 @@ class Synthetic(PoseDataset):
         people, labelled = images.people(range(count))
         columns = [LANDMARKS.index(name) for name in self.skeleton.joints]
         joints, labelled = people.points[:, columns], labelled[:, columns]
-        limit = np.array(images.size[::-1]) - 1
-        low, high = (np.clip(corner, 0, limit) for corner in people.bounds())
+        low, high = (np.clip(corner, 0, np.array(images.size[::-1]) - 1) for corner in people.bounds())
         box = high - low
         if self.skeleton.name == "mpii":
             # MPII gives one scale per person, not a box of the person's shape.
@@ -277,8 +274,7 @@ def _draw_person(image: Image, people: People, looks: Mapping[str, Color]) -> No
                 corners = [at[name] for name in _TORSO]
                 cv2.fillConvexPoly(image, _fixed(corners), shown, cv2.LINE_AA, _SHIFT)
                 for edge in range(4):
-                    ends = (corners[edge], corners[edge - 1])
-                    _stroke(image, ends, 0.045 * unit + margin, shown)
+                    _stroke(image, (corners[edge], corners[edge - 1]), 0.045 * unit + margin, shown)
             else:
                 first, second, radius = LIMBS[part]
                 _stroke(image, (at[first], at[second]), radius * unit + margin, shown)

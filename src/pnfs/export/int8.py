@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from pnfs.codec.codec import decode
-from pnfs.export.runtimes import ExportError, OnnxRuntime, library
+from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, library
 from pnfs.models.network import PoseNetwork
 
 # Convolutions, and the activations behind them: a range measured in front of a ReLU6 would waste most of it.
@@ -43,15 +42,8 @@ class Calibration:
             raise ExportError("int8 needs crops to calibrate on, and others to check on")
 
 
-class Convolutions(NamedTuple):
-    """How many convolutions a file has, and how many of them stayed in float32."""
-
-    total: int
-    in_float: int
-
-
-def quantise(path: Path, calibration: Calibration) -> Convolutions:
-    """Puts a file of 8-bit convolutions in a float32 file's place.
+def quantise(path: Path, calibration: Calibration) -> tuple[int, int]:
+    """Puts a file of 8-bit convolutions in a float32 file's place; their number, and how many stay in float32.
 
     Weights get a scale a channel, activations a scale a tensor, from the mean of the batches' extremes. The
     first convolutions and the last, which make the vectors, stay in float32, and so does all that is no
@@ -87,7 +79,7 @@ def quantise(path: Path, calibration: Calibration) -> Convolutions:
                 raise ExportError(f"precision=int8: even in part it moves joints; {remedy}")
             moved = harm(left_out)[0]
         path.write_bytes(target.read_bytes())
-    return Convolutions(len(ends) + len(inner), len(ends) + sum(map(len, left_out)))
+    return len(ends) + len(inner), len(ends) + sum(map(len, left_out))
 
 
 def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> float:
@@ -96,12 +88,8 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
     Raises:
         ExportError: It is more than twice what the calibration allows on its own crops.
     """
-    runtime = OnnxRuntime(path)
-    metadata, crops = runtime.metadata, calibration.held_out
-    method: Any = metadata.decode_method if metadata.outputs == "joints" else "argmax"
-    batches = (maps_of(network, crops[n : n + BATCH]) for n in range(0, len(crops), BATCH))
-    expected = [decode(maps, method, sigma=metadata.sigma)[0].numpy() for maps in batches]
-    moved = moved_share(answers(runtime, crops)[0], np.concatenate(expected))
+    runtime, crops = OnnxRuntime(path), calibration.held_out
+    moved = moved_share(answers(runtime, crops)[0], joints_of(network, crops, runtime.metadata)[0])
     if not moved <= 2 * calibration.max_moved:
         raise ExportError(
             f"{path}: 8-bit integers move {moved:.1%} of the joints by more than a pixel on crops that the file "
@@ -111,12 +99,17 @@ def check_moved(network: PoseNetwork, path: Path, calibration: Calibration) -> f
 
 
 @torch.no_grad()
-def maps_of(network: PoseNetwork, images: np.ndarray) -> Float[Tensor, "B K h w"]:
-    """The network's heatmaps in PyTorch, in evaluation mode, on the CPU."""
+def joints_of(
+    network: PoseNetwork, crops: UInt8[np.ndarray, "N h w 3"], metadata: ModelMetadata
+) -> tuple[Float[np.ndarray, "N K 2"], Float[np.ndarray, "N K"], Float[np.ndarray, "N K h/4 w/4"]]:
+    """What PyTorch makes of crops in evaluation mode: joints (heatmap pixels), their scores, the heatmaps."""
     was_training, device = network.training, next(network.parameters()).device
-    maps = network.eval().heatmaps(torch.from_numpy(images).to(device)).cpu().float()
+    batches = torch.from_numpy(crops).split(BATCH)
+    maps = torch.cat([network.eval().heatmaps(batch.to(device)).cpu().float() for batch in batches])
     network.train(was_training)
-    return maps
+    method: Any = metadata.decode_method if metadata.outputs == "joints" else "argmax"
+    joints, scores = decode(maps, method, sigma=metadata.sigma)
+    return joints.numpy(), scores.numpy(), maps.numpy()
 
 
 def answers(

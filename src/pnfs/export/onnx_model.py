@@ -1,9 +1,7 @@
 """Export to ONNX: images in, heatmaps or joints out, checked against PyTorch."""
 
-import copy
 import io
 import logging
-import math
 import warnings
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields, replace
@@ -11,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pnfs.codec import Codec
-from pnfs.codec.codec import REACHES
-from pnfs.export.int8 import Calibration, Convolutions, answers, check_moved, maps_of, quantise
+from pnfs.export.int8 import Calibration, answers, check_moved, joints_of, moved_share, quantise
 from pnfs.export.runtimes import ExportError, ModelMetadata, OnnxRuntime, Outputs, library
 from pnfs.models.fuse import fuse
 from pnfs.models.network import PoseNetwork
@@ -26,6 +22,7 @@ OPSET = 20
 TOLERANCE = 1e-3
 """Largest difference of a score from PyTorch's that an export may have; times the largest score where scalar
 scores, which nothing squashes, go beyond 1."""
+NEAR_TIES = 0.1  # Share of the joints in noise that rounding may put elsewhere.
 
 
 class _Exported(nn.Module):
@@ -49,14 +46,14 @@ class ExportReport:
 
     Attributes:
         differences: Batch size -> largest difference of a score from PyTorch's, in float32.
-        convolutions: How many there are, and in float32; None for a file in float32.
+        convolutions: How many there are, and how many of them in float32; None for a file in float32.
         moved: Share of the joints that the 8-bit integers move by more than a heatmap pixel.
     """
 
     path: Path
     metadata: ModelMetadata
     differences: dict[int, float]
-    convolutions: Convolutions | None = None
+    convolutions: tuple[int, int] | None = None
     moved: float = 0.0
 
 
@@ -69,7 +66,6 @@ def export_onnx(
     codec: Codec | None = None,
     padding: float = 1.25,
     checkpoint: str = "",
-    fused: bool = True,
     int8: Calibration | None = None,
 ) -> ExportReport:
     """Writes an ONNX file and compares what ONNX Runtime makes of it with the network's outputs.
@@ -78,8 +74,8 @@ def export_onnx(
     (B, K, h/4, w/4); with "joints" `joints`, float32 (B, K, 2), x and y in pixels of the image, and `scores`
     (B, K).
 
-    The network is left as it is; `fused` fuses a copy first (see `pnfs.models.fuse`). For `input_size`, `outputs`,
-    `padding` and `checkpoint` see `ModelMetadata`; `codec` is how the network was trained to be read (None: the
+    A fused copy of the network is written. For `input_size`, `outputs`, `padding` and `checkpoint` see
+    `ModelMetadata`; `codec` is how the network was trained to be read (None: the
     paper's way). `int8` are crops to put most convolutions into 8-bit integers by; None writes all in float32.
 
     Raises:
@@ -96,9 +92,8 @@ def export_onnx(
     known = {field.name for field in fields(ModelMetadata)}
     told = {name: value for name, value in told.items() if name in known}
     metadata = ModelMetadata(**told, checkpoint=checkpoint)
-    whole = fuse(network) if fused else copy.deepcopy(network)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(_Exported(whole, codec if outputs == "joints" else None).eval(), path, metadata)
+    _write(_Exported(fuse(network), codec if outputs == "joints" else None).eval(), path, metadata)
     try:
         differences = check_export(network, path)
         if int8 is None:
@@ -139,47 +134,21 @@ def check_export(network: PoseNetwork, path: Path) -> dict[int, float]:
     """Batch size -> largest difference of a score in ONNX Runtime from the network's, on noise.
 
     Raises:
-        ExportError: A score differs by more than `TOLERANCE` allows, or a joint lies where PyTorch's map has
-            no peak.
+        ExportError: A score differs by more than `TOLERANCE` allows, or more joints than near ties explain.
     """
     runtime = OnnxRuntime(path)
     metadata, differences = runtime.metadata, {}
     for batch in (1, 3):
         shape = (batch, *metadata.input_size, 3)
         images = np.random.default_rng(batch).integers(0, 256, shape, np.uint8)
-        maps = maps_of(network, images)
-        joints, scores = (torch.from_numpy(x) for x in answers(runtime, images))
-        expected = maps
-        if metadata.outputs == "joints":
-            check_peaks(maps, joints, metadata.decode_method, path)
-            expected = maps.amax((2, 3))
-        differences[batch] = float((scores - expected).abs().max())
+        expected_joints, peaks, maps = joints_of(network, images, metadata)
+        joints, scores = answers(runtime, images)
+        expected = maps if metadata.outputs == "maps" else peaks
+        differences[batch] = float(np.abs(scores - expected).max())
+        allowed = TOLERANCE * max(1.0, float(np.abs(maps).max()))
+        moved = moved_share(joints, expected_joints) if metadata.outputs == "joints" else 0.0
         # Not the other way round: NaN is no success.
-        if not differences[batch] <= _allowed(maps):
+        if not (differences[batch] <= allowed and moved <= NEAR_TIES):
             text = f"scores differ from PyTorch's by {differences[batch]:.1e} at batch {batch}"
-            raise ExportError(f"{path}: {text}, more than {_allowed(maps):.1e}; it was not kept")
+            raise ExportError(f"{path}: {text} (allowed: {allowed:.1e}), {moved:.0%} of the joints lie elsewhere")
     return differences
-
-
-def _allowed(maps: Float[Tensor, "B K h w"]) -> float:
-    return TOLERANCE * max(1.0, float(maps.abs().max()))
-
-
-def check_peaks(
-    maps: Float[Tensor, "B K h w"], locations: Float[Tensor, "B K 2"], method: str, path: Path
-) -> None:
-    """Each location must lie as near to a peak as the decoding puts it; which of equal ones is left open.
-
-    Raises:
-        ExportError: One does not.
-    """
-    height, width = maps.shape[-2:]
-    reach = math.ceil(REACHES.get(method, max(REACHES.values())))
-    x, y = locations.round().long().unbind(-1)
-    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    around = F.max_pool2d(maps, 2 * reach + 1, stride=1, padding=reach)
-    nearby = around.flatten(2).gather(2, index[..., None])[..., 0]
-    highest, allowed = maps.amax((2, 3)), _allowed(maps)
-    # Without a positive score there is no peak: the location is (0, 0), wherever the maximum lies.
-    if not bool(((nearby >= highest - allowed) | (highest <= allowed)).all()):
-        raise ExportError(f"{path}: joints lie where PyTorch's maps have no peak; it was not kept")

@@ -8,40 +8,35 @@ from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.importing.public import resnet_depth
+from pnfs.importing.weights import resnet_depth
 from pnfs.models.wiring import layer_scales
 
-# Their part modes, P = 1, 3, 5, 8: part -> its joints' numbers (as in our skeletons) in the order of construction.
-PARTS: Mapping[str, Sequence[Mapping[str, Sequence[int]]]] = {
-    "mpii": (
-        {"whole_body": range(16)},
-        {"upper_limb_part": range(3, 9), "head_part": range(3), "lower_limb_part": range(9, 16)},
+Mode = Mapping[str, Sequence[int]]
+"""Part -> its joints' numbers, as in our skeletons, both in the order of construction."""
+
+
+def _modes(h: int, hips: Sequence[int], upper_legs: Sequence[int], joints: int) -> Sequence[Mode]:
+    """Their part modes, P = 1, 3, 5, 8, of a skeleton that begins with `h` joints of the head."""
+    return (
+        {"whole_body": range(joints)},
+        {"upper_limb_part": range(h, h + 6), "head_part": range(h), "lower_limb_part": range(h + 6, joints)},
         {
-            "left_arm_part": (5, 7), "right_arm_part": (6, 8), "legs_part": range(11, 15),
-            "head_shoulder_part": range(5), "hips_part": (15, 9, 10),
+            "left_arm_part": (h + 2, h + 4), "right_arm_part": (h + 3, h + 5), "legs_part": range(h + 8, h + 12),
+            "head_shoulder_part": range(h + 2), "hips_part": hips,
         },
         {
-            "left_upper_arm_part": (3, 5), "right_upper_arm_part": (4, 6),
-            "left_lower_arm_part": (5, 7), "right_lower_arm_part": (6, 8),
-            "left_lower_leg_part": (11, 13), "right_lower_leg_part": (12, 14),
-            "head_shoulder_part": range(5), "upper_legs_part": (9, 15, 10, 11, 12),
+            "left_upper_arm_part": (h, h + 2), "right_upper_arm_part": (h + 1, h + 3),
+            "left_lower_arm_part": (h + 2, h + 4), "right_lower_arm_part": (h + 3, h + 5),
+            "left_lower_leg_part": (h + 8, h + 10), "right_lower_leg_part": (h + 9, h + 11),
+            "head_shoulder_part": range(h + 2), "upper_legs_part": upper_legs,
         },
-    ),
-    "coco": (
-        {"whole_body": range(17)},
-        {"upper_limb_part": range(5, 11), "head_part": range(5), "lower_limb_part": range(11, 17)},
-        {
-            "left_arm_part": (7, 9), "right_arm_part": (8, 10), "legs_part": range(13, 17),
-            "head_shoulder_part": range(7), "hips_part": (11, 12),
-        },
-        {
-            "left_upper_arm_part": (5, 7), "right_upper_arm_part": (6, 8),
-            "left_lower_arm_part": (7, 9), "right_lower_arm_part": (8, 10),
-            "left_lower_leg_part": (13, 15), "right_lower_leg_part": (14, 16),
-            "head_shoulder_part": range(7), "upper_legs_part": range(11, 15),
-        },
-    ),
-}  # fmt: skip
+    )  # fmt: skip
+
+
+PARTS: Mapping[str, Sequence[Mode]] = {
+    "mpii": _modes(3, (15, 9, 10), (9, 15, 10, 11, 12), 16),
+    "coco": _modes(5, (11, 12), range(11, 15), 17),
+}
 
 # A backbone's last layer has all four scales, so that the grid closes after it.
 _BACKBONE_CUT = 3
@@ -65,16 +60,15 @@ class PoseNFSFabric(NamedTuple):
         options = self.operations
         if names is None and max(map(len, options), default=0) == 1:
             return tuple(only for (only,) in options)
-        listed = names or ()
-        fit = [name in column for name, column in zip(listed, options, strict=False)]
-        if not all(fit) or not len(listed) == len(set(listed)) == len(options):
+        listed = tuple(names or ())
+        fit = all(name in column for name, column in zip(listed, options, strict=False))
+        if not fit or not len(listed) == len(set(listed)) == len(options):
             columns = ", ".join(" or ".join(column) for column in options)
             raise PnfsError(
-                f"{key} {'is needed' if names is None else 'lists ' + ', '.join(names)}: the checkpoint has "
-                f"{len(options)} operations, each once, and its entries are those of {columns}; list them in the "
-                "order of the training's `operators`, or name its YAML as config=FILE"
+                f"{key} {'lists ' + ', '.join(listed) if listed else 'is needed'}: the {len(options)} columns of "
+                f"alpha are {columns}; list them in the order of the training's `operators`, or give config=FILE"
             )
-        return tuple(listed)
+        return listed
 
 
 class PoseNFSModel(NamedTuple):
@@ -89,47 +83,35 @@ class PoseNFSModel(NamedTuple):
     backbone_fabric: PoseNFSFabric | None
 
 
-def is_posenfs(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the names of the authors' code."""
-    return any(name.endswith(".alphas") for name in state)
-
-
 def describe_posenfs(
-    state: Mapping[str, Tensor],
-    skeleton: str | None = None,
-    parts: Mapping[str, Sequence[int]] | None = None,
+    state: Mapping[str, Tensor], skeleton: str | None = None, parts: Mode | None = None
 ) -> PoseNFSModel:
     """The network that a state dict of the authors' code, without the prefix "module.", belongs to.
 
-    `skeleton`: "mpii" or "coco"; None for what the entries say. `parts`: a part mode of one's own, part -> numbers
-    of its joints. Raises PnfsError, which says which key would help, if the entries contradict each other, leave
-    something open that is not given, or describe what cannot be built here.
+    `skeleton`: "mpii" or "coco"; None for what the entries say. `parts`: a part mode of one's own. Raises
+    PnfsError, which says which key would help, if the entries contradict each other, leave something open that is
+    not given, or describe what cannot be built here.
     """
     found = [match[1] for name in state if (match := re.fullmatch(r"(\w+)\.alphas", name))]
     chosen, joints, dim = _parts(state, [n for n in found if n != "backbone"], skeleton, parts)
-    first, *others = joints
-    fabric = read_fabric(state, first)
-    for part in others:
-        if read_fabric(state, part) != fabric:
-            raise PnfsError(f"the fabrics of {first} and {part} are not alike")
+    fabrics = {part: read_fabric(state, part) for part in joints}
+    if len(set(fabrics.values())) != 1:
+        raise PnfsError(f"the fabrics of {', '.join(fabrics)} are not alike")
     backbone, size = _backbone(state)
     return PoseNFSModel(
         skeleton=chosen,
         parts={part: tuple(chosen.joints[i] for i in ids) for part, ids in joints.items()},
         vector_dim=dim,
-        fabric=fabric,
+        fabric=fabrics.popitem()[1],
         backbone=backbone,
         backbone_size=size,
-        backbone_fabric=(read_fabric(state, "backbone", _BACKBONE_CUT) if backbone == "fabric" else None),
+        backbone_fabric=read_fabric(state, "backbone", _BACKBONE_CUT) if backbone == "fabric" else None,
     )
 
 
 def _parts(
-    state: Mapping[str, Tensor],
-    names: Sequence[str],
-    skeleton: str | None,
-    parts: Mapping[str, Sequence[int]] | None,
-) -> tuple[Skeleton, Mapping[str, Sequence[int]], int]:
+    state: Mapping[str, Tensor], names: Sequence[str], skeleton: str | None, parts: Mode | None
+) -> tuple[Skeleton, Mode, int]:
     """Skeleton, part -> joints, and d, which must make the last layers' channels."""
     if parts is not None and skeleton is None:
         raise PnfsError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
@@ -138,18 +120,16 @@ def _parts(
     found = []
     for name, modes in known.items():
         for mode in modes if skeleton in (None, name) else ():
-            if set(mode) == set(names):
-                dims = {outputs[part] / len(joints) for part, joints in mode.items()}
-                if len(dims) == 1 and min(dims).is_integer():
-                    found.append((skeleton_by_name(name), mode, int(min(dims))))
+            dims = {outputs[part] / len(joints) for part, joints in mode.items() if joints and part in outputs}
+            if set(mode) == set(names) and len(dims) == 1 and min(dims).is_integer():
+                found.append((skeleton_by_name(name), mode, int(min(dims))))
     listed = ", ".join(f"{name} ({count})" for name, count in outputs.items())
     if len(found) > 1:
         raise PnfsError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
     if not found:
         raise PnfsError(
-            f"the checkpoint's parts and their output channels, {listed}, are no known part mode of "
-            f"{skeleton or 'mpii or coco'}; give dataset and parts={{part: [joint names]}}, both in the order of "
-            "their construction"
+            f"parts and their output channels, {listed}, are no known part mode of {skeleton or 'mpii or coco'}; "
+            "give dataset and parts={part: [joint names]}, both in the order of their construction"
         )
     return found[0]
 
@@ -163,7 +143,7 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     cells = {(int(m[1]), int(m[2])) for m in map(pattern.fullmatch, state) if m}
     if not cells:
         raise PnfsError(f"{prefix} has alphas, but no cell_<layer>_<scale>.channel_keep.weight")
-    first, last = min(layer for layer, _ in cells), max(layer for layer, _ in cells)
+    first, last = min(cells)[0], max(cells)[0]
     # A layer has a cell or more: a file cannot ask for a grid larger than itself.
     expected = {
         (layer, place)
@@ -176,23 +156,17 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
     channels, inputs, *_ = _entry(state, f"{prefix}.cell_{first}_0.channel_keep.weight", 4).shape
     nodes = inputs // channels
     alpha, beta = _entry(state, f"{prefix}.alphas"), _entry(state, f"{prefix}.betas")
-    edges = alpha.shape[-2] if alpha.ndim in (2, 3) else 0
+    per_cell, edges = alpha.ndim == 3, nodes * (nodes + 1) // 2
     more = any(name.startswith(f"{prefix}.cell_") and ".propress_list.3." in name for name in state)
-    if more or (nodes and edges == nodes * (nodes + 3) // 2):
-        raise PnfsError(
-            f"{prefix}: its cells have two input nodes (the paper's have one, input_nodes_num: 1); such "
-            "networks cannot be built here"
-        )
-    tables = len(alpha) if alpha.ndim == 3 else len(cells)
-    sound = nodes and edges == nodes * (nodes + 1) // 2 and not channels % 4
-    if not sound or beta.shape != (len(cells), 3) or tables != len(cells):
+    sound = nodes and alpha.shape[:-1] == ((len(cells), edges) if per_cell else (edges,)) and not channels % 4
+    if more or not sound or beta.shape != (len(cells), 3):
         raise PnfsError(
             f"{prefix}: alphas of shape {tuple(alpha.shape)} and betas of {tuple(beta.shape)} do not fit "
-            f"{len(cells)} cells of H={nodes}"
+            f"{len(cells)} cells of H={nodes}; cells with two input nodes (the paper has one) cannot be built here"
         )
     ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
     options = tuple(_operation(state, f"{ops}.{k}.") for k in range(alpha.shape[-1]))
-    return PoseNFSFabric(first + 1, last + 1, nodes, channels // 4, alpha.ndim == 3, options)
+    return PoseNFSFabric(first + 1, last + 1, nodes, channels // 4, per_cell, options)
 
 
 def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
@@ -211,21 +185,13 @@ def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
 
 def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
     """Kind and size of the backbone."""
-    kinds = {
-        "alphas": "fabric",
-        "features.": "mobilenet_v2",
-        "stage3.": "hrnet",
-        "layer4.": "resnet",
-    }
+    kinds = {"alphas": "fabric", "features.": "mobilenet_v2", "stage3.": "hrnet", "layer4.": "resnet"}
     for beginning, kind in kinds.items():
         if any(name.startswith(f"backbone.{beginning}") for name in state):
             if kind == "hrnet":
                 return kind, len(_entry(state, "backbone.transition1.0.0.weight", 4))
             return kind, resnet_depth(state, "backbone.") if kind == "resnet" else None
-    raise PnfsError(
-        "the checkpoint's backbone is none of theirs: MobileNet-V2 (backbone.features), ResNet "
-        "(backbone.layer4), HRNet (backbone.stage3) or a fabric (backbone.alphas)"
-    )
+    raise PnfsError(f"the checkpoint's backbone is none of theirs: {', '.join(kinds.values())}")
 
 
 def _entry(state: Mapping[str, Tensor], name: str, dimensions: int | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -76,15 +75,6 @@ def read_frames(
             report(error if named else DataError(f"{file.path}: {error}"))
 
 
-def count_frames(files: Sequence[InputFile]) -> int:
-    """How many frames there are about, for a progress bar; videos state their number roughly."""
-    total = len(files)
-    for video in (file for file in files if file.is_video):
-        with suppress(DataError):  # It will be reported when its turn comes.
-            total += max(0, Video(video.path).stated_frames - 1)
-    return total
-
-
 class WholeImage:
     """One person fills each picture, and a video's frames until the person is followed."""
 
@@ -97,10 +87,10 @@ class WholeImage:
 class CocoBoxes:
     """Persons from a COCO-format file: annotations, detections, or what `pnfs predict` wrote.
 
-    Pictures are found by file name: an entry fits a picture whose path ends with it. A list of
-    detections knows pictures by number alone; it fits names that are this number (000000000785.jpg), or those
-    of the COCO-format annotations `names`, which give its categories too. Frames of a video are entries with the
-    video's name as `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried boxes.
+    Pictures are found by file name: an entry fits a picture whose path ends with it. A list of detections knows
+    pictures by number alone; it fits names that are this number (000000000785.jpg). Frames of a video are entries
+    with the video's name as `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried
+    boxes.
     Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
     `threshold` (without one it is 1) are left out and counted in `left_out`.
 
@@ -110,27 +100,19 @@ class CocoBoxes:
 
     upright = False
 
-    def __init__(self, path: Path | str, *, threshold: float = 0.0, names: Path | str | None = None) -> None:
+    def __init__(self, path: Path | str, *, threshold: float = 0.0) -> None:
         self.path = where = Path(path).expanduser()
         content: Any = read_json(where)
-        described, records = content, content
-        if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-            records = content["annotations"]
-        elif not isinstance(content, list):
+        # Pictures that a list of detections does not mention have no persons.
+        self._lists_all = isinstance(content, dict)
+        if isinstance(content, list):
+            content = {"images": [], "annotations": content}
+        if not (isinstance(content, dict) and {"images", "annotations"} <= content.keys()):
             kinds = "COCO annotations (an object with images and annotations) nor detections (a list)"
             raise DataError(f"{where}: neither {kinds}")
-        elif names is None:
-            described = {}
-        else:
-            where = Path(names).expanduser()
-            described = read_json(where)
-            if not isinstance(described, dict) or "images" not in described:
-                raise DataError(f"{where}: holds no images, whose names were to be taken from it")
-        # Pictures that a list of detections does not mention have no persons.
-        self._lists_all = "images" in described
         self._sizes: dict[int, tuple[Any, ...]] = {}
         self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
-        images = Records(where, described.get("images", []), "images", lambda row, _: f"image {row}")
+        images = Records(where, content["images"], "images", lambda row, _: f"image {row}")
         told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
         told["frame_id"] = Id | None  # type: ignore[operator]
         columns = (images.column(key, kind) for key, kind in told.items())
@@ -139,11 +121,10 @@ class CocoBoxes:
             last = name.replace("\\", "/").rpartition("/")[2]
             self._by_name[last, frame].append((name.removeprefix("./"), id_))
         self._videos = {name for name, frame in self._by_name if frame is not None}
-        named = named_categories(where, described.get("categories"), "person")
-        self._add_boxes(records, named[0]["id"] if named else PERSON, threshold)
-
-    def _add_boxes(self, records: object, person: int, threshold: float) -> None:
-        table = Records(self.path, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}")
+        named = named_categories(where, content.get("categories"), "person")
+        person = named[0]["id"] if named else PERSON
+        records = content["annotations"]
+        table = Records(where, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}")
         boxes, scores = table.numbers("bbox", 4), table.numbers("score", missing=1.0)
         image_ids = np.array(table.column("image_id", Id), np.int64)
         if self._lists_all:
@@ -194,8 +175,8 @@ class CocoBoxes:
             raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")
         if not self._lists_all and (frame is not None or not file.path.stem.isdecimal()):
             raise DataError(
-                f"{file.path}: {self.path} knows pictures by number alone and this name is none; give the "
-                "annotations that hold the names (box_names=<file>)"
+                f"{file.path}: {self.path} knows pictures by number alone and this name is none; name a file "
+                "with images and annotations"
             )
         return None if self._lists_all else int(file.path.stem)
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from pnfs.data.images import DataError, require_size, to_bytes
+from pnfs.data.images import DataError, require_size
 from pnfs.data.readers import located
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -99,8 +99,7 @@ def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]
     False reads the pixels as they are stored, which is what the boxes of datasets refer to.
 
     Raises:
-        DataError: It is missing, damaged, cut off, too large, or no picture, or its numbers have no known
-            scale (see `pnfs.data.images.to_bytes`).
+        DataError: It is missing, damaged, cut off, too large, no picture, or one of more than 8 bits a channel.
     """
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
@@ -110,11 +109,8 @@ def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]
             # Unlike OpenCV, which fills up with grey, Pillow refuses files that end too early.
             picture.load()
             turned = ImageOps.exif_transpose(picture) if upright else picture
-            if turned.mode.startswith(("I", "F")):
-                # Pillow would cut numbers at 255 instead of scaling them. It reads 16 bits as 32
-                # where they have a sign.
-                bits = 16 if picture.format == "PNG" or turned.mode.startswith("I;16") else None
-                turned = Image.fromarray(to_bytes(np.asarray(turned), bits))
+            if turned.mode.startswith(("I", "F")):  # Pillow would cut numbers at 255.
+                raise DataError(f"{path}: not a picture of 8 bits a channel; save it as one")
             return np.array(turned.convert("RGB"))
     except DataError:
         raise

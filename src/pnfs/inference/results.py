@@ -1,4 +1,4 @@
-"""What predictions leave behind: overlays, one COCO-format file, a table of joints, score maps as pictures."""
+"""What predictions leave behind: overlays, one COCO-format file, a table of joints."""
 
 import csv
 import io
@@ -19,7 +19,6 @@ from pnfs.inference.inputs import InputFile
 from pnfs.inference.poses import Prediction
 from pnfs.inference.predictor import JOINT_THRESHOLD
 from pnfs.viz.poses import draw_persons
-from pnfs.viz.sheets import score_map_sheet
 from pnfs.viz.style import save_image
 
 RESULT_FILE, TABLE_FILE = "keypoints.json", "keypoints.csv"
@@ -28,11 +27,10 @@ _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class ResultFolder:
-    """Overlays, `keypoints.json`, `keypoints.csv` and, if wanted, score maps; complete also after an interruption.
+    """Overlays, `keypoints.json` and `keypoints.csv`; complete also after an interruption.
 
     An overlay has the name of its picture or video below `overlays/`; ".png" is added to a picture of
-    another format than PNG and JPEG, ".mp4" to a video of another format. Score maps lie below
-    `score_maps/`, a folder for each picture, a sheet for each person.
+    another format than PNG and JPEG, ".mp4" to a video of another format.
 
     `keypoints.json` is a COCO-format dataset, which pycocotools loads and `pnfs predict` reads boxes from. A
     joint's flag is 2 where it scores `score_threshold` or more, else 1; `keypoint_scores` holds the scores
@@ -41,7 +39,7 @@ class ResultFolder:
     numbers, a joint a row; `person` is the track, or in a picture the place among its persons, from 1.
 
     Joints that score less than `score_threshold` are drawn hollow. `info` is what the numbers depend on (runtime,
-    smoothing). For score maps predictions must hold them.
+    smoothing).
     """
 
     def __init__(
@@ -51,11 +49,10 @@ class ResultFolder:
         skeleton: Skeleton,
         score_threshold: float = JOINT_THRESHOLD,
         overlays: bool = True,
-        score_maps: bool = False,
         info: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.skeleton, self.score_threshold = folder, skeleton, score_threshold
-        self.overlays, self.score_maps = overlays, score_maps
+        self.overlays = overlays
         self.images: list[dict[str, Any]] = []
         self.persons: list[dict[str, Any]] = []
         self._videos: list[dict[str, Any]] = []
@@ -117,8 +114,6 @@ class ResultFolder:
             self._rows += [(name, *place, number, *joint) for joint in joints]
         if self.overlays:
             self._write_overlay(frame, prediction)
-        if self.score_maps:
-            self._write_maps(frame, prediction)
 
     def _person(self, prediction: Prediction, n: int) -> dict[str, Any]:
         joints, scores = prediction.joints[n].astype(float), prediction.scores[n].astype(float)
@@ -170,17 +165,6 @@ class ResultFolder:
         while self._names.setdefault(name, file.name) != file.name:
             name += suffixes[0]
         return name
-
-    def _write_maps(self, frame: Frame, prediction: Prediction) -> None:
-        if (maps := prediction.maps) is None:
-            return
-        shown, names = maps.part_maps, maps.names
-        if shown is None:
-            shown, names = maps.joint_maps, self.skeleton.joints
-        prefix = "" if frame.index is None else f"frame_{frame.index:06d}_"
-        for n, crop in enumerate(maps.crops):
-            path = self.folder / "score_maps" / frame.file.name / f"{prefix}person_{n:03d}.png"
-            save_image(path, score_map_sheet(crop, shown[n], names))
 
     def _close_video(self) -> None:
         if self._writer is not None:

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnfs.errors import PnfsError
-from pnfs.models.layers import AddScaled, Map, PartConv2d
-from pnfs.models.operations import Operations, Skip
+from pnfs.models.layers import Map, PartConv2d
+from pnfs.models.operations import Operations, Skip, weighted_sum
 
 
 def cell_edges(nodes: int) -> list[tuple[int, int]]:
@@ -52,22 +52,13 @@ class Cell(nn.Module):
             self.edges.append(nn.ModuleDict({name: o for name, (o, _) in built.items()}))
             self.terms[target - 1] += [(o, source, row, column) for o, column in built.values()]
         for terms in self.terms:
-            # A skip that is added onto a sum costs one pass over the maps.
             terms.sort(key=lambda term: isinstance(term[0], Skip))
         self.output = PartConv2d(parts, nodes * channels, channels, 1, bias=True)
 
     def forward(self, h_0: Map, mixing: Float[Tensor, "P E O"]) -> Map:
         hidden = [h_0]
         for terms in self.terms:
-            total: Map | None = None
-            for operation, source, row, column in terms:
-                weight = mixing[:, row, column]
-                if total is None:
-                    total = operation(hidden[source], weight)
-                elif isinstance(operation, Skip):
-                    total = AddScaled.apply(total, hidden[source], weight)
-                else:
-                    total = total + operation(hidden[source], weight)
+            total = weighted_sum([(o, hidden[source], mixing[:, row, column]) for o, source, row, column in terms])
             hidden.append(torch.zeros_like(h_0) if total is None else total)
         if len(hidden) == 2:
             return self.output(hidden[1])

@@ -11,8 +11,8 @@ from torch.func import functional_call
 
 from pnfs.errors import PnfsError
 from pnfs.models.cell import Cell
-from pnfs.models.layers import AddScaled, Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weighted
-from pnfs.models.operations import PAPER, SUBNETWORK_OPERATIONS, FabricRules, Operations, Skip
+from pnfs.models.layers import Alphas, Betas, Map, PartBatchNorm2d, PartConv2d, Weighted
+from pnfs.models.operations import PAPER, SUBNETWORK_OPERATIONS, FabricRules, Operations, Skip, weighted_sum
 from pnfs.models.wiring import NEIGHBOURS, SCALES, CellWiring, KeptCell, KeptCells, Theta, sources
 
 softmax: Callable[[Tensor], Tensor] = partial(torch.softmax, dim=-1)
@@ -82,7 +82,6 @@ class GridCell(nn.Module):
             (self.transforms[name] if name else Skip(parts, channels), source, columns)
             for name, (_, source, columns) in found.items()
         ]
-        # The identity is added onto the sum of the others.
         self.terms.sort(key=lambda term: isinstance(term[0], Skip))
         self.cell = Cell(parts, channels, nodes, operations, None if kept is None else kept.edges)
 
@@ -90,17 +89,9 @@ class GridCell(nn.Module):
         self, previous: Mapping[int, Map], alpha: Float[Tensor, "P E O"], beta: Float[Tensor, "P 3"]
     ) -> Map:
         """Maps of the previous layer, scale -> (B, P*C*s, h/s, w/s), to the cell's output."""
-        h_0: Map | None = None
-        for transform, source, columns in self.terms:
-            weight, x = beta[:, columns[0]], previous[source]
-            for column in columns[1:]:
-                weight = weight + beta[:, column]
-            if h_0 is None:
-                h_0 = transform(x, weight)
-            elif isinstance(transform, Skip):
-                h_0 = AddScaled.apply(h_0, x, weight)
-            else:
-                h_0 = h_0 + transform(x, weight)
+        weights = [sum([beta[:, n] for n in rest], beta[:, first]) for *_, (first, *rest) in self.terms]
+        terms = zip(self.terms, weights, strict=True)
+        h_0 = weighted_sum([(t, previous[source], weight) for (t, source, _), weight in terms])
         assert h_0 is not None  # A cell has at least one connection.
         return self.cell(F.relu(h_0) if self.rectify else h_0, alpha)
 
@@ -236,12 +227,12 @@ class NeuralFabrics(nn.Module):
         """
         alpha, beta = self.mixing_weights()
         finest, parts = inputs[min(inputs)], len(self.part_names)
-        # One part after the other is faster on a CPU (two cores, channels-last) but for small maps, and for
-        # inference at batch 1 with any number of parts.
-        large = finest[:, 0].numel() > FEW_PIXELS if self.training else len(finest) > 2
-        pays = large or parts > 3 if self.training else large and parts > 3
-        traced = torch.compiler.is_compiling()
-        in_turn = self._template and finest.is_cpu and pays and not traced
+        in_turn = False
+        if self._template and finest.is_cpu and not torch.compiler.is_compiling():
+            # One part after the other is faster on a CPU (two cores, channels-last) but for small maps, and for
+            # inference at batch 1 with any number of parts.
+            large = finest[:, 0].numel() > FEW_PIXELS if self.training else len(finest) > 2
+            in_turn = large or parts > 3 if self.training else large and parts > 3
         if self.kept is None and not in_turn:
             return self.cells(inputs, alpha, beta)
         # All tensors of a grid hold part after part along the first dimension.

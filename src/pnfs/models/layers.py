@@ -121,31 +121,12 @@ class Weighted(nn.Module):
             x = F.batch_norm(x, mean, var, scale, shift, last.training, momentum, last.eps)
         if last is not None:
             return x
-        return x * weight.repeat_interleave(x.shape[1] // len(weight)).view(1, -1, 1, 1)
+        return x * spread(weight, x)
 
 
-class AddScaled(torch.autograd.Function):
-    """total + x * weight; the gradient of a single weight is a dot product, so that grad * x is never written."""
-
-    @staticmethod
-    def forward(ctx: Any, total: Map, x: Map, weight: Weight) -> Map:
-        ctx.save_for_backward(x, weight)
-        scale = weight.repeat_interleave(x.shape[1] // len(weight))
-        return torch.addcmul(total, x, scale.view(1, -1, 1, 1))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Map) -> tuple[Map, Map, Weight | None]:
-        (grad,) = grads
-        x, weight = ctx.saved_tensors
-        scale = weight.repeat_interleave(x.shape[1] // len(weight)).view(1, -1, 1, 1)
-        along = None
-        if ctx.needs_input_grad[2] and len(weight) == 1 and x.is_cpu and x.dtype == grad.dtype:
-            # (B, C, h, w) -> (B*h*w*C), as channels-last memory is.
-            flat = [t.permute(0, 2, 3, 1).reshape(-1) for t in (grad, x)]
-            along = torch.dot(*flat).view(1)
-        elif ctx.needs_input_grad[2]:
-            along = (grad * x).sum((0, 2, 3)).view(len(weight), -1).sum(1)
-        return grad, grad * scale, along
+def spread(weight: Weight, x: Map) -> Float[Tensor, "1 PC 1 1"]:
+    """One number a part for each channel of a map."""
+    return weight.repeat_interleave(x.shape[1] // len(weight)).view(1, -1, 1, 1)
 
 
 def shifted_sums(x: Map) -> Map:

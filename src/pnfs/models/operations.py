@@ -3,15 +3,16 @@
 A new operation (section III-B) is a class like those here and a line of YAML.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import nn
 
 from pnfs.errors import PnfsError
-from pnfs.models.layers import PartBatchNorm2d, PartConv2d, Weighted
+from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted, spread
 
 
 class Operation(Weighted):
@@ -29,6 +30,18 @@ class Skip(Operation):
 
     def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
+
+
+def weighted_sum(terms: Sequence[tuple[nn.Module, Map, Weight]]) -> Map | None:
+    """Sum of weight * o(x); a skip is added onto the others in one pass over the maps, so it should come last."""
+    total: Map | None = None
+    for operation, x, weight in terms:
+        if total is not None and isinstance(operation, Skip):
+            total = torch.addcmul(total, x, spread(weight, x))
+        else:
+            term = operation(x, weight)
+            total = term if total is None else total + term
+    return total
 
 
 class SeparableConv(Operation):

@@ -109,6 +109,7 @@ def draw_pose(
     # All outlines come first, so that none cuts through a limb drawn earlier.
     for outline in (True, False):
         for a, b in limbs:
+            # A limb has the side of its ends, unless they are on different ones.
             ends: set[Side] = {sides[a], sides[b]}
             ends.discard("centre")
             colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torchmetrics import Metric
 
 from pnfs.body import Skeleton
@@ -49,8 +49,7 @@ class PoseDataset(ABC):
         if not (math.isfinite(padding) and padding > 0):
             raise DataError(f"padding must be a positive factor of the person box, not {padding}")
         self.root = Path() if root is None else Path(root).expanduser()
-        self.padding = float(padding)
-        self.check_images = check_images
+        self.padding, self.check_images = float(padding), check_images
         self._persons: dict[str, Persons] = {}
         self.require_files(self.required)
 
@@ -85,6 +84,15 @@ class PoseDataset(ABC):
         """A digest of what the split's metric reads beside the persons; "" where it reads nothing else."""
         return ""
 
+    def image_names(self, split: str) -> Mapping[int, str]:
+        """Number -> file name of the images that poses in a file may be in."""
+        persons = self.persons(split)
+        return {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
+
+    def image_numbers(self, split: str) -> Int64[np.ndarray, " N"]:
+        """The number of each person's image, a key of `image_names`."""
+        return self.persons(split).image_index
+
     def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """Scores beside those of the metric that are too slow to compute after every epoch."""
         return {}
@@ -107,8 +115,7 @@ class PoseDataset(ABC):
     def require_split(self, split: str) -> None:
         """Raises DataError if there is no such split."""
         if split not in self.splits:
-            splits = ", ".join(self.splits)
-            raise DataError(f"{self.name} has no split {split!r}; there are {splits}")
+            raise DataError(f"{self.name} has no split {split!r}; there are {', '.join(self.splits)}")
 
     def require_files(self, relative: Sequence[str]) -> None:
         """Raises DataError unless these files and folders lie below `root`."""
@@ -116,8 +123,7 @@ class PoseDataset(ABC):
         if missing and not self.root.is_dir():
             missing = [f"the folder {self.root}"]
         if missing:
-            found = f"missing: {', '.join(missing)}{located(self.root)}"
-            raise DataError(f"{self.name}: {found}.\n{self.guide}")
+            raise DataError(f"{self.name}: missing: {', '.join(missing)}{located(self.root)}.\n{self.guide}")
 
     def image_files(self, split: str, folder: str, paths: Sequence[str]) -> ImageFiles:
         """The images of a split, in a folder below `root`, looked for if `check_images` says so.
@@ -126,12 +132,10 @@ class PoseDataset(ABC):
         """
         images = ImageFiles(self.root / folder, paths)
         if missing := images.missing() if self.check_images else []:
-            examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             raise DataError(
-                f"{self.name} {split}: {len(missing)} of {len(set(paths))} images are missing from "
-                f"{images.root}{located(images.root)}: {examples}. Complete the folder; with "
-                "check_images=False the run starts anyway and stops at the first image that it "
-                f"cannot read.\n{self.guide}"
+                f"{self.name} {split}: {len(missing)} of {len(set(paths))} images are missing from {images.root}"
+                f"{located(images.root)}: {', '.join(missing[:3])}, … Complete it; check_images=False starts "
+                f"anyway and stops at the first image that it cannot read.\n{self.guide}"
             )
         return images
 
@@ -158,10 +162,9 @@ def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
                 raise
             continue
         # LSP's "val" is its "test".
-        if persons.visibility.any() and not any(persons is other for other in found.values()):
-            found[name] = persons
-    named = [replace(p, ids=np.char.add(f"{name}/", p.ids)) for name, p in found.items()]
+        if persons.visibility.any() and all(persons.joints is not other.joints for other in found.values()):
+            found[name] = replace(persons, ids=np.char.add(f"{name}/", persons.ids))
     whole = copy.copy(dataset)
     whole.splits, whole.joined_splits = (*dataset.splits, ALL), tuple(found)
-    whole._persons = {ALL: joined(f"{dataset.name}, {' and '.join(found)}", named)}
+    whole._persons = {ALL: joined(f"{dataset.name}, {' and '.join(found)}", list(found.values()))}
     return whole

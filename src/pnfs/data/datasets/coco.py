@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float32, Int64
 from torchvision.ops import box_iou
 
 from pnfs import body
 from pnfs.body import Skeleton, skeleton_by_name
-from pnfs.data.coco_format import Annotations, Wanted, read_annotations
+from pnfs.data import coco_format
+from pnfs.data.coco_format import Annotations, PersonsInBoxes, Wanted, image_table
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.datasets.coco_boxes import (
-    PersonsInBoxes,
-    detected_persons,
-    labelled_persons,
-    write_results,
-)
 from pnfs.data.geometry import fit_box
 from pnfs.data.images import DataError
-from pnfs.data.persons import Persons
+from pnfs.data.persons import UNLABELLED, counted
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
-from pnfs.errors import PnfsError
+from pnfs.data.readers import read_json
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility, similarity_sigmas
 
@@ -33,19 +29,14 @@ Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
 MATCHING_OVERLAP = 0.5  # Intersection over union from which a detected box is a labelled person's.
 
-_KEYPOINTS, _DETECTIONS = "annotations/person_keypoints_", "person_detection_results/COCO_"
 FILES: Mapping[str, Mapping[str, str]] = {
-    "train": {"annotations": f"{_KEYPOINTS}train2017.json", "images": "images/train2017"},
-    "val": {
-        "annotations": f"{_KEYPOINTS}val2017.json",
-        "images": "images/val2017",
-        "detections": f"{_DETECTIONS}val2017_detections_AP_H_56_person.json",
-    },
-    "test": {
-        "annotations": "annotations/image_info_test-dev2017.json",
-        "images": "images/test2017",
-        "detections": f"{_DETECTIONS}test-dev2017_detections_AP_H_609_person.json",
-    },
+    split: {"annotations": f"annotations/{labels}2017.json", "images": f"images/{split}2017"}
+    | ({"detections": f"person_detection_results/COCO_{boxes}_person.json"} if boxes else {})
+    for split, labels, boxes in (
+        ("train", "person_keypoints_train", ""),
+        ("val", "person_keypoints_val", "val2017_detections_AP_H_56"),
+        ("test", "image_info_test-dev", "test-dev2017_detections_AP_H_609"),
+    )
 }
 """COCO's own layout below root."""
 
@@ -60,16 +51,10 @@ class COCO(PoseDataset):
     The person box has the centre of the clipped box and its (width, height) × `padding`. `reference_length` is the
     square root of the annotated (segment) area in px, the scale s of OKS. With `boxes="detected"` the persons of
     all splits but "train" are a detector's boxes as they stand, without labels. COCO's split "test" is test-dev,
-    without public labels: its scores are nan.
+    without public labels: its scores are nan. As in HRNet's code OKS-NMS takes areas of boxes with the aspect of
+    `input_size`, or 4:3. Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box.
 
-    Args (see conf/dataset/coco.yaml for the others):
-        joint_threshold: A person's score is the box's times the mean of the joints that score more.
-        nms: Several predictions of one person: "oks" drops, "soft" ranks lower and keeps 20 an image,
-            "none" keeps all; of one person are two with more OKS than `nms_threshold`.
-        input_size: (height, width) of the network's crops, to whose aspect HRNet's code fits a box before it takes
-            its area for OKS-NMS; None: 4:3, as the published crops have.
-        skeleton: Joints of the category: a skeleton, its name, or its description (see `pnfs.body.Skeleton`).
-        files: Split -> "annotations", "images" and perhaps "detections" below `root`; None: COCO's own.
+    Arguments are the keys of conf/dataset/coco.yaml, which explains them.
     """
 
     name = "COCO"
@@ -78,10 +63,9 @@ class COCO(PoseDataset):
 Expected layout below root:
   images/train2017/   images/val2017/   000000000139.jpg, …
   annotations/person_keypoints_train2017.json   annotations/person_keypoints_val2017.json
-Images ("2017 Train/Val images") and annotations ("2017 Train/Val annotations"):
-https://cocodataset.org/#download
+"2017 Train/Val images" and "2017 Train/Val annotations" of https://cocodataset.org/#download.
 Split "test" is test-dev: images/test2017/ and annotations/image_info_test-dev2017.json.
-Then set root to that folder."""
+boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
 
     def __init__(
         self,
@@ -103,16 +87,11 @@ Then set root to that folder."""
         for key, value, kind in (("boxes", boxes, Boxes), ("nms", nms, Suppression)):
             if value not in get_args(kind):
                 raise DataError(f"COCO: {key} is {', '.join(get_args(kind))}, not {value!r}")
-        self.files = FILES if files is None else files
-        self.required = ("images",)
-        if files is not None:
-            self.splits, self.required = tuple(files), ()
-            wrong = [s for s in files if not {"annotations", "images"} <= files[s].keys()]
-            if wrong or not {"train", "val"} <= files.keys():
-                raise DataError("files needs train and val, and annotations and images for each")
-            listed = "\n".join(f"  {split}: {', '.join(files[split].values())}" for split in files)
-            self.guide = f"Expected below root:\n{listed}"
-        self.required += tuple(self.files[split]["annotations"] for split in ("train", "val"))
+        self.files, self.splits = files or FILES, tuple(files or FILES)
+        wrong = [split for split in self.files.values() if not {"annotations", "images"} <= split.keys()]
+        if wrong or not {"train", "val"} <= self.files.keys():
+            raise DataError("files needs train and val, and annotations and images for each")
+        self.required = tuple(self.files[s][key] for s in ("train", "val") for key in ("annotations", "images"))
         self.skeleton = skeleton_by_name(skeleton)
         if self.skeleton.name != body.COCO.name:
             self.name = f"COCO ({self.skeleton.name})"
@@ -122,24 +101,26 @@ Then set root to that folder."""
         self.detections = None if detections is None else Path(detections).expanduser()
         self.box_threshold, self.joint_threshold = box_threshold, joint_threshold
         self.nms, self.nms_threshold = nms, nms_threshold
-        # Published crops (192×256, 288×384) are 3 to 4.
         self.aspect = 0.75 if input_size is None else input_size[1] / input_size[0]
         self.sigmas = similarity_sigmas(self.skeleton)
         self._annotations: dict[str, Annotations] = {}
-        self._boxes: dict[tuple[str, str], PersonsInBoxes] = {}
+        self._read: dict[tuple[str, bool], PersonsInBoxes] = {}
 
-    def load(self, split: str) -> Persons:
-        """Ids are COCO's annotation ids, or "<image id>/<n>" for the image's n-th detected box."""
-        return self._loaded(split).persons
+    def load(self, split: str) -> PersonsInBoxes:
+        self.require_split(split)
+        key = split, self._is_detected(split)
+        if key not in self._read:
+            self._read[key] = (self._detected if key[1] else self._labelled)(split)
+        return self._read[key]
 
     def metric(self, split: str) -> OKSAveragePrecision:
         """COCO's keypoint average precision; `sample_index` are rows of `persons(split)`."""
-        loaded = self._loaded(split)
+        persons = self.load(split)
         return OKSAveragePrecision(
             truth=self.annotations(split),
-            image_ids=loaded.image_ids,
-            areas=fit_box(loaded.persons.box_size, self.aspect).prod(axis=-1),
-            box_scores=loaded.scores,
+            image_ids=persons.image_ids,
+            areas=fit_box(persons.box_size, self.aspect).prod(axis=-1),
+            box_scores=persons.box_scores,
             sigmas=self.sigmas,
             joint_threshold=self.joint_threshold,
             nms_threshold=None if self.nms == "none" else self.nms_threshold,
@@ -148,26 +129,22 @@ Then set root to that folder."""
 
     def evaluation_choices(self, split: str) -> Mapping[str, Any]:
         """Boxes, how they are chosen, and what becomes of several predictions of one person."""
-        choices: dict[str, Any] = {"boxes": self._boxes_of(split).replace("_", " ")}
-        if self._boxes_of(split) == "detected":
-            choices["detections"] = self._detections_path(split).name
-            choices["box_threshold"] = self.box_threshold
+        choices: dict[str, Any] = {"boxes": "ground truth"}
+        if self._is_detected(split):
+            file = self._detections_path(split).name
+            choices = {"boxes": "detected", "detections": file, "box_threshold": self.box_threshold}
         choices |= {"joint_threshold": self.joint_threshold, "nms": self.nms}
         return choices if self.nms == "none" else choices | {"nms_threshold": self.nms_threshold}
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """Labelled persons with the detected boxes that overlap them most, each used once."""
-        if self._boxes_of(split) == "ground_truth" or self._unlabelled(split):
+        if not self._is_detected(split) or self._unlabelled(split):
             return super().matches(split, predictions)
-        labelled, found = self.labelled(split), self._loaded(split)
+        labelled, found = self.in_labelled_boxes().load(split), self.load(split)
         ours, theirs = labelled.corners(), found.corners()
-        rows = matched_by_image(
-            labelled.image_ids,
-            found.image_ids,
-            lambda m, n: box_iou(ours[m], theirs[n]).numpy(),
-            MATCHING_OVERLAP,
-        )
-        return Matches(labelled.persons, predictions, rows)
+        images = labelled.image_ids, found.image_ids
+        rows = matched_by_image(*images, lambda m, n: box_iou(ours[m], theirs[n]).numpy(), MATCHING_OVERLAP)
+        return Matches(labelled, predictions, rows)
 
     def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
         """AP and AR over visible joints alone and over occluded joints alone, fractions."""
@@ -177,19 +154,12 @@ Then set root to that folder."""
         return evaluate_by_visibility(poses, self.annotations(split), self.sigmas)
 
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
-        """Writes the results file that COCO's server takes, duplicates left out.
-
-        Raises PnfsError if the method's name cannot stand in the file's.
-        """
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-            raise PnfsError(
-                f"the method's name {name!r} goes into the results file's name: letters, digits, "
-                "dots, dashes and underscores only"
-            )
+        """Writes the results file that COCO's server takes, duplicates left out."""
         test_set = {"val": "val2017", "test": "test-dev2017"}.get(split, split)
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
         path = folder / f"person_keypoints_{test_set}_{name}_results.json"
         poses, rows = self._poses(split, predictions)
-        return write_results(path, self.annotations(split), poses, predictions.scores[rows])
+        return coco_format.write_results(path, self.annotations(split), poses, predictions.scores[rows])
 
     def labels_digest(self, split: str) -> str:
         """A digest of the files that `metric` reads crowds, areas, images without persons and detected boxes from;
@@ -199,9 +169,16 @@ Then set root to that folder."""
             files.append(self._detections_path(split))
         return "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
 
+    def image_names(self, split: str) -> Mapping[int, str]:
+        """COCO's image ids -> file names, also of images without persons."""
+        return {number: name for number, (name, _) in image_table(self.annotations(split)).items()}
+
+    def image_numbers(self, split: str) -> Int64[np.ndarray, " N"]:
+        return self.load(split).image_ids
+
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
-        return self._loaded(split).scores if self._boxes_of(split) == "detected" else None
+        return self.load(split).box_scores if self._is_detected(split) else None
 
     def in_labelled_boxes(self) -> "COCO":
         """The dataset in ground-truth boxes; what was read is shared."""
@@ -218,23 +195,20 @@ Then set root to that folder."""
             return self._annotations[split]
         file, labelled = self.files[split]["annotations"], not self._unlabelled(split)
         self.require_files([file])
-        path = self.root / file
-        read = read_annotations(path, self.skeleton, category=self.category, labelled=labelled)
+        read = coco_format.read_annotations(
+            self.root / file, self.skeleton, category=self.category, labelled=labelled
+        )
         if split != "train":  # Too large to be kept for nothing.
             self._annotations[split] = read
         return read
-
-    def labelled(self, split: str) -> PersonsInBoxes:
-        """The persons in ground-truth boxes."""
-        return self._loaded(split, "ground_truth")
 
     def _poses(self, split: str, predictions: Predictions) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
         """The predictions without duplicates, and which ones they are."""
         samples = np.arange(len(predictions))
         return self.metric(split).poses(predictions.locations, predictions.scores, samples)
 
-    def _boxes_of(self, split: str) -> Boxes:
-        return "ground_truth" if split == "train" else self.boxes
+    def _is_detected(self, split: str) -> bool:
+        return split != "train" and self.boxes == "detected"
 
     def _unlabelled(self, split: str) -> bool:
         """Whether the split's file is a list of images, as COCO has them for its test sets."""
@@ -245,18 +219,81 @@ Then set root to that folder."""
             raise DataError(f"{self.name}: boxes=detected needs detections=<file> for {split!r}")
         return self.detections or self.root / self.files[split]["detections"]
 
-    def _loaded(self, split: str, boxes: Boxes | None = None) -> PersonsInBoxes:
-        self.require_split(split)
-        boxes = boxes or self._boxes_of(split)
-        if (split, boxes) not in self._boxes:
-            if boxes == "detected":
-                found = detected_persons(self, split, self._detections_path(split))
-            elif self._unlabelled(split):
-                raise DataError(
-                    f"{self.name}: split {split!r} has no public labels, so no ground-truth boxes: "
-                    "choose boxes=detected"
-                )
-            else:
-                found = labelled_persons(self, split)
-            self._boxes[split, boxes] = found
-        return self._boxes[split, boxes]
+    def _labelled(self, split: str) -> PersonsInBoxes:
+        """The usable persons of a split's annotations, in ground-truth boxes."""
+        if self._unlabelled(split):
+            raise DataError(f"{self.name}: split {split!r} has no public labels: choose boxes=detected")
+        read = self.annotations(split)
+        table = image_table(read)
+        sizes = np.array([table[i][1] for i in read.image_ids.tolist()]).reshape(-1, 2)
+        # Clipped to the image as HRNet does: from the box's first to its last pixel, one less than its width.
+        low = np.maximum(read.boxes[:, :2], 0)
+        high = np.minimum(sizes - 1, low + np.maximum(read.boxes[:, 2:] - 1, 0))
+        fewest = self.min_labelled if split == "train" else 1
+        labelled = (read.visibility > UNLABELLED).sum(-1)
+        keep, reasons = np.ones(len(read.ids), bool), {}
+        for reason, wrong in (
+            (coco_format.CROWD, read.crowd),
+            (coco_format.NO_JOINTS, labelled == 0),
+            (coco_format.STATED_ZERO, ~read.usable),
+            (coco_format.EMPTY_BOX, ~(high - low > 0).all(-1)),
+            (f"with fewer than {fewest} labelled joints", labelled < fewest),
+        ):
+            # Each is counted by the first reason that applies.
+            reasons[reason] = keep & wrong
+            keep &= ~wrong
+        low, high = low[keep], high[keep]
+        return self._in_boxes(
+            split,
+            table,
+            name=f"{self.name} {split}",
+            ids=read.ids[keep].astype(np.str_),
+            image_ids=read.image_ids[keep],
+            joints=read.joints[keep].astype(np.float32),
+            visibility=read.visibility[keep].astype(np.int8),
+            center=(low + high) / 2,
+            size=high - low,
+            reference_length=np.sqrt(read.area[keep]).astype(np.float32),
+            box_scores=np.ones(len(low), np.float32),
+            left_out={**read.left_out, **counted(reasons)},
+            remarks=read.remarks,
+            file=read.where,
+        )
+
+    def _detected(self, split: str) -> PersonsInBoxes:
+        """The persons that a detector found, as they stand in its results file."""
+        path, read = self._detections_path(split), self.annotations(split)
+        found, left_out = coco_format.read_results(path, read_json(path), read, {"bbox": 4})
+        empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < self.box_threshold
+        reasons = {"without extent": empty, f"that score less than {self.box_threshold}": low & ~empty}
+        image_ids, boxes, scores = (found[key][~empty & ~low] for key in ("image_id", "bbox", "score"))
+        count, joints = len(boxes), len(self.skeleton)
+        places = pd.Series(image_ids).groupby(image_ids).cumcount()
+        return self._in_boxes(
+            split,
+            image_table(read),
+            name=f"{self.name} {split}, detected boxes",
+            ids=np.array([f"{image}/{n}" for image, n in zip(image_ids, places, strict=True)], np.str_),
+            image_ids=image_ids,
+            joints=np.zeros((count, joints, 2), np.float32),
+            visibility=np.full((count, joints), UNLABELLED, np.int8),
+            center=boxes[:, :2] + boxes[:, 2:] / 2,
+            size=boxes[:, 2:],
+            reference_length=np.full(count, np.nan, np.float32),
+            box_scores=scores.astype(np.float32),
+            left_out=left_out | counted(reasons),
+            file=str(path),
+        )
+
+    def _in_boxes(self, split: str, table: Mapping[int, Any], size: np.ndarray, **columns: Any) -> PersonsInBoxes:
+        """Persons in images of the annotation file's table; boxes of (width, height) `size` are padded here."""
+        used, image_index = np.unique(columns["image_ids"], return_inverse=True)
+        names = [table[image_id][0] for image_id in used.tolist()]
+        columns["center"] = columns["center"].astype(np.float32)
+        return PersonsInBoxes(
+            skeleton=self.skeleton,
+            images=self.image_files(split, self.files[split]["images"], names),
+            image_index=image_index.astype(np.int64),
+            box_size=(size * self.padding).astype(np.float32),
+            **columns,
+        )

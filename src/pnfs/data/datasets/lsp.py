@@ -10,7 +10,7 @@ from jaxtyping import Float, Int8
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError, list_files
-from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons
+from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons, counted
 from pnfs.data.readers import finite_rows, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, torso_size
 
@@ -40,11 +40,7 @@ class LSP(PoseDataset):
     held_out = "test"  # Split of those that are not trained on.
 
     def __init__(
-        self,
-        root: Path | str,
-        test_from: int = 1001,
-        padding: float = 1.25,
-        check_images: bool = True,
+        self, root: Path | str, test_from: int = 1001, padding: float = 1.25, check_images: bool = True
     ) -> None:
         super().__init__(root, padding, check_images)
         self.held_out_from = test_from
@@ -63,36 +59,34 @@ class LSP(PoseDataset):
 
     def load(self, split: str) -> Persons:
         joints, visibility = self._labels
-        rows = np.arange(len(joints))
-        rows = rows[(rows >= self.held_out_from - 1) == (split != "train")]
-        labelled = visibility[rows] > UNLABELLED
-        low = np.where(labelled[..., None], joints[rows], np.inf).min(axis=1)
-        high = np.where(labelled[..., None], joints[rows], -np.inf).max(axis=1)
-        side, enough = (high - low).max(-1), labelled.sum(-1) >= 2
-        usable = enough & (side > 0)
-        left_out = {
-            "with fewer than two labelled joints": int((~enough).sum()),
-            "with all labelled joints on one point": int((enough & ~usable).sum()),
-        }
-        rows, center, side = rows[usable], (low[usable] + high[usable]) / 2, side[usable]
-        joints, visibility = joints[rows], visibility[rows]
-        standard = {number: self.image_format.format(number) for number in (rows + 1).tolist()}
+        held_out = np.arange(len(joints)) >= self.held_out_from - 1
+        labelled = visibility > UNLABELLED
+        low = np.where(labelled[..., None], joints, np.inf).min(axis=1)
+        high = np.where(labelled[..., None], joints, -np.inf).max(axis=1)
+        side, few = (high - low).max(-1), labelled.sum(-1) < 2
+        ours, on_one_point = held_out == (split != "train"), (side == 0) & ~few
+        rows = np.flatnonzero(ours & ~few & ~on_one_point)
+        joints, visibility, side = joints[rows], visibility[rows], side[rows]
+        standard = [self.image_format.format(row + 1) for row in rows.tolist()]
         # An image that is not there keeps its standard name, which messages then give.
-        names = [self._image_names.get(number, name) for number, name in standard.items()]
+        names = [self._image_names.get(row + 1, name) for row, name in zip(rows.tolist(), standard, strict=True)]
         return Persons(
             name=f"{self.name} {split}",
             skeleton=self.skeleton,
             images=self.image_files(split, "images", names),
-            ids=np.array([Path(name).stem for name in standard.values()], dtype=np.str_),
+            ids=np.array([Path(name).stem for name in standard], dtype=np.str_),
             image_index=np.arange(len(rows), dtype=np.int64),
             joints=joints.astype(np.float32),
             visibility=visibility,
-            center=center.astype(np.float32),
+            center=((low[rows] + high[rows]) / 2).astype(np.float32),
             box_size=(self.padding * np.stack([side, side], axis=-1)).astype(np.float32),
             reference_length=torso_size(joints, visibility, self.skeleton).astype(np.float32),
-            left_out={reason: count for reason, count in left_out.items() if count},
+            left_out=counted({
+                "with fewer than two labelled joints": ours & few,
+                "with all labelled joints on one point": ours & on_one_point,
+            }),
             file=str(self.root / "joints.mat"),
-        )
+        )  # fmt: skip
 
     @cached_property
     def _labels(self) -> tuple[Float[np.ndarray, "N 14 2"], Int8[np.ndarray, "N 14"]]:
@@ -100,15 +94,11 @@ class LSP(PoseDataset):
         path, sizes = self.root / "joints.mat", (None, len(self.skeleton), 3)
         shape = tuple(sizes[self.axes.index(axis)] for axis in range(3))
         columns = read_mat(path, "joints", shape).transpose(self.axes).astype(np.float64)
-
-        def require(ok: np.ndarray | np.bool_, wrong: str) -> None:
-            require_rows(path, np.asarray(ok), lambda row: f"person {row + 1}", wrong)
-
-        flags = columns[..., 2]
-        require(np.isin(flags, (0, 1)).all(-1), "the third number of a joint must be 0 or 1")
-        visibility = np.where(flags == 1, *self.meaning[::-1]).astype(np.int8)
+        known = np.isin(columns[..., 2], (0, 1))
+        visibility = np.where(columns[..., 2] == 1, *self.meaning[::-1]).astype(np.int8)
         joints = np.where(visibility[..., None] > UNLABELLED, columns[..., :2], 0)
-        require(finite_rows(joints), "a labelled joint is not a finite number")
+        wrong = "a labelled joint must be finite, its third number 0 or 1"
+        require_rows(path, known.all(-1) & finite_rows(joints), lambda row: f"person {row + 1}", wrong)
         return joints, visibility
 
     @cached_property
@@ -120,8 +110,7 @@ class LSP(PoseDataset):
                 first = names.setdefault(int(match[1]), name)
                 if first != name:
                     raise DataError(
-                        f"{self.root / 'images'}: {first} and {name} are both image {int(match[1])}; "
-                        "keep one of them"
+                        f"{self.root / 'images'}: {first} and {name} are both image {int(match[1])}; keep one"
                     )
         return names
 
@@ -142,10 +131,6 @@ class LSPET(LSP):
     held_out = "val"
 
     def __init__(
-        self,
-        root: Path | str,
-        validation_from: int = 4501,
-        padding: float = 1.25,
-        check_images: bool = True,
+        self, root: Path | str, validation_from: int = 4501, padding: float = 1.25, check_images: bool = True
     ) -> None:
         super().__init__(root, validation_from, padding, check_images)

@@ -9,7 +9,7 @@ import scipy.io
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, joined
+from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, counted, joined
 from pnfs.data.predictions import Predictions
 from pnfs.data.readers import Records, finite_rows, read_json, read_mat, vector
 from pnfs.evaluation.pck import PCK, head_size
@@ -31,7 +31,7 @@ NO_LABEL = "without a labelled joint, which count for nothing"
 TrainSplit = Literal["train", "all"]
 
 _ANNOTATIONS = {"train": "annot/train.json", "val": "annot/valid.json", "test": "annot/test.json"}
-_TRUTH = "annot/gt_valid.mat"
+TRUTH = "annot/gt_valid.mat"
 
 
 class MPII(PoseDataset):
@@ -51,7 +51,7 @@ class MPII(PoseDataset):
     name = "MPII"
     skeleton = body.MPII
     splits = ("train", "val", "test")
-    required = ("images", _ANNOTATIONS["train"], _ANNOTATIONS["val"], _TRUTH)
+    required = ("images", _ANNOTATIONS["train"], _ANNOTATIONS["val"], TRUTH)
     guide = """\
 Expected layout below root:
   images/            000001163.jpg, … (24,984 images)
@@ -97,8 +97,7 @@ Then set root to that folder."""
         self.require_files([_ANNOTATIONS[split]])
         table = Records(path, read_json(path), label=lambda n, r: f"record {n} ({r.get('image')})")
         count, joint_count = len(table), len(FILE_JOINTS)
-        names, center = table.column("image", str), table.numbers("center", 2)
-        scale = table.numbers("scale")
+        center, scale = table.numbers("center", 2), table.numbers("scale")
         table.require(scale > 0, "scale must be positive")
         # HRNet's rules; a centre of -1 stands for none.
         known = center[:, 0] != -1
@@ -115,12 +114,11 @@ Then set root to that folder."""
         head_sizes = np.full(count, np.nan)
         if split == "val":
             # (corner, x or y, person) -> (person, corner, x or y)
-            boxes = read_mat(self.root / _TRUTH, "headboxes_src", (2, 2, count))
+            boxes = read_mat(self.root / TRUTH, "headboxes_src", (2, 2, count))
             head_sizes = head_size(boxes.astype(np.float64).transpose(2, 0, 1))
-            wrong = f"the head box in {self.root / _TRUTH} is empty or not a finite number"
-            table.require(head_sizes > 0, wrong)
-        unlabelled = 0 if split == "test" else int((~labelled.any(-1)).sum())
-        image_names, image_index = np.unique(np.array(names, np.str_), return_inverse=True)
+            table.require(head_sizes > 0, f"the head box in {self.root / TRUTH} is empty or not a finite number")
+        names = np.array(table.column("image", str), np.str_)
+        image_names, image_index = np.unique(names, return_inverse=True)
         return Persons(
             name=f"MPII {split}",
             skeleton=self.skeleton,
@@ -132,7 +130,7 @@ Then set root to that folder."""
             center=(center - 1).astype(np.float32),
             box_size=np.stack([side, side], axis=-1).astype(np.float32),
             reference_length=head_sizes.astype(np.float32),
-            remarks={NO_LABEL: unlabelled} if unlabelled else {},
+            remarks={} if split == "test" else counted({NO_LABEL: ~labelled.any(-1)}),
             file=str(path),
         )
 
@@ -143,10 +141,7 @@ def pckh(skeleton: body.Skeleton) -> PCK:
     HRNet's and SimpleBaseline's evaluation prints the value at 0.11 as "Mean@0.1"; as in theirs, pelvis and thorax
     do not count in the mean.
     """
-    return PCK(
-        joints=skeleton.joints,
-        groups=skeleton.groups,
-        thresholds=(0.5, 0.1, 0.11),
-        name="PCKh",
-        mean_excludes=[joint for joint in ("pelvis", "thorax") if joint in skeleton.joints],
-    )
+    excluded = [joint for joint in ("pelvis", "thorax") if joint in skeleton.joints]
+    thresholds = (0.5, 0.1, 0.11)
+    joints, groups = skeleton.joints, skeleton.groups
+    return PCK(joints=joints, groups=groups, thresholds=thresholds, name="PCKh", mean_excludes=excluded)
