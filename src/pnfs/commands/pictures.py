@@ -23,7 +23,7 @@ from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.sheets import pose_sheet
+from pnfs.viz.poses import pose_sheet
 from pnfs.viz.style import save_image
 
 SHEET_SIZE = 32
