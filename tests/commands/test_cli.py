@@ -110,6 +110,8 @@ def test_list_of_commands_waits_for_no_library() -> None:
         ("train optimizer.lr=text", "optimizer.lr"),
         ("train strategy.lr_factor=text", "strategy.lr_factor"),
         ("train data.augment=divice", "data.augment"),
+        ("train data.augment={a:1}", "data.augment"),
+        ("train data.resident={a:1}", "data.resident"),
         ("train model.fabrics.nodes=one", "model.fabrics.nodes"),
         ("train trainer=gpu", "trainer.accelerator"),
         ("train epochz=3", "epochs"),
@@ -148,7 +150,8 @@ def test_mistakes_of_more_than_a_line(server: TrainServer, tmp_path: Path) -> No
     # Where the data were looked for, and where to get them.
     done = server.run(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder")
     assert done.stderr.startswith("pnfs train: MPII: ")
-    assert f"{tmp_path / 'no/such/folder'}" in done.stderr
+    assert "no/such/folder" in done.stderr
+    assert str(tmp_path) in done.stderr
     assert done.stderr.count("annot/train.json") == 1
 
 

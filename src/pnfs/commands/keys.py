@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pkgutil import resolve_name
-from typing import Annotated, Any, Literal, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -143,9 +144,15 @@ def _check_object(place: str, node: Mapping[str, Any]) -> None:
             near = get_close_matches(key, parameters, 1)
             hint = f"; did you mean {place}.{near[0]}?" if near else ""
             raise UsageError(f"there is no key {place}.{key}: {node['_target_']} takes none{hint}")
-        is_tree = isinstance(value, dict) and kinds.get(key) not in (bool, int, float, str)
+        is_tree = isinstance(value, dict) and not _is_plain(kinds.get(key))
         if key in kinds and not is_tree and "_target_" not in str(value):
             _check(f"{place}.{key}", value, kinds[key])
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether values of this kind are words, numbers, switches or null."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return all(one in (bool, int, float, str, NoneType) or get_origin(one) is Literal for one in kinds)
 
 
 def _check(key: str, value: Any, kind: Any) -> None:
