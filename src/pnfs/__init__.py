@@ -56,7 +56,7 @@ def load(
     # Here and not above: `import pnfs` is to stay as cheap as reading a few lines.
     from hydra.utils import instantiate
 
-    from pnfs.inference.loading import load_predictor
+    from pnfs.inference.predictor import load_predictor
 
     return load_predictor(
         checkpoint,

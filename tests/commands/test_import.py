@@ -17,7 +17,6 @@ from pnfs.body import COCO, MPII
 from pnfs.commands.building import build_network
 from pnfs.commands.configuration import UsageError
 from pnfs.importing.posenfs import PARTS
-from pnfs.inference import TorchRuntime
 from pnfs.training.checkpoints import CONFIG_KEY, load_network_state, read_checkpoint
 from posenfs_network import Fabric, PoseNFSWeights, posenfs
 from public_networks import PUBLIC_MPII, Weights, crops_with_border, public_input
@@ -100,7 +99,7 @@ def score_maps(run: Path) -> Tensor:
     content = read_checkpoint(run)
     network = build_network(content[CONFIG_KEY]["model"])
     load_network_state(network, content, "")
-    return torch.as_tensor(TorchRuntime(network)(CROPS.numpy()))
+    return network.eval().heatmaps(CROPS).detach()
 
 
 # --- PoseNFS

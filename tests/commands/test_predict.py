@@ -141,21 +141,6 @@ def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_pa
     assert before == after
 
 
-def test_poses_of_overlapping_boxes_are_left_out(checkpoint: Path, tmp_path: Path, capsys) -> None:
-    box = {"image_id": 1, "bbox": [5, 5, 40, 60]}
-    persons = [box | {"score": 0.9}, box | {"score": 0.8}, box | {"category_id": 3}]
-    categories = [{"id": 1, "name": "person"}, {"id": 3, "name": "dog"}]
-    images = [{"id": 1, "file_name": "1.png", "width": 70, "height": 90}]
-    boxes = box_file(tmp_path, images, persons, categories=categories)
-    asked = folder_of(tmp_path, "1.png"), boxes
-    for options, scores in (((), [0.9]), (("nms_threshold=null",), [0.9, 0.8])):
-        found = run(checkpoint, tmp_path / "out", *asked, *options)
-        assert [person["box_score"] for person in found["annotations"]] == scores
-    screen = capsys.readouterr().out
-    assert "1 more were left out" in screen
-    assert "boxes left out: 1" in screen
-
-
 def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "walk.avi", tmp_path / "out"
     write_video(path, 7)

@@ -172,15 +172,6 @@ def test_labelled_persons_are_matched_by_overlap(root: Path) -> None:
     assert few.matches("val", right(few)).rows.tolist() == [0, UNMATCHED, UNMATCHED]
 
 
-def test_visible_and_occluded_joints_are_scored_apart(root: Path) -> None:
-    source = COCO(root, boxes="detected")
-    predictions = right(source)
-    predictions.locations[:, 9:] += 120
-    found = source.extra_scores("val", predictions)
-    assert (found["AP/visible"], found["AP/occluded"]) == (pytest.approx(1), pytest.approx(0))
-    assert set(found) == {"AP/visible", "AP/occluded", "AR/visible", "AR/occluded"}
-
-
 def test_test_dev_is_predicted_and_not_scored(root: Path, tmp_path: Path) -> None:
     source = COCO(root, boxes="detected")
     assert len(source.persons("test")) == 4

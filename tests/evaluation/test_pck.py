@@ -14,11 +14,9 @@ from torchmetrics import MetricCollection
 
 from pnfs.body import LSP, MPII, Skeleton
 from pnfs.data.coco_format import read_annotations
-from pnfs.data.persons import Persons
-from pnfs.data.predictions import UNMATCHED, Matches, Predictions
 from pnfs.errors import PnfsError
 from pnfs.evaluation import PCK, Criterion, OKSAveragePrecision, head_size, oks, torso_size
-from toy_persons import SmoothImages
+from pnfs.evaluation.pck import Errors
 
 MPII_FILE_NAMES = {
     "head": "head_top", "neck": "upper_neck", "thor": "thorax", "pelv": "pelvis",
@@ -131,28 +129,10 @@ def test_scores_match_a_slow_computation(seed: int) -> None:
     assert scores == pytest.approx(slow_scores(data, ("left_hip",)), abs=1e-4)
 
 
-def one_person(error: float, length: float) -> dict[str, torch.Tensor]:
-    target = torch.zeros(1, len(LSP), 2)
-    return {
-        "predicted": target + torch.tensor([error, 0.0]),
-        "joints_image": target,
-        "labelled": torch.ones(1, len(LSP), dtype=torch.bool),
-        "reference_length": torch.tensor([length]),
-        "sample_index": torch.tensor([0]),
-    }
-
-
-@pytest.mark.parametrize(("error", "score"), [(6.0, 100.0), (6.001, 0.0), (math.nan, 0.0), (math.inf, 0.0)])
-def test_an_error_equal_to_the_threshold_is_right(error: float, score: float) -> None:
-    metric = lsp_metric()
-    metric.update(**one_person(error, 30.0))
-    assert metric.compute()["PCK@0.2"].item() == score
-
-
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_nothing_to_count_gives_nan_and_unknown_names_are_refused() -> None:
     unlabelled = {**batch(0, 4), "labelled": torch.zeros(4, len(LSP), dtype=torch.bool)}
-    for nothing in (None, one_person(0.0, math.nan), unlabelled):
+    for nothing in (None, unlabelled):
         metric = lsp_metric()
         if nothing is not None:
             metric.update(**nothing)
@@ -181,94 +161,32 @@ def test_reference_lengths() -> None:
 
 # --- errors by joint, visibility and person, against slow counting
 
-TOY = Skeleton(
-    "toy", ("head", "left_hand", "right_hand"), (("left_hand", "right_hand"),), (),
-    {"hands": ("left_hand", "right_hand")},
-)  # fmt: skip
-PERSONS = 40
-CRITERION = Criterion("any", "length", np.full(3, 0.5), (0, 1, 2))
+TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (("left_hand", "right_hand"),))
 
 
-@pytest.fixture
-def matches() -> Matches:
-    random = np.random.default_rng(0)
-    joints = random.uniform(0, 100, (PERSONS, 3, 2)).astype(np.float32)
-    visibility = random.integers(0, 3, (PERSONS, 3)).astype(np.int8)
-    lengths = np.where(random.random(PERSONS) < 0.2, np.nan, random.uniform(5, 20, PERSONS))
-    labels = Persons(
-        name="toys",
-        skeleton=TOY,
-        images=SmoothImages(),
-        ids=np.array([f"p{n}" for n in range(PERSONS)]),
-        image_index=np.arange(PERSONS),
-        joints=joints,
-        visibility=visibility,
-        center=np.full((PERSONS, 2), 50, np.float32),
-        box_size=np.full((PERSONS, 2), 90, np.float32),
-        reference_length=lengths.astype(np.float32),
-    )
-    rows = random.permutation(PERSONS + 5)[:PERSONS]
-    rows[random.random(PERSONS) < 0.15] = UNMATCHED
-    locations = random.uniform(0, 100, (PERSONS + 5, 3, 2)).astype(np.float32)
-    near = rows != UNMATCHED
-    locations[rows[near]] = labels.joints[near] + random.normal(0, 4, (near.sum(), 3, 2))
-    return Matches(labels, Predictions(locations, np.ones((PERSONS + 5, 3), np.float32)), rows)
-
-
-def counted(matches: Matches, k: int, threshold: float, flag=None):
-    """Right and all labels of a joint, one person after another."""
-    right = total = 0
-    for n in range(PERSONS):
-        visibility, length = matches.labels.visibility[n, k], matches.labels.reference_length[n]
-        if visibility == 0 or math.isnan(length) or (flag is not None and visibility != flag):
-            continue
-        total += 1
-        if matches.rows[n] != UNMATCHED:
-            x, y = matches.predictions.locations[matches.rows[n], k] - matches.labels.joints[n, k]
-            right += math.hypot(x, y) <= threshold * length
-    return right, total
-
-
-@pytest.mark.parametrize("flag", [None, 1, 2])
-def test_rates_are_those_of_counting(matches: Matches, flag: int | None) -> None:
-    thresholds = np.array([0.2, 0.5, 0.8])
-    rates, counts = matches.errors.rates(thresholds, flag)
-    for k in range(3):
-        right, total = counted(matches, k, thresholds[k], flag)
-        assert 0 < right < total == counts[k]
-        assert rates[k] == pytest.approx(100 * right / total)
-
-
-def test_persons_are_ordered_by_their_mean_error(matches: Matches) -> None:
-    rows, errors = matches.errors.by_error()
-    labels, located = matches.labels, matches.predictions.locations
-    assert (np.diff(errors) >= 0).all()
-    for row, error in zip(rows[:5], errors[:5], strict=True):
-        distances = [
-            math.dist(located[matches.rows[row], k], labels.joints[row, k])
-            for k in range(3) if labels.visibility[row, k]
-        ]  # fmt: skip
-        expected = sum(distances) / len(distances) / labels.reference_length[row]
-        assert error == pytest.approx(expected, rel=1e-5)
-    scorable = labels.visibility.any(-1) & ~np.isnan(labels.reference_length)
-    missed = matches.rows == UNMATCHED
-    assert set(rows.tolist()) == set(np.flatnonzero(scorable & ~missed).tolist())
-    assert matches.errors.record(CRITERION)["missed_persons"] == (scorable & missed).sum() > 0
-
-
-def test_nothing_predicted_is_wrong_and_nothing_labelled_is_not_scored(matches: Matches) -> None:
-    matches.predictions.locations[:, 0] = np.nan
-    matches.labels.visibility[:, 1] = 2
-    matches.labels.visibility[:, 2] = 0
-    rates, counts = matches.errors.rates(1000.0)
-    assert (rates[0], counts[0] > 0, np.isnan(rates[2])) == (0, True, True)
-    joints = matches.errors.record(CRITERION)["joints"]
-    assert joints["left_hand"]["occluded"] == {"percent": None, "labels": 0}
-    right, total = counted(matches, 1, 0.5)
-    percent = pytest.approx(100 * right / total, abs=1e-3)
-    assert joints["left_hand"]["all"] == {"percent": percent, "labels": total}
-    matches.labels.visibility[:] = 0
-    assert len(Matches(matches.labels, matches.predictions, matches.rows).errors.by_error()[0]) == 0
+def test_errors_by_joint_visibility_and_person_are_those_of_counting() -> None:
+    random, count = np.random.default_rng(0), 40
+    predicted, visibility = random.random(count) < 0.8, random.integers(0, 3, (count, 3))
+    visibility[:, 2] = np.minimum(visibility[:, 2], 1)
+    relative = np.where(visibility > 0, random.uniform(0, 1, (count, 3)), np.nan)
+    relative[~predicted] += np.inf
+    errors, limits = Errors(TOY, relative, visibility, predicted), (0.2, 0.5, 0.8)
+    record = errors.record(Criterion("any", "length", np.array(limits), (0, 1, 2)))
+    for kind, flags in {"all": (1, 2), "visible": (2,), "occluded": (1,)}.items():
+        for k, joint in enumerate(TOY.joints):
+            own = [relative[n, k] for n in range(count) if visibility[n, k] in flags]
+            right = sum(error <= limits[k] for error in own)
+            percent = pytest.approx(100 * right / len(own), abs=1e-3) if own else None
+            assert record["joints"][joint][kind] == {"percent": percent, "labels": len(own)}
+    assert record["joints"]["right_hand"]["visible"] == {"percent": None, "labels": 0}
+    scored = visibility.any(-1)
+    assert record["missed_persons"] == (scored & ~predicted).sum() > 0
+    rows, means = errors.by_error()
+    assert set(rows.tolist()) == set(np.flatnonzero(scored & predicted).tolist())
+    for row, mean, following in zip(rows, means, [*means[1:], math.inf], strict=True):
+        own = relative[row][visibility[row] > 0]
+        assert mean == pytest.approx(sum(own) / len(own))
+        assert mean <= following
 
 
 def test_criteria_are_the_first_threshold_and_a_similarity_of_one_half() -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import distributed
 
-from pnfs.commands.scoring import PredictionCollector
 from pnfs.data.crops import EpochSampler
 from pnfs.errors import PnfsError
 from pnfs.evaluation import PersonMetric
@@ -60,9 +59,6 @@ def test_without_input_there_are_no_rows() -> None:
     assert metric.compute()["distance"].item() == 0
     assert metric.persons()["predicted"].shape == (0, 2, 2)
     assert metric.criterion() is None
-    collector = PredictionCollector(3)
-    collector.compute()
-    assert len(collector.predictions) == 0
 
 
 @pytest.mark.parametrize("name", ["predicted", "joints_image", "labelled", "weight"])
@@ -77,17 +73,6 @@ def test_a_column_that_is_missing_or_of_another_shape_is_named(name: str) -> Non
         assert len(metric.persons()["sample_index"]) == len(metric.persons()["weight"]) == 0
     with pytest.raises(PnfsError, match="predicted"):
         MeanDistance(3).update(**data)
-
-
-def test_the_collector_keeps_each_sample_once_in_their_order() -> None:
-    collector = PredictionCollector(3)
-    points, scores = torch.arange(24.0).reshape(4, 3, 2), torch.arange(12.0).reshape(4, 3)
-    for rows in ([2, 0], [3, 1], [2]):
-        index = torch.tensor(rows)
-        collector.update(predicted=points[rows], scores=scores[rows], sample_index=index)
-    assert collector.compute() == {}
-    np.testing.assert_array_equal(collector.predictions.locations, points.numpy())
-    np.testing.assert_array_equal(collector.predictions.scores, scores.numpy())
 
 
 # --- two processes, over seven persons, which they cannot share evenly
@@ -110,7 +95,7 @@ def score_as(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=PROCESSES)
-    sampler = EpochSampler(PERSONS, seed=0, shuffle=False, rank=rank, world_size=PROCESSES)
+    sampler = EpochSampler(range(PERSONS), seed=0, shuffle=False, rank=rank, world_size=PROCESSES)
     (folder / f"rank{rank}.json").write_text(json.dumps(results([key.index for key in sampler])))
 
 

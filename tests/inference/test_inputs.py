@@ -53,7 +53,7 @@ def test_nothing_to_read_is_refused_with_what_is_there(tmp_path: Path, monkeypat
     for asked, named in (
         ("in", "a.heic, b.HEIC, notes"),
         ("in/*.heic", "a.heic"),
-        ("absent.jpg", str(tmp_path / "absent.jpg")),
+        ("absent.jpg", str(tmp_path)),
         ([], "no input"),
     ):
         with pytest.raises(DataError) as caught:

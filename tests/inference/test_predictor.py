@@ -11,7 +11,7 @@ from pnfs.data.crops import CropDataset
 from pnfs.data.images import DataError
 from pnfs.data.synthetic import Synthetic
 from pnfs.errors import PnfsError
-from pnfs.inference import ImageWithBoxes, Predictor, TorchRuntime, choose_device
+from pnfs.inference import ExportedNetwork, ImageWithBoxes, Predictor, choose_device
 from pnfs.models import PoseFabricNetwork
 from pnfs.training.module import PoseModule
 from tiny import TinyBackbone, fabric_network
@@ -42,7 +42,7 @@ class RedFinder:
 
 def finder(**arguments) -> Predictor:
     # Crops are so wide that the oracle's places are exact.
-    return Predictor(RedFinder(), skeleton=COCO, **{"input_size": (256, 256), **arguments})
+    return Predictor(ExportedNetwork(RedFinder(), COCO), **{"input_size": (256, 256), **arguments})
 
 
 def dots(*places: tuple[float, float], size=(300, 400)) -> np.ndarray:
@@ -71,9 +71,8 @@ def test_predictor_equals_the_modules_evaluation() -> None:
         expected, expected_scores = module.locate(part_maps, batch)
     # The comparison would say little if all joints were in one place.
     assert expected.std() > 5
-    runtime, options = TorchRuntime(network()), {"skeleton": COCO, "input_size": SIZE}
-    as_given = Predictor(runtime, padding=1.0, batch_size=2, **options)
-    padded = Predictor(runtime, padding=1.25, **options)
+    as_given = Predictor(network(), padding=1.0, batch_size=2, input_size=SIZE)
+    padded = Predictor(network(), padding=1.25, input_size=SIZE)
     for n, person in enumerate(persons):
         box = np.concatenate([person.center - person.box_size / 2, person.box_size])
         found = as_given.predict(person.image, box[None], maps=True, vectors=True)
@@ -127,7 +126,7 @@ def test_batches_run_across_pictures_and_results_keep_their_order(batch_size: in
         assert np.all(np.abs(prediction.joints[..., 0] - (50 + 5 * n)) < 1.5)
         assert count or len(prediction.without_duplicates()) == 0
     full, rest = divmod(sum(counts), batch_size)
-    assert predictor.forward.batches == [batch_size] * full + [rest] * (rest > 0)
+    assert predictor.network.runtime.batches == [batch_size] * full + [rest] * (rest > 0)
 
 
 def test_of_poses_of_one_person_the_best_stays() -> None:

@@ -13,7 +13,7 @@ from pnfs.body import COCO
 from pnfs.inference.boxes import NOT_KNOWN, Frame, FrameBoxes, WholeImage
 from pnfs.inference.inputs import InputFile
 from pnfs.inference.poses import ImageWithBoxes, Prediction
-from pnfs.inference.predictor import Predictor
+from pnfs.inference.predictor import ExportedNetwork, Predictor
 from pnfs.inference.tracking import OneEuroFilter, Poses, Tracker, carried_box
 
 K = len(COCO)
@@ -112,7 +112,7 @@ class DotFinder:
 
 
 def predictor() -> Predictor:
-    return Predictor(DotFinder(), skeleton=COCO, input_size=(128, 128), batch_size=4)
+    return Predictor(ExportedNetwork(DotFinder(), COCO), input_size=(128, 128), batch_size=4)
 
 
 def followed(
@@ -126,7 +126,7 @@ def followed(
         for n, (picture, place) in enumerate(zip(pictures, places, strict=True))
     ]
     found = Poses(by, nms_threshold=0.9, tracker=tracker, flip_test=False)
-    return list(found.of(iter(frames))), by.forward.batches
+    return list(found.of(iter(frames))), by.network.runtime.batches
 
 
 def test_one_person_is_followed_from_the_whole_picture_on_and_found_again() -> None:
@@ -150,7 +150,7 @@ def test_a_second_look_is_a_look_at_the_box_of_the_joints() -> None:
     pictures = [triangles(place) for place in places] + [triangles()]
     frames = [Frame(FILE, None, ImageWithBoxes(picture), None) for picture in pictures]
     found = list(looking.of(iter(frames)))
-    assert by.forward.batches == [4, 4], "pictures share batches in both looks"
+    assert by.network.runtime.batches == [4, 4], "pictures share batches in both looks"
     assert [frame.query.whole_image for frame, _ in found] == [False] * 3 + [True]
     for (_, second), picture, place in zip(found, pictures, places, strict=False):
         first = by.predict(picture, flip_test=False)
@@ -169,14 +169,6 @@ def test_boxes_of_a_first_frame_carry_two_persons_past_each_other() -> None:
     for (_, found_here), corners in zip(found, places, strict=True):
         assert found_here.track_ids.tolist() == [1, 2]
         np.testing.assert_allclose(found_here.joints[:, 0], corners, atol=1.5)
-
-
-def test_frames_with_boxes_of_their_own_fill_batches() -> None:
-    pictures = [triangles((40 + n, 30)) for n in range(10)]
-    boxes = [FrameBoxes(np.array([[40 + n, 30, 30, 60]], np.float32)) for n in range(10)]
-    found, batches = followed(pictures, boxes.__getitem__)
-    assert batches == [4, 4, 2]
-    assert [found_here.track_ids.tolist() for _, found_here in found] == [[1]] * 10
 
 
 # --- smoothing

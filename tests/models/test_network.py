@@ -72,21 +72,6 @@ def test_a_compiled_training_step_is_one_graph_and_the_same_step(count) -> None:
         torch.testing.assert_close(dict(other.named_buffers())[name], buffer)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_calibration_keeps_the_mode_and_the_architecture(training: bool) -> None:
-    torch.manual_seed(0)
-    model = network().train(training)
-    images = torch.randn(4, 3, 64, 64)
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    model.calibrate(images)
-    assert model.training is training
-    assert all(module.training is training for module in model.modules())
-    changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
-    assert changed == ["head.weight"]
-    with torch.no_grad():
-        assert 0.01 < model.train()(images).mean().item() < 0.06
-
-
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_crops_are_scaled_by_imagenets_statistics(order: str) -> None:
     """Colours are exchanged before they are normalised."""

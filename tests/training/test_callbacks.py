@@ -1,9 +1,6 @@
 """What is measured while a run trains: its speed, and how its architecture moves."""
 
 import math
-import platform
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,30 +72,3 @@ def test_average_of_weights_forgets_the_initial_ones() -> None:
         expected = keep * expected + (1 - keep) * value
         assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-4)
     assert expected < 6
-
-
-# Prints how many pages the system handed out for the last of some equal sequences of allocations.
-_COUNT_FAULTS = """
-import resource, sys, torch
-from pnfs.training.module import keep_freed_memory
-
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(6):
-    before = faults()
-    for size in (90, 40, 60):
-        torch.zeros(size, 2**18).add_(1)
-print(faults() - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc to ask")
-def test_freed_memory_is_used_again() -> None:
-    def faults(how: str) -> int:
-        command = [sys.executable, "-c", _COUNT_FAULTS, how]
-        return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-
-    # 190 MiB are 48,640 pages of 4 KiB, or fewer of a larger kind.
-    assert faults("keep") < 0.1 * faults("return")

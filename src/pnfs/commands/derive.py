@@ -24,7 +24,7 @@ from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.export.int8 import Calibration
 from pnfs.export.onnx_model import TOLERANCE, export_onnx
 from pnfs.export.runtimes import FilePrecision
-from pnfs.inference.loading import DEFAULT_PADDING
+from pnfs.inference.predictor import DEFAULT_PADDING
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost

@@ -20,17 +20,10 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
-from pnfs.inference.loading import chosen_runtime, load_predictor, runtime_of
-from pnfs.inference.predictor import ScoredPredictor
+from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    load_network_state,
-    read_checkpoint,
-    results_folder,
-)
+from pnfs.training import checkpoints
 from pnfs.training.module import PoseModule
 
 PICTURE_SIZE = (256, 256)
@@ -52,13 +45,13 @@ def run(settings: dict[str, Any]) -> float:
 
 # --- a network
 
-Scored = tuple[PoseModule | ScoredPredictor, PoseDataModule, dict[str, Any], Mapping[str, str]]
+Scored = tuple[PoseModule, PoseDataModule, dict[str, Any], Mapping[str, str]]
 """A trained network, the crops to score it on, as it was trained on them, their dataset's configuration, and what
 the network computes with."""
 
 
 def _network(settings: dict[str, Any]) -> float:
-    path, split = find_checkpoint(settings["checkpoint"]), settings["split"]
+    path, split = checkpoints.find_checkpoint(settings["checkpoint"]), settings["split"]
     chosen_runtime(path, settings["runtime"], settings["precision"])
     exported = path.suffix == ".onnx"
     read = _exported_file if exported else _checkpoint
@@ -70,7 +63,6 @@ def _network(settings: dict[str, Any]) -> float:
     source = data.source
     console.print(f"scored: {path}\n{source.persons(split).described()}")
     scores, predictions = scoring.score_and_predict(module, data, trainer, split)
-    scores |= source.extra_scores(split, predictions)
     choices = scoring.evaluation_choices(module, source, split)
     choices |= {"input_size": list(data.input_size), **computed}
     if path.name == LAST_CHECKPOINT.name:
@@ -80,7 +72,7 @@ def _network(settings: dict[str, Any]) -> float:
         "evaluated_with": choices, "persons": len(predictions),
         "data": {split: source.persons(split).account()}, "dataset": dataset,
     }  # fmt: skip
-    run = path.parent if exported else results_folder(path, settings["run_root"])
+    run = path.parent if exported else checkpoints.results_folder(path, settings["run_root"])
     name, defining = f"evaluate_{split}", [choices, dataset]
     folder = scoring.result_folder(settings["out"], run, name, defining)
     score = scoring.report(record, folder, data, source.matches(split, predictions), split, module)
@@ -94,7 +86,7 @@ def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     _, trained, content = read_trained(settings)
     dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
     module = build_module(trained, data.source)
-    load_network_state(module.network, content, path)
+    checkpoints.load_network_state(module.network, content, path)
     module.flip_test = settings["flip_test"]
     asked = {key: settings[key] for key in ("flip_shift", "decode_method")}
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -116,8 +108,8 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     )
     trained: dict[str, Any] = {"dataset": {}}
     if (path.parent / "checkpoints").is_dir():
-        content = read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
-        trained = content[CONFIG_KEY]
+        content = checkpoints.read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
+        trained = content[checkpoints.CONFIG_KEY]
     elif "_target_" not in settings["dataset"]:
         raise UsageError(
             f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"
@@ -125,8 +117,13 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     codec = {"unbiased": predictor.codec.unbiased}
     trained = {**trained, "input_size": predictor.input_size, "codec": codec}
     dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
-    metric = data.source.metric(settings["split"])
-    module = ScoredPredictor(predictor, metric, settings["flip_test"])
+    module = PoseModule(
+        network=predictor.network,
+        metric=data.source.metric(settings["split"]),
+        optimizer=torch.optim.Adam,
+        codec=predictor.codec,
+        flip_test=settings["flip_test"],
+    )
     return module, data, dataset, runtime_of(predictor)
 
 
@@ -187,5 +184,4 @@ def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[s
         reference_length=torch.from_numpy(persons.reference_length),
         sample_index=torch.arange(len(persons)),
     )
-    scores = {name: float(value) for name, value in metric.compute().items()}
-    return {**scores, **source.extra_scores(split, predictions)}
+    return {name: float(value) for name, value in metric.compute().items()}

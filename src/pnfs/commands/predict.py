@@ -25,7 +25,7 @@ from pnfs.inference.boxes import (
     read_frames,
 )
 from pnfs.inference.inputs import InputFile, find_inputs, some_of
-from pnfs.inference.loading import load_predictor, runtime_of
+from pnfs.inference.predictor import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
 from pnfs.inference.tracking import Poses, Tracker
 from pnfs.training.checkpoints import CARD_KEY, read_checkpoint

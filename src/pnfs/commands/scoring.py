@@ -20,7 +20,6 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Matches, Predictions
 from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
-from pnfs.inference.predictor import ScoredPredictor
 from pnfs.runs.record import RESULT, write_result
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
@@ -45,7 +44,7 @@ class PredictionCollector(PersonMetric):
 
 
 def score_and_predict(
-    module: PoseModule | ScoredPredictor,
+    module: PoseModule,
     data: PoseDataModule,
     trainer: Mapping[str, Any],
     split: str,
@@ -83,7 +82,7 @@ def require_whole_split(trainer: Mapping[str, Any]) -> None:
             raise UsageError(f"trainer.{key}={value}: a score is of the whole split; leave this key out")
 
 
-def evaluation_choices(module: PoseModule | ScoredPredictor, source: PoseDataset, split: str) -> dict[str, Any]:
+def evaluation_choices(module: PoseModule, source: PoseDataset, split: str) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     shift = {"flip_shift": module.codec.flip_shift} if module.flip_test else {}
     choices = {"split": split, "flip_test": module.flip_test, **shift}
@@ -100,7 +99,7 @@ def report(
     data: PoseDataModule,
     matches: Matches,
     split: str,
-    module: PoseModule | ScoredPredictor | None = None,
+    module: PoseModule | None = None,
 ) -> float:
     """Prints, writes into `folder` and draws what an evaluation found; returns the score that counts, the first.
 

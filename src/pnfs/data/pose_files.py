@@ -159,12 +159,11 @@ def assign(poses: PoseFile, dataset: PoseDataset, split: str) -> Matches:
 
 
 def coco_scores(poses: PoseFile, dataset: COCO, split: str) -> dict[str, float]:
-    """COCO's ten scores of the poses as they stand, and AP and AR over visible and over occluded joints."""
+    """COCO's ten scores of the poses as they stand."""
     truth = dataset.annotations(split)
     assert poses.image_ids is not None
     found = coco_eval.DetectedPoses(poses.image_ids, poses.joints, poses.person_scores)
-    scores = coco_eval.evaluate_detections(found, truth, dataset.sigmas)
-    return scores | coco_eval.evaluate_by_visibility(found, truth, dataset.sigmas)
+    return coco_eval.evaluate_detections(found, truth, dataset.sigmas)
 
 
 def _by_image(poses: PoseFile, images: np.ndarray, dataset: PoseDataset, split: str) -> Int64[np.ndarray, " M"]:

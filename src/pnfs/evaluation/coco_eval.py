@@ -1,7 +1,7 @@
 """Object keypoint similarity (OKS), OKS-NMS (HRNet, `lib/nms/nms.py`), and COCO's keypoint scores over arrays."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,6 @@ MAX_DETECTIONS = 20  # Persons per image that COCO's evaluation looks at.
 STATISTICS = ("AP", "AP .5", "AP .75", "AP (M)", "AP (L)",
               "AR", "AR .5", "AR .75", "AR (M)", "AR (L)")  # fmt: skip
 """COCO's ten keypoint scores, in the order of `COCOeval.stats`."""
-VISIBILITIES = {"visible": 2, "occluded": 1}
-"""Kinds of labelled joints -> COCO's visibility flag."""
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 # All, medium and large persons, square pixels.
@@ -159,26 +157,6 @@ def evaluate_detections(
     rows = [(0, slice(None)), (0, 0), (0, 5), (1, slice(None)), (2, slice(None))]
     values = [float(np.mean(table[row])) for table in (precision, recall) for row in rows]
     return dict(zip(STATISTICS, values, strict=True))
-
-
-def evaluate_by_visibility(
-    detections: DetectedPoses,
-    truth: GroundTruth,
-    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
-) -> dict[str, float]:
-    """`evaluate_detections` over visible joints alone, and over occluded ones: "AP/visible", "AR/occluded", ...
-
-    Labels of the other kind are taken out of the ground truth; persons left without a label are ignored, as COCO's
-    evaluation ignores unlabelled persons.
-    """
-    scores = {}
-    for kind, flag in VISIBILITIES.items():
-        visibility = np.where(truth.visibility == flag, truth.visibility, 0)
-        usable = truth.usable & (visibility > 0).any(-1)
-        restricted = replace(truth, visibility=visibility, usable=usable)
-        scores[kind] = evaluate_detections(detections, restricted, sigmas)
-    kinds = sorted(scores)
-    return {f"{name}/{kind}": scores[kind][name] for name in ("AP", "AR") for kind in kinds}
 
 
 def _of_another_size(area: Float[np.ndarray, " N"]) -> Bool[np.ndarray, "A N"]:

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int64, Integer
 
 from pnfs.body import Skeleton
 from pnfs.errors import PnfsError
-from pnfs.evaluation.coco_eval import VISIBILITIES
 from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 
@@ -159,7 +158,7 @@ class Errors:
             joint: {"threshold": round(limit, 4)}
             for joint, limit in zip(self.skeleton.joints, limits, strict=True)
         }
-        for kind, flag in {"all": None, **VISIBILITIES}.items():
+        for kind, flag in {"all": None, "visible": 2, "occluded": 1}.items():
             columns = (column.tolist() for column in self.rates(criterion.thresholds, flag))
             for entry, rate, count in zip(joints.values(), *columns, strict=True):
                 entry[kind] = {"percent": round(rate, 4) if count else None, "labels": count}

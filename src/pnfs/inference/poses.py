@@ -68,11 +68,9 @@ class PersonMaps:
     to_image: Float32[np.ndarray, "N 2 3"]  # Affine maps from crop pixels to image pixels.
     joint_maps: Float32[np.ndarray, "N K h/4 w/4"]
     """Heatmaps the joints were read from, after the flip test."""
-    part_maps: Float32[np.ndarray, "N J h/4 w/4"] | None
-    """Heatmaps of the parts' joints, without the flip test; None unless PyTorch is the runtime."""
-    vectors: Float32[np.ndarray, "N J d h/4 w/4"] | None
-    """Raw vectors behind `part_maps`; None unless asked for."""
+    part_maps: Float32[np.ndarray, "N J h/4 w/4"]  # Heatmaps of the parts' joints, without the flip test.
     names: tuple[str, ...]  # Names of the J part maps, "part: joint".
+    vectors: Float32[np.ndarray, "N J d h/4 w/4"] | None = None  # Raw vectors behind `part_maps`, if asked for.
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,54 @@
-"""Finds the poses of the persons in pictures; and what runs the network, crops in, heatmaps out."""
+"""Finds the poses of the persons in pictures, with a checkpoint or an exported file."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, tee
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import cv2
-import lightning as L
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
 
-from pnfs.body import Skeleton
-from pnfs.codec import Codec, to_image
-from pnfs.data.crops import PoseBatch
+from pnfs.body import SKELETONS, Skeleton
+from pnfs.codec import Codec, DecodeMethod, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.errors import PnfsError
 from pnfs.evaluation.coco_eval import mean_joint_score
+from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
 from pnfs.models import PoseNetwork
 from pnfs.models.network import Stage
+from pnfs.training.checkpoints import (
+    CONFIG_KEY,
+    CheckpointError,
+    find_checkpoint,
+    load_network_state,
+    read_checkpoint,
+    without_downloads,
+)
 
 JOINT_THRESHOLD = 0.2
 """A person's score is the mean over joints that score more (HRNet's in_vis_thre)."""
+DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
 
-Images = UInt8[np.ndarray, "B h w 3"]
-Runtime = Callable[[Images], Float[Tensor, "B K h/4 w/4"] | Float[np.ndarray, "B K h/4 w/4"]]
-"""From RGB crops to heatmaps, joints in the skeleton's order."""
+RuntimeName = Literal["torch", "onnx", "openvino"]
+BuildNetwork = Callable[[Mapping[str, Any]], PoseNetwork]
 
 
-class TorchRuntime:
-    """The network in PyTorch, set to evaluation mode and moved to `device`.
+class ExportedNetwork(PoseNetwork):
+    """What executes an exported file, RGB crops (B, h, w, 3) to one heatmap a joint, in a network's place."""
 
-    `names` holds part and joint of each of the parts' heatmaps.
-    """
+    def __init__(self, runtime: Callable[[np.ndarray], Any], skeleton: Skeleton) -> None:
+        super().__init__(skeleton)
+        self.runtime = runtime
 
-    def __init__(self, network: PoseNetwork, device: torch.device | str = "cpu") -> None:
-        self.network = network.eval().to(device)
-        self.device = torch.device(device)
-        parts = network.parts.parts.items()
-        self.names = tuple(f"{part}: {joint}" for part, joints in parts for joint in joints)
-
-    @torch.inference_mode()
-    def __call__(self, images: Images) -> Float[Tensor, "B K h/4 w/4"]:
-        return self.network.heatmaps(torch.as_tensor(images).to(self.device))
-
-    @torch.inference_mode()
-    def of_parts(self, images: Images, stage: Stage = "heatmaps") -> Float[Tensor, "B J ..."]:
-        """The heatmaps of all parts' joints, part after part, J = sum(J_p) >= K; or the raw vectors."""
-        return self.network(torch.as_tensor(images).to(self.device), stage)
+    def forward(self, images: Tensor, until: Stage = "heatmaps") -> Float[Tensor, "B K h/4 w/4"]:
+        if until != "heatmaps":
+            raise PnfsError("vectors can be had from a checkpoint (runtime=torch) only")
+        return torch.as_tensor(self.runtime(images.numpy()))
 
 
 def choose_device(device: str) -> torch.device:
@@ -71,7 +70,7 @@ def choose_device(device: str) -> torch.device:
 
 
 class Predictor:
-    """Finds the joints of persons in pictures, `batch_size` persons at once.
+    """Finds the joints of persons in pictures with a network on a device, `batch_size` persons at once.
 
     `input_size` is the (height, width) of the crops that the network was trained on, `codec` how it was trained to
     be read (None: the paper's way), `padding` the factor on the sides of a given box, as in training; the whole
@@ -80,19 +79,20 @@ class Predictor:
 
     def __init__(
         self,
-        forward: Runtime,
+        network: PoseNetwork,
         *,
-        skeleton: Skeleton,
         input_size: tuple[int, int],
         codec: Codec | None = None,
         padding: float = 1.25,
         batch_size: int = 16,
+        device: torch.device | str = "cpu",
     ) -> None:
         if batch_size < 1:
             raise PnfsError(f"batch_size must be at least 1, not {batch_size}")
         if not (np.isfinite(padding) and padding > 0):
             raise PnfsError(f"padding must be a positive factor, not {padding}")
-        self.forward, self.skeleton, self.input_size = forward, skeleton, input_size
+        self.network, self.device, self.input_size = network.eval().to(device), device, input_size
+        self.skeleton = network.parts.skeleton
         self.codec, self.padding, self.batch_size = codec or Codec(), padding, batch_size
 
     def predict(
@@ -112,7 +112,7 @@ class Predictor:
 
         Raises:
             DataError: Not an RGB image of bytes, or boxes that are no boxes in it.
-            PnfsError: Vectors asked of a runtime that has heatmaps only.
+            PnfsError: Vectors asked of an exported file.
         """
         query = ImageWithBoxes(image, boxes, box_scores)
         return next(self.predict_each([query], flip_test=flip_test, maps=maps, vectors=vectors))
@@ -129,8 +129,6 @@ class Predictor:
 
         Up to `batch_size` pictures are taken from `images` before the first result comes out.
         """
-        if vectors and not isinstance(self.forward, TorchRuntime):
-            raise PnfsError("vectors can be had from a checkpoint (runtime=torch) only")
         shown, ahead = tee(images)
         crops = (crop for query in ahead for crop in self._crops(query))
 
@@ -147,16 +145,6 @@ class Predictor:
         for query in shown:
             yield self._prediction(query, list(islice(rows, len(query.boxes))))
 
-    def locate(
-        self, crops: Images, matrices: Float[Tensor, "B 2 3"], *, flip_test: bool = True
-    ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K"]]:
-        """Joints (x, y in px of the images) and scores of persons whose RGB crops are cut already.
-
-        `matrices` are affine maps from pixels of the crops to pixels of the images.
-        """
-        found = self._read(crops, matrices, flip_test)
-        return found["joints"].cpu(), found["scores"].cpu()
-
     def _crops(self, query: ImageWithBoxes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each person's crop, and the map (2, 3) from its pixels to the image's."""
         height, width = self.input_size
@@ -169,38 +157,34 @@ class Predictor:
             crop = cv2.warpAffine(query.image, matrix, (width, height), flags=cv2.INTER_LINEAR)
             yield crop, invert(matrix)
 
+    @torch.inference_mode()
     def _read(
         self,
-        crops: Images,
+        crops: UInt8[np.ndarray, "B h w 3"],
         matrices: Float[Tensor, "B 2 3"],
         flip_test: bool,
-        keep_maps: bool = False,
-        keep_vectors: bool = False,
+        keep_maps: bool,
+        keep_vectors: bool,
     ) -> dict[str, Tensor]:
         """From crops, and the maps from their pixels to the images', to joints, scores and what is kept."""
-        kept: dict[str, Tensor] = {}
-        if keep_maps and isinstance(self.forward, TorchRuntime):
-            kept["part_maps"] = self.forward.of_parts(crops)
-            maps = self.forward.network.merged(kept["part_maps"])
-            if keep_vectors:
-                kept["vectors"] = self.forward.of_parts(crops, "vectors")
-        else:
-            maps = torch.as_tensor(self.forward(crops))
+        images = torch.from_numpy(crops).to(self.device)
+        part_maps = self.network(images)
+        maps = self.network.merged(part_maps)
         if flip_test:
-            mirrored = torch.as_tensor(self.forward(np.ascontiguousarray(crops[:, :, ::-1])))
+            mirrored = self.network.heatmaps(images.flip(-2))
             maps = self.codec.flip_averaged(maps, mirrored, self.skeleton.flip_permutation)
         locations, scores = self.codec.decode(maps)
-        joints = to_image(locations, matrices.to(locations.device))
+        found = {"joints": to_image(locations, matrices.to(locations.device)), "scores": scores}
         if keep_maps:
-            kept |= {"joint_maps": maps, "crops": torch.from_numpy(crops), "to_image": matrices}
-        return {"joints": joints, "scores": scores, **kept}
+            found |= {"part_maps": part_maps, "joint_maps": maps, "crops": images, "to_image": matrices}
+        return found | ({"vectors": self.network(images, "vectors")} if keep_vectors else {})
 
     def _prediction(self, query: ImageWithBoxes, rows: Sequence[dict[str, np.ndarray]]) -> Prediction:
         found: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for row in rows[:1] for name in row}
         joints = found.pop("joints", np.zeros((0, len(self.skeleton), 2), np.float32))
         scores = found.pop("scores", np.zeros((0, len(self.skeleton)), np.float32))
-        sure, names = mean_joint_score(scores, JOINT_THRESHOLD), getattr(self.forward, "names", ())
-        without = {"part_maps": None, "vectors": None, "names": names}
+        sure, parts = mean_joint_score(scores, JOINT_THRESHOLD), self.network.parts.parts.items()
+        names = tuple(f"{part}: {joint}" for part, joints in parts for joint in joints)
         return Prediction(
             joints=joints,
             scores=scores,
@@ -208,29 +192,80 @@ class Predictor:
             boxes=query.boxes,
             box_scores=query.box_scores,
             skeleton=self.skeleton,
-            maps=PersonMaps(**without | found) if found else None,
+            maps=PersonMaps(names=names, **found) if found else None,
         )
 
 
-class ScoredPredictor(L.LightningModule):
-    """Scores what a predictor on the CPU makes of a loader's crops, as a checkpoint is; it cannot be trained.
+def load_predictor(
+    checkpoint: str | Path,
+    device: str = "auto",
+    *,
+    build: BuildNetwork,
+    runtime: RuntimeName | None = None,
+    precision: Precision | None = None,
+    padding: float | None = None,
+    decode_method: DecodeMethod | None = None,
+    flip_shift: Literal[0, 1] | None = None,
+    batch_size: int = 16,
+    trust: bool = False,
+) -> Predictor:
+    """See `pnfs.load`; `build` goes from the model's part of a checkpoint's configuration to the network."""
+    path = find_checkpoint(checkpoint)
+    runtime = chosen_runtime(path, runtime, precision)
+    if runtime == "torch":
+        content = read_checkpoint(path, builds=("model",), trust=trust)
+        trained = without_downloads(content[CONFIG_KEY])
+        network, codec = build(trained["model"]), Codec(**trained.get("codec", {}))
+        load_network_state(network, content, path)
+        usual = trained["dataset"].get("padding", DEFAULT_PADDING)
+        match trained.get("input_size"):
+            case [int(height), int(width)]:
+                input_size = height, width
+            case other:
+                raise CheckpointError(f"{path}: its input_size is {other!r}, not [height, width]")
+    else:
+        openvino = runtime == "openvino"
+        exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
+        known = exported.metadata
+        if known.outputs != "maps":
+            text = "returns joints, from which no flip test can be made; export it with outputs=maps"
+            raise PnfsError(f"{path} {text}")
+        # For a skeleton that a dataset's file describes, the model's file has the joints.
+        described = known.skeleton, known.joints, known.flip_pairs, known.limbs
+        network = ExportedNetwork(exported, SKELETONS.get(known.skeleton) or Skeleton(*described))
+        input_size, codec, usual = known.input_size, known.codec, known.padding
+    asked = {"decode_method": decode_method, "flip_shift": flip_shift}
+    return Predictor(
+        network,
+        device=choose_device(device) if runtime == "torch" else "cpu",
+        input_size=input_size,
+        codec=replace(codec, **{key: value for key, value in asked.items() if value is not None}),
+        padding=usual if padding is None else padding,
+        batch_size=batch_size,
+    )
 
-    The first entry of the metric is logged as "val/score".
+
+def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> RuntimeName:
+    """The runtime that is asked for, or else the file's own.
+
+    Raises:
+        PnfsError: It cannot take the file, or has no choice of precision.
     """
+    exported = path.suffix == ".onnx"
+    chosen = runtime or ("onnx" if exported else "torch")
+    if chosen not in get_args(RuntimeName):
+        raise PnfsError(f"unknown runtime {chosen!r}; there are {', '.join(get_args(RuntimeName))}")
+    if (chosen == "torch") == exported:
+        text = "torch takes a checkpoint, onnx and openvino a file that `pnfs export` wrote (.onnx)"
+        raise PnfsError(f"runtime={chosen} cannot take {path}: {text}")
+    if precision is not None and chosen != "openvino":
+        text = "computes in the precision of what it is given; the key is for runtime=openvino"
+        raise PnfsError(f"precision={precision}: runtime={chosen} {text}")
+    return cast(RuntimeName, chosen)
 
-    def __init__(self, predictor: Predictor, metric: Metric, flip_test: bool) -> None:
-        super().__init__()
-        self.predictor, self.codec, self.flip_test = predictor, predictor.codec, flip_test
-        self.metric = MetricCollection([metric])
 
-    def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
-        locations, scores = self.predictor.locate(
-            batch["image"].numpy(), batch["to_image"], flip_test=self.flip_test
-        )
-        self.metric.update(predicted=locations, scores=scores, **batch)
-
-    def on_validation_epoch_end(self) -> None:
-        scores = self.metric.compute()
-        self.metric.reset()
-        self.log_dict({f"val/{name}": value for name, value in scores.items()})
-        self.log("val/score", next(iter(scores.values())))
+def runtime_of(predictor: Predictor) -> dict[str, str]:
+    """Runtime and precision, as they stand beside scores."""
+    kinds = {OnnxRuntime: "onnx", OpenVinoRuntime: "openvino"}
+    runtime = getattr(predictor.network, "runtime", None)
+    return {"runtime": kinds.get(type(runtime), "torch"), "precision": getattr(runtime, "precision", "f32")}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pnfs.body import PartMode, skeleton_by_name
+from pnfs.body import PartMode, Skeleton, skeleton_by_name
 from pnfs.errors import PnfsError
 from pnfs.models.backbones import Backbone
 from pnfs.models.fabric import NeuralFabrics
@@ -48,7 +48,7 @@ class PoseNetwork(nn.Module):
 
     def __init__(
         self,
-        skeleton: str,
+        skeleton: str | Skeleton,
         parts: Mapping[str, Sequence[str]] | None = None,
         overlap: Literal["sum", "mean"] = "sum",
         channel_order: ChannelOrder = "rgb",

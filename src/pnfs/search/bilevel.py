@@ -4,7 +4,6 @@ After H. Liu, K. Simonyan, Y. Yang, DARTS: Differentiable Architecture Search (a
 discretisation afterwards.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,8 +20,8 @@ from pnfs.search.strategy import SearchStrategy, architecture_of, freeze_archite
 from pnfs.training.module import PoseBatch, PoseModule
 
 
-class BilevelStrategy(SearchStrategy):
-    """alpha and beta learn from one part of the training persons, the weights from the other.
+class FirstOrder(SearchStrategy):
+    """alpha and beta learn from one part of the training persons, the weights from the other (section III-F).
 
     Before every step of the weights' optimiser, one step of an Adam of their own moves alpha and beta; epochs,
     steps and schedulers count as without a search. Running statistics belong to the weights: this step leaves
@@ -51,11 +50,12 @@ class BilevelStrategy(SearchStrategy):
         self._batches: Iterator[PoseBatch] = iter(())
         self._loader: Any = None
 
-    @abstractmethod
     def architecture_gradients(
         self, module: PoseModule, train_batch: PoseBatch, search_batch: PoseBatch
     ) -> tuple[list[Tensor], Float[Tensor, ""]]:
-        """Gradients for alpha and beta, in the order of `architecture_of`, and the search loss."""
+        """Gradients of the search loss at today's weights, in the order of `architecture_of`; and that loss."""
+        loss = functional_loss(module, dict(module.network.named_parameters()), search_batch)
+        return self.gradients_of(loss, architecture_of(module)), loss.detach()
 
     def gradients_of(
         self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
@@ -147,23 +147,13 @@ def functional_loss(module: PoseModule, parameters: dict[str, Tensor], batch: Po
     return module.loss(part_maps, batch, module.codec, network.map_joints)
 
 
-class FirstOrder(BilevelStrategy):
-    """The gradient of the search loss at the weights as they are (section III-F); one more pass a step."""
-
-    def architecture_gradients(
-        self, module: PoseModule, train_batch: PoseBatch, search_batch: PoseBatch
-    ) -> tuple[list[Tensor], Float[Tensor, ""]]:
-        loss = functional_loss(module, dict(module.network.named_parameters()), search_batch)
-        return self.gradients_of(loss, architecture_of(module)), loss.detach()
-
-
-class SecondOrder(BilevelStrategy):
+class SecondOrder(FirstOrder):
     """The gradient of the search loss at w - xi * dL_train/dw, exactly, through the step (DARTS, Eq. 6).
 
     The weights themselves are never touched: the looked-ahead ones are tensors of their own. A step costs about
     four times the time and memory of a plain one.
 
-    `unrolled_lr` is xi, None for the weights' current learning rate; for others see `BilevelStrategy`.
+    `unrolled_lr` is xi, None for the weights' current learning rate; for others see `FirstOrder`.
     """
 
     # Its functional calls put other tensors in the place of the weights at every step.

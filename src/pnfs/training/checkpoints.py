@@ -1,6 +1,5 @@
 """Checkpoints: plain data only, read without running anybody's code; and what their configurations may build."""
 
-import importlib
 import inspect
 import logging
 import re
@@ -197,49 +196,39 @@ def _foreign(config: Any, key: str, role: str | None, trust: bool) -> Iterator[s
 
     `role` is a key of `_ROLES`, what is built of it, or None where no class belongs.
     """
-    if isinstance(config, Mapping):
-        is_object = "_target_" in config
-        if is_object and (problem := _problem(config["_target_"], role, trust)):
-            yield f"its configuration names {config['_target_']!r} under {key}{problem}"
-        for name, value in config.items():
-            # What an object is made of is known by its key; a dictionary of objects has objects of one kind.
-            below = (str(name) if name in _ROLES else None) if is_object else role
-            yield from _foreign(value, f"{key}.{name}", below, trust)
-    elif isinstance(config, (list, tuple)):
+    if isinstance(config, (list, tuple)):
         for index, value in enumerate(config):
             yield from _foreign(value, f"{key}.{index}", None, trust)
-
-
-def _problem(target: Any, role: str | None, trust: bool) -> str | None:
-    """Why a class may not be built, as the end of a sentence; None if it may."""
-    base = _ROLES.get(role or "")
-    if base is not None and _is_ours(target, base):
-        return None
-    if not trust:
+    if not isinstance(config, Mapping):
+        return
+    is_object, base = "_target_" in config, _ROLES.get(role or "")
+    if is_object:
+        target = config["_target_"]
+        found = _resolved(target, trust)
+        is_ours = inspect.isclass(found) and found.__module__.startswith(_PACKAGES)
+        own = is_ours and base is not None and issubclass(found, base)
         kind = base.__name__ if base else "class that belongs there"
-        return (
-            f", which is no {kind} of pnfs; trust=true builds it all the same, which runs its code: only for "
-            "checkpoints that you wrote"
-        )
+        where = f"its configuration names {target!r} under {key}, which"
+        if not (own or trust):
+            yield (
+                f"{where} is no {kind} of pnfs; trust=true builds it all the same, which runs its code: "
+                "only for checkpoints that you wrote"
+            )
+        elif not callable(found):
+            yield f"{where} is no class that can be imported ({found!r}); PYTHONPATH must hold its module's folder"
+    for name, value in config.items():
+        # What an object is made of is known by its key; a dictionary of objects has objects of one kind.
+        below = (str(name) if name in _ROLES else None) if is_object else role
+        yield from _foreign(value, f"{key}.{name}", below, trust)
+
+
+def _resolved(target: Any, trust: bool) -> Any:
+    """What a dotted name stands for, or why it stands for nothing; `trust` lets foreign modules be imported."""
+    allowed = trust or (str(target).startswith(_PACKAGES) and ":" not in target)
     try:
-        found = resolve_name(target)
+        return resolve_name(target) if allowed else None
     except Exception as error:  # The user's module may fail in any way.
-        reason = f"{type(error).__name__}: {error}"
-        return f", which cannot be imported ({reason}); PYTHONPATH must hold its module's folder"
-    return None if callable(found) else ", which is no class"
-
-
-def _is_ours(target: Any, base: type) -> bool:
-    """Whether it is a class of this package (or an optimiser of PyTorch) that does what is done in its place."""
-    module, _, name = str(target).rpartition(".")
-    if not str(target).startswith(_PACKAGES):
-        return False
-    try:
-        found = inspect.getattr_static(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return False
-    own = inspect.isclass(found) and found.__module__.startswith(_PACKAGES)
-    return own and issubclass(found, base)
+        return error
 
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:

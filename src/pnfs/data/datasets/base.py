@@ -93,10 +93,6 @@ class PoseDataset(ABC):
         """The number of each person's image, a key of `image_names`."""
         return self.persons(split).image_index
 
-    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
-        """Scores beside those of the metric that are too slow to compute after every epoch."""
-        return {}
-
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools,
         whose file names may hold the method's `name`. Returns the file."""

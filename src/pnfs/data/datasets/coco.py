@@ -23,7 +23,7 @@ from pnfs.data.persons import UNLABELLED, counted
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
 from pnfs.data.readers import read_json
 from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_by_visibility, similarity_sigmas
+from pnfs.evaluation.coco_eval import DetectedPoses, similarity_sigmas
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
@@ -145,13 +145,6 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
         images = labelled.image_ids, found.image_ids
         rows = matched_by_image(*images, lambda m, n: box_iou(ours[m], theirs[n]).numpy(), MATCHING_OVERLAP)
         return Matches(labelled, predictions, rows)
-
-    def extra_scores(self, split: str, predictions: Predictions) -> Mapping[str, float]:
-        """AP and AR over visible joints alone and over occluded joints alone, fractions."""
-        if self._unlabelled(split):
-            return {}
-        poses, _ = self._poses(split, predictions)
-        return evaluate_by_visibility(poses, self.annotations(split), self.sigmas)
 
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes the results file that COCO's server takes, duplicates left out."""
