@@ -32,19 +32,10 @@ class Fabric:
 class PoseNFSWeights(Weights):
     """Layers of their code besides those of public networks."""
 
-    def logits(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return self._entry(name, shape, 0, 1)
-
-    def depthwise(self, x: Tensor, name: str, kernel: int, dilation: int) -> Tensor:
-        weight = self._entry(f"{name}.weight", (x.shape[1], 1, kernel, kernel), 0, 1 / kernel)
-        padding = dilation * (kernel // 2)
-        return F.conv2d(x, weight, padding=padding, dilation=dilation, groups=x.shape[1])
-
     def plain_norm(self, x: Tensor, name: str) -> Tensor:
         """Batch norm without affine parameters."""
-        shape = (x.shape[1],)
-        mean = self._entry(f"{name}.running_mean", shape, 0, 0.1)
-        return F.batch_norm(x, mean, self._variance(f"{name}.running_var", shape), eps=1e-5)
+        mean = self._entry(f"{name}.running_mean", (x.shape[1],), 0, 0.1)
+        return F.batch_norm(x, mean, self._variance(f"{name}.running_var", (x.shape[1],)), eps=1e-5)
 
     def operator(self, x: Tensor, name: str, operator: str) -> Tensor:
         if operator == "Zero":
@@ -56,11 +47,12 @@ class PoseNFSWeights(Weights):
             return self.plain_norm(pooled, f"{name}.1")
         if operator == "max_pool_3x3":
             return self.plain_norm(F.max_pool2d(x, 3, stride=1, padding=1), f"{name}.1")
-        kind, _, kernel = operator.split("_")
+        (kind, _, kernel), channels = operator.split("_"), x.shape[1]
+        kernel, dilation, base = int(kernel[0]), 1 if kind == "Sep" else 2, f"{name}.operation"
         for step in range(2 if kind == "Sep" else 1):
-            base = f"{name}.operation"
-            x = self.depthwise(x, f"{base}.{4 * step}", int(kernel[0]), 1 if kind == "Sep" else 2)
-            x = self.conv(x, f"{base}.{4 * step + 1}", x.shape[1], 1)
+            weight = self._entry(f"{base}.{4 * step}.weight", (channels, 1, kernel, kernel), 0, 1 / kernel)
+            x = F.conv2d(x, weight, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
+            x = self.conv(x, f"{base}.{4 * step + 1}", channels, 1)
             x = self.plain_norm(x, f"{base}.{4 * step + 2}").relu()
         return x
 
@@ -75,19 +67,11 @@ class PoseNFSWeights(Weights):
         return self.norm(x, f"{name}.operation.1")
 
     def cell(
-        self,
-        inputs: list[Tensor],
-        name: str,
-        fabric: Fabric,
-        channels: int,
-        alpha: Tensor,
-        beta: Tensor,
+        self, inputs: list[Tensor], name: str, fabric: Fabric, channels: int, alpha: Tensor, beta: Tensor
     ) -> Tensor:
-        mixed = sum(
-            3 * share * self.connection(x, f"{name}.propress_list.{k}", channels)
-            for k, (x, share) in enumerate(zip(inputs, beta.softmax(-1), strict=True))
-        )
-        assert isinstance(mixed, Tensor)
+        mixed = torch.zeros(())
+        for k, (x, share) in enumerate(zip(inputs, beta.softmax(-1), strict=True)):
+            mixed = mixed + 3 * share * self.connection(x, f"{name}.propress_list.{k}", channels)
         states, edge = [mixed.relu()], 0
         for _ in range(fabric.hidden_states_num):
             total = torch.zeros_like(states[0])
@@ -98,19 +82,17 @@ class PoseNFSWeights(Weights):
                     total = total + len(fabric.operators) * shares[k] * made
                 edge += 1
             states.append(total)
-        joined = torch.cat(states[1:], dim=1)
-        return self.conv(joined, f"{name}.channel_keep", channels, 1, bias=True)
+        return self.conv(torch.cat(states[1:], dim=1), f"{name}.channel_keep", channels, 1, bias=True)
 
     def fabric(self, maps: list[Tensor], name: str, fabric: Fabric) -> list[Tensor]:
         """The maps of the last layer, finest first; `maps` feed the first one."""
         layers = range(fabric.first, fabric.last + 1)
         count = sum(fabric.cells(layer) for layer in layers)
         hidden, ops = fabric.hidden_states_num, len(fabric.operators)
-        edges = hidden * (hidden + 1) // 2
+        edges, index = hidden * (hidden + 1) // 2, 0
         shape = (count, edges, ops) if fabric.one_alpha_a_cell else (edges, ops)
-        alphas = self.logits(f"{name}.alphas", shape)
-        betas = self.logits(f"{name}.betas", (count, 3))
-        index = 0
+        alphas = self._entry(f"{name}.alphas", shape, 0, 1)
+        betas = self._entry(f"{name}.betas", (count, 3), 0, 1)
         for layer in layers:
             made = []
             for i in range(fabric.cells(layer)):
@@ -118,13 +100,8 @@ class PoseNFSWeights(Weights):
                 above = maps[i - 1] if i else parallel
                 below = maps[i + 1] if i + 1 < len(maps) else parallel
                 alpha = alphas[index] if fabric.one_alpha_a_cell else alphas
-                channels = fabric.factor * 4 * 2**i
-                made.append(
-                    self.cell(
-                        [parallel, above, below], f"{name}.cell_{layer}_{i}", fabric, channels,
-                        alpha, betas[index],
-                    )
-                )  # fmt: skip
+                inputs, cell = [parallel, above, below], f"{name}.cell_{layer}_{i}"
+                made.append(self.cell(inputs, cell, fabric, fabric.factor * 4 * 2**i, alpha, betas[index]))
                 index += 1
             maps = made
         return maps

@@ -78,20 +78,13 @@ def test_importing_loads_nothing_heavy(module: str, heavy: str) -> None:
 def test_imports_are_found_wherever_they_stand(rooms: ModuleType, tmp_path: Path) -> None:
     modules = {
         "low/one": "import numpy",
-        "middle/two": "from pnfs import low",
-        "top/three": "def f():\n    from pnfs.middle.two import x\n    import pnfs.low.one",
-        "load": "from pnfs.middle import two",
+        "top/three": "def f():\n    from pnfs.low import x\n    import pnfs.low.one",
+        "load": "from pnfs.top import three",
     }
     for name, text in modules.items():
-        path = tmp_path / f"{name}.py"
-        path.parent.mkdir(exist_ok=True)
-        (path.parent / "__init__.py").touch()
-        path.write_text(text)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).with_name("__init__.py").touch()
+        (tmp_path / f"{name}.py").write_text(text)
     graph = rooms.import_graph(tmp_path)
-    assert set(graph.edges) == {
-        ("middle", "low"), ("top", "middle"), ("top", "low"), ("pnfs", "middle"),
-    }  # fmt: skip
-    assert rooms.storeys(graph) == [["low"], ["middle"], ["pnfs", "top"]]
-    rooms.draw(graph, tmp_path / "rooms.svg")
-    text = (tmp_path / "rooms.svg").read_text()
-    assert all(f">{room}</text>" in text for room in graph)
+    assert set(graph.edges) == {("top", "low"), ("pnfs", "top")}
+    assert rooms.storeys(graph) == [["low"], ["top"], ["pnfs"]]

@@ -169,18 +169,6 @@ def test_values_that_say_nothing_are_named(command: str, key: str, value: str) -
     checked(command, composed(command, *needed.get(command, [])))
 
 
-def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(sys, "argv", ["pnfs predict"])
-    monkeypatch.setattr(launch.hydra, "main", lambda **_: lambda task: interrupted)
-    with pytest.raises(SystemExit) as caught:
-        launch.start("predict")
-    assert caught.value.code == 130
-    assert "interrupted" in capsys.readouterr().err
-
-
 def test_a_missing_package_and_a_place_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     error = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
     assert "pnfs[tensorboard]" in str(launch.said(error))

@@ -33,16 +33,13 @@ def test_good_dataset_passes_and_bad_one_exits_with_1(tmp_path: Path) -> None:
     assert "errors: 0" in run(*asked)
     assert json.loads((tmp_path / "check.json").read_text()) == []
     assert (tmp_path / "crops.png").is_file()
-    images = sorted((folder / "images").iterdir())
-    images[0].unlink()
-    images[3].write_bytes(images[3].read_bytes()[:900])
+    lost = min((folder / "images").iterdir())
+    lost.unlink()
     with pytest.raises(SystemExit) as status:
         run(*asked)
     assert status.value.code == 1
-    found = json.loads((tmp_path / "check.json").read_text())
-    errors = {f["check"]: f["records"] for f in found if f["severity"] == "error"}
-    assert errors.keys() == {"missing images", "damaged images"}
-    assert errors["missing images"] == [images[0].name]
+    (found,) = json.loads((tmp_path / "check.json").read_text())
+    assert (found["severity"], found["check"], found["records"]) == ("error", "missing images", [lost.name])
 
 
 @pytest.mark.parametrize("name", ["mpii", "coco", "lsp", "lspet"])
@@ -51,23 +48,13 @@ def test_an_empty_folder_is_a_finding_about_the_layout(tmp_path: Path, name: str
         run(f"dataset={name}", f"dataset.root={tmp_path}", f"out={tmp_path}/report")
     [layout] = json.loads((tmp_path / "report/check.json").read_text())
     assert layout["check"] == "layout"
-    assert str(tmp_path) in layout["problem"]
-    assert "http" in layout["advice"]
+    assert all(word in layout["problem"] for word in (str(tmp_path), "http"))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["action=look"],
-        ["images=some"],
-        ["dataset=of_checkpoint"],
-        ["action=cache"],
-        ["input_size=[64,50]"],
-    ],
-)
-def test_what_cannot_be_done_is_refused(wrong: list[str]) -> None:
-    with pytest.raises(UsageError, match=wrong[-1].split("=")[0]):
-        run(*wrong)
+@pytest.mark.parametrize("wrong", ["action=look", "images=some", "dataset=of_checkpoint", "input_size=[64,50]"])
+def test_what_cannot_be_done_is_refused(wrong: str) -> None:
+    with pytest.raises(UsageError, match=wrong.partition("=")[0]):
+        run(wrong)
 
 
 def test_a_cache_is_written_once(tmp_path: Path) -> None:

@@ -11,20 +11,10 @@ import pytest
 import scipy.io
 from hydra.errors import InstantiationException
 
-from pnfs.commands.configuration import UsageError
-from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.images import DataError
-from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
-from pnfs.evaluation import OKSAveragePrecision
-from tiny_runs import call, record_of, untrained_run
+from tiny_runs import TINY, call, record_of, untrained_run
 from written_datasets import require_server_format, write_coco, write_mpii
-
-MODEL = (
-    "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
-    "parts=p1", "input_size=[64,64]", "batch_size=4", "epochs=1", "trainer=cpu",
-    "workers=0", "strategy=frozen",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +28,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
             people = Synthetic(skeleton=skeleton, train=8, val=8, image_size=(64, 64))
             write = {"mpii": write_mpii, "coco": write_coco}[skeleton]
             write({split: people.persons(split) for split in ("train", "val")}, folder / "data")
-            call("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *MODEL,
-                 f"run_root={folder / 'runs'}")  # fmt: skip
+            given = ("batch_size=4", "epochs=1", "workers=0", "strategy=frozen", f"run_root={folder / 'runs'}")
+            call("train", f"dataset={skeleton}", f"dataset.root={folder / 'data'}", *TINY, *given)
             (result,) = (folder / "runs").glob("*/*/result.json")
             made[skeleton] = folder / "data", result.parent
         return made[skeleton]
@@ -127,69 +117,28 @@ def test_coco_in_both_kinds_of_boxes(trained, tmp_path: Path) -> None:
     # The same persons; a detected box's score halves a person's.
     best = {kind: max(r["score"] for r in found) for kind, (found, _) in results.items()}
     assert best["detected"] < 0.75 * best["ground truth"]
+    # An average precision needs the one annotation file of all persons.
+    with pytest.raises(DataError, match="train, val"):
+        evaluated(run, tmp_path / "all", "split=all")
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'")]
-)
+    ("override", "message"),
+    [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'"),
+     ("+trainer.limit_val_batches=1", "limit_val_batches"), ("+trainer.fast_dev_run=true", "fast_dev_run")],
+)  # fmt: skip
 def test_what_cannot_be_is_refused(trained, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises((ValueError, InstantiationException), match=message):
         evaluated(trained("mpii")[1], tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("key", ["limit_val_batches=1", "fast_dev_run=true", "overfit_batches=2"])
-def test_evaluation_of_a_part_is_refused(key: str) -> None:
-    with pytest.raises(UsageError, match=key.partition("=")[0]):
-        call("evaluate", "checkpoint=anywhere", f"+trainer.{key}")
-
-
-# --- split=all
-
-
-class Odd(PoseDataset):
-    """Splits of other names; "again" is "first", and "test" is not there."""
-
-    name, splits = "odd", ("first", "second", "again", "test")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.people = Synthetic(train=3, val=2, image_size=(64, 64))
-        self.skeleton = self.people.skeleton
-
-    def load(self, split: str) -> Persons:
-        if split == "test":
-            raise DataError("test.json is missing")
-        return self.people.persons("val" if split == "second" else "train")
-
-    def metric(self, split: str):
-        return self.people.metric("val")
-
-
-def test_persons_of_all_splits_stand_one_after_the_other(monkeypatch) -> None:
-    odd = Odd()
-    source = with_every_split(odd, "all")
-    assert with_every_split(odd, "second") is odd
-    persons = source.persons("all")
-    assert [id_.split("/")[0] for id_ in persons.ids.tolist()] == ["first"] * 3 + ["second"] * 2
-    assert source.evaluation_choices("all")["splits"] == "first, second"
-    own = [odd.people.persons(split)[n] for split, count in (("train", 3), ("val", 2)) for n in range(count)]
-    for row, person in enumerate(own):
-        np.testing.assert_array_equal(persons[row].joints, person.joints)
-        np.testing.assert_array_equal(persons[row].image, person.image)
-    # COCO's average precision needs the one annotation file of all persons.
-    average = OKSAveragePrecision.__new__(OKSAveragePrecision)
-    monkeypatch.setattr(Odd, "metric", lambda self, split: average)
-    with pytest.raises(DataError, match="first, second"):
-        with_every_split(Odd(), "all")
-
-
-def test_a_score_of_all_is_that_of_its_parts(tmp_path: Path) -> None:
+def test_a_score_of_all_splits_is_that_of_its_parts(tmp_path: Path) -> None:
     run, splits = untrained_run(tmp_path / "run"), ("train", "val", "all")
     records = [evaluated(run, tmp_path / split, f"split={split}") for split in splits]
     assert [record["persons"] for record in records] == [8, 6, 14]
-    first, second, both = (
-        np.array([j["all"]["labels"] for j in record["by_joint"]["joints"].values()]) for record in records
-    )
-    np.testing.assert_array_equal(first + second, both)
+    rates = [[joint["all"] for joint in record["by_joint"]["joints"].values()] for record in records]
+    labels, percent = (np.array([[j[key] for j in rate] for rate in rates]) for key in ("labels", "percent"))
+    np.testing.assert_array_equal(labels[0] + labels[1], labels[2])
+    np.testing.assert_allclose((labels * percent)[:2].sum(0), labels[2] * percent[2], atol=0.1)
     assert records[2]["evaluated_with"]["splits"] == "train, val"

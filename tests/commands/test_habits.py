@@ -14,14 +14,11 @@ import pytest
 import torch
 import yaml
 
-from tiny_runs import record_of
+from tiny_runs import PEOPLE, record_of
+from tiny_runs import TINY as SMALLEST
 from train_server import TrainServer
 
-TINY = [
-    "dataset=synthetic", "dataset.train=16", "dataset.val=8", "dataset.image_size=[64,64]",
-    "input_size=[64,64]", "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2", "parts=p1", "epochs=1", "batch_size=8", "trainer=cpu", "workers=0",
-]  # fmt: skip
+TINY = [*PEOPLE, *SMALLEST, "dataset.train=16", "epochs=1", "batch_size=8", "workers=0"]
 SCRIPT = "from pnfs.commands.main import main; main()"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -125,37 +122,26 @@ def test_local_file_is_read_where_there_is_one(train: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_named_checkpoint_is_continued(train: Run, tmp_path: Path) -> None:
-    train()
+def test_a_run_is_continued_finetuned_and_trained_anew(train: Run, server: TrainServer, tmp_path: Path) -> None:
+    train("model.fabrics.channels=3")
     (first,) = folders(tmp_path)
-    train("epochs=2", f"ckpt_path={first}/checkpoints/last.ckpt", "name=longer")
+    train("model.fabrics.channels=3", "epochs=2", f"ckpt_path={first}/checkpoints/last.ckpt", "name=longer")
     (longer,) = folders(tmp_path, "longer")
     assert (last_of(longer)["epoch"], last_of(longer)["global_step"]) == (1, 4)
     assert "resuming after epoch 1 of 2" in (longer / "train.log").read_text()
-
-
-@pytest.mark.slow
-def test_network_of_a_checkpoint_is_trained_further(train: Run, server: TrainServer, tmp_path: Path) -> None:
-    train("model.fabrics.channels=3")
-    (first,) = folders(tmp_path)
+    # The network of a checkpoint is not the one that is configured here.
     tiny = [override for override in TINY if not override.startswith("model.")]
     finetune = ["train", *tiny, "experiment=finetune", f"initial={first}", "name=further"]
     done = server.run(tmp_path, *finetune, "--cfg", "job", "--resolve")
     assert yaml.safe_load(done.stdout)["model"]["fabrics"]["channels"] == 3
     assert server.run(tmp_path, *finetune).returncode == 0
     assert "experiment=finetune" in train(f"initial={first}", status=1).stderr
-
-
-@pytest.mark.slow
-def test_restart_trains_anew(train: Run, tmp_path: Path) -> None:
-    train()
-    (folder,) = folders(tmp_path)
-    (folder / "checkpoints" / "old.txt").touch()
-    before = record_of(folder)["finished"]
+    (first / "checkpoints" / "old.txt").touch()
+    before = record_of(first)["finished"]
     time.sleep(1.0)
-    train("restart=true")
-    assert record_of(folder)["finished"] > before
-    assert not (folder / "checkpoints" / "old.txt").exists()
+    train("model.fabrics.channels=3", "restart=true")
+    assert record_of(first)["finished"] > before
+    assert not (first / "checkpoints" / "old.txt").exists()
 
 
 # --- sweeps, and jobs side by side

@@ -1,4 +1,4 @@
-"""Sweeps through every launcher, and runs in several processes, as whole commands."""
+"""Sweeps through every launcher, runs in several processes, a GPU for each process."""
 
 import importlib
 import json
@@ -7,28 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
 
-from pnfs.commands.processes import run_in_processes
+from pnfs.commands.processes import run_in_processes, take_gpu_if_asked
 from pnfs.errors import PnfsError
-
-TINY = [
-    "dataset=synthetic", "dataset.train=32", "dataset.val=8", "dataset.image_size=[64,64]", "input_size=[64,64]",
-    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2", "parts=p1", "epochs=1", "batch_size=16", "trainer=cpu", "workers=0",
-    "run_root=runs",
-]  # fmt: skip
-RUN = "import sys; from pnfs.commands.main import main; main()"
+from tiny_runs import PEOPLE, TINY
 
 
 def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", RUN, "train", *TINY, *overrides]
+    tiny = [*PEOPLE, *TINY, "dataset.train=32", "epochs=1", "batch_size=16", "workers=0"]
+    command = [sys.executable, "-c", "from pnfs.commands.main import main; main()", "train", *tiny, *overrides]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
 
 
@@ -157,23 +151,6 @@ def test_failure_of_one_process_ends_all(ranks: Path, does: str, message: str) -
             os.kill(int((ranks / "pid_0").read_text()), 0)
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300  # Processes start in seconds, unless the machine is busy.
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    # Ended, and nobody has asked for its exit code yet.
-    status = Path(f"/proc/{pid}/stat")
-    return status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["Ctrl-C", "kill"])
 def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
@@ -185,13 +162,56 @@ def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
     script += f"run(run_as_rank, {arguments!r}, 2, Path({str(ranks)!r}))"
     command = [sys.executable, "-c", script]
     parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    files = [ranks / f"pid_{rank}" for rank in range(2)]
-    wait_until(lambda: all(f.is_file() and f.read_text() for f in files))
-    pids = [int(file.read_text()) for file in files]
+    files, deadline = [ranks / f"pid_{rank}" for rank in range(2)], time.monotonic() + 300
+    while not all(file.is_file() and file.read_text() for file in files):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = [psutil.Process(int(file.read_text())) for file in files]
     if by == "Ctrl-C":
         os.killpg(parent.pid, signal.SIGINT)
         assert parent.wait(60) == 130
     else:
         parent.kill()
         parent.wait(60)
-    wait_until(lambda: all(is_gone(pid) for pid in pids))
+    assert not psutil.wait_procs(children, timeout=60)[1]
+
+
+# --- a GPU for each process
+
+TAKE_TWICE = """
+import json, os, sys
+from pnfs.commands.processes import take_gpu_if_asked
+seen = []
+for _ in range(2):
+    take_gpu_if_asked()
+    seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+print(json.dumps(seen), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_process_keeps_a_gpu_of_its_own(tmp_path: Path) -> None:
+    def start() -> tuple["subprocess.Popen[str]", list[str]]:
+        gpus = {"PNFS_GPUS": "2", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "5,7,GPU-a"}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", TAKE_TWICE], env={**os.environ, **gpus}, **pipes)
+        assert process.stdout is not None
+        return process, json.loads(process.stdout.readline())
+
+    (first, one), (second, two) = start(), start()
+    # Both jobs of a process see the GPU that it took for the first.
+    assert [one, two] == [["5", "5"], ["7", "7"]]
+    first.communicate(timeout=60)
+    # A third gets what the first has left, not the GPU of the second.
+    third, three = start()
+    assert three == one
+    for process in (second, third):
+        process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("asked", ["0", "all", "3"])
+def test_gpus_that_cannot_be_shared_out_are_refused(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setenv("PNFS_GPUS", asked)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2")
+    with pytest.raises(PnfsError, match=r"hydra\.launcher\.n_jobs=2"):
+        take_gpu_if_asked.__wrapped__()

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pnfs.commands.train import compile_steps
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError, read_run
-from pnfs.search import SecondOrder, Synchronous
 from pnfs.training.checkpoints import CONFIG_KEY
 from tiny_runs import call, only_run, record_of
 from train_server import assert_same_training
@@ -53,41 +51,31 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_run_leaves_its_record_and_weights(finished: Path) -> None:
+def test_run_leaves_its_record_and_weights(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     record = record_of(finished)
-    assert record["score"] == record["scores"]["PCKh@0.5"]
     # Some, but not all: otherwise the comparisons below would not say much.
-    assert 0 < record["score"] < 100
-    assert record["seed"] == 0
-    assert record["cost"]["live_parameters"] > 0
-    assert record["cost"]["macs"] > 0
+    assert 0 < record["score"] == record["scores"]["PCKh@0.5"] < 100
+    assert min(record["cost"]["live_parameters"], record["cost"]["macs"], record["seconds"]) > 0
     assert record["evaluated_with"]["flip_test"] is True
-    assert record["seconds"] > 0
-    assert record["versions"]["torch"] == version("torch")
     best, last = (
         torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
     )
     assert (last["epoch"], last["global_step"]) == (2, 3 * BATCHES)
     assert best["epoch"] == record["evaluated_with"]["best_epoch"]
     assert best[CONFIG_KEY] == record["config"]
-
-
-@pytest.mark.slow
-def test_finished_run_is_not_trained_again(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Started again, it is not trained again.
     caplog.set_level("INFO", "pnfs")
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert trained(finished.parents[1], *RUN, "workers=1") == record_of(finished)["score"]
+    assert trained(finished.parents[1], *RUN, "workers=1") == record["score"]
     assert "finished before" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
-
-
-@pytest.mark.slow
-def test_evaluating_the_run_gives_the_score_on_record(finished: Path, tmp_path: Path) -> None:
-    score = call("evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu")
-    assert score == record_of(finished)["score"]
-    record = record_of(tmp_path)
-    assert record["scores"] == pytest.approx(record_of(finished)["scores"], abs=0, nan_ok=True)
-    assert record["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
+    # Evaluated, it has the scores on record.
+    call("evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu")
+    evaluated = record_of(tmp_path)
+    assert evaluated["scores"] == pytest.approx(record["scores"], abs=0, nan_ok=True)
+    assert evaluated["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
 
 
 # --- stopped before the last epoch
@@ -189,10 +177,6 @@ def test_file_of_another_run_in_the_folder_is_refused(
 # --- compiled steps
 
 
-class Swapping(Synchronous):
-    compilable = False
-
-
 class Recorder:
     mode: str | None = None
 
@@ -200,12 +184,9 @@ class Recorder:
         self.mode = mode
 
 
-@pytest.mark.parametrize(("strategy", "compiled"), [(Synchronous, True), (SecondOrder, False), (Swapping, False)])
-def test_a_strategy_says_whether_its_steps_can_be_compiled(strategy, compiled, caplog) -> None:
-    caplog.set_level("INFO")
-    module = Recorder()
-    target = f"{strategy.__module__}.{strategy.__qualname__}"
-    settings = {"acceleration": {"compile": "default"}, "strategy": {"_target_": target}}
-    compile_steps(module, settings)  # type: ignore[arg-type]
-    assert module.mode == ("default" if compiled else None)
-    assert (strategy.__name__ in caplog.text) is not compiled
+@pytest.mark.parametrize(("strategy", "mode"), [("Synchronous", "default"), ("SecondOrder", None)])
+def test_a_strategy_says_whether_its_steps_can_be_compiled(strategy: str, mode: str | None) -> None:
+    module: Any = Recorder()
+    settings = {"acceleration": {"compile": "default"}, "strategy": {"_target_": f"pnfs.search.{strategy}"}}
+    compile_steps(module, settings)
+    assert module.mode == mode

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,19 @@ MODEL = (
     "backbone=fabric", "model.fabrics.channels=4", "model.fabrics.layers=3", "model.fabrics.last_layers=2",
     "parts=p3", "batch_size=4", "trainer=cpu", "workers=0", "strategy=frozen",
 )  # fmt: skip
-
-
-# --- geometry
-
 PEOPLE = ("dataset=synthetic", "dataset.train=8", "dataset.val=8", "dataset.image_size=[96,96]")
 
 
-@pytest.fixture(scope="module")
-def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Codec -> a finished run."""
-    made: dict[str, Path] = {}
-
-    def make(codec: str) -> Path:
-        if codec not in made:
-            root = tmp_path_factory.mktemp(codec)
-            call("train", *PEOPLE, *MODEL, f"codec={codec}", "input_size=[64,96]",
-                 "epochs=1", f"run_root={root}")  # fmt: skip
-            (result,) = root.glob("*/*/result.json")
-            made[codec] = result.parent
-        return made[codec]
-
-    return make
+def trained(root: Path, *overrides: str) -> Path:
+    call("train", *MODEL, f"run_root={root}", *overrides)
+    (result,) = root.glob("*/*/result.json")
+    return result.parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["udp", "dark"])
-def test_later_commands_score_as_training_did(
-    run_with: Callable[[str], Path], codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = run_with(codec)
+def test_later_commands_score_as_training_did(codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path / "runs", *PEOPLE, f"codec={codec}", "input_size=[64,96]", "epochs=1")
     used = []
     loader = PoseDataModule.eval_dataloader
 
@@ -55,47 +37,17 @@ def test_later_commands_score_as_training_did(
         return loader(self, split)
 
     monkeypatch.setattr(PoseDataModule, "eval_dataloader", noted)
-    expected = record_of(run)["scores"]
     again = ["trainer=cpu", "workers=0", f"checkpoint={run}"]
     call("evaluate", *again, f"out={tmp_path / 'evaluated'}")
-    found = record_of(tmp_path / "evaluated")["scores"]
     call("derive", *again, "method=exact", f"out={tmp_path / 'derived'}")
-    derived = record_of(tmp_path / "derived")["scores"]
-    for name, score in expected.items():
-        assert found[name] == pytest.approx(score, abs=1e-9, nan_ok=True), name
-        assert derived["source"][name] == pytest.approx(score, abs=1e-9, nan_ok=True), name
+    expected = record_of(run)["scores"]
+    for found in (
+        record_of(tmp_path / "evaluated")["scores"],
+        record_of(tmp_path / "derived")["scores"]["source"],
+    ):
+        assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
     # Scores of a network that has hardly begun would hide another geometry.
     assert used == [codec == "udp"] * 3
-
-
-# --- detected boxes
-
-
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six drawn people; a detector finds them all, most surely last, and much that is nobody."""
-    root = tmp_path_factory.mktemp("coco")
-    people = Synthetic(skeleton="coco", train=4, val=6, image_size=(64, 64))
-    write_coco({split: people.persons(split) for split in ("train", "val")}, root)
-    labels = json.loads((root / "annotations/person_keypoints_val2017.json").read_text())
-    detections = []
-    for n, label in enumerate(labels["annotations"]):
-        record = {"image_id": label["image_id"], "category_id": 1}
-        for k in range(10):
-            detections.append({**record, "bbox": [k, k, 8.0, 8.0], "score": 0.01 * k})
-        detections.append({**record, "bbox": label["bbox"], "score": 0.5 + 0.05 * n})
-    folder = root / "person_detection_results"
-    folder.mkdir()
-    path = folder / "COCO_val2017_detections_AP_H_56_person.json"
-    path.write_text(json.dumps(detections))
-    return root
-
-
-def trained_on(coco: Path, boxes: str, root: Path) -> Path:
-    call("train", *MODEL, "dataset=coco", f"dataset.root={coco}", f"dataset.boxes={boxes}",
-         "input_size=[64,64]", "epochs=2", f"run_root={root}")  # fmt: skip
-    (result,) = root.glob("*/*/result.json")
-    return result.parent
 
 
 def column(run: Path, name: str) -> list[float]:
@@ -104,9 +56,24 @@ def column(run: Path, name: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> None:
-    detected = trained_on(coco, "detected", tmp_path / "detected")
-    labelled = trained_on(coco, "ground_truth", tmp_path / "labelled")
+def test_training_is_watched_in_labelled_boxes(tmp_path: Path) -> None:
+    """Six drawn people; a detector finds them all, most surely last, and much that is nobody."""
+    coco = tmp_path / "coco"
+    people = Synthetic(skeleton="coco", train=4, val=6, image_size=(64, 64))
+    write_coco({split: people.persons(split) for split in ("train", "val")}, coco)
+    labels = json.loads((coco / "annotations/person_keypoints_val2017.json").read_text())
+    detections = []
+    for n, label in enumerate(labels["annotations"]):
+        record = {"image_id": label["image_id"], "category_id": 1}
+        detections += [{**record, "bbox": [k, k, 8.0, 8.0], "score": 0.01 * k} for k in range(10)]
+        detections.append({**record, "bbox": label["bbox"], "score": 0.5 + 0.05 * n})
+    path = coco / "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(detections))
+    options = ("dataset=coco", f"dataset.root={coco}", "input_size=[64,64]", "epochs=2")
+    detected, labelled = (
+        trained(tmp_path / boxes, *options, f"dataset.boxes={boxes}") for boxes in ("detected", "ground_truth")
+    )
     # The same training but for the final score.
     for name in ("val/loss", "val/AP", "val/AR"):
         assert column(detected, name) == column(labelled, name)
@@ -117,8 +84,7 @@ def test_training_is_watched_in_labelled_boxes(coco: Path, tmp_path: Path) -> No
     assert plain["evaluated_with"]["boxes"] == "ground truth"
     assert "best_epoch_by" not in plain["evaluated_with"]
     out = tmp_path / "again"
-    call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}",
-         f"out={out}")  # fmt: skip
+    call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}", f"out={out}")
     again = record_of(out)
     assert again["persons"] == 66
     for name in ("AP", "AR", "AR .5"):

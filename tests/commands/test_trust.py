@@ -13,7 +13,7 @@ from pnfs.commands.building import build_network, save_network
 from pnfs.commands.configuration import plain
 from pnfs.models.architecture import describe_architecture
 from pnfs.training.checkpoints import CheckpointError, without_downloads
-from tiny_runs import call, composed
+from tiny_runs import PEOPLE, TINY, call, composed
 
 GATE = """
 from pathlib import Path
@@ -28,13 +28,7 @@ class Gate(Operation):
     def forward(self, x, weight):
         return x.sigmoid() * weight.repeat_interleave(x.shape[1] // len(weight))[:, None, None]
 """
-MODEL = (
-    "backbone=fabric", "backbone.fabrics.channels=2", "backbone.fabrics.first_layers=3",
-    "model.fabrics.channels=2",
-    "parts=p1", "trainer=cpu",
-    "+operations.gate={_target_: gate_of_a_user.Gate, _partial_: true}",
-    "input_size=[64,64]", "dataset.train=4", "dataset.val=4", "dataset.image_size=[64,64]",
-)  # fmt: skip
+GATES = "+operations.gate={_target_: gate_of_a_user.Gate, _partial_: true}"
 
 
 @pytest.fixture
@@ -44,7 +38,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "gate_of_a_user.py").write_text(GATE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    settings = plain(composed("train", *MODEL))
+    settings = plain(composed("train", *PEOPLE, *TINY, GATES))
     network = build_network(settings["model"])
     path = save_network(tmp_path / "run", network, settings, describe_architecture(network))
     sys.modules.pop("gate_of_a_user")

@@ -181,8 +181,9 @@ def test_a_killed_start_is_continued(tmp_path: Path, caplog: pytest.LogCaptureFi
     persons = write_persons(tmp_path / "images", count=70)
     whole = ensure_cache(tmp_path / "whole", persons, PAPER, workers=2)
     path = cache_path(tmp_path / "cache", persons, PAPER)
-    fork = multiprocessing.get_context("fork")
-    process = fork.Process(target=_write_slowly, args=(persons, tmp_path / "cache"))
+    # A fork would inherit locks that threads of earlier tests hold.
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_write_slowly, args=(persons, tmp_path / "cache"))
     process.start()
     while not _has_rows(partial_of(path)):
         assert process.is_alive()

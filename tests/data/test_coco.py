@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,14 +11,11 @@ from pycocotools.coco import COCO as CocoIndex
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
 from pnfs.data.predictions import UNMATCHED, Predictions
-from written_datasets import require_server_format
+from written_datasets import require_server_format, write_labels
 
-SIZE = 320
 # Two persons in image 7, one in image 9.
 CORNERS = {1: (7, 20, 30), 2: (7, 180, 60), 3: (9, 90, 90)}
-IMAGES = [
-    {"id": number, "file_name": f"{number:012d}.jpg", "width": SIZE, "height": SIZE} for number in (7, 9, 11)
-]
+IMAGES = [{"id": number, "file_name": f"{number:012d}.jpg", "width": 320, "height": 320} for number in (7, 9, 11)]
 
 
 def figure(x: float, y: float) -> np.ndarray:
@@ -29,8 +25,7 @@ def figure(x: float, y: float) -> np.ndarray:
 def annotation(person: int, labelled: int = 17, **change: object) -> dict:
     """The first nine joints are visible, the rest up to `labelled` occluded."""
     image, x, y = CORNERS[person]
-    flags = np.where(np.arange(17) < 9, 2, 1)
-    joints = np.column_stack([figure(x, y), flags])
+    joints = np.column_stack([figure(x, y), np.where(np.arange(17) < 9, 2, 1)])
     joints[labelled:] = 0
     return {
         "id": person, "image_id": image, "category_id": 1, "iscrowd": 0, "num_keypoints": labelled,
@@ -38,41 +33,21 @@ def annotation(person: int, labelled: int = 17, **change: object) -> dict:
     }  # fmt: skip
 
 
-def detection(person: int, shift: float = 0.0, score: float = 0.9) -> dict:
+def detection(person: int, shift: float = 0.0, score: float = 0.9, **change: object) -> dict:
     image, x, y = CORNERS[person]
-    box = [x + shift, y + shift, 80.0, 105.0]
-    return {"image_id": image, "category_id": 1, "bbox": box, "score": score}
+    record = {"image_id": image, "category_id": 1, "bbox": [x + shift, y + shift, 80.0, 105.0], "score": score}
+    return record | change
 
 
 DETECTIONS = [
-    detection(2, 4),
-    detection(1, 2),
-    detection(3, 0, score=0.5),
-    detection(1, 200, score=0.05),
+    detection(2, 4), detection(1, 2), detection(3, 0, score=0.5), detection(1, 200, score=0.05),
     {"image_id": 9, "category_id": 18, "bbox": [0, 0, 50, 50], "score": 0.99},
-]
+]  # fmt: skip
 
 
 def written(root: Path, annotations: list[dict], images: list[dict] = IMAGES) -> Path:
-    """A dataset below `root` with these annotations in "train" and "val"."""
-    content = {"images": images, "categories": [{"id": 1, "name": "person"}]}
-    labelled = {**content, "annotations": annotations}
-    boxes = "person_detection_results/COCO_{}_person.json".format
-    for name, what in (
-        ("annotations/person_keypoints_train2017.json", labelled),
-        ("annotations/person_keypoints_val2017.json", labelled),
-        ("annotations/image_info_test-dev2017.json", content),
-        (boxes("val2017_detections_AP_H_56"), DETECTIONS),
-        (boxes("test-dev2017_detections_AP_H_609"), DETECTIONS),
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(json.dumps(what))
-    for split in ("train2017", "val2017", "test2017"):
-        (root / "images" / split).mkdir(parents=True)
-        for number in (7, 9):
-            picture = np.zeros((SIZE, SIZE, 3), np.uint8)
-            cv2.imwrite(str(root / f"images/{split}/{number:012d}.jpg"), picture)
-    return root
+    content = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": annotations}
+    return write_labels(root, content, DETECTIONS)
 
 
 @pytest.fixture
@@ -81,12 +56,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def scores(source: COCO, split: str, predictions: Predictions) -> dict[str, float]:
-    metric = source.metric(split)
-    metric.update(
-        predicted=torch.from_numpy(predictions.locations),
-        scores=torch.from_numpy(predictions.scores),
-        sample_index=torch.arange(len(predictions)),
-    )
+    metric, rows = source.metric(split), torch.arange(len(predictions))
+    found = (torch.from_numpy(column) for column in (predictions.locations, predictions.scores))
+    metric.update(**dict(zip(("predicted", "scores"), found, strict=True)), sample_index=rows)
     return {name: float(value) for name, value in metric.compute().items()}
 
 
@@ -98,12 +70,10 @@ def test_a_person_as_annotated(tmp_path: Path) -> None:
     people = [annotation(n + 1, labelled=16 - n, bbox=box) for n, box in enumerate(boxes)]
     source = COCO(written(tmp_path / "d", people), min_labelled=15)
     persons = source.persons("val")
-    person = persons[0]
-    assert (persons.ids.tolist(), person.image.shape) == (["1", "2", "3"], (SIZE, SIZE, 3))
-    assert person.joints[:16].tolist() == figure(20, 30)[:16].tolist()
-    assert person.joints[16].tolist() == [0, 0]
-    assert person.visibility.tolist() == [2] * 9 + [1] * 7 + [0]
-    assert person.reference_length == 90
+    assert persons.ids.tolist() == ["1", "2", "3"]
+    assert persons.joints[0].tolist() == [*figure(20, 30)[:16].tolist(), [0, 0]]
+    assert persons.visibility[0].tolist() == [2] * 9 + [1] * 7 + [0]
+    assert persons.reference_length[0] == 90
     # From pixel 20 to 100 and 30 to 135, times 1.25; others are clipped to the image, as HRNet's.
     assert persons.center.tolist() == [[60, 82.5], [15, 5], [309.5, 314.5]]
     assert (persons.box_size / 1.25).tolist() == [[80, 105], [30, 10], [19, 9]]
@@ -114,8 +84,7 @@ def test_a_person_as_annotated(tmp_path: Path) -> None:
 @pytest.mark.fixtures("coco_gt.json")
 def test_persons_are_those_of_pycocotools(fixture_file: Path, tmp_path: Path) -> None:
     content = json.loads(fixture_file.read_text())
-    root = written(tmp_path / "d", content["annotations"], content["images"])
-    source = COCO(root, check_images=False)
+    source = COCO(written(tmp_path / "d", content["annotations"], content["images"]), check_images=False)
     persons, index = source.persons("val"), CocoIndex(str(fixture_file))
     records = index.loadAnns(index.getAnnIds(iscrowd=False))
     wanted = {record["id"]: record for record in records if any(record["keypoints"][2::3])}
@@ -136,9 +105,7 @@ def test_persons_are_those_of_pycocotools(fixture_file: Path, tmp_path: Path) ->
     assert float(metric.compute()["AP"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("size", "aspect"), [(None, 0.75), ((256, 192), 0.75), ((256, 256), 1.0), ((128, 256), 2.0)]
-)
+@pytest.mark.parametrize(("size", "aspect"), [(None, 0.75), ((256, 192), 0.75), ((128, 256), 2.0)])
 def test_areas_for_suppression_have_the_crops_aspect(root: Path, size, aspect: float) -> None:
     """HRNet's `_xywh2cs`: the shorter side grows to the input's width / height, then w · h."""
     width, height = 100.0, 131.25
@@ -157,17 +124,16 @@ def with_detections(root: Path, detections: object, **options) -> COCO:
 
 def right(source: COCO, split: str = "val") -> Predictions:
     """The labels as predictions, found without the source's matching; elsewhere nonsense."""
-    person_of = {row: n for n, row in ((2, 0), (1, 1), (3, 2))}
+    points = [figure(*CORNERS[person][1:]) for person in (2, 1, 3)]
     rows = len(source.persons(split))
-    points = [figure(*CORNERS[person_of[row]][1:]) if row < 3 else figure(0, 210)
-              for row in range(rows)]  # fmt: skip
-    return Predictions(np.array(points, np.float32), np.full((rows, 17), 0.8, np.float32))
+    points += [figure(0, 210)] * (rows - 3)
+    return Predictions(np.array(points[:rows], np.float32), np.full((rows, 17), 0.8, np.float32))
 
 
 def test_persons_are_the_detectors(root: Path) -> None:
     persons = COCO(root, boxes="detected").persons("val")
-    assert persons.name == "COCO val, detected boxes"
     assert persons.ids.tolist() == ["7/0", "7/1", "9/0", "7/2"]
+    assert persons.left_out == {"of another category": 1}
     assert not persons.visibility.any()
     assert np.isnan(persons.reference_length).all()
     # HRNet neither clips detected boxes nor measures them from pixel to pixel.
@@ -175,28 +141,28 @@ def test_persons_are_the_detectors(root: Path) -> None:
     assert persons.box_size[0].tolist() == [100, 131.25]
     names = [persons.images.describe(index) for index in persons.image_index.tolist()]
     assert names == [f"{number:012d}.jpg" for number in (7, 7, 9, 7)]
+    few = with_detections(
+        root, [detection(1), detection(2, bbox=[1, 1, 0, 9]), detection(3, score=0.1)], box_threshold=0.5
+    )
+    assert (len(few.persons("val")), list(few.persons("val").left_out.values())) == (1, [1, 1])
 
 
-def test_a_persons_score_is_the_boxs_times_its_joints(root: Path, tmp_path: Path) -> None:
-    source = COCO(root, boxes="detected", joint_threshold=0.3)
+@pytest.mark.parametrize(("nms", "count"), [("oks", 1), ("soft", 2), ("none", 2)])
+def test_duplicates_are_dropped_by_choice_and_scores_are_the_boxs_times_the_joints(
+    root: Path, tmp_path: Path, nms: str, count: int
+) -> None:
+    source = COCO(root, boxes="detected", nms=nms, joint_threshold=0.3)
+    found = scores(source, "val", right(source))
+    assert (found["AP"], found["AR"]) == (pytest.approx(1), pytest.approx(1))
+    assert source.evaluation_choices("val")["nms"] == nms
     predictions = right(source)
     predictions.scores[2, :10] = 0.25
     path = source.write_predictions("val", predictions, tmp_path, "mine")
     (score,) = [r["score"] for r in json.loads(path.read_text()) if r["image_id"] == 9]
     assert score == pytest.approx(0.5 * 0.8, abs=1e-6)
-
-
-@pytest.mark.parametrize(("nms", "count"), [("oks", 1), ("soft", 2), ("none", 2)])
-def test_duplicates_are_dropped_by_choice(root: Path, tmp_path: Path, nms: str, count: int) -> None:
-    source = COCO(root, boxes="detected", nms=nms)
-    found = scores(source, "val", right(source))
-    assert (found["AP"], found["AR"]) == (pytest.approx(1), pytest.approx(1))
     source = with_detections(root, [detection(1), detection(1, 3, score=0.8)], nms=nms)
-    points = np.array([figure(*CORNERS[1][1:])] * 2, np.float32)
-    predictions = Predictions(points, np.ones((2, 17), np.float32))
-    path = source.write_predictions("val", predictions, tmp_path, "mine")
-    assert len(json.loads(path.read_text())) == count
-    assert source.evaluation_choices("val")["nms"] == nms
+    twice = Predictions(np.array([figure(*CORNERS[1][1:])] * 2, np.float32), np.ones((2, 17), np.float32))
+    assert len(json.loads(source.write_predictions("val", twice, tmp_path, "mine").read_text())) == count
 
 
 def test_labelled_persons_are_matched_by_overlap(root: Path) -> None:
@@ -218,8 +184,8 @@ def test_test_dev_is_predicted_and_not_scored(root: Path, tmp_path: Path) -> Non
     assert len(source.persons("test")) == 4
     predictions = right(source, "test")
     assert np.isnan(list(scores(source, "test", predictions).values())).all()
-    path = source.write_predictions("test", predictions, tmp_path, "mine_1")
-    assert path.name == "person_keypoints_test-dev2017_mine_1_results.json"
+    path = source.write_predictions("test", predictions, tmp_path, "mine/1")
+    assert path.name == "person_keypoints_test-dev2017_mine-1_results.json"
     require_server_format(path, [7, 9, 11])
 
 
@@ -227,7 +193,6 @@ def test_test_dev_is_predicted_and_not_scored(root: Path, tmp_path: Path) -> Non
     "change", [{"image_id": 8}, {"bbox": [1, 2, 3]}, {"score": None}, {"category_id": "person"}]
 )
 def test_bad_detections_are_named(root: Path, change: dict) -> None:
-    other = {**detection(1), "category_id": 2}
-    source = with_detections(root, [other, {**detection(1), **change}])
+    source = with_detections(root, [detection(1, category_id=2), detection(1, **change)])
     with pytest.raises(DataError, match=rf"boxes\.json: detection 1: {next(iter(change))}"):
         source.persons("val")

@@ -57,37 +57,47 @@ def network_of(config: dict) -> PoseFabricNetwork:
     subnetworks = config.get("subnetwork_config", config)
     cell = subnetworks["cell_config"]
     skeleton = skeleton_by_name(subnetworks.get("dataset_name") or config["dataset"])
-    parts = {name: [skeleton.joints[i] for i in ids] for name, ids in config["parts"].items()}
     return fabric_network(
         backbone=backbone_of(config),
         skeleton=skeleton.name,
-        parts=parts,
+        parts={name: [skeleton.joints[i] for i in ids] for name, ids in config["parts"].items()},
         layers=cell["depth"],
         last_layers=cell["depth"] - cell["cut_layers_num"],
         vector_dim=cell["vector_dim"] if cell["vector_in_pixel"] else 1,
-        **options(cell, config, next(iter(parts))),
+        **options(cell, config, next(iter(config["parts"]))),
     ).eval()
 
 
-def loaded(config: dict, state: Mapping[str, torch.Tensor]) -> PoseFabricNetwork:
-    network = network_of(config)
+def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.ndarray]]:
+    """A case's configuration, our network with its weights, and its recorded arrays."""
+    config, state = json.loads(config_file.read_text()), {}
+    with np.load(str(config_file).replace("_config.json", "_io.npz")) as arrays:
+        io = dict(arrays)
+    for name in config.get("weight_files", ()):
+        with np.load(config_file.parent / name) as arrays:
+            state.update({key: torch.from_numpy(arrays[key]) for key in arrays})
+    network, state = network_of(config), state or variant_state(config, io)
     operators = config.get("subnetwork_config", config)["cell_config"]["operators"]
     of_backbone = config.get("backbone_config", {}).get("operators", ())
     load_posenfs_state_dict(network, state, list(config["parts"]), operators, of_backbone)
-    return network
+    return config, network, io
 
 
-def recorded(config_file: Path) -> dict[str, np.ndarray]:
-    with np.load(str(config_file).replace("_config.json", "_io.npz")) as arrays:
-        return dict(arrays)
-
-
-def load_case(config_file: Path) -> tuple[dict, PoseFabricNetwork, dict[str, np.ndarray]]:
-    config, state = json.loads(config_file.read_text()), {}
-    for name in config["weight_files"]:
-        with np.load(config_file.parent / name) as arrays:
-            state.update({key: torch.from_numpy(arrays[key]) for key in arrays})
-    return config, loaded(config, state), recorded(config_file)
+def variant_state(config: dict, io: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The state dict of a recorded variant: what is stored, and the rest by the rule of its README."""
+    state = {}
+    for name, shape in config["state"].items():
+        if f"state.{name}" in io:
+            state[name] = torch.from_numpy(io[f"state.{name}"])
+            assert list(state[name].shape) == shape
+            continue
+        r = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+        if len(shape) == 4:
+            r = r * math.sqrt(2 / math.prod(shape[1:]))
+        elif not name.endswith(("alphas", "betas")):
+            r = 1 + 0.1 * r if name.endswith("weight") else 0.05 * r
+        state[name] = torch.from_numpy(np.asarray(r).astype(np.float32))
+    return state
 
 
 @pytest.mark.fixtures("arch/*_config.json")
@@ -95,12 +105,10 @@ def test_a_recorded_architecture_agrees(fixture_file: Path) -> None:
     config, network, io = load_case(fixture_file)
     images = torch.from_numpy(io["input"])
     with torch.no_grad():
-        pyramid = network.backbone(images)
-        part_maps = network(images)
-        maps = network.merged(part_maps)
+        pyramid, part_maps = network.backbone(images), network(images)
     for level, features in enumerate(pyramid):
         np.testing.assert_allclose(features, io[f"backbone_feature_{level}"], atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(network.merged(part_maps), io["output"], atol=1e-4, rtol=0)
     sizes = [len(joints) for joints in config["parts"].values()]
     parts = zip(part_maps.split(sizes, 1), config["parts"].items(), strict=True)
     for found, (part, joints) in parts:
@@ -108,8 +116,35 @@ def test_a_recorded_architecture_agrees(fixture_file: Path) -> None:
         # Recorded for its own joints only, or for all of them.
         expected = output if output.shape[1] == len(joints) else output[:, joints]
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0, err_msg=part)
-    cost = measure_cost(network, tuple(config["input_hw"]))
-    assert cost.live_parameters == config["live_parameters"]
+    assert measure_cost(network, tuple(config["input_hw"])).live_parameters == config["live_parameters"]
+
+
+@pytest.mark.fixtures("variants/*_config.json")
+def test_a_recorded_variant_agrees_and_its_entries_tell_its_configuration(fixture_file: Path) -> None:
+    config, network, io = load_case(fixture_file)
+    images = torch.from_numpy(io["input"])
+    with torch.no_grad():
+        pyramid, maps = network.backbone(images), network.merged(network(images))
+    for level, features in enumerate(pyramid):
+        np.testing.assert_allclose(features.abs().mean(), io[f"feature_abs_mean_{level}"], rtol=1e-4)
+    assert maps.shape[1] == config["keypoints_num"]
+    np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0)
+
+    subnetworks = config.get("subnetwork_config", config)
+    told = describe_posenfs({name: torch.empty(shape) for name, shape in config["state"].items()})
+    fabric, cell = told.fabric, subnetworks["cell_config"]
+    joints = {part: told.skeleton.indices(list(names)) for part, names in told.parts.items()}
+    assert list(joints.items()) == list(config["parts"].items())
+    assert len(joints) == subnetworks["parts_num"]
+    assert told.skeleton.name == network.parts.skeleton.name
+    assert told.vector_dim == network.head.vector_dim
+    assert fabric[:5] == (cell["cut_layers_num"] + 1, cell["depth"], cell["hidden_states_num"], cell["factor"],
+                          not cell["one-shot-search"])  # fmt: skip
+    assert fabric.chosen(cell["operators"], "operators") == tuple(cell["operators"])
+    assert (told.backbone_fabric is None) == ("backbone_config" not in config)
+    if told.backbone != "fabric":
+        size = {"resnet": "", "hrnet": "_w"}.get(told.backbone, "") + str(told.backbone_size or "")
+        assert told.backbone + size == config["backbone"]
 
 
 # --- counts at the paper's scale
@@ -142,63 +177,3 @@ def test_costs_at_the_papers_scale_agree(fixture_file: Path, step: int) -> None:
         assert cost.architecture_parameters == row["of_which_architecture_parameters"], row
         assert cost.macs == pytest.approx(row["conv_macs"], rel=0.01), row
         assert backbone.macs == pytest.approx(row["of_which_backbone_conv_macs"], rel=0.01), row
-
-
-# --- variants of their network
-
-
-def variant_state(config: dict, io: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """The state dict of a recorded variant: what is stored, and the rest by the rule of its README."""
-    state = {}
-    for name, shape in config["state"].items():
-        if f"state.{name}" in io:
-            state[name] = torch.from_numpy(io[f"state.{name}"])
-            assert list(state[name].shape) == shape
-            continue
-        r = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-        if not name.endswith(("alphas", "betas")):
-            if len(shape) == 4:
-                r = r * math.sqrt(2 / math.prod(shape[1:]))
-            else:
-                r = 1 + 0.1 * r if name.endswith("weight") else 0.05 * r
-        state[name] = torch.from_numpy(np.asarray(r).astype(np.float32))
-    return state
-
-
-@pytest.mark.fixtures("variants/*_config.json")
-def test_a_recorded_variant_agrees(fixture_file: Path) -> None:
-    config, io = json.loads(fixture_file.read_text()), recorded(fixture_file)
-    network = loaded(config, variant_state(config, io))
-    images = torch.from_numpy(io["input"])
-    with torch.no_grad():
-        pyramid = network.backbone(images)
-        maps = network.merged(network(images))
-    for level, features in enumerate(pyramid):
-        expected = io[f"feature_abs_mean_{level}"]
-        np.testing.assert_allclose(features.abs().mean(), expected, rtol=1e-4)
-    assert maps.shape[1] == config["keypoints_num"]
-    np.testing.assert_allclose(maps, io["output"], atol=1e-4, rtol=0)
-
-
-@pytest.mark.fixtures("variants/*_config.json")
-def test_entries_of_a_recorded_variant_tell_its_configuration(fixture_file: Path) -> None:
-    config = json.loads(fixture_file.read_text())
-    state = {name: torch.empty(shape) for name, shape in config["state"].items()}
-    subnetworks = config.get("subnetwork_config", config)
-    told, cell = describe_posenfs(state), subnetworks["cell_config"]
-    joints = {part: told.skeleton.indices(list(names)) for part, names in told.parts.items()}
-    assert list(joints.items()) == list(config["parts"].items())
-    assert len(told.skeleton) == config["keypoints_num"]
-    assert len(joints) == subnetworks["parts_num"]
-    network = network_of(config)
-    assert told.skeleton.name == network.parts.skeleton.name
-    assert told.vector_dim == network.head.vector_dim
-    fabric = told.fabric
-    assert (fabric.first_layer, fabric.last_layer) == (cell["cut_layers_num"] + 1, cell["depth"])
-    assert (fabric.nodes, fabric.channels) == (cell["hidden_states_num"], cell["factor"])
-    assert fabric.alpha_per_cell == (not cell["one-shot-search"])
-    assert fabric.chosen(cell["operators"], "operators") == tuple(cell["operators"])
-    assert (told.backbone_fabric is None) == ("backbone_config" not in config)
-    if told.backbone != "fabric":
-        size = {"resnet": "", "hrnet": "_w"}.get(told.backbone, "") + str(told.backbone_size or "")
-        assert told.backbone + size == config["backbone"]

@@ -120,17 +120,18 @@ def test_training_steps_are_those_of_the_public_code(
     search = batches(arrays, steps, steps) if bilevel else []
     architecture_losses: list[float] = []
     losses = Losses()
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        default_root_dir=tmp_path,
-        callbacks=[strategy_of(settings, architecture_losses), losses],
-        **dict.fromkeys(quiet, False),  # type: ignore[arg-type]
+    off = (
+        "logger",
+        "enable_checkpointing",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "use_distributed_sampler",
     )
+    callbacks = [strategy_of(settings, architecture_losses), losses]
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, limit_val_batches=0, default_root_dir=tmp_path,
+        callbacks=callbacks, **dict.fromkeys(off, False),  # type: ignore[arg-type]
+    )  # fmt: skip
     module = module_of(settings, network)
     trainer.fit(module, datamodule=RecordedData(batches(arrays, 0, steps), search))
 

@@ -1,17 +1,88 @@
-"""Pages from hand-written records: every number in them is worked out by hand here."""
+"""Tables and figures: the paper's numbers in every page, ours from hand-written records worked out by hand."""
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from PIL import Image
-from records import record, results_of, settings, target_of, write_run
 
 from pnfs.errors import PnfsError
 from pnfs.reproduce.page import cells, draw_figures, draw_table, page
-from pnfs.reproduce.results import Results, Target, compared, groups, kept_results
+from pnfs.reproduce.results import (
+    Results,
+    Target,
+    compared,
+    find_results,
+    groups,
+    kept_results,
+    read_published,
+    read_target,
+    target_names,
+)
+from pnfs.runs.identity import run_identity
 from pnfs.runs.record import write_result
+from pnfs.runs.state import find_runs
+
+ROOT = Path(__file__).parents[2] / "experiments"
+NAMES = sorted(path.parent.name for path in ROOT.glob("*/paper.csv"))
+
+
+# --- hand-written runs of hand-written rows
+
+PAPER = """# Source: a book.
+method,who,x,x_std,params,flops
+cited one,cited,80.0,,,
+seeded,ours,87.1,0.2,3.3,1.2
+lonely,ours,86.0,,,
+"""
+
+
+def target_of(folder: Path, **changes: Any) -> Target:
+    (folder / "paper.csv").write_text(PAPER)
+    rows, scores = {"seeded": "seeded", "lonely": "lonely"}, {"x": "PCKh@0.5"}
+    about = {"name": "table9", "title": "Table IX: numbers", "tests": "Does it add up?", "source": "a book",
+             "kind": "table", "scores": scores, "rows": rows} | changes  # fmt: skip
+    return Target(**about, published=read_published(folder, scores))
+
+
+def settings(row: str, seed: int, backbone: str = "MobileNet") -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "row": row,
+        "dataset": {"_target_": "data.MPII", "root": "somewhere"},
+        "model": {"backbone": {"_target_": f"nets.{backbone}", "weights": "none"}},
+        "input_size": [64, 32],
+        "epochs": 3,
+        "batch_size": 8,
+        "trainer": {"precision": "32-true", "devices": 2},
+    }
+
+
+def record(config: dict[str, Any], score: float, **changes: Any) -> dict[str, Any]:
+    parameters = {"parameters": 3_300_000, "live_parameters": 2_890_000}
+    return {
+        "scores": {"PCKh@0.5": score, "PCKh@0.5/head": 90.0, "PCKh@0.1": 10.0, "PCKh@0.11": 11.0},
+        "cost": {**parameters, "macs": 1_250_000_000, "macs_by_output": 3 * 2**29},
+        "seconds": 43_200.0,
+        "device": "H100",
+        "config": config,
+        "identity": run_identity(config, {"train": "some persons"}),
+    } | changes
+
+
+def write_run(root: Path, row: str, seed: int, score: float, **changes: Any) -> Path:
+    config = settings(row, seed)
+    write_result(root / f"{row}{seed}", record(config, score, **changes))
+    return root / f"{row}{seed}"
+
+
+def results_of(root: Path, target: Target) -> Results:
+    return find_results(target, settings, find_runs(root))
 
 
 @pytest.fixture
@@ -57,29 +128,21 @@ def test_ours_stand_beside_the_papers(target: Target, results: Results) -> None:
         assert part in text, part
 
 
-def test_what_is_not_finished_says_why(tmp_path: Path, target: Target) -> None:
-    config = settings("lonely", 0)
-    state = {
-        "state": "failed",
-        "cause": "DataError: no images",
-        "config": config,
-        "started": 0,
-        "pid": 1,
-    }
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    state["identity"] = record(config, 0.0)["identity"]
-    (tmp_path / "runs" / "a" / "state.json").write_text(json.dumps(state))
+def test_what_is_not_finished_says_why_and_no_run_is_taken_for_another(tmp_path: Path, target: Target) -> None:
+    identity = record(settings("lonely", 0), 0.0)["identity"]
+    state = {"state": "failed", "cause": "DataError: no images", "config": settings("lonely", 0)}
+    (tmp_path / "runs/a").mkdir(parents=True)
+    content = state | {"identity": identity, "started": 0, "pid": 1}
+    (tmp_path / "runs/a/state.json").write_text(json.dumps(content))
     found = results_of(tmp_path / "runs", target).runs.set_index("row")["state"]
     assert found.to_dict() == {"seeded": "not run", "lonely": "failed (DataError: no images)"}
-
-
-def test_runs_that_only_their_data_tell_apart_are_not_taken(tmp_path: Path, target: Target) -> None:
+    # Two runs that only their data tell apart.
     other = record(settings("seeded", 0), 2.0)["identity"] | {"persons": {"train": "others"}}
-    write_run(tmp_path / "runs" / "a", "seeded", 0, 1.0)
-    write_run(tmp_path / "runs" / "b", "seeded", 0, 2.0, identity=other)
+    write_run(tmp_path / "runs" / "b", "seeded", 0, 1.0)
+    write_run(tmp_path / "runs" / "c", "seeded", 0, 2.0, identity=other)
     results = results_of(tmp_path / "runs", target)
     assert len(results.finished) == 0
-    assert str(tmp_path / "runs" / "b") in results.runs["state"][0]
+    assert str(tmp_path / "runs" / "c") in results.runs["state"][0]
 
 
 def test_rows_with_another_backbone_stand_apart() -> None:
@@ -131,22 +194,22 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
 # --- figures
 
 
-@pytest.mark.parametrize(("scores", "bars"), [([50.0], 0), ([50.0, 54.0], 1)])
 def test_table_is_drawn_of_the_rows_that_have_runs(
-    scores: list[float], bars: int, tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, target: Target, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed, score in enumerate(scores):
-        write_run(tmp_path / "runs", "seeded", seed, score)
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
-    draw_table(target, results_of(tmp_path / "runs", target), tmp_path, "title")
-    (axes,) = drawn[0].axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["seeded"]
-    seeds, mean, *_ = axes.lines
-    (paper,) = [line for line in axes.lines if line.get_label() == "the paper's"]
-    assert list(seeds.get_xdata()) == scores
-    assert (mean.get_markerfacecolor() == "white") == (len(scores) == 1)
-    assert sum(container.has_xerr for container in axes.containers) == bars
+    write_run(tmp_path / "single", "lonely", 0, 50.0)
+    for shown, scores in ((results, [10.0, 14.0]), (results_of(tmp_path / "single", target), [50.0])):
+        draw_table(target, shown, tmp_path, "title")
+        (axes,) = drawn[-1].axes
+        assert len(axes.get_yticklabels()) == 1
+        seeds, mean, *_ = axes.lines
+        assert list(seeds.get_xdata()) == scores
+        # One seed is hollow and has no bar.
+        assert (mean.get_markerfacecolor() == "white") == (len(scores) == 1)
+        assert sum(container.has_xerr for container in axes.containers) == (len(scores) > 1)
+    (paper,) = [line for line in drawn[0].axes[0].lines if line.get_label() == "the paper's"]
     assert list(paper.get_xdata()) == [87.1]
 
 
@@ -172,3 +235,140 @@ def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) 
     with Image.open(tmp_path / "figure.jpg") as picture:
         red, green, _ = picture.getpixel((800, 400))
         assert red > 200 > 50 > green
+
+
+# --- the paper's numbers
+
+HEADINGS = {
+    "pckh50": "PCKh@0.5", "pckh10": '"PCKh@0.1"', "total": "PCKh@0.5",
+    "head": "PCKh@0.5/head", "shoulder": "PCKh@0.5/shoulder", "elbow": "PCKh@0.5/elbow",
+    "wrist": "PCKh@0.5/wrist", "hip": "PCKh@0.5/hip", "knee": "PCKh@0.5/knee",
+    "ankle": "PCKh@0.5/ankle",
+    "ap": "AP", "ap50": "AP .5", "ap75": "AP .75", "ap_m": "AP (M)", "ap_l": "AP (L)",
+    "ar": "AR", "ar50": "AR .5", "ar75": "AR .75", "ar_m": "AR (M)", "ar_l": "AR (L)",
+    "params": "parameters (M)", "flops": "MACs (G)", "gpu_days": "search time (GPU-days)",
+    "backbone": "backbone", "backbone_params": "backbone parameters (M)",
+    "head_params": "head parameters (M)",
+}  # fmt: skip
+"""Column of a file -> heading of the paper's column in a page, typed here a second time."""
+
+
+def published_lines(path: Path) -> list[dict[str, str]]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    # Table III calls its first column "mode".
+    return [{"method": row.pop("mode", ""), **row} for row in csv.DictReader(lines)]
+
+
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    """First cell of a row -> heading -> cell, of all tables of a Markdown page."""
+    found: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("| "):
+            header = []
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not header:
+            header = cells
+        elif not cells[0].startswith("---"):
+            assert cells[0] not in found
+            found[cells[0]] = dict(zip(header, cells, strict=True))
+    return found
+
+
+def heading(name: str, column: str) -> str:
+    # Table V's head is a part of the network, Table IV's a part of the body.
+    return f"paper: {'head' if (name, column) == ('table5', 'head') else HEADINGS[column]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_number_is_in_the_page_even_without_a_run(name: str, tmp_path: Path) -> None:
+    target = read_target(ROOT, name)
+    results = results_of(tmp_path, target)
+    rows = rows_of(page(target, results, "lspet"))
+    lines = published_lines(ROOT / name / "paper.csv")
+    for line in lines:
+        row = rows[line["method"]]
+        assert row["published as"] == {"ours": "the paper's own", "cited": "cited"}[line["who"]]
+        for column, cell in line.items():
+            if column in ("method", "who") or not cell:
+                continue
+            if column.endswith("_std"):
+                assert row[heading(name, column[:-4])] == f"{line[column[:-4]]} ± {cell}"
+            else:
+                assert row[heading(name, column)].partition(" ± ")[0] == cell
+    assert len(rows) == len(lines)
+
+
+def test_shipped_targets_are_complete() -> None:
+    assert set(NAMES) == {f"table{n}" for n in range(2, 8)} | {"figure5"}
+    for name in target_names(ROOT):
+        target = read_target(ROOT, name)
+        assert target.tests.endswith("?")
+        if name in NAMES:
+            # The paper's own rows are all trained.
+            assert set(target.published["who"][target.cited]) <= {"cited"}
+            assert set(target.rows.values()) <= set(target.published.index)
+        files = (ROOT.parent / "conf" / "experiment" / name).glob("*.yaml")
+        assert {path.stem for path in files} == set(target.rows)
+        assert set(target.counts) <= {"all", *target.rows}
+        assert set(target.notes) <= set(yaml.safe_load((ROOT / "profiles.yaml").read_text()))
+        # Every table that states costs says why ours differ.
+        assert "all" in target.counts or not {"params", "flops"} & set(target.published)
+
+
+# --- files that are not as they should be
+
+GOOD = "title: T\ntests: Why?\nsource: S\nkind: table\nscores: {x: X}\nrows: {seeded: seeded}\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "word"),
+    [
+        ("paper.csv", "87.1", "one", "one"), ("paper.csv", "params", "speed", "speed"),
+        ("paper.csv", ",cited,", ",quoted,", "who"), ("paper.csv", "lonely,", "seeded,", "same method"),
+        ("paper.csv", "86.0,,,", "86.0,,,,", "cannot be read"),
+        ("target.yaml", "kind: table", "kind: tabel", "kind"), ("target.yaml", "tests: Why?\n", "", "tests"),
+        ("target.yaml", "rows:", "rows: [", "cannot be read"),
+        ("target.yaml", "rows:", "against: two\nrows:", "two"),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_named(tmp_path: Path, file: str, old: str, new: str, word: str) -> None:
+    with pytest.raises(PnfsError, match="experiments"):
+        target_names(tmp_path)
+    (tmp_path / "t").mkdir()
+    for name, content in (("paper.csv", PAPER), ("target.yaml", GOOD)):
+        (tmp_path / "t" / name).write_text(content)
+    assert read_target(tmp_path, "t").cited == ["cited one", "lonely"]
+    with pytest.raises(PnfsError, match="there are t"):
+        read_target(tmp_path, "table99")
+    path = tmp_path / "t" / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(PnfsError, match=f"{path}.*{word}"):
+        read_target(tmp_path, "t")
+
+
+# --- the table of costs
+
+ROW = {
+    "table": "table6", "configuration": "d=8", "input": "256×192",
+    "paper_parameters": 3.3, "parameters": 3.0, "live_parameters": 2.9,
+    "paper_macs": 1.2, "macs": 1.25, "macs_as_published": 1.164, "reason": "dead weights",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "marked"),
+    [
+        # 15 % of 3.3 and half a digit are 0.545, 10 % of 1.2 and half a digit 0.17.
+        ({"live_parameters": 2.756, "macs_as_published": 1.031}, []),
+        ({"live_parameters": 2.754}, ["ratio live"]),
+        ({"live_parameters": 2.754, "table": "table4"}, []),
+        ({"live_parameters": 1, "paper_parameters": float("nan")}, []),
+        ({"macs_as_published": 1.029}, ["ratio MACs"]),
+    ],
+)
+def test_what_is_too_far_from_the_paper_is_marked(script, change: dict, marked: list[str]) -> None:
+    cost_columns = script("tools/table_costs.py").cost_columns
+    (row,) = cost_columns(pd.DataFrame([ROW | change])).to_dict("records")
+    assert [name for name, text in row.items() if "(!)" in text] == marked

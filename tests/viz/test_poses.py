@@ -10,9 +10,8 @@ from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.synthetic import Synthetic
-from pnfs.viz import poses, sheets
-from pnfs.viz.poses import LABEL_COLOUR, OUTLINE_COLOUR
-from pnfs.viz.sheets import contact_sheet, pose_sheet, score_map_sheet
+from pnfs.viz import poses
+from pnfs.viz.poses import LABEL_COLOUR, OUTLINE_COLOUR, contact_sheet, pose_sheet
 from pnfs.viz.style import SIDE_COLOURS
 
 GREY = 128
@@ -158,33 +157,12 @@ def test_pose_sheet_shows_errors_of_labelled_joints_only():
     assert not is_colour(without[GAP : GAP + 200, GAP : GAP + 200], LABEL_COLOUR).any()
 
 
-def test_score_maps_lie_where_their_stride_puts_them():
-    crop = np.full((96, 72, 3), 90, np.uint8)
-    places = [(5, 7), (12, 18)]
-    y, x = np.mgrid[:24, :18]
-    maps = np.stack([np.exp(-((x - a) ** 2 + (y - b) ** 2) / 4.0) for a, b in places])
-    maps[1] /= 2
-    sheet = score_map_sheet(crop, maps, ["a", "b"], cell=(96, 72), columns=1)
-    row_height = (len(sheet) - GAP) // 3
-    heat = []
-    for row, (a, b) in enumerate(places, start=1):
-        top = GAP + row * row_height
-        cell = sheet[top : top + 96, GAP : GAP + 72].astype(int)
-        warm = cell.max(-1) - cell.min(-1)
-        np.testing.assert_allclose(centre_of_mass(warm), (4 * a, 4 * b), atol=1)
-        ring = (cell.min(-1) > 180).astype(float)
-        np.testing.assert_allclose(centre_of_mass(ring), (4 * a, 4 * b), atol=1)
-        heat.append(cell[4 * b, 4 * a].sum())
-    assert heat[0] > heat[1], "maps share one scale"
-    np.testing.assert_array_equal(sheet[GAP : GAP + 96, GAP : GAP + 72], crop)
-
-
 def test_drawn_crops_are_those_of_training():
     """Far from the drawn joints, the sheet's pixels are the loader's, for the same seed and epoch."""
     persons = Synthetic("mpii", train=12, image_size=(64, 64)).persons("train")
     crops = CropDataset(persons, input_size=(64, 48), augmentation=Augmentation(), seed=4)
     keys = [SampleKey(3, 2), SampleKey(3, 7)]
-    sheet = sheets.crop_sheet(crops, keys, height=64)
+    sheet = poses.crop_sheet(crops, keys, height=64)
     for column, key in enumerate(keys):
         drawn = sheet[GAP : GAP + 64, GAP + column * (48 + GAP) :][:, :48]
         assert 0.5 < (drawn == crops[key]["image"]).all(-1).mean() < 1

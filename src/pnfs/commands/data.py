@@ -18,10 +18,10 @@ from rich.text import Text
 from pnfs.commands.building import build_source
 from pnfs.commands.configuration import UsageError
 from pnfs.data.cache import CacheSettings, ensure_cache
-from pnfs.data.check import SEVERITIES, Finding, finding_of_error, inspect_dataset
+from pnfs.data.check import SEVERITIES, Finding, inspect_dataset
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.images import DataError
-from pnfs.viz.sheets import crop_sheet
+from pnfs.viz.poses import crop_sheet
 from pnfs.viz.style import save_image
 
 console = Console()
@@ -44,7 +44,7 @@ def check(settings: Mapping[str, Any]) -> None:
     table = Table("", "check", "finding", title=f"Dataset {where}", show_lines=True)
     table.columns[2].overflow = "fold"
     for finding in findings:
-        text = Text.assemble((finding.where, "bold"), f"\n{finding.problem}", (f"\n→ {finding.advice}", "italic"))
+        text = Text.assemble((finding.where, "bold"), f"\n{finding.problem}")
         table.add_row(Text(finding.severity, STYLES[finding.severity]), finding.check, text)
     if findings:
         console.print(table)
@@ -74,7 +74,7 @@ def check_dataset(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(cause, DataError):
             raise
-        return [finding_of_error(cause, "layout", str(dataset.get("root", "")))]
+        return [Finding("error", "layout", str(dataset.get("root", "")), str(cause))]
     options = {key: settings[key] for key in ("splits", "images")}
     return inspect_dataset(source, workers=settings["workers"] or None, **options)
 

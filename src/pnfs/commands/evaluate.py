@@ -23,13 +23,7 @@ from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
 from pnfs.runs.record import provenance
 from pnfs.runs.state import LAST_CHECKPOINT
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    find_checkpoint,
-    load_network_state,
-    read_checkpoint,
-    results_folder,
-)
+from pnfs.training import checkpoints
 from pnfs.training.module import PoseModule
 
 PICTURE_SIZE = (256, 256)
@@ -57,7 +51,7 @@ the network computes with."""
 
 
 def _network(settings: dict[str, Any]) -> float:
-    path, split = find_checkpoint(settings["checkpoint"]), settings["split"]
+    path, split = checkpoints.find_checkpoint(settings["checkpoint"]), settings["split"]
     chosen_runtime(path, settings["runtime"], settings["precision"])
     exported = path.suffix == ".onnx"
     read = _exported_file if exported else _checkpoint
@@ -78,7 +72,7 @@ def _network(settings: dict[str, Any]) -> float:
         "evaluated_with": choices, "persons": len(predictions),
         "data": {split: source.persons(split).account()}, "dataset": dataset,
     }  # fmt: skip
-    run = path.parent if exported else results_folder(path, settings["run_root"])
+    run = path.parent if exported else checkpoints.results_folder(path, settings["run_root"])
     name, defining = f"evaluate_{split}", [choices, dataset]
     folder = scoring.result_folder(settings["out"], run, name, defining)
     score = scoring.report(record, folder, data, source.matches(split, predictions), split, module)
@@ -92,7 +86,7 @@ def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
     _, trained, content = read_trained(settings)
     dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
     module = build_module(trained, data.source)
-    load_network_state(module.network, content, path)
+    checkpoints.load_network_state(module.network, content, path)
     module.flip_test = settings["flip_test"]
     asked = {key: settings[key] for key in ("flip_shift", "decode_method")}
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -114,8 +108,8 @@ def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
     )
     trained: dict[str, Any] = {"dataset": {}}
     if (path.parent / "checkpoints").is_dir():
-        content = read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
-        trained = content[CONFIG_KEY]
+        content = checkpoints.read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
+        trained = content[checkpoints.CONFIG_KEY]
     elif "_target_" not in settings["dataset"]:
         raise UsageError(
             f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pnfs.commands.configuration import UsageError, packaged_folder, plain
+from pnfs.runs.identity import flat
 
 _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
@@ -95,14 +96,6 @@ def known_keys(command: str) -> dict[str, Any]:
             content.pop("defaults", None)
             known |= {} if text.startswith("# @package") else flat({group: content})
     return known
-
-
-def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Dotted key -> value, of dictionaries too."""
-    found = {f"{above}{key}": value for key, value in tree.items()}
-    for key, value in tree.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {}
-    return found
 
 
 def near_match(key: str, known: Mapping[str, Any]) -> str:

@@ -14,17 +14,16 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from pnfs.data.crops import CropDataset
-from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED, Persons
+from pnfs.data.persons import UNLABELLED
 from pnfs.data.predictions import Matches, Predictions, one_to_one
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule
 from pnfs.viz.curves import plot_curves
 from pnfs.viz.fabrics import draw_fabrics
-from pnfs.viz.sheets import pose_sheet
+from pnfs.viz.poses import pose_sheet
 from pnfs.viz.style import save_image
 
 SHEET_SIZE = 32
@@ -42,7 +41,13 @@ def write_pictures(
     """Contact sheets of predictions, with `matches` also of the worst and the best persons, curves, diagram of the
     fabrics and the data behind it; title -> file."""
     written: dict[str, Path] = {}
-    rows = shown_rows(data.source, split, predictions)
+    # Of detected boxes the best, best first: most of them hold nobody. Of others some over the split.
+    rows = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
+    box_scores = data.source.box_scores(split)
+    if box_scores is None:
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
+    else:
+        rows = rows[np.argsort(-box_scores[rows], kind="stable")][:SHEET_SIZE]
     # Each person in the box that was predicted in, labelled or detected.
     own = one_to_one(data.source.persons(split), predictions)
     sheets = {"predictions": (own, rows, [str(own.labels.ids[row]) for row in rows])}
@@ -66,19 +71,6 @@ def write_pictures(
         written["curves"] = folder / "curves.png"
         plot_curves(folder / "metrics.csv", written["curves"])
     return written
-
-
-def shown_rows(source: PoseDataset, split: str, predictions: Predictions) -> np.ndarray:
-    """Up to SHEET_SIZE persons for a contact sheet, the same in every run.
-
-    Of detected boxes the best, best first: most of a detector's boxes hold nobody. Of others some
-    spread over the split.
-    """
-    there = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
-    box_scores = source.box_scores(split)
-    if box_scores is not None:
-        return there[np.argsort(-box_scores[there], kind="stable")][:SHEET_SIZE]
-    return there[np.unique(np.linspace(0, len(there) - 1, SHEET_SIZE).astype(int))]
 
 
 def sheet_of(
@@ -139,7 +131,14 @@ class ValidationPictures(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         crops, persons = data.dataset("val"), data.source.persons("val")
         rows = np.unique(np.linspace(0, len(persons) - 1, self.persons).astype(int))
-        matches = predicted_rows(pl_module, crops, persons, rows)
+        batch = move_data_to_device(default_collate([crops[int(row)] for row in rows]), pl_module.device)
+        with torch.no_grad():
+            locations, scores = pl_module.locate(pl_module.network(batch["image"]), batch)
+        shape = (len(persons), len(persons.skeleton))
+        predictions = Predictions(np.full((*shape, 2), np.nan, np.float32), np.zeros(shape, np.float32))
+        predictions.locations[rows] = locations.float().cpu().numpy()
+        predictions.scores[rows] = scores.float().cpu().numpy()
+        matches = one_to_one(persons, predictions)
         ids = [str(persons.ids[row]) for row in rows]
         path = self.folder / f"epoch_{epoch:04d}.png"
         save_image(path, sheet_of(crops, matches, rows, ids))
@@ -152,16 +151,3 @@ class ValidationPictures(L.Callback):
             sheets = [wandb.Image(sheet_of(crops, matches, rows[[n]], [name])) for n, name in enumerate(ids)]
             lines = [[*row, epoch] for row in zip(sheets, ids, map(errors.get, rows), strict=True)]
             logger.log_table("validation persons", columns=columns, data=lines)
-
-
-def predicted_rows(module: PoseModule, crops: CropDataset, persons: Persons, rows: np.ndarray) -> Matches:
-    """Predictions of some persons; the others have none."""
-    chosen = default_collate([crops[int(row)] for row in rows])
-    batch = move_data_to_device(chosen, module.device)
-    with torch.no_grad():
-        locations, scores = module.locate(module.network(batch["image"]), batch)
-    shape = (len(persons), len(persons.skeleton))
-    predictions = Predictions(np.full((*shape, 2), np.nan, np.float32), np.zeros(shape, np.float32))
-    predictions.locations[rows] = locations.float().cpu().numpy()
-    predictions.scores[rows] = scores.float().cpu().numpy()
-    return one_to_one(persons, predictions)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pnfs.commands.configuration import UsageError, console
-from pnfs.commands.keys import flat
-from pnfs.runs.identity import defining_part
+from pnfs.runs.identity import defining_part, flat
 from pnfs.runs.state import Run, find_runs
 
 Card = dict[str, Any]
@@ -53,7 +52,7 @@ def card_of(run: Run, root: Path) -> Card:
     words += [_class(config.get("strategy")), f"seed {config.get('seed')}"]
     return {
         "run": run.folder.relative_to(root).as_posix(), "state": run.status,
-        "score": score, "score_name": record.get("primary") or "",
+        "score": score, "score_name": record.get("primary") or next(iter(record.get("scores", {})), ""),
         "parameters": parameters, "live_parameters": cost.get("live_parameters"), "macs": macs,
         "seconds": seconds, "seed": config.get("seed"),
         "what": " ".join(filter(None, words)), "cause": run.cause, "scores": record.get("scores", {}),

@@ -14,13 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from pnfs.commands.building import (
-    build_data,
-    build_loggers,
-    build_module,
-    build_trainer,
-    training_source,
-)
+from pnfs.commands import building
 from pnfs.commands.configuration import UsageError, console, persons_of
 from pnfs.commands.pictures import log_media, write_pictures
 from pnfs.commands.processes import process_count, run_in_processes
@@ -30,26 +24,11 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
 from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
+from pnfs.runs import state
 from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.record import RESULT, provenance, read_result, write_result
-from pnfs.runs.state import (
-    LAST_CHECKPOINT,
-    UnfinishedError,
-    clear,
-    held_run,
-    kept_state,
-    put_together,
-    set_aside,
-)
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
-from pnfs.training.checkpoints import (
-    IDENTITY_KEY,
-    CheckpointError,
-    damage,
-    find_checkpoint,
-    load_network_state,
-    read_checkpoint,
-)
+from pnfs.training import checkpoints
 from pnfs.training.keeping import why_unfinished
 from pnfs.training.module import PoseModule, keep_freed_memory
 
@@ -66,9 +45,9 @@ def run(settings: dict[str, Any]) -> float:
         return math.nan
     identity = run_identity(settings, persons_of(settings))
     # Waits for another process that trains it, and then takes its result.
-    with held_run(folder):
+    with state.held_run(folder):
         if settings["restart"]:
-            clear(folder)
+            state.clear(folder)
         record = read_result(folder)
         if record is None:
             record = _train_and_keep(settings, identity)
@@ -107,14 +86,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
     """Trains a run that this process holds; its record, or an `UnfinishedError` where it was stopped."""
     folder = Path(settings["run_dir"])
-    with kept_state(folder, settings, identity) as earlier_seconds:
+    with state.kept_state(folder, settings, identity) as earlier_seconds:
         log.info("run folder: %s", folder)
         start = newest_whole(folder)
         if start is not None:
-            require_same(start, read_checkpoint(start, builds=()).get(IDENTITY_KEY), identity)
+            require_same(
+                start, checkpoints.read_checkpoint(start, builds=()).get(checkpoints.IDENTITY_KEY), identity
+            )
         elif settings["ckpt_path"] is not None:
-            last = Path(settings["ckpt_path"]).expanduser() / LAST_CHECKPOINT
-            start = last if last.is_file() else find_checkpoint(settings["ckpt_path"])
+            last = Path(settings["ckpt_path"]).expanduser() / state.LAST_CHECKPOINT
+            start = last if last.is_file() else checkpoints.find_checkpoint(settings["ckpt_path"])
         job = {"settings": settings, "identity": identity, "start": start, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:
@@ -124,8 +105,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         if (record := read_result(folder)) is not None:
             return record
         kept = newest_whole(folder)
-        epoch = -1 if kept is None else read_checkpoint(kept, builds=())["epoch"]
-        raise UnfinishedError(
+        epoch = -1 if kept is None else checkpoints.read_checkpoint(kept, builds=())["epoch"]
+        raise state.UnfinishedError(
             f"{folder}: not finished, {epoch + 1} of {settings['trainer']['max_epochs']} epochs are trained and "
             "nothing is scored; the same command resumes it (without trainer.max_steps it is another run)"
         )
@@ -133,15 +114,15 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
 
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint of a run's folder that is not damaged; None where there is none at all."""
-    last = folder / LAST_CHECKPOINT
+    last = folder / state.LAST_CHECKPOINT
     if not last.is_file():
         return None
     for path in (last, last.with_name("previous.ckpt")):
-        if path.is_file() and damage(path) is None:
+        if path.is_file() and checkpoints.damage(path) is None:
             if path != last:
                 log.warning("%s is damaged: training goes on from %s in its place", last, path.name)
             return path
-    raise CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
+    raise checkpoints.CheckpointError(f"{last}: damaged, like the one before it; restart=true trains anew")
 
 
 def train_one(
@@ -153,7 +134,7 @@ def train_one(
 ) -> None:
     """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
-    source, trainer = training_source(settings), settings["trainer"]
+    source, trainer = building.training_source(settings), settings["trainer"]
     # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
     watched = source.in_labelled_boxes()
     for split in ("train", "val"):
@@ -162,15 +143,15 @@ def train_one(
                 f"{watched.persons(split).name}: no person of split {split!r} has a labelled joint; choose a "
                 "dataset with labels in both of train and val"
             )
-    loggers = build_loggers(settings)
+    loggers = building.build_loggers(settings)
     with finished_wandb(loggers):
         L.seed_everything(settings["seed"], workers=True, verbose=False)
         for split in ("train", "val"):
             log.info(source.persons(split).described())
         if watched is not source:
             log.info("validation while training: ground-truth boxes; final score: detected boxes")
-        data, module = build_data(settings, watched), build_module(settings, watched)
-        final = data if watched is source else build_data(settings, source)
+        data, module = building.build_data(settings, watched), building.build_module(settings, watched)
+        final = data if watched is source else building.build_data(settings, source)
         untrained: dict[str, float] = {}
         if settings["evaluate_untrained"]:
             untrained = score_and_predict(module, final, trainer, "val")[0]
@@ -183,9 +164,9 @@ def train_one(
             log.info("not finished: %s", stopped)
             return
         final.trainer = data.trainer
-        weights = find_checkpoint(folder)
-        best = read_checkpoint(weights, builds=())
-        load_network_state(module.network, best, weights)
+        weights = checkpoints.find_checkpoint(folder)
+        best = checkpoints.read_checkpoint(weights, builds=())
+        checkpoints.load_network_state(module.network, best, weights)
         module.flip_test = True
         scores, predictions = score_and_predict(module, final, trainer, "val")
         if getattr(rank_zero_only, "rank", 0):
@@ -248,13 +229,15 @@ def fit(
     """Trains from the beginning, or goes on from the checkpoint `start`."""
     folder, initial = Path(settings["run_dir"]), settings["initial"]
     if start is not None:
-        finished = read_checkpoint(start, builds=())["epoch"] + 1
+        finished = checkpoints.read_checkpoint(start, builds=())["epoch"] + 1
         log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
-        rank_zero_only(set_aside)(folder, finished)
+        rank_zero_only(state.set_aside)(folder, finished)
     elif initial is not None:
         try:
-            load_network_state(module.network, read_checkpoint(initial, builds=()), initial)
-        except CheckpointError as error:
+            checkpoints.load_network_state(
+                module.network, checkpoints.read_checkpoint(initial, builds=()), initial
+            )
+        except checkpoints.CheckpointError as error:
             raise UsageError(
                 f"initial={initial} holds another network than `model` describes; experiment=finetune takes the "
                 f"checkpoint's own ({str(error).splitlines()[0]})"
@@ -264,7 +247,7 @@ def fit(
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
     compile_steps(module, settings)
-    trainer = build_trainer(settings, loggers, identity)
+    trainer = building.build_trainer(settings, loggers, identity)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit as error:
@@ -272,7 +255,7 @@ def fit(
             raise KeyboardInterrupt from None
         raise
     finally:
-        rank_zero_only(put_together)(folder)
+        rank_zero_only(state.put_together)(folder)
 
 
 def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:

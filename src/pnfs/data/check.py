@@ -32,9 +32,12 @@ class Finding(NamedTuple):
     """error: results would be wrong or a run would stop; warning: look at it; note: for information."""
     check: str  # Which check found it, such as "missing images".
     where: str  # The file, folder or split concerned.
-    problem: str  # What is wrong, with figures.
-    advice: str  # What to do.
+    problem: str  # What is wrong, with figures, and what to do.
     records: tuple[str, ...] = ()  # Every record or file concerned, where they are known.
+
+
+ImageReport = tuple[int, int] | str
+"""(width, height) of an image file, or what is wrong with it."""
 
 
 def inspect_dataset(
@@ -62,31 +65,22 @@ def inspect_dataset(
                 findings += _beside_truth(dataset, persons)
             seen[split] = persons
         except DataError as error:
-            findings.append(finding_of_error(error, "annotation files", split))
+            findings.append(Finding("error", "annotation files", split, str(error)))
     for one, other in itertools.combinations(seen, 2):
         # LSP has one test set under two names, and says so.
         if {one, other} != {"val", "test"}:
-            known, pairs = _keys(seen[one]), _keys(seen[other]).items()
-            names = [id_ for key, ids in pairs if key in known for id_ in ids]
-            where, problem = f"{seen[one].name} and {seen[other].name}", "persons are in both"
-            advice = "Take them out of one split: scores on persons that were trained on say little."
-            findings += _about(where, "warning", "persons in two splits", names, problem, advice)
+            known, where = _keys(seen[one]), f"{seen[one].name} and {seen[other].name}"
+            names = [id_ for key, ids in _keys(seen[other]).items() if key in known for id_ in ids]
+            problem = "persons are in both (take them out of one: their scores say little)"
+            findings += _about(where, "warning", "persons in two splits", names, problem)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def finding_of_error(error: DataError, check: str, where: str) -> Finding:
-    """A loader's refusal as a finding; what follows its first line says what to do."""
-    problem, _, rest = str(error).partition("\n")
-    return Finding("error", check, where, problem, rest or "Repair what the message names, then check again.")
-
-
-def _about(
-    where: str, severity: Severity, check: str, names: Sequence[str], problem: str, advice: str
-) -> list[Finding]:
+def _about(where: str, severity: Severity, check: str, names: Sequence[str], problem: str) -> list[Finding]:
     """A finding about the records of these names, if there are any."""
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     problem = f"{len(names):,} {problem}: {', '.join(names[:3])}{more}"
-    return [Finding(severity, check, where, problem, advice, tuple(names))] if names else []
+    return [Finding(severity, check, where, problem, tuple(names))] if names else []
 
 
 def _beside_truth(dataset: MPII, persons: Persons) -> list[Finding]:
@@ -96,9 +90,10 @@ def _beside_truth(dataset: MPII, persons: Persons) -> list[Finding]:
     labelled = (persons.visibility[:, columns] > UNLABELLED) & (truth != 0).any(-1)
     apart = labelled & (np.abs(persons.joints[:, columns] + 1.0 - truth).max(-1) >= 0.5)
     names = persons.ids[apart.any(-1)].tolist() if apart.sum() > 0.1 * labelled.sum() else []
-    advice = "PCKh would divide by others' head sizes: take valid.json and gt_valid.mat from one source."
-    problem = "persons have their joints elsewhere in gt_valid.mat"
-    return _about(persons.name, "error", "head sizes", names, problem, advice)
+    problem = (
+        "persons have their joints elsewhere in gt_valid.mat (take it and valid.json from one source: PCKh would "
+    )
+    return _about(persons.name, "error", "head sizes", names, f"{problem}divide by others' head sizes)")
 
 
 def _keys(persons: Persons) -> dict[tuple[str, bytes], list[str]]:
@@ -112,58 +107,47 @@ def _keys(persons: Persons) -> dict[tuple[str, bytes], list[str]]:
 
 
 def faults(
-    persons: Persons, reports: Mapping[str, "ImageReport"], stated: Mapping[str, tuple[int, int]]
+    persons: Persons, reports: Mapping[str, ImageReport], stated: Mapping[str, tuple[int, int]]
 ) -> Iterator[Finding]:
     """What is wrong within one split.
 
     By name of the image: `reports`, what the file turned out to be, and `stated`, (width, height) that the
     annotations say.
     """
-    images, labelled, name = persons.images, persons.visibility > UNLABELLED, persons.name
+    images, labelled, name, ids = persons.images, persons.visibility > UNLABELLED, persons.name, persons.ids
     sizes = {image: report for image, report in reports.items() if not isinstance(report, str)}
     if persons.remarks or persons.left_out:
-        severity, advice = "warning" if persons.remarks else "note", "Change the file if it does not mean this."
-        yield Finding(severity, "annotations", name, persons.described(), advice)
+        yield Finding("warning" if persons.remarks else "note", "annotations", name, persons.described())
     missing = images.missing() if isinstance(images, ImageFiles) else []
-    advice = "Unpack the dataset's image archive again, or take the records out of the annotations."
-    yield from _about(name, "error", "missing images", missing, "images are missing", advice)
     damaged = [f"{image}: {report}" for image, report in reports.items() if isinstance(report, str)]
-    advice = "Copy or download these files again and compare their size with the source's."
-    yield from _about(name, "error", "damaged images", damaged, "images cannot be read whole", advice)
-    others = [
-        f"{image}: {size}, not {stated[image]}" for image, size in sizes.items() if stated.get(image, size) != size
-    ]
-    problem, advice = "images have another (width, height) than the annotations say", "Use the original images."
-    yield from _about(name, "error", "image sizes", others, problem, advice)
+    others = [f"{i}: {size}, not {stated[i]}" for i, size in sizes.items() if stated.get(i, size) != size]
     copies = [f"{copy} = {first}" for first, *copies in _keys(persons).values() for copy in copies]
-    problem, advice = "persons repeat image and joints of another one", "Take the copies out: they count twice."
-    yield from _about(name, "warning", "duplicate records", copies, problem, advice)
     unknown = (np.inf, np.inf)
     size = np.array([sizes.get(images.describe(int(i)), unknown) for i in persons.image_index])[:, None]
     beyond = labelled & ((persons.joints < -1) | (persons.joints > size)).any(-1)
-    problem = "persons have labelled joints outside their image"
-    advice = "Of many: labels and images do not belong together, or x and y are exchanged."
-    yield from _about(
-        name, "warning", "joints outside images", persons.ids[beyond.any(-1)].tolist(), problem, advice
-    )
-    offset = np.abs(persons.joints - persons.center[:, None])
-    away = labelled & (offset > persons.box_size[:, None] / 2).any(-1)
-    away = persons.ids[2 * away.sum(-1) > labelled.sum(-1)].tolist()
-    problem, advice = "persons have most joints outside their box", "Take boxes and joints from one source."
-    yield from _about(name, "warning", "person boxes", away, problem, advice)
+    away = np.abs(persons.joints - persons.center[:, None]) > persons.box_size[:, None] / 2
+    away = 2 * (labelled & away.any(-1)).sum(-1) > labelled.sum(-1)
+    checks: list[tuple[Severity, str, Sequence[str], str]] = [
+        ("error", "missing images", missing, "images are missing (unpack the dataset's archive again)"),
+        ("error", "damaged images", damaged, "images cannot be read whole (copy these files again)"),
+        ("error", "image sizes", others, "images have another (width, height) than the annotations say"),
+        ("warning", "duplicate records", copies, "persons repeat image and joints of others, and count twice"),
+        ("warning", "joints outside images", ids[beyond.any(-1)].tolist(),
+         "persons have labelled joints outside their image (of many: they do not belong together)"),
+        ("warning", "person boxes", ids[away].tolist(), "persons have most joints outside their box"),
+    ]  # fmt: skip
+    for check in checks:
+        yield from _about(name, *check)
     sides = ("left_shoulder", "right_shoulder")
     if set(sides) <= set(persons.skeleton.joints):
         columns = persons.skeleton.indices(sides)
         left, right = persons.joints[labelled[:, columns].all(-1)][:, columns, 0].T
         # More people face a camera than do not; few cannot tell.
         if len(left) >= 100 and (share := (left > right).mean()) < 0.4:
-            problem = f"the left shoulder lies on the picture's right on {share:.0%} of persons (usual: 60–90 %)"
-            advice = "Left and right are probably exchanged: look at crops.png, which out=<folder> writes."
-            yield Finding("warning", "left and right", name, problem, advice)
-
-
-ImageReport = tuple[int, int] | str
-"""(width, height) of an image file, or what is wrong with it."""
+            problem = f"the left shoulder lies on the picture's right on {share:.0%} of persons (usual: 60–90 %): "
+            yield Finding(
+                "warning", "left and right", name, f"{problem}look at crops.png, which out=<folder> writes"
+            )
 
 
 def inspect_images(persons: Persons, workers: int | None = None) -> dict[str, ImageReport]:

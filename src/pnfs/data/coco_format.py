@@ -3,7 +3,6 @@
 Ids of categories and the order of their joints come from the file's `categories` by name.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +69,9 @@ def read_annotations(
     """Reads and checks annotations of a JSON file, or of its content, which messages call `where`.
 
     Required: `images` with ids; for persons id, image_id, category_id, bbox and keypoints (which crowds and
-    persons with num_keypoints 0 may lack). `iscrowd` is 0 and `num_keypoints` the number of labelled joints where
-    absent; an area that is absent or 0 is taken from the box. Joints come in the skeleton's order, whatever the
-    file's, if its category names them. `category`: name or names of what is a person; None: all that have the
-    skeleton's joints. Others are left out and counted. A test set's list of images is not `labelled`: its
-    annotations are not read.
+    persons with num_keypoints 0 may lack). An area that is absent or 0 is taken from the box. Joints come in the
+    skeleton's order if the file's category names them. `category`: name or names of what is a person; None: all
+    that have the skeleton's joints. Of a test set's list of images, not `labelled`, annotations are not read.
 
     Raises DataError, which names file and record, if the file is not in the format, lacks the category, or labels
     other joints.
@@ -179,13 +176,13 @@ def named_categories(
     names = {_normal(name) for name in ([wanted] if isinstance(wanted, str) else wanted or ())}
     chosen = [
         record for record in table.all
-        if (_normal(record.get("name")) in names if names else not _difference(record, skeleton))
+        if (_normal(record.get("name")) in names if names else _has_joints(record, skeleton))
     ]  # fmt: skip
     if not chosen or (names and sorted(names) != sorted(_normal(record.get("name")) for record in chosen)):
-        there = [f"{r['id']} {r.get('name')} ({_difference(r, skeleton) or 'its joints'})" for r in table.all[:5]]
+        there = ", ".join(f"{r['id']} {r.get('name')} ({', '.join(_joints(r))})" for r in table.all[:5])
+        wanted = " and one ".join(names) or f"with the joints {', '.join(skeleton.joints)}"
         raise DataError(
-            f"{where}: categories: there must be one {' and one '.join(names) or 'with its joints'}; there are "
-            f"{', '.join(there)}. Choose another category, or name one so"
+            f"{where}: categories: there must be one {wanted}; there are {there}: choose or rename one"
         )
     return chosen
 
@@ -196,11 +193,9 @@ def _joint_order(where: str, categories: Sequence[Mapping[str, Any]], skeleton: 
     for record in categories:
         if not record.get("keypoints"):
             continue
-        if difference := _difference(record, skeleton):
-            raise DataError(
-                f"{where}: categories: the joints of {record.get('name')} are not those of skeleton "
-                f"{skeleton.name}: {difference}; use a dataset with these {len(skeleton)} joints"
-            )
+        if not _has_joints(record, skeleton):
+            names, needed = ", ".join(_joints(record)), ", ".join(skeleton.joints)
+            raise DataError(f"{where}: categories: the joints of {record.get('name')} are {names}, not {needed}")
         orders.append([_joints(record).index(_normal(joint)) for joint in skeleton.joints])
     if any(order != orders[0] for order in orders):
         raise DataError(f"{where}: categories: joints stand in several orders; give them one order")
@@ -216,11 +211,9 @@ def _normal(name: object) -> str:
     return str(name).strip().casefold().replace(" ", "_").replace("-", "_")
 
 
-def _difference(category: Mapping[str, Any], skeleton: Skeleton) -> str:
-    """How a category's joints differ from the skeleton's; "" for the same ones in any order."""
-    names, joints = Counter(_joints(category)), Counter(map(_normal, skeleton.joints))
-    kinds = {"unknown or repeated": names - joints, "missing": joints - names}
-    return "; ".join(f"{kind} {', '.join(which)}" for kind, which in kinds.items() if which)
+def _has_joints(category: Mapping[str, Any], skeleton: Skeleton) -> bool:
+    """Whether a category's joints are the skeleton's, in any order."""
+    return sorted(_joints(category)) == sorted(map(_normal, skeleton.joints))
 
 
 def image_table(read: Annotations) -> dict[int, tuple[str, tuple[int, int]]]:
@@ -254,8 +247,8 @@ def read_results(
     """Columns of the N persons in a list of detections, "image_id" (N,), "score" (N,) and `fields` (N, size), and
     what was left out.
 
-    Which categories are persons, and which images there are, the annotations `truth` say. Raises DataError, which
-    names file, record and field, if there is no person, or a record is not such.
+    Raises DataError, which names file, record and field, if a record is no detection in an image of `truth`, or
+    none is of its categories.
     """
     everything = Records(path, content, label=lambda row, _: f"detection {row}")
     categories = everything.numbers("category_id")

@@ -27,23 +27,18 @@ def crop_matrix(
     """The map from pixels of the image to pixels of the crop (HRNet's `get_affine_transform`).
 
     The centre (x, y) of the box (width, height) falls on (width / 2, height / 2) of the crop, whose (height,
-    width) is `output_size`, and the box's width fills the crop's; its height is not used, so bring the box to the
-    crop's shape first (`fit_box`, with the aspect that `crop_extent` gives). Positive rotation turns the content
-    counter-clockwise; `flip` mirrors the crop, x' = width - 1 - x: left and right joints are to change places too.
+    width) is `output_size`; the box's width fills the crop's (see `fit_box`, with the aspect of `crop_extent`).
+    Positive rotation turns the content counter-clockwise; `flip` mirrors the crop, x' = width - 1 - x.
 
     `unbiased` measures the crop in pixel intervals, width - 1 and height - 1 (J. Huang et al., The Devil is in the
-    Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles of the outermost pixels, its centre on the
-    point that mirroring leaves in place, and the flip test needs no shift; `pnfs.codec.Codec.stride` goes with it.
-    Raises PnfsError if the box has no width, a number is not finite, or the crop is too small.
+    Details, CVPR 2020, Sec. 3.2): the box's edges fall on the middles of the outermost pixels, and the flip test
+    needs no shift. Raises PnfsError if the box has no width, a number is not finite, or the crop is too small.
     """
     width, height = crop_extent(output_size, unbiased)
     box_width = float(box_size[0])
     if not (np.isfinite([*center, box_width, rotation_degrees]).all() and box_width > 0):
-        raise PnfsError(
-            f"no crop can be made of a box of size {np.asarray(box_size).tolist()} at "
-            f"{np.asarray(center).tolist()} turned by {rotation_degrees} degrees: the width must "
-            "be positive and all numbers finite"
-        )
+        box = f"a box of size {np.asarray(box_size).tolist()} at {np.asarray(center).tolist()}"
+        raise PnfsError(f"no crop can be made of {box}, turned by {rotation_degrees}: numbers must be finite")
     scale, angle = width / box_width, math.radians(rotation_degrees)
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
     linear = np.array([[cosine, sine], [-sine, cosine]])

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic_core import from_json, to_json
 
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.errors import PnfsError
-from pnfs.runs.record import json_ready
 
 if TYPE_CHECKING:
     # For the annotation alone: `pnfs runs` is not to wait for torch.
@@ -98,7 +98,8 @@ def run_identity(config: Mapping[str, Any], persons: Mapping[str, str] | None = 
 
     `config` is resolved; `persons` is what `read_digests` tells of the dataset, None where it is not at hand.
     """
-    part = json_ready(defining_part(config))
+    # As it comes back from a file: JSON has neither nan nor infinity.
+    part = from_json(to_json(defining_part(config), inf_nan_mode="null"))
     if persons is None:
         return part
     for key, value in part.get("dataset", {}).items():
@@ -176,18 +177,20 @@ def _file_digest(path: str, changed: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def differences(one: Any, other: Any, key: str = "") -> list[str]:
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Dotted key -> value, of dictionaries too."""
+    found = {f"{above}{key}": value for key, value in tree.items()}
+    for key, value in tree.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {}
+    return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values are not the same in two identities."""
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return [] if one == other else [key]
-    absent = object()
-    return [
-        found
-        for name in dict.fromkeys([*one, *other])
-        for found in differences(
-            one.get(name, absent), other.get(name, absent), f"{key}.{name}" if key else str(name)
-        )
-    ]
+    trees, absent = (flat(one), flat(other)), object()
+    values = {key: [tree.get(key, absent) for tree in trees] for key in dict.fromkeys([*trees[0], *trees[1]])}
+    # Two dictionaries differ in what they hold.
+    return [key for key, (a, b) in values.items() if a != b and not (isinstance(a, dict) and isinstance(b, dict))]
 
 
 def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
 
 from pnfs.errors import PnfsError
 from pnfs.files import write_whole
@@ -64,16 +64,6 @@ class Record(BaseModel):
     device: str | None = None
     finished: str | None = None
 
-    @model_validator(mode="after")
-    def _has_one_score(self) -> "Record":
-        if self.primary is None and self.scores and self.kind != "derive":
-            self.primary = next(iter(self.scores))
-        if self.primary is not None and self.score is None:
-            if self.primary not in self.scores:
-                raise ValueError(f"there is no score {self.primary!r}")
-            self.score = self.scores[self.primary]
-        return self
-
 
 def provenance(accelerator: str = "auto") -> dict[str, Any]:
     """Versions, git revision, time, and the device that the trainer's `accelerator` computes on."""
@@ -92,14 +82,8 @@ def provenance(accelerator: str = "auto") -> dict[str, Any]:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes the fields of a `Record` as `result.json`.
-
-    Raises:
-        ValidationError: A field that a record does not have, or of another type.
-    """
-    # Fields that are unset were not given, nor set by the validator.
-    record = Record.model_validate(result).model_dump(exclude_unset=True)
-    return write_json(folder / RESULT, record)
+    """Writes the fields of a `Record` as `result.json`; another field, or type, is a `ValidationError`."""
+    return write_json(folder / RESULT, Record.model_validate(result).model_dump(exclude_unset=True))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -108,22 +92,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return None if record is None else record.model_dump(exclude_unset=True)
 
 
-def json_ready(value: Any) -> Any:
-    """Plain data with None for nan and infinity, which JSON does not have."""
-    return from_json(to_json(value, inf_nan_mode="null"))
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes a file whole or not at all; what is nan or infinite becomes null."""
     return write_whole(path, to_json(content, indent=2, inf_nan_mode="null") + b"\n")
 
 
 def read_json(path: Path, kind: type[Content]) -> Content | None:
-    """A file of a run; None where there is none.
-
-    Raises:
-        PnfsError: It holds something else; names the file and the key.
-    """
+    """A file of a run; None where there is none. If it holds something else, a `PnfsError` names file and key."""
     if not path.is_file():
         return None
     try:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 STATE, METRICS, _EARLIER = "state.json", "metrics.csv", "metrics_earlier.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
-# What a run that is trained anew keeps in its folder: Hydra has just written there.
-_LOGS = (_LOCK, ".hydra", "train.log")
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
 
@@ -32,21 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class State(BaseModel):
-    """The content of `state.json`.
-
-    Attributes:
-        cause: Why it failed, or was interrupted.
-        started: Time of the last start, seconds since 1970.
-        earlier_seconds: What earlier starts spent on what this one resumes from.
-        config: Resolved; `identity` is made of it, see `run_identity`.
-    """
+    """The content of `state.json`."""
 
     state: RunStatus
-    cause: str | None = None
-    started: float
-    earlier_seconds: float = 0.0
+    cause: str | None = None  # Why it failed, or was interrupted.
+    started: float  # Time of the last start, seconds since 1970.
+    earlier_seconds: float = 0.0  # What earlier starts spent on what this one resumes from.
     pid: int
-    config: dict[str, Any]
+    config: dict[str, Any]  # Resolved; `identity` is made of it, see `run_identity`.
     identity: dict[str, Any] | None = None
 
 
@@ -73,9 +64,9 @@ def _is_held(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Deletes what earlier starts of a run left; only for who holds it."""
+    """Deletes what earlier starts of a run left, but for what Hydra has just written; only for who holds it."""
     for path in folder.iterdir():
-        if path.name not in _LOGS:
+        if path.name not in (_LOCK, ".hydra", "train.log"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -162,12 +153,11 @@ def find_runs(root: Path) -> list[Run]:
     for folder, below, files in os.walk(root):
         if RESULT in files or STATE in files:
             try:
-                if (run := read_run(Path(folder))) is None:
-                    continue
-                runs.append(run)
+                if run := read_run(Path(folder)):
+                    runs.append(run)
+                    below.clear()  # A run holds no runs, but perhaps thousands of other files.
             except PnfsError as error:
                 log.warning("left out: %s", error)
-            below.clear()  # A run holds no runs, but perhaps thousands of other files.
     return sorted(runs, key=lambda run: run.folder.parts)
 
 

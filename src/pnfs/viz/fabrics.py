@@ -94,14 +94,15 @@ def draw_fabrics(
 
 
 def _handles(fabric: FabricArchitecture, kept: dict[str, KeptCells]) -> list[Artist]:
-    colours = operation_colours(fabric.operations)
-    handles: list[Artist] = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    """What the legend explains."""
+    handles: list[Artist] = [
+        Patch(color=c, label=name) for name, c in operation_colours(fabric.operations).items()
+    ]
     handles.append(Line2D([], [], color=INK, marker="|", ms=8, lw=0, label="uniform share"))
     for label, weight in (("0.1", 0.1), ("1/3", 1 / 3), ("1", 1.0)):
         handles.append(Line2D([], [], label=f"input of weight {label}", **_weighted(weight)))
     weights = [w for part in fabric.parts.values() for w in (part.alpha_weights, part.beta_weights)]
-    lacks_cells = any(len(cells) < len(fabric.cells) for cells in kept.values())
-    if lacks_cells or any((each == 0).any() for each in weights):
+    if any((each == 0).any() for each in weights) or min(map(len, kept.values())) < len(fabric.cells):
         handles.append(Patch(facecolor="none", edgecolor=DEAD, linestyle=DASHES, label="not used"))
     return handles
 
@@ -214,7 +215,7 @@ def _draw_mixing(axes: Axes, fabric: FabricArchitecture, part: str) -> None:
 
 def _edges_that_carry(fabric: FabricArchitecture, table: Float[np.ndarray, "E O"]) -> list[bool]:
     """Whether each edge has an operation other than zero, and comes from a node that anything reaches."""
-    acts = np.any(table[:, [name != "zero" for name in fabric.operations]], axis=1).tolist()
+    acts = np.any(table[:, [name != "zero" for name in fabric.operations]], axis=1)
     reached, found = {0}, []
     for (i, j), acting in zip(cell_edges(fabric.nodes), acts, strict=True):
         found.append(bool(i in reached and acting))

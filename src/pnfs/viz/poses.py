@@ -1,16 +1,18 @@
-"""Skeletons over photographs, coloured by the person's side; exact to a fraction of a pixel."""
+"""Skeletons over photographs, coloured by the person's side, exact to a fraction of a pixel; sheets of them."""
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Int32, Int64, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pnfs.body import Skeleton
+from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.viz.style import SIDE_COLOURS, Side
 
 Colour = tuple[int, int, int]
@@ -30,6 +32,9 @@ _ID_COLOURS: tuple[Colour, ...] = (
 UNIT_CIRCLE = np.stack([f(np.arange(32) * (math.tau / 32)) for f in (np.cos, np.sin)], axis=-1)
 _SHIFT = 6
 """Fractional bits of the coordinates handed to OpenCV: 1/64 pixel."""
+CELL = (192, 192)
+"""(height, width) of an image on a sheet, px."""
+_GAP = 4
 
 
 def joint_sides(skeleton: Skeleton) -> tuple[Side, ...]:
@@ -174,3 +179,116 @@ def _label(canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: in
     room = canvas[top : top + size + 4, left : left + extent[0]]
     room[...] = plate
     write(room, text, (2, size // 2 + 2), (240, 240, 240), size)
+
+
+# --- sheets
+
+
+def contact_sheet(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    *,
+    captions: Sequence[str] | None = None,
+    columns: int = 8,
+    cell: tuple[int, int] = CELL,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A grid of RGB images in reading order, 4 px apart, each above its caption, cut where it is too long.
+
+    Each image fills its cell (height, width in px) as far as its shape allows. Fewer images than `columns` make a
+    narrower sheet.
+    """
+    (height, width), size = cell, _text_size(cell)
+    strip = 0 if captions is None else math.ceil(1.5 * size)
+    columns = min(columns, len(images))
+    step = np.array([height + strip + _GAP, width + _GAP])
+    page = np.full((*(step * [math.ceil(len(images) / columns), columns] + _GAP), 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = (step * divmod(index, columns) + _GAP).tolist()
+        place = page[top : top + height + strip, left : left + width]
+        place[:height], _, _ = letterbox(image, cell)
+        if captions is not None:
+            write(place, captions[index], (1, height + strip // 2), (40, 40, 40), size)
+    return page
+
+
+def letterbox(
+    image: Picture, cell: tuple[int, int]
+) -> tuple[Picture, Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """The image as large as fits a cell (height, width), centred; and scale and offset (x, y), of which
+    px of the cell = scale * px of the image + offset."""
+    size, room = np.array(image.shape[1::-1]), (cell[1], cell[0])
+    picture = Image.fromarray(image)
+    fitted = np.array(ImageOps.contain(picture, room).size)
+    padded = ImageOps.pad(picture, room, color=FILLER)  # type: ignore[arg-type]
+    # Resizing aligns the edges of the two grids, not the centres of their first pixels.
+    scale = fitted / size
+    return np.array(padded), scale, (scale - 1) / 2 + np.rint((np.array(room) - fitted) / 2)
+
+
+def _text_size(cell: tuple[int, int]) -> int:
+    return int(np.clip(min(cell) // 15, 9, 24))
+
+
+def pose_sheet(
+    crops: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    predicted: Float[np.ndarray, "N K 2"],
+    *,
+    skeleton: Skeleton,
+    scores: Float[np.ndarray, "N K"] | None = None,
+    target: Float[np.ndarray, "N K 2"] | None = None,
+    labelled: Bool[np.ndarray, "N K"] | None = None,
+    captions: Sequence[str] | None = None,
+    columns: int = 8,
+    cell: tuple[int, int] = CELL,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Predictions on their RGB crops, with the labels and a line from each joint to its label.
+
+    Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
+    which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
+    cell.
+    """
+    if target is not None and labelled is not None:
+        target = np.where(labelled[..., None], target, np.nan)
+    pictures = []
+    for n, crop in enumerate(crops):
+        picture, scale, offset = letterbox(crop, cell)
+        labels = None if target is None else target[n] * scale + offset
+        own = None if scores is None else scores[n]
+        draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
+        pictures.append(picture)
+    sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
+    words = {"left": "● person's left", "right": "● person's right", "centre": "● centre"}
+    entries: dict[str, Colour] = {words[side]: colour for side, colour in SIDE_COLOURS.items()}
+    if target is not None:
+        entries["— label and error"] = LABEL_COLOUR
+    if scores is not None and ((scores != 0) & (scores < LOW_SCORE)).any():
+        entries[f"○ score below {LOW_SCORE:g}"] = FILLER
+    return np.concatenate([sheet, _legend(sheet.shape[1], _text_size(cell), entries)])
+
+
+def _legend(width: int, size: int, entries: Mapping[str, Colour]) -> Picture:
+    """A strip with the meaning of each colour, in as many lines as it takes."""
+    places, x, y = [], size, size
+    for text in entries:
+        length = math.ceil(font(size).getlength(text))
+        if x > size and x + length > width:
+            x, y = size, y + 2 * size
+        places.append((x, y))
+        x += length + 2 * size
+    legend = np.full((y + size, width, 3), PLATE, np.uint8)
+    for (text, colour), place in zip(entries.items(), places, strict=True):
+        write(legend, text, place, colour, size)
+    return legend
+
+
+def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The crops, `height` px high, with their labelled joints: what a network sees."""
+    samples = [{name: np.asarray(value) for name, value in crops[key].items()} for key in keys]
+    joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]
+    return pose_sheet(
+        [sample["image"] for sample in samples],
+        np.stack(joints),
+        skeleton=crops.persons.skeleton,
+        captions=[str(crops.persons.ids[key.index]) for key in keys],
+        columns=6,
+        cell=(height, round(height * crops.input_size[1] / crops.input_size[0])),
+    )

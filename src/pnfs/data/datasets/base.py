@@ -30,11 +30,11 @@ class PoseDataset(ABC):
     """Persons of each split, and the benchmark's own score; the group `dataset` names a subclass.
 
     A subclass has `name`, `skeleton`, `splits`, reads the annotations of a split in `load`, and gives a `metric`.
-    The methods below `metric` have meanings that fit a dataset whose persons are scored in their labelled boxes.
+    The methods below `metric` fit a dataset whose persons are scored in their labelled boxes.
 
     `root` is its folder, None for one without files; `padding` a factor on the sides of the person box;
     `check_images` says whether `persons` checks that all image files exist. Raises DataError if one of the
-    `required` files is missing, or an argument is none of the choices.
+    `required` files is missing.
     """
 
     name: str = "dataset"
@@ -94,10 +94,8 @@ class PoseDataset(ABC):
         return self.persons(split).image_index
 
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
-        """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools.
-
-        `name` is the method's, for benchmarks whose file names hold one. Returns the file.
-        """
+        """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools,
+        whose file names may hold the method's `name`. Returns the file."""
         return write_json(folder / f"predictions_{split}.json", self.persons(split), predictions)
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
@@ -145,10 +143,8 @@ def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
     if split != ALL or ALL in dataset.splits:
         return dataset
     if isinstance(dataset.metric(dataset.splits[0]), OKSAveragePrecision):
-        raise DataError(
-            f"split=all: {dataset.name} is scored split by split, from one annotation file; choose one of "
-            f"{', '.join(dataset.splits)}"
-        )
+        choices = ", ".join(dataset.splits)
+        raise DataError(f"split=all: {dataset.name} is scored split by split; choose one of {choices}")
     found: dict[str, Persons] = {}
     for name in dataset.splits:
         try:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int8
 
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.images import DataError, list_files
+from pnfs.data.images import list_files
 from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons, counted
 from pnfs.data.readers import finite_rows, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, torso_size
@@ -22,18 +22,14 @@ class LSP(PoseDataset):
     The folder `root` holds `images` and `joints.mat`, key `joints`, (3, 14, N): x, y in px, 1 where occluded.
 
     The person box is the bounding box of the labelled joints, a square of its longer side × `padding`; persons
-    without one are left out. `reference_length` is the torso size in px, see `pnfs.evaluation.torso_size`; it is
-    nan, which leaves the person out of the score, where a torso joint is unlabelled.
+    without one are left out. `reference_length` is the torso size in px (`pnfs.evaluation.torso_size`), or nan.
     """
 
     name = "LSP"
     skeleton = body.LSP
     splits = ("train", "val", "test")
     required = ("images", "joints.mat")
-    guide = (
-        "Expected layout below root: images/im0001.jpg, … and joints.mat\n"
-        "Dataset: http://sam.johnson.io/research/lsp.html\nThen set root to that folder."
-    )
+    guide = "Expected below root: images/im0001.jpg, … and joints.mat of http://sam.johnson.io/research/lsp.html"
     image_format = "im{:04d}.jpg"
     axes = (2, 1, 0)  # Of `joints`, to (N, 14, 3).
     meaning = (VISIBLE, OCCLUDED)  # Of the third number, 0 or 1.
@@ -104,15 +100,9 @@ class LSP(PoseDataset):
     @cached_property
     def _image_names(self) -> dict[int, str]:
         """Image number -> file name; copies of the datasets differ in digits and format."""
-        names: dict[int, str] = {}
-        for name in sorted(list_files(self.root / "images")):
-            if match := re.fullmatch(r"im(\d+)\.(?:jpg|jpeg|png)", name, re.IGNORECASE):
-                first = names.setdefault(int(match[1]), name)
-                if first != name:
-                    raise DataError(
-                        f"{self.root / 'images'}: {first} and {name} are both image {int(match[1])}; keep one"
-                    )
-        return names
+        named = re.compile(r"im(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
+        files = sorted(list_files(self.root / "images"))
+        return {int(match[1]): match[0] for match in map(named.fullmatch, files) if match}
 
 
 class LSPET(LSP):

@@ -43,9 +43,8 @@ class MPII(PoseDataset):
 
     Person box (HRNet, `lib/dataset/mpii.py`): unless the centre's x is -1, its y moves down by 15 px × scale and
     scale is multiplied by `padding`; the box is a square of scale × 200 px. `reference_length` is the head size in
-    px, 0.6 × the diagonal of the head box; nan in "train" and "test", whose files hold no head boxes. With
-    `train_split="all"` the validation persons are trained on too, as for the hidden test set (paper, Table IV);
-    validation scores then say nothing.
+    px, 0.6 × the diagonal of the head box; nan but in "val". With `train_split="all"` the validation persons are
+    trained on too (paper, Table IV); validation scores then say nothing.
     """
 
     name = "MPII"
@@ -53,19 +52,12 @@ class MPII(PoseDataset):
     splits = ("train", "val", "test")
     required = ("images", _ANNOTATIONS["train"], _ANNOTATIONS["val"], TRUTH)
     guide = """\
-Expected layout below root:
-  images/            000001163.jpg, … (24,984 images)
-  annot/train.json   annot/valid.json   annot/gt_valid.mat   (annot/test.json for split "test")
-Images: http://human-pose.mpi-inf.mpg.de (MPII Human Pose). The annot folder in JSON form: linked
-under "Data preparation" in the README of github.com/leoxiaobin/deep-high-resolution-net.pytorch.
-Then set root to that folder."""
+Expected below root: images/000001163.jpg, … and annot/train.json, valid.json, gt_valid.mat (and test.json).
+Images: http://human-pose.mpi-inf.mpg.de. The annot folder in JSON form: linked in the README of
+github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
 
     def __init__(
-        self,
-        root: Path | str,
-        padding: float = 1.25,
-        check_images: bool = True,
-        train_split: TrainSplit = "train",
+        self, root: Path | str, padding: float = 1.25, check_images: bool = True, train_split: TrainSplit = "train"
     ) -> None:
         if train_split not in get_args(TrainSplit):
             raise DataError(f"MPII: train_split is train or all, not {train_split!r}")
@@ -73,7 +65,7 @@ Then set root to that folder."""
         self.train_split: TrainSplit = train_split
 
     def metric(self, split: str) -> PCK:
-        """PCKh at 0.5, 0.1 and 0.11 of the head size; see `pckh`."""
+        """See `pckh`."""
         self.require_split(split)
         return pckh(self.skeleton)
 
@@ -88,11 +80,6 @@ Then set root to that folder."""
         return folder / "pred.mat"
 
     def load(self, split: str) -> Persons:
-        loaded = self._read(split)
-        both = split == "train" and self.train_split == "all"
-        return joined("MPII train and val", [loaded, self.persons("val")]) if both else loaded
-
-    def _read(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
         self.require_files([_ANNOTATIONS[split]])
         table = Records(path, read_json(path), label=lambda n, r: f"record {n} ({r.get('image')})")
@@ -119,7 +106,7 @@ Then set root to that folder."""
             table.require(head_sizes > 0, f"the head box in {self.root / TRUTH} is empty or not a finite number")
         names = np.array(table.column("image", str), np.str_)
         image_names, image_index = np.unique(names, return_inverse=True)
-        return Persons(
+        persons = Persons(
             name=f"MPII {split}",
             skeleton=self.skeleton,
             images=self.image_files(split, "images", image_names.tolist()),
@@ -133,6 +120,8 @@ Then set root to that folder."""
             remarks={} if split == "test" else counted({NO_LABEL: ~labelled.any(-1)}),
             file=str(path),
         )
+        both = split == "train" and self.train_split == "all"
+        return joined("MPII train and val", [persons, self.persons("val")]) if both else persons
 
 
 def pckh(skeleton: body.Skeleton) -> PCK:
