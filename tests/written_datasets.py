@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import scipy.io
 import torch
+from torchmetrics import MetricCollection
 
 from pnfs.body import COCO, MPII
 from pnfs.data.datasets.base import PoseDataset
@@ -139,10 +141,13 @@ def write_lsp(root: Path, joints: np.ndarray, kind: type = LSPET, suffix: str = 
     return root
 
 
-def scores(source: PoseDataset, split: str, predicted: np.ndarray) -> dict[str, float]:
-    persons, metric = source.persons(split), source.metric(split)
+def scores(source: PoseDataset, split: str, predicted: np.ndarray, joint_scores: Any = None) -> dict[str, float]:
+    """The scores of a dataset's metric; `joint_scores` (N, K), None: 1."""
+    persons, metric = source.persons(split), MetricCollection([source.metric(split)])
+    joint_scores = np.ones(predicted.shape[:2], np.float32) if joint_scores is None else joint_scores
     metric.update(
         predicted=torch.from_numpy(predicted),
+        scores=torch.from_numpy(joint_scores),
         joints_image=torch.from_numpy(persons.joints),
         labelled=torch.from_numpy(persons.visibility > 0),
         reference_length=torch.from_numpy(persons.reference_length),

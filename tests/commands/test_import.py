@@ -125,8 +125,7 @@ def test_an_imported_posenfs_network_gives_their_maps_of_bgr_images(
     ("overrides", "key"),
     [("input_size=[60,64]", "input_size"), ("dataset=coco", "coco"), ("padding=0", "padding"),
      ("channel_order=gbr", "channel_order"), ("operators=[Zero,Zero,Atr_Conv_3x3,Sep_Conv_3x3]", "operators"),
-     (f"config=null {SIZED} operators=[{','.join(OPERATORS)}]", "backbone_operators"),
-     ("dataset=mpii parts={a:[nose]}", "nose")],
+     (f"config=null {SIZED} operators=[{','.join(OPERATORS)}]", "backbone_operators")],
 )  # fmt: skip
 def test_what_is_missing_or_wrong_is_named_by_its_key(
     reference_file: Path, tmp_path: Path, overrides: str, key: str

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as CocoIndex
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
 from pnfs.data.predictions import UNMATCHED, Predictions
-from written_datasets import require_server_format, write_labels
+from written_datasets import require_server_format, scores, write_labels
 
 # Two persons in image 7, one in image 9.
 CORNERS = {1: (7, 20, 30), 2: (7, 180, 60), 3: (9, 90, 90)}
@@ -53,13 +53,6 @@ def written(root: Path, annotations: list[dict], images: list[dict] = IMAGES) ->
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return written(tmp_path / "coco", [annotation(person) for person in CORNERS])
-
-
-def scores(source: COCO, split: str, predictions: Predictions) -> dict[str, float]:
-    metric, rows = source.metric(split), torch.arange(len(predictions))
-    found = (torch.from_numpy(column) for column in (predictions.locations, predictions.scores))
-    metric.update(**dict(zip(("predicted", "scores"), found, strict=True)), sample_index=rows)
-    return {name: float(value) for name, value in metric.compute().items()}
 
 
 # --- ground-truth boxes
@@ -152,7 +145,7 @@ def test_duplicates_are_dropped_by_choice_and_scores_are_the_boxs_times_the_join
     root: Path, tmp_path: Path, nms: str, count: int
 ) -> None:
     source = COCO(root, boxes="detected", nms=nms, joint_threshold=0.3)
-    found = scores(source, "val", right(source))
+    found = scores(source, "val", right(source).locations, right(source).scores)
     assert (found["AP"], found["AR"]) == (pytest.approx(1), pytest.approx(1))
     assert source.evaluation_choices("val")["nms"] == nms
     predictions = right(source)
@@ -183,7 +176,7 @@ def test_test_dev_is_predicted_and_not_scored(root: Path, tmp_path: Path) -> Non
     source = COCO(root, boxes="detected")
     assert len(source.persons("test")) == 4
     predictions = right(source, "test")
-    assert np.isnan(list(scores(source, "test", predictions).values())).all()
+    assert np.isnan(list(scores(source, "test", predictions.locations).values())).all()
     path = source.write_predictions("test", predictions, tmp_path, "mine/1")
     assert path.name == "person_keypoints_test-dev2017_mine-1_results.json"
     require_server_format(path, [7, 9, 11])

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from pnfs.body import skeleton_by_name
 from pnfs.commands.building import build_network, build_source
 from pnfs.commands.configuration import packaged_folder, plain
 from pnfs.data.datasets.coco import COCO
@@ -19,6 +18,7 @@ from pnfs.data.pose_files import read_pose_file
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation.coco_eval import similarity_sigmas
 from tiny_runs import call, composed
+from written_datasets import scores
 
 ANIMAL = yaml.safe_load((packaged_folder("conf") / "dataset/coco_animals.yaml").read_text())["skeleton"]
 JOINTS, COUNT = ANIMAL["joints"], 6
@@ -70,28 +70,26 @@ def test_joints_and_categories_are_found_by_name(root: Path) -> None:
 
 def test_they_are_scored_by_their_own_sigmas(root: Path, tmp_path: Path) -> None:
     dataset = animals(root)
-    persons, metric = dataset.persons("val"), dataset.metric("val")
+    persons = dataset.persons("val")
     sigmas = similarity_sigmas(dataset.skeleton)
     assert sigmas.tolist() == ANIMAL["oks_sigmas"]
     # Each joint is as far off as makes its similarity, by COCO's formula, just 0.72.
     distance = np.sqrt(-2 * 10000 * np.log(0.72)) * 2 * sigmas
     predicted = persons.joints + np.stack([distance, 0 * distance], -1).astype(np.float32)
-    ones = np.ones((COUNT, 17), np.float32)
-    places, scores = torch.from_numpy(predicted), torch.from_numpy(ones)
-    metric.update(predicted=places, scores=scores, sample_index=torch.arange(COUNT))
     # Of the thresholds .5, .55, …, .95 it passes five.
-    assert float(metric.compute()["AP"]) == pytest.approx(0.5)
+    assert scores(dataset, "val", predicted)["AP"] == pytest.approx(0.5)
     # What is written is read again, in the file's order and under the file's category.
-    path = dataset.write_predictions("val", Predictions(persons.joints, ones), tmp_path, "mine")
+    path = dataset.write_predictions(
+        "val", Predictions(persons.joints, np.ones((COUNT, 17), np.float32)), tmp_path, "mine"
+    )
     assert {record["category_id"] for record in json.loads(path.read_text())} == {3}
     np.testing.assert_allclose(read_pose_file(path, dataset, "val").joints, persons.joints, atol=0.01)
 
 
-@pytest.mark.parametrize("parts", ["p1", "p3"])
-def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
+def test_a_network_of_animals_takes_a_step(root: Path) -> None:
     small = ["backbone=fabric", "model.fabrics.channels=2", "backbone.fabrics.channels=2",
              "backbone.fabrics.first_layers=3", "input_size=[64,64]"]  # fmt: skip
-    config = composed("train", "dataset=coco_animals", f"dataset.root={root}", f"parts={parts}", *small)
+    config = composed("train", "dataset=coco_animals", f"dataset.root={root}", "parts=p3", *small)
     network = build_network(plain(config)["model"])
     assert network.parts.skeleton.joints == tuple(JOINTS)
     maps = network(torch.zeros(2, 3, 64, 64))
@@ -103,13 +101,3 @@ def test_a_network_of_animals_takes_a_step(root: Path, parts: str) -> None:
 def test_they_are_checked_and_drawn(root: Path, tmp_path: Path) -> None:
     call("data", "dataset=coco_animals", f"dataset.root={root}", "input_size=[64,64]", f"out={tmp_path}/s")
     assert (tmp_path / "s/crops.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"flip_pairs": [["left_eye", "right_ear"]]}, "right_ear"), ({"limbs": [["nose"]]}, "pairs"),
-     ({"oks_sigmas": [-0.1] * 17}, "positive"), ({"colour": "red"}, "colour")],
-)  # fmt: skip
-def test_a_wrong_description_is_refused(change: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        skeleton_by_name(ANIMAL | change)

@@ -171,7 +171,7 @@ def test_errors_by_joint_visibility_and_person_are_those_of_counting() -> None:
     relative = np.where(visibility > 0, random.uniform(0, 1, (count, 3)), np.nan)
     relative[~predicted] += np.inf
     errors, limits = Errors(TOY, relative, visibility, predicted), (0.2, 0.5, 0.8)
-    record = errors.record(Criterion("any", "length", np.array(limits), (0, 1, 2)))
+    record = errors.record(Criterion("any", "length", np.array(limits)))
     for kind, flags in {"all": (1, 2), "visible": (2,), "occluded": (1,)}.items():
         for k, joint in enumerate(TOY.joints):
             own = [relative[n, k] for n in range(count) if visibility[n, k] in flags]
@@ -194,7 +194,6 @@ def test_criteria_are_the_first_threshold_and_a_similarity_of_one_half() -> None
     criterion = metric.criterion()
     assert (criterion.label, criterion.reference) == ("PCKh@0.5", "head size")
     assert criterion.thresholds.tolist() == [0.5] * len(LSP)
-    assert criterion.mean_rows == (12, 13)
     truth = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
     columns = {"image_ids": np.array([1]), "areas": np.ones(1), "box_scores": np.ones(1)}
     criterion = OKSAveragePrecision(truth=read_annotations(truth), **columns).criterion()

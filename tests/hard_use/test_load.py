@@ -42,7 +42,7 @@ def test_hundred_thousand_persons(tmp_path: Path, tally: Tally) -> None:
         file.write_text(json.dumps(content))
     words = ["data", "dataset=coco", f"dataset.root={tmp_path}", "dataset.check_images=false"]
     log = (tmp_path / "log.txt").open("w")
-    command = [*PNFS, *words, "check.images=none", "dataset.boxes=ground_truth"]
+    command = [*PNFS, *words, "images=false", "dataset.boxes=ground_truth"]
     job = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
     process, most, began = psutil.Process(job.pid), 0, time.monotonic()
     while job.poll() is None and time.monotonic() < began + 400:

@@ -38,16 +38,10 @@ def run(settings: dict[str, Any]) -> None:
 
 def check(settings: Mapping[str, Any]) -> None:
     """Prints and writes findings, and draws augmented crops; exit status 1 if there is an error."""
-    dataset = settings["dataset"]
-    findings = check_dataset(dataset, settings)
-    where = dataset.get("root") or dataset["_target_"].rpartition(".")[2]
-    table = Table("", "check", "finding", title=f"Dataset {where}", show_lines=True)
-    table.columns[2].overflow = "fold"
+    findings = check_dataset(settings["dataset"], settings)
     for finding in findings:
-        text = Text.assemble((finding.where, "bold"), f"\n{finding.problem}")
-        table.add_row(Text(finding.severity, STYLES[finding.severity]), finding.check, text)
-    if findings:
-        console.print(table)
+        what = (f"{finding.severity}: ", STYLES[finding.severity]), (f"{finding.where}, {finding.check}: ", "bold")
+        console.print(Text.assemble(*what, finding.problem), soft_wrap=True)
     counts = Counter(finding.severity for finding in findings)
     if settings["out"]:
         out = Path(settings["out"])

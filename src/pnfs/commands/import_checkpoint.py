@@ -83,26 +83,21 @@ def _folder(settings: Mapping[str, Any], file: Path, trained: Mapping[str, Any])
 
 def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:
     """What was read and assumed, so that a user sees what is wrong before a score does."""
-    model, codec = trained["model"], trained["codec"]
+    model, shift = trained["model"], trained["codec"]["flip_shift"]
     height, width = trained["input_size"]
     backbone = model["backbone"] | model["backbone"].get("fabrics", {})
     size = [f" {k} {backbone[k]}" for k in ("depth", "width", "channels") if k in backbone]
     rows = {
-        "joints": model["skeleton"],
+        "joints": f"{model['skeleton']}, vectors of {model['vector_dim']}",
         "backbone": model["backbone"]["_target_"].rsplit(".", 1)[-1] + "".join(size),
-        "images": f"{height}x{width}, {model['channel_order'].upper()}",
-        "flip test": f"mirrored maps move {codec['flip_shift']} to the right",
+        "images": f"{height}x{width}, {model['channel_order'].upper()}, mirrored maps move {shift} to the right",
         "parameters": f"{measure_cost(imported.network, (height, width)).parameters:,}",
     }
     if "parts" in model:
-        fabrics = model["fabrics"]
-        per = "cell" if fabrics["alpha_per_cell"] else "fabric"
+        keys = ("layers", "last_layers", "nodes", "channels", "alpha_per_cell")
         rows["parts"] = ", ".join(model["parts"])
-        rows["fabric"] = (
-            f"L={fabrics['layers']}, n={fabrics['last_layers']}, H={fabrics['nodes']}, "
-            f"C={fabrics['channels']}, d={model['vector_dim']}, one alpha a {per}"
-        )
-        rows["operations"] = ", ".join(fabrics["operations"])
+        rows["fabric"] = ", ".join(f"{key} {model['fabrics'][key]}" for key in keys)
+        rows["operations"] = ", ".join(model["fabrics"]["operations"])
     if imported.unread:
         rows["left out"] = f"{len(imported.unread)} entries that reach no output, such as {imported.unread[0]}"
     table = Table(title=f"{file.name}: {imported.kind}", title_justify="left", show_header=False)

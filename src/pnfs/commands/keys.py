@@ -136,6 +136,7 @@ def _check_object(place: str, node: Mapping[str, Any]) -> None:
         kinds = get_type_hints(called.__init__ if inspect.isclass(called) else called)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     of_dataset = place.partition(".")[0] in ("dataset", "known")
+    _check(f"{place}._partial_", node.get("_partial_", False), _Yes)
     for key, value in node.items():
         # Classes of datasets that know one skeleton only are not told its name.
         if key in _HYDRAS or (of_dataset and key == "skeleton"):

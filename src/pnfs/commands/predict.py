@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pnfs.inference.boxes import (
     WholeImage,
     read_frames,
 )
-from pnfs.inference.inputs import InputFile, find_inputs, some_of
+from pnfs.inference.inputs import InputFile, Video, find_inputs, some_of
 from pnfs.inference.predictor import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
 from pnfs.inference.tracking import Poses, Tracker
@@ -92,9 +93,7 @@ def _predict_all(
     scenes: dict[str, None] = {}
     problems: list[str] = []
     with Progress(console=console, disable=not console.is_terminal) as progress, results:
-        # Containers of videos state their number of frames roughly, or not at all.
-        total = None if any(file.is_video for file in files) else len(files)
-        task = progress.add_task("predicting", total=total)
+        task = progress.add_task("predicting", total=sum(map(_frames_in, files)))
 
         def report(error: DataError) -> None:
             problems.append(str(error))
@@ -108,6 +107,13 @@ def _predict_all(
                 scenes[frame.file.name] = None
             progress.advance(task)
     return list(scenes), problems
+
+
+def _frames_in(file: InputFile) -> int:
+    """How many there are about; a file that cannot be read is reported when its turn comes."""
+    with suppress(DataError):
+        return Video(file.path).stated_frames if file.is_video else 1
+    return 1
 
 
 def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:

@@ -4,8 +4,8 @@ A cached crop shows the person's box, upright, with room for every rotation and 
 Training crops have 1.5 times the pixels a side: interpolated twice at equal resolution they were softer than
 validation's, which cost 4 points of PCK@0.2 on LSPET at 64 pixels. Others are kept pixel by pixel.
 
-Table `crops` has a row for each person: the map from the crop's pixels to the image's (six float64), the checksum
-of both, and the pixels, a JPEG file or raw RGB. Table `about` says by name, in JSON, how they were made.
+Table `crops` has a row for each person: the checksum and the pixels, a JPEG file or raw RGB. Table `about` says by
+name, in JSON, how they were made.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ from pnfs.errors import PnfsError
 
 Format = Literal["jpeg", "raw"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 ANEW = "delete this file, to have it written anew"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, to_image BLOB, crc32 INTEGER, pixels BLOB);
+CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, crc32 INTEGER, pixels BLOB);
 """
 _CHUNK = 64  # Persons in a transaction.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
@@ -121,37 +121,31 @@ class CachedCrops:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connections": {}}
 
-    def _row(self, index: int, columns: str) -> tuple[Any, ...]:
-        """Columns of a person's row, through this process's own connection."""
+    def view(self, index: int, zoom: float) -> View:
+        """The cached crop, whatever the zoom; raises DataError naming the person if it is not what was written."""
         # A forked process must neither use nor close its parent's connection, so that one is kept.
-        process, query = os.getpid(), f"SELECT {columns} FROM crops WHERE person = ?"
+        process, row = os.getpid(), None
         try:
             if process not in self._connections:
                 self._connections[process] = _opened(self.path)
-            row = self._connections[process].execute(query, (int(index),)).fetchone()
+            query = self._connections[process].execute("SELECT * FROM crops WHERE person = ?", (int(index),))
+            row = query.fetchone()
         except sqlite3.Error as error:
             raise self._damage(index, str(error)) from None
-        if row is None:
-            raise self._damage(index, "it is missing")
-        return row
-
-    def view(self, index: int, zoom: float) -> View:
-        """The cached crop, whatever the zoom; raises DataError naming the person if it is not what was written."""
-        to_image, crc32, content = self._row(index, "to_image, crc32, pixels")
         # Each crop is checked when it is read for the first time.
-        if not self._checked[index] and zlib.crc32(content, zlib.crc32(to_image)) != crc32:
-            raise self._damage(index, "its checksum is another one than was written")
+        if row is None or (not self._checked[index] and zlib.crc32(row[2]) != row[1]):
+            raise self._damage(index, "it is not what was written")
         self._checked[index] = True
-        pixels = np.frombuffer(content, np.uint8)
+        pixels = np.frombuffer(row[2], np.uint8)
         raw = self.settings.format == "raw"
         crop = pixels.reshape(*self.settings.crop_size, 3) if raw else cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB)
         if crop is None:
             raise self._damage(index, "it is no JPEG")
-        return crop, np.frombuffer(to_image).reshape(2, 3)
+        return crop, self.place(index)
 
     def place(self, index: int) -> Float64[np.ndarray, "2 3"]:
-        """The map of the cached crop's pixels to those of the image, without the pixels."""
-        return np.frombuffer(self._row(index, "to_image")[0]).reshape(2, 3)
+        """The map of the cached crop's pixels to those of the image."""
+        return invert(self.settings.matrix(self._persons, index))
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """The image itself, which need not lie there for training."""
@@ -186,7 +180,7 @@ def ensure_cache(root: Path | str, persons: Persons, settings: CacheSettings, *,
     """The file of a cache of these persons and settings below `root`; written, or finished, if there is none.
 
     Processes that ask for the same one wait for each other; `workers` crops are cut at once. Raises DataError if
-    an image cannot be read, the disk has no room, or the cache found is damaged or was made from other images.
+    an image cannot be read, the disk is full, or the cache found is damaged or was made from other images.
     """
     path = cache_path(Path(root).expanduser(), persons, settings)
     # A finished cache may lie where nothing can be written, not even a lock.
@@ -239,7 +233,7 @@ def _probe_images(persons: Persons) -> dict[str, int]:
     return found
 
 
-def _cut(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, bytes, int, bytes]:
+def _cut(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, int, bytes]:
     """A person's row of the table `crops`."""
     matrix = settings.matrix(persons, row)
     zoom = 1 / math.hypot(*matrix[0, :2]) if settings.reduced_decoding else 1.0
@@ -248,10 +242,10 @@ def _cut(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, byte
     except DataError as error:
         raise DataError(f"person {persons.ids[row]}: {error}") from None
     crop = cv2.warpAffine(image, compose(matrix, to_image), settings.crop_size[::-1])
-    place, content = invert(matrix).tobytes(), crop.tobytes()
+    content = crop.tobytes()
     if settings.format == "jpeg":
         content = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
-    return row, place, zlib.crc32(content, zlib.crc32(place)), content
+    return row, zlib.crc32(content), content
 
 
 def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) -> None:
@@ -270,7 +264,7 @@ def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) 
         for start in track(range(0, len(missing), _CHUNK), "cache", console=Console(stderr=True)):
             rows = list(pool.map(partial(_cut, persons, settings), missing[start : start + _CHUNK]))
             with connection:
-                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?,?,?,?)", rows)
+                connection.executemany("INSERT OR IGNORE INTO crops VALUES (?, ?, ?)", rows)
         made = {"version": FORMAT_VERSION, "probes": _probe_images(persons), "settings": asdict(settings)}
         with connection:
             entries = [(name, json.dumps(value)) for name, value in made.items()]

@@ -49,9 +49,8 @@ def inspect_dataset(
 ) -> list[Finding]:
     """Everything that can be found wrong with a dataset before training on it, errors first.
 
-    A loader's refusal becomes a finding, and the checks continue with the rest. Give datasets
-    `check_images=False`: missing images are looked for here, file by file. With `images` the files are decoded,
-    `workers` at once, None: one a core.
+    A loader's refusal becomes a finding, and the checks go on. Give datasets `check_images=False`: missing images
+    are looked for here. With `images` the files are decoded, `workers` at once (None: one a core).
     """
     findings: list[Finding] = []
     seen: dict[str, Persons] = {}
@@ -109,11 +108,7 @@ def _keys(persons: Persons) -> dict[tuple[str, bytes], list[str]]:
 def faults(
     persons: Persons, reports: Mapping[str, ImageReport], stated: Mapping[str, tuple[int, int]]
 ) -> Iterator[Finding]:
-    """What is wrong within one split.
-
-    By name of the image: `reports`, what the file turned out to be, and `stated`, (width, height) that the
-    annotations say.
-    """
+    """What is wrong within one split; `reports` and `stated`, the sizes that annotations say, go by image name."""
     images, labelled, name, ids = persons.images, persons.visibility > UNLABELLED, persons.name, persons.ids
     sizes = {image: report for image, report in reports.items() if not isinstance(report, str)}
     if persons.remarks or persons.left_out:
@@ -165,11 +160,7 @@ def inspect_images(persons: Persons, workers: int | None = None) -> dict[str, Im
 
 
 def inspect_file(path: Path) -> ImageReport:
-    """Decodes one image file to its last line.
-
-    OpenCV, which training reads with, fills the missing part of a truncated JPEG with grey and says nothing;
-    Pillow refuses it.
-    """
+    """Decodes one image file to its last line, with Pillow: OpenCV fills what a JPEG lacks with grey."""
     try:
         with Image.open(path) as image:
             require_size(path, *image.size)

@@ -1,8 +1,7 @@
 """Crops of persons for training and evaluation, and the order in which they come.
 
 Crops are cut by the loader's processes, or whole batches on the device by Lightning's batch hook. Draws, joints
-and matrices are the loader's either way; the pixels differ by interpolation alone: OpenCV's places are multiples
-of 1/32 pixel.
+and matrices are the loader's either way; OpenCV interpolates at multiples of 1/32 pixel.
 """
 
 import math
@@ -116,11 +115,8 @@ class CropDataset(Dataset):
 
 
 class EpochSampler(Sampler[SampleKey]):
-    """Keys of an epoch, shuffled by (seed, epoch) unless `shuffle` is False, shared out among processes.
-
-    `rows` are those to draw from. Each process gets the same number of keys, the last ones are filled up from the
-    beginning.
-    """
+    """Keys of `rows` in an epoch, shuffled by (seed, epoch) unless `shuffle` is False, shared out among processes:
+    each gets the same number, the last ones are filled up from the beginning."""
 
     def __init__(
         self, rows: Sequence[int], *, seed: int, shuffle: bool = True, rank: int = 0, world_size: int = 1
@@ -160,10 +156,9 @@ def cut_crops(
     input_size: tuple[int, int],
     resident: UInt8[Tensor, "N H W 3"] | None = None,
 ) -> PoseBatch:
-    """The batch with its crops of `input_size`, on its device: bilinear, black outside of the cached crop.
+    """A batch of `uncut` samples with its crops of `input_size`: bilinear, black outside of the cached crop.
 
-    `batch` are samples of a `CropDataset` that are `uncut`, collated; `resident` cached crops of all persons, on
-    the same device, for samples without their own.
+    `resident` are the cached crops of all persons, on the batch's device, for samples without their own.
     """
     rest = {name: value for name, value in batch.items() if name not in (SAMPLING, CACHED)}
     sampling: Float[Tensor, "B 2 3"] = batch[SAMPLING]
@@ -183,10 +178,7 @@ def cut_crops(
 def load_resident(
     crops: CachedCrops, count: int, device: torch.device, threads: int = 1
 ) -> UInt8[Tensor, "N H W 3"]:
-    """The cached crops of all `count` persons on a device, each checked against its checksum on the way.
-
-    Raises DataError if a crop is damaged, or the device has too little memory.
-    """
+    """The cached crops of all `count` persons on a device; DataError if one is damaged, or memory is lacking."""
     shape = (count, *crops.settings.crop_size, 3)
     try:
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)

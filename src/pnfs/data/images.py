@@ -24,10 +24,8 @@ class DataError(PnfsError):
 
 
 class ImageSource(Protocol):
-    """Images by number; small and picklable, so that it can travel to a worker.
-
-    A source may also have `view(index, zoom)`: what a crop whose pixels are `zoom` image pixels wide needs.
-    """
+    """Images by number; small and picklable, so that it can travel to a worker. It may also have
+    `view(index, zoom)`: what a crop whose pixels are `zoom` image pixels wide needs."""
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Image `index` in RGB. Raises DataError naming the image if it cannot be had."""
@@ -45,10 +43,9 @@ def view_of(images: ImageSource, index: int, zoom: float) -> View:
 
 
 class ImageFiles:
-    """Image files below a folder `root`, which no path leaves, nor any symbolic link on its way.
+    """Image files below a folder `root`; DataError if a path, or a symbolic link on its way, leaves it.
 
-    Links of folders are followed here, those of files when they are read: asking for each takes seconds on a large
-    dataset. Raises DataError if a path leaves `root`.
+    Links of folders are followed here, those of files when they are read: asking for each takes seconds.
     """
 
     def __init__(self, root: Path | str, paths: Sequence[str]) -> None:
@@ -69,11 +66,8 @@ class ImageFiles:
         return self.view(index, 1.0)[0]
 
     def view(self, index: int, zoom: float) -> View:
-        """Image `index` at an eighth, a quarter, half or all of its resolution.
-
-        A JPEG decoder averages blocks of pixels on the way, three times as fast as it decodes all of them, and a
-        crop taken from the result has no aliasing.
-        """
+        """Image `index` at an eighth, a quarter, half or all of its resolution: a JPEG decoder averages blocks of
+        pixels on the way, three times as fast as it decodes all, and the crop has no aliasing."""
         path = self.root / str(self.paths[index])
         if not path.is_file():
             raise DataError(f"{path}: image is missing (record {index})")

@@ -25,18 +25,11 @@ Augment = Literal["loader", "device"]
 class PoseDataModule(L.LightningDataModule):
     """Loaders of one dataset's splits.
 
-    Args:
-        source: The dataset.
-        input_size: (height, width) of the crops.
-        batch_size: Persons in a training batch, in each process; a last, smaller batch is left out.
-        workers: Loader processes; 0 loads in the training process.
-        seed: Seed of order and augmentation.
-        unbiased, reduced_decoding: See `CropDataset`.
-        cache: Folder for crop caches, of format jpeg or raw, written on first use. None reads images.
-        augment: Where training crops are cut: in the loader's processes ("loader"), or whole batches on
-            the device ("device", which needs a cache, and an augmentation of geometry alone).
-        resident: With augment="device", keep the cached crops for training in the device's memory.
-            "auto": on a CUDA device where they fit.
+    Crops have the (height, width) `input_size`; a training batch has `batch_size` persons in each process, a last,
+    smaller one is left out; `workers` are loader processes. `cache` is a folder for crop caches, written on first
+    use; None reads images. Training crops are cut in the loader's processes (`augment`="loader"), or whole batches
+    on the device ("device", which needs a cache, and an augmentation of geometry alone), whose memory keeps the
+    cached crops if `resident` ("auto": on a CUDA device where they fit). Other arguments are `CropDataset`'s.
     """
 
     def __init__(
@@ -164,8 +157,8 @@ class PoseDataModule(L.LightningDataModule):
         )
 
     def _keep_resident(self) -> bool:
-        """Whether the cached crops for training lie on the trainer's device; loads them if they shall: asked, or
-        where they take less than 60 % of a CUDA device's free memory."""
+        """Whether the cached crops lie on the trainer's device, after loading them; "auto": where they take less
+        than 60 % of a CUDA device's free memory."""
         if self.trainer is None or self.resident is False:
             return False
         persons, device, wanted = self.persons("train", self.augmentation), self._device(), self.resident
@@ -178,10 +171,7 @@ class PoseDataModule(L.LightningDataModule):
         return self._resident is not None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> PoseBatch:
-        """Cuts the crops that the loader has left to the device (see `CropDataset`).
-
-        Lightning calls this for each batch; who iterates a training loader by hand does so too.
-        """
+        """Cuts what the loader has left to the device; who iterates a training loader by hand calls it too."""
         uncut = crops.SAMPLING in batch
         return crops.cut_crops(batch, self.input_size, self._resident) if uncut else batch
 

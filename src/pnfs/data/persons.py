@@ -52,10 +52,7 @@ class Persons:
             of_joints = {"joints": (joints, 2), "visibility": (joints,)}
             shape = (count, *of_joints.get(name, column.shape[1:]))
             if column.shape != shape:
-                raise DataError(
-                    f"{self.name}: {name} has shape {column.shape}; {count} persons of skeleton "
-                    f"{self.skeleton.name} need {shape}"
-                )
+                raise DataError(f"{self.name}: {name} has shape {column.shape}; the persons need {shape}")
         images = len(self.images) if isinstance(self.images, Sized) else np.inf
         in_images = (self.image_index >= 0) & (self.image_index < images)
         finite = np.isfinite(self.joints).all(-1) | (self.visibility == UNLABELLED)

@@ -60,11 +60,9 @@ def matched_by_image(
     similarity: Callable[[np.ndarray, np.ndarray], np.ndarray],
     threshold: float,
 ) -> Int64[np.ndarray, " M"]:
-    """Row of each labelled person's prediction in the same image, or UNMATCHED.
-
-    Each prediction is used once, so that the similarities of an image have the largest sum; `similarity` goes from
-    rows of m labels and of n predictions to (m, n), `threshold` is the lowest of a pair.
-    """
+    """Row of each labelled person's prediction in the same image, or UNMATCHED: each is used once, so that the
+    similarities of an image, (m, n) of rows of m labels and n predictions, have the largest sum; none is below
+    `threshold`."""
     rows = np.full(len(label_images), UNMATCHED, np.int64)
     ours_in, theirs_in = (pd.Series(column).groupby(column).indices for column in (label_images, images))
     for image in ours_in.keys() & theirs_in.keys():

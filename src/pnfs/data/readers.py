@@ -17,10 +17,7 @@ from pnfs.errors import PnfsError
 
 
 def located(path: Path) -> str:
-    """Where a relative path was looked for, for messages; "" for an absolute one.
-
-    A checkpoint keeps its dataset's root as it was given, and may be used from another folder.
-    """
+    """Where a relative path was looked for, for messages; "" for an absolute one."""
     if path.is_absolute():
         return ""
     return f" (relative to the working directory {Path.cwd()}; run there, or give an absolute path)"
@@ -70,10 +67,8 @@ class Records:
         return len(self.all)
 
     def column(self, field: str, kind: Any, missing: Any = None) -> list[Any]:
-        """What `field` holds in every record, checked by pydantic to be of a kind.
-
-        `missing` stands for a field that is absent, null or an empty list.
-        """
+        """What `field` holds in every record, checked by pydantic to be of a kind; `missing` stands for what is
+        absent, null or an empty list."""
         values = [record.get(field) for record in self.all]
         if missing is not None:
             values = [missing if value in (None, []) else value for value in values]

@@ -1,7 +1,6 @@
 """COCO's average precision of keypoints as a metric."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, Integer
@@ -37,9 +36,8 @@ class OKSAveragePrecision(PersonMetric):
         joint_threshold: float = 0.2,
         nms_threshold: float | None = 0.9,
         soft_nms: bool = False,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(len(sigmas), **kwargs)
+        super().__init__(len(sigmas))
         if not len(image_ids) == len(areas) == len(box_scores):
             raise PnfsError("image_ids, areas and box_scores: each sample needs one of each")
         truth.require_images(image_ids)
@@ -59,7 +57,6 @@ class OKSAveragePrecision(PersonMetric):
             label="similarity at least 0.5",
             reference="√area",
             thresholds=self.sigmas * np.sqrt(8 * np.log(2)),
-            mean_rows=tuple(range(self.joint_count)),
         )
 
     def poses(

@@ -88,9 +88,8 @@ class PCK(PersonMetric):
         thresholds: Sequence[float],
         name: str = "PCK",
         mean_excludes: Sequence[str] = (),
-        **kwargs: Any,
     ) -> None:
-        super().__init__(len(joints), **kwargs)
+        super().__init__(len(joints))
         for label, names in {**groups, "mean_excludes": mean_excludes}.items():
             if unknown := set(names) - set(joints):
                 raise PnfsError(f"{name}: {label} names {unknown}, which are not among {joints}")
@@ -119,7 +118,6 @@ class PCK(PersonMetric):
             label=f"{self.name}@{first:g}",
             reference={"PCKh": "head size", "PCK": "torso size"}.get(self.name, "reference length"),
             thresholds=np.full(self.joint_count, first),
-            mean_rows=tuple(self.mean_rows),
         )
 
 

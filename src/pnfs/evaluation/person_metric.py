@@ -2,8 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,21 +20,12 @@ _OF_JOINTS = {"predicted": (2,), "joints_image": (2,), "scores": (), "labelled":
 """Columns with an entry for each joint -> its shape."""
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """When a joint counts as right, by the rule of a metric.
+class Criterion(NamedTuple):
+    """When a joint counts as right, by the rule of a metric."""
 
-    Attributes:
-        label: "PCKh@0.5", …
-        reference: Name of the reference length, which errors are divided by.
-        thresholds: The largest error at which each joint is right, as a share of the reference length.
-        mean_rows: Joints that count in the mean over all.
-    """
-
-    label: str
-    reference: str
-    thresholds: Float[np.ndarray, " K"]
-    mean_rows: tuple[int, ...]
+    label: str  # "PCKh@0.5", …
+    reference: str  # Name of the reference length, which errors are divided by.
+    thresholds: Float[np.ndarray, " K"]  # The largest error at which each joint is right, a share of that length.
 
 
 class PersonMetric(Metric):
@@ -53,8 +43,8 @@ class PersonMetric(Metric):
 
     sample_index: list[Tensor]
 
-    def __init__(self, joint_count: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, joint_count: int) -> None:
+        super().__init__()
         self.joint_count = joint_count
         for name in ("sample_index", *self.columns):
             self.add_state(name, default=[], dist_reduce_fx="cat")

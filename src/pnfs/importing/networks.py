@@ -61,7 +61,7 @@ def import_state(settings: Mapping[str, Any], state: Mapping[str, Tensor], build
     public = describe_public(state)
     if public is None:
         raise PnfsError(f"has names of neither PoseNFS, HRNet nor SimpleBaseline, such as {next(iter(state))!r}")
-    for key in ("config", "operators", "backbone_operators", "parts"):
+    for key in ("config", "operators", "backbone_operators"):
         if given[key] is not None:
             raise PnfsError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
     usual = {"channel_order": "rgb" if public.kind == "hrnet" else "bgr", "flip_shift": 1, "sigma": 2.0}
@@ -77,11 +77,7 @@ def _filled(given: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, A
 
 
 def _posenfs(given: Mapping[str, Any], state: Mapping[str, Tensor], build: Build) -> Imported:
-    parts, skeleton = given["parts"], given["skeleton"]
-    if parts is not None and skeleton is not None:
-        joints = skeleton_by_name(skeleton)
-        parts = {str(part): joints.indices(list(names)) for part, names in parts.items()}
-    described = describe_posenfs(state, skeleton, parts)
+    described = describe_posenfs(state, given["skeleton"])
     fabric, backbone = described.fabric, described.backbone_fabric
     told = {
         f"{_CELL}.depth": fabric.last_layer,

@@ -83,17 +83,14 @@ class PoseNFSModel(NamedTuple):
     backbone_fabric: PoseNFSFabric | None
 
 
-def describe_posenfs(
-    state: Mapping[str, Tensor], skeleton: str | None = None, parts: Mode | None = None
-) -> PoseNFSModel:
+def describe_posenfs(state: Mapping[str, Tensor], skeleton: str | None = None) -> PoseNFSModel:
     """The network that a state dict of the authors' code, without the prefix "module.", belongs to.
 
-    `skeleton`: "mpii" or "coco"; None for what the entries say. `parts`: a part mode of one's own. Raises
-    PnfsError, which says which key would help, if the entries contradict each other, leave something open that is
-    not given, or describe what cannot be built here.
+    `skeleton`: "mpii" or "coco"; None for what the entries say. Raises PnfsError if the entries contradict each
+    other, leave open what is not given, or describe what cannot be built here.
     """
     found = [match[1] for name in state if (match := re.fullmatch(r"(\w+)\.alphas", name))]
-    chosen, joints, dim = _parts(state, [n for n in found if n != "backbone"], skeleton, parts)
+    chosen, joints, dim = _parts(state, [n for n in found if n != "backbone"], skeleton)
     fabrics = {part: read_fabric(state, part) for part in joints}
     if len(set(fabrics.values())) != 1:
         raise PnfsError(f"the fabrics of {', '.join(fabrics)} are not alike")
@@ -109,28 +106,20 @@ def describe_posenfs(
     )
 
 
-def _parts(
-    state: Mapping[str, Tensor], names: Sequence[str], skeleton: str | None, parts: Mode | None
-) -> tuple[Skeleton, Mode, int]:
+def _parts(state: Mapping[str, Tensor], names: Sequence[str], skeleton: str | None) -> tuple[Skeleton, Mode, int]:
     """Skeleton, part -> joints, and d, which must make the last layers' channels."""
-    if parts is not None and skeleton is None:
-        raise PnfsError("parts of your own need their dataset too: dataset=mpii or dataset=coco")
     outputs = {n: len(_entry(state, f"{n}.final_layer.1.weight", 4)) for n in names}
-    known = PARTS if parts is None else {str(skeleton): (parts,)}
     found = []
-    for name, modes in known.items():
+    for name, modes in PARTS.items():
         for mode in modes if skeleton in (None, name) else ():
-            dims = {outputs[part] / len(joints) for part, joints in mode.items() if joints and part in outputs}
+            dims = {outputs[part] / len(joints) for part, joints in mode.items() if part in outputs}
             if set(mode) == set(names) and len(dims) == 1 and min(dims).is_integer():
                 found.append((skeleton_by_name(name), mode, int(min(dims))))
     listed = ", ".join(f"{name} ({count})" for name, count in outputs.items())
     if len(found) > 1:
         raise PnfsError(f"dataset is needed, mpii or coco: both fit the parts {listed}")
     if not found:
-        raise PnfsError(
-            f"parts and their output channels, {listed}, are no known part mode of {skeleton or 'mpii or coco'}; "
-            "give dataset and parts={part: [joint names]}, both in the order of their construction"
-        )
+        raise PnfsError(f"parts and their channels, {listed}, are no part mode of {skeleton or 'mpii or coco'}")
     return found[0]
 
 

@@ -19,14 +19,9 @@ from pnfs.models.wiring import NEIGHBOURS, SCALES
 _CONNECTION: Mapping[str, int] = {"same": 0, "finer": 1, "coarser": 2}
 
 OPERATION_NAMES: Mapping[str, str] = {
-    "Zero": "zero",
-    "skip_connect": "skip",
-    "Sep_Conv_3x3": "sep_conv_3x3",
-    "Atr_Conv_3x3": "dil_conv_3x3",
-    "Sep_Conv_5x5": "sep_conv_5x5",
-    "Atr_Conv_5x5": "dil_conv_5x5",
-    "avg_pool_3x3": "avg_pool_3x3",
-    "max_pool_3x3": "max_pool_3x3",
+    **{"Zero": "zero", "skip_connect": "skip", "avg_pool_3x3": "avg_pool_3x3", "max_pool_3x3": "max_pool_3x3"},
+    **{f"Sep_Conv_{size}": f"sep_conv_{size}" for size in ("3x3", "5x5")},
+    **{f"Atr_Conv_{size}": f"dil_conv_{size}" for size in ("3x3", "5x5")},
 }
 """Their names of the candidate operations, and ours."""
 
@@ -66,10 +61,7 @@ def load_posenfs_state_dict(
         alike = len({shape[1:] for shape in shapes}) == 1 and () not in shapes
         stacked = tensors[0][..., order] if order else torch.cat(tensors) if alike else tensors[0]
         if stacked.shape != wanted.shape:
-            raise PnfsError(
-                f"{', '.join(names)} have shapes {', '.join(map(str, shapes))}; {name}, which is made of them, "
-                f"needs {tuple(wanted.shape)}"
-            )
+            raise PnfsError(f"{', '.join(names)} have shapes {shapes}; {name} needs {tuple(wanted.shape)} of them")
         found[name] = stacked
     left = [n for n in state if n not in taken and not n.endswith(_COUNTER)]
     if unknown := [name for name in left if not _is_dead(name, parts, own)]:
@@ -201,11 +193,7 @@ def describe_public(state: Mapping[str, Tensor]) -> PublicNetwork | None:
 
 def load_public_state(network: PoseNetwork, state: Mapping[str, Tensor], kind: PublicKind) -> None:
     """Loads a public state dict, without the prefix "module.", into a baseline with a scalar head (d = 1), as the
-    public ones have.
-
-    The network's `channel_order` must be that of the images which the weights were trained on. Raises PnfsError if
-    the state dict does not fit; lists the first mismatches.
-    """
+    public ones have. Raises PnfsError if the state dict does not fit; lists the first mismatches."""
     skeleton = network.parts.skeleton
     public = _MPII_FILE if skeleton.name == MPII.name else skeleton.joints
     order = [public.index(joint) for joint in skeleton.joints]
@@ -218,10 +206,7 @@ def load_public_state(network: PoseNetwork, state: Mapping[str, Tensor], kind: P
 
 
 def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
-    """The depth of the ResNet whose entries, named as torchvision names them, stand below a prefix.
-
-    Raises PnfsError if it is none of the depths that are built here.
-    """
+    """The depth of the ResNet whose entries, in torchvision's names, stand below a prefix; else PnfsError."""
     pattern = re.compile(re.escape(prefix) + r"layer(\d)\.(\d+)\.conv3\.weight")
     stages = [match[1] for match in map(pattern.fullmatch, state) if match]
     counts = tuple(stages.count(stage) for stage in "1234")

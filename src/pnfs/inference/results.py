@@ -15,7 +15,7 @@ from pnfs.data.coco_format import PERSON
 from pnfs.errors import PnfsError
 from pnfs.files import write_whole
 from pnfs.inference.boxes import Frame
-from pnfs.inference.inputs import InputFile
+from pnfs.inference.inputs import SUFFIXES, InputFile
 from pnfs.inference.poses import Prediction
 from pnfs.inference.predictor import JOINT_THRESHOLD
 from pnfs.viz.poses import draw_persons
@@ -62,7 +62,6 @@ class ResultFolder:
             **(info or {}),
         }
         self._writer: tuple[Path, cv2.VideoWriter] | None = None
-        self._names: dict[str, str] = {}
 
     def __enter__(self) -> "ResultFolder":
         return self
@@ -159,12 +158,10 @@ class ResultFolder:
         self._writer[1].write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def _overlay_name(self, file: InputFile) -> str:
-        """The overlay's name; a made-up ending that another input has already gets one more."""
+        """The overlay's name, with an ending more where the input's is another, or could be one made up here."""
         suffixes = (".mp4",) if file.is_video else _PICTURE_SUFFIXES
-        name = file.name if file.path.suffix.lower() in suffixes else file.name + suffixes[0]
-        while self._names.setdefault(name, file.name) != file.name:
-            name += suffixes[0]
-        return name
+        usual = file.path.suffix.lower() in suffixes and Path(file.path.stem).suffix.lower() not in SUFFIXES
+        return file.name if usual else file.name + suffixes[0]
 
     def _close_video(self) -> None:
         if self._writer is not None:

@@ -4,12 +4,13 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pnfs.models.fabric import GridCell
 from pnfs.models.layers import Map, PartBatchNorm2d, PartConv2d, Weight, Weighted
-from pnfs.models.network import PoseNetwork
+from pnfs.models.network import PoseFabricNetwork, PoseNetwork
 
 
 @torch.no_grad()
@@ -27,6 +28,8 @@ def fuse(network: PoseNetwork) -> PoseNetwork:
             for index, wiring in enumerate(fabrics.theta.cells):
                 if wiring.name in grid:
                     _fuse_cell(grid[wiring.name], alpha[:, index], beta[:, index])
+    if isinstance(fused, PoseFabricNetwork) and fused.adapters and fused.fabrics.kept is None:
+        _read_pyramid(fused)
     return fused
 
 
@@ -49,6 +52,52 @@ def _fuse_cell(place: GridCell, alpha: Tensor, beta: Tensor) -> None:
     ]
     place.transforms = nn.ModuleList(layer for layer, *_ in place.terms)  # type: ignore[assignment]
     cell.edges = nn.ModuleList(layer for terms in cell.terms for layer, *_ in terms)
+
+
+def _read_pyramid(network: PoseFabricNetwork) -> None:
+    """Lets the first cells read the pyramid, through no adapters, where that is no more arithmetic."""
+    fabrics: Any = network.fabrics
+    adapters: Any = network.adapters
+    first = [wiring.name for wiring in fabrics.theta.cells if wiring.layer == fabrics.theta.first_layer]
+    terms = [(term[0].layers, adapters[str(term[1])]) for name in first for term in fabrics.cells[name].terms]
+    for layers, adapter in terms:
+        conv = layers[0] if isinstance(layers, nn.Sequential) else None
+        if not isinstance(conv, PartConv2d) or adapter.in_channels > adapter.out_channels // conv.parts:
+            return
+    for layers, adapter in terms:
+        layers[0] = _ThroughAdapter(adapter, layers[0])
+    network.adapters = nn.ModuleDict()
+    fabrics.readers = {scale: [""] for scale in fabrics.readers}  # All parts read one map.
+
+
+class _ThroughAdapter(nn.Module):
+    """conv(adapter(x)) for a map x that all parts share, as one convolution of x."""
+
+    border: Tensor
+
+    def __init__(self, adapter: PartConv2d, conv: PartConv2d) -> None:
+        super().__init__()
+        parts, inner, bias = (conv.parts, -1), adapter.weight[..., 0, 0], adapter.bias
+        assert bias is not None
+        outer = conv.weight.unflatten(0, parts)  # (P, O, I, k, k)
+        if conv.depthwise:
+            outer = torch.diag_embed(outer.flatten(1))[..., None, None]
+        weight = torch.einsum("poikl,pim->pomkl", outer, inner.unflatten(0, parts)).flatten(0, 1)
+        self.conv = PartConv2d(1, inner.shape[1], len(weight), weight.shape[-1], stride=conv.stride[0], bias=True)
+        self.conv.weight = nn.Parameter(weight)
+        # What the adapter's bias adds: less at the border of a larger kernel, where the padding has none.
+        border = torch.einsum("poikl,pi->pokl", outer, bias.unflatten(0, parts)).flatten(0, 1)
+        alone = border.flatten() if border.shape[-1] == 1 else border.new_zeros(len(border))
+        self.conv.bias = nn.Parameter(alone if conv.bias is None else alone + conv.bias)
+        self.register_buffer("border", border[:, None])
+        self.requires_grad_(False)
+
+    def forward(self, x: Map) -> Map:
+        if self.border.shape[-1] == 1:
+            return self.conv(x)
+        inside = x.new_ones(1, 1, *x.shape[-2:])
+        stride, padding = self.conv.stride, self.conv.padding
+        return self.conv(x) + F.conv2d(inside, self.border, stride=stride, padding=padding)
 
 
 class _Fused(nn.Module):

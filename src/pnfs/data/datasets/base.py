@@ -120,10 +120,8 @@ class PoseDataset(ABC):
             raise DataError(f"{self.name}: missing: {', '.join(missing)}{located(self.root)}.\n{self.guide}")
 
     def image_files(self, split: str, folder: str, paths: Sequence[str]) -> ImageFiles:
-        """The images of a split, in a folder below `root`, looked for if `check_images` says so.
-
-        Raises DataError if a path leaves the folder, or images are missing; the message counts them.
-        """
+        """The images of a split, in a folder below `root`; DataError if a path leaves it, or, with `check_images`,
+        images are missing."""
         images = ImageFiles(self.root / folder, paths)
         if missing := images.missing() if self.check_images else []:
             raise DataError(
@@ -135,10 +133,9 @@ class PoseDataset(ABC):
 
 
 def with_every_split(dataset: PoseDataset, split: str) -> PoseDataset:
-    """The dataset; where `split` asks for all of them, with its splits joined to one more, "all".
+    """The dataset; where `split` is "all", with its splits joined to that one; ids then begin with their split.
 
-    Ids then begin with the name of their own split. A split "test" without labels, or whose labels are not there,
-    is left out. Raises DataError if the dataset is scored split by split, as COCO is.
+    "test" is left out if it has no labels. Raises DataError if the dataset is scored split by split, as COCO is.
     """
     if split != ALL or ALL in dataset.splits:
         return dataset
