@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +96,8 @@ def test_max_steps_does_not_finish_a_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moves", [False, True])
 def test_paused_run_ends_like_the_uninterrupted(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause = "+trainer.max_time=00:00:01:00"
     looks = iter(range(1, 1000))
@@ -113,65 +111,51 @@ def test_paused_run_ends_like_the_uninterrupted(
         trained(tmp_path / "paused", *RUN, pause)
     folder = only_run(tmp_path / "paused")
     assert state_of(folder)[0] == "interrupted"
-    name = "tiny"
-    if moves:
-        name = "another_name"
-        (tmp_path / "moved" / name).mkdir(parents=True)
-        shutil.move(folder, tmp_path / "moved" / name / folder.name)
-    trained(tmp_path / ("moved" if moves else "paused"), *RUN, pause, f"name={name}")
-    (resumed,) = tmp_path.glob(f"[mp]*/{name}/*")
-    assert state_of(resumed)[0] == "finished"
-    assert_same_training(finished, resumed)
+    # Also in another place, under another name.
+    moved = tmp_path / "moved" / "another_name" / folder.name
+    moved.parent.mkdir(parents=True)
+    shutil.move(folder, moved)
+    trained(tmp_path / "moved", *RUN, pause, "name=another_name")
+    assert state_of(moved)[0] == "finished"
+    assert_same_training(finished, moved)
 
 
 # --- data
 
 
-@pytest.fixture
-def mpii(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a small MPII; returns its root."""
-
-    def write(name: str, seed: int = 0) -> Path:
-        people = Synthetic(train=8, val=8, seed=seed, image_size=(48, 48))
-        root = tmp_path / name / "people"
-        write_mpii({split: people.persons(split) for split in ("train", "val")}, root)
-        return root
-
-    return write
+def mpii(root: Path, seed: int = 0) -> str:
+    """Writes a small MPII; the override that names it."""
+    people = Synthetic(train=8, val=8, seed=seed, image_size=(48, 48))
+    write_mpii({split: people.persons(split) for split in ("train", "val")}, root / "people")
+    return f"dataset.root={root / 'people'}"
 
 
 @pytest.mark.parametrize(("file", "split"), [("valid", "val"), ("train", "train")])
-def test_split_without_a_label_is_refused(
-    mpii: Callable[..., Path], tmp_path: Path, file: str, split: str
-) -> None:
-    root = mpii("a")
-    path = root / "annot" / f"{file}.json"
+def test_split_without_a_label_is_refused(tmp_path: Path, file: str, split: str) -> None:
+    root = mpii(tmp_path)
+    path = tmp_path / f"people/annot/{file}.json"
     records = [record | {"joints_vis": [0] * 16} for record in json.loads(path.read_text())]
     path.write_text(json.dumps(records))
     with pytest.raises(UsageError, match=f"MPII {split}.*{split}"):
-        trained(tmp_path / "runs", *MODEL, "dataset=mpii", f"dataset.root={root}")
+        trained(tmp_path / "runs", *MODEL, "dataset=mpii", root)
     assert state_of(only_run(tmp_path / "runs"))[0] == "failed"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "result.json"])
-def test_file_of_another_run_in_the_folder_is_refused(
-    mpii: Callable[..., Path], tmp_path: Path, file: str
-) -> None:
-    runs = tmp_path / "runs"
-    given = [*MODEL, "dataset=mpii", "epochs=1"]
-    trained(runs, *given, f"dataset.root={mpii('a')}")
-    folder = only_run(runs)
-    other = mpii("b", seed=1)
-    trained(tmp_path / "others", *given, f"dataset.root={other}")
+def test_file_of_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    runs, given = tmp_path / "runs", [*MODEL, "dataset=mpii", "epochs=1"]
+    trained(runs, *given, mpii(tmp_path / "a"))
+    folder, other = only_run(runs), mpii(tmp_path / "b", seed=1)
+    trained(tmp_path / "others", *given, other)
     # The state of one run under the name of the other.
     theirs = runs / "tiny" / only_run(tmp_path / "others").name
-    (theirs / file).parent.mkdir(parents=True)
-    shutil.copy(folder / file, theirs / file)
-    with pytest.raises(OtherRunError) as refusal:
-        trained(runs, *given, f"dataset.root={other}")
-    text = str(refusal.value)
-    assert all(word in text for word in (str(Path(theirs.name) / file), "persons.train", "persons.val"))
+    for file in ("checkpoints/last.ckpt", "result.json"):
+        (theirs / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / file, theirs / file)
+        with pytest.raises(OtherRunError) as refusal:
+            trained(runs, *given, other)
+        text = str(refusal.value)
+        assert all(word in text for word in (f"{theirs.name}/{file}", "persons.train", "persons.val"))
 
 
 # --- compiled steps

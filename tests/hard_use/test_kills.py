@@ -65,7 +65,7 @@ PLACES = {
     "between last and previous checkpoint": ("pathlib:Path.hardlink_to", 1, True),
     "while a checkpoint is put together": ("torch:save", 2, False),
     "as the trajectory is written": ("pnfs.training.callbacks:ArchitectureMonitor._write", 2, True),
-    "before the record": ("pnfs.runs.record:write_json", 1, False),
+    "before the record": ("pnfs.runs.state:write_json", 2, False),
 }
 """Kills are of a new start each; `Path.replace` is called first for the state of the run."""
 

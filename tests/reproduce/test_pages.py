@@ -25,8 +25,7 @@ from pnfs.reproduce.results import (
     target_names,
 )
 from pnfs.runs.identity import run_identity
-from pnfs.runs.record import write_result
-from pnfs.runs.state import find_runs
+from pnfs.runs.state import find_runs, write_result
 
 ROOT = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.parent.name for path in ROOT.glob("*/paper.csv"))

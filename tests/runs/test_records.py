@@ -12,14 +12,17 @@ import pytest
 from pydantic import ValidationError
 
 from pnfs.files import write_whole
-from pnfs.runs.record import RESULT, provenance, read_result, write_result
 from pnfs.runs.state import (
+    RESULT,
     STATE,
     UnfinishedError,
     find_runs,
     held_run,
     kept_state,
+    provenance,
+    read_result,
     read_run,
+    write_result,
 )
 from pnfs.training.module import NonFiniteLossError
 
@@ -39,7 +42,7 @@ def test_record_comes_back_as_written(tmp_path: Path) -> None:
     expected = {"scores": scores, "data": {"list": [None, 1]}}
     assert read_result(folder) == expected
     # One that cannot be written leaves the old one; nothing else is left behind.
-    for wrong in ({"score": object()}, {"scroe": 1.0}):
+    for wrong in ({"score": object()}, {"scores": 1.0}):
         with pytest.raises(ValidationError):
             write_result(folder, wrong)
     assert read_result(folder) == expected

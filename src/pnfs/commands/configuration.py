@@ -48,8 +48,8 @@ def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
 
 def register_resolvers() -> None:
     """Makes ${run_hash:}, ${absolute:…}, ${trained:…} known to this process."""
-    resolvers = {"run_hash": _run_hash, "absolute": _absolute, "trained": _trained}
-    for name, resolver in resolvers.items():
+    absolute = {"absolute": lambda path: str(Path(path).absolute())}
+    for name, resolver in {"run_hash": _run_hash, "trained": _trained, **absolute}.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
@@ -71,10 +71,6 @@ def _hash_of(tree: str) -> str:
     except (PnfsError, OmegaConfBaseException):
         return run_hash({"config": tree})  # As in `persons_of`.
     return run_hash(settings, persons_of(settings))
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
 
 
 def _trained(checkpoint: str | None, key: str, trust: bool) -> Any:

@@ -29,7 +29,7 @@ from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
-from pnfs.runs.record import provenance, write_result
+from pnfs.runs.state import provenance, write_result
 from pnfs.training.callbacks import TRAJECTORY, read_trajectory
 from pnfs.training.checkpoints import BUILT, read_architecture, results_folder
 from pnfs.viz.curves import plot_trajectory

@@ -21,8 +21,7 @@ from pnfs.data.persons import UNLABELLED, listed
 from pnfs.data.pose_files import assign, coco_scores, read_pose_file
 from pnfs.data.predictions import UNMATCHED, Predictions
 from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
-from pnfs.runs.record import provenance
-from pnfs.runs.state import LAST_CHECKPOINT
+from pnfs.runs.state import LAST_CHECKPOINT, provenance
 from pnfs.training import checkpoints
 from pnfs.training.module import PoseModule
 

@@ -16,8 +16,7 @@ from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
 from pnfs.models.backbones import read_file
 from pnfs.models.cost import measure_cost
-from pnfs.runs.record import RESULT
-from pnfs.runs.state import STATE
+from pnfs.runs.state import RESULT, STATE
 
 # Evaluation builds the training module, which wants them; nothing is trained.
 _UNUSED = {

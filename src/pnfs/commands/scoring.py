@@ -20,7 +20,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.predictions import Matches, Predictions
 from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
-from pnfs.runs.record import RESULT, write_result
+from pnfs.runs.state import RESULT, write_result
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 

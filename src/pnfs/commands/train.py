@@ -26,7 +26,6 @@ from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.runs import state
 from pnfs.runs.identity import require_same, run_identity
-from pnfs.runs.record import RESULT, provenance, read_result, write_result
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training import checkpoints
 from pnfs.training.keeping import why_unfinished
@@ -48,11 +47,11 @@ def run(settings: dict[str, Any]) -> float:
     with state.held_run(folder):
         if settings["restart"]:
             state.clear(folder)
-        record = read_result(folder)
+        record = state.read_result(folder)
         if record is None:
             record = _train_and_keep(settings, identity)
         else:
-            require_same(folder / RESULT, record.get("identity"), identity)
+            require_same(folder / state.RESULT, record.get("identity"), identity)
             log.info("finished before: %s (restart=true trains it again)", folder)
             _show_scores(settings, {"trained": record["scores"]})
     return math.nan if record["score"] is None else float(record["score"])
@@ -102,7 +101,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             train_one(**job)
         else:
             run_in_processes(train_one, job, processes, folder)
-        if (record := read_result(folder)) is not None:
+        if (record := state.read_result(folder)) is not None:
             return record
         kept = newest_whole(folder)
         epoch = -1 if kept is None else checkpoints.read_checkpoint(kept, builds=())["epoch"]
@@ -183,12 +182,12 @@ def train_one(
             "evaluated_with": choices,
             "cost": _cost(module.network, *settings["input_size"]),
             "seconds": round(time.monotonic() - started, 1),
-            **provenance(trainer["accelerator"]),
+            **state.provenance(trainer["accelerator"]),
             "config": settings,
             "data": {split: source.persons(split).account() for split in ("train", "val")},
         }
         # Scores are safe before anything else is written that may fail.
-        write_result(folder, record | {"identity": identity})
+        state.write_result(folder, record | {"identity": identity})
         pictures = write_pictures(module, final, folder, "val", predictions)
         for logger in loggers:
             if isinstance(logger, RunLogger):
@@ -198,7 +197,7 @@ def train_one(
         console.print(described(choices))
         for what, path in pictures.items():
             log.info("%s: %s", what, path)
-        log.info("%s: %s; record: %s", primary, score, folder / RESULT)
+        log.info("%s: %s; record: %s", primary, score, folder / state.RESULT)
 
 
 def _cost(network: PoseNetwork, height: int, width: int) -> dict[str, int]:

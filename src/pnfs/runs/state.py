@@ -1,32 +1,104 @@
-"""What the folder of a run says: whether it trains, was interrupted, failed and why, or is finished."""
+"""A run's folder: its record, one JSON file, and whether it trains, was interrupted, failed, or is finished."""
 
 import logging
 import os
+import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
 
 from pnfs.errors import PnfsError
 from pnfs.files import write_whole
-from pnfs.runs.record import RESULT, read_json, read_result, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATE, METRICS, _EARLIER = "state.json", "metrics.csv", "metrics_earlier.csv"
+RESULT, STATE, METRICS, _EARLIER = "result.json", "state.json", "metrics.csv", "metrics_earlier.csv"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 _LOCK = "lock"
 
 RunStatus = Literal["finished", "running", "interrupted", "failed"]
+Content = TypeVar("Content", bound=BaseModel)
 
 log = logging.getLogger(__name__)
+
+
+class Record(BaseModel):
+    """What is read of `result.json`, whatever command wrote it; it holds more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Literal["train", "evaluate", "derive"] = "train"
+    primary: str | None = None  # Name of the score that counts, an entry of `scores`; `score` is its value.
+    score: float | None = None
+    scores: dict[str, Any] = {}  # Metric -> score; of a derivation network -> metric -> score.
+    evaluated_with: dict[str, Any] = {}  # Everything besides weights and data that the scores depend on.
+    cost: dict[str, int | dict[str, int]] = {}
+    seconds: float | None = None  # Time that all starts of a training have taken.
+    seed: int | None = None
+    config: dict[str, Any] = {}  # Resolved, of a training; `identity` is made of it, see `run_identity`.
+    identity: dict[str, Any] | None = None
+    data: dict[str, Any] = {}  # Split -> persons, and what was left out.
+    device: str | None = None
+    git_revision: str | None = None
+
+
+def provenance(accelerator: str = "auto") -> dict[str, Any]:
+    """Versions, git revision, time, and the device that the trainer's `accelerator` computes on."""
+    import torch  # Here and not above: `pnfs runs` is not to wait for it.
+
+    packages = ("pnfs", "torch", "torchvision", "lightning", "hydra-core", "numpy")
+    versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    revision = None  # Outside of a source tree.
+    with suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        revision = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"versions": versions, "git_revision": revision, "device": device, "finished": finished}
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Writes `result.json`; a field of another type than that of a `Record` is a `ValidationError`."""
+    return write_json(folder / RESULT, Record.model_validate(result).model_dump(exclude_unset=True))
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The record of a finished run; None where the run is not finished. Errors are `read_json`'s."""
+    record = read_json(folder / RESULT, Record)
+    return None if record is None else record.model_dump(exclude_unset=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Writes a file whole or not at all; what is nan or infinite becomes null."""
+    return write_whole(path, to_json(content, indent=2, inf_nan_mode="null") + b"\n")
+
+
+def read_json(path: Path, kind: type[Content]) -> Content | None:
+    """A file of a run; None where there is none. If it holds something else, a `PnfsError` names file and key."""
+    if not path.is_file():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise PnfsError(f"{path}: {key}: {first['msg']}; delete the file to run again") from None
+
+
+# --- states
 
 
 class State(BaseModel):
