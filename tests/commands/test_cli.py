@@ -55,7 +55,11 @@ def test_other_arguments_stay_and_files_need_no_key(here: Path) -> None:
     assert quoted(with_inputs_named("predict", [long])) == [long]
 
 
-def test_globs_reach_into_folders() -> None:
+def test_globs_reach_into_folders(tmp_path: Path) -> None:
+    (tmp_path / "my rows/experiment/mine").mkdir(parents=True)
+    (tmp_path / "my rows/experiment/mine/a.yaml").touch()
+    own = ["--config-dir", str(tmp_path / "my rows")]
+    assert with_globs_expanded([*own, "experiment=glob(mine/*)"]) == [*own, "experiment=mine/a"]
     for given, expanded in (
         ("experiment=glob(table3/*)", "experiment=table3/p1,table3/p3,table3/p5,table3/p8"),
         ("experiment=glob([table3/p[13],figure7*/coco])", "experiment=table3/p1,table3/p3,figure7_8/coco"),

@@ -1,5 +1,6 @@
 """Composes a command's configuration from the command line, runs it, and words its errors."""
 
+import itertools
 import logging
 import os
 import re
@@ -182,15 +183,22 @@ def _with_place(error: BaseException) -> str:
 
 def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
     """`experiment=glob(table3/*)` as the list of its rows: Hydra's own glob sees the files of one folder only."""
-    root = packaged_folder("conf") / "experiment"
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    own = [folder for option, folder in itertools.pairwise(words) if option in ("--config-dir", "-cd")]
+    roots = [Path(folder) / "experiment" for folder in (packaged_folder("conf"), *own)]
 
     def rows(match: re.Match[str]) -> str:
         patterns = re.sub(r"^\[(.*)\]$", r"\1", match[1]).split(",")
-        files = [path for pattern in patterns for path in sorted(root.glob(f"{pattern.strip()}.yaml"))]
+        files = {
+            path.relative_to(root).with_suffix("").as_posix(): None
+            for pattern in patterns
+            for root in roots
+            for path in sorted(root.glob(f"{pattern.strip()}.yaml"))
+        }
         if not files:
-            known = ", ".join(sorted(path.name for path in root.glob("*/")))
+            known = ", ".join(sorted(path.name for root in roots for path in root.glob("*/")))
             raise UsageError(f"{match[0]} matches no row; there are rows of {known}")
-        return f"experiment={','.join(path.relative_to(root).with_suffix('').as_posix() for path in files)}"
+        return f"experiment={','.join(files)}"
 
     return [re.sub(r"^experiment=glob\((.*/.*)\)$", rows, argument) for argument in arguments]
 
