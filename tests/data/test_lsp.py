@@ -38,6 +38,9 @@ def test_splits_count_images_from_one(tmp_path: Path) -> None:
     assert lsp.persons("test").ids.tolist() == ["im0003", "im0004", "im0005"]
     assert lsp.persons("val") is lsp.persons("test")
     assert len(LSPET(write_lsp(tmp_path / "one", people(1))).persons("train")) == 1
+    (root / "images/im0002.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"im00002\.png and im0002\.jpg are both image 2"):
+        LSPET(root, validation_from=4).persons("train")
 
 
 def test_the_box_is_a_padded_square_around_labelled_joints(tmp_path: Path) -> None:

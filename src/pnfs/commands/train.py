@@ -72,7 +72,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
             "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
         )
-    gpus, devices = torch.cuda.device_count(), trainer.get("devices", 1)
+    gpus, devices = torch.accelerator.device_count(), trainer.get("devices", 1)
     wanted = int(devices) if str(devices).isdigit() else 1
     wanted = max(devices) + 1 if isinstance(devices, list) else wanted
     if trainer.get("accelerator") in ("gpu", "cuda") and gpus < wanted:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int8
 
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
-from pnfs.data.images import list_files
+from pnfs.data.images import DataError, list_files
 from pnfs.data.persons import OCCLUDED, UNLABELLED, VISIBLE, Persons, counted
 from pnfs.data.readers import finite_rows, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, torso_size
@@ -101,8 +101,11 @@ class LSP(PoseDataset):
     def _image_names(self) -> dict[int, str]:
         """Image number -> file name; copies of the datasets differ in digits and format."""
         named = re.compile(r"im(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
-        files = sorted(list_files(self.root / "images"))
-        return {int(match[1]): match[0] for match in map(named.fullmatch, files) if match}
+        names: dict[int, str] = {}
+        for match in filter(None, map(named.fullmatch, sorted(list_files(self.root / "images")))):
+            if (other := names.setdefault(int(match[1]), match[0])) != match[0]:
+                raise DataError(f"{self.root / 'images'}: {other} and {match[0]} are both image {int(match[1])}")
+        return names
 
 
 class LSPET(LSP):
