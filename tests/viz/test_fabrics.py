@@ -223,7 +223,8 @@ def test_each_metric_has_its_own_rows(metrics_csv):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("", "No columns"), (METRICS.replace("0.018", "O.018"), "O.018"),
+        ("", "epoch"), (METRICS.replace("0.018", "O.018"), "O.018"),
+        (METRICS.replace("0.018,,,", "0.018,,,,,,"), "line 4"),
         (METRICS.replace("epoch,", "age,"), "epoch"), ("epoch,step,val/score\n\xff\n", "utf-8"),
     ],
 )  # fmt: skip
