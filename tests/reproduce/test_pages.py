@@ -153,6 +153,7 @@ def test_rows_with_another_backbone_stand_apart() -> None:
     ("scores", "difference", "interval", "says"),
     [
         ([12.0, 15.0], "+1.5 ± 0.7 (2 seeds)", "-4.9 to +7.9", "inside"),
+        ([12.0, 16.1], "+2.1 ± 0.1 (2 seeds)", "+1.4 to +2.7", "two seeds"),
         # t of two degrees of freedom is 4.303; 4.303 * 0.1 / sqrt(3) = 0.25.
         ([12.0, 16.1, 21.9], "+2.0 ± 0.1 (3 seeds)", "+1.8 to +2.2", "more than"),
         ([12.0], "+2.0 (1 seed)", "–", "one seed"),

@@ -271,9 +271,11 @@ def _difference(found: pd.Series, places: int) -> list[str]:
     if count == 1:
         return [f"{mean:+.{places}f} (1 seed)", "–", "one seed: it may be chance"]
     half = stats.t.ppf(0.975, count - 1) * found.std() / math.sqrt(count)
-    says = "inside" if abs(mean) <= half else "more than"
+    says = "inside the spread of the seeds" if abs(mean) <= half else "more than the spread of the seeds"
+    # Two differences may be close to each other by chance, and their interval too narrow.
+    says = "two seeds: it may be chance" if count == 2 and abs(mean) > half else says
     return [
         f"{mean:+.{places}f} ± {found.std():.{places}f} ({count} seeds)",
         f"{mean - half:+.{places}f} to {mean + half:+.{places}f}",
-        f"{says} the spread of the seeds",
+        says,
     ]
