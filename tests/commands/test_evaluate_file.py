@@ -104,23 +104,6 @@ def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Pat
     assert sum(record["predictions"]["left_out"].values()) == 1
 
 
-def test_keypoints_of_predict_are_found_by_the_pictures_names(roots, tmp_path: Path) -> None:
-    root = roots["coco"]
-    labels = coco_labels(root)
-    # Numbers of pictures that the dataset has too, of others; scores beside the joints.
-    ids = [image["id"] for image in labels["images"]]
-    numbers = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
-    for image in labels["images"]:
-        image["id"] = numbers[image["id"]]
-    labels["annotations"] = [a for a in labels["annotations"] if a["num_keypoints"]]
-    for label in labels["annotations"]:
-        scores = {"keypoint_scores": [0.5] * 17, "score": 0.5}
-        label |= {"image_id": numbers[label["image_id"]], **scores}
-    record = scored("coco", root, written(tmp_path / "k.json", labels), tmp_path / "out")
-    assert record["score"] == 1
-    assert record["predictions"]["format"] == "keypoints of pnfs predict"
-
-
 # --- MPII, and datasets in person boxes
 
 
@@ -186,7 +169,7 @@ def test_keys_of_a_network_are_not_swallowed(roots, tmp_path: Path, key, overrid
     [
         (lambda first, *more: [{**first, "image_id": 999999}, *more], r"detection 0: image_id"),
         (lambda *results: [{**r, "category_id": 0} for r in results], r"category_id 1"),
-        (lambda *results: {"poses": results}, "known"),
+        (lambda *results: {"poses": results}, "list"),
     ],
 )
 def test_damaged_results_name_file_record_and_key(roots, tmp_path: Path, change, named) -> None:

@@ -19,7 +19,6 @@ from pnfs.data import coco_format as f
 from pnfs.data.coco_format import read_annotations
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
-from pnfs.data.pose_files import coco_scores, read_pose_file
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation import DetectedPoses, evaluate_detections
 from written_datasets import scores, write_labels
@@ -146,7 +145,7 @@ def test_other_tools_score_the_results_file_alike(labels: dict, tmp_path: Path) 
         evaluation.accumulate()
         evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1)
-    assert coco_scores(read_pose_file(path, source, "val"), source, "val")["AP"] == pytest.approx(1, abs=1e-6)
+    assert source.read_predictions("val", path).scores["AP"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_missing_area_is_a_share_of_the_box_and_an_empty_one_counted(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from pnfs.commands.building import build_network, build_source
 from pnfs.commands.configuration import packaged_folder, plain
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
-from pnfs.data.pose_files import read_pose_file
 from pnfs.data.predictions import Predictions
 from pnfs.evaluation.coco_eval import similarity_sigmas
 from tiny_runs import call, composed
@@ -83,7 +82,8 @@ def test_they_are_scored_by_their_own_sigmas(root: Path, tmp_path: Path) -> None
         "val", Predictions(persons.joints, np.ones((COUNT, 17), np.float32)), tmp_path, "mine"
     )
     assert {record["category_id"] for record in json.loads(path.read_text())} == {3}
-    np.testing.assert_allclose(read_pose_file(path, dataset, "val").joints, persons.joints, atol=0.01)
+    read = dataset.read_predictions("val", path).matches.predictions
+    np.testing.assert_allclose(read.locations, persons.joints, atol=0.01)
 
 
 def test_a_network_of_animals_takes_a_step(root: Path) -> None:

@@ -1,14 +1,14 @@
 """Predicted joints of a split, and which labelled person each is compared with."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from scipy.optimize import linear_sum_assignment
 
 from pnfs.data.persons import UNLABELLED, Persons
@@ -16,7 +16,6 @@ from pnfs.evaluation.pck import Errors, relative_errors
 from pnfs.files import write_whole
 
 UNMATCHED = -1  # Row of a labelled person for whom nothing was predicted.
-COLUMNS = ["x", "y", "score"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,32 @@ class Matches:
         labelled = labels.visibility > UNLABELLED
         relative = relative_errors(predicted, labels.joints, labelled, labels.reference_length)
         return Errors(labels.skeleton, relative, labels.visibility, found)
+
+
+@dataclass(frozen=True)
+class PoseFile:
+    """Predictions of a split that a file holds."""
+
+    format: str  # Its format, in words.
+    matches: Matches  # Each labelled person with the pose of the same row, nan where there is none.
+    count: int  # Predicted persons.
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Records that are no predicted persons, counted by reason."""
+    scores: Mapping[str, float] | None = None
+    """Scores of the poses as they stand, of a benchmark that has nobody to say whose they are."""
+
+
+def aligned(
+    persons: Persons,
+    locations: Float[np.ndarray, "N K 2"],
+    scores: Float[np.ndarray, "N K"],
+    rows: Int64[np.ndarray, " M"],
+) -> Matches:
+    """The M labelled persons with their rows of N predictions, in the labels' order; UNMATCHED: nan."""
+    found = rows != UNMATCHED
+    places = np.where(found[:, None, None], locations[rows], np.nan).astype(np.float32)
+    sure = np.where(found[:, None], scores[rows], 0).astype(np.float32)
+    return Matches(persons, Predictions(places, sure), np.where(found, np.arange(len(persons)), UNMATCHED))
 
 
 def one_to_one(persons: Persons, predictions: Predictions) -> Matches:
@@ -82,7 +107,7 @@ def write_json(path: Path, persons: Persons, predictions: Predictions) -> Path:
     content = {
         "dataset": persons.name,
         "joints": list(persons.skeleton.joints),
-        "columns": COLUMNS,
+        "columns": ["x", "y", "score"],
         "persons": [{"id": id_, "image": image, "keypoints": row} for id_, image, row in rows],
     }
     return write_whole(path, json.dumps(content, allow_nan=False) + "\n")

@@ -15,6 +15,8 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
 
+LARGEST_JSON = 1 << 30  # Bytes of a file that is read; COCO's training annotations have a quarter of this.
+
 
 def located(path: Path) -> str:
     """Where a relative path was looked for, for messages; "" for an absolute one."""
@@ -26,6 +28,8 @@ def located(path: Path) -> str:
 def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
     """The content of a JSON file, `object_hook` as in `json.load`; raises DataError if it cannot be had."""
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise DataError(f"{path}: has more than {LARGEST_JSON:,} bytes; split it")
         with path.open(encoding="utf-8") as file:
             return json.load(file, object_hook=object_hook)
     except OSError as error:

@@ -122,7 +122,7 @@ _COUNTER = "num_batches_tracked"
 def load_posenfs(network: PoseFabricNetwork, state: Mapping[str, Tensor]) -> list[str]:
     """Copies a state dict of the authors' code into the network of its `posenfs_model`.
 
-    Returns the names of the entries that no output depends on. Raises PnfsError if an entry is missing, has another
+    Returns the names of the entries that no output depends on. Raises PnfsError if an entry is missing, of another
     shape, or is known to no module of ours.
     """
     own, found, taken = network.state_dict(), {}, set()

@@ -9,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torchmetrics import Metric
 
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import Persons, joined
-from pnfs.data.predictions import Matches, Predictions, one_to_one, write_json
-from pnfs.data.readers import located
+from pnfs.data.persons import Persons, first_of_each, joined
+from pnfs.data.predictions import (
+    UNMATCHED,
+    Matches,
+    PoseFile,
+    Predictions,
+    aligned,
+    one_to_one,
+    write_json,
+)
+from pnfs.data.readers import Records, located, read_json
 from pnfs.evaluation import OKSAveragePrecision
 
 GROUND_TRUTH_BOXES = {"boxes": "ground truth"}
@@ -84,19 +92,33 @@ class PoseDataset(ABC):
         """A digest of what the split's metric reads beside the persons; "" where it reads nothing else."""
         return ""
 
-    def image_names(self, split: str) -> Mapping[int, str]:
-        """Number -> file name of the images that poses in a file may be in."""
-        persons = self.persons(split)
-        return {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
-
-    def image_numbers(self, split: str) -> Int64[np.ndarray, " N"]:
-        """The number of each person's image, a key of `image_names`."""
-        return self.persons(split).image_index
-
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools,
         whose file names may hold the method's `name`. Returns the file."""
         return write_json(folder / f"predictions_{split}.json", self.persons(split), predictions)
+
+    def read_predictions(self, split: str, path: Path) -> PoseFile:
+        """Reads what `write_predictions` writes, joints in any order where the file names them.
+
+        Raises DataError, which names file, record and key, for any other file.
+        """
+        persons, joints = self.persons(split), self.skeleton.joints
+        match read_json(path):
+            case {"persons": [_, *_] as records, "joints": list() as names, "columns": ["x", "y", "score"]}:
+                table = Records(path, records, "persons")
+            case _:
+                formats = "a file of `pnfs evaluate`, for COCO its results format, for MPII pred.mat"
+                raise DataError(f"{path}: holds no predictions of {self.name}: give {formats}")
+        if sorted(map(str, names)) != sorted(joints):
+            raise DataError(f"{path}: joints are {names}, not {', '.join(joints)}")
+        ids = table.column("id", str)
+        table.require(first_of_each(ids), "its id occurs before")
+        table.require(np.isin(ids, persons.ids), f"is no person of {persons.name}; choose its dataset and split")
+        poses = table.numbers("keypoints", len(names), 3)[:, [names.index(joint) for joint in joints]]
+        row_of = {id_: row for row, id_ in enumerate(ids)}
+        rows = np.array([row_of.get(id_, UNMATCHED) for id_ in persons.ids.tolist()])
+        matches = aligned(persons, poses[..., :2], poses[..., 2], rows)
+        return PoseFile("persons of pnfs evaluate", matches, len(ids))
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """A detector's score of each person's box; None for labelled boxes."""

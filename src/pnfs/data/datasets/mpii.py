@@ -10,8 +10,8 @@ from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, counted, joined
-from pnfs.data.predictions import Predictions
-from pnfs.data.readers import Records, finite_rows, read_json, read_mat, vector
+from pnfs.data.predictions import PoseFile, Predictions, aligned
+from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows, vector
 from pnfs.evaluation.pck import PCK, head_size
 
 FILE_JOINTS = (
@@ -78,6 +78,17 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
         order = self.skeleton.indices(FILE_JOINTS)
         scipy.io.savemat(folder / "pred.mat", {"preds": predictions.locations[:, order] + 1.0})
         return folder / "pred.mat"
+
+    def read_predictions(self, split: str, path: Path) -> PoseFile:
+        """Also reads `pred.mat` (HRNet's, and ours), its persons in the file's order."""
+        if path.suffix != ".mat":
+            return super().read_predictions(split, path)
+        persons = self.persons(split)
+        table = read_mat(path, "preds", (len(persons), len(FILE_JOINTS), 2))
+        joints = table.astype(np.float64)[:, FROM_FILE] - 1.0
+        require_rows(path, finite_rows(joints), lambda row: f"person {row}", "preds is not a finite number")
+        matches = aligned(persons, joints, np.ones(joints.shape[:2]), np.arange(len(persons)))
+        return PoseFile("MPII pred.mat", matches, len(persons))
 
     def load(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
