@@ -9,7 +9,6 @@ import pytest
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE
 from pnfs.data.synthetic import Synthetic
-from written_datasets import scores
 
 LIMB_JOINTS = [
     f"{side}_{joint}"
@@ -27,14 +26,7 @@ def test_a_person_depends_on_seed_split_and_index_only() -> None:
     content = pickle.dumps(many.images)
     assert len(content) < 2000
     np.testing.assert_array_equal(pickle.loads(content).read(4), few[4].image)
-
-
-def test_both_skeletons_label_the_same_people() -> None:
-    mpii, coco = (Synthetic(name, train=100).persons("train") for name in ("mpii", "coco"))
-    a, b = mpii.skeleton.indices(LIMB_JOINTS), coco.skeleton.indices(LIMB_JOINTS)
-    np.testing.assert_array_equal(mpii.joints[:, a], coco.joints[:, b])
-    np.testing.assert_array_equal(mpii.visibility[:, a], coco.visibility[:, b])
-    np.testing.assert_array_equal(mpii[9].image, coco[9].image)
+    np.testing.assert_array_equal(Synthetic("coco", train=5).persons("train")[4].image, few[4].image)
 
 
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
@@ -94,11 +86,3 @@ def test_bad_arguments_are_named(wrong: dict) -> None:
         Synthetic(**wrong)
     with pytest.raises(DataError, match="there are only 3"):
         Synthetic(val=3).persons("val").images.read(3)
-
-
-def test_the_metric_counts_in_head_sizes() -> None:
-    source = Synthetic("coco", val=20)
-    persons = source.persons("val")
-    moved = persons.joints + 0.105 * persons.reference_length[:, None, None] * np.float32([1, 0])
-    found = scores(source, "val", moved)
-    assert [found[name] for name in ("PCKh@0.5", "PCKh@0.1", "PCKh@0.11")] == pytest.approx([100, 0, 100])
