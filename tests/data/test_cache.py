@@ -16,7 +16,7 @@ import pytest
 from pnfs.body import LSP
 from pnfs.data import cache
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CacheSettings, cache_path, ensure_cache, partial_of, read_about, with_crops
+from pnfs.data.cache import CacheSettings, cache_path, ensure_cache, read_about, with_crops
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.images import DataError, ImageFiles
@@ -145,7 +145,7 @@ def test_a_file_that_is_cut_off_or_says_something_else_is_refused(
 
 
 def test_an_unreadable_image_and_a_damaged_unfinished_file_are_named(persons: Persons, tmp_path: Path) -> None:
-    partial = partial_of(cache_path(tmp_path, persons, PAPER))
+    partial = cache_path(tmp_path, persons, PAPER).with_suffix(".partial")
     partial.write_bytes(b"not a database at all" * 100)
     with pytest.raises(DataError, match=rf"{partial.name}.*delete"):
         ensure_cache(tmp_path, persons, PAPER)
@@ -175,7 +175,7 @@ def test_an_interrupted_start_is_continued(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(done) == list(range(64, 70))  # 64 persons are a transaction.
     assert rows_of(path) == rows_of(whole)
     assert read_about(path) == read_about(whole)
-    assert not partial_of(path).exists()
+    assert not path.with_suffix(".partial").exists()
 
 
 def test_a_finished_cache_is_read_where_nothing_can_be_written(

@@ -92,14 +92,11 @@ def test_resized_images_are_found(exported: Path, tmp_path: Path) -> None:
     assert found["joints outside images"].severity == "warning"
 
 
-@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
-def test_exchanged_sides_and_boxes_elsewhere_are_found(skeleton: str) -> None:
-    persons = Synthetic(skeleton, train=200, unlabelled=0.0, truncated=0.0, turned_away=0.1).persons("train")
-    flip, center = persons.skeleton.flip_permutation, persons.center.copy()
+def test_boxes_elsewhere_are_found() -> None:
+    persons = Synthetic(train=20, unlabelled=0.0, truncated=0.0).persons("train")
+    center = persons.center.copy()
     center[3] += 400
-    mirrored = {"joints": persons.joints[:, flip], "visibility": persons.visibility[:, flip]}
-    for change, expected in (({}, []), (mirrored, ["left and right"]), ({"center": center}, ["person boxes"])):
-        assert [f.check for f in faults(replace(persons, **change), {}, {})] == expected
+    assert [f.check for f in faults(replace(persons, center=center), {}, {})] == ["person boxes"]
 
 
 # --- the command
