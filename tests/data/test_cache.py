@@ -22,7 +22,7 @@ from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import Persons
-from toy_persons import smooth_picture, toy_persons
+from written_datasets import smooth_picture, toy_persons
 
 COUNT, SIZE = 6, (64, 48)
 SMALLER = 16 | 32 | 64  # OpenCV's flags of reduced decoding.

@@ -19,7 +19,7 @@ from pnfs.data import geometry
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.crops import CropDataset, EpochSampler, SampleKey, start_worker
 from pnfs.data.geometry import apply
-from toy_persons import toy_persons
+from written_datasets import toy_persons
 
 # --- matrices
 

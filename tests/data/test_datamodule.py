@@ -18,7 +18,7 @@ from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CachedCrops, CacheSettings, ensure_cache, with_crops
 from pnfs.data.crops import CropDataset, SampleKey, cut_crops, load_resident
 from pnfs.data.module import PoseDataModule
-from toy_persons import toy_persons
+from written_datasets import toy_persons
 
 SIZES, SIZE, CPU = {"train": 10, "val": 7, "test": 3}, (64, 48), torch.device("cpu")
 SOURCE: Any = SimpleNamespace(skeleton=LSP, persons=lambda split: toy_persons(SIZES[split], name=f"toy {split}"))

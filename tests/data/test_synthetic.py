@@ -25,15 +25,15 @@ def test_a_person_depends_on_seed_split_and_index_only() -> None:
     # The image source travels to workers as a few bytes.
     content = pickle.dumps(many.images)
     assert len(content) < 2000
-    np.testing.assert_array_equal(pickle.loads(content).read(4), few[4].image)
-    np.testing.assert_array_equal(Synthetic("coco", train=5).persons("train")[4].image, few[4].image)
+    np.testing.assert_array_equal(pickle.loads(content).read(4), few.image(4))
+    np.testing.assert_array_equal(Synthetic("coco", train=5).persons("train").image(4), few.image(4))
 
 
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
 def test_labelled_joints_lie_in_the_picture_and_in_the_box(skeleton: str) -> None:
     persons = Synthetic(skeleton, train=400, image_size=(128, 160), truncated=0.5).persons("train")
     labelled = persons.visibility > UNLABELLED
-    assert persons[0].image.shape == (128, 160, 3)
+    assert persons.image(0).shape == (128, 160, 3)
     assert 0.5 < labelled.mean() < 0.97
     assert ((persons.joints >= 0) & (persons.joints <= (159, 127))).all()
     assert (persons.joints[~labelled] == 0).all()

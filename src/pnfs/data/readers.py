@@ -38,14 +38,6 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         raise DataError(f"{path}: is truncated or not a JSON file ({error}); unpack it again") from None
 
 
-def vector(*shape: int, number: Any = FiniteFloat) -> Any:
-    """The kind of a list of numbers, finite unless `number` is `float`, or of lists of them, of one shape."""
-    kind = number
-    for size in reversed(shape):
-        kind = Annotated[list[kind], Field(min_length=size, max_length=size)]
-    return kind
-
-
 class Records:
     """The objects of a JSON list, read column by column; `what` messages call the list.
 
@@ -88,7 +80,10 @@ class Records:
         self, field: str, *shape: int, missing: Any = None, finite: bool = True
     ) -> Float[np.ndarray, "N ..."]:
         """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape)."""
-        values = self.column(field, vector(*shape, number=FiniteFloat if finite else float), missing)
+        kind: Any = FiniteFloat if finite else float
+        for size in reversed(shape):
+            kind = Annotated[list[kind], Field(min_length=size, max_length=size)]
+        values = self.column(field, kind, missing)
         return np.array(values, dtype=np.float64).reshape(len(values), *shape)
 
     def require(self, ok: np.ndarray | np.bool_, wrong: str) -> None:

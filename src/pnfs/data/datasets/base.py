@@ -15,15 +15,7 @@ from torchmetrics import Metric
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.persons import Persons, first_of_each, joined
-from pnfs.data.predictions import (
-    UNMATCHED,
-    Matches,
-    PoseFile,
-    Predictions,
-    aligned,
-    one_to_one,
-    write_json,
-)
+from pnfs.data.predictions import UNMATCHED, Matches, PoseFile, Predictions, aligned, one_to_one, write_json
 from pnfs.data.readers import Records, located, read_json
 from pnfs.evaluation import OKSAveragePrecision
 

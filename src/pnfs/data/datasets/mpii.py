@@ -11,7 +11,7 @@ from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, counted, joined
 from pnfs.data.predictions import PoseFile, Predictions, aligned
-from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows, vector
+from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, head_size
 
 FILE_JOINTS = (
@@ -103,8 +103,9 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
 
         joints, labelled = np.zeros((count, joint_count, 2)), np.zeros((count, joint_count), bool)
         if split != "test":
-            flags = table.column("joints_vis", vector(joint_count, number=bool))
-            labelled = np.array(flags, bool).reshape(count, joint_count)
+            flags = table.numbers("joints_vis", joint_count)
+            table.require(np.isin(flags, (0, 1)).all(-1), "joints_vis is not 0 or 1")
+            labelled = flags == 1
             joints = table.numbers("joints", joint_count, 2, finite=False)
             joints = np.where(labelled[..., None], joints - 1, 0)
             table.require(finite_rows(joints), "a labelled joint is not a finite number")
