@@ -1,15 +1,19 @@
-"""Public networks, computed slowly from the names of their state dicts (oracles): HRNet, SimpleBaseline, PoseNFS.
+"""Public networks from the names of their state dicts (oracles that share nothing with the package).
 
-The authors' (PoseNFS) is written after the public code's description of its modules, one cell and one part after
-another; nothing is shared with the package.
+HRNet and SimpleBaseline are timm's and torchvision's modules. The authors' network (PoseNFS) is computed slowly,
+after the public code's description of its modules, one cell and one part after another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
+
+from tiny import randomise_statistics
 
 # The order in which the public code's MPII networks give their 16 maps.
 PUBLIC_MPII = [
@@ -20,119 +24,32 @@ PUBLIC_MPII = [
 ]  # fmt: skip
 
 
-class Weights:
-    """Layers by their public names; what is asked for the first time is drawn."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.state: dict[str, Tensor] = {}
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def _entry(self, name: str, shape: tuple[int, ...], mean: float, std: float) -> Tensor:
-        if name not in self.state:
-            self.state[name] = mean + std * torch.randn(shape, generator=self.generator)
-        return self.state[name]
-
-    def conv(self, x: Tensor, name: str, out: int, kernel: int, stride: int = 1, bias: bool = False) -> Tensor:
-        inputs = x.shape[1]
-        std = (2 / (inputs * kernel * kernel)) ** 0.5
-        weight = self._entry(f"{name}.weight", (out, inputs, kernel, kernel), 0, std)
-        added = self._entry(f"{name}.bias", (out,), 0, 0.1) if bias else None
-        return F.conv2d(x, weight, added, stride=stride, padding=kernel // 2)
-
-    def deconv(self, x: Tensor, name: str, out: int) -> Tensor:
-        weight = self._entry(f"{name}.weight", (x.shape[1], out, 4, 4), 0, 0.02)
-        return F.conv_transpose2d(x, weight, stride=2, padding=1)
-
-    def norm(self, x: Tensor, name: str, affine: bool = True) -> Tensor:
-        shape, variance = (x.shape[1],), f"{name}.running_var"
-        if variance not in self.state:
-            self.state[variance] = 0.5 + torch.rand(shape, generator=self.generator)
-        weight = self._entry(f"{name}.weight", shape, 0.5, 0.1) if affine else None
-        bias = self._entry(f"{name}.bias", shape, 0, 0.1) if affine else None
-        mean = self._entry(f"{name}.running_mean", shape, 0, 0.1)
-        return F.batch_norm(x, mean, self.state[variance], weight, bias, eps=1e-5)
-
-    def conv_norm(self, x: Tensor, conv: str, norm: str, *shape: int) -> Tensor:
-        return self.norm(self.conv(x, conv, *shape), norm)
-
-    def bottleneck(self, x: Tensor, name: str, width: int, stride: int = 1) -> Tensor:
-        out = self.conv_norm(x, f"{name}.conv1", f"{name}.bn1", width, 1).relu()
-        out = self.conv_norm(out, f"{name}.conv2", f"{name}.bn2", width, 3, stride).relu()
-        out = self.conv_norm(out, f"{name}.conv3", f"{name}.bn3", 4 * width, 1)
-        if stride != 1 or x.shape[1] != 4 * width:
-            down = f"{name}.downsample"
-            x = self.conv_norm(x, f"{down}.0", f"{down}.1", 4 * width, 1, stride)
-        return (out + x).relu()
-
-    def basic(self, x: Tensor, name: str) -> Tensor:
-        width = x.shape[1]
-        out = self.conv_norm(x, f"{name}.conv1", f"{name}.bn1", width, 3).relu()
-        out = self.conv_norm(out, f"{name}.conv2", f"{name}.bn2", width, 3)
-        return (out + x).relu()
+Public = tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]
+"""The state dict of a public network with random weights, and what makes score maps of normalised images."""
 
 
-def simple_baseline(weights: Weights, x: Tensor, joints: int, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Tensor:
-    """Score maps (B, K, h/4, w/4) of normalised images; blocks of ResNet-50 by default."""
-    x = weights.conv_norm(x, "conv1", "bn1", 64, 7, 2).relu()
-    x = F.max_pool2d(x, 3, stride=2, padding=1)
-    for stage, count in enumerate(blocks):
-        for block in range(count):
-            stride = 2 if stage and not block else 1
-            x = weights.bottleneck(x, f"layer{stage + 1}.{block}", 64 * 2**stage, stride)
-    for layer in range(3):
-        x = weights.deconv(x, f"deconv_layers.{3 * layer}", 256)
-        x = weights.norm(x, f"deconv_layers.{3 * layer + 1}").relu()
-    return weights.conv(x, "final_layer", joints, 1, bias=True)
+def simple_baseline(joints: int) -> Public:
+    """On ResNet-50."""
+    net = torchvision.models.resnet50()
+    net.deconv_layers = nn.Sequential()
+    for channels in (2048, 256, 256):
+        deconv = nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False)
+        net.deconv_layers.extend([deconv, nn.BatchNorm2d(256), nn.ReLU()])
+    net.final_layer = nn.Conv2d(256, joints, 1)
+    randomise_statistics(net.eval())
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    return state, nn.Sequential(*(m for name, m in net.named_children() if name not in ("avgpool", "fc")))
 
 
-def _module(weights: Weights, maps: list[Tensor], name: str, outputs: int) -> list[Tensor]:
-    """One HRNet module: four basic blocks a branch, then every branch to every output."""
-    for branch in range(len(maps)):
-        for block in range(4):
-            maps[branch] = weights.basic(maps[branch], f"{name}.branches.{branch}.{block}")
-    fused = []
-    for i in range(outputs):
-        total: Tensor | int = 0
-        for j, x in enumerate(maps):
-            fuse = f"{name}.fuse_layers.{i}.{j}"
-            if j > i:
-                x = weights.conv_norm(x, f"{fuse}.0", f"{fuse}.1", maps[i].shape[1], 1)
-                x = F.interpolate(x, scale_factor=2 ** (j - i), mode="nearest")
-            for step in range(i - j):
-                width = maps[i].shape[1] if step == i - j - 1 else x.shape[1]
-                x = weights.conv_norm(x, f"{fuse}.{step}.0", f"{fuse}.{step}.1", width, 3, 2)
-                x = x.relu() if step < i - j - 1 else x
-            total = total + x
-        assert isinstance(total, Tensor)
-        fused.append(total.relu())
-    return fused
-
-
-def hrnet(weights: Weights, x: Tensor, joints: int, width: int = 32) -> Tensor:
-    """Score maps (B, K, h/4, w/4) of normalised images."""
-    x = weights.conv_norm(x, "conv1", "bn1", 64, 3, 2).relu()
-    x = weights.conv_norm(x, "conv2", "bn2", 64, 3, 2).relu()
-    for block in range(4):
-        x = weights.bottleneck(x, f"layer1.{block}", 64)
-    first = weights.conv_norm(x, "transition1.0.0", "transition1.0.1", width, 3).relu()
-    second = weights.conv_norm(x, "transition1.1.0.0", "transition1.1.0.1", 2 * width, 3, 2).relu()
-    maps = [first, second]
-    for stage, modules in ((2, 1), (3, 4), (4, 3)):
-        if stage > 2:
-            name = f"transition{stage - 1}.{stage - 1}.0"
-            coarse = 2 ** (stage - 1) * width
-            maps.append(weights.conv_norm(maps[-1], f"{name}.0", f"{name}.1", coarse, 3, 2).relu())
-        for module in range(modules):
-            last = stage == 4 and module == modules - 1
-            maps = _module(weights, maps, f"stage{stage}.{module}", 1 if last else stage)
-    return weights.conv(maps[0], "final_layer", joints, 1, bias=True)
-
-
-def state(name: str, joints: int, *arguments) -> dict[str, Tensor]:
-    """Random weights of a public network, in its own names."""
-    weights = Weights()
-    globals()[name](weights, torch.zeros(1, 3, 32, 32), joints, *arguments)
-    return weights.state
+def hrnet(joints: int) -> Public:
+    """HRNet-W32; the last module of the public pose networks makes the finest map alone."""
+    net = timm.create_model("hrnet_w32")
+    net.final_layer = nn.Conv2d(32, joints, 1)
+    randomise_statistics(net.eval())
+    stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.conv2, net.bn2, net.act2)
+    others = "incre", "downsamp", "classifier", *(f"stage4.2.fuse_layers.{n}" for n in (1, 2, 3))
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith(others)}
+    return state, lambda images: net.final_layer(net.stages(stem(images))[0])
 
 
 @dataclass(frozen=True)
@@ -151,8 +68,36 @@ class Fabric:
         return min(layer + 2, 4, self.depth - layer)
 
 
-class PoseNFSWeights(Weights):
-    """Layers of the authors' code besides those of public networks."""
+class PoseNFSWeights:
+    """Layers by their public names; what is asked for the first time is drawn."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _entry(self, name: str, shape: tuple[int, ...], mean: float, std: float) -> Tensor:
+        if name not in self.state:
+            self.state[name] = mean + std * torch.randn(shape, generator=self.generator)
+        return self.state[name]
+
+    def conv(self, x: Tensor, name: str, out: int, kernel: int, stride: int = 1, bias: bool = False) -> Tensor:
+        inputs = x.shape[1]
+        std = (2 / (inputs * kernel * kernel)) ** 0.5
+        weight = self._entry(f"{name}.weight", (out, inputs, kernel, kernel), 0, std)
+        added = self._entry(f"{name}.bias", (out,), 0, 0.1) if bias else None
+        return F.conv2d(x, weight, added, stride=stride, padding=kernel // 2)
+
+    def norm(self, x: Tensor, name: str, affine: bool = True) -> Tensor:
+        shape, variance = (x.shape[1],), f"{name}.running_var"
+        if variance not in self.state:
+            self.state[variance] = 0.5 + torch.rand(shape, generator=self.generator)
+        weight = self._entry(f"{name}.weight", shape, 0.5, 0.1) if affine else None
+        bias = self._entry(f"{name}.bias", shape, 0, 0.1) if affine else None
+        mean = self._entry(f"{name}.running_mean", shape, 0, 0.1)
+        return F.batch_norm(x, mean, self.state[variance], weight, bias, eps=1e-5)
+
+    def conv_norm(self, x: Tensor, conv: str, norm: str, *shape: int) -> Tensor:
+        return self.norm(self.conv(x, conv, *shape), norm)
 
     def operator(self, x: Tensor, name: str, operator: str) -> Tensor:
         if operator == "Zero":

@@ -10,7 +10,7 @@ import numpy as np
 import public_networks
 import pytest
 import torch
-from public_networks import PUBLIC_MPII, Fabric, PoseNFSWeights, Weights, posenfs
+from public_networks import PUBLIC_MPII, Fabric, PoseNFSWeights, posenfs, simple_baseline
 from torch import Tensor
 
 from pnfs.body import COCO, MPII, skeleton_by_name
@@ -244,23 +244,22 @@ def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: 
 @pytest.mark.parametrize("joints", [16, pytest.param(17, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["simple_baseline", "hrnet"])
 def test_an_imported_baseline_gives_its_maps(tmp_path: Path, name: str, joints: int) -> None:
-    weights = Weights()
-    weights.state = public_networks.state(name, joints)
-    torch.save(weights.state, tmp_path / "pose.pth")
+    state, network = getattr(public_networks, name)(joints)
+    torch.save(state, tmp_path / "pose.pth")
     config = imported(tmp_path / "pose.pth", tmp_path / "run")
     assert config["model"]["channel_order"] == ("bgr" if name == "simple_baseline" else "rgb")
     assert config["codec"]["flip_shift"] == 1
     skeleton, order = (MPII, PUBLIC_MPII) if joints == 16 else (COCO, list(COCO.joints))
     assert config["model"]["skeleton"] == skeleton.name
     with torch.no_grad():
-        theirs = getattr(public_networks, name)(weights, public_input(name == "simple_baseline"), joints)
+        theirs = network(public_input(name == "simple_baseline"))
     expected = theirs[:, [order.index(joint) for joint in skeleton.joints]]
     difference = (score_maps(tmp_path / "run") - expected).abs().max()
     assert difference < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 def test_files_that_are_no_such_checkpoints_are_refused(tmp_path: Path) -> None:
-    file, zeros, state = tmp_path / "odd.pth", torch.zeros(1), public_networks.state("simple_baseline", 16)
+    file, zeros, state = tmp_path / "odd.pth", torch.zeros(1), simple_baseline(16)[0]
     for content in (
         {"fc.weight": zeros}, {"network.head.weight": zeros}, {"epoch": 3}, b"nothing", None,
         state | {"bn1.bias": torch.full((64,), float("nan"))}, {k: v for k, v in state.items() if k != "bn1.bias"},
@@ -280,7 +279,7 @@ def test_files_that_are_no_such_checkpoints_are_refused(tmp_path: Path) -> None:
 
 def test_folders_are_named_by_what_was_imported_and_trained_runs_are_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "pose.pth.tar"
-    torch.save(public_networks.state("simple_baseline", 16), file)
+    torch.save(simple_baseline(16)[0], file)
     for size in ("[64,64]", "[96,64]", "[64,64]"):
         call("import", f"checkpoint={file}", f"run_root={tmp_path}", f"input_size={size}")
     folders = sorted((tmp_path / "imported").iterdir())
