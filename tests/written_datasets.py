@@ -3,8 +3,8 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -178,17 +178,6 @@ def smooth_picture(seed: int, height: int = 240, width: int = 320, blur: float =
     return spread.clip(0, 255).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class SmoothImages:
-    """Pictures that are made when they are read."""
-
-    def read(self, index: int) -> np.ndarray:
-        return smooth_picture(index)
-
-    def describe(self, index: int) -> str:
-        return f"smooth{index}"
-
-
 def toy_persons(
     count: int, images: ImageSource | None = None, name: str = "toy train", skeleton=LSP_JOINTS
 ) -> Persons:
@@ -198,7 +187,7 @@ def toy_persons(
     return Persons(
         name=name,
         skeleton=skeleton,
-        images=images or SmoothImages(),
+        images=images or SimpleNamespace(read=smooth_picture, describe="smooth{}".format),  # type: ignore[arg-type]
         ids=np.array([f"person{i}" for i in range(count)]),
         image_index=np.arange(count),
         joints=random.uniform(60, 200, (*shape, 2)).astype(np.float32),

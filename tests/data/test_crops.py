@@ -3,8 +3,10 @@
 import math
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,20 +118,16 @@ PARTNERS, COUNT = [0, 2, 1, 4, 3], 6
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
 
 
-@dataclass(frozen=True)
-class DottedImages:
+def dotted(joints: np.ndarray) -> Any:
     """Black pictures with a dot of its joint's colour at every joint."""
 
-    joints: np.ndarray
-
-    def read(self, index: int) -> np.ndarray:
+    def read(index: int) -> np.ndarray:
         image = np.zeros((220, 180, 3), np.uint8)
-        for colour, (x, y) in zip(COLOURS, self.joints[index].tolist(), strict=True):
+        for colour, (x, y) in zip(COLOURS, joints[index].tolist(), strict=True):
             cv2.circle(image, (round(x), round(y)), 5, colour, -1)
         return image
 
-    def describe(self, index: int) -> str:
-        return f"dots{index}"
+    return SimpleNamespace(read=read, describe=str)
 
 
 def dot_centre(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -148,13 +146,9 @@ def test_joints_lie_on_their_dots(size: tuple[int, int]) -> None:
     joints = (places + np.random.default_rng(5).integers(-8, 9, (COUNT, 5, 2))).astype(np.float32)
     visibility = np.full((COUNT, 5), 2, np.int8)
     visibility[:, 1] = 0
-    box = {
-        "center": np.tile(np.float32([92, 108]), (COUNT, 1)),
-        "box_size": np.tile(np.float32([130, 150]), (COUNT, 1)),
-    }
-    persons = replace(
-        toy_persons(COUNT, DottedImages(joints), skeleton=TOY), joints=joints, visibility=visibility, **box
-    )
+    columns = {"joints": joints, "visibility": visibility, "box_size": np.full((COUNT, 2), (130, 150), np.float32)}
+    columns["center"] = np.full((COUNT, 2), (92, 108), np.float32)
+    persons = replace(toy_persons(COUNT, dotted(joints), skeleton=TOY), **columns)
     dataset = CropDataset(persons, input_size=size, augmentation=Augmentation(rotation=60), seed=3)
     found, flips = 0, Counter()
     for epoch in range(4):
@@ -189,14 +183,8 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:
 
 def test_workers_change_nothing() -> None:
     dataset = CropDataset(toy_persons(COUNT), input_size=(64, 48), augmentation=STRONG, seed=9)
-    none, two = (
-        list(
-            DataLoader(
-                dataset, 2, sampler=EpochSampler(range(COUNT), seed=9), num_workers=n, worker_init_fn=start_worker
-            )
-        )
-        for n in (0, 2)
-    )
+    options = {"batch_size": 2, "sampler": EpochSampler(range(COUNT), seed=9), "worker_init_fn": start_worker}
+    none, two = (list(DataLoader(dataset, num_workers=workers, **options)) for workers in (0, 2))
     torch.testing.assert_close(none, two, rtol=0, atol=0)
 
 

@@ -1,7 +1,6 @@
 """Persons and image files: what they hold, and refusals that name file and record."""
 
 import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,21 +82,16 @@ def test_what_cannot_be_is_named(persons: Persons, column: str, place, value, sa
         replace(persons, ids=np.ones(0))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_an_image_that_announces_too_many_pixels_is_not_decoded(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / f"large.{suffix}"
+    path = tmp_path / "large.jpg"
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
     content = bytearray(path.read_bytes())
     assert stated_size(np.frombuffer(content, np.uint8)) == (30, 40)
     # A few other bytes in the header.
-    if suffix == "png":
-        content[16:24] = struct.pack(">II", 30000, 30000)
-        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    else:
-        place = content.index(b"\xff\xc0") + 5
-        content[place : place + 4] = struct.pack(">HH", 30000, 30000)
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = struct.pack(">HH", 30000, 30000)
     path.write_bytes(content)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match=path.name):
