@@ -29,7 +29,7 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
     """The content of a JSON file, `object_hook` as in `json.load`; raises DataError if it cannot be had."""
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise DataError(f"{path}: has more than {LARGEST_JSON:,} bytes; split it")
+            raise OSError(f"it has more than {LARGEST_JSON:,} bytes")
         with path.open(encoding="utf-8") as file:
             return json.load(file, object_hook=object_hook)
     except OSError as error:
