@@ -33,9 +33,10 @@ def persons(files: ImageFiles) -> Persons:
     return replace(toy_persons(3, files, skeleton=TOY), visibility=np.full((3, 3), 2, np.int8))
 
 
-def test_a_person_is_in_its_image(persons: Persons) -> None:
-    assert persons.image(0)[0, 0].tolist() == [255, 0, 0]
-    assert persons.image(1).shape == (4, 5, 3)
+def test_a_person_is_its_row(persons: Persons) -> None:
+    assert (persons[0].ids, persons[0].image[0, 0].tolist()) == ("person0", [255, 0, 0])
+    assert persons[1].image.shape == (4, 5, 3)
+    assert persons[1].joints.tolist() == persons.joints[1].tolist()
 
 
 def test_an_unreadable_image_is_named(files: ImageFiles) -> None:

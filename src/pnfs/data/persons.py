@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,11 @@ class Persons:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, row: int) -> SimpleNamespace:
+        """One person: the whole `image`, and a row of each column."""
+        columns = {name: column[row] for name, column in self.columns().items()}
+        return SimpleNamespace(image=self.image(row), **columns)
 
     def image(self, row: int) -> UInt8[np.ndarray, "H W 3"]:
         """The whole image that a person is in, in RGB."""
