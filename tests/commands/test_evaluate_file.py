@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from pnfs import body
 from pnfs.commands.configuration import UsageError
 from pnfs.data.images import DataError
-from pnfs.data.predictions import Predictions, write_json
+from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import call
 from written_datasets import write_coco, write_mpii
@@ -123,9 +123,10 @@ def test_hrnets_file_of_mpiis_labels_scores_a_hundred(roots, tmp_path: Path) -> 
 
 
 def test_persons_by_id_in_any_order_and_not_all(tmp_path: Path) -> None:
-    persons = Synthetic(skeleton="mpii", train=1, val=COUNT, image_size=(96, 96)).persons("val")
+    source = Synthetic(skeleton="mpii", train=1, val=COUNT, image_size=(96, 96))
+    persons = source.persons("val")
     scores = np.ones(persons.joints.shape[:2], np.float32)
-    file = write_json(tmp_path / "p.json", persons, Predictions(persons.joints, scores))
+    file = source.write_predictions("val", Predictions(persons.joints, scores), tmp_path, "any")
     content = json.loads(file.read_text())
     content["joints"].reverse()
     for person in content["persons"]:

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO as CocoIndex
 
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
-from pnfs.data.predictions import UNMATCHED, Predictions
+from pnfs.data.persons import UNMATCHED, Predictions
 from written_datasets import require_server_format, scores, write_labels
 
 # Two persons in image 7, one in image 9.

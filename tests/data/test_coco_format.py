@@ -24,7 +24,7 @@ from pnfs.data import coco_format as f
 from pnfs.data.coco_format import read_annotations
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.images import DataError
-from pnfs.data.predictions import Predictions
+from pnfs.data.persons import Predictions
 from pnfs.evaluation import DetectedPoses, evaluate_detections
 from pnfs.evaluation.coco_eval import similarity_sigmas
 from tiny_runs import call, composed

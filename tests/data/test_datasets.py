@@ -13,7 +13,7 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.images import DataError
-from pnfs.data.predictions import Predictions
+from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
 from written_datasets import people, scores, write_coco, write_lsp, write_mpii
 
@@ -110,8 +110,7 @@ def write(root: Path, train: object, valid: list[dict], heads: np.ndarray | None
         cv2.imwrite(str(root / f"images/{name}"), np.full((12, 20, 3), colour, np.uint8))  # BGR
     (root / "annot/train.json").write_text(json.dumps(train))
     (root / "annot/valid.json").write_text(json.dumps(valid))
-    if heads is None:
-        heads = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], len(valid), axis=2)
+    heads = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], len(valid), axis=2) if heads is None else heads
     scipy.io.savemat(root / "annot/gt_valid.mat", {"headboxes_src": heads})
     return root
 
@@ -189,21 +188,20 @@ def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Pat
             assert ours[ours_name] == pytest.approx(expected[name], abs=1e-3)
 
 
+HEADS = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], 2, axis=2)
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("joints", record()["joints"][:15]), ("joints_vis", [2] * 16), ("joints", [[1.0, np.nan]] * 16),
-     ("center", [1.0, None]), ("scale", "big"), ("scale", 0), ("image", 3)],
+    ("key", "value", "heads"),
+    [("joints", record()["joints"][:15], HEADS), ("joints_vis", [2] * 16, HEADS), ("scale", 0, HEADS),
+     ("joints", [[1.0, np.nan]] * 16, HEADS), ("center", [1.0, None], HEADS), ("scale", "big", HEADS),
+     ("image", 3, HEADS), ("headboxes_src", 0, HEADS[..., :1]), ("gt_valid", 0, 0 * HEADS),
+     ("gt_valid", 0, np.nan * HEADS)],
 )  # fmt: skip
-def test_bad_records_are_named(key: str, value: object, tmp_path: Path) -> None:
-    source = MPII(write(tmp_path / "d", [record(), record(**{key: value})], [record()]))
-    with pytest.raises(DataError, match=rf"train\.json: record 1 .*{key[:5]}"):
-        source.persons("train")
-
-
-@pytest.mark.parametrize("heads", [np.zeros((2, 2, 5)), np.zeros((2, 2, 2)), np.full((2, 2, 2), np.nan)])
-def test_head_boxes_must_fit(heads: np.ndarray, tmp_path: Path) -> None:
-    source = MPII(write(tmp_path / "d", [record()], [record(), record()], heads))
-    with pytest.raises(DataError, match=r"gt_valid\.mat.*headboxes_src|record 0 .*gt_valid\.mat"):
+def test_bad_records_are_named(key: str, value: object, heads: np.ndarray, tmp_path: Path) -> None:
+    wrong = {key: value} if key in record() else {}
+    source = MPII(write(tmp_path / "d", [record()], [record(), record(**wrong)], heads))
+    with pytest.raises(DataError, match=rf"valid\.json: record [01] .*{key[:5]}|gt_valid\.mat: {key}"):
         source.persons("val")
 
 
@@ -277,15 +275,13 @@ def test_the_score_is_pck_of_the_torso(tmp_path: Path) -> None:
     assert {group: found[f"PCK@0.2{group}"] for group in expected} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("kind", "joints"), [(LSP, 14), (LSPET, 13)])
-def test_a_wrong_shape_is_named(kind: type, joints: int, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"joints\.mat: joints .*14"):
-        kind(write_lsp(tmp_path / "d", people(3)[:, :joints])).persons("train")
-
-
 @pytest.mark.parametrize(("column", "value"), [(0, np.nan), (1, np.inf), (2, 2), (2, np.nan)])
 def test_bad_joints_are_named(column: int, value: float, tmp_path: Path) -> None:
     joints = people(4)
     joints[2, NECK, column] = value
     with pytest.raises(DataError, match=r"joints\.mat: person 3"):
         LSPET(write_lsp(tmp_path / "d", joints)).persons("train")
+    # LSP's axes, or a joint less.
+    for wrong, kind in ((joints, LSP), (joints[:, :13], LSPET)):
+        with pytest.raises(DataError, match=r"joints\.mat: joints .*14"):
+            kind(write_lsp(tmp_path / kind.__name__, wrong)).persons("train")

@@ -16,8 +16,7 @@ from pnfs.commands.building import build_module, build_network, build_source, da
 from pnfs.commands.configuration import UsageError, console
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED, listed
-from pnfs.data.predictions import UNMATCHED, Predictions
+from pnfs.data.persons import UNLABELLED, UNMATCHED, Predictions, listed
 from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
 from pnfs.runs.state import LAST_CHECKPOINT, provenance
 from pnfs.training import checkpoints

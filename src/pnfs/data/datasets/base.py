@@ -1,6 +1,7 @@
 """What every dataset does: where its files are, which splits it has, how it is scored. Subclasses read labels."""
 
 import copy
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ from torchmetrics import Metric
 
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import Persons, first_of_each, joined
-from pnfs.data.predictions import UNMATCHED, Matches, PoseFile, Predictions, aligned, one_to_one, write_json
+from pnfs.data.persons import UNMATCHED, Matches, Persons, PoseFile, Predictions, aligned, first_of_each, joined
 from pnfs.data.readers import Records, located, read_json
 from pnfs.evaluation import OKSAveragePrecision
+from pnfs.files import write_whole
 
 GROUND_TRUTH_BOXES = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
@@ -78,7 +79,7 @@ class PoseDataset(ABC):
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """The labelled persons of a split and their predictions."""
-        return one_to_one(self.persons(split), predictions)
+        return Matches(self.persons(split), predictions, np.arange(len(predictions)))
 
     def labels_digest(self, split: str) -> str:
         """A digest of what the split's metric reads beside the persons; "" where it reads nothing else."""
@@ -86,8 +87,20 @@ class PoseDataset(ABC):
 
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools,
-        whose file names may hold the method's `name`. Returns the file."""
-        return write_json(folder / f"predictions_{split}.json", self.persons(split), predictions)
+        whose file names may hold the method's `name`; here JSON of ids, images, and x, y (0-based px), score of every
+        joint. Returns the file."""
+        persons = self.persons(split)
+        rounded = np.round(np.dstack([predictions.locations, predictions.scores]).astype(float), 4).tolist()
+        images = [persons.images.describe(int(index)) for index in persons.image_index]
+        rows = zip(persons.ids.tolist(), images, rounded, strict=True)
+        content = {
+            "dataset": persons.name,
+            "joints": list(persons.skeleton.joints),
+            "columns": ["x", "y", "score"],
+            "persons": [{"id": id_, "image": image, "keypoints": row} for id_, image, row in rows],
+        }
+        text = json.dumps(content, allow_nan=False) + "\n"
+        return write_whole(folder / f"predictions_{split}.json", text)
 
     def read_predictions(self, split: str, path: Path) -> PoseFile:
         """Reads what `write_predictions` writes, joints in any order where the file names them.

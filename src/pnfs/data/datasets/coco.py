@@ -19,8 +19,7 @@ from pnfs.data.coco_format import Annotations, PersonsInBoxes, Wanted, image_tab
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.geometry import fit_box
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, counted
-from pnfs.data.predictions import Matches, PoseFile, Predictions, aligned, matched_by_image
+from pnfs.data.persons import UNLABELLED, Matches, PoseFile, Predictions, aligned, counted, matched_by_image
 from pnfs.evaluation.average_precision import OKSAveragePrecision
 from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_detections, oks, similarity_sigmas
 

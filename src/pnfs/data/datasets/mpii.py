@@ -9,8 +9,7 @@ import scipy.io
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, counted, joined
-from pnfs.data.predictions import PoseFile, Predictions, aligned
+from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, PoseFile, Predictions, aligned, counted, joined
 from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, head_size
 
