@@ -87,8 +87,8 @@ class PoseDataset(ABC):
 
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools,
-        whose file names may hold the method's `name`; here JSON of ids, images, and x, y (0-based px), score of every
-        joint. Returns the file."""
+        whose file names may hold the method's `name`; here JSON of ids, images, and x, y (0-based px), score of
+        each joint. Returns the file."""
         persons = self.persons(split)
         rounded = np.round(np.dstack([predictions.locations, predictions.scores]).astype(float), 4).tolist()
         images = [persons.images.describe(int(index)) for index in persons.image_index]
