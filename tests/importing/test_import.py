@@ -214,8 +214,9 @@ def test_an_imported_posenfs_network_gives_their_maps_of_bgr_images(reference_ru
 
 @pytest.mark.parametrize(
     ("overrides", "key"),
-    [("input_size=[60,64]", "input_size"), ("dataset=coco", "coco"), ("channel_order=gbr", "channel_order"),
-     ("backbone_operators=[Zero]", "backbone_operators"), ("backbone_operators=null", "backbone_operators")],
+    [("input_size=[60,64]", "input_size"), ("input_size=null", "input_size"), ("dataset=coco", "coco"),
+     ("channel_order=gbr", "channel_order"), ("backbone_operators=[Zero]", "backbone_operators"),
+     ("backbone_operators=null", "backbone_operators")],
 )  # fmt: skip
 def test_what_is_missing_or_wrong_is_named_by_its_key(
     reference_file: Path, tmp_path: Path, overrides: str, key: str

@@ -68,7 +68,8 @@ def checked(command: str, config: DictConfig) -> dict[str, Any]:
         raise UsageError(f"there is no key {key}{near_match(key, known)}")
     for key, kind in _KINDS.items():
         value = OmegaConf.select(config, key)
-        if key in known and not (value is None and known[key] is None):
+        left_open = value is None and (known.get(key) is None or OmegaConf.is_missing(config, key))
+        if key in known and not left_open:
             given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             _check(key, given, resolve_name(kind) if isinstance(kind, str) else kind)
     settings = plain(config)
