@@ -16,7 +16,7 @@ from pnfs.models.backbones import MobileNetV2
 from pnfs.training.loss import HeatmapLoss
 from tiny import fabric_network, randomise_statistics, table_one
 from tiny_runs import call, record_of
-from toy_persons import toy_persons
+from written_datasets import toy_persons
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 GPU = torch.device("cuda")
