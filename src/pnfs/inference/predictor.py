@@ -227,9 +227,6 @@ def load_predictor(
         openvino = runtime == "openvino"
         exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
         known = exported.metadata
-        if known.outputs != "maps":
-            text = "returns joints, from which no flip test can be made; export it with outputs=maps"
-            raise PnfsError(f"{path} {text}")
         # For a skeleton that a dataset's file describes, the model's file has the joints.
         described = known.skeleton, known.joints, known.flip_pairs, known.limbs
         network = ExportedNetwork(exported, SKELETONS.get(known.skeleton) or Skeleton(*described))
