@@ -30,8 +30,7 @@ from pnfs.training.checkpoints import (
     without_downloads,
 )
 
-JOINT_THRESHOLD = 0.2
-"""A person's score is the mean over joints that score more (HRNet's in_vis_thre)."""
+JOINT_THRESHOLD = 0.2  # A person's score is the mean over joints that score more (HRNet's in_vis_thre).
 DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
@@ -52,14 +51,9 @@ class ExportedNetwork(PoseNetwork):
 
 
 def choose_device(device: str) -> torch.device:
-    """The device a user names; "auto" is the first accelerator, else the CPU.
-
-    Raises:
-        PnfsError: There is no such device on this machine.
-    """
+    """The device a user names; "auto" is the first accelerator, else the CPU; PnfsError where there is none."""
     if device == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         # Constructing a tensor is the only check that holds for every kind of device.
         return torch.empty(1, device=device).device
@@ -243,11 +237,7 @@ def load_predictor(
 
 
 def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> RuntimeName:
-    """The runtime that is asked for, or else the file's own.
-
-    Raises:
-        PnfsError: It cannot take the file, or has no choice of precision.
-    """
+    """The runtime that is asked for, or else the file's own; PnfsError where it cannot take the file."""
     exported = path.suffix == ".onnx"
     chosen = runtime or ("onnx" if exported else "torch")
     if chosen not in get_args(RuntimeName):
