@@ -3,11 +3,11 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from pnfs.models.network import PoseNetwork
 
@@ -35,19 +35,14 @@ class Cost(PartCost):
     architecture_parameters: int
 
 
-def measure_cost(
-    network: PoseNetwork,
-    input_size: tuple[int, int],
-    deconvolution: Literal["input", "output"] = "input",
-) -> Cost:
+def measure_cost(network: PoseNetwork, input_size: tuple[int, int]) -> Cost:
     """Counts for input of (height, width) on the meta device: nothing is computed, the network is left as it is.
 
-    Each weight of a transposed convolution counts once for each pixel of its "input", which is what is multiplied,
-    or of its "output", as in the summary of HRNet's and SimpleBaseline's public code (stride^2 times as much).
+    Each weight of a transposed convolution counts once for each pixel of its input, which is what is multiplied;
+    the summary of HRNet's and SimpleBaseline's public code takes its output (stride^2 times as much).
     """
     model = copy.deepcopy(network).to("meta").eval().requires_grad_()
-    mapping = {torch.ops.aten.convolution: _flops_by_output} if deconvolution == "output" else {}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with FlopCounterMode(display=False) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
     counts, live = counter.get_flop_counts(), _reached(output)
     parts = {
@@ -80,9 +75,3 @@ def _reached(output: Tensor) -> set[Tensor]:
             seen.add(node)
             waiting += [following for following, _ in node.next_functions]
     return {node.variable for node in seen if hasattr(node, "variable")}
-
-
-def _flops_by_output(x_shape: Any, w_shape: Any, *args: Any, out_shape: Any, **_: Any) -> int:
-    # The library takes the input's pixels where the convolution is transposed.
-    pixels = out_shape if args[4] else x_shape
-    return conv_flop_count(pixels, w_shape, out_shape, transposed=args[4])
