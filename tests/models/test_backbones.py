@@ -106,9 +106,9 @@ def test_a_file_without_weights_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"features.5.conv.0.0.weight": None}, "features.5.conv.0.0.weight is missing"),
-        ({"stranger": torch.zeros(1)}, r"stranger is \(1,\)"),
-        ({"features.0.0.weight": torch.zeros(2)}, r"features.0.0.weight is \(2,\)"),
+        ({"features.5.conv.0.0.weight": None}, "Missing.*features.5.conv.0.0.weight"),
+        ({"stranger": torch.zeros(1)}, "Unexpected.*stranger"),
+        ({"features.0.0.weight": torch.zeros(2)}, "mismatch for features.0.0.weight"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, mobilenet: nn.Module, change: dict, named: str) -> None:

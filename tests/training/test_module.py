@@ -20,7 +20,7 @@ from pnfs.errors import PnfsError
 from pnfs.evaluation.pck import PCK
 from pnfs.training import module as training_module
 from pnfs.training.loss import HeatmapLoss
-from pnfs.training.module import ArchitectureGroup, NonFiniteLossError, PoseModule
+from pnfs.training.module import NonFiniteLossError, PoseModule
 from pnfs.training.schedules import OneCycleSchedule, Schedule, StepSchedule
 from tiny import SILENT, TinyBackbone, fabric_network
 
@@ -70,8 +70,8 @@ def values(pose: PoseModule) -> list[Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("group", [None, ArchitectureGroup(lr_factor=3.0, weight_decay=0.125)])
-def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: ArchitectureGroup | None) -> None:
+@pytest.mark.parametrize("group", [None, (3.0, 0.125)])
+def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: tuple[float, float] | None) -> None:
     pose = module(schedule=OneCycleSchedule(peak=0.01))
     pose.architecture_group = group
     before, weight = values(pose), pose.network.head.weight.detach().clone()

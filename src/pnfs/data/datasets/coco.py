@@ -22,8 +22,7 @@ from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, counted
 from pnfs.data.predictions import Matches, Predictions, matched_by_image
 from pnfs.data.readers import read_json
-from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import DetectedPoses, similarity_sigmas
+from pnfs.evaluation.coco_eval import DetectedPoses, OKSAveragePrecision, similarity_sigmas
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
