@@ -27,28 +27,18 @@ _PAIRS = 1 << 14  # Pairs of an image and a person that are compared at once; bo
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The N labelled persons of an annotation file, joints in the skeleton's order, lengths in pixels.
+    """The N labelled persons of an annotation file, joints in the skeleton's order, lengths in pixels."""
 
-    Attributes:
-        where: File name for messages.
-        images: Records with an id.
-        category: Id of the category "person" in this file.
-        joints: 0 where unlabelled.
-        visibility: Above 0 where labelled.
-        boxes: x, y, width, height.
-        usable: Neither crowd nor without a labelled joint; predictions of others are ignored.
-    """
-
-    where: str
-    images: list[dict[str, Any]]
-    category: int
+    where: str  # File name for messages.
+    images: list[dict[str, Any]]  # Records with an id.
+    category: int  # Id of the category "person" in this file.
     image_ids: Int64[np.ndarray, " N"]
-    joints: Float[np.ndarray, "N K 2"]
-    visibility: Float[np.ndarray, "N K"]
-    boxes: Float[np.ndarray, "N 4"]
+    joints: Float[np.ndarray, "N K 2"]  # 0 where unlabelled.
+    visibility: Float[np.ndarray, "N K"]  # Above 0 where labelled.
+    boxes: Float[np.ndarray, "N 4"]  # x, y, width, height.
     area: Float[np.ndarray, " N"]
     crowd: Bool[np.ndarray, " N"]
-    usable: Bool[np.ndarray, " N"]
+    usable: Bool[np.ndarray, " N"]  # Neither crowd nor without labels; predictions of others are ignored.
 
     def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
         """Raises PnfsError if one is not among the images."""
@@ -242,8 +232,8 @@ class OKSAveragePrecision(PersonMetric):
     that score above `joint_threshold`, and OKS-NMS drops duplicates.
 
     `truth` are all persons of the images. Each sample has COCO's image id, the area of its person's box in square
-    image pixels (for OKS-NMS), and the box's score, 1 for boxes from the ground truth; PnfsError if one is missing.
-    For `nms_threshold` (None keeps all) and `soft_nms` see `oks_nms`.
+    image pixels (for OKS-NMS), and the box's score, 1 for boxes from the ground truth. PnfsError if one is
+    missing. For `nms_threshold` (None keeps all) and `soft_nms` see `oks_nms`.
     """
 
     def __init__(

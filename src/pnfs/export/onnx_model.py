@@ -54,19 +54,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export_onnx` wrote.
-
-    Attributes:
-        differences: Batch size -> largest difference of a score from PyTorch's, in float32.
-        convolutions: How many there are, and how many of them in float32; None for a file in float32.
-        moved: Share of the joints that the 8-bit integers move by more than a heatmap pixel on held-out crops.
-    """
+    """What `export_onnx` wrote."""
 
     path: Path
     metadata: ModelMetadata
-    differences: dict[int, float]
-    convolutions: tuple[int, int] | None = None
-    moved: float = 0.0
+    differences: dict[int, float]  # Batch size -> largest difference of a score from PyTorch's, in float32.
+    convolutions: tuple[int, int] | None = None  # All of them, and those in float32; None for a file in float32.
+    moved: float = 0.0  # Share of held-out joints that 8-bit integers move by more than a heatmap pixel.
 
 
 class _Heatmaps(nn.Module):

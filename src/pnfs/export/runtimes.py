@@ -30,22 +30,12 @@ class ExportError(PnfsError):
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Properties of an exported model, written into the file under keys that begin with "pnfs.".
+    """Properties of an exported model, written into the file under keys that begin with "pnfs."; fields of the
+    skeleton, joints in the order of the outputs, and of the `Codec` are among them."""
 
-    Attributes:
-        input_size: (height, width) of the images.
-        stride: Image pixels for each pixel of a heatmap.
-        skeleton, joints, limbs, flip_pairs: The skeleton's name and fields; joints in the order of the outputs.
-        decode_method, sigma, unbiased, flip_shift: Fields of the `Codec`.
-        padding: Factor on the sides of a person's box, as in training.
-        checkpoint: SHA-256 of the checkpoint's file; "" without one.
-        precision: What the file computes in.
-        parts: Names of the parts, each with its joints.
-    """
-
-    input_size: tuple[int, int]
-    stride: int
-    skeleton: str
+    input_size: tuple[int, int]  # (height, width) of the images.
+    stride: int  # Image pixels for each pixel of a heatmap.
+    skeleton: str  # Its name.
     joints: tuple[str, ...]
     limbs: tuple[tuple[str, str], ...]
     flip_pairs: tuple[tuple[str, str], ...]
@@ -53,10 +43,10 @@ class ModelMetadata:
     sigma: float = 2.0
     unbiased: bool = False
     flip_shift: int = 1
-    padding: float = 1.25
-    checkpoint: str = ""
+    padding: float = 1.25  # Factor on the sides of a person's box, as in training.
+    checkpoint: str = ""  # SHA-256 of the checkpoint's file; "" without one.
     precision: FilePrecision = "f32"
-    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Names of the parts, each with its joints.
 
     @property
     def codec(self) -> Codec:

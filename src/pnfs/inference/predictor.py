@@ -21,14 +21,8 @@ from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
 from pnfs.models import PoseNetwork
 from pnfs.models.network import Stage
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    CheckpointError,
-    find_checkpoint,
-    load_network_state,
-    read_checkpoint,
-    without_downloads,
-)
+from pnfs.training import checkpoints
+from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
 
 JOINT_THRESHOLD = 0.2  # A person's score is the mean over joints that score more (HRNet's in_vis_thre).
 DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
@@ -204,13 +198,13 @@ def load_predictor(
     trust: bool = False,
 ) -> Predictor:
     """See `pnfs.load`; `build` goes from the model's part of a checkpoint's configuration to the network."""
-    path = find_checkpoint(checkpoint)
+    path = checkpoints.find_checkpoint(checkpoint)
     runtime = chosen_runtime(path, runtime, precision)
     if runtime == "torch":
-        content = read_checkpoint(path, builds=("model",), trust=trust)
-        trained = without_downloads(content[CONFIG_KEY])
+        content = checkpoints.read_checkpoint(path, builds=("model",), trust=trust)
+        trained = checkpoints.without_downloads(content[CONFIG_KEY])
         network, codec = build(trained["model"]), Codec(**trained.get("codec", {}))
-        load_network_state(network, content, path)
+        checkpoints.load_network_state(network, content, path)
         usual = trained["dataset"].get("padding", DEFAULT_PADDING)
         match trained.get("input_size"):
             case [int(height), int(width)]:

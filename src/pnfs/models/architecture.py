@@ -25,18 +25,13 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class PartArchitecture:
-    """What the search found for one part, which predicts `joints`; a backbone none.
-
-    Attributes:
-        alpha: Logits of Eq. 1, (tables, E, |O|): one table for the fabric, or one for each cell.
-        beta: Logits of Eq. 2, (cells, 3), columns finer, same, coarser.
-    """
+    """What the search found for one part."""
 
     __pydantic_config__ = _STRICT
 
-    joints: tuple[str, ...]
-    alpha: tuple[Table, ...]
-    beta: Table
+    joints: tuple[str, ...]  # Those that it predicts; a backbone none.
+    alpha: tuple[Table, ...]  # Logits of Eq. 1, (tables, E, |O|): one table for the fabric, or one for each cell.
+    beta: Table  # Logits of Eq. 2, (cells, 3), columns finer, same, coarser.
 
     @property
     def alpha_weights(self) -> Float[np.ndarray, "tables E O"]:
