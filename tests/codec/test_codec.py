@@ -37,20 +37,6 @@ def test_decoding_matches_the_reference(fixture_file: Path) -> None:
         np.testing.assert_allclose(found.numpy(), case[recorded], atol=1e-3, rtol=0)
 
 
-def test_locations_go_to_the_image_through_the_crop_matrix() -> None:
-    generator = np.random.default_rng(0)
-    matrices = [
-        geometry.crop_matrix(generator.uniform(0, 900, 2), np.array([w, w]), r, (64, 48), flip=f)
-        for w, r, f in ((300.0, 20.0, False), (90.0, -45.0, True))
-    ]
-    in_image = generator.uniform(0, 900, (2, 5, 2))
-    in_crop = np.stack([geometry.apply(m, p) for m, p in zip(matrices, in_image, strict=True)])
-    inverses = torch.from_numpy(np.stack([geometry.invert(m) for m in matrices])).float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = to_image(torch.from_numpy(in_crop).float(), inverses)
-    np.testing.assert_allclose(found.numpy(), in_image, atol=2e-3)
-
-
 def single_peak(x: int, y: int, size: tuple[int, int] = (10, 8)) -> torch.Tensor:
     """A peak whose neighbours to the right and above are the higher ones."""
     maps = torch.full((1, 1, *size), 0.1)
@@ -88,8 +74,6 @@ def test_ties_and_maps_without_a_positive_score() -> None:
     half, exact = decode(single_peak(4, 4).bfloat16()), decode(single_peak(4, 4))
     assert half[1].dtype == torch.float32
     assert torch.equal(half[0], exact[0])
-    for method in METHODS:
-        assert decode(torch.zeros(0, 16, 8, 6), method)[0].shape == (0, 16, 2)
 
 
 def peaks(places: torch.Tensor, size: tuple[int, int] = (64, 48), sigma: float = 2.0) -> torch.Tensor:
@@ -151,13 +135,15 @@ def test_dark_is_the_published_procedure_away_from_the_border() -> None:
 
 
 def test_what_cannot_be_decoded_is_refused() -> None:
-    for maps, method, sigma in (
-        (torch.rand(1, 1, 8, 8), "dark", 0.0),
-        (torch.zeros(1, 3, 0, 8), "quarter", 2.0),
-        (torch.zeros(1, 1, 4, 4), "nearest", 2.0),
+    for maps, method, named in (
+        (torch.zeros(1, 3, 0, 8), "quarter", "no pixel"),
+        (torch.zeros(1, 1, 4, 4), "nearest", "'nearest'"),
     ):
-        with pytest.raises(PnfsError, match=r"sigma|no pixel|'nearest'"):
-            decode(maps, method, sigma=sigma)  # type: ignore[arg-type]
+        with pytest.raises(PnfsError, match=named):
+            decode(maps, method)  # type: ignore[arg-type]
+    for name, value in {"sigma": 0.0, "decode_method": "best", "flip_shift": 2}.items():
+        with pytest.raises(PnfsError, match=rf"codec\.{name}"):
+            Codec(**{name: value})  # type: ignore[arg-type]
 
 
 map_sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -218,38 +204,29 @@ def test_targets_match_a_pixel_by_pixel_computation(x: float, y: float, quantise
     assert weight == 1
 
 
-@pytest.mark.parametrize(("x", "y"), [(21.0, 33.0), (-90.0, 200.0)])
-def test_without_a_radius_the_gaussian_has_no_end(x: float, y: float) -> None:
+def test_without_a_radius_the_gaussian_has_no_end() -> None:
+    x, y = -90.0, 200.0
     joints, labelled = torch.tensor([[[x, y]]], dtype=torch.float64), torch.tensor([[True]])
     maps, weights = Codec(quantised=False, radius=None).targets(joints, labelled, (16, 12))
     rows, columns = np.mgrid[:16, :12]
     expected = np.exp(-((columns - x / 4) ** 2 + (rows - y / 4) ** 2) / 8)
-    assert maps.dtype == torch.float64
     np.testing.assert_allclose(maps[0, 0], expected, rtol=1e-13, atol=0)
     assert weights.item() == 1
 
 
-OUTSIDE = [(-34.0, 20.0), (20.0, -34.0), (71.0, 20.0), (20.0, 87.0)]
-INSIDE = [(-26.0, 20.0), (20.0, -26.0), (69.0, 20.0), (20.0, 85.0)]
-
-
-@pytest.mark.parametrize(("x", "y"), OUTSIDE + INSIDE)
-def test_a_joint_whose_gaussian_reaches_inside_has_weight_one(x: float, y: float) -> None:
-    heatmap, weight = one_target(x, y)
-    assert weight == ((x, y) in INSIDE)
-    assert (heatmap.sum() > 0) == ((x, y) in INSIDE)
+@pytest.mark.parametrize("far", [(-34.0, 20.0), (20.0, -34.0), (71.0, 20.0), (20.0, 87.0)])
+def test_a_joint_whose_gaussian_reaches_inside_has_weight_one(far: tuple[float, float]) -> None:
+    heatmap, weight = one_target(*far)
+    assert weight == heatmap.sum() == 0
+    near = (np.array(far) * 0.97 if max(far) > 40 else np.maximum(far, -26.0)).tolist()
+    heatmap, weight = one_target(*near)
+    assert (weight, heatmap.sum() > 0) == (1, True)
 
 
 def test_coordinates_of_unlabelled_joints_do_not_matter() -> None:
     joints = torch.tensor([[[float("nan"), 3.0], [20.0, 20.0], [float("inf"), -float("inf")]]])
     for values in Codec().targets(joints, torch.zeros(1, 3, dtype=torch.bool), (8, 8)):
         assert not values.any()
-
-
-@pytest.mark.parametrize("options", [{"sigma": 0.0}, {"decode_method": "best"}, {"flip_shift": 2}])
-def test_impossible_options_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match=r"codec\.(sigma|decode_method|flip_shift)"):
-        one_target(3.0, 3.0, **options)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

@@ -250,11 +250,11 @@ def load_weights(
 def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     """The state dict in a file that the configuration's `key` names, read as plain data.
 
-    A training checkpoint will do that holds one under a key, such as "state_dict" or "model"; the prefix
+    A training checkpoint will do that holds it as "state_dict", "model_state_dict" or "model"; the prefix
     "module." that training on several GPUs leaves is taken off.
 
     Raises:
-        PnfsError: The file is missing, unreadable or something else, or holds several state dicts.
+        PnfsError: The file is missing, unreadable or something else.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -264,21 +264,13 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     except Exception as error:
         reason = f"damaged, or with pickled objects, which are never loaded ({error})"
         raise PnfsError(f"{key}: {file} is not a readable state dict: {reason}") from error
-    # The file itself, or what it holds under a key, "state_dict" before others.
     entries = content if isinstance(content, Mapping) else {}
-    held = {k: v for k, v in {"": content, **entries}.items() if _is_state(v)}
-    usual = [name for name in ("", "state_dict", "model_state_dict", "model") if name in held]
-    chosen = usual or list(held)
-    if not chosen or (not usual and len(held) > 1):
-        raise PnfsError(f"{key}: {file} is no state dict; state dicts under its keys: {list(held)}")
-    state = held[chosen[0]]
-    shared = all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module.") if shared else name: t for name, t in state.items()}
-
-
-def _is_state(content: Any) -> bool:
-    entries = content.items() if isinstance(content, Mapping) else ()
-    return bool(entries) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries)
+    for state in (entries, *(entries.get(name) for name in ("state_dict", "model_state_dict", "model"))):
+        pairs = state.items() if isinstance(state, Mapping) else ()
+        if pairs and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in pairs):
+            shared = all(name.startswith("module.") for name, _ in pairs)
+            return {name.removeprefix("module.") if shared else name: value for name, value in pairs}
+    raise PnfsError(f"{key}: {file} is no state dict, and holds none under state_dict or model")
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str) -> None:
@@ -289,15 +281,10 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], unused: tuple[
     Raises:
         PnfsError: Names or shapes do not fit; lists the first of them.
     """
-    own = module.state_dict()
-    wanted = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    wanted = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     wanted |= {name: value for name, value in state.items() if not name.startswith(unused)}
-    here, there = ({n: tuple(x.shape) for n, x in s.items()} for s in (own, wanted))
-    problems = [
-        f"{name} is {there.get(name, 'missing')}, not {here.get(name, 'known')}"
-        for name in dict.fromkeys([*here, *there])
-        if here.get(name) != there.get(name)
-    ]
-    if problems:
-        raise PnfsError(f"{where} do not fit ({len(problems)} entries): {'; '.join(problems[:5])}")
-    module.load_state_dict(wanted)
+    try:
+        module.load_state_dict(wanted)
+    except RuntimeError as error:
+        problems = [f"{line.strip():.200}" for line in str(error).splitlines()[1:]]
+        raise PnfsError(f"{where} do not fit: {'; '.join(problems[:5])}") from None
