@@ -1,115 +1,81 @@
-"""`pnfs import`: public checkpoints become runs that give the maps of slow computations of their networks."""
+"""`pnfs import`: public checkpoints become runs of other commands, and what is refused."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import public_networks
 import pytest
+import timm
 import torch
-from public_networks import PUBLIC_MPII, Fabric, PoseNFSWeights, posenfs, simple_baseline
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
 
 from pnfs.body import COCO, MPII, skeleton_by_name
 from pnfs.commands.building import build_network
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.errors import PnfsError
 from pnfs.importing.networks import import_state
-from pnfs.importing.posenfs import PARTS, posenfs_model
+from pnfs.importing.posenfs import OPERATION_NAMES, PARTS, posenfs_model
 from pnfs.training.checkpoints import CONFIG_KEY, load_network_state, read_checkpoint
+from tiny import randomise_statistics
 from tiny_runs import call, composed
 
-FOUR = ("Zero", "skip_connect", "Atr_Conv_3x3", "Sep_Conv_3x3")
-SIX = ("Zero", "skip_connect", "Sep_Conv_3x3", "Atr_Conv_3x3", "avg_pool_3x3", "max_pool_3x3")
-FIVES = ("skip_connect", "Sep_Conv_5x5", "max_pool_3x3", "Atr_Conv_5x5", "Zero")
-BACKBONE = Fabric(depth=6, first=0, last=2, hidden_states_num=1, factor=1, operators=FOUR)
-SUBNETWORK = Fabric(depth=6, first=3, last=5, hidden_states_num=1, factor=2, operators=FOUR)
+FOUR = ["Zero", "skip_connect", "Atr_Conv_3x3", "Sep_Conv_3x3"]
+SIX = ["Zero", "skip_connect", "Sep_Conv_3x3", "Atr_Conv_3x3", "avg_pool_3x3", "max_pool_3x3"]
+NAMES = {"operators": FOUR, "backbone_operators": SIX}
 SIZE = 64
 SETTINGS = plain(composed("import", "checkpoint=any", f"input_size=[{SIZE},{SIZE}]"))
-NAMES = {"operators": FOUR, "backbone_operators": FOUR}
 
-# --- PoseNFS
+# --- PoseNFS: a recorded checkpoint, P = 3 on a fabric backbone (its maps: test_recorded.py)
 
 
-def made(
-    backbone: Fabric = BACKBONE,
-    subnetwork: Fabric = SUBNETWORK,
-    skeleton: str = "mpii",
-    mode: int = 1,
-    vector_dim: int = 8,
-    images: Tensor | None = None,
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """A state dict in their names, images, and the score maps that their network makes of them."""
-    weights = PoseNFSWeights()
-    if images is None:
-        images = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    options = {"parts": PARTS[skeleton][mode], "vector_dim": vector_dim}
-    with torch.no_grad():
-        maps = posenfs(weights, images, backbone=backbone, subnetwork=subnetwork, **options)
-    return weights.state, images, maps
+def recorded() -> dict[str, Tensor]:
+    with np.load(Path(__file__).parents[1] / "fixtures/arch/fabric_P3_H1_d8_mpii_weights.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+def with_parts(parts: Mapping[str, Sequence[int]], vector_dim: int) -> dict[str, Tensor]:
+    """The recorded entries with other parts, each with the head's fabric."""
+    state = {name: value for name, value in recorded().items() if name.startswith("backbone.")}
+    head = {name.partition(".")[2]: v for name, v in recorded().items() if name.startswith("head_part.")}
+    for part, joints in parts.items():
+        last = {"final_layer.1.weight": torch.zeros(len(joints) * vector_dim, 8, 1, 1)}
+        state |= {f"{part}.{name}": value for name, value in (head | last).items()}
+    return state
 
 
 def described(state: dict[str, Tensor], **given: Any) -> dict[str, Any]:
     return posenfs_model(SETTINGS | NAMES | {"skeleton": None} | given, state)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [{"subnetwork": replace(SUBNETWORK, hidden_states_num=3, one_alpha_a_cell=True)},
-     {"backbone": replace(BACKBONE, hidden_states_num=2, one_alpha_a_cell=True, operators=SIX)},
-     {"subnetwork": replace(SUBNETWORK, operators=FIVES)}, {"subnetwork": replace(SUBNETWORK, first=4)},
-     {"subnetwork": replace(SUBNETWORK, first=5)}, {"subnetwork": replace(SUBNETWORK, factor=1)},
-     {"vector_dim": 1, "mode": 0}, {"skeleton": "coco", "mode": 3, "vector_dim": 4},
-     {"backbone": replace(BACKBONE, depth=9, last=3)}],
-)  # fmt: skip
-def test_the_imported_network_gives_their_maps(given: dict) -> None:
-    state, images, expected = made(**given)
-    backbone, subnetwork = given.get("backbone", BACKBONE), given.get("subnetwork", SUBNETWORK)
-    names = {"operators": subnetwork.operators, "backbone_operators": backbone.operators}
-    found = import_state(SETTINGS | names, state, build_network)
-    network = found.network.eval()
-    with torch.no_grad():
-        maps = network.merged(network(images))
-    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert {name.split(".")[1] for name in found.unread if not name.startswith("reduce.")} == {"stem"}
-    # n layers read the pyramid up to the level below their own.
-    levels = {int(name.split(".")[2]) for name in found.unread if name.startswith("reduce.")}
-    adapted = backbone.factor != subnetwork.factor
-    assert levels == ({3: set(), 4: {3}, 5: {2, 3}}[subnetwork.first] if adapted else set())
-
-
 def test_operations_without_entries_must_be_listed() -> None:
-    state = made(subnetwork=replace(SUBNETWORK, operators=SIX))[0]
-    swapped = ("skip_connect", "Zero", *SIX[2:])
-    for names in (SIX, swapped):
-        operations = list(described(state, operators=names)["fabrics"]["operations"])
-        assert operations[:2] == (["zero", "skip"] if names is SIX else ["skip", "zero"])
-    told = described(made(subnetwork=replace(SUBNETWORK, operators=FOUR[2:]))[0], operators=None)
-    assert list(told["fabrics"]["operations"]) == ["dil_conv_3x3", "sep_conv_3x3"]
-    exchanged = (*SIX[:2], "Atr_Conv_3x3", "Sep_Conv_3x3", *SIX[4:])
-    for names in (None, FOUR, ("Zero", "Zero", *SIX[2:]), exchanged, ("conv_3x3", *SIX[1:])):
-        with pytest.raises(PnfsError, match=r"operators .*6 columns of alpha are Zero or skip_connect"):
-            described(state, operators=names)
+    for names in (SIX, ["skip_connect", "Zero", *SIX[2:-2], SIX[-1], SIX[-2]]):
+        told = described(recorded(), backbone_operators=names)["backbone"]["fabrics"]["operations"]
+        assert list(told) == [OPERATION_NAMES[name] for name in names]
+    exchanged = [*SIX[:2], "Atr_Conv_3x3", "Sep_Conv_3x3", *SIX[4:]]
+    for names in (None, FOUR, ["Zero", "Zero", *SIX[2:]], exchanged, ["conv_3x3", *SIX[1:]]):
+        with pytest.raises(PnfsError, match=r"backbone_operators .*6 columns of alpha are Zero or skip_connect"):
+            described(recorded(), backbone_operators=names)
 
 
 @pytest.mark.parametrize("skeleton", PARTS)
 def test_the_dataset_is_told_by_the_parts_channels(skeleton: str) -> None:
     joints = skeleton_by_name(skeleton).joints
-    for mode, parts in enumerate(PARTS[skeleton]):
-        told = described(made(skeleton=skeleton, mode=mode, vector_dim=3)[0])
+    for parts in PARTS[skeleton]:
+        told = described(with_parts(parts, vector_dim=3))
         assert (told["skeleton"], told["vector_dim"]) == (skeleton, 3)
         assert list(told["parts"].items()) == [(part, [joints[i] for i in ids]) for part, ids in parts.items()]
 
 
 def test_a_part_mode_that_fits_both_or_none_needs_a_key() -> None:
-    state, three = made(mode=0, vector_dim=17)[0], made()[0]
+    state = with_parts(PARTS["mpii"][0], vector_dim=17)
     assert [described(state, skeleton=name)["vector_dim"] for name in ("mpii", "coco")] == [17, 16]
-    own = {name.replace("head_part", "top"): value for name, value in three.items()}
+    own = {name.replace("head_part", "top"): value for name, value in recorded().items()}
     for wrong, skeleton, message in (
-        (state, None, r"dataset is needed.*whole_body \(272\)"), (three, "coco", "no part mode of coco"),
+        (state, None, r"dataset is needed.*whole_body \(272\)"), (recorded(), "coco", "no part mode of coco"),
         (own, None, r"top \(24\).*no part mode"),
     ):  # fmt: skip
         with pytest.raises(PnfsError, match=message):
@@ -145,7 +111,7 @@ HEAD = "head_part.cell_3_0"
     ],
 )
 def test_entries_that_describe_no_network_are_refused(added, without, message) -> None:
-    state = {k: v for k, v in made()[0].items() if without is None or without not in k}
+    state = {k: v for k, v in recorded().items() if without is None or without not in k}
     state |= {name: torch.zeros(shape) for name, shape in added.items()}
     with pytest.raises(PnfsError, match=message):
         import_state(SETTINGS | NAMES, state, build_network)
@@ -155,10 +121,6 @@ def test_entries_that_describe_no_network_are_refused(added, without, message) -
 
 SIZED = f"input_size=[{SIZE},{SIZE}]"
 OPERATORS = (f"operators=[{','.join(FOUR)}]", f"backbone_operators=[{','.join(SIX)}]")
-LARGE = {
-    "backbone": replace(BACKBONE, operators=SIX),
-    "subnetwork": replace(SUBNETWORK, hidden_states_num=2, one_alpha_a_cell=True),
-}
 # Two noisy RGB crops, one with the black that stands for what lies outside an image.
 CROPS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8))
 CROPS[0, :, : SIZE // 4] = 0
@@ -180,7 +142,7 @@ def imported(checkpoint: Path, out: Path, *overrides: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def reference_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("posenfs") / "best.pth"
-    state = {f"module.{name}": value for name, value in made(**LARGE)[0].items()}
+    state = {f"module.{name}": value for name, value in recorded().items()}
     torch.save({"epoch": 199, "model": state, "optimizer": {"state": {}}}, path)
     return path
 
@@ -201,7 +163,9 @@ def score_maps(run: Path) -> Tensor:
 
 
 def test_an_imported_posenfs_network_gives_their_maps_of_bgr_images(reference_run: Path) -> None:
-    expected = made(**LARGE, images=public_input(bgr=True))[2]
+    found = import_state(SETTINGS | NAMES, recorded(), build_network).network.eval()
+    with torch.no_grad():
+        expected = found.merged(found(public_input(bgr=True)))
     torch.testing.assert_close(score_maps(reference_run), expected, rtol=1e-3, atol=1e-4)
     config = read_checkpoint(reference_run)[CONFIG_KEY]
     assert config["input_size"] == [SIZE, SIZE]
@@ -242,18 +206,55 @@ def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: 
     torch.testing.assert_close(score_maps(tmp_path / "less"), score_maps(reference_run), rtol=1e-3, atol=1e-4)
 
 
+# The order in which the public code's MPII networks give their 16 maps.
+PUBLIC_MPII = [
+    "right_ankle", "right_knee", "right_hip", "left_hip",
+    "left_knee", "left_ankle", "pelvis", "thorax",
+    "upper_neck", "head_top", "right_wrist", "right_elbow",
+    "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+]  # fmt: skip
+
+
+Public = tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]
+"""The state dict of a public network with random weights, and what makes score maps of normalised images."""
+
+
+def simple_baseline(joints: int) -> Public:
+    """On ResNet-50."""
+    net = torchvision.models.resnet50()
+    net.deconv_layers = nn.Sequential()
+    for channels in (2048, 256, 256):
+        deconv = nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False)
+        net.deconv_layers.extend([deconv, nn.BatchNorm2d(256), nn.ReLU()])
+    net.final_layer = nn.Conv2d(256, joints, 1)
+    randomise_statistics(net.eval())
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    return state, nn.Sequential(*(m for name, m in net.named_children() if name not in ("avgpool", "fc")))
+
+
+def hrnet(joints: int) -> Public:
+    """HRNet-W32; the last module of the public pose networks makes the finest map alone."""
+    net = timm.create_model("hrnet_w32")
+    net.final_layer = nn.Conv2d(32, joints, 1)
+    randomise_statistics(net.eval())
+    stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.conv2, net.bn2, net.act2)
+    others = "incre", "downsamp", "classifier", *(f"stage4.2.fuse_layers.{n}" for n in (1, 2, 3))
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith(others)}
+    return state, lambda images: net.final_layer(net.stages(stem(images))[0])
+
+
 @pytest.mark.parametrize("joints", [16, pytest.param(17, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["simple_baseline", "hrnet"])
-def test_an_imported_baseline_gives_its_maps(tmp_path: Path, name: str, joints: int) -> None:
-    state, network = getattr(public_networks, name)(joints)
+@pytest.mark.parametrize("public", [simple_baseline, hrnet])
+def test_an_imported_baseline_gives_its_maps(tmp_path: Path, public: Callable[[int], Public], joints: int) -> None:
+    state, network = public(joints)
     torch.save(state, tmp_path / "pose.pth")
     config = imported(tmp_path / "pose.pth", tmp_path / "run")
-    assert config["model"]["channel_order"] == ("bgr" if name == "simple_baseline" else "rgb")
+    assert config["model"]["channel_order"] == ("rgb" if public is hrnet else "bgr")
     assert config["codec"]["flip_shift"] == 1
     skeleton, order = (MPII, PUBLIC_MPII) if joints == 16 else (COCO, list(COCO.joints))
     assert config["model"]["skeleton"] == skeleton.name
     with torch.no_grad():
-        theirs = network(public_input(name == "simple_baseline"))
+        theirs = network(public_input(bgr=public is not hrnet))
     expected = theirs[:, [order.index(joint) for joint in skeleton.joints]]
     difference = (score_maps(tmp_path / "run") - expected).abs().max()
     assert difference < 1e-4 * max(1.0, float(expected.abs().max()))

@@ -86,6 +86,8 @@ def test_a_recorded_network_agrees_and_its_entries_tell_its_configuration(fixtur
         np.testing.assert_allclose(maps, expected, atol=1e-4, rtol=0, err_msg=part)
     if "live_parameters" in config:
         assert measure_cost(network, tuple(config["input_hw"])).live_parameters == config["live_parameters"]
+    if "state" in config:  # Modules that they build and never read.
+        assert any(name.split(".")[1] == "stem" for name in found.unread)
     cell, skeleton = config.get("subnetwork_config", config)["cell_config"], network.parts.skeleton
     told = {part: skeleton.indices(list(joints)) for part, joints in model["parts"].items()}
     assert list(told.items()) == list(config["parts"].items())
