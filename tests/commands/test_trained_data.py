@@ -37,17 +37,15 @@ def test_later_commands_score_as_training_did(codec: str, tmp_path: Path, monkey
         return loader(self, split)
 
     monkeypatch.setattr(PoseDataModule, "eval_dataloader", noted)
-    again = ["trainer=cpu", "workers=0", f"checkpoint={run}"]
-    call("evaluate", *again, f"out={tmp_path / 'evaluated'}")
-    call("derive", *again, "method=exact", f"out={tmp_path / 'derived'}")
-    expected = record_of(run)["scores"]
-    for found in (
-        record_of(tmp_path / "evaluated")["scores"],
-        record_of(tmp_path / "derived")["scores"]["source"],
-    ):
-        assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    call("derive", f"checkpoint={run}", "method=exact", f"out={tmp_path / 'derived'}")
+    for checkpoint in (run, tmp_path / "derived"):
+        out = tmp_path / "evaluated" / checkpoint.name
+        call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={checkpoint}", f"out={out}")
+        # Folding changes the last digits of a derived network.
+        exact = 1e-9 if checkpoint == run else 1e-2
+        assert record_of(out)["scores"] == pytest.approx(record_of(run)["scores"], abs=exact, nan_ok=True)
     # Scores of a network that has hardly begun would hide another geometry.
-    assert used == [codec == "udp"] * 3
+    assert used == [codec == "udp"] * 2
 
 
 def column(run: Path, name: str) -> list[float]:

@@ -51,7 +51,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 OPTIONS = {
     "evaluate": ("trainer=cpu", "workers=0", "out=e"),
     "predict": ("input=person.png", "out=p"),
-    "derive": ("evaluate=false", "out=d"),
+    "derive": ("out=d",),
     "export": ("out=m.onnx",),
 }
 

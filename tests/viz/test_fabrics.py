@@ -252,5 +252,5 @@ def test_seeds_are_a_mean_with_a_range_and_a_single_one_is_dashed(seeds, dashed)
     (line,) = axes.lines
     assert (line.get_linestyle() == "--", len(axes.collections)) == (dashed, 0 if dashed else 1)
     for deviation in (None, 1.0):
-        bar = plot_mean(axes, 1.0, 50.0, ("#0072b2", "o"), std={"yerr": deviation})[0]
+        bar = plot_mean(axes, 1.0, 50.0, ("#0072b2", "o"), yerr=deviation)[0]
         assert (bar.get_markerfacecolor() == "white") == (deviation is None)

@@ -1,6 +1,5 @@
 """A table or figure of the paper: as Markdown, with every published number beside ours, and drawn."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +57,12 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
     if (results.finished.groupby("row")["seed"].nunique() == 1).any():
         lines.append("- A score without ± is of one seed: small differences tell no rows apart.")
     lines += [_MACS_NOTE, ""]
-    for name, table in tables(target, results, profile).items():
+    whole = cells(target, results, profile)
+    # Other methods, then ours, one table for each backbone and dataset.
+    members = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
+    for name, labels in (members | groups(results, target.rows.values())).items():
         lines += [f"{name}:", ""] if name else []
-        lines += [*markdown(table), ""]
+        lines += [*markdown(whole.loc[labels].dropna(axis="columns", how="all").fillna("–")), ""]
     pairs = compared(target, results)
     if target.questions:
         lines += ["What the runs say:", "", *answers(target, results, pairs), ""]
@@ -81,16 +83,14 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
 
 def scale(results: Results) -> str:
     """What the runs have in common: data, size of the input, epochs, batch, precision."""
-    seen: dict[str, dict[str, None]] = {}
-    for settings in results.settings.values():
-        about = {
-            "data": conditions(settings)[1], "input": "×".join(map(str, settings["input_size"])),
-            "epochs": settings["epochs"], "batch": settings["batch_size"],
-            "precision": settings["trainer"]["precision"],
-        }  # fmt: skip
-        for name, value in about.items():
-            seen.setdefault(name, {})[str(value)] = None
-    return ", ".join(f"{name} {' or '.join(values)}" for name, values in seen.items())
+    about = [
+        {"data": conditions(settings)[-1], "input": "×".join(map(str, settings["input_size"])),
+         "epochs": settings["epochs"], "batch": settings["batch_size"],
+         "precision": settings["trainer"]["precision"]}
+        for settings in results.settings.values()
+    ]  # fmt: skip
+    seen = pd.DataFrame(about).astype(str)
+    return ", ".join(f"{name} {' or '.join(seen[name].unique())}" for name in seen)
 
 
 def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
@@ -109,16 +109,6 @@ def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
         answer = f"{score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}{between}: {says}."
         lines.append(f"- {question} {row[0].upper()}{row[1:]}: {answer}")
     return lines
-
-
-def tables(target: Target, results: Results, profile: str) -> dict[str, pd.DataFrame]:
-    """Title -> table of text: other methods, then ours, one for each backbone and dataset."""
-    whole = cells(target, results, profile)
-    found = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
-    found |= groups(results, target.rows.values())
-    return {
-        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–") for name, labels in found.items()
-    }
 
 
 def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
@@ -149,18 +139,15 @@ def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
     for title, column, unit, places in _COSTS:
         mean = results.spread(column)["mean"].astype(float) / unit
         table[f"ours: {title}"] = mean.map(f"{{:.{places}f}}".format).reindex(table.index)
-    times = {label: _search_time(runs) for label, runs in results.finished.groupby("row")}
+    times = {}  # Mean over the seeds, in days of the device that it is.
+    for label, runs in results.finished.groupby("row"):
+        names = ", ".join(runs["device"].unique())
+        unit = "CPU-days" if names.startswith("CPU") else "GPU-days"
+        times[label] = f"{runs['days'].mean():.2g} {unit} ({names})"
     table["ours: search time"] = pd.Series(times, dtype=object)
     done = results.runs["state"].eq("finished").groupby(results.runs["row"])
     table["seeds"] = done.sum().astype(str) + " of " + done.count().astype(str)
     return table
-
-
-def _search_time(runs: pd.DataFrame) -> str:
-    """Mean over the seeds, in days of the device that it is."""
-    names = ", ".join(runs["device"].unique())
-    unit = "CPU-days" if names.startswith("CPU") else "GPU-days"
-    return f"{runs['days'].mean():.2g} {unit} ({names})"
 
 
 def main_score(target: Target, results: Results) -> str:
@@ -204,8 +191,7 @@ def draw_table(target: Target, results: Results, folder: Path, title: str) -> Pa
     places = results.finished["row"].map(labels.index)
     axes.plot(results.finished[name], places, ".", color=ours, alpha=0.4)
     for y, (mean, std) in enumerate(zip(spread["mean"], spread["std"], strict=True)):
-        xerr = None if math.isnan(std) else std
-        plot_mean(axes, mean, y, (ours, "o"), std={"xerr": xerr}, capsize=3)
+        plot_mean(axes, mean, y, (ours, "o"), xerr=std, capsize=3)
     for column in [column for column, score in target.scores.items() if score == name]:
         published = pd.to_numeric(target.published[column].reindex(labels), errors="coerce")
         axes.plot(published, range(len(labels)), "D", color=paper, mfc="white", label="the paper's")
@@ -228,8 +214,7 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
     looks = zip(COLOURS, MARKERS, strict=True)
     for (label, mean, std, _), look in zip(results.spread(name).itertuples(), looks, strict=False):
         text = f"{label} ({parameters[label] / 1e6:.1f} M)"
-        yerr = None if math.isnan(std) else std
-        plot_mean(axes, macs[label] / 1e9, mean, look, std={"yerr": yerr}, label=text)
+        plot_mean(axes, macs[label] / 1e9, mean, look, yerr=std, label=text)
     legend = "network (live parameters); hollow: one seed"
     axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL)
     macs_label = "multiply-accumulates of the whole network, G (the paper's GFLOPs)"

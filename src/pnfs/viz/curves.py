@@ -116,13 +116,12 @@ def plot_seeds(
 
 
 def plot_mean(
-    axes: Axes, x: float, y: float, look: tuple[str, str], *, std: dict[str, Any], **more: Any
+    axes: Axes, x: float, y: float, look: tuple[str, str], *, xerr: Any = None, yerr: Any = None, **more: Any
 ) -> Sequence[Artist]:
-    """Draws a mean as a marker with its deviation, xerr or yerr in `std`; hollow for one seed, None."""
-    colour, marker = look
-    face = "white" if None in std.values() else colour
-    more = {"ms": 7, "clip_on": False, **std, **more}
-    return axes.errorbar(x, y, fmt=marker, color=colour, mfc=face, **more).get_children()
+    """Draws a mean as a marker with its deviation; hollow for one seed, whose deviation is None or nan."""
+    (colour, marker), std = look, {k: v for k, v in (("xerr", xerr), ("yerr", yerr)) if not pd.isna(v)}
+    more = {"fmt": marker, "color": colour, "mfc": colour if std else "white", "ms": 7, "clip_on": False, **more}
+    return axes.errorbar(x, y, **std, **more).get_children()
 
 
 def plot_trajectory(
