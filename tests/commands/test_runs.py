@@ -25,11 +25,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
 
 
-def card(name: str, status: Any, score: float | None = None) -> dict[str, Any]:
-    record = None if score is None else {"score": score, "scores": {"PCK": score}, "seconds": 5000.0}
-    return runs.card_of(Run(Path("runs") / name, status, None, {}, record), Path("runs"))
-
-
 def write_run(
     root: Path, folder: str, score: float | None = 1.0, *, cause: str = "", drawn: bool = False, **config: Any
 ) -> Path:
@@ -64,8 +59,11 @@ def write_run(
 def test_list_fits_the_terminal_and_cuts_no_hash(width: int) -> None:
     names = [f"reproduce/table3/{n:08x}" for n in range(3)]
     cause = "CUDA out of memory [tried 2 GiB]: " + "word " * 40
-    cards = [card(name, "failed") | {"cause": cause} for name in names]
-    lines = runs.run_lines([*cards, card("1a", "finished", 50.0)], width)
+    found = [Run(Path(name), "failed", cause, {}, None) for name in names]
+    found.append(
+        Run(Path("1a"), "finished", None, {}, {"score": 50.0, "scores": {"PCK": 50.0}, "seconds": 5000.0})
+    )
+    lines = runs.run_lines([runs.card_of(run, Path()) for run in found], width)
     assert max(map(len, lines)) <= width
     rows = [line.split() for line in lines if not line.startswith(" ")]
     assert rows[0] == ["run", "state", "score", "params", "MACs", "duration"]
@@ -84,13 +82,9 @@ def test_other_programs_read_the_list(tmp_path: Path, capsys: pytest.CaptureFixt
         assert [each["run"] for each in read] == ["x/a", "x/b"]
         assert [float(each["score"]) for each in read if each["score"]] == [1.5]
         assert str(read[0]["seed"]) == "3"
-
-
-@pytest.mark.parametrize("wrong", ["run_root=/nowhere/at/all", "format=xml"])
-def test_wrong_usage(tmp_path: Path, wrong: str) -> None:
-    with pytest.raises(UsageError) as error:
-        call("runs", f"run_root={tmp_path}", wrong)
-    assert wrong.removeprefix("run_root=") in str(error.value)
+    for wrong in ("run_root=/nowhere/at/all", "format=xml"):
+        with pytest.raises(UsageError, match=wrong.partition("=")[2]):
+            call("runs", f"run_root={tmp_path}", wrong)
 
 
 def test_listing_waits_for_no_heavy_library(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_rows_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_the_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Two seeds of one row, one of another, which differ in keys that make no other run too; a failed one."""
     for n, (seed, depth, workers) in enumerate([(0, 1, 4), (1, 1, 8), (0, 2, 4)]):
         more = {"seed": seed, "depth": depth, "workers": workers, "data": {"seed": seed}}
@@ -144,7 +138,7 @@ def test_rows_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     damaged = tmp_path / "grid/00000002/metrics.csv"
     damaged.write_text("epoch,step,val/score\n0,1,many\n")
     page = Page(tmp_path)
-    assert str(damaged) in capsys.readouterr().out
+    assert str(damaged) in caplog.text
     listed = [row for row in page.rows if len(row) == 7]
     assert listed[0][:6] == ["grid/00000000", "finished", "50.0 PCK@0.2", "1.50 M", "0.1 G", "10 s"]
     assert listed[0][6].startswith("LSP PoseFabricNetwork P=1 seed 0 ")

@@ -10,13 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pnfs.codec import Codec
-from pnfs.commands.building import (
-    build_network,
-    data_for,
-    read_trained,
-    save_network,
-    trained_network,
-)
+from pnfs.commands.building import build_network, data_for, read_trained, save_network, trained_network
 from pnfs.commands.configuration import UsageError, console
 from pnfs.export.int8 import Calibration
 from pnfs.export.onnx_model import TOLERANCE, export_onnx

@@ -130,11 +130,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def train_one(
-    *,
-    settings: dict[str, Any],
-    identity: Mapping[str, Any],
-    start: Path | None,
-    earlier_seconds: float = 0.0,
+    *, settings: dict[str, Any], identity: Mapping[str, Any], start: Path | None, earlier_seconds: float = 0.0
 ) -> None:
     """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])

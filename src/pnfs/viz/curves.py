@@ -23,11 +23,7 @@ from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, s
 if TYPE_CHECKING:  # The page about runs need not wait for torch.
     from pnfs.models.architecture import Architecture
 
-LOGGED = {
-    "train/loss": "training loss",
-    "val/loss": "validation loss",
-    "val/score": "validation score",
-}
+LOGGED = {"train/loss": "training loss", "val/loss": "validation loss", "val/score": "validation score"}
 """Drawn metrics -> what an axis says."""
 
 
@@ -125,10 +121,7 @@ def plot_mean(
 
 
 def plot_trajectory(
-    history: Sequence["Architecture"],
-    out_path: str | Path | None = None,
-    *,
-    epochs: Sequence[float] | None = None,
+    history: Sequence["Architecture"], out_path: str | Path | None = None, *, epochs: Sequence[float] | None = None
 ) -> Figure:
     """Plots how each part's mixing weights moved during a search, at `epochs` (0, 1, 2, ...).
 

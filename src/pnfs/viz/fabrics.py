@@ -32,10 +32,7 @@ _LANES = {"down": 0.12, "identity": 0.0, "up": -0.12}
 
 
 def draw_fabrics(
-    architecture: Architecture,
-    out_path: str | Path | None = None,
-    *,
-    fabrics: str = "subnetworks",
+    architecture: Architecture, out_path: str | Path | None = None, *, fabrics: str = "subnetworks"
 ) -> Figure:
     """Draws the P "subnetworks" (or the "backbone") side by side, each cell at its scale and layer (Fig. 1 and 4).
 
