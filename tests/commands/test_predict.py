@@ -205,7 +205,15 @@ def test_one_skeleton_over_a_picture_is_said_and_scenes_are_named(
 @pytest.mark.parametrize("download", [False, True])
 def test_nothing_is_downloaded_unasked(tmp_path: Path, download: bool) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), picture(0))
-    command = [sys.executable, "-c", WATCH + MAIN, "predict", "x.png", "boxes=detector", "device=cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        WATCH + MAIN,
+        "predict",
+        "x.png",
+        "boxes=detector",
+        "device=cpu",
+    ]
     done = subprocess.run(
         [*command, *["detector.download=true"] * download],
         cwd=tmp_path,
