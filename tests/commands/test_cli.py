@@ -1,8 +1,6 @@
 """Command lines: file names, help, and mistakes, of which one sentence tells file or key, and what to do."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,20 +73,6 @@ def test_version_and_help(server: TrainServer, tmp_path: Path) -> None:
     for group in groups:
         choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         assert listed[group].split(", ") == choices
-
-
-def test_list_of_commands_waits_for_no_library() -> None:
-    """`pnfs --help` is the first thing a user types; torch alone takes seconds."""
-    program = (
-        "import sys; sys.argv = ['pnfs', '--help']\n"
-        "from pnfs.commands.main import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'hydra', 'lightning', 'numpy'} & set(sys.modules)))"
-    )
-    shown = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=60)
-    assert "data" in shown
-    assert shown.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
