@@ -21,6 +21,11 @@ def main() -> None:
     add("sections", nargs="+", choices=SECTIONS)
     add("--out", type=Path, default=Path("runs/bench"), help="folder for the tables")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="of training steps")
+    add(
+        "--eager",
+        action="store_true",
+        help="training steps on cuda: without the compiled one, which takes minutes",
+    )
     add("--parts", type=int, nargs="+", default=[1, 3, 5, 8], help="numbers of parts P")
     add("--batch", type=int, default=8, help="persons in a training step")
     add("--size", type=int, default=256, help="side of the crops")

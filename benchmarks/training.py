@@ -63,24 +63,26 @@ def training_step(
     return step
 
 
-def ladder(device: str) -> dict[str, dict[str, Any]]:
-    """From plain eager to everything, one optimisation more in each row."""
+def ladder(device: str, eager: bool) -> dict[str, dict[str, Any]]:
+    """From plain eager to everything, one optimisation more in each row; `eager`: without compiling."""
     ways: dict[str, dict[str, Any]] = {"contiguous": {"channels_last": False}}
     ways["+ channels-last"] = {}
     if device == "cuda":
         ways["+ bfloat16"] = {"bfloat16": True}
     ways["+ fused optimiser"] = {**list(ways.values())[-1], "fused": True}
+    if eager and device == "cuda":
+        return ways
     name, key = ("compiled", "compiled") if device == "cuda" else ("memory kept", "keep_memory")
     return ways | {f"+ {name}": {**ways["+ fused optimiser"], key: True}}
 
 
 def sections(
-    *, device: str, parts: list[int], batch: int, size: int, threads: int, rounds: int, **_: Any
+    *, device: str, parts: list[int], batch: int, size: int, threads: int, rounds: int, eager: bool, **_: Any
 ) -> Iterator[Section]:
     """A table for each P, then one of all P."""
     step = partial(training_step, device=device, batch=batch, size=size)
     turns = {"threads": threads, "rounds": rounds, "items": batch}
-    steps = ladder(device)
+    steps = ladder(device, eager)
     best = list(steps.values())[-1]
     for count in parts:
         ways = {how: partial(step, count, **options) for how, options in steps.items()}

@@ -1,0 +1,83 @@
+"""What a CUDA device computes is what the CPU computes: maps, gradients, crops, a run and its score."""
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from pnfs.codec import Codec
+from pnfs.data.augmentation import Augmentation
+from pnfs.data.cache import CachedCrops, CacheSettings, ensure_cache, with_crops
+from pnfs.data.crops import CropDataset, SampleKey, cut_crops, load_resident
+from pnfs.models.backbones import MobileNetV2
+from pnfs.training.loss import HeatmapLoss
+from tiny import fabric_network, randomise_statistics, table_one
+from tiny_runs import call, only_run, record_of
+from toy_persons import toy_persons
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+GPU = torch.device("cuda")
+
+
+@pytest.mark.parametrize("parts", [1, 3, 8])
+@pytest.mark.parametrize("training", [True, False])
+def test_maps_and_gradients(parts: int, training: bool) -> None:
+    torch.manual_seed(parts)
+    network = fabric_network(table_one("mpii", parts), backbone=MobileNetV2(weights="none"), channels=10)
+    randomise_statistics(network)
+    for parameter in network.architecture_parameters().values():
+        torch.nn.init.normal_(parameter)
+    network = network.to(memory_format=torch.channels_last).train(training)
+    images = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
+    joints = {"joints_crop": 64 * torch.rand(4, 16, 2), "labelled": torch.rand(4, 16) > 0.2}
+    found = {}
+    for device in (torch.device("cpu"), GPU):
+        there = copy.deepcopy(network).to(device)
+        batch = {name: value.to(device) for name, value in joints.items()}
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            maps = there(images.to(device))
+            HeatmapLoss()(maps, batch, Codec(), there.map_joints).backward()
+        gradients = torch.cat([p.grad.flatten() for p in there.parameters() if p.grad is not None])
+        found[device.type] = maps.detach().cpu(), gradients.cpu()
+    for ours, expected in zip(found["cuda"], found["cpu"], strict=True):
+        assert (ours - expected).norm() < 2e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("uncut", ["resident", "sent"])
+def test_crops(uncut: Any, tmp_path: Path) -> None:
+    toys, size = toy_persons(11), (64, 48)
+    settings = CacheSettings(size, format="raw").with_room_for(Augmentation())
+    persons = with_crops(toys, ensure_cache(tmp_path, toys, settings))
+    pixels = load_resident(cast(CachedCrops, persons.images), 11, GPU) if uncut == "resident" else None
+    options: Any = {"input_size": size, "augmentation": Augmentation()}
+    expected, batch = (
+        default_collate([CropDataset(persons, **options, **more)[SampleKey(1, row)] for row in range(11)])
+        for more in ({}, {"uncut": uncut})
+    )
+    batch = cut_crops({name: value.to(GPU) for name, value in batch.items()}, size, pixels)
+    difference = (batch["image"].cpu().int() - expected["image"].int()).abs()
+    # OpenCV interpolates on a grid of 1/32 pixel.
+    assert difference.float().mean((1, 2, 3)).max() < 0.8
+    torch.testing.assert_close(batch["joints_crop"].cpu(), expected["joints_crop"])
+
+
+@pytest.mark.parametrize("strategy", ["synchronous", "first_order"])
+def test_a_run_learns_and_is_scored_alike_on_the_cpu(strategy: str, tmp_path: Path) -> None:
+    people = ["dataset=synthetic", "dataset.train=512", "dataset.val=64", "dataset.image_size=[96,96]"]
+    size = ["input_size=[64,64]", "batch_size=16", "workers=0", "epochs=8", "schedule=one_cycle", "parts=p3"]
+    speed = ["trainer=gpu", "trainer.benchmark=false", "acceleration.compile=null", "codec.sigma=1.0"]
+    search = [f"strategy={strategy}", "backbone.weights=none", "schedule.peak=5.0e-3", "augmentation=none"]
+    call("train", *people, *size, *speed, *search, f"run_root={tmp_path}")
+    run = only_run(tmp_path)
+    trained = record_of(run)
+    assert trained["device"] == torch.cuda.get_device_name()
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert len(rows) > 6
+    call("evaluate", f"checkpoint={run}", "trainer=cpu", "workers=0", f"out={tmp_path / 'cpu'}")
+    again = record_of(tmp_path / "cpu")
+    # Training computes in bfloat16.
+    assert again["score"] == pytest.approx(trained["score"], abs=3)
+    assert again["score"] > 5
