@@ -88,8 +88,7 @@ def score_and_predict(
 def evaluation_choices(module: PoseModule, source: PoseDataset, split: str) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     shift = {"flip_shift": module.codec.flip_shift} if module.flip_test else {}
-    choices = {"split": split, "flip_test": module.flip_test, **shift}
-    choices["decode_method"] = module.codec.decode_method
+    choices = {"split": split, "flip_test": module.flip_test, **shift, "decode_method": module.codec.decode_method}
     return {**choices, **source.evaluation_choices(split)}
 
 

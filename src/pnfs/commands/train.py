@@ -94,9 +94,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         log.info("run folder: %s", folder)
         start = newest_whole(folder)
         if start is not None:
-            require_same(
-                start, checkpoints.read_checkpoint(start, builds=()).get(checkpoints.IDENTITY_KEY), identity
-            )
+            found = checkpoints.read_checkpoint(start, builds=())
+            require_same(start, found.get(checkpoints.IDENTITY_KEY), identity)
         elif settings["ckpt_path"] is not None:
             last = Path(settings["ckpt_path"]).expanduser() / state.LAST_CHECKPOINT
             start = last if last.is_file() else checkpoints.find_checkpoint(settings["ckpt_path"])
@@ -229,10 +228,9 @@ def fit(
         log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
         rank_zero_only(state.set_aside)(folder, finished)
     elif initial is not None:
+        content = checkpoints.read_checkpoint(initial, builds=())
         try:
-            checkpoints.load_network_state(
-                module.network, checkpoints.read_checkpoint(initial, builds=()), initial
-            )
+            checkpoints.load_network_state(module.network, content, initial)
         except checkpoints.CheckpointError as error:
             raise UsageError(
                 f"initial={initial} holds another network than `model` describes; experiment=finetune takes the "

@@ -18,7 +18,6 @@ import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -101,7 +100,8 @@ def draw_charts(table: pd.DataFrame, rows: Sequence[Any], curves: Curves) -> lis
     charts = []
     if costed := [row for row in rows if row.macs and row.mean is not None]:
         names = ", ".join(sorted(set(table["score_name"]) - {""}))
-        figure, axes = _chart("MACs of one image (G)", f"{names} (%)")
+        axes = (figure := new_figure(4.6, 3.2)).subplots()
+        plain_axes(axes, x_label="MACs of one image (G)", y_label=f"{names} (%)")
         for row in costed:
             if row.colour is None:
                 axes.plot(row.macs / 1e9, row.mean, ".", color="0.75", ms=4, zorder=1)
@@ -114,10 +114,10 @@ def draw_charts(table: pd.DataFrame, rows: Sequence[Any], curves: Curves) -> lis
         charts.append(_inline(figure, f"{rows[0].Index} trade-off"))
     for metric in LOGGED:
         logged = {row: [c[metric] for c in curves.get(row.Index, []) if metric in c] for row in rows}
-        logged = {row: found for row, found in logged.items() if found}
-        if not logged:
+        if not (logged := {row: found for row, found in logged.items() if found}):
             continue
-        figure, axes = _chart("epoch (from 0)", LOGGED[metric])
+        axes = (figure := new_figure(4.6, 3.2)).subplots()
+        plain_axes(axes, x_label="epoch (from 0)", y_label=LOGGED[metric])
         means = [plot_seeds(axes, c, row.colour, gid=f"row-{row.Index}") for row, c in logged.items()]
         loss_axes(axes, means, metric)
         axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
@@ -125,13 +125,6 @@ def draw_charts(table: pd.DataFrame, rows: Sequence[Any], curves: Curves) -> lis
             axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         charts.append(_inline(figure, f"{rows[0].Index} {metric}"))
     return charts
-
-
-def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = new_figure(4.6, 3.2)
-    axes = figure.subplots()
-    plain_axes(axes, x_label=x_label, y_label=y_label)
-    return figure, axes
 
 
 def _inline(figure: Figure, name: str) -> Markup:
