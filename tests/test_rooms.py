@@ -85,21 +85,6 @@ def test_nobody_waits_for_what_is_not_needed(code: str, heavy: str, tmp_path: Pa
     assert done.stdout.splitlines()[-1] == ""
 
 
-def test_imports_are_found_wherever_they_stand(rooms: ModuleType, tmp_path: Path) -> None:
-    modules = {
-        "low/one": "import numpy",
-        "top/three": "def f():\n    from pnfs.low import x\n    import pnfs.low.one",
-        "load": "from pnfs.top import three",
-    }
-    for name, text in modules.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).with_name("__init__.py").touch()
-        (tmp_path / f"{name}.py").write_text(text)
-    graph = rooms.import_graph(tmp_path)
-    assert set(graph.edges) == {("top", "low"), ("pnfs", "top")}
-    assert rooms.storeys(graph) == [["low"], ["top"], ["pnfs"]]
-
-
 # --- documentation
 
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
