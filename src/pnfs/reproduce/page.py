@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pnfs.errors import PnfsError
@@ -28,11 +29,6 @@ _COSTS = (
 )
 """Title, column of the runs, unit, digits."""
 
-_MACS_NOTE = (
-    "- MACs are in G. Ours are given twice: in units of 10^9, and counted as public pose code does, which the "
-    "paper's numbers fit: in units of 2^30, transposed convolutions by their output."
-)
-
 
 def write_table(target: Target, results: Results, folder: Path, profile: str, says: str) -> list[Path]:
     """Writes table.md and runs.csv into the folder, made as needed; see `page`."""
@@ -46,39 +42,28 @@ def write_table(target: Target, results: Results, folder: Path, profile: str, sa
 
 
 def page(target: Target, results: Results, profile: str, says: str = "") -> str:
-    """The whole page: table, comparison by seed, scale, sources, notes, what is missing.
+    """The whole page: tables, comparison by seed, scale, sources, notes, what is missing.
 
     `says` is what the profile's numbers are worth.
     """
-    lines = [f"# {target.title} (profile {profile})", "", target.tests, ""]
-    lines += [f"- Paper: {target.source}.", f"- Ours: {says}"]
-    if results.settings:
-        lines.append(f"- Scale of ours: {scale(results)}; mean ± standard deviation over seeds.")
-    if (results.finished.groupby("row")["seed"].nunique() == 1).any():
-        lines.append("- A score without ± is of one seed: small differences tell no rows apart.")
-    lines += [_MACS_NOTE, ""]
-    whole = cells(target, results, profile)
+    whole, pairs = cells(target, results, profile), compared(target, results)
     # Other methods, then ours, one table for each backbone and dataset.
     members = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
-    for name, labels in (members | groups(results, target.rows.values())).items():
-        lines += [f"{name}:", ""] if name else []
-        lines += [*markdown(whole.loc[labels].dropna(axis="columns", how="all").fillna("–")), ""]
-    pairs = compared(target, results)
-    if target.questions:
-        lines += ["What the runs say:", "", *answers(target, results, pairs), ""]
-    if len(pairs):
-        lines += ["Compared by seed:", "", *markdown(pairs), ""]
-    if profile in target.notes:
-        lines += [f"Note: {target.notes[profile]}.", ""]
-    missing = results.runs[results.runs["state"] != "finished"]
-    if len(missing):
-        lines += ["Missing:", ""]
-        for (label, state), runs in missing.groupby(["row", "state"], sort=False):
-            lines.append(f"- {label}, seed {', '.join(map(str, runs['seed']))}: {state}")
-        lines.append("")
-    seeds = ",".join(map(str, results.runs["seed"].unique()))
-    command = f"make reproduce-{target.name} PROFILE={profile} SEEDS={seeds}"
-    return "\n".join([*lines, f"Made by `{command}` from the records of the runs.", ""])
+    members |= groups(results, target.rows.values())
+    shown = {
+        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–") for name, labels in members.items()
+    }
+    missing = results.runs[results.runs["state"] != "finished"].groupby(["row", "state"], sort=False)["seed"]
+    environment = Environment(
+        loader=PackageLoader("pnfs.viz", "page"), trim_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template("table.md.j2").render(
+        target=target, results=results, profile=profile, says=says, scale=scale(results),
+        single=(results.finished.groupby("row")["seed"].nunique() == 1).any(),
+        tables={name: "\n".join(markdown(table)) for name, table in shown.items()},
+        answers=answers(target, results, pairs), compared="\n".join(markdown(pairs)) if len(pairs) else "",
+        missing={key: list(seeds) for key, seeds in missing},
+    )  # fmt: skip
 
 
 def scale(results: Results) -> str:
@@ -102,12 +87,12 @@ def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
     for file, question in target.questions.items():
         row = target.rows[file]
         if row not in pairs.index:
-            lines.append(f"- {question} Not run.")
+            lines.append(f"{question} Not run.")
             continue
         other, difference, interval, says = pairs.loc[row]
         between = "" if interval == "–" else f", 95% interval {interval}"
         answer = f"{score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}{between}: {says}."
-        lines.append(f"- {question} {row[0].upper()}{row[1:]}: {answer}")
+        lines.append(f"{question} {row[0].upper()}{row[1:]}: {answer}")
     return lines
 
 
