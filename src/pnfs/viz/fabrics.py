@@ -121,8 +121,9 @@ def _place(fabric: FabricArchitecture, layer: int, scale: int) -> tuple[int, int
 
 def _draw_box(axes: Axes, x: float, y: float, name: str, alive: bool, colour: str = "white") -> None:
     """The box of a cell or an input."""
-    dead: dict[str, Any] = {"fc": "white", "ec": DEAD, "ls": DASHES, "gid": f"dead/{name}"}
-    look = {"fc": colour, "ec": INK} if alive else dead
+    look: dict[str, Any] = {"fc": colour, "ec": INK}
+    if not alive:
+        look = {"fc": "white", "ec": DEAD, "ls": DASHES, "gid": f"dead/{name}"}
     corner = (x - _HALF_WIDTH, y - _HALF_HEIGHT)
     axes.add_patch(Rectangle(corner, 2 * _HALF_WIDTH, 2 * _HALF_HEIGHT, lw=0.9, zorder=3, **look))
 
