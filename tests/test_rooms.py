@@ -85,8 +85,6 @@ def test_nobody_waits_for_what_is_not_needed(code: str, heavy: str, tmp_path: Pa
     assert done.stdout.splitlines()[-1] == ""
 
 
-# --- documentation
-
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -17,9 +17,6 @@ from train_server import TrainServer
 CONF = packaged_folder("conf")
 
 
-# --- what is read
-
-
 NAMES = ("my photo (1).jpg", "照片.jpg", "a,b.jpg", 'it\'s "x".jpg', "a=b#1.jpg", "x.jpg")
 
 
@@ -56,9 +53,6 @@ def test_globs_reach_into_folders(tmp_path: Path) -> None:
         assert with_globs_expanded(["-m", given]) == ["-m", expanded]
     with pytest.raises(UsageError, match=r"table9.*table7"):
         with_globs_expanded(["experiment=glob(table9/*)"])
-
-
-# --- what is said
 
 
 def test_version_and_help(server: TrainServer, tmp_path: Path) -> None:

@@ -63,8 +63,6 @@ def test_choice_composes_and_fits_its_targets(group: str, choice: str) -> None:
     checked(command, composed(command, *overrides))
 
 
-# --- every key is explained
-
 # Part and operation names are the content of these groups, which the head of each file explains; recipes change
 # keys that are explained where they are defined.
 _GROUPS_OF_DATA = ("parts", "operations", "experiment")
@@ -103,8 +101,6 @@ def test_every_key_is_explained_and_every_file_begins_with_what_it_is() -> None:
     assert [path for path in CONF.glob("**/*.yaml") if not path.read_text().startswith("# ")] == []
 
 
-# --- Table I, by joint numbers; presets that exist as constants too
-
 TABLE_I = {
     ("mpii", 1): "0-15", ("mpii", 3): "0-2 3-8 9-15", ("mpii", 5): "0-4 5,7 6,8 9,10,15 11-14",
     ("mpii", 8): "0-4 3,5 5,7 4,6 6,8 9-12,15 11,13 12,14",
@@ -138,8 +134,6 @@ def test_fabric_presets_equal_the_constants(choice: str, rules: object, loss: tu
     built = instantiate(config.loss)
     assert (built.maps, built.factor) == loss
 
-
-# --- rows of the paper's tables
 
 ROWS = sorted(
     path.relative_to(CONF / "experiment").with_suffix("").as_posix()

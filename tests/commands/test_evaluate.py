@@ -57,9 +57,6 @@ def written(path: Path, content: object) -> Path:
     return path
 
 
-# --- a network
-
-
 def test_mpii_writes_all_that_a_researcher_looks_for(roots, tmp_path: Path, capsys) -> None:
     root = roots["mpii"]
     record = scored(root, tmp_path, "decode_method=dark", "flip_shift=0")
@@ -142,9 +139,6 @@ def test_a_score_of_all_splits_is_that_of_its_parts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels[0] + labels[1], labels[2])
     np.testing.assert_allclose((labels * percent)[:2].sum(0), labels[2] * percent[2], atol=0.1)
     assert records[2]["evaluated_with"]["splits"] == "train, val"
-
-
-# --- files of poses
 
 
 def as_results(labels: dict[str, Any], shift: float = 0.0) -> list[dict[str, Any]]:
@@ -241,9 +235,6 @@ def test_persons_by_id_in_any_order_and_not_all(roots, tmp_path: Path) -> None:
     labelled[:, list(body.MPII.indices(["pelvis", "thorax"]))] = False
     share = labelled[persons.ids.tolist().index(lost["id"])].sum() / labelled.sum()
     assert found["score"] == pytest.approx(100 * (1 - share), abs=1e-3)
-
-
-# --- refusals
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,6 @@ def states(folder: Path) -> dict[int, str]:
     return {run.config["model"]["fabrics"]["channels"]: run.status for run in runs}
 
 
-# --- launchers
-
 RAY = ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
 LAUNCHERS = {
     "joblib_gpus": ("hydra_plugins.hydra_joblib_launcher", ["hydra.launcher.n_jobs=2"]),
@@ -75,9 +73,6 @@ def test_search_returns_its_best_trial(tmp_path: Path) -> None:
         == max(trials.values())
         == pytest.approx(trials[best["best_params"]["strategy.lr_factor"]])
     )
-
-
-# --- several processes
 
 
 @pytest.mark.slow
@@ -148,8 +143,6 @@ def test_processes_of_a_run_end_together(tmp_path: Path, does: str, status: int,
     pids = [int(file.read_text()) for file in files if file.is_file()]
     assert not psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)[1]
 
-
-# --- a GPU for each process
 
 TAKE_TWICE = """
 import json, os, sys

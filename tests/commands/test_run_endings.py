@@ -36,9 +36,6 @@ def state_of(folder: Path) -> tuple[str, str | None]:
     return run.status, run.cause
 
 
-# --- what a run leaves behind
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
@@ -65,9 +62,6 @@ def test_run_leaves_its_record_and_weights(finished: Path, tmp_path: Path) -> No
     # Evaluated, it has the scores on record.
     call("evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu")
     assert record_of(tmp_path)["scores"] == pytest.approx(record["scores"], abs=0, nan_ok=True)
-
-
-# --- stopped before the last epoch
 
 
 @pytest.mark.slow
@@ -103,9 +97,6 @@ def test_paused_run_ends_like_the_uninterrupted(
     trained(tmp_path / "moved", *RUN, pause, "name=another_name")
     assert state_of(moved)[0] == "finished"
     assert_same_training(finished, moved)
-
-
-# --- data
 
 
 def mpii(root: Path, seed: int = 0) -> str:

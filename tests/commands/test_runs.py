@@ -21,6 +21,7 @@ from pnfs.runs.state import Run
 from tiny_runs import call
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PROBE = Path(__file__).with_name("runs_page_probe.js")
 NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
 
 
@@ -49,9 +50,6 @@ def write_run(
         noise = np.random.default_rng(0).integers(0, 256, (600, 2000, 3), np.uint8)
         Image.fromarray(noise).save(path / "architecture.png")
     return path
-
-
-# --- the list
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -84,9 +82,6 @@ def test_other_programs_read_the_list(tmp_path: Path, capsys: pytest.CaptureFixt
     for wrong in ("run_root=/nowhere/at/all", "format=xml"):
         with pytest.raises(UsageError, match=wrong.partition("=")[2]):
             call("runs", f"run_root={tmp_path}", wrong)
-
-
-# --- the page
 
 
 class Page(HTMLParser):
@@ -181,36 +176,13 @@ def test_pictures_are_the_best_runs_of_every_benchmark(tmp_path: Path, monkeypat
         Page(tmp_path)
 
 
-# Sorts and filters as a reader would, and writes down what is seen then.
-PROBE = """
-<script>{
-const rows = () => [...document.querySelectorAll("#runs tbody tr")];
-const seen = what => document.body.insertAdjacentHTML("beforeend", `<p class="probe">${what}</p>`);
-const heads = document.querySelectorAll("#runs th button");
-const order = () => rows().map(row => row.dataset.row).join(" ");
-heads[2].click(); seen("score down: " + order());
-heads[2].click(); seen("score up: " + order());
-const box = document.getElementById("filter");
-box.value = "lsp, Seed 2"; box.dispatchEvent(new Event("input"));
-const left = rows().filter(row => row.getClientRects().length).map(row => row.dataset.row);
-seen("filtered: " + left.join(" "));
-const drawn = [...document.querySelectorAll("svg .row")].filter(g => g.getClientRects().length);
-seen("drawn: " + [...new Set(drawn.map(g => g.dataset.row))].join(" "));
-seen("count: " + document.getElementById("count").textContent);
-const page = document.documentElement, runs_table = document.querySelector(".scroll");
-seen("wider than the window: " + (page.scrollWidth > window.innerWidth));
-seen("wider than its box: " + (runs_table.scrollWidth > runs_table.clientWidth));
-}</script>
-"""
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH")
 @pytest.mark.parametrize("width", [700, 1400])
 def test_browser_sorts_and_filters(tmp_path: Path, width: int) -> None:
     for n, score in enumerate((50.0, None, 70.0)):
         write_run(tmp_path, f"table6/0000000{n}", score, drawn=True, seed=n, depth=n, cause="")
     text, path = Page(tmp_path).text, tmp_path / "page.html"
-    path.write_text(text.replace("</body>", f"{PROBE}</body>"))
+    path.write_text(text.replace("</body>", f"<script>{PROBE.read_text()}</script></body>"))
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
              "--disable-background-networking", "--disable-component-update"]  # fmt: skip
     command = [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path}", f"--window-size={width},2000"]

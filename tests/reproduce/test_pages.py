@@ -33,8 +33,6 @@ ROOT = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.parent.name for path in ROOT.glob("*/paper.csv"))
 
 
-# --- hand-written runs of hand-written rows
-
 PAPER = """# Source: a book.
 method,who,x,x_std,params,flops
 cited one,cited,80.0,,,
@@ -186,9 +184,6 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
         kept_results(target, tmp_path / "kept")
 
 
-# --- figures
-
-
 def test_table_is_drawn_of_the_rows_that_have_runs(
     tmp_path: Path, target: Target, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,9 +225,6 @@ def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) 
     with Image.open(tmp_path / "figure.jpg") as picture:
         red, green, _ = picture.getpixel((800, 400))
         assert red > 200 > 50 > green
-
-
-# --- the paper's numbers
 
 
 def rows_of(text: str) -> dict[str, dict[str, str]]:
@@ -280,8 +272,6 @@ def test_shipped_targets_are_complete() -> None:
         assert "all" in target.counts or not {"params", "flops"} & set(target.published)
 
 
-# --- files that are not as they should be
-
 GOOD = "title: T\ntests: Why?\nsource: S\nkind: table\nscores: {x: X}\nrows: {seeded: seeded}\n"
 
 
@@ -310,8 +300,6 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, old: str, new: str, 
     with pytest.raises(PnfsError, match=f"{path}.*{word}"):
         read_target(tmp_path, "t")
 
-
-# --- the table of costs
 
 ROW = {
     "table": "table6", "configuration": "d=8", "input": "256×192",

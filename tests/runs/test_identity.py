@@ -89,9 +89,6 @@ def test_hash_is_of_the_content_and_leaves_the_configuration_alone(config: dict[
     assert before == config
 
 
-# --- what a path stands for
-
-
 @pytest.mark.parametrize("file", ["weights.pth", "checkpoints/best.ckpt"])
 @pytest.mark.parametrize("key", ["model.backbone.weights", "strategy.architecture", "initial", "ckpt_path"])
 def test_files_and_runs_count_by_their_content(
@@ -105,9 +102,6 @@ def test_files_and_runs_count_by_their_content(
         given = path if "weights" in file else tmp_path / name
         hashes.append(run_hash(changed(config, key, str(given))))
     assert hashes[0] == hashes[1] != hashes[2]
-
-
-# --- what is read counts, not where it lies
 
 
 def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:

@@ -65,9 +65,6 @@ def test_files_written_at_once_do_not_meet(tmp_path: Path) -> None:
         write_whole(path / "page.html", "no folder")
 
 
-# --- states
-
-
 def seen(folder: Path) -> tuple[str, str | None]:
     run = read_run(folder)
     assert run is not None

@@ -170,8 +170,6 @@ def test_trajectory_draws_the_mean_and_each_row():
             plot_trajectory(history + history_of(other, 1))
 
 
-# --- curves
-
 METRICS = """\
 epoch,lr-Adam,step,train/loss_epoch,train/loss_step,val/empty,val/loss,val/score
 ,0.001,0,,,,,

@@ -44,8 +44,6 @@ def builder(script) -> ModuleType:
     return script("web/build.py")
 
 
-# --- modules
-
 SIZE, MAP_SIZE = (96, 64), (24, 16)
 PARTS = (("upper", MPII.joints[:9]), ("lower", MPII.joints[7:]))
 
@@ -139,8 +137,6 @@ def test_modules_agree_with_pnfs(builder, method, sigma: float, unbiased: bool, 
         np.testing.assert_allclose(part, expected.ravel(), atol=1e-6)
     assert found["box"] == [max(0, x), y, min(width, 120 - max(0, x)), height]
 
-
-# --- the page
 
 BOXES = [[20, 10, 150, 230], [0, 60, 180, 120]]
 

@@ -54,9 +54,12 @@ def training_source(settings: Mapping[str, Any]) -> PoseDataset:
     return _source_of(json.dumps([settings["dataset"], settings["input_size"]]))
 
 
-def training_digests(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What a run reads of its dataset, as `read_digests` says."""
-    return _digests_of(json.dumps([settings["dataset"], settings["input_size"]]))
+def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
+    """What a run reads of its dataset, as `read_digests` says; None where that fails, which the run will say."""
+    try:
+        return _digests_of(json.dumps([settings["dataset"], settings["input_size"]]))
+    except Exception:
+        return None
 
 
 def build_network(config: Mapping[str, Any]) -> PoseNetwork:

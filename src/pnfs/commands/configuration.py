@@ -53,17 +53,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
-def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a run reads of its dataset, as digests; None where the dataset cannot be read."""
-    # Imported when a run is named, not for --help.
-    from pnfs.commands.building import training_digests
-
-    try:
-        return training_digests(settings)
-    except Exception:
-        return None  # The run says what is wrong with it; its folder must have a name before.
-
-
 def register_resolvers() -> None:
     """Makes ${run_hash:}, ${absolute:…}, ${trained:…} known to this process."""
     absolute = {"absolute": lambda path: str(Path(path).absolute())}
@@ -82,10 +71,13 @@ def _run_hash(*, _root_: DictConfig) -> str:
 @functools.lru_cache(maxsize=1)
 def _hash_of(tree: str) -> str:
     """A configuration asks for its hash in a dozen places."""
+    # Imported when a run is named, not for --help.
+    from pnfs.commands.building import persons_of
+
     try:
         settings = plain(cast("DictConfig", OmegaConf.create(json.loads(tree))))
     except (PnfsError, OmegaConfBaseException):
-        return run_hash({"config": tree})  # As in `persons_of`.
+        return run_hash({"config": tree})  # The run says what is wrong; its folder must have a name before.
     return run_hash(settings, persons_of(settings))
 
 

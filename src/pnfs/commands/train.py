@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from pnfs.commands import building
-from pnfs.commands.configuration import UsageError, console, persons_of
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import (
     described,
@@ -47,7 +47,7 @@ def run(settings: dict[str, Any]) -> float:
         trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
         train_one(settings=settings | {"trainer": trainer}, identity={}, start=None)
         return math.nan
-    identity = run_identity(settings, persons_of(settings))
+    identity = run_identity(settings, building.persons_of(settings))
     # Waits for another process that trains it, and then takes its result.
     with state.held_run(folder):
         if settings["restart"]:

@@ -2,13 +2,12 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -145,9 +144,18 @@ def plot_trajectory(
                 moves = np.stack([getattr(each, f"{kind}_weights") for each in found])
             except (KeyError, ValueError):
                 raise PnfsError("the architectures have unlike parts, operations or cells") from None
-            own = fabrics[where].operations if kind == "alpha" else colours
-            moves = moves.reshape(len(history), -1, len(own))
-            _plot_weights(axes, epochs, moves, {f"{part}/{kind}/{n}": colours[n] for n in own})
+            own = list(fabrics[where].operations if kind == "alpha" else colours)
+            uniform = 1 / len(own)
+            # Weights that hardly move must not fill the axis.
+            axes.update_datalim([(epochs[0], uniform - 0.02), (epochs[-1], uniform + 0.02)])
+            for name, rows in zip(own, np.moveaxis(moves.reshape(len(history), -1, len(own)), 2, 0), strict=True):
+                if rows.shape[1] > 1:
+                    axes.plot(epochs, rows, color=colours[name], lw=0.6, alpha=0.55)
+                axes.plot(epochs, rows.mean(1), color=colours[name], lw=1.8, gid=f"{part}/{kind}/{name}")
+            axes.axhline(uniform, color=INK, lw=0.8, ls=":")
+            axes.tick_params(labelsize=SMALL)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.margins(x=0.02)
         pair[0].set_title(part, fontsize=LABEL, weight="bold", color=INK)
         pair[1].set_xlabel("epoch", fontsize=LABEL)
     handles = []
@@ -159,22 +167,3 @@ def plot_trajectory(
     if out_path is not None:
         save_figure(figure, out_path)
     return figure
-
-
-def _plot_weights(
-    axes: Axes,
-    epochs: Sequence[float],
-    moves: Float[np.ndarray, "epochs rows candidates"],
-    colours: Mapping[str, str],
-) -> None:
-    uniform = 1 / len(colours)
-    # Weights that hardly move must not fill the axis.
-    axes.update_datalim([(epochs[0], uniform - 0.02), (epochs[-1], uniform + 0.02)])
-    for each, (name, colour) in zip(np.moveaxis(moves, 2, 0), colours.items(), strict=True):
-        if each.shape[1] > 1:
-            axes.plot(epochs, each, color=colour, lw=0.6, alpha=0.55)
-        axes.plot(epochs, each.mean(1), color=colour, lw=1.8, gid=name)
-    axes.axhline(uniform, color=INK, lw=0.8, ls=":")
-    axes.tick_params(labelsize=SMALL)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.02)
