@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from pnfs import body
 from pnfs.commands.configuration import UsageError
 from pnfs.data.images import DataError
-from pnfs.data.predictions import Predictions, write_json
+from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import call, record_of, untrained_run
 from written_datasets import require_server_format, write_coco, write_mpii
@@ -186,21 +186,6 @@ def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Pat
     assert sum(record["predictions"]["left_out"].values()) == 1
 
 
-def test_keypoints_of_predict_are_found_by_the_pictures_names(roots, tmp_path: Path) -> None:
-    labels = labels_of(roots["coco"], "coco")
-    # Numbers of pictures that the dataset has too, of others; scores beside the joints.
-    ids = [image["id"] for image in labels["images"]]
-    numbers = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
-    for image in labels["images"]:
-        image["id"] = numbers[image["id"]]
-    labels["annotations"] = [a for a in labels["annotations"] if a["num_keypoints"]]
-    for label in labels["annotations"]:
-        scores = {"keypoint_scores": [0.5] * 17, "score": 0.5}
-        label |= {"image_id": numbers[label["image_id"]], **scores}
-    record = scored(roots["coco"], tmp_path / "out", file=written(tmp_path / "k.json", labels))
-    assert (record["score"], record["predictions"]["format"]) == (1, "keypoints of pnfs predict")
-
-
 def test_hrnets_file_of_mpiis_labels_scores_a_hundred(roots, tmp_path: Path) -> None:
     # 1-based pixels, the files' order.
     preds = np.array([person["joints"] for person in labels_of(roots["mpii"], "mpii")], np.float64)
@@ -211,9 +196,10 @@ def test_hrnets_file_of_mpiis_labels_scores_a_hundred(roots, tmp_path: Path) -> 
 
 
 def test_persons_by_id_in_any_order_and_not_all(roots, tmp_path: Path) -> None:
-    persons = Synthetic(skeleton="mpii", train=2, val=COUNT, image_size=(96, 96), truncated=0).persons("val")
-    scores = np.ones(persons.joints.shape[:2], np.float32)
-    content = json.loads(write_json(tmp_path / "p.json", persons, Predictions(persons.joints, scores)).read_text())
+    source = Synthetic(skeleton="mpii", train=2, val=COUNT, image_size=(96, 96), truncated=0)
+    persons = source.persons("val")
+    poses = Predictions(persons.joints, np.ones(persons.joints.shape[:2], np.float32))
+    content = json.loads(source.write_predictions("val", poses, tmp_path, "any").read_text())
     for person in content["persons"]:
         person["keypoints"].reverse()
     for name in ("joints", "persons"):
@@ -255,7 +241,7 @@ def test_what_cannot_be_is_refused(roots, tmp_path: Path, override: str, message
         (list, "checkpoint=a.ckpt", "checkpoint="), (list, "dataset=of_checkpoint", "dataset="),
         (lambda results: [{**results[0], "image_id": 999999}], "", r"damaged\.json.*detection 0: image_id"),
         (lambda results: [{**r, "category_id": 0} for r in results], "", r"damaged\.json.*category_id 1"),
-        (lambda results: {"poses": results}, "", r"damaged\.json.*known"),
+        (lambda results: {"poses": results}, "", r"damaged\.json.*list"),
     ],
 )  # fmt: skip
 def test_keys_of_a_network_and_damaged_files_are_named(roots, tmp_path: Path, change, override, named) -> None:

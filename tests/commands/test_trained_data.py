@@ -26,9 +26,8 @@ def trained(root: Path, *overrides: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codec", ["udp", "dark"])
-def test_later_commands_score_as_training_did(codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(tmp_path / "runs", *PEOPLE, f"codec={codec}", "input_size=[64,96]", "epochs=1")
+def test_later_commands_score_as_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path / "runs", *PEOPLE, "codec=udp", "input_size=[64,96]", "epochs=1")
     used = []
     loader = PoseDataModule.eval_dataloader
 
@@ -37,15 +36,10 @@ def test_later_commands_score_as_training_did(codec: str, tmp_path: Path, monkey
         return loader(self, split)
 
     monkeypatch.setattr(PoseDataModule, "eval_dataloader", noted)
-    call("derive", f"checkpoint={run}", "method=exact", f"out={tmp_path / 'derived'}")
-    for checkpoint in (run, tmp_path / "derived"):
-        out = tmp_path / "evaluated" / checkpoint.name
-        call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={checkpoint}", f"out={out}")
-        # Folding changes the last digits of a derived network.
-        exact = 1e-9 if checkpoint == run else 1e-2
-        assert record_of(out)["scores"] == pytest.approx(record_of(run)["scores"], abs=exact, nan_ok=True)
+    call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={run}", f"out={tmp_path}")
+    assert record_of(tmp_path)["scores"] == pytest.approx(record_of(run)["scores"], abs=1e-9, nan_ok=True)
     # Scores of a network that has hardly begun would hide another geometry.
-    assert used == [codec == "udp"] * 2
+    assert used == [True]
 
 
 def column(run: Path, name: str) -> list[float]:
@@ -81,9 +75,3 @@ def test_training_is_watched_in_labelled_boxes(tmp_path: Path) -> None:
     assert found["evaluated_with"]["best_epoch_by"] == "ground truth boxes"
     assert plain["evaluated_with"]["boxes"] == "ground truth"
     assert "best_epoch_by" not in plain["evaluated_with"]
-    out = tmp_path / "again"
-    call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}", f"out={out}")
-    again = record_of(out)
-    assert again["persons"] == 66
-    for name in ("AP", "AR", "AR .5"):
-        assert again["scores"][name] == pytest.approx(found["scores"][name], abs=1e-9, nan_ok=True)

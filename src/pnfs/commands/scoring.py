@@ -23,8 +23,7 @@ from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED
-from pnfs.data.predictions import Matches, Predictions, one_to_one
+from pnfs.data.persons import UNLABELLED, Matches, Predictions, one_to_one
 from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
 from pnfs.models import PoseFabricNetwork
