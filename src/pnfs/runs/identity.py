@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import from_json, to_json
 
-from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.errors import PnfsError
 
 if TYPE_CHECKING:
-    # For the annotation alone: `pnfs runs` is not to wait for torch.
+    # For the annotations alone: `pnfs runs` is not to wait for torch.
     from pnfs.data.datasets.base import PoseDataset
+    from pnfs.data.persons import Persons
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
@@ -72,10 +72,10 @@ def read_digests(source: "PoseDataset") -> dict[str, str]:
     return digests
 
 
-def persons_digest(persons: Persons) -> str:
+def persons_digest(persons: "Persons") -> str:
     """A digest of who the persons are, in which images, with which boxes and joints; not of pixels."""
     names = [persons.images.describe(image) for image in np.unique(persons.image_index).tolist()]
-    labelled = persons.visibility > UNLABELLED
+    labelled = persons.visibility > 0
     columns = (
         np.unique(persons.image_index, return_inverse=True)[1].astype("<i8"),
         np.where(labelled[..., None], persons.joints, 0).astype("<f4"),
