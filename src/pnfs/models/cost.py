@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pnfs.models.network import PoseNetwork
@@ -44,7 +44,9 @@ def measure_cost(network: PoseNetwork, input_size: tuple[int, int]) -> Cost:
     model = copy.deepcopy(network).to("meta").eval().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
-    counts, live = counter.get_flop_counts(), _reached(output)
+    counts, parameters = counter.get_flop_counts(), list(model.parameters())
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    live = {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     parts = {
         name: PartCost(
             parameters=sum(p.numel() for p in module.parameters()),
@@ -64,14 +66,3 @@ def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]
     if name in counts:
         return sum(counts[name].values())
     return sum(_flops(m, f"{name}.{child}", counts) for child, m in module.named_children())
-
-
-def _reached(output: Tensor) -> set[Tensor]:
-    """The parameters that the output depends on: the leaves of its graph."""
-    seen, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return {node.variable for node in seen if hasattr(node, "variable")}
