@@ -132,8 +132,7 @@ class PoseFabricNetwork(PoseNetwork):
     Attributes:
         adapters: Scale -> 1x1 convolution through which the parts see the pyramid there.
 
-    Raises:
-        PnfsError: The fabrics are not those of the parts.
+    PnfsError if the fabrics are not those of the parts.
     """
 
     def __init__(
