@@ -10,8 +10,12 @@ from pnfs.errors import PnfsError
 
 @dataclass(frozen=True)
 class PartMode:
-    """A grouping of a skeleton's joints into P parts: name -> joints, of which one may belong to several parts;
-    PnfsError if a part's name is no identifier, a part is empty, a joint is unknown, twice in a part or in none."""
+    """A grouping of a skeleton's joints into P parts: name -> joints, of which one may belong to several parts.
+
+    Raises:
+        PnfsError: A part name that is no identifier, an unknown joint, a joint named twice in one
+            part, an empty part, or a joint that is in no part.
+    """
 
     skeleton: Skeleton
     parts: Mapping[str, Sequence[str]]

@@ -12,8 +12,11 @@ from pnfs.errors import PnfsError
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The joints of one dataset: of persons, hands, animals, anything. Lists, as YAML gives them, become tuples;
-    PnfsError if a name is unknown or occurs twice, a pair is none, or sigmas are not K positive numbers."""
+    """The joints of one dataset: of persons, hands, animals, anything. Lists, as YAML gives them, become tuples.
+
+    Raises:
+        PnfsError: A name is unknown or occurs twice, a pair is none, or sigmas are not K positive numbers.
+    """
 
     name: str  # How configurations refer to the skeleton.
     joints: tuple[str, ...]  # The K names; their order is the order of every (K, ...) array.

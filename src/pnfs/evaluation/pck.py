@@ -72,8 +72,10 @@ class PCK(PersonMetric):
     `joints` are the names of the K joints, in the order of the arrays; `groups`, label -> names, those of scores
     beside the mean over all; `thresholds` shares of the reference length, the first of which gives the score that
     decides; `name` is "PCKh" if the reference is the head size, "PCK" if it is the torso size. The mean leaves out
-    `mean_excludes`: MPII's pelvis and thorax. PnfsError if a name is not among `joints`, or a threshold not
-    positive.
+    `mean_excludes`: MPII's pelvis and thorax.
+
+    Raises:
+        PnfsError: A name that is not among `joints`, or a threshold that is not positive.
     """
 
     columns = ("predicted", "joints_image", "labelled", "reference_length")

@@ -62,7 +62,9 @@ class PersonMetric(Metric):
         """Add a batch; what is not in `columns` is ignored, and of several rows of one person the first counts.
 
         `predicted`, (B, K, 2), are in image pixels, `scores` (B, K) the joints'; others as in `PoseBatch`.
-        PnfsError if a column is missing, or has another number of joints or persons.
+
+        Raises:
+            PnfsError: A column is missing, or has another number of joints or persons.
         """
         kept = {"sample_index": sample_index}
         for name in self.columns:

@@ -91,8 +91,11 @@ def export_onnx(
 
     For `input_size`, `padding` and `checkpoint` see `ModelMetadata`; `codec` is how the network was trained to be
     read (None: the paper's way). `int8` are crops to put most convolutions into 8-bit integers by; None writes all
-    in float32. ExportError if the size does not fit the network, a package is missing, outputs differ by more than
-    `TOLERANCE`, or 8-bit integers move more joints than `int8` allows; then no file is left.
+    in float32.
+
+    Raises:
+        ExportError: The size does not fit the network, a package is missing, outputs differ by more than
+            `TOLERANCE`, or 8-bit integers move more joints than `int8` allows; then no file is left.
     """
     path = Path(path)
     if any(side % 32 or side < 32 for side in input_size):
@@ -159,8 +162,11 @@ def _in_torch(network: PoseNetwork) -> Run:
 
 
 def check_export(in_torch: Run, path: Path) -> dict[int, float]:
-    """Batch size -> largest difference of a score in ONNX Runtime from PyTorch's, on noise; ExportError if a score
-    differs by more than `TOLERANCE` allows."""
+    """Batch size -> largest difference of a score in ONNX Runtime from PyTorch's, on noise.
+
+    Raises:
+        ExportError: A score differs by more than `TOLERANCE` allows.
+    """
     runtime, differences = OnnxRuntime(path), {}
     for batch in (1, 3):
         shape = (batch, *runtime.metadata.input_size, 3)
@@ -177,11 +183,13 @@ def check_export(in_torch: Run, path: Path) -> dict[int, float]:
 def quantise(path: Path, calibration: Calibration) -> tuple[int, int]:
     """Puts a file of 8-bit convolutions in a float32 file's place; their number, and how many stay in float32.
 
-    Weights get a scale a channel, activations a scale a tensor, from the mean of the batches' extremes. The first
-    convolutions and the last, which make the vectors, stay in float32, and so does all that is no convolution.
-    Where more than `calibration.max_moved` of the joints move, the rest is tried in `GROUPS` groups by themselves,
-    and those that change the scores most stay in float32 too. ExportError if a package is missing, or even one
-    group moves too many joints; the file is as it was.
+    Weights get a scale a channel, activations a scale a tensor, from the mean of the batches' extremes. The
+    first convolutions and the last, which make the vectors, stay in float32, and so does all that is no
+    convolution. Where more than `calibration.max_moved` of the joints move, the rest is tried in `GROUPS` groups
+    by themselves, and those that change the scores most stay in float32 too.
+
+    Raises:
+        ExportError: A package is missing, or even one group moves too many joints; the file is as it was.
     """
     graph = library("onnx", extra="onnx").load(path).graph
     ends = _ends(graph)

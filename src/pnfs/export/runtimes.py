@@ -60,8 +60,11 @@ class ModelMetadata:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str], where: object) -> "ModelMetadata":
-        """The inverse of `to_properties`, for the file `where`; other properties are left aside; ExportError if
-        something is missing or damaged."""
+        """The inverse of `to_properties`, for the file `where`; other properties are left aside.
+
+        Raises:
+            ExportError: Something is missing or damaged; names the property.
+        """
         values, name = {}, "outputs"
         try:
             if properties.get("pnfs.outputs", '"maps"') != '"maps"':
@@ -82,7 +85,8 @@ class Runtime:
         metadata: What the file says about itself.
         precision: What is computed in: f32, bf16 or int8.
 
-    ExportError if the package is missing, or the file is not one of ours or damaged.
+    Raises:
+        ExportError: The package is missing, or the file is not one of ours or damaged.
     """
 
     metadata: ModelMetadata
@@ -96,8 +100,11 @@ class Runtime:
             raise ExportError(f"threads must be at least 1, got {threads}")
 
     def __call__(self, images: Images) -> Maps:
-        """RGB crops of the model's input size to heatmaps, one a joint; ExportError if the images have another
-        type or shape."""
+        """RGB crops of the model's input size to heatmaps, one a joint.
+
+        Raises:
+            ExportError: The images have another type or shape.
+        """
         wanted = (*self.metadata.input_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
             got = f"{images.dtype} {images.shape}"
@@ -186,7 +193,11 @@ def _kept(core: Any) -> Any:
 
 
 def library(name: str, extra: str) -> ModuleType:
-    """An optional package; ExportError if it is not installed."""
+    """An optional package.
+
+    Raises:
+        ExportError: It is not installed; names the extra of ours that brings it.
+    """
     # `import openvino` reports its use to a server through another package. It has no switch for that which a
     # program can set, but sends nothing where that package is not installed.
     telemetry = "openvino_telemetry"

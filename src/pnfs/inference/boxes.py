@@ -90,8 +90,10 @@ class CocoBoxes(BoxSource):
     Pictures are found by file name: an entry fits a picture whose path ends with it. Frames of a video are entries
     with the video's name as `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried
     boxes. Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
-    `threshold` (without one it is 1) are left out and counted in `left_out`. DataError if a file cannot be read or
-    holds something else, or its categories have no "person".
+    `threshold` (without one it is 1) are left out and counted in `left_out`.
+
+    Raises:
+        DataError: A file cannot be read or holds something else, or its categories have no "person".
     """
 
     upright = False
@@ -160,7 +162,10 @@ class PersonDetector(BoxSource):
 
     `weights` is a file; None: where torchvision keeps downloads. `download`, given their size and URL, says
     whether weights that are not there are downloaded. A video is looked at in `every` n-th frame; between them
-    boxes are carried. DataError if there is no such detector, or its weights are not there or do not fit.
+    boxes are carried.
+
+    Raises:
+        DataError: There is no such detector, or its weights are not there or do not fit.
     """
 
     def __init__(

@@ -38,8 +38,10 @@ def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> tupl
 
     `asked` is a file, a folder (searched with all its subfolders), a glob, or a list of these. Files below
     `exclude`, where results go, are left out of folders and globs. Returns pictures and videos; and files of
-    folders and globs that are neither, hidden ones apart. DataError if something is not there, or there is neither
-    a picture nor a video in it.
+    folders and globs that are neither, hidden ones apart.
+
+    Raises:
+        DataError: Something is not there, or there is neither a picture nor a video in it.
     """
     items = [asked] if isinstance(asked, (str, Path)) else asked
     known: dict[Path, Path] = {}  # File -> the folder that its name is relative to.
@@ -85,8 +87,11 @@ def _natural(path: Path) -> list[str]:
 
 
 def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture in RGB, turned as its camera recorded (EXIF) if `upright`, else as its pixels are stored;
-    DataError if it is missing, damaged, cut off, too large, no picture, or one of more than 8 bits a channel."""
+    """A picture in RGB, turned as its camera recorded (EXIF) if `upright`, else as its pixels are stored.
+
+    Raises:
+        DataError: It is missing, damaged, cut off, too large, no picture, or one of more than 8 bits a channel.
+    """
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             picture = Image.open(path)
@@ -106,8 +111,11 @@ def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]
 
 
 class Video:
-    """Frames of a video file, in RGB, upright; `stated_frames` is their number as the container says, or 0;
-    DataError if it cannot be opened, holds no frames, or its frames are too large."""
+    """Frames of a video file, in RGB, upright; `stated_frames` is their number as the container says, or 0.
+
+    Raises:
+        DataError: It cannot be opened, holds no frames, or its frames are too large.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

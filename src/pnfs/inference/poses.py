@@ -15,8 +15,10 @@ class ImageWithBoxes:
     """A picture (RGB) and its N persons.
 
     `boxes` are x, y, width, height in pixels, tight around each person; None: one person fills the image.
-    `box_scores` say how sure each box is, in (0, 1]; None: 1. DataError if it is not an RGB image of bytes, or
-    boxes that are no boxes in it.
+    `box_scores` say how sure each box is, in (0, 1]; None: 1.
+
+    Raises:
+        DataError: Not an RGB image of bytes, or boxes that are no boxes in it.
     """
 
     def __init__(

@@ -96,8 +96,11 @@ class Predictor:
         """The poses in one picture; for `image`, `boxes` and `box_scores` see `ImageWithBoxes`.
 
         The flip test averages with the mirrored crops, which takes twice the time. `maps` keeps crops and heatmaps
-        in `Prediction.maps`, `vectors` the vectors behind them too. DataError if the image is not RGB bytes,
-        or boxes do not lie in it. PnfsError if vectors are asked of an exported file.
+        in `Prediction.maps`, `vectors` the vectors behind them too.
+
+        Raises:
+            DataError: Not an RGB image of bytes, or boxes that are no boxes in it.
+            PnfsError: Vectors asked of an exported file.
         """
         query = ImageWithBoxes(image, boxes, box_scores)
         return next(self.predict_each([query], flip_test=flip_test, maps=maps, vectors=vectors))

@@ -45,8 +45,11 @@ class PartArchitecture:
 
 @dataclass(frozen=True)
 class FabricArchitecture(Theta):
-    """P fabrics of one shape Theta and what the search found for each; a fabric backbone is a part "backbone";
-    PnfsError if a table of logits does not have the shape that Theta gives it, or holds NaN."""
+    """P fabrics of one shape Theta and what the search found for each; a fabric backbone is a part "backbone".
+
+    Raises:
+        PnfsError: A table of logits does not have the shape that Theta gives it, or holds NaN.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -97,7 +100,11 @@ class Architecture:
 
 
 def describe_architecture(network: PoseFabricNetwork) -> Architecture:
-    """alpha, beta and Theta of every fabric in the network; PnfsError if alpha or beta of a part holds NaN."""
+    """alpha, beta and Theta of every fabric in the network.
+
+    Raises:
+        PnfsError: alpha or beta of a part holds NaN; names it.
+    """
     described: dict[str, FabricArchitecture] = {}
     for where, fabrics in _fabrics(network).items():
         parts, table = {}, fabrics.theta.alpha_shape[-2:]
@@ -131,7 +138,10 @@ def load_architecture(network: PoseFabricNetwork, architecture: Architecture) ->
     """Copies alpha and beta into the network; nothing is changed where something does not fit.
 
     Parts and operations are matched by name. Channels, a part's joints and L may differ too, as long as the cells
-    are wired alike. PnfsError if a fabric, a part, an operation, a table's shape or a cell's wiring differs.
+    are wired alike.
+
+    Raises:
+        PnfsError: A fabric, a part, an operation, a table's shape or a cell's wiring differs; names it.
     """
     mine, theirs = _fabrics(network), architecture.fabrics
     if set(mine) != set(theirs):
@@ -195,8 +205,11 @@ def to_json(architecture: Architecture, *, lines: bool = True) -> str:
 
 
 def architecture_from_json(text: str) -> Architecture:
-    """The architecture that `to_json` wrote; PnfsError if a key is missing, unknown or of the wrong kind, or
-    tables do not fit together."""
+    """The architecture that `to_json` wrote.
+
+    Raises:
+        PnfsError: A key is missing, unknown or of the wrong kind, or tables do not fit together; names the key.
+    """
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:

@@ -91,8 +91,11 @@ class ResNet(TorchvisionBackbone):
 
 
 class TimmBackbone(Backbone):
-    """The last map of each scale of a timm model, named as in `timm.list_models()`, such as "efficientnet_b0";
-    PnfsError if timm has no such model, or it has no such pyramid."""
+    """The last map of each scale of a timm model, named as in `timm.list_models()`, such as "efficientnet_b0".
+
+    Raises:
+        PnfsError: timm has no such model, or it has no such pyramid.
+    """
 
     def __init__(self, name: str, weights: str = "imagenet") -> None:
         super().__init__()
@@ -190,8 +193,10 @@ class Stem(nn.Sequential):
 class FabricBackbone(Backbone):
     """The first layers of a fabric of the part "backbone" on a stem (Fabric-1/2/3 of Fig. 5).
 
-    There are no published `weights`. PnfsError if the last layer has fewer than four scales, so that there is no
-    pyramid.
+    There are no published `weights`.
+
+    Raises:
+        PnfsError: The last layer has fewer than four scales, so that there is no pyramid.
     """
 
     def __init__(self, *, stem: Stem, fabrics: NeuralFabrics, weights: str = "none") -> None:
@@ -236,8 +241,10 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     """The state dict in a file that the configuration's `key` names, read as plain data.
 
     A training checkpoint will do that holds it as "state_dict", "model_state_dict" or "model"; the prefix
-    "module." that training on several GPUs leaves is taken off. PnfsError if the file is missing, unreadable or
-    something else.
+    "module." that training on several GPUs leaves is taken off.
+
+    Raises:
+        PnfsError: The file is missing, unreadable or something else.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -259,8 +266,10 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str) -> None:
     """Loads `state`, but for entries below the prefixes in `unused`; `where` begins the messages.
 
-    Counters of batches, which old files lack and nothing here reads, may be missing. PnfsError if names or shapes
-    do not fit.
+    Counters of batches, which old files lack and nothing here reads, may be missing.
+
+    Raises:
+        PnfsError: Names or shapes do not fit; lists the first of them.
     """
     wanted = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     wanted |= {name: value for name, value in state.items() if not name.startswith(unused)}

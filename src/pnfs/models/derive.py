@@ -20,8 +20,10 @@ from pnfs.models.wiring import SCALES, KeptCells, live_cells, sources
 def prune(found: Architecture, alpha_threshold: float, beta_threshold: float) -> Architecture:
     """Leaves out operations of an edge and inputs of a cell whose mixing weights are below thresholds from 0 to 1.
 
-    Identities of a cell count together. The strongest candidate always stays. PnfsError if a threshold is out of
-    range.
+    Identities of a cell count together. The strongest candidate always stays.
+
+    Raises:
+        PnfsError: A threshold is out of range.
     """
     if not (0 <= alpha_threshold <= 1 and 0 <= beta_threshold <= 1):
         raise PnfsError("alpha_threshold and beta_threshold must be between 0 and 1")
@@ -90,8 +92,11 @@ def kept_settings(architecture: Architecture) -> dict[str, dict[str, KeptCells]]
 
 @torch.no_grad()
 def transfer_weights(source: PoseFabricNetwork, derived: PoseFabricNetwork) -> None:
-    """Copies what a network built with `kept` shares with the whole one that it comes from, but alpha and beta;
-    PnfsError if an entry of the derived network has no counterpart."""
+    """Copies what a network built with `kept` shares with the whole one that it comes from, but alpha and beta.
+
+    Raises:
+        PnfsError: An entry of the derived network has no counterpart.
+    """
     theirs, fabrics = source.state_dict(), derived.named_fabrics()
     skipped = {id(parameter) for parameter in derived.architecture_parameters().values()}
     for name, target in derived.state_dict(keep_vars=True).items():

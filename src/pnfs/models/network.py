@@ -132,7 +132,8 @@ class PoseFabricNetwork(PoseNetwork):
     Attributes:
         adapters: Scale -> 1x1 convolution through which the parts see the pyramid there.
 
-    PnfsError if the fabrics are not those of the parts.
+    Raises:
+        PnfsError: The fabrics are not those of the parts.
     """
 
     def __init__(

@@ -45,8 +45,11 @@ class CellWiring:
 
 @dataclass(frozen=True)
 class Theta:
-    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built; see `NeuralFabrics`;
-    PnfsError if a cell would be empty or without input, an operation occurs twice, or the layers are no range."""
+    """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built; see `NeuralFabrics`.
+
+    Raises:
+        PnfsError: A cell would be empty or without input, an operation occurs twice, or the layers are no range.
+    """
 
     layers: int  # L of the whole fabric.
     first_layer: int  # First and last layer that are built, 1-based.

@@ -66,8 +66,11 @@ class ArchitectureMonitor(L.Callback):
 
 
 def read_trajectory(path: Path) -> dict[int, Architecture]:
-    """Epoch -> architecture, as `ArchitectureMonitor` wrote them; -1 is before training; CheckpointError if a line
-    is something else."""
+    """Epoch -> architecture, as `ArchitectureMonitor` wrote them; -1 is before training.
+
+    Raises:
+        CheckpointError: A line is something else; names the file and the line.
+    """
     found = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:

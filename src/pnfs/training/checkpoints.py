@@ -75,8 +75,11 @@ class KeepConfig(L.Callback):
 
 
 def read_architecture(path: str | Path) -> Architecture:
-    """The architecture in a JSON file, a checkpoint, or a run's folder; CheckpointError if there is none, or it
-    cannot be read."""
+    """The architecture in a JSON file, a checkpoint, or a run's folder.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
     path = find_checkpoint(path)
     if path.suffix == ".json":
         text = path.read_text(encoding="utf-8")
@@ -92,7 +95,11 @@ def read_architecture(path: str | Path) -> Architecture:
 
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint a user means: a file, or the best (else, with a warning, the last) of a run's folder;
-    "shipped" is the model that comes with the package; CheckpointError if there is none."""
+    "shipped" is the model that comes with the package.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     path = SHIPPED if str(path) == "shipped" else Path(path).expanduser()
     if path.is_file():
         return path
@@ -115,9 +122,11 @@ def read_checkpoint(path: str | Path, *, builds: Sequence[str] = BUILT, trust: b
     """The content of a checkpoint (see `find_checkpoint`); of its configuration, what will be built is checked.
 
     `builds` are the parts of the configuration that objects will be built from; without any it is not checked.
-    With `trust` classes that are not of this package may be named, which run their own code. CheckpointError if
-    it is damaged, not readable without running code, not one of ours, or its configuration names a class that is not
-    ours without `trust`.
+    With `trust` classes that are not of this package may be named, which run their own code.
+
+    Raises:
+        CheckpointError: Damaged, not readable without running code, not one of ours, or its configuration names a
+            class that is not ours without `trust`.
     """
     path = find_checkpoint(path)
     if found := damage(path):
@@ -137,8 +146,11 @@ def read_checkpoint(path: str | Path, *, builds: Sequence[str] = BUILT, trust: b
 
 
 def load_network_state(network: PoseNetwork, content: Mapping[str, Any], path: object) -> None:
-    """Loads the network's weights out of the content of the checkpoint at `path`; CheckpointError if they do not
-    fit."""
+    """Loads the network's weights out of the content of the checkpoint at `path`.
+
+    Raises:
+        CheckpointError: They do not fit.
+    """
     state = content["state_dict"].items()
     own = {key.partition(".")[2]: value for key, value in state if key.startswith("network.")}
     try:

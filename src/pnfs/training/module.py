@@ -94,8 +94,11 @@ class PoseModule(L.LightningModule):
             self._look_at_losses()
 
     def watch_loss(self, name: str, loss: Tensor, batch: PoseBatch, batch_idx: int) -> None:
-        """Stops the training at the first loss that is not finite, on a GPU at the next look at them, by a
-        NonFiniteLossError that names epoch, step, persons and learning rate."""
+        """Stops the training at the first loss that is not finite; on a GPU at the next look at them.
+
+        Raises:
+            NonFiniteLossError: Names epoch, step, persons and learning rate.
+        """
         trainer, lr = self.trainer, self.trainer.optimizers[0].param_groups[0]["lr"]
         place = f"epoch {trainer.current_epoch}, step {trainer.global_step} (batch {batch_idx} of the epoch)"
         where = f"{place}, learning rate {lr:g}"
