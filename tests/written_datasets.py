@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -13,31 +14,27 @@ import torch
 from torchmetrics import MetricCollection
 
 from pnfs.body import COCO, MPII
+from pnfs.body import LSP as LSP_JOINTS
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import FILE_JOINTS
+from pnfs.data.images import ImageSource
 from pnfs.data.persons import Persons
 
 PADDING = 1.25
 """The loaders enlarge the boxes in the files by this factor; the writers take it off again."""
 
 
-SHORT_NAMES = (
-    "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head",
-    "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
-)  # fmt: skip
-
-
-def _write_images(persons: Persons, folder: Path, prefix: str, first: int, suffix: str):
-    """Writes each image once; row of `persons.images` -> file name, and (height, width)."""
+def _write_images(persons: Persons, folder: Path, name: str, suffix: str) -> dict[int, dict[str, Any]]:
+    """Writes each image once, named by its row of `persons.images`; row -> its entry in COCO's files."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, sizes = {}, {}
-    for number, index in enumerate(np.unique(persons.image_index).tolist()):
-        names[index] = f"{prefix}{first + number:012d}.{suffix}"
-        image = persons.images.read(index)
-        sizes[index] = image.shape[:2]
-        cv2.imwrite(str(folder / names[index]), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return names, sizes
+    entries = {}
+    for row in np.unique(persons.image_index).tolist():
+        image, file = persons.images.read(row), f"{name.format(row)}.{suffix}"
+        height, width = image.shape[:2]
+        entries[row] = {"file_name": file, "width": width, "height": height}
+        cv2.imwrite(str(folder / file), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return entries
 
 
 def write_mpii(persons_by_split: Mapping[str, Persons], folder: Path | str, image_format: str = "png") -> None:
@@ -50,30 +47,25 @@ def write_mpii(persons_by_split: Mapping[str, Persons], folder: Path | str, imag
     (folder / "annot").mkdir(parents=True)
     order = MPII.indices(list(FILE_JOINTS))
     for split, persons in persons_by_split.items():
-        names, _ = _write_images(persons, folder / "images", f"{split}_", 0, image_format)
+        images = _write_images(persons, folder / "images", f"{split}_{{:012d}}", image_format)
         labelled = persons.visibility[:, order] > 0
         joints = persons.joints[:, order].astype(np.float64) + 1
         scale = persons.box_size.max(-1).astype(np.float64) / (PADDING * 200)
-        records = [
-            {
-                "image": names[int(persons.image_index[row])],
-                # The loaders' rule: y + 15 scale, minus 1.
-                "center": (persons.center[row] + 1.0 - np.array([0, 15 * scale[row]])).tolist(),
-                "scale": scale[row],
-                "joints": np.where(labelled[row][:, None], joints[row], -1.0).tolist(),
-                "joints_vis": labelled[row].astype(int).tolist(),
-            }
-            for row in range(len(persons))
-        ]
+        columns = {
+            "image": [images[row]["file_name"] for row in persons.image_index.tolist()],
+            # The loaders' rule: y + 15 scale, minus 1.
+            "center": (persons.center + 1.0 - np.stack([0 * scale, 15 * scale], -1)).tolist(),
+            "scale": scale.tolist(),
+            "joints": np.where(labelled[..., None], joints, -1.0).tolist(),
+            "joints_vis": labelled.astype(int).tolist(),
+        }
+        records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         file = {"train": "train.json", "val": "valid.json"}[split]
         (folder / "annot" / file).write_text(json.dumps(records))
-    ends = [FILE_JOINTS.index(name) for name in ("head_top", "upper_neck")]
-    # Only the size of the head box counts in the score: a square around the middle of the head.
+    # Only the size of the head box counts in the score: a square around the head top.
     half = persons.reference_length.astype(np.float64) / 0.6 / np.sqrt(8)
-    corners = joints[:, ends].mean(1) + np.stack([-half, half])[..., None]
+    corners = joints[:, FILE_JOINTS.index("head_top")] + np.stack([-half, half])[..., None]
     truth = {
-        "dataset_joints": np.array([SHORT_NAMES], dtype=object),
-        "jnt_missing": (~labelled).T.astype(np.uint8),
         "pos_gt_src": np.where(labelled[..., None], joints, 0).transpose(1, 2, 0),
         "headboxes_src": corners.transpose(0, 2, 1),
     }
@@ -86,40 +78,28 @@ def write_coco(persons_by_split: Mapping[str, Persons], folder: Path | str, imag
     Reading it back gives the same joints and visibility flags and, for boxes that lie inside the image, the same
     boxes: they are written one pixel wider and taller than from their first to their last pixel, as COCO counts.
     """
-    folder = Path(folder)
+    folder, count = Path(folder), 1
     (folder / "annotations").mkdir(parents=True)
-    images_before = persons_before = 0
     category = {"id": 1, "name": "person", "keypoints": list(COCO.joints)}
     for split, persons in persons_by_split.items():
-        target = folder / f"images/{split}2017"
-        names, sizes = _write_images(persons, target, "", images_before + 1, image_format)
-        ids = {index: images_before + 1 + number for number, index in enumerate(names)}
-        keypoints = np.dstack([persons.joints.astype(np.float64), persons.visibility])
-        annotations = []
-        for row in range(len(persons)):
-            size = persons.box_size[row].astype(np.float64) / PADDING
-            low, (width, height) = persons.center[row].astype(np.float64) - size / 2, size + 1
-            annotations.append({
-                "id": persons_before + 1 + row, "image_id": ids[int(persons.image_index[row])],
-                "category_id": 1, "iscrowd": 0, "bbox": [*low.tolist(), width, height],
-                "area": 0.53 * width * height, "segmentation": [],
-                "num_keypoints": int((persons.visibility[row] > 0).sum()),
-                "keypoints": [
-                    int(value) if column % 3 == 2 else value
-                    for column, value in enumerate(keypoints[row].ravel().tolist())
-                ],
-            })  # fmt: skip
-        content = {
-            "categories": [category],
-            "images": [
-                {"id": ids[i], "file_name": names[i], "width": sizes[i][1], "height": sizes[i][0]} for i in names
-            ],
-            "annotations": annotations,
-        }
-        path = folder / f"annotations/person_keypoints_{split}2017.json"
-        path.write_text(json.dumps(content))
-        images_before += len(names)
-        persons_before += len(persons)
+        images = _write_images(persons, folder / f"images/{split}2017", f"{split}_{{:012d}}", image_format)
+        for row, entry in images.items():
+            entry["id"] = count + row
+        size = persons.box_size.astype(np.float64) / PADDING
+        boxes = np.hstack([persons.center - size / 2, size + 1]).tolist()
+        annotations = [
+            {
+                "id": count + row, "image_id": images[image]["id"], "category_id": 1, "iscrowd": 0, "bbox": box,
+                "area": 0.53 * box[2] * box[3], "num_keypoints": int((flags > 0).sum()),
+                "keypoints": np.column_stack([joints.astype(float), flags]).ravel().tolist(),
+            }
+            for row, (image, box, joints, flags) in enumerate(
+                zip(persons.image_index.tolist(), boxes, persons.joints, persons.visibility, strict=True)
+            )
+        ]  # fmt: skip
+        content = {"categories": [category], "images": list(images.values()), "annotations": annotations}
+        (folder / f"annotations/person_keypoints_{split}2017.json").write_text(json.dumps(content))
+        count += len(persons)
 
 
 def people(count: int) -> np.ndarray:
@@ -145,14 +125,12 @@ def scores(source: PoseDataset, split: str, predicted: np.ndarray, joint_scores:
     """The scores of a dataset's metric; `joint_scores` (N, K), None: 1."""
     persons, metric = source.persons(split), MetricCollection([source.metric(split)])
     joint_scores = np.ones(predicted.shape[:2], np.float32) if joint_scores is None else joint_scores
-    metric.update(
-        predicted=torch.from_numpy(predicted),
-        scores=torch.from_numpy(joint_scores),
-        joints_image=torch.from_numpy(persons.joints),
-        labelled=torch.from_numpy(persons.visibility > 0),
-        reference_length=torch.from_numpy(persons.reference_length),
-        sample_index=torch.arange(len(persons)),
-    )
+    columns = {
+        "predicted": predicted, "scores": joint_scores, "joints_image": persons.joints,
+        "labelled": persons.visibility > 0, "reference_length": persons.reference_length,
+        "sample_index": np.arange(len(persons)),
+    }  # fmt: skip
+    metric.update(**{name: torch.from_numpy(column) for name, column in columns.items()})
     return {name: float(value) for name, value in metric.compute().items()}
 
 
@@ -183,8 +161,38 @@ def require_server_format(path: Path, images: list[int]) -> None:
     for record in records:
         assert set(record) == {"image_id", "category_id", "keypoints", "score"}
         assert type(record["image_id"]) is type(record["category_id"]) is int
-        assert record["image_id"] in images
-        assert record["category_id"] == 1
-        assert len(record["keypoints"]) == 51
+        assert (record["image_id"] in images, record["category_id"], len(record["keypoints"])) == (True, 1, 51)
         assert np.isfinite([*record["keypoints"], record["score"]]).all()
     assert len({json.dumps(record) for record in records}) == len(records)
+
+
+# --- toy persons for tests of crops, caches and loaders
+
+
+def smooth_picture(seed: int, height: int = 240, width: int = 320, blur: float = 6) -> np.ndarray:
+    """Coarse noise in muted colours: what JPEG and interpolation twice leave nearly as it is."""
+    noise = np.random.default_rng(seed).normal(size=(height, width, 3)).astype(np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), blur)
+    blurred += 2 * blurred.mean(-1, keepdims=True)
+    spread = (blurred - blurred.mean()) * (60 / blurred.std()) + 128
+    return spread.clip(0, 255).astype(np.uint8)
+
+
+def toy_persons(
+    count: int, images: ImageSource | None = None, name: str = "toy train", skeleton=LSP_JOINTS
+) -> Persons:
+    """Persons with LSP's joints, one an image of 320 x 240 px."""
+    random = np.random.default_rng(9)
+    shape = (count, len(skeleton))
+    return Persons(
+        name=name,
+        skeleton=skeleton,
+        images=images or SimpleNamespace(read=smooth_picture, describe="smooth{}".format),  # type: ignore[arg-type]
+        ids=np.array([f"person{i}" for i in range(count)]),
+        image_index=np.arange(count),
+        joints=random.uniform(60, 200, (*shape, 2)).astype(np.float32),
+        visibility=random.integers(0, 3, shape).astype(np.int8),
+        center=random.uniform((120, 90), (200, 150), (count, 2)).astype(np.float32),
+        box_size=random.uniform(50, 110, (count, 2)).astype(np.float32),
+        reference_length=random.uniform(10, 20, count).astype(np.float32),
+    )

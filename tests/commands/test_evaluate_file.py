@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from pnfs import body
 from pnfs.commands.configuration import UsageError
 from pnfs.data.images import DataError
-from pnfs.data.predictions import Predictions, write_json
+from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
 from tiny_runs import call
 from written_datasets import write_coco, write_mpii
@@ -104,23 +104,6 @@ def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Pat
     assert sum(record["predictions"]["left_out"].values()) == 1
 
 
-def test_keypoints_of_predict_are_found_by_the_pictures_names(roots, tmp_path: Path) -> None:
-    root = roots["coco"]
-    labels = coco_labels(root)
-    # Numbers of pictures that the dataset has too, of others; scores beside the joints.
-    ids = [image["id"] for image in labels["images"]]
-    numbers = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
-    for image in labels["images"]:
-        image["id"] = numbers[image["id"]]
-    labels["annotations"] = [a for a in labels["annotations"] if a["num_keypoints"]]
-    for label in labels["annotations"]:
-        scores = {"keypoint_scores": [0.5] * 17, "score": 0.5}
-        label |= {"image_id": numbers[label["image_id"]], **scores}
-    record = scored("coco", root, written(tmp_path / "k.json", labels), tmp_path / "out")
-    assert record["score"] == 1
-    assert record["predictions"]["format"] == "keypoints of pnfs predict"
-
-
 # --- MPII, and datasets in person boxes
 
 
@@ -140,9 +123,10 @@ def test_hrnets_file_of_mpiis_labels_scores_a_hundred(roots, tmp_path: Path) -> 
 
 
 def test_persons_by_id_in_any_order_and_not_all(tmp_path: Path) -> None:
-    persons = Synthetic(skeleton="mpii", train=1, val=COUNT, image_size=(96, 96)).persons("val")
+    source = Synthetic(skeleton="mpii", train=1, val=COUNT, image_size=(96, 96))
+    persons = source.persons("val")
     scores = np.ones(persons.joints.shape[:2], np.float32)
-    file = write_json(tmp_path / "p.json", persons, Predictions(persons.joints, scores))
+    file = source.write_predictions("val", Predictions(persons.joints, scores), tmp_path, "any")
     content = json.loads(file.read_text())
     content["joints"].reverse()
     for person in content["persons"]:
@@ -186,7 +170,7 @@ def test_keys_of_a_network_are_not_swallowed(roots, tmp_path: Path, key, overrid
     [
         (lambda first, *more: [{**first, "image_id": 999999}, *more], r"detection 0: image_id"),
         (lambda *results: [{**r, "category_id": 0} for r in results], r"category_id 1"),
-        (lambda *results: {"poses": results}, "known"),
+        (lambda *results: {"poses": results}, "list"),
     ],
 )
 def test_damaged_results_name_file_record_and_key(roots, tmp_path: Path, change, named) -> None:

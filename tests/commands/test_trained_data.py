@@ -26,9 +26,8 @@ def trained(root: Path, *overrides: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("codec", ["udp", "dark"])
-def test_later_commands_score_as_training_did(codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trained(tmp_path / "runs", *PEOPLE, f"codec={codec}", "input_size=[64,96]", "epochs=1")
+def test_later_commands_score_as_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(tmp_path / "runs", *PEOPLE, "codec=udp", "input_size=[64,96]", "epochs=1")
     used = []
     loader = PoseDataModule.eval_dataloader
 
@@ -41,13 +40,11 @@ def test_later_commands_score_as_training_did(codec: str, tmp_path: Path, monkey
     call("evaluate", *again, f"out={tmp_path / 'evaluated'}")
     call("derive", *again, "method=exact", f"out={tmp_path / 'derived'}")
     expected = record_of(run)["scores"]
-    for found in (
-        record_of(tmp_path / "evaluated")["scores"],
-        record_of(tmp_path / "derived")["scores"]["source"],
-    ):
+    evaluated, derived = (record_of(tmp_path / name)["scores"] for name in ("evaluated", "derived"))
+    for found in (evaluated, derived["source"]):
         assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
     # Scores of a network that has hardly begun would hide another geometry.
-    assert used == [codec == "udp"] * 3
+    assert used == [True] * 3
 
 
 def column(run: Path, name: str) -> list[float]:
@@ -83,9 +80,3 @@ def test_training_is_watched_in_labelled_boxes(tmp_path: Path) -> None:
     assert found["evaluated_with"]["best_epoch_by"] == "ground truth boxes"
     assert plain["evaluated_with"]["boxes"] == "ground truth"
     assert "best_epoch_by" not in plain["evaluated_with"]
-    out = tmp_path / "again"
-    call("evaluate", "trainer=cpu", "workers=0", f"checkpoint={detected}", f"out={out}")
-    again = record_of(out)
-    assert again["persons"] == 66
-    for name in ("AP", "AR", "AR .5"):
-        assert again["scores"][name] == pytest.approx(found["scores"][name], abs=1e-9, nan_ok=True)

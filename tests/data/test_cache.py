@@ -1,10 +1,8 @@
 """The crop cache: same crops and joints as without it, resumes, refuses what is damaged."""
 
-import multiprocessing
 import os
 import shutil
 import sqlite3
-import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +16,13 @@ import pytest
 from pnfs.body import LSP
 from pnfs.data import cache
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CacheSettings, cache_path, ensure_cache, partial_of, read_about, with_crops
+from pnfs.data.cache import CacheSettings, cache_path, ensure_cache, read_about, with_crops
 from pnfs.data.crops import CropDataset, SampleKey
 from pnfs.data.geometry import apply, crop_matrix, fit_box
 from pnfs.data.images import DataError, ImageFiles
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import Persons
-from toy_persons import smooth_picture, toy_persons
+from written_datasets import smooth_picture, toy_persons
 
 COUNT, SIZE = 6, (64, 48)
 SMALLER = 16 | 32 | 64  # OpenCV's flags of reduced decoding.
@@ -97,8 +95,7 @@ def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[i
 def test_a_finished_cache_is_taken_and_other_settings_are_another_one(persons: Persons, tmp_path: Path) -> None:
     path = ensure_cache(tmp_path, persons, PAPER)
     before = path.stat().st_mtime_ns
-    assert ensure_cache(tmp_path, persons, PAPER) == path
-    assert path.stat().st_mtime_ns == before
+    assert (ensure_cache(tmp_path, persons, PAPER), path.stat().st_mtime_ns) == (path, before)
     others = [{"input_size": (96, 96)}, {"rotation": 60.0}, {"largest_scale": 1.5}, {"format": "raw"},
               {"reduced_decoding": False}, {"resolution": 2.0}]  # fmt: skip
     wider = replace(persons, box_size=persons.box_size * np.float32(1.1))
@@ -148,7 +145,7 @@ def test_a_file_that_is_cut_off_or_says_something_else_is_refused(
 
 
 def test_an_unreadable_image_and_a_damaged_unfinished_file_are_named(persons: Persons, tmp_path: Path) -> None:
-    partial = partial_of(cache_path(tmp_path, persons, PAPER))
+    partial = cache_path(tmp_path, persons, PAPER).with_suffix(".partial")
     partial.write_bytes(b"not a database at all" * 100)
     with pytest.raises(DataError, match=rf"{partial.name}.*delete"):
         ensure_cache(tmp_path, persons, PAPER)
@@ -158,43 +155,27 @@ def test_an_unreadable_image_and_a_damaged_unfinished_file_are_named(persons: Pe
         ensure_cache(tmp_path, persons, PAPER, workers=2)
 
 
-# --- processes
-
-
-def _write_slowly(persons: Persons, root: Path) -> None:
-    cut = cache._cut
-    cache._cut = lambda *row: time.sleep(0.01) or cut(*row)  # type: ignore[assignment]
-    ensure_cache(root, persons, PAPER)
-
-
-def _has_rows(path: Path) -> bool:
-    try:
-        return path.is_file() and len(rows_of(path)) > 0
-    except sqlite3.OperationalError:
-        return False  # Not begun, or locked.
-
-
-def test_a_killed_start_is_continued(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_interrupted_start_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     persons = write_persons(tmp_path / "images", count=70)
     whole = ensure_cache(tmp_path / "whole", persons, PAPER, workers=2)
-    path = cache_path(tmp_path / "cache", persons, PAPER)
-    # A fork would inherit locks that threads of earlier tests hold.
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=_write_slowly, args=(persons, tmp_path / "cache"))
-    process.start()
-    while not _has_rows(partial_of(path)):
-        assert process.is_alive()
-        time.sleep(0.005)
-    process.kill()
-    process.join()
+    path, cut, done = cache_path(tmp_path / "cache", persons, PAPER), cache._cut, []
+
+    def interrupted(persons: Persons, settings: CacheSettings, row: int) -> tuple:
+        done.append(row)
+        if len(done) == 67:
+            raise KeyboardInterrupt
+        return cut(persons, settings, row)
+
+    monkeypatch.setattr(cache, "_cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_cache(tmp_path / "cache", persons, PAPER)
     assert not path.exists()
-    caplog.set_level("INFO", "pnfs")
+    done.clear()
     ensure_cache(tmp_path / "cache", persons, PAPER)
-    assert " of 70 crops" in caplog.text
-    assert "70 of 70 crops" not in caplog.text
+    assert sorted(done) == list(range(64, 70))  # 64 persons are a transaction.
     assert rows_of(path) == rows_of(whole)
     assert read_about(path) == read_about(whole)
-    assert not partial_of(path).exists()
+    assert not path.with_suffix(".partial").exists()
 
 
 def test_a_finished_cache_is_read_where_nothing_can_be_written(
@@ -215,30 +196,29 @@ def test_a_finished_cache_is_read_where_nothing_can_be_written(
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_reduced_image_lies_where_the_image_does(tmp_path: Path, factor: int, suffix) -> None:
+def test_a_reduced_image_lies_where_the_image_does(tmp_path: Path, factor: int) -> None:
     """Against averages over blocks of the whole image, on sides that no factor divides."""
     image = cv2.GaussianBlur(smooth_picture(3, 211, 333), (0, 0), 8)
-    cv2.imwrite(str(tmp_path / f"a.{suffix}"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    files = ImageFiles(tmp_path, [f"a.{suffix}"])
+    for suffix in ("jpg", "png"):
+        cv2.imwrite(str(tmp_path / f"a.{suffix}"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    files = ImageFiles(tmp_path, ["a.jpg", "a.png"])
     reduced, to_image = files.view(0, factor + 0.3)
     whole = files.read(0)
-    if suffix == "png":
-        np.testing.assert_array_equal(reduced, whole)
-        return
     assert reduced.shape[:2] == (-(-211 // factor), -(-333 // factor))
+    assert files.view(0, factor - 0.1)[0].shape[0] > reduced.shape[0]
+    np.testing.assert_array_equal(files.view(1, factor)[0], files.read(1))
     y, x = np.mgrid[2 : reduced.shape[0] - 2, 2 : reduced.shape[1] - 2].astype(np.float64)
     places = apply(to_image, np.stack([x, y], -1)).astype(np.float32)
-
-    def distance(moved: float) -> float:
-        there = cv2.remap(whole, places[..., 0] + moved, places[..., 1], cv2.INTER_LINEAR)
-        return float(np.abs(there.astype(float) - reduced[2:-2, 2:-2]).mean())
-
+    before, here, after = (
+        np.abs(
+            cv2.remap(whole, places[..., 0] + moved, places[..., 1], cv2.INTER_LINEAR)
+            - reduced[2:-2, 2:-2].astype(float)
+        ).mean()
+        for moved in (-0.5, 0, 0.5)
+    )
     # Half a pixel of the image to either side fits worse, equally so.
-    assert distance(0.5) > distance(0.0) < distance(-0.5)
-    assert distance(0.0) < 3
-    assert distance(0.5) == pytest.approx(distance(-0.5), rel=0.35)
-    assert files.view(0, factor - 0.1)[0].shape[0] > reduced.shape[0]
+    assert here < min(before, after, 3)
+    assert after == pytest.approx(before, rel=0.35)
 
 
 @pytest.mark.parametrize("with_cache", [False, True])

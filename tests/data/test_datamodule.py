@@ -1,9 +1,7 @@
 """The data module: what its loaders hand over, in which order, to which process; crops cut on the device."""
 
 import itertools
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,9 +17,8 @@ from pnfs.body import LSP
 from pnfs.data.augmentation import Augmentation
 from pnfs.data.cache import CachedCrops, CacheSettings, ensure_cache, with_crops
 from pnfs.data.crops import CropDataset, SampleKey, cut_crops, load_resident
-from pnfs.data.images import DataError
 from pnfs.data.module import PoseDataModule
-from toy_persons import toy_persons
+from written_datasets import toy_persons
 
 SIZES, SIZE, CPU = {"train": 10, "val": 7, "test": 3}, (64, 48), torch.device("cpu")
 SOURCE: Any = SimpleNamespace(skeleton=LSP, persons=lambda split: toy_persons(SIZES[split], name=f"toy {split}"))
@@ -78,7 +75,6 @@ def on_process(module: PoseDataModule, rank: int, world: int) -> PoseDataModule:
 
 def test_processes_share_an_epoch() -> None:
     shares = [order(on_process(data(batch_size=1), rank, 3).train_dataloader()) for rank in range(3)]
-    assert [len(share) for share in shares] == [4, 4, 4]
     # Two of the ten persons fill up the last round.
     assert sorted(Counter(itertools.chain(*shares)).values()) == [1] * 8 + [2] * 2
     # A process with less than a batch, three of ten persons, still trains.
@@ -151,35 +147,25 @@ class Recorder(L.LightningModule):
 def test_lightning_trains_on_what_the_device_cuts_and_resumes(
     tmp_path: Path, resident: bool, workers: int
 ) -> None:
-    def fit(name: str, epochs: int, resume: bool = False, augment: str = "device") -> dict[int, list]:
+    def fit(name: str, epochs: int, augment: str = "device") -> dict[int, list]:
         recorder, folder = Recorder(), tmp_path / name
-        quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "logger"), False)
-        trainer = L.Trainer(
-            max_epochs=epochs, accelerator="cpu", default_root_dir=folder, use_distributed_sampler=False, **quiet
-        )  # fmt: skip
-        checkpoints = sorted((folder / "checkpoints").glob("*.ckpt")) if resume else [None]
+        quiet = ("enable_progress_bar", "enable_model_summary", "logger", "use_distributed_sampler")
+        options = {"accelerator": "cpu", "default_root_dir": folder, **dict.fromkeys(quiet, False)}
         module = data(cache=tmp_path / "cache", workers=workers, augment=augment, resident=resident)
-        trainer.fit(recorder, datamodule=module, ckpt_path=checkpoints[-1], weights_only=True)
+        last = next(iter(sorted((folder / "checkpoints").glob("*.ckpt"))), None)
+        trainer = L.Trainer(max_epochs=epochs, **options)
+        trainer.fit(recorder, datamodule=module, ckpt_path=last, weights_only=True)
         return recorder.batches
 
     whole, loaders = fit("whole", 3), fit("loader", 3, augment="loader")
     fit("run", 2)
-    resumed = fit("run", 3, resume=True)
+    resumed = fit("run", 3)
     assert (sorted(whole), sorted(resumed)) == ([0, 1, 2], [2])
     torch.testing.assert_close(whole[2], resumed[2], rtol=0, atol=0)
     for epoch, batches in loaders.items():
         for expected, batch in zip(batches, whole[epoch], strict=True):
             assert batch.keys() == expected.keys()
             assert torch.equal(batch["joints_crop"], expected["joints_crop"])
-            assert torch.equal(batch["sample_index"], expected["sample_index"])
-
-
-def test_a_damaged_crop_does_not_become_resident(tmp_path: Path) -> None:
-    crops = cast(CachedCrops, data(cache=tmp_path).persons("train", Augmentation()).images)
-    with closing(sqlite3.connect(crops.path)) as connection, connection:
-        connection.execute("UPDATE crops SET crc32 = crc32 + 1 WHERE person = 9")
-    with pytest.raises(DataError, match="person9"):
-        load_resident(crops, 10, CPU, threads=2)
 
 
 @pytest.mark.parametrize("name", ["cache", "colour", "blur", "occlusion"])

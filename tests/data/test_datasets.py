@@ -1,4 +1,4 @@
-"""What all datasets do alike; MPII: joint order, pixels, boxes and sizes as published, clear refusals."""
+"""What all datasets do alike; MPII, LSP, LSPET: joints, pixels, boxes and sizes as published, clear refusals."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.images import DataError
-from pnfs.data.predictions import Predictions
+from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
 from written_datasets import people, scores, write_coco, write_lsp, write_mpii
 
@@ -50,9 +50,8 @@ def test_the_constructor_says_what_is_missing(kind: Callable, root: Path, missin
 
 @kinds
 def test_splits_images_and_roots_are_checked(kind: Callable, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for method in (kind(root).persons, kind(root).metric):
-        with pytest.raises(DataError, match="'dev'"):
-            method("dev")
+    with pytest.raises(DataError, match="'dev'"):
+        kind(root).persons("dev")
     for padding in (0, float("nan"), float("inf")):
         with pytest.raises(DataError, match="padding"):
             kind(root, padding=padding)
@@ -72,7 +71,7 @@ def test_splits_images_and_roots_are_checked(kind: Callable, root: Path, monkeyp
     (root / ANNOTATIONS[kind]).unlink()
     assert dataset.persons("train") is persons  # Read once.
     with pytest.raises(DataError, match=images.describe(0)):
-        [persons[row] for row in range(len(persons))]
+        [persons.image(row) for row in range(len(persons))]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +110,7 @@ def write(root: Path, train: object, valid: list[dict], heads: np.ndarray | None
         cv2.imwrite(str(root / f"images/{name}"), np.full((12, 20, 3), colour, np.uint8))  # BGR
     (root / "annot/train.json").write_text(json.dumps(train))
     (root / "annot/valid.json").write_text(json.dumps(valid))
-    if heads is None:
-        heads = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], len(valid), axis=2)
+    heads = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], len(valid), axis=2) if heads is None else heads
     scipy.io.savemat(root / "annot/gt_valid.mat", {"headboxes_src": heads})
     return root
 
@@ -144,14 +142,14 @@ def test_all_labelled_persons_share_images_and_keep_the_files_order(tmp_path: Pa
     persons = apart.persons("train")
     names = [persons.images.describe(int(i)) for i in persons.image_index]
     assert (names, len(persons.images.paths)) == ([SECOND, FIRST, SECOND], 2)
-    red, blue = persons[1].image[6, 10], persons[0].image[6, 10]
+    red, blue = persons.image(1)[6, 10], persons.image(0)[6, 10]
     assert (red > 200).tolist() == [True, False, False]
     assert (blue > 200).tolist() == [False, False, True]
     assert "1 without a labelled joint" in persons.described()
     assert both.ids.tolist() == [*persons.ids.tolist(), *apart.persons("val").ids.tolist()]
     assert list(both.remarks.values()) == [2]
     np.testing.assert_array_equal(both.joints[3:], apart.persons("val").joints)
-    assert (both[3].image == persons[0].image).all()
+    assert (both.image(3) == persons.image(0)).all()
 
 
 def test_the_test_split_has_no_labels_and_predictions_are_in_the_files_terms(tmp_path: Path) -> None:
@@ -162,8 +160,6 @@ def test_the_test_split_has_no_labels_and_predictions_are_in_the_files_terms(tmp
     (tmp_path / "d/annot/test.json").write_text(json.dumps([unlabelled]))
     persons = source.persons("test")
     assert persons.visibility.tolist() == [[0] * 16]
-    # Not zero: nothing is known about how good a prediction is.
-    assert np.isnan(list(scores(source, "test", persons.joints).values())).all()
     moved = source.persons("val").joints + np.arange(2, dtype=np.float32)[:, None, None]
     path = source.write_predictions(
         "val", Predictions(moved, np.ones((2, 16), np.float32)), tmp_path / "out", "any"
@@ -192,19 +188,100 @@ def test_scores_match_the_reference_evaluation(fixture_file: Path, tmp_path: Pat
             assert ours[ours_name] == pytest.approx(expected[name], abs=1e-3)
 
 
+HEADS = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], 2, axis=2)
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("joints", record()["joints"][:15]), ("joints_vis", [2] * 16), ("joints", [[1.0, np.nan]] * 16),
-     ("center", [1.0, None]), ("scale", "big"), ("scale", 0), ("image", 3)],
+    ("key", "value", "heads"),
+    [("joints", record()["joints"][:15], HEADS), ("joints_vis", [2] * 16, HEADS), ("scale", 0, HEADS),
+     ("joints", [[1.0, np.nan]] * 16, HEADS), ("center", [1.0, None], HEADS), ("scale", "big", HEADS),
+     ("image", 3, HEADS), ("headboxes_src", 0, HEADS[..., :1]), ("gt_valid", 0, 0 * HEADS),
+     ("gt_valid", 0, np.nan * HEADS)],
 )  # fmt: skip
-def test_bad_records_are_named(key: str, value: object, tmp_path: Path) -> None:
-    source = MPII(write(tmp_path / "d", [record(), record(**{key: value})], [record()]))
-    with pytest.raises(DataError, match=rf"train\.json: record 1 .*{key[:5]}"):
-        source.persons("train")
-
-
-@pytest.mark.parametrize("heads", [np.zeros((2, 2, 5)), np.zeros((2, 2, 2)), np.full((2, 2, 2), np.nan)])
-def test_head_boxes_must_fit(heads: np.ndarray, tmp_path: Path) -> None:
-    source = MPII(write(tmp_path / "d", [record()], [record(), record()], heads))
-    with pytest.raises(DataError, match=r"gt_valid\.mat.*headboxes_src|record 0 .*gt_valid\.mat"):
+def test_bad_records_are_named(key: str, value: object, heads: np.ndarray, tmp_path: Path) -> None:
+    wrong = {key: value} if key in record() else {}
+    source = MPII(write(tmp_path / "d", [record()], [record(), record(**wrong)], heads))
+    with pytest.raises(DataError, match=rf"valid\.json: record [01] .*{key[:5]}|gt_valid\.mat: {key}"):
         source.persons("val")
+
+
+# --- LSP and LSPET
+
+# The order of both files, as the datasets' descriptions list it.
+RIGHT_ANKLE, RIGHT_HIP, LEFT_HIP, RIGHT_SHOULDER, LEFT_SHOULDER, NECK, HEAD_TOP = 0, 2, 3, 8, 9, 12, 13
+
+
+@pytest.mark.parametrize("kind", [LSP, LSPET])
+def test_the_third_number_says_occluded_or_labelled(tmp_path: Path, kind: type) -> None:
+    joints = people(4)
+    joints[..., 2] = kind is LSPET
+    joints[0, NECK] = [-500, np.nan, 0] if kind is LSPET else [1, 2, 1]
+    persons = kind(write_lsp(tmp_path / "d", joints, kind), 3).persons("train")
+    expected = 1 if kind is LSP else 0
+    assert persons.visibility[0].tolist() == [expected if k == NECK else 2 for k in range(14)]
+    assert persons.joints[0, NECK].tolist() == ([1, 2] if kind is LSP else [0, 0])
+    assert persons.joints[1].tolist() == [[10 + 4 * k, 20 + k] for k in range(14)]
+
+
+def test_splits_count_images_from_one(tmp_path: Path) -> None:
+    root = write_lsp(tmp_path / "lspet", people(5), suffix="png")
+    lspet = LSPET(root, validation_from=4)
+    for split, numbers in (("train", (1, 2, 3)), ("val", (4, 5))):
+        persons = lspet.persons(split)
+        assert persons.ids.tolist() == [f"im{number:05d}" for number in numbers]
+        # Each person is in the image of its number.
+        assert [int(persons.image(row)[0, 0, 0]) for row in range(len(persons))] == [
+            10 * number for number in numbers
+        ]
+    lsp = LSP(write_lsp(tmp_path / "lsp", people(5), LSP), test_from=3)
+    assert lsp.persons("train").ids.tolist() == ["im0001", "im0002"]
+    assert lsp.persons("test").ids.tolist() == ["im0003", "im0004", "im0005"]
+    assert lsp.persons("val") is lsp.persons("test")
+    assert len(LSPET(write_lsp(tmp_path / "one", people(1))).persons("train")) == 1
+    (root / "images/im0002.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"im00002\.png and im0002\.jpg are both image 2"):
+        LSPET(root, validation_from=4).persons("train")
+
+
+def test_the_box_is_a_padded_square_around_labelled_joints(tmp_path: Path) -> None:
+    joints = people(5)
+    joints[0, :, 2] = joints[1, :, 2] = 0
+    joints[0, [RIGHT_ANKLE, HEAD_TOP]] = [[10, 20, 1], [30, 100, 1]]
+    # Persons without a box are left out.
+    joints[2, 1:, 2] = 0
+    joints[3, :, :2] = 7
+    root = write_lsp(tmp_path / "d", joints)
+    persons = LSPET(root, validation_from=5).persons("train")
+    assert (persons.ids.tolist(), persons.center.tolist()) == (["im00001"], [[20, 60]])
+    assert persons.box_size.tolist() == [[100, 100]]
+    assert LSPET(root, 5, padding=2).persons("train").box_size[0, 0] == 160
+    assert list(persons.left_out.values()) == [2, 1]
+    assert "joints.mat: left out: 2 with fewer than two" in persons.described()
+
+
+def test_the_score_is_pck_of_the_torso(tmp_path: Path) -> None:
+    joints = people(3)
+    joints[:, LEFT_SHOULDER, :2], joints[:, RIGHT_HIP, :2] = (40, 10), (10, 50)
+    joints[:, RIGHT_SHOULDER, :2], joints[:, LEFT_HIP, :2] = (10, 10), (34, 42)
+    joints[1, LEFT_HIP, 2] = 0
+    source = LSPET(write_lsp(tmp_path / "d", joints), validation_from=1)
+    predicted = source.persons("val").joints.copy()
+    predicted[1] += 1000  # Without torso size: not scored.
+    predicted[0, [NECK, HEAD_TOP], 0] += 10.5  # 0.2 × 50 = 10
+    predicted[2, [RIGHT_ANKLE, 5], 0] += 10.5
+    predicted[2, LEFT_SHOULDER, 0] += 9.5
+    found = scores(source, "val", predicted)
+    expected = {"": 100 * 24 / 28, "/limbs": 100 * 22 / 24, "/head": 50, "/ankle": 50, "/shoulder": 100}
+    assert {group: found[f"PCK@0.2{group}"] for group in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("column", "value"), [(0, np.nan), (1, np.inf), (2, 2), (2, np.nan)])
+def test_bad_joints_are_named(column: int, value: float, tmp_path: Path) -> None:
+    joints = people(4)
+    joints[2, NECK, column] = value
+    with pytest.raises(DataError, match=r"joints\.mat: person 3"):
+        LSPET(write_lsp(tmp_path / "d", joints)).persons("train")
+    # LSP's axes, or a joint less.
+    for wrong, kind in ((joints, LSP), (joints[:, :13], LSPET)):
+        with pytest.raises(DataError, match=r"joints\.mat: joints .*14"):
+            kind(write_lsp(tmp_path / kind.__name__, wrong)).persons("train")

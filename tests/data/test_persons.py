@@ -1,7 +1,6 @@
 """Persons and image files: what they hold, and refusals that name file and record."""
 
 import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pnfs.body import Skeleton
 from pnfs.data.check import inspect_file
 from pnfs.data.images import DataError, ImageFiles, stated_size
 from pnfs.data.persons import Persons
-from toy_persons import toy_persons
+from written_datasets import toy_persons
 
 TOY = Skeleton("toy", ("head", "left_hand", "right_hand"), (), (), {})
 NAN, INF = np.nan, np.inf
@@ -35,16 +34,15 @@ def persons(files: ImageFiles) -> Persons:
 
 
 def test_a_person_is_its_row(persons: Persons) -> None:
-    assert [persons[row].ids for row in (0, 1)] == ["person0", "person1"]
-    assert persons[0].image[0, 0].tolist() == [255, 0, 0]
+    assert (persons[0].ids, persons[0].image[0, 0].tolist()) == ("person0", [255, 0, 0])
     assert persons[1].image.shape == (4, 5, 3)
     assert persons[1].joints.tolist() == persons.joints[1].tolist()
 
 
-@pytest.mark.parametrize(("record", "name"), [(2, "text.jpg"), (3, "gone.jpg"), (4, "empty.jpg")])
-def test_an_unreadable_image_is_named(files: ImageFiles, record: int, name: str) -> None:
-    with pytest.raises(DataError, match=rf"{name}.*record {record}\)"):
-        files.read(record)
+def test_an_unreadable_image_is_named(files: ImageFiles) -> None:
+    for record, name in ((2, "text.jpg"), (3, "gone.jpg"), (4, "empty.jpg")):
+        with pytest.raises(DataError, match=rf"{name}.*record {record}\)"):
+            files.read(record)
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "sub/../../a.jpg", "/etc/hostname", "link/a.jpg"])
@@ -70,7 +68,6 @@ def test_a_path_that_leaves_the_folder_is_refused(files: ImageFiles, path: str) 
     [("ids", 2, "person1", r"person person1 .*twice"), ("image_index", 2, -1, r"person person2 \(image -1\)"),
      ("image_index", 2, 5, r"person person2 \(image 5\)"),
      ("joints", (1, 2, 0), NAN, r"person person1 \(sub/grey.png\): a joint"),
-     ("joints", (1, 0, 1), -INF, r"person person1 \(sub/grey.png\): a joint"),
      *(("box_size", (2, 1), value, r"person person2 .*box") for value in (0, -2, NAN)),
      ("center", (2, 1), INF, r"person person2 \(text.jpg\): the person box")],
 )  # fmt: skip
@@ -79,32 +76,23 @@ def test_what_cannot_be_is_named(persons: Persons, column: str, place, value, sa
     array[place] = value
     with pytest.raises(DataError, match=f"toy train: {said}"):
         replace(persons, **{column: array})
+    for other, shape in (("image_index", 2), ("center", (4, 2)), ("joints", (3, 5, 2)), ("visibility", (3, 2))):
+        with pytest.raises(DataError, match=other):
+            replace(persons, **{other: np.ones(shape)})
+    with pytest.raises(DataError, match="no usable persons"):
+        replace(persons, ids=np.ones(0))
 
 
-@pytest.mark.parametrize(
-    ("column", "shape"),
-    [("ids", 0), ("image_index", 2), ("center", (4, 2)), ("joints", (3, 5, 2)), ("visibility", (3, 2))],
-)  # fmt: skip
-def test_columns_of_another_length_are_named(persons: Persons, column: str, shape) -> None:
-    with pytest.raises(DataError, match=column if shape else "no usable persons"):
-        replace(persons, **{column: np.ones(shape)})
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_an_image_that_announces_too_many_pixels_is_not_decoded(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / f"large.{suffix}"
+    path = tmp_path / "large.jpg"
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
     content = bytearray(path.read_bytes())
     assert stated_size(np.frombuffer(content, np.uint8)) == (30, 40)
     # A few other bytes in the header.
-    if suffix == "png":
-        content[16:24] = struct.pack(">II", 30000, 30000)
-        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    else:
-        place = content.index(b"\xff\xc0") + 5
-        content[place : place + 4] = struct.pack(">HH", 30000, 30000)
+    place = content.index(b"\xff\xc0") + 5
+    content[place : place + 4] = struct.pack(">HH", 30000, 30000)
     path.write_bytes(content)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match=path.name):

@@ -9,7 +9,6 @@ import pytest
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, VISIBLE
 from pnfs.data.synthetic import Synthetic
-from written_datasets import scores
 
 LIMB_JOINTS = [
     f"{side}_{joint}"
@@ -26,22 +25,15 @@ def test_a_person_depends_on_seed_split_and_index_only() -> None:
     # The image source travels to workers as a few bytes.
     content = pickle.dumps(many.images)
     assert len(content) < 2000
-    np.testing.assert_array_equal(pickle.loads(content).read(4), few[4].image)
-
-
-def test_both_skeletons_label_the_same_people() -> None:
-    mpii, coco = (Synthetic(name, train=100).persons("train") for name in ("mpii", "coco"))
-    a, b = mpii.skeleton.indices(LIMB_JOINTS), coco.skeleton.indices(LIMB_JOINTS)
-    np.testing.assert_array_equal(mpii.joints[:, a], coco.joints[:, b])
-    np.testing.assert_array_equal(mpii.visibility[:, a], coco.visibility[:, b])
-    np.testing.assert_array_equal(mpii[9].image, coco[9].image)
+    np.testing.assert_array_equal(pickle.loads(content).read(4), few.image(4))
+    np.testing.assert_array_equal(Synthetic("coco", train=5).persons("train").image(4), few.image(4))
 
 
 @pytest.mark.parametrize("skeleton", ["mpii", "coco"])
 def test_labelled_joints_lie_in_the_picture_and_in_the_box(skeleton: str) -> None:
     persons = Synthetic(skeleton, train=400, image_size=(128, 160), truncated=0.5).persons("train")
     labelled = persons.visibility > UNLABELLED
-    assert persons[0].image.shape == (128, 160, 3)
+    assert persons.image(0).shape == (128, 160, 3)
     assert 0.5 < labelled.mean() < 0.97
     assert ((persons.joints >= 0) & (persons.joints <= (159, 127))).all()
     assert (persons.joints[~labelled] == 0).all()
@@ -62,9 +54,6 @@ def test_left_and_right_agree_with_the_side_that_faces_the_camera() -> None:
     clear = np.abs(turn) > 0.5 * persons.reference_length
     assert clear.mean() > 0.9
     assert ((turn > 0) == facing)[clear].mean() > 0.99
-    # Eyes stand on the same sides as shoulders.
-    eyes, shoulders = (persons.joints[:, k] - persons.joints[:, k + 1] for k in (1, 5))
-    assert ((eyes * shoulders).sum(1)[facing] > 0).mean() > 0.97
 
 
 def test_limbs_are_drawn_at_their_joints() -> None:
@@ -94,11 +83,3 @@ def test_bad_arguments_are_named(wrong: dict) -> None:
         Synthetic(**wrong)
     with pytest.raises(DataError, match="there are only 3"):
         Synthetic(val=3).persons("val").images.read(3)
-
-
-def test_the_metric_counts_in_head_sizes() -> None:
-    source = Synthetic("coco", val=20)
-    persons = source.persons("val")
-    moved = persons.joints + 0.105 * persons.reference_length[:, None, None] * np.float32([1, 0])
-    found = scores(source, "val", moved)
-    assert [found[name] for name in ("PCKh@0.5", "PCKh@0.1", "PCKh@0.11")] == pytest.approx([100, 0, 100])

@@ -18,7 +18,6 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSPET
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.pose_files import read_pose_file
 from pnfs.data.readers import read_arrays
 from pnfs.data.synthetic import Synthetic
 from written_datasets import write_coco, write_mpii
@@ -59,8 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = np.zeros((32, 32, 3), np.uint8)
         cv2.imwrite(str(root / f"lspet/images/im{number:05d}.jpg"), picture)
     scipy.io.savemat(root / "lspet/joints.mat", {"joints": joints}, do_compression=True)
-    coco = COCO(root / "coco", boxes="ground_truth")
-    records = coco.annotations("val").records
+    records = json.loads((root / "coco/annotations/person_keypoints_val2017.json").read_text())["annotations"]
     results = [{k: r[k] for k in ("image_id", "category_id", "keypoints", "bbox")} for r in records]
     (root / "boxes.json").write_text(json.dumps([r | {"score": 0.5} for r in results]))
     return root
@@ -162,7 +160,7 @@ def test_detections_and_poses(root: Path, tmp_path: Path, tally: Tally, amount: 
         path.write_text(json.dumps(altered(content, np.random.default_rng(seed))))
         dataset = COCO(root / "coco", boxes="detected", detections=path)
         survives(lambda: dataset.metric("val"), "")  # noqa: B023
-        survives(lambda: read_pose_file(path, labelled, "val"), "boxes.json")
+        survives(lambda: labelled.read_predictions("val", path), "boxes.json")
     tally("damaged annotation files (MATLAB, MPII, COCO, detections, poses)", 2 * amount, SEEN)
 
 

@@ -15,11 +15,8 @@ from pnfs.commands import scoring
 from pnfs.commands.building import build_module, build_network, build_source, data_for, read_trained
 from pnfs.commands.configuration import UsageError, console
 from pnfs.data.datasets.base import PoseDataset, with_every_split
-from pnfs.data.datasets.coco import COCO
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED, listed
-from pnfs.data.pose_files import assign, coco_scores, read_pose_file
-from pnfs.data.predictions import UNMATCHED, Predictions
+from pnfs.data.persons import UNLABELLED, UNMATCHED, Predictions, listed
 from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
 from pnfs.runs.state import LAST_CHECKPOINT, provenance
 from pnfs.training import checkpoints
@@ -139,26 +136,23 @@ def _file(settings: Mapping[str, Any]) -> float:
     split = settings["split"]
     # A detector's boxes have no part in it.
     source = with_every_split(build_source(settings["dataset"]), split).in_labelled_boxes()
-    poses = read_pose_file(settings["predictions"], source, split)
-    console.print(f"predictions: {poses.path} ({poses.format})")
+    file = Path(settings["predictions"]).expanduser()
+    poses = source.read_predictions(split, file)
+    console.print(f"predictions: {file} ({poses.format})")
     if poses.left_out:
         console.print(f"left out of the file: {listed(poses.left_out)}")
-    matches = assign(poses, source, split)
-    labels = matches.labels
-    if isinstance(source, COCO):
-        scores = coco_scores(poses, source, split)
-    else:
-        scores = _scores(source, split, matches.predictions)
+    matches, labels = poses.matches, poses.matches.labels
+    scores = poses.scores or _scores(source, split, matches.predictions)
     console.print(labels.described())
-    digest = hashlib.sha256(poses.path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     record = {
         "predictions": {
-            "file": str(poses.path), "format": poses.format, "sha256": digest, "persons": len(poses),
+            "file": str(file), "format": poses.format, "sha256": digest, "persons": poses.count,
             "left_out": dict(poses.left_out),
         },
         "scores": scores, **provenance(),
         "evaluated_with": {"split": split, "predictions": poses.format, "boxes": "as predicted"},
-        "persons": len(poses), "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
+        "persons": poses.count, "persons_without_prediction": int(np.sum(matches.rows == UNMATCHED)),
         "data": {split: labels.account()}, "dataset": settings["dataset"],
     }  # fmt: skip
     sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
@@ -166,7 +160,7 @@ def _file(settings: Mapping[str, Any]) -> float:
     # Not beside the file, whose folder may be read-only.
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
-    folder = scoring.result_folder(settings["out"], parent, f"{poses.path.stem}_{split}", defining)
+    folder = scoring.result_folder(settings["out"], parent, f"{file.stem}_{split}", defining)
     return scoring.report(record, folder, data, matches, split)
 
 

@@ -46,25 +46,20 @@ def run(settings: dict[str, Any]) -> None:
 
 def _configuration(settings: Mapping[str, Any], imported: Imported, file: Path) -> dict[str, Any]:
     """The configuration that goes into the checkpoint, as a trained run's."""
-    choices, size = imported.choices, imported.choices["input_size"]
-    if size is None or any(side <= 0 or side % 32 for side in size):
-        raise UsageError(
-            f"input_size is {size and list(size)}: give (height, width) of the crops that it was trained on, "
-            "multiples of 32, such as input_size=[256,192]; for PoseNFS config=FILE says it too"
-        )
     dataset = dict(settings["dataset"])
     if "_target_" not in dataset:
         given = {key: value for key, value in dataset.items() if value is not None}
         dataset = settings["known"][imported.model["skeleton"]] | given
-    if choices["padding"] and "padding" in dataset:  # Drawn people have no boxes to pad.
-        dataset["padding"] = choices["padding"]
+    codec = dict(settings["codec"])
+    if codec["flip_shift"] is None:
+        codec["flip_shift"] = imported.flip_shift
     return {
         "name": "imported",
         "imported": {"from": imported.kind, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
         "model": imported.model,
         "dataset": dataset,
-        "input_size": list(size),
-        "codec": {key: choices[key] for key in settings["codec"]},
+        "input_size": list(settings["input_size"]),
+        "codec": codec,
         "loss": settings["loss"],
         **_UNUSED,
     }

@@ -16,8 +16,7 @@ from torch.utils.data import default_collate
 from pnfs.data.crops import CropDataset
 from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED
-from pnfs.data.predictions import Matches, Predictions, one_to_one
+from pnfs.data.persons import UNLABELLED, Matches, Predictions, one_to_one
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.module import PoseModule

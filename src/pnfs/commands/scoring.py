@@ -17,7 +17,7 @@ from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.pictures import write_pictures
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.module import PoseDataModule
-from pnfs.data.predictions import Matches, Predictions
+from pnfs.data.persons import Matches, Predictions
 from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
 from pnfs.runs.state import RESULT, write_result

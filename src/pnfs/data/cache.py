@@ -10,7 +10,6 @@ name, in JSON, how they were made.
 
 import hashlib
 import json
-import logging
 import math
 import os
 import sqlite3
@@ -18,9 +17,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from shutil import disk_usage
 from typing import Any, Literal, get_args
 
 import cv2
@@ -44,11 +41,10 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, crc32 INTEGER, pixels BLOB);
 """
+UNFINISHED = ".partial"  # Suffix of a cache until it is finished.
 _CHUNK = 64  # Persons in a transaction.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
 _PROBES = 4  # Images whose pixels are compared when a cache is found.
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -195,7 +191,7 @@ def ensure_cache(root: Path | str, persons: Persons, settings: CacheSettings, *,
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be written: {reason}; the same command resumes") from None
     except sqlite3.DatabaseError as error:
-        raise DataError(f"{partial_of(path)}: is damaged ({error}); delete it") from None
+        raise DataError(f"{path.with_suffix(UNFINISHED)}: is damaged ({error}); delete it") from None
     return path
 
 
@@ -207,11 +203,6 @@ def cache_path(root: Path, persons: Persons, settings: CacheSettings) -> Path:
         who.update(np.ascontiguousarray(column, "<f4").tobytes())
     key = json.dumps([FORMAT_VERSION, who.hexdigest(), asdict(settings)], sort_keys=True)
     return root / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.sqlite"
-
-
-def partial_of(path: Path) -> Path:
-    """The name of a cache until it is finished."""
-    return path.with_suffix(".partial")
 
 
 def _is_finished(path: Path, persons: Persons) -> bool:
@@ -249,8 +240,9 @@ def _cut(persons: Persons, settings: CacheSettings, row: int) -> tuple[int, int,
 
 
 def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) -> None:
+    partial = path.with_suffix(UNFINISHED)
     with (
-        closing(sqlite3.connect(partial_of(path))) as connection,
+        closing(sqlite3.connect(partial)) as connection,
         # Decoding, cutting and encoding happen outside Python's lock.
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
@@ -259,15 +251,14 @@ def _write(path: Path, persons: Persons, settings: CacheSettings, workers: int) 
         connection.executescript(_SCHEMA)
         done = {person for (person,) in connection.execute("SELECT person FROM crops")}
         missing = [row for row in range(len(persons)) if row not in done]
-        about = f"{len(missing)} of {len(persons)} crops of {settings.crop_size} ({settings.format})"
-        log.info("cache of %s: %s to write, %.0f MB free", persons.name, about, disk_usage(path.parent).free / 1e6)
-        for start in track(range(0, len(missing), _CHUNK), "cache", console=Console(stderr=True)):
-            rows = list(pool.map(partial(_cut, persons, settings), missing[start : start + _CHUNK]))
+        about = f"crops of {persons.name}"
+        for start in track(range(0, len(missing), _CHUNK), about, console=Console(stderr=True)):
+            chunk = missing[start : start + _CHUNK]
+            rows = list(pool.map(lambda row: _cut(persons, settings, row), chunk))
             with connection:
                 connection.executemany("INSERT OR IGNORE INTO crops VALUES (?, ?, ?)", rows)
         made = {"version": FORMAT_VERSION, "probes": _probe_images(persons), "settings": asdict(settings)}
         with connection:
             entries = [(name, json.dumps(value)) for name, value in made.items()]
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", entries)
-    partial_of(path).replace(path)
-    log.info("cache written: %s (%.1f MB)", path, path.stat().st_size / 1e6)
+    partial.replace(path)

@@ -133,16 +133,6 @@ def faults(
     ]  # fmt: skip
     for check in checks:
         yield from _about(name, *check)
-    sides = ("left_shoulder", "right_shoulder")
-    if set(sides) <= set(persons.skeleton.joints):
-        columns = persons.skeleton.indices(sides)
-        left, right = persons.joints[labelled[:, columns].all(-1)][:, columns, 0].T
-        # More people face a camera than do not; few cannot tell.
-        if len(left) >= 100 and (share := (left > right).mean()) < 0.4:
-            problem = f"the left shoulder lies on the picture's right on {share:.0%} of persons (usual: 60–90 %): "
-            yield Finding(
-                "warning", "left and right", name, f"{problem}look at crops.png, which out=<folder> writes"
-            )
 
 
 def inspect_images(persons: Persons, workers: int | None = None) -> dict[str, ImageReport]:

@@ -51,7 +51,6 @@ class Annotations(GroundTruth):
     """
 
     categories: tuple[int, ...]  # Ids that were read; scored together, under the first one.
-    records: list[dict[str, Any]]  # The annotations as the file has them.
     ids: Int64[np.ndarray, " N"]
     left_out: Mapping[str, int]  # Annotations that are no persons, by reason.
     remarks: Mapping[str, int]  # What was filled in or assumed, with the number of usable persons.
@@ -61,8 +60,8 @@ class Annotations(GroundTruth):
 def read_annotations(
     source: Mapping[str, Any] | Path | str,
     skeleton: Skeleton = body.COCO,
-    *,
     category: Wanted = "person",
+    *,
     labelled: bool = True,
     where: str = "ground truth",
 ) -> Annotations:
@@ -122,7 +121,6 @@ def read_annotations(
     return Annotations(
         where=where,
         images=images.all,
-        records=kept,
         category=categories[0],
         categories=categories,
         ids=ids,
@@ -242,15 +240,15 @@ def write_results(path: Path, read: Annotations, poses: DetectedPoses, scores: n
 
 
 def read_results(
-    path: Path, content: object, truth: Annotations, fields: Mapping[str, int]
+    path: Path, truth: Annotations, fields: Mapping[str, int]
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Columns of the N persons in a list of detections, "image_id" (N,), "score" (N,) and `fields` (N, size), and
+    """Columns of the N persons in a file of detections, "image_id" (N,), "score" (N,) and `fields` (N, size), and
     what was left out.
 
     Raises DataError, which names file, record and field, if a record is no detection in an image of `truth`, or
     none is of its categories.
     """
-    everything = Records(path, content, label=lambda row, _: f"detection {row}")
+    everything = Records(path, read_json(path), label=lambda row, _: f"detection {row}")
     categories = everything.numbers("category_id")
     own = np.isin(categories, truth.categories)
     rows = np.flatnonzero(own).tolist()

@@ -152,9 +152,7 @@ def start_worker(_: int) -> None:
 
 
 def cut_crops(
-    batch: dict[str, Tensor],
-    input_size: tuple[int, int],
-    resident: UInt8[Tensor, "N H W 3"] | None = None,
+    batch: dict[str, Tensor], input_size: tuple[int, int], resident: UInt8[Tensor, "N H W 3"] | None = None
 ) -> PoseBatch:
     """A batch of `uncut` samples with its crops of `input_size`: bilinear, black outside of the cached crop.
 

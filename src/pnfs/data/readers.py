@@ -15,6 +15,8 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from pnfs.data.images import DataError
 from pnfs.errors import PnfsError
 
+LARGEST_JSON = 1 << 30  # Bytes of a file that is read; COCO's training annotations have a quarter of this.
+
 
 def located(path: Path) -> str:
     """Where a relative path was looked for, for messages; "" for an absolute one."""
@@ -26,20 +28,14 @@ def located(path: Path) -> str:
 def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
     """The content of a JSON file, `object_hook` as in `json.load`; raises DataError if it cannot be had."""
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise OSError(f"it has more than {LARGEST_JSON:,} bytes")
         with path.open(encoding="utf-8") as file:
             return json.load(file, object_hook=object_hook)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is truncated or not a JSON file ({error}); unpack it again") from None
-
-
-def vector(*shape: int, number: Any = FiniteFloat) -> Any:
-    """The kind of a list of numbers, finite unless `number` is `float`, or of lists of them, of one shape."""
-    kind = number
-    for size in reversed(shape):
-        kind = Annotated[list[kind], Field(min_length=size, max_length=size)]
-    return kind
 
 
 class Records:
@@ -84,7 +80,10 @@ class Records:
         self, field: str, *shape: int, missing: Any = None, finite: bool = True
     ) -> Float[np.ndarray, "N ..."]:
         """The numbers of one shape, none for a single one, that `field` holds in every record: (N, *shape)."""
-        values = self.column(field, vector(*shape, number=FiniteFloat if finite else float), missing)
+        kind: Any = FiniteFloat if finite else float
+        for size in reversed(shape):
+            kind = Annotated[list[kind], Field(min_length=size, max_length=size)]
+        values = self.column(field, kind, missing)
         return np.array(values, dtype=np.float64).reshape(len(values), *shape)
 
     def require(self, ok: np.ndarray | np.bool_, wrong: str) -> None:

@@ -1,32 +1,27 @@
-"""Networks of public checkpoints, built and filled; what `pnfs import` saves."""
+"""Networks of public checkpoints (PoseNFS, HRNet, SimpleBaseline), built and filled; what `pnfs import` saves."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-from pydantic import PositiveFloat, TypeAdapter, ValidationError
+import torch
 from torch import Tensor
 
-from pnfs.body import skeleton_by_name
+from pnfs.body import MPII, skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.importing.posenfs import PoseNFSFabric, PoseNFSModel, describe_posenfs
-from pnfs.importing.weights import (
-    OPERATION_NAMES,
-    PublicNetwork,
-    describe_public,
-    load_posenfs_state_dict,
-    load_public_state,
-)
+from pnfs.importing.posenfs import posenfs_model, resnet_depth
 from pnfs.models import PoseFabricNetwork, PoseNetwork
+from pnfs.models.backbones import load_strictly
+from pnfs.models.wiring import NEIGHBOURS, SCALES
 
-Build = Callable[[Mapping[str, Any]], PoseNetwork]
-"""Makes a network of its configuration."""
-
-# What the public baselines' maps are of, by their number.
-_SKELETONS = {16: "mpii", 17: "coco"}
-_BACKBONES = "pnfs.models.backbones"
+# The public code keeps the order of MPII's files; ours is the paper's.
+_MPII_FILE = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "pelvis", "thorax", "upper_neck", "head_top",
+    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+)  # fmt: skip
+_LAST, _UPSAMPLING = "final_layer.weight", "deconv_layers."
 
 
 @dataclass(frozen=True)
@@ -36,213 +31,180 @@ class Imported:
     kind: str  # Whose code it is from.
     model: dict[str, Any]  # Configuration of the network.
     network: PoseNetwork  # With its weights.
-    choices: Mapping[str, Any]
-    """What the user, else the YAML, else that code's habit says: input_size, padding, sigma, flip_shift."""
+    flip_shift: int  # Pixels by which that code moves mirrored maps to the right.
     unread: Sequence[str] = ()  # Entries that no output depends on.
 
 
-def import_state(settings: Mapping[str, Any], state: Mapping[str, Tensor], build: Build) -> Imported:
+def import_state(
+    settings: Mapping[str, Any], state: Mapping[str, Tensor], build: Callable[[Mapping[str, Any]], PoseNetwork]
+) -> Imported:
     """The network of a state dict of the authors' code (PoseNFS), HRNet or SimpleBaseline.
 
-    `settings` are the command's. Raises PnfsError if it is none of these, or if it, the YAML and the settings
-    contradict each other, leave something open, or describe what cannot be built here.
+    `settings` are the command's, `build` makes a network of its configuration. Raises PnfsError if it is none of
+    these, or if it and the settings contradict each other, leave something open, or describe what cannot be built.
     """
     if any(name.startswith("network.") for name in state):
         raise PnfsError("has the names of this package's own checkpoints, which need no import")
     for name, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise PnfsError(f"{name} holds numbers that are not finite")
-    given = {**settings, **settings["codec"], "skeleton": settings["dataset"].get("skeleton")}
+    given = {**settings, "skeleton": settings["dataset"].get("skeleton")}
     if any(name.endswith(".alphas") for name in state):
-        # They were trained on images as OpenCV reads them; their flip test moves nothing.
-        said = read_experiment(settings["config"]) if settings["config"] else {"stated": {}}
-        given = _filled(given, said, {"channel_order": "bgr", "flip_shift": 0, "sigma": 2.0})
-        return _posenfs(given, state, build)
-    public = describe_public(state)
-    if public is None:
-        raise PnfsError(f"has names of neither PoseNFS, HRNet nor SimpleBaseline, such as {next(iter(state))!r}")
-    for key in ("config", "operators", "backbone_operators"):
+        # They were trained on images as OpenCV reads them.
+        model = posenfs_model(given | {"channel_order": given["channel_order"] or "bgr"}, state)
+        network = build(model)
+        assert isinstance(network, PoseFabricNetwork)
+        return Imported("PoseNFS", model, network, 0, load_posenfs(network, state))
+    model = _public_model(given, state)
+    for key in ("operators", "backbone_operators"):
         if given[key] is not None:
-            raise PnfsError(f"{key} is for checkpoints of PoseNFS; this one is a {public.kind}")
-    usual = {"channel_order": "rgb" if public.kind == "hrnet" else "bgr", "flip_shift": 1, "sigma": 2.0}
-    return _public(_filled(given, {"skeleton": _SKELETONS.get(public.joints)}, usual), state, public, build)
-
-
-def _filled(given: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` with what the others say of keys that are null or missing."""
-    filled = dict(given)
-    for other in others:
-        filled |= {key: value for key, value in other.items() if filled.get(key) is None}
-    return filled
-
-
-def _posenfs(given: Mapping[str, Any], state: Mapping[str, Tensor], build: Build) -> Imported:
-    described = describe_posenfs(state, given["skeleton"])
-    fabric, backbone = described.fabric, described.backbone_fabric
-    told = {
-        f"{_CELL}.depth": fabric.last_layer,
-        f"{_CELL}.cut_layers_num": fabric.first_layer - 1,
-        f"{_CELL}.hidden_states_num": fabric.nodes,
-        f"{_CELL}.factor": fabric.channels,
-        f"{_CELL}.vector_dim": described.vector_dim,
-        "keypoints_num": len(described.skeleton),
-        "subnetwork_config.parts_num": len(described.parts),
-    }
-    operators, backbone_operators = fabric.chosen(given["operators"], "operators"), ()
-    if backbone is not None:
-        told["backbone.reserve_layers_num"] = backbone.last_layer
-        told["backbone.hidden_states_num"] = backbone.nodes
-        told["backbone.factor"] = backbone.channels
-        backbone_operators = backbone.chosen(given["backbone_operators"], "backbone_operators")
-    elif given["backbone_operators"] is not None:
-        raise PnfsError("backbone_operators: the checkpoint's backbone is no fabric")
-    for key, value in told.items():
-        if given["stated"].get(key) not in (None, value):
-            raise PnfsError(
-                f"config: {key} is {given['stated'][key]}, but {value} in the checkpoint: another one's"
-            )
-    model: dict[str, Any] = {
-        "_target_": "pnfs.models.PoseFabricNetwork",
-        "backbone": _backbone(given, described, backbone_operators),
-        "skeleton": described.skeleton.name,
-        "parts": {part: list(joints) for part, joints in described.parts.items()},
-        "fabrics": {
-            **_fabric(given, fabric, operators, list(described.parts)),
-            "layers": fabric.last_layer,
-            "last_layers": fabric.last_layer - fabric.first_layer + 1,
-        },
-        "vector_dim": described.vector_dim,
-        "channel_order": given["channel_order"],
-    }
+            raise PnfsError(f"{key} is for checkpoints of PoseNFS")
     network = build(model)
-    assert isinstance(network, PoseFabricNetwork)
-    unread = load_posenfs_state_dict(network, state, list(described.parts), operators, backbone_operators)
-    return Imported("PoseNFS", model, network, given, unread)
+    _load_public(network, state)
+    return Imported(model["_target_"].rsplit(".", 1)[-1].removesuffix("Pose"), model, network, 1)
 
 
-def _fabric(
-    given: Mapping[str, Any], fabric: PoseNFSFabric, operators: Sequence[str], parts: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "_target_": "pnfs.models.NeuralFabrics",
-        "part_names": parts,
-        "channels": fabric.channels,
-        "nodes": fabric.nodes,
-        # In the order of alpha's columns.
-        "operations": {OPERATION_NAMES[name]: given["operations"][OPERATION_NAMES[name]] for name in operators},
-        "alpha_per_cell": fabric.alpha_per_cell,
-        "rules": given["variant"]["rules"],
-    }
-
-
-def _backbone(given: Mapping[str, Any], described: PoseNFSModel, operators: Sequence[str]) -> dict[str, Any]:
-    fabric, size = described.backbone_fabric, described.backbone_size
-    if fabric is not None:
-        relu = given["variant"]["rules"]["stem_relu"]
-        # How many layers the whole fabric had makes no difference to those that are kept.
-        layers = {"layers": fabric.last_layer + 3, "first_layers": fabric.last_layer}
-        return {
-            "_target_": f"{_BACKBONES}.FabricBackbone",
-            "stem": {"_target_": f"{_BACKBONES}.Stem", "channels": fabric.channels, "relu": relu},
-            "fabrics": _fabric(given, fabric, operators, ["backbone"]) | {**layers, "input_scales": [4]},
-            "weights": "none",
-        }
-    made = {
-        "resnet": {"_target_": f"{_BACKBONES}.ResNet", "depth": size},
-        "hrnet": {"_target_": f"{_BACKBONES}.HRNet", "width": size, "last_stage": 3},
-        "mobilenet_v2": {"_target_": f"{_BACKBONES}.MobileNetV2"},
-    }
-    return made[described.backbone] | {"weights": "none"}
-
-
-def _public(
-    given: Mapping[str, Any], state: Mapping[str, Tensor], public: PublicNetwork, build: Build
-) -> Imported:
-    name = given["skeleton"]
-    if name is None or len(skeleton_by_name(name)) != public.joints:
-        raise PnfsError(f"dataset: the checkpoint makes {public.joints} maps, which are not {name}'s")
-    model: dict[str, Any] = {"skeleton": name, "vector_dim": 1, "channel_order": given["channel_order"]}
-    if public.kind == "hrnet":
-        backbone = {"_target_": f"{_BACKBONES}.HRNet", "width": public.size, "last_stage": 4, "finest_only": True}
-        model |= {"_target_": "pnfs.models.baselines.HRNetPose"}
+def _public_model(given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Configuration of the network that a state dict of the public HRNet or SimpleBaseline code belongs to."""
+    is_hrnet = any(name.startswith("stage4.") for name in state)
+    is_baseline = any(name.startswith(_UPSAMPLING) for name in state)
+    if _LAST not in state or state[_LAST].ndim != 4 or not (is_hrnet or is_baseline):
+        raise PnfsError(f"has names of neither PoseNFS, HRNet nor SimpleBaseline, such as {next(iter(state))!r}")
+    joints, filters, *kernel = state[_LAST].shape
+    if kernel != [1, 1]:
+        raise PnfsError(f"{_LAST} is a convolution of {kernel}; only 1x1 (FINAL_CONV_KERNEL: 1) can be built")
+    skeleton = given["skeleton"] or {16: "mpii", 17: "coco"}.get(joints)
+    if skeleton is None or len(skeleton_by_name(skeleton)) != joints:
+        raise PnfsError(f"dataset: the checkpoint makes {joints} maps, which are not {skeleton}'s")
+    order = given["channel_order"] or ("rgb" if is_hrnet else "bgr")
+    model: dict[str, Any] = {"skeleton": skeleton, "vector_dim": 1, "channel_order": order}
+    if is_hrnet:
+        first = state.get("transition1.0.0.weight")
+        width = 0 if first is None or first.ndim != 4 else len(first)
+        if width not in (32, 48):
+            raise PnfsError(f"an HRNet of width {width}; there are widths 32 and 48")
+        name, backbone = "HRNetPose", {"width": width, "last_stage": 4, "finest_only": True}
     else:
-        backbone = {"_target_": f"{_BACKBONES}.ResNet", "depth": public.size}
-        model |= {"_target_": "pnfs.models.baselines.SimpleBaseline", "filters": public.filters}
-    model["backbone"] = backbone | {"weights": "none"}
-    network = build(model)
-    load_public_state(network, state, public.kind)
-    return Imported({"hrnet": "HRNet"}.get(public.kind, "SimpleBaseline"), model, network, given)
+        name, backbone = "SimpleBaseline", {"depth": resnet_depth(state)}
+        model["filters"] = filters
+    model["backbone"] = {
+        "_target_": f"pnfs.models.backbones.{'HRNet' if is_hrnet else 'ResNet'}", **backbone, "weights": "none"
+    }  # fmt: skip
+    return model | {"_target_": f"pnfs.models.baselines.{name}"}
 
 
-# --- their YAML
-
-_LARGEST = 1_000_000
-"""Bytes of a YAML file that are read; theirs have five thousand."""
-
-_CELL = "subnetwork_config.cell_config"
-_FABRIC: Mapping[str, Any] = {
-    **dict.fromkeys(("depth", "hidden_states_num", "factor"), int),
-    "operators": list[str],
-    # Cells with two input nodes (the paper's have one), and other scales, cannot be built here.
-    "input_nodes_num": Literal[1],
-    "size_types": tuple[Literal[4], Literal[8], Literal[16], Literal[32]],
-}
-_POSENFS: Mapping[str, Any] = {
-    **{f"{place}.{key}": kind for place in (_CELL, "backbone") for key, kind in _FABRIC.items()},
-    **{f"{_CELL}.cut_layers_num": int, f"{_CELL}.vector_dim": int, f"{_CELL}.vector_in_pixel": bool},
-    "backbone.reserve_layers_num": int, "subnetwork_config.parts_num": int, "keypoints_num": int,
-    "subnetwork_config.dataset_name": str, "dataset_name": str,
-    "input_size.h": int, "input_size.w": int, "margin_to_border": PositiveFloat,
-    "train.heatmap_peak_sigma_factor": PositiveFloat,
-}  # fmt: skip
-"""Dotted keys that are read -> what they hold."""
+def _load_public(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
+    """Loads a public state dict into a baseline with a scalar head (d = 1); PnfsError if it does not fit."""
+    skeleton = network.parts.skeleton
+    public = _MPII_FILE if skeleton.name == MPII.name else skeleton.joints
+    order = [public.index(joint) for joint in skeleton.joints]
+    # timm and torchvision keep the public names below the backbone.
+    below = "backbone." if any(name.startswith(_UPSAMPLING) for name in state) else "backbone.network."
+    names = {"final_layer.": "head.", _UPSAMPLING: "upsampling.", "": below}
+    ours = {}
+    for name, value in state.items():
+        beginning = next(b for b in names if name.startswith(b))
+        last = beginning == "final_layer." and len(value) == len(order)
+        ours[names[beginning] + name.removeprefix(beginning)] = value[order] if last else value
+    load_strictly(network, ours, (), "its weights")
 
 
-def read_experiment(path: str) -> dict[str, Any]:
-    """What an experiment's YAML of the authors' code says of the keys of `pnfs import`, and under "stated" of its
-    own dotted keys; None where it says nothing.
+# --- PoseNFS has a module a part (`<part>.cell_<layer>_<scale>...`), where ours stacks the parts
 
-    Raises PnfsError if the file cannot be read, describes no network, has a key of the wrong kind, or describes
-    what cannot be built here.
+# Their three candidates are parallel, above (finer), below (coarser).
+_CONNECTION: Mapping[str, int] = {"same": 0, "finer": 1, "coarser": 2}
+_STEM = {"conv1": 0, "norm1": 1, "conv2": 2, "norm2": 3, "project": 5}
+# In their sequence a repeat is depthwise, pointwise, BN, ReLU.
+_SEPARABLE = {"depthwise": 0, "pointwise": 1, "norm": 2}
+_COUNTER = "num_batches_tracked"
+
+
+def load_posenfs(network: PoseFabricNetwork, state: Mapping[str, Tensor]) -> list[str]:
+    """Copies a state dict of the authors' code into the network of its `posenfs_model`.
+
+    Returns the names of the entries that no output depends on. Raises PnfsError if an entry is missing, of another
+    shape, or is known to no module of ours.
     """
-    file = Path(path).expanduser()
-    if not file.is_file() or file.stat().st_size > _LARGEST:
-        raise PnfsError(f"config: {path} is not a file of at most a megabyte")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PnfsError(f"config: {path}: {error}") from error
-    # Newer files have what describes the network below `model`; records of it have it at the top.
-    content = content if isinstance(content, dict) else {}
-    model = content.get("model", content)
-    if isinstance(model, dict):
-        if "cell_config" in model:
-            model = model | {"subnetwork_config": {**model, "dataset_name": model.get("dataset")}}
-        backbone = model.get("backbone_config", model.get("backbone"))
-        model = model | {"backbone": backbone, "train": content.get("train")}
-    said: dict[str, Any] = {}
-    for key, kind in _POSENFS.items():
-        value = model
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        try:
-            said[key] = None if value is None else TypeAdapter(kind).validate_python(value)
-        except ValidationError as error:
-            reason = f"{error.errors()[0]['msg']}; other networks cannot be built here"
-            raise PnfsError(f"config: {path}: {key}={value!r:.60}: {reason}") from None
-    if said[f"{_CELL}.depth"] is None:
-        raise PnfsError(f"config: {path}: there is no {_CELL}.depth")
-    if said[f"{_CELL}.vector_in_pixel"] and said[f"{_CELL}.vector_dim"] == 1:
-        raise PnfsError("config: vector_in_pixel with vector_dim 1 cannot be built here")
-    if said[f"{_CELL}.vector_in_pixel"] is False:
-        said[f"{_CELL}.vector_dim"] = 1
-    size = (said["input_size.h"], said["input_size.w"])
-    return {
-        "skeleton": said["subnetwork_config.dataset_name"] or said["dataset_name"],
-        "input_size": None if None in size else size,
-        "operators": said[f"{_CELL}.operators"],
-        "backbone_operators": said["backbone.operators"],
-        "sigma": said["train.heatmap_peak_sigma_factor"],
-        "padding": said["margin_to_border"],
-        "stated": said,
-    }
+    own, found, taken = network.state_dict(), {}, set()
+    for name, wanted in own.items():
+        if name.endswith(_COUNTER):
+            found[name] = wanted
+            continue
+        names = _theirs(name, network, state)
+        if missing := [each for each in names if each not in state]:
+            raise PnfsError(f"the reference state dict has no entry {missing[0]!r}")
+        taken.update(names)
+        tensors = [torch.as_tensor(state[each]) for each in names]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        alike = len({shape[1:] for shape in shapes}) == 1 and () not in shapes
+        stacked = torch.cat(tensors) if alike else tensors[0]
+        if stacked.shape != wanted.shape:
+            raise PnfsError(f"{', '.join(names)} have shapes {shapes}; {name} needs {tuple(wanted.shape)} of them")
+        found[name] = stacked[..., [_CONNECTION[n] for n in NEIGHBOURS]] if ".beta." in name else stacked
+    left = [n for n in state if n not in taken and not n.endswith(_COUNTER)]
+    if unknown := [name for name in left if not _is_dead(name, network.parts.names, own)]:
+        raise PnfsError(f"{len(unknown)} entries fit nothing in the network, the first is {unknown[0]!r}")
+    network.load_state_dict(found)
+    return left
+
+
+def _theirs(name: str, network: PoseFabricNetwork, state: Mapping[str, Tensor]) -> list[str]:
+    """Their names of an entry of ours, one a part."""
+    # A fabric backbone is one part of that name in both.
+    parts = ["backbone"] if name.startswith("backbone.") else network.parts.names
+    if match := re.fullmatch(r".*fabrics\.(alpha|beta)\.(\w+)", name):
+        return [f"{match[2]}.{match[1]}s"]
+    if match := re.fullmatch(r"(.*fabrics)\.cells\.layer(\d+)_scale(\d+)\.(.+)", name):
+        fabric, layer, scale, last = match.groups()
+        cell = f"cell_{int(layer) - 1}_{SCALES.index(int(scale))}"
+        operations = network.named_fabrics()[fabric].theta.operations
+        last = _in_cell(last, operations, f"{parts[0]}.{cell}", state)
+        return [f"{part}.{cell}.{last}" for part in parts]
+    if match := re.fullmatch(r"adapters\.(\d+)\.(\w+)", name):
+        level = SCALES.index(int(match[1]))
+        return [f"reduce.{place}.{level}.{match[2]}" for place in range(len(parts))]
+    if match := re.fullmatch(r"head\.(\w+)", name):
+        return [f"{part}.final_layer.1.{match[1]}" for part in parts]
+    if match := re.fullmatch(r"backbone\.stem\.(\w+)\.(\w+)", name):
+        return [f"backbone.stem.{_STEM[match[1]]}.{match[2]}"]
+    # torchvision nests conv-BN-ReLU triples in a block's sequence; theirs is flat.
+    if match := re.fullmatch(r"(backbone\.features\.\d+\.conv)\.(\d+)\.(\d)\.(\w+)", name):
+        conv, triple, place, last = match.groups()
+        return [f"{conv}.{3 * int(triple) + int(place)}.{last}"]
+    if match := re.fullmatch(r"(backbone\.features\.(\d+)\.conv)\.(\d+)\.(\w+)", name):
+        conv, block, place, last = match.groups()
+        return [f"{conv}.{2 * (1 if block == '1' else 2) + int(place)}.{last}"]
+    # timm's HRNet and torchvision's ResNet have the public names, as theirs do.
+    return [name.replace("backbone.network.", "backbone.", 1)]
+
+
+def _in_cell(own: str, operations: Sequence[str], cell: str, state: Mapping[str, Tensor]) -> str:
+    """Their name of an entry of a cell, below the cell's."""
+    if match := re.fullmatch(r"cell\.output\.(\w+)", own):
+        return f"channel_keep.{match[1]}"
+    if match := re.fullmatch(r"transforms\.(\w+)\.(conv|norm)\.(\w+)", own):
+        neighbour, layer, last = match.groups()
+        base = f"propress_list.{_CONNECTION[neighbour]}"
+        if f"{cell}.{base}.conv_1x1.weight" in state:
+            return f"{base}.{'conv_1x1' if layer == 'conv' else 'bn'}.{last}"
+        return f"{base}.operation.{0 if layer == 'conv' else 1}.{last}"
+    _, _, edge, operation, last = own.split(".", 4)  # cell.edges.<edge>.<operation>.<rest>
+    base = f"cell_arch.{edge}.ops.{operations.index(operation)}"
+    if match := re.fullmatch(r"(depthwise|pointwise|norm)\.(\d+)\.(\w+)", last):
+        layer, step, last = match.groups()
+        return f"{base}.operation.{4 * int(step) + _SEPARABLE[layer]}.{last}"
+    # A pool and its norm.
+    return f"{base}.1.{last.removeprefix('norm.')}"
+
+
+def _is_dead(name: str, parts: Sequence[str], own: Mapping[str, Tensor]) -> bool:
+    """Whether it belongs to a module that they build and never read."""
+    prefix, _, rest = name.partition(".")
+    if prefix in parts:
+        return rest.startswith("stem.")
+    if match := re.fullmatch(r"reduce\.(\d+)\.([0-3])\.(weight|bias)", name):
+        # Levels of the pyramid that a short subnetwork does not read.
+        adapted = any(entry.startswith("adapters.") for entry in own)
+        read = f"adapters.{SCALES[int(match[2])]}.{match[3]}" in own
+        return int(match[1]) < len(parts) and adapted and not read
+    return name.startswith(("backbone.features.17.", "backbone.features.18."))

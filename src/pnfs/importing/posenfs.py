@@ -1,14 +1,13 @@
-"""What a checkpoint of the authors' public code (PoseNFS) holds, read off its entries."""
+"""The network that the entries of a checkpoint of the authors' public code (PoseNFS) describe."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.importing.weights import resnet_depth
 from pnfs.models.wiring import layer_scales
 
 Mode = Mapping[str, Sequence[int]]
@@ -38,11 +37,20 @@ PARTS: Mapping[str, Sequence[Mode]] = {
     "coco": _modes(5, (11, 12), range(11, 15), 17),
 }
 
-# A backbone's last layer has all four scales, so that the grid closes after it.
-_BACKBONE_CUT = 3
+OPERATION_NAMES: Mapping[str, str] = {
+    **{"Zero": "zero", "skip_connect": "skip", "avg_pool_3x3": "avg_pool_3x3", "max_pool_3x3": "max_pool_3x3"},
+    **{f"Sep_Conv_{size}": f"sep_conv_{size}" for size in ("3x3", "5x5")},
+    **{f"Atr_Conv_{size}": f"dil_conv_{size}" for size in ("3x3", "5x5")},
+}
+"""Their names of the candidate operations, and ours."""
+
+# Bottleneck blocks of the four stages of a ResNet -> its depth.
+_DEPTHS: Mapping[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+
+# --- what the entries describe
 
 
-class PoseNFSFabric(NamedTuple):
+class _Fabric(NamedTuple):
     """What the entries of one of their fabrics say."""
 
     first_layer: int  # First and last layer that are built, 1-based.
@@ -52,58 +60,31 @@ class PoseNFSFabric(NamedTuple):
     alpha_per_cell: bool  # Each cell has an alpha of its own.
     operations: tuple[tuple[str, ...], ...]  # Of each column of alpha, those with such entries.
 
-    def chosen(self, names: Sequence[str] | None, key: str) -> tuple[str, ...]:
-        """The operations in the order of alpha's columns, from what the entries or the configuration's `key` say.
 
-        Raises PnfsError if the entries leave it open, or contradict the names.
-        """
-        options = self.operations
-        if names is None and max(map(len, options), default=0) == 1:
-            return tuple(only for (only,) in options)
-        listed = tuple(names or ())
-        fit = all(name in column for name, column in zip(listed, options, strict=False))
-        if not fit or not len(listed) == len(set(listed)) == len(options):
-            columns = ", ".join(" or ".join(column) for column in options)
-            raise PnfsError(
-                f"{key} {'lists ' + ', '.join(listed) if listed else 'is needed'}: the {len(options)} columns of "
-                f"alpha are {columns}; list them in the order of the training's `operators`, or give config=FILE"
-            )
-        return listed
+def posenfs_model(given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Configuration of the network that a state dict of the authors' code, without "module.", belongs to.
 
-
-class PoseNFSModel(NamedTuple):
-    """What the entries of a checkpoint say about its network."""
-
-    skeleton: Skeleton
-    parts: Mapping[str, tuple[str, ...]]  # Part -> joints, both in the order of construction.
-    vector_dim: int  # d.
-    fabric: PoseNFSFabric  # The subnetworks, which are alike.
-    backbone: str  # mobilenet_v2, resnet, hrnet or fabric.
-    backbone_size: int | None  # Depth of a ResNet, width of an HRNet.
-    backbone_fabric: PoseNFSFabric | None
-
-
-def describe_posenfs(state: Mapping[str, Tensor], skeleton: str | None = None) -> PoseNFSModel:
-    """The network that a state dict of the authors' code, without the prefix "module.", belongs to.
-
-    `skeleton`: "mpii" or "coco"; None for what the entries say. Raises PnfsError if the entries contradict each
-    other, leave open what is not given, or describe what cannot be built here.
+    `given`: "skeleton", mpii or coco, None for what the entries say; "operators", "backbone_operators", in the
+    order of alpha's columns, None where the entries tell them; "channel_order", and the groups "operations" and
+    "variant". Raises PnfsError if the entries contradict them or each other, leave something open, or describe
+    what cannot be built here.
     """
-    found = [match[1] for name in state if (match := re.fullmatch(r"(\w+)\.alphas", name))]
-    chosen, joints, dim = _parts(state, [n for n in found if n != "backbone"], skeleton)
-    fabrics = {part: read_fabric(state, part) for part in joints}
+    names = [name.removesuffix(".alphas") for name in state if name.endswith(".alphas")]
+    skeleton, mode, vector_dim = _parts(state, [n for n in names if n != "backbone"], given["skeleton"])
+    fabrics = {part: _fabric(state, part) for part in mode}
     if len(set(fabrics.values())) != 1:
         raise PnfsError(f"the fabrics of {', '.join(fabrics)} are not alike")
-    backbone, size = _backbone(state)
-    return PoseNFSModel(
-        skeleton=chosen,
-        parts={part: tuple(chosen.joints[i] for i in ids) for part, ids in joints.items()},
-        vector_dim=dim,
-        fabric=fabrics.popitem()[1],
-        backbone=backbone,
-        backbone_size=size,
-        backbone_fabric=read_fabric(state, "backbone", _BACKBONE_CUT) if backbone == "fabric" else None,
-    )
+    fabric = fabrics.popitem()[1]
+    layers = {"layers": fabric.last_layer, "last_layers": fabric.last_layer - fabric.first_layer + 1}
+    return {
+        "_target_": "pnfs.models.PoseFabricNetwork",
+        "backbone": _backbone(given, state),
+        "skeleton": skeleton.name,
+        "parts": {part: [skeleton.joints[i] for i in joints] for part, joints in mode.items()},
+        "fabrics": _configured(given, fabric, "operators", list(mode)) | layers,
+        "vector_dim": vector_dim,
+        "channel_order": given["channel_order"],
+    }
 
 
 def _parts(state: Mapping[str, Tensor], names: Sequence[str], skeleton: str | None) -> tuple[Skeleton, Mode, int]:
@@ -123,11 +104,8 @@ def _parts(state: Mapping[str, Tensor], names: Sequence[str], skeleton: str | No
     return found[0]
 
 
-def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> PoseNFSFabric:
-    """What the entries below a part's name, or "backbone", say about a fabric of `cut_layers` layers more.
-
-    Raises PnfsError if they contradict each other, or cells have two input nodes.
-    """
+def _fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -> _Fabric:
+    """The fabric below a part's name, or "backbone", whose grid has `cut_layers` layers more."""
     pattern = re.compile(re.escape(prefix) + r"\.cell_(\d+)_(\d+)\.channel_keep\.weight")
     cells = {(int(m[1]), int(m[2])) for m in map(pattern.fullmatch, state) if m}
     if not cells:
@@ -155,7 +133,7 @@ def read_fabric(state: Mapping[str, Tensor], prefix: str, cut_layers: int = 0) -
         )
     ops = f"{prefix}.cell_{first}_0.cell_arch.0.ops"
     options = tuple(_operation(state, f"{ops}.{k}.") for k in range(alpha.shape[-1]))
-    return PoseNFSFabric(first + 1, last + 1, nodes, channels // 4, per_cell, options)
+    return _Fabric(first + 1, last + 1, nodes, channels // 4, per_cell, options)
 
 
 def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
@@ -172,15 +150,65 @@ def _operation(state: Mapping[str, Tensor], prefix: str) -> tuple[str, ...]:
     raise PnfsError(f"{prefix} is an operation that cannot be built here; its entries are {', '.join(shapes)}")
 
 
-def _backbone(state: Mapping[str, Tensor]) -> tuple[str, int | None]:
-    """Kind and size of the backbone."""
-    kinds = {"alphas": "fabric", "features.": "mobilenet_v2", "stage3.": "hrnet", "layer4.": "resnet"}
-    for beginning, kind in kinds.items():
-        if any(name.startswith(f"backbone.{beginning}") for name in state):
-            if kind == "hrnet":
-                return kind, len(_entry(state, "backbone.transition1.0.0.weight", 4))
-            return kind, resnet_depth(state, "backbone.") if kind == "resnet" else None
+def _configured(given: Mapping[str, Any], fabric: _Fabric, key: str, parts: Sequence[str]) -> dict[str, Any]:
+    """Configuration of a fabric but for its layers; the names under `key` say which operations stand in alpha's
+    columns where the entries leave it open."""
+    options, names = fabric.operations, given[key]
+    if names is None and max(map(len, options), default=0) == 1:
+        names = [only for (only,) in options]
+    listed = list(names or ())
+    fit = all(name in column for name, column in zip(listed, options, strict=False))
+    if not fit or not len(listed) == len(set(listed)) == len(options):
+        columns = ", ".join(" or ".join(column) for column in options)
+        raise PnfsError(
+            f"{key} {'lists ' + ', '.join(listed) if listed else 'is needed'}: the {len(options)} columns of "
+            f"alpha are {columns}; list them in the order of `operators` in the training's YAML"
+        )
+    return {
+        "_target_": "pnfs.models.NeuralFabrics",
+        "part_names": parts,
+        "channels": fabric.channels,
+        "nodes": fabric.nodes,
+        "operations": {OPERATION_NAMES[name]: given["operations"][OPERATION_NAMES[name]] for name in listed},
+        "alpha_per_cell": fabric.alpha_per_cell,
+        "rules": given["variant"]["rules"],
+    }
+
+
+def _backbone(given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    kinds = {"alphas": "FabricBackbone", "features.": "MobileNetV2", "stage3.": "HRNet", "layer4.": "ResNet"}
+    kind = next((k for b, k in kinds.items() if any(n.startswith(f"backbone.{b}") for n in state)), None)
+    made = {"_target_": f"pnfs.models.backbones.{kind}", "weights": "none"}
+    if kind == "FabricBackbone":
+        # Its last layer has all four scales, so that the grid closes three layers after it.
+        fabric = _fabric(state, "backbone", 3)
+        relu = given["variant"]["rules"]["stem_relu"]
+        # How many layers the whole fabric had makes no difference to those that are kept.
+        layers = {"layers": fabric.last_layer + 3, "first_layers": fabric.last_layer, "input_scales": [4]}
+        return made | {
+            "stem": {"_target_": "pnfs.models.backbones.Stem", "channels": fabric.channels, "relu": relu},
+            "fabrics": _configured(given, fabric, "backbone_operators", ["backbone"]) | layers,
+        }
+    if given["backbone_operators"] is not None:
+        raise PnfsError("backbone_operators: the checkpoint's backbone is no fabric")
+    match kind:
+        case "HRNet":
+            return made | {"width": len(_entry(state, "backbone.transition1.0.0.weight", 4)), "last_stage": 3}
+        case "ResNet":
+            return made | {"depth": resnet_depth(state, "backbone.")}
+        case "MobileNetV2":
+            return made
     raise PnfsError(f"the checkpoint's backbone is none of theirs: {', '.join(kinds.values())}")
+
+
+def resnet_depth(state: Mapping[str, Tensor], prefix: str = "") -> int:
+    """The depth of the ResNet whose entries, in torchvision's names, stand below a prefix; else PnfsError."""
+    pattern = re.compile(re.escape(prefix) + r"layer(\d)\.(\d+)\.conv3\.weight")
+    stages = [match[1] for match in map(pattern.fullmatch, state) if match]
+    counts = tuple(stages.count(stage) for stage in "1234")
+    if counts not in _DEPTHS:
+        raise PnfsError(f"a ResNet with {counts} bottleneck blocks; there are depths 50, 101 and 152")
+    return _DEPTHS[counts]
 
 
 def _entry(state: Mapping[str, Tensor], name: str, dimensions: int | None = None) -> Tensor:

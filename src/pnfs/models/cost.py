@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pnfs.models.network import PoseNetwork
 
@@ -35,14 +35,15 @@ class Cost(PartCost):
     architecture_parameters: int
 
 
-def measure_cost(network: PoseNetwork, input_size: tuple[int, int]) -> Cost:
+def measure_cost(network: PoseNetwork, input_size: tuple[int, int], *, by_output: bool = False) -> Cost:
     """Counts for input of (height, width) on the meta device: nothing is computed, the network is left as it is.
 
     Each weight of a transposed convolution counts once for each pixel of its input, which is what is multiplied;
-    the summary of HRNet's and SimpleBaseline's public code takes its output (stride^2 times as much).
+    `by_output` of its output, as in the summary of HRNet's and SimpleBaseline's public code.
     """
     model = copy.deepcopy(network).to("meta").eval().requires_grad_()
-    with FlopCounterMode(display=False) as counter:
+    mapping = {torch.ops.aten.convolution: _flops_by_output} if by_output else {}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
     counts, parameters = counter.get_flop_counts(), list(model.parameters())
     gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
@@ -66,3 +67,8 @@ def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]
     if name in counts:
         return sum(counts[name].values())
     return sum(_flops(m, f"{name}.{child}", counts) for child, m in module.named_children())
+
+
+def _flops_by_output(x_shape: Any, w_shape: Any, *args: Any, out_shape: Any, **_: Any) -> int:
+    # The library takes the input's pixels where the convolution is transposed.
+    return conv_flop_count(out_shape if args[4] else x_shape, w_shape, out_shape, transposed=args[4])

@@ -1,6 +1,7 @@
 """What every dataset does: where its files are, which splits it has, how it is scored. Subclasses read labels."""
 
 import copy
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torchmetrics import Metric
 
 from pnfs.body import Skeleton
 from pnfs.data.images import DataError, ImageFiles
-from pnfs.data.persons import Persons, joined
-from pnfs.data.predictions import Matches, Predictions, one_to_one, write_json
-from pnfs.data.readers import located
+from pnfs.data.persons import UNMATCHED, Matches, Persons, PoseFile, Predictions, aligned, first_of_each, joined
+from pnfs.data.readers import Records, located, read_json
 from pnfs.evaluation import OKSAveragePrecision
+from pnfs.files import write_whole
 
 GROUND_TRUTH_BOXES = {"boxes": "ground truth"}
 """The choices of a dataset whose persons are predicted in their labelled boxes."""
@@ -78,25 +79,51 @@ class PoseDataset(ABC):
 
     def matches(self, split: str, predictions: Predictions) -> Matches:
         """The labelled persons of a split and their predictions."""
-        return one_to_one(self.persons(split), predictions)
+        return Matches(self.persons(split), predictions, np.arange(len(predictions)))
 
     def labels_digest(self, split: str) -> str:
         """A digest of what the split's metric reads beside the persons; "" where it reads nothing else."""
         return ""
 
-    def image_names(self, split: str) -> Mapping[int, str]:
-        """Number -> file name of the images that poses in a file may be in."""
-        persons = self.persons(split)
-        return {int(i): persons.images.describe(int(i)) for i in np.unique(persons.image_index)}
-
-    def image_numbers(self, split: str) -> Int64[np.ndarray, " N"]:
-        """The number of each person's image, a key of `image_names`."""
-        return self.persons(split).image_index
-
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes predictions of all persons of a split into `folder`, in the format of the benchmark's own tools,
-        whose file names may hold the method's `name`. Returns the file."""
-        return write_json(folder / f"predictions_{split}.json", self.persons(split), predictions)
+        whose file names may hold the method's `name`; here JSON of ids, images, and x, y (0-based px), score of
+        each joint. Returns the file."""
+        persons = self.persons(split)
+        rounded = np.round(np.dstack([predictions.locations, predictions.scores]).astype(float), 4).tolist()
+        images = [persons.images.describe(int(index)) for index in persons.image_index]
+        rows = zip(persons.ids.tolist(), images, rounded, strict=True)
+        content = {
+            "dataset": persons.name,
+            "joints": list(persons.skeleton.joints),
+            "columns": ["x", "y", "score"],
+            "persons": [{"id": id_, "image": image, "keypoints": row} for id_, image, row in rows],
+        }
+        text = json.dumps(content, allow_nan=False) + "\n"
+        return write_whole(folder / f"predictions_{split}.json", text)
+
+    def read_predictions(self, split: str, path: Path) -> PoseFile:
+        """Reads what `write_predictions` writes, joints in any order where the file names them.
+
+        Raises DataError, which names file, record and key, for any other file.
+        """
+        persons, joints = self.persons(split), self.skeleton.joints
+        match read_json(path):
+            case {"persons": [_, *_] as records, "joints": list() as names, "columns": ["x", "y", "score"]}:
+                table = Records(path, records, "persons")
+            case _:
+                formats = "a file of `pnfs evaluate`, for COCO its results format, for MPII pred.mat"
+                raise DataError(f"{path}: holds no predictions of {self.name}: give {formats}")
+        if sorted(map(str, names)) != sorted(joints):
+            raise DataError(f"{path}: joints are {names}, not {', '.join(joints)}")
+        ids = table.column("id", str)
+        table.require(first_of_each(ids), "its id occurs before")
+        table.require(np.isin(ids, persons.ids), f"is no person of {persons.name}; choose its dataset and split")
+        poses = table.numbers("keypoints", len(names), 3)[:, [names.index(joint) for joint in joints]]
+        row_of = {id_: row for row, id_ in enumerate(ids)}
+        rows = np.array([row_of.get(id_, UNMATCHED) for id_ in persons.ids.tolist()])
+        matches = aligned(persons, poses[..., :2], poses[..., 2], rows)
+        return PoseFile("persons of pnfs evaluate", matches, len(ids))
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """A detector's score of each person's box; None for labelled boxes."""

@@ -9,34 +9,38 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torchvision.ops import box_iou
 
 from pnfs import body
 from pnfs.body import Skeleton, skeleton_by_name
 from pnfs.data import coco_format
 from pnfs.data.coco_format import Annotations, PersonsInBoxes, Wanted, image_table
-from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.geometry import fit_box
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, counted
-from pnfs.data.predictions import Matches, Predictions, matched_by_image
-from pnfs.data.readers import read_json
-from pnfs.evaluation.coco_eval import DetectedPoses, OKSAveragePrecision, similarity_sigmas
+from pnfs.data.persons import UNLABELLED, Matches, PoseFile, Predictions, aligned, counted, matched_by_image
+from pnfs.evaluation.coco_eval import (
+    DetectedPoses,
+    OKSAveragePrecision,
+    evaluate_detections,
+    oks,
+    similarity_sigmas,
+)
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
+SIMILAR = 0.1
+"""OKS from which a pose in a file is a labelled person's where pictures and rates by joint need to know."""
 MATCHING_OVERLAP = 0.5  # Intersection over union from which a detected box is a labelled person's.
 
 FILES: Mapping[str, Mapping[str, str]] = {
-    split: {"annotations": f"annotations/{labels}2017.json", "images": f"images/{split}2017"}
-    | ({"detections": f"person_detection_results/COCO_{boxes}_person.json"} if boxes else {})
-    for split, labels, boxes in (
-        ("train", "person_keypoints_train", ""),
-        ("val", "person_keypoints_val", "val2017_detections_AP_H_56"),
-        ("test", "image_info_test-dev", "test-dev2017_detections_AP_H_609"),
-    )
-}
+    "train": {"annotations": "annotations/person_keypoints_train2017.json", "images": "images/train2017"},
+    "val": {"annotations": "annotations/person_keypoints_val2017.json", "images": "images/val2017",
+            "detections": "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"},
+    "test": {"annotations": "annotations/image_info_test-dev2017.json", "images": "images/test2017",
+             "detections": "person_detection_results/COCO_test-dev2017_detections_AP_H_609_person.json"},
+}  # fmt: skip
 """COCO's own layout below root."""
 
 
@@ -102,14 +106,14 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
         self.nms, self.nms_threshold = nms, nms_threshold
         self.aspect = 0.75 if input_size is None else input_size[1] / input_size[0]
         self.sigmas = similarity_sigmas(self.skeleton)
-        self._annotations: dict[str, Annotations] = {}
         self._read: dict[tuple[str, bool], PersonsInBoxes] = {}
+        self._annotations: dict[str, Annotations] = {}
 
     def load(self, split: str) -> PersonsInBoxes:
         self.require_split(split)
-        key = split, self._is_detected(split)
+        key = split, detected = split, self._is_detected(split)
         if key not in self._read:
-            self._read[key] = (self._detected if key[1] else self._labelled)(split)
+            self._read[key] = self._detected(split) if detected else self._labelled(split)
         return self._read[key]
 
     def metric(self, split: str) -> OKSAveragePrecision:
@@ -128,7 +132,7 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
 
     def evaluation_choices(self, split: str) -> Mapping[str, Any]:
         """Boxes, how they are chosen, and what becomes of several predictions of one person."""
-        choices: dict[str, Any] = {"boxes": "ground truth"}
+        choices: dict[str, Any] = {**GROUND_TRUTH_BOXES}
         if self._is_detected(split):
             file = self._detections_path(split).name
             choices = {"boxes": "detected", "detections": file, "box_threshold": self.box_threshold}
@@ -150,8 +154,30 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
         test_set = {"val": "val2017", "test": "test-dev2017"}.get(split, split)
         name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
         path = folder / f"person_keypoints_{test_set}_{name}_results.json"
-        poses, rows = self._poses(split, predictions)
+        samples = np.arange(len(predictions))
+        poses, rows = self.metric(split).poses(predictions.locations, predictions.scores, samples)
         return coco_format.write_results(path, self.annotations(split), poses, predictions.scores[rows])
+
+    def read_predictions(self, split: str, path: Path) -> PoseFile:
+        """Reads COCO's results, with the poses' scores; image ids, category and joints are the annotation file's.
+
+        Each labelled person gets the pose of its image that is most similar to its label (OKS).
+        """
+        labels, truth, count = self.in_labelled_boxes().load(split), self.annotations(split), len(self.skeleton)
+        found, left_out = coco_format.read_results(path, truth, {"keypoints": 3 * count})
+        # A list names no joints: they stand in the order of the annotation file.
+        table = found["keypoints"].reshape(-1, count, 3)[:, list(truth.order)]
+        areas, labelled = labels.reference_length.astype(np.float64) ** 2, labels.visibility > UNLABELLED
+
+        def similarity(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            offset = labels.joints[ours].astype(np.float64)[:, None] - table[theirs, :, :2]
+            return oks((offset**2).sum(-1), areas[ours][:, None], self.sigmas, labelled[ours][:, None])
+
+        rows = matched_by_image(labels.image_ids, found["image_id"], similarity, SIMILAR)
+        poses = DetectedPoses(found["image_id"], table[..., :2], found["score"])
+        scores = evaluate_detections(poses, truth, self.sigmas)
+        matches = aligned(labels, table[..., :2], table[..., 2], rows)
+        return PoseFile("COCO results", matches, len(table), left_out, scores)
 
     def labels_digest(self, split: str) -> str:
         """A digest of the files that `metric` reads crowds, areas, images without persons and detected boxes from;
@@ -160,13 +186,6 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
         if files and self.boxes == "detected":
             files.append(self._detections_path(split))
         return "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
-
-    def image_names(self, split: str) -> Mapping[int, str]:
-        """COCO's image ids -> file names, also of images without persons."""
-        return {number: name for number, (name, _) in image_table(self.annotations(split)).items()}
-
-    def image_numbers(self, split: str) -> Int64[np.ndarray, " N"]:
-        return self.load(split).image_ids
 
     def box_scores(self, split: str) -> Float32[np.ndarray, " N"] | None:
         """The detector's score of each person's box; None for ground-truth boxes."""
@@ -187,17 +206,10 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
             return self._annotations[split]
         file, labelled = self.files[split]["annotations"], not self._unlabelled(split)
         self.require_files([file])
-        read = coco_format.read_annotations(
-            self.root / file, self.skeleton, category=self.category, labelled=labelled
-        )
+        read = coco_format.read_annotations(self.root / file, self.skeleton, self.category, labelled=labelled)
         if split != "train":  # Too large to be kept for nothing.
             self._annotations[split] = read
         return read
-
-    def _poses(self, split: str, predictions: Predictions) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
-        """The predictions without duplicates, and which ones they are."""
-        samples = np.arange(len(predictions))
-        return self.metric(split).poses(predictions.locations, predictions.scores, samples)
 
     def _is_detected(self, split: str) -> bool:
         return split != "train" and self.boxes == "detected"
@@ -255,7 +267,7 @@ boxes=detected: detections of HRNet's README, github.com/leoxiaobin/deep-high-re
     def _detected(self, split: str) -> PersonsInBoxes:
         """The persons that a detector found, as they stand in its results file."""
         path, read = self._detections_path(split), self.annotations(split)
-        found, left_out = coco_format.read_results(path, read_json(path), read, {"bbox": 4})
+        found, left_out = coco_format.read_results(path, read, {"bbox": 4})
         empty, low = ~(found["bbox"][:, 2:] > 0).all(-1), found["score"] < self.box_threshold
         reasons = {"without extent": empty, f"that score less than {self.box_threshold}": low & ~empty}
         image_ids, boxes, scores = (found[key][~empty & ~low] for key in ("image_id", "bbox", "score"))

@@ -9,9 +9,8 @@ import scipy.io
 from pnfs import body
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.images import DataError
-from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, counted, joined
-from pnfs.data.predictions import Predictions
-from pnfs.data.readers import Records, finite_rows, read_json, read_mat, vector
+from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, PoseFile, Predictions, aligned, counted, joined
+from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, head_size
 
 FILE_JOINTS = (
@@ -66,7 +65,6 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
 
     def metric(self, split: str) -> PCK:
         """See `pckh`."""
-        self.require_split(split)
         return pckh(self.skeleton)
 
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
@@ -78,6 +76,17 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
         order = self.skeleton.indices(FILE_JOINTS)
         scipy.io.savemat(folder / "pred.mat", {"preds": predictions.locations[:, order] + 1.0})
         return folder / "pred.mat"
+
+    def read_predictions(self, split: str, path: Path) -> PoseFile:
+        """Also reads `pred.mat` (HRNet's, and ours), its persons in the file's order."""
+        if path.suffix != ".mat":
+            return super().read_predictions(split, path)
+        persons = self.persons(split)
+        table = read_mat(path, "preds", (len(persons), len(FILE_JOINTS), 2))
+        joints = table.astype(np.float64)[:, FROM_FILE] - 1.0
+        require_rows(path, finite_rows(joints), lambda row: f"person {row}", "preds is not a finite number")
+        matches = aligned(persons, joints, np.ones(joints.shape[:2]), np.arange(len(persons)))
+        return PoseFile("MPII pred.mat", matches, len(persons))
 
     def load(self, split: str) -> Persons:
         path = self.root / _ANNOTATIONS[split]
@@ -93,8 +102,9 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
 
         joints, labelled = np.zeros((count, joint_count, 2)), np.zeros((count, joint_count), bool)
         if split != "test":
-            flags = table.column("joints_vis", vector(joint_count, number=bool))
-            labelled = np.array(flags, bool).reshape(count, joint_count)
+            flags = table.numbers("joints_vis", joint_count)
+            table.require(np.isin(flags, (0, 1)).all(-1), "joints_vis is not 0 or 1")
+            labelled = flags == 1
             joints = table.numbers("joints", joint_count, 2, finite=False)
             joints = np.where(labelled[..., None], joints - 1, 0)
             table.require(finite_rows(joints), "a labelled joint is not a finite number")

@@ -1,16 +1,55 @@
-"""The authors' network (PoseNFS), computed slowly from the names of its state dict (an oracle).
+"""Public networks from the names of their state dicts (oracles that share nothing with the package).
 
-Written after the public code's description of its modules, one cell and one part after another; shares nothing
-with the package.
+HRNet and SimpleBaseline are timm's and torchvision's modules. The authors' network (PoseNFS) is computed slowly,
+after the public code's description of its modules, one cell and one part after another.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
 
-from public_networks import Weights
+from tiny import randomise_statistics
+
+# The order in which the public code's MPII networks give their 16 maps.
+PUBLIC_MPII = [
+    "right_ankle", "right_knee", "right_hip", "left_hip",
+    "left_knee", "left_ankle", "pelvis", "thorax",
+    "upper_neck", "head_top", "right_wrist", "right_elbow",
+    "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+]  # fmt: skip
+
+
+Public = tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]
+"""The state dict of a public network with random weights, and what makes score maps of normalised images."""
+
+
+def simple_baseline(joints: int) -> Public:
+    """On ResNet-50."""
+    net = torchvision.models.resnet50()
+    net.deconv_layers = nn.Sequential()
+    for channels in (2048, 256, 256):
+        deconv = nn.ConvTranspose2d(channels, 256, 4, 2, 1, bias=False)
+        net.deconv_layers.extend([deconv, nn.BatchNorm2d(256), nn.ReLU()])
+    net.final_layer = nn.Conv2d(256, joints, 1)
+    randomise_statistics(net.eval())
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    return state, nn.Sequential(*(m for name, m in net.named_children() if name not in ("avgpool", "fc")))
+
+
+def hrnet(joints: int) -> Public:
+    """HRNet-W32; the last module of the public pose networks makes the finest map alone."""
+    net = timm.create_model("hrnet_w32")
+    net.final_layer = nn.Conv2d(32, joints, 1)
+    randomise_statistics(net.eval())
+    stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.conv2, net.bn2, net.act2)
+    others = "incre", "downsamp", "classifier", *(f"stage4.2.fuse_layers.{n}" for n in (1, 2, 3))
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith(others)}
+    return state, lambda images: net.final_layer(net.stages(stem(images))[0])
 
 
 @dataclass(frozen=True)
@@ -29,13 +68,36 @@ class Fabric:
         return min(layer + 2, 4, self.depth - layer)
 
 
-class PoseNFSWeights(Weights):
-    """Layers of their code besides those of public networks."""
+class PoseNFSWeights:
+    """Layers by their public names; what is asked for the first time is drawn."""
 
-    def plain_norm(self, x: Tensor, name: str) -> Tensor:
-        """Batch norm without affine parameters."""
-        mean = self._entry(f"{name}.running_mean", (x.shape[1],), 0, 0.1)
-        return F.batch_norm(x, mean, self._variance(f"{name}.running_var", (x.shape[1],)), eps=1e-5)
+    def __init__(self, seed: int = 0) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _entry(self, name: str, shape: tuple[int, ...], mean: float, std: float) -> Tensor:
+        if name not in self.state:
+            self.state[name] = mean + std * torch.randn(shape, generator=self.generator)
+        return self.state[name]
+
+    def conv(self, x: Tensor, name: str, out: int, kernel: int, stride: int = 1, bias: bool = False) -> Tensor:
+        inputs = x.shape[1]
+        std = (2 / (inputs * kernel * kernel)) ** 0.5
+        weight = self._entry(f"{name}.weight", (out, inputs, kernel, kernel), 0, std)
+        added = self._entry(f"{name}.bias", (out,), 0, 0.1) if bias else None
+        return F.conv2d(x, weight, added, stride=stride, padding=kernel // 2)
+
+    def norm(self, x: Tensor, name: str, affine: bool = True) -> Tensor:
+        shape, variance = (x.shape[1],), f"{name}.running_var"
+        if variance not in self.state:
+            self.state[variance] = 0.5 + torch.rand(shape, generator=self.generator)
+        weight = self._entry(f"{name}.weight", shape, 0.5, 0.1) if affine else None
+        bias = self._entry(f"{name}.bias", shape, 0, 0.1) if affine else None
+        mean = self._entry(f"{name}.running_mean", shape, 0, 0.1)
+        return F.batch_norm(x, mean, self.state[variance], weight, bias, eps=1e-5)
+
+    def conv_norm(self, x: Tensor, conv: str, norm: str, *shape: int) -> Tensor:
+        return self.norm(self.conv(x, conv, *shape), norm)
 
     def operator(self, x: Tensor, name: str, operator: str) -> Tensor:
         if operator == "Zero":
@@ -44,16 +106,16 @@ class PoseNFSWeights(Weights):
             return x
         if operator == "avg_pool_3x3":
             pooled = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-            return self.plain_norm(pooled, f"{name}.1")
+            return self.norm(pooled, f"{name}.1", affine=False)
         if operator == "max_pool_3x3":
-            return self.plain_norm(F.max_pool2d(x, 3, stride=1, padding=1), f"{name}.1")
+            return self.norm(F.max_pool2d(x, 3, stride=1, padding=1), f"{name}.1", affine=False)
         (kind, _, kernel), channels = operator.split("_"), x.shape[1]
         kernel, dilation, base = int(kernel[0]), 1 if kind == "Sep" else 2, f"{name}.operation"
         for step in range(2 if kind == "Sep" else 1):
             weight = self._entry(f"{base}.{4 * step}.weight", (channels, 1, kernel, kernel), 0, 1 / kernel)
             x = F.conv2d(x, weight, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
             x = self.conv(x, f"{base}.{4 * step + 1}", channels, 1)
-            x = self.plain_norm(x, f"{base}.{4 * step + 2}").relu()
+            x = self.norm(x, f"{base}.{4 * step + 2}", affine=False).relu()
         return x
 
     def connection(self, x: Tensor, name: str, channels: int) -> Tensor:
@@ -118,7 +180,7 @@ def posenfs(
     *,
     backbone: Fabric,
     subnetwork: Fabric,
-    parts: dict[str, list[int]],
+    parts: Mapping[str, Sequence[int]],
     vector_dim: int,
 ) -> Tensor:
     """Score maps (B, K, h/4, w/4) of their network on a fabric backbone."""
