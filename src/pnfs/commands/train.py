@@ -204,7 +204,7 @@ def _cost(network: PoseNetwork, height: int, width: int) -> dict[str, int]:
     cost = counted = measure_cost(network, (height, width))
     # The summary in public pose code, and so the paper, counts transposed convolutions another way.
     if any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules()):
-        counted = measure_cost(network, (height, width), "output")
+        counted = measure_cost(network, (height, width), by_output=True)
     counts = {name: getattr(cost, name) for name in ("parameters", "live_parameters", "macs")}
     return counts | {"macs_by_output": counted.macs}
 
