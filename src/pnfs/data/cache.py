@@ -120,7 +120,7 @@ class CachedCrops:
 
     def view(self, index: int, zoom: float) -> View:
         """The cached crop, whatever the zoom; raises DataError naming the person if it is not what was written."""
-        # A connection is of one thread; a forked process must neither use nor close its parent's, so that one is kept.
+        # Each thread has its own; a forked process must neither use nor close its parent's, so that one is kept.
         user, row = (os.getpid(), threading.get_ident()), None
         try:
             if user not in self._connections:
