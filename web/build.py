@@ -33,7 +33,7 @@ RUNTIME_FILES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the page that runs an exported model in the browser.")
-    parser.add_argument("model", type=Path, help="file that `pnfs export` wrote (outputs=maps)")
+    parser.add_argument("model", type=Path, help="file that `pnfs export` wrote")
     parser.add_argument("--out", type=Path, default=HERE / "dist", help="folder to write")
     arguments = parser.parse_args()
     try:
@@ -49,7 +49,7 @@ def build(model: Path, out: Path) -> None:
     """Writes the page, the runtime, the model and its description into a folder.
 
     Raises:
-        ExportError: The model is no file that `pnfs export` wrote with outputs=maps, or npm is missing or fails.
+        ExportError: The model is no file that `pnfs export` wrote, or npm is missing or fails.
         OSError: The folder cannot be written.
     """
     description = describe(OnnxRuntime(model, threads=1).metadata, model)
@@ -67,21 +67,13 @@ def describe(metadata: ModelMetadata, model: Path) -> dict[str, Any]:
     Args:
         metadata: What the file says about itself.
         model: The file.
-
-    Raises:
-        ExportError: The model returns joints, of which no part maps can be drawn.
     """
-    if metadata.outputs != "maps":
-        raise ExportError(
-            f"{model}: it returns joints, but the page draws score maps too; export it with outputs=maps"
-        )
     height, width = metadata.input_size
     map_size = (height // metadata.stride, width // metadata.stride)
     number = {joint: k for k, joint in enumerate(metadata.joints)}
     skeleton = Skeleton(metadata.skeleton, metadata.joints, metadata.flip_pairs, metadata.limbs, groups={})
     sides = joint_sides(skeleton)
-    # Files written before parts were named hold one.
-    parts = metadata.parts or (("all", metadata.joints),)
+    parts = metadata.parts
     members = [[number[joint] for joint in joints] for _, joints in parts]
     return {
         "name": model.name,

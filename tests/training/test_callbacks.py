@@ -68,14 +68,14 @@ def epoch_of(path: Path) -> int:
 # --- moved runs
 
 
-@pytest.mark.parametrize(("scores", "best"), [([0.9, 0.5, 0.2, 0.3], 0), ([0.5, 0.9, 0.2, 0.95], 3)])
-def test_moved_run_keeps_its_best_epoch(tmp_path: Path, scores: list[float], best: int) -> None:
+def test_moved_run_keeps_its_best_epoch(tmp_path: Path) -> None:
+    scores = [0.9, 0.5, 0.2, 0.3]
     fit(tmp_path / "run", scores, epochs=2)
     moved = tmp_path / "another" / "place"
     moved.parent.mkdir()
     shutil.move(tmp_path / "run", moved)
     fit(moved, scores, epochs=4)
-    assert epoch_of(moved / "best.ckpt") == best
+    assert epoch_of(moved / "best.ckpt") == 0
     assert epoch_of(moved / "last.ckpt") == 3
     names = ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert sorted(path.name for path in moved.iterdir()) == names
@@ -85,18 +85,13 @@ def test_moved_run_keeps_its_best_epoch(tmp_path: Path, scores: list[float], bes
 # --- stopped before the end
 
 
-@pytest.mark.parametrize(("steps", "whole"), [(6, 1), (8, 2), (3, 0)])
+@pytest.mark.parametrize(("steps", "whole"), [(6, 1), (3, 0)])
 def test_part_of_an_epoch_is_not_kept(tmp_path: Path, steps: int, whole: int) -> None:
     # The part would be the best epoch of all.
     trainer = fit(tmp_path, [0.1, 0.5, 0.9], epochs=3, max_steps=steps)
     assert f"max_steps={steps} stopped it after {whole} of 3 epochs" in str(why_unfinished(trainer))
-    if steps == 6:
-        assert epoch_of(tmp_path / "best.ckpt") == epoch_of(tmp_path / "last.ckpt") == 0
-    if not whole:
-        assert not list(tmp_path.glob("*.ckpt"))
-    # All steps of all epochs are no part.
-    whole_run = fit(tmp_path / "whole", [0.1, 0.2], epochs=2, max_steps=2 * BATCHES)
-    assert why_unfinished(whole_run) is None
+    kept = {path.stem: epoch_of(path) for path in tmp_path.glob("*.ckpt")}
+    assert kept == ({"best": 0, "last": 0} if whole else {})
 
 
 def counted_looks(timer: Timer, stage: Any = None) -> float:
@@ -108,15 +103,10 @@ def counted_looks(timer: Timer, stage: Any = None) -> float:
 
 def test_max_time_pauses_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Timer, "time_elapsed", counted_looks)
-    limit = {"seconds": 7}
-    scores = [0.1, 0.2, 0.9]
-    reasons = []
-    for _ in range(9):
-        trainer = fit(tmp_path, scores, epochs=3, max_time=limit)
-        assert any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    reasons: list[str | None] = []
+    while len(reasons) < 9 and None not in reasons:
+        trainer = fit(tmp_path, [0.1, 0.2, 0.9], epochs=3, max_time={"seconds": 7})
         reasons.append(why_unfinished(trainer))
-        if reasons[-1] is None:
-            break
     assert len(reasons) > 2
     assert "max_time stopped it after 1 of 3 epochs" in str(reasons[0])
     assert reasons[-1] is None
@@ -127,9 +117,8 @@ def test_max_time_pauses_and_the_same_command_goes_on(tmp_path: Path, monkeypatc
 # --- early stopping
 
 
-@pytest.mark.parametrize(("patience", "end"), [(1, 1), (2, 2)])
-def test_run_that_had_stopped_early_trains_no_further_epoch(tmp_path: Path, patience: int, end: int) -> None:
-    scores = [0.5, 0.4, 0.3, 0.9, 0.9]
+def test_run_that_had_stopped_early_trains_no_further_epoch(tmp_path: Path) -> None:
+    scores, patience, end = [0.5, 0.4, 0.3, 0.9, 0.9], 2, 2
     # Patience goes on where it was.
     fit(tmp_path, scores, epochs=2, patience=patience)
     assert why_unfinished(fit(tmp_path, scores, epochs=5, patience=patience)) is None
@@ -139,20 +128,19 @@ def test_run_that_had_stopped_early_trains_no_further_epoch(tmp_path: Path, pati
     assert (epoch_of(tmp_path / "last.ckpt"), epoch_of(tmp_path / "best.ckpt")) == (end, 0)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_speed_leaves_the_first_step_of_an_epoch_out(monkeypatch: pytest.MonkeyPatch, world_size: int) -> None:
+def test_speed_leaves_the_first_step_of_an_epoch_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, logged = iter([100.0, 104.0, 200.0, 204.0]), []
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
     log = lambda name, value: logged.append((name, value))  # noqa: E731
     module: Any = SimpleNamespace(device=torch.device("cpu"), log=log)
-    trainer: Any = SimpleNamespace(world_size=world_size)
+    trainer: Any = SimpleNamespace(world_size=2)
     speed = TrainingSpeed()
     for _ in range(2):
         for step, persons in enumerate((7, 5, 3)):
             batch = {"sample_index": torch.zeros(persons)}
             speed.on_train_batch_end(trainer, module, None, batch, step)
         speed.on_train_epoch_end(trainer, module)
-    assert logged == [("train/persons_per_second", world_size * (5 + 3) / 4.0)] * 2
+    assert logged == [("train/persons_per_second", 2 * (5 + 3) / 4.0)] * 2
 
 
 def started(folder: Path, value: float, epoch: int = 0) -> ArchitectureMonitor:
@@ -168,8 +156,8 @@ def started(folder: Path, value: float, epoch: int = 0) -> ArchitectureMonitor:
     return monitor
 
 
-@pytest.mark.parametrize("value", [0.5, -math.inf])
-def test_trajectory_begins_before_training_and_forgets_what_was_not_kept(tmp_path: Path, value: float) -> None:
+def test_trajectory_begins_before_training_and_forgets_what_was_not_kept(tmp_path: Path) -> None:
+    value = -math.inf
     monitor = started(tmp_path, value)
     assert list(read_trajectory(monitor.path)) == [-1]
     line = monitor.path.read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
 
 from pnfs.body import LSP
@@ -20,7 +20,7 @@ from pnfs.errors import PnfsError
 from pnfs.evaluation.pck import PCK
 from pnfs.training import module as training_module
 from pnfs.training.loss import HeatmapLoss
-from pnfs.training.module import ArchitectureGroup, NonFiniteLossError, PoseModule
+from pnfs.training.module import NonFiniteLossError, PoseModule
 from pnfs.training.schedules import OneCycleSchedule, Schedule, StepSchedule
 from tiny import SILENT, TinyBackbone, fabric_network
 
@@ -70,8 +70,8 @@ def values(pose: PoseModule) -> list[Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("group", [None, ArchitectureGroup(lr_factor=3.0, weight_decay=0.125)])
-def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: ArchitectureGroup | None) -> None:
+@pytest.mark.parametrize("group", [None, (3.0, 0.125)])
+def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: tuple[float, float] | None) -> None:
     pose = module(schedule=OneCycleSchedule(peak=0.01))
     pose.architecture_group = group
     before, weight = values(pose), pose.network.head.weight.detach().clone()
@@ -91,7 +91,7 @@ def test_alpha_and_beta_are_trained_if_a_strategy_says_so(group: ArchitectureGro
         assert groups[1]["max_lr"] == pytest.approx(0.03)
 
 
-@pytest.mark.parametrize(("every", "last"), [(1, 5), (4, 7), (100, 8)])
+@pytest.mark.parametrize(("every", "last"), [(1, 5), (100, 8)])
 def test_first_loss_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch, every: int, last: int) -> None:
     """On the CPU at once, elsewhere at the next look, at the latest when the epoch ends."""
     monkeypatch.setitem(training_module.LOOK_AFTER, "cpu", every)
@@ -113,8 +113,8 @@ def test_first_loss_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(NonFiniteLossError) as stopped:
         epoch()
     assert fake.global_step == last
-    for part in ("training", "inf", "epoch 1", "step 5", "batch 1", "0.01", "row 5", "row 45"):
-        assert part in str(stopped.value)
+    assert "training loss is inf in epoch 1, step 5 (batch 1" in str(stopped.value)
+    assert "persons of the batch: row 5, row 45." in str(stopped.value)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -170,15 +170,10 @@ def test_one_cycle_goes_up_to_the_peak_and_down_to_nothing_in_all_groups() -> No
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(2e-3)
     assert top == pytest.approx(0.3 * 100, abs=1)
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert rates[0] < 2e-3 / 10
-    assert rates[-1] < 2e-3 / 1000
+    assert rates == sorted(rates[: top + 1]) + sorted(rates[top + 1 :], reverse=True)
+    assert rates[-1] < rates[0] / 100 < 2e-3 / 1000
     for weights, triple, tenth in table:
         assert (triple, tenth) == pytest.approx((3 * weights, weights / 10), rel=1e-6)
-    adam = Adam([torch.zeros(1, requires_grad=True)], lr=1e-3, betas=(0.9, 0.99))
-    rates_of(OneCycleSchedule(), adam, 1, 10)
-    assert adam.param_groups[0]["betas"] == (0.9, 0.99)
 
 
 # Five part maps of three joints; joints 0 and 2 belong to two parts.
@@ -186,8 +181,7 @@ MAP_JOINTS = torch.tensor([2, 0, 1, 0, 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("factor", [1.0, 0.5])
-@pytest.mark.parametrize("maps", ["parts", "joints"])
+@pytest.mark.parametrize(("maps", "factor"), [("parts", 1.0), ("joints", 0.5)])
 def test_unlabelled_joints_count_in_the_denominator_alone(maps, factor: float, dtype: torch.dtype) -> None:
     """Squared errors of labelled maps over the number of all maps; with "joints" on sums of the parts' maps,
     as in the public code (HRNet's JointsMSELoss)."""

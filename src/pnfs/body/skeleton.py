@@ -14,24 +14,16 @@ from pnfs.errors import PnfsError
 class Skeleton:
     """The joints of one dataset: of persons, hands, animals, anything. Lists, as YAML gives them, become tuples.
 
-    Args:
-        name: How configurations refer to the skeleton.
-        joints: The K joint names; their order is the order of every (K, ...) array.
-        flip_pairs: Joints that change places when the image is mirrored.
-        limbs: Pairs of joints that a drawing connects.
-        groups: Rows of a score table: label -> joints that count in it.
-        oks_sigmas: COCO's per-joint standard deviations (K,); None where the benchmark defines none.
-
     Raises:
         PnfsError: A name is unknown or occurs twice, a pair is none, or sigmas are not K positive numbers.
     """
 
-    name: str
-    joints: tuple[str, ...]
-    flip_pairs: tuple[tuple[str, str], ...]
-    limbs: tuple[tuple[str, str], ...] = ()
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    oks_sigmas: tuple[float, ...] | None = None
+    name: str  # How configurations refer to the skeleton.
+    joints: tuple[str, ...]  # The K names; their order is the order of every (K, ...) array.
+    flip_pairs: tuple[tuple[str, str], ...]  # Joints that change places when the image is mirrored.
+    limbs: tuple[tuple[str, str], ...] = ()  # Pairs of joints that a drawing connects.
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # Rows of a score table: label -> joints.
+    oks_sigmas: tuple[float, ...] | None = None  # COCO's standard deviations (K,); None without a benchmark's.
 
     def __post_init__(self) -> None:
         for key in ("joints", "flip_pairs", "limbs", "oks_sigmas"):

@@ -23,26 +23,20 @@ _BORDER_ROUNDS = 3  # DARK's estimates of what a Gaussian near the border has lo
 
 @dataclass(frozen=True)
 class Codec:
-    """Joints to heatmaps and back.
+    """Joints to heatmaps and back."""
 
-    Args:
-        sigma: Standard deviation of the target Gaussians in heatmap pixels; "dark" decodes with it too.
-        quantised: Put a target's centre on the heatmap pixel `int(x / stride + 0.5)`, truncated towards zero
-            (HRNet's rule); otherwise on the exact `x / stride`.
-        radius: Half the side of the square that holds a target Gaussian, in sigma; HRNet's is 3. None for a
-            Gaussian without end, whose joint has weight 1 wherever it lies.
-        unbiased: Crops and heatmaps are measured in pixel intervals (UDP); see `pnfs.data.geometry.crop_matrix`.
-        decode_method: From heatmaps to locations; see `decode`.
-        flip_shift: Pixels by which the maps that were mirrored back move to the right in the flip test, 0 or 1.
-            At stride 4 a mirrored joint lands 3/4 of a pixel too far left; HRNet corrects this by one pixel
-            (TEST.SHIFT_HEATMAP) and leaves the first column as it is.
-    """
-
-    sigma: float = 2.0
+    sigma: float = 2.0  # Standard deviation of the target Gaussians in heatmap pixels; "dark" decodes with it too.
+    # A target's centre lies on the heatmap pixel int(x / stride + 0.5), truncated towards zero (HRNet's rule);
+    # otherwise on the exact x / stride.
     quantised: bool = True
+    # Half the side of the square that holds a target Gaussian, in sigma; HRNet's is 3. None for a Gaussian without
+    # end, whose joint has weight 1 wherever it lies.
     radius: float | None = 3.0
-    unbiased: bool = False
-    decode_method: DecodeMethod = "quarter"
+    unbiased: bool = False  # Measured in pixel intervals (UDP); see `pnfs.data.geometry.crop_matrix`.
+    decode_method: DecodeMethod = "quarter"  # From heatmaps to locations; see `decode`.
+    # Pixels by which the maps that were mirrored back move to the right in the flip test, 0 or 1. At stride 4 a
+    # mirrored joint lands 3/4 of a pixel too far left; HRNet corrects this by one pixel (TEST.SHIFT_HEATMAP) and
+    # leaves the first column as it is.
     flip_shift: Literal[0, 1] = 1
 
     def __post_init__(self) -> None:
@@ -166,11 +160,7 @@ def blur_size(sigma: float) -> int:
 def _argmax(maps: Maps) -> tuple[Points, Scores]:
     flat = maps.flatten(-2)
     # On a CPU PyTorch compares one by one; NumPy reads at the memory's speed, eight times faster.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if maps.is_cpu and not traced:
-        index = torch.from_numpy(np.asarray(flat.detach().numpy().argmax(-1)))
-    else:
-        index = flat.argmax(-1)
+    index = torch.from_numpy(np.asarray(flat.detach().numpy().argmax(-1))) if maps.is_cpu else flat.argmax(-1)
     scores = flat.gather(-1, index[..., None])[..., 0]
     width = maps.shape[-1]
     locations = torch.stack([index % width, index // width], -1).float()

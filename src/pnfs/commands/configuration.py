@@ -125,7 +125,6 @@ _KINDS: Mapping[str, Any] = {
     "codec.decode_method": "pnfs.codec.codec:DecodeMethod",
     "decode_method": "pnfs.codec.codec:DecodeMethod",
     "runtime": "pnfs.inference.predictor:RuntimeName",
-    "outputs": "pnfs.export.runtimes:Outputs",
     "channel_order": "pnfs.models.network:ChannelOrder",
 }  # fmt: skip
 """Key -> what it may hold. Keys of objects are checked by the annotations of their classes besides."""

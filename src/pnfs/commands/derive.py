@@ -12,8 +12,7 @@ import pandas as pd
 from pnfs.codec import Codec
 from pnfs.commands.building import build_network, data_for, read_trained, save_network, trained_network
 from pnfs.commands.configuration import UsageError, console
-from pnfs.export.int8 import Calibration
-from pnfs.export.onnx_model import TOLERANCE, export_onnx
+from pnfs.export.onnx_model import TOLERANCE, Calibration, export_onnx
 from pnfs.export.runtimes import FilePrecision
 from pnfs.inference.predictor import DEFAULT_PADDING
 from pnfs.models import PoseFabricNetwork
@@ -119,8 +118,6 @@ def export(settings: dict[str, Any]) -> None:
     file = Path(out).expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
-    codec = dict(trained.get("codec", {}))
-    codec["decode_method"] = settings["decode_method"] or codec.get("decode_method", "quarter")
     height, width = settings["input_size"] or trained["input_size"]
     int8 = _calibration(settings, {**trained, "input_size": (height, width)}, path) if is_int8 else None
     console.print(f"exporting {path} (about {'one to three minutes' if is_int8 else 'half a minute'})")
@@ -128,8 +125,7 @@ def export(settings: dict[str, Any]) -> None:
         trained_network(trained, content, path).eval(),
         file.with_suffix(".onnx"),  # Other commands go by it.
         input_size=(height, width),
-        outputs=settings["outputs"],
-        codec=Codec(**codec),
+        codec=Codec(**trained.get("codec", {})),
         padding=trained["dataset"].get("padding", DEFAULT_PADDING),
         checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
         int8=int8,
@@ -137,7 +133,7 @@ def export(settings: dict[str, Any]) -> None:
     differences = ", ".join(f"{d:.1e} at batch {b}" for b, d in report.differences.items())
     before = "" if report.convolutions is None else ", before it was put into 8-bit integers"
     console.print(
-        f"{report.path}: {report.metadata.outputs}, {height}x{width}, {report.metadata.precision}, "
+        f"{report.path}: {height}x{width}, {report.metadata.precision}, "
         f"{report.path.stat().st_size / 1e6:.1f} MB\n"
         f"largest difference from PyTorch: {differences} (allowed: {TOLERANCE}){before}"
     )

@@ -179,7 +179,7 @@ def train_one(
         counts = {name: cost[name] for name in ("parameters", "live_parameters", "macs")}
         # The summary in public pose code, and so the paper, counts transposed convolutions another way.
         transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in module.network.modules())
-        by_output = measure_cost(module.network, size, "output").macs if transposed else cost["macs"]
+        by_output = measure_cost(module.network, size, by_output=True).macs if transposed else cost["macs"]
         record = {
             **{key: settings[key] for key in ("name", "seed")},
             **{"kind": "train", "primary": primary, "score": score, "scores": scores},

@@ -1,7 +1,6 @@
 """Scores of predicted poses."""
 
-from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_detections, oks, oks_nms
+from pnfs.evaluation.coco_eval import DetectedPoses, OKSAveragePrecision, evaluate_detections, oks, oks_nms
 from pnfs.evaluation.pck import PCK, head_size, torso_size
 from pnfs.evaluation.person_metric import Criterion, PersonMetric
 

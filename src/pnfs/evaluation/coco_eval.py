@@ -1,14 +1,16 @@
-"""Object keypoint similarity (OKS), OKS-NMS (HRNet, `lib/nms/nms.py`), and COCO's keypoint scores over arrays."""
+"""COCO's average precision of keypoints over arrays: similarity (OKS), OKS-NMS (HRNet), scores, the metric."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 
 from pnfs.body import COCO, Skeleton
 from pnfs.errors import PnfsError
+from pnfs.evaluation.person_metric import Columns, Criterion, PersonMetric
 
 COCO_SIGMAS = np.array(COCO.oks_sigmas)
 """COCO's standard deviation of each joint's labels, as a share of the person's scale."""
@@ -25,28 +27,18 @@ _PAIRS = 1 << 14  # Pairs of an image and a person that are compared at once; bo
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The N labelled persons of an annotation file, joints in the skeleton's order, lengths in pixels.
+    """The N labelled persons of an annotation file, joints in the skeleton's order, lengths in pixels."""
 
-    Attributes:
-        where: File name for messages.
-        images: Records with an id.
-        category: Id of the category "person" in this file.
-        joints: 0 where unlabelled.
-        visibility: Above 0 where labelled.
-        boxes: x, y, width, height.
-        usable: Neither crowd nor without a labelled joint; predictions of others are ignored.
-    """
-
-    where: str
-    images: list[dict[str, Any]]
-    category: int
+    where: str  # File name for messages.
+    images: list[dict[str, Any]]  # Records with an id.
+    category: int  # Id of the category "person" in this file.
     image_ids: Int64[np.ndarray, " N"]
-    joints: Float[np.ndarray, "N K 2"]
-    visibility: Float[np.ndarray, "N K"]
-    boxes: Float[np.ndarray, "N 4"]
+    joints: Float[np.ndarray, "N K 2"]  # 0 where unlabelled.
+    visibility: Float[np.ndarray, "N K"]  # Above 0 where labelled.
+    boxes: Float[np.ndarray, "N 4"]  # x, y, width, height.
     area: Float[np.ndarray, " N"]
     crowd: Bool[np.ndarray, " N"]
-    usable: Bool[np.ndarray, " N"]
+    usable: Bool[np.ndarray, " N"]  # Neither crowd nor without labels; predictions of others are ignored.
 
     def require_images(self, image_ids: Int64[np.ndarray, " M"]) -> None:
         """Raises PnfsError if one is not among the images."""
@@ -133,10 +125,7 @@ def evaluate_detections(
     """COCO's ten keypoint scores, as pycocotools computes them: fractions, nan of no detection or no person.
 
     Of detections with equal scores in an image the first counts as better; a joint that is not finite makes a
-    person similar to nobody. `truth` holds all persons, also crowds and those of images without a detection.
-
-    Raises:
-        PnfsError: A detection is in an image that the ground truth does not list.
+    person similar to nobody. `truth` holds all persons; PnfsError where it lacks an image.
     """
     truth.require_images(detections.image_ids)
     # A test set's annotations are not public.
@@ -234,3 +223,63 @@ def _precision_and_recall(
     places = np.array([np.searchsorted(row, _RECALLS) for row in recall])
     padded = np.pad(precision, ((0, 0), (0, 1)))
     return np.take_along_axis(padded, places, -1).mean(-1), recall[:, -1]
+
+
+class OKSAveragePrecision(PersonMetric):
+    """COCO's average precision and recall of keypoints; see `evaluate_detections`.
+
+    As in HRNet's `COCODataset.evaluate`, a person's score is the box's score times the mean score of the joints
+    that score above `joint_threshold`, and OKS-NMS drops duplicates.
+
+    `truth` are all persons of the images. Each sample has COCO's image id, the area of its person's box in square
+    image pixels (for OKS-NMS), and the box's score, 1 for boxes from the ground truth. PnfsError if one is
+    missing. For `nms_threshold` (None keeps all) and `soft_nms` see `oks_nms`.
+    """
+
+    def __init__(
+        self,
+        *,
+        truth: GroundTruth,
+        image_ids: Integer[np.ndarray, " N"],
+        areas: Float[np.ndarray, " N"],
+        box_scores: Float[np.ndarray, " N"],
+        sigmas: Sequence[float] | Float[np.ndarray, " K"] = COCO_SIGMAS,
+        joint_threshold: float = 0.2,
+        nms_threshold: float | None = 0.9,
+        soft_nms: bool = False,
+    ) -> None:
+        super().__init__(len(sigmas))
+        if not len(image_ids) == len(areas) == len(box_scores):
+            raise PnfsError("image_ids, areas and box_scores: each sample needs one of each")
+        truth.require_images(image_ids)
+        self.truth, self.sigmas = truth, np.asarray(sigmas, np.float64)
+        self.image_ids, self.areas, self.box_scores = image_ids, areas, box_scores
+        self.joint_threshold, self.nms_threshold, self.soft_nms = joint_threshold, nms_threshold, soft_nms
+
+    def score(self, persons: Columns) -> dict[str, float]:
+        poses, _ = self.poses(persons["predicted"], persons["scores"], persons["sample_index"])
+        return evaluate_detections(poses, self.truth, self.sigmas)
+
+    def criterion(self) -> Criterion:
+        """A similarity exp(-e²/(8σ²)) of at least 1/2, as AP .5 asks on average; e: distance / √area."""
+        return Criterion("similarity at least 0.5", "√area", self.sigmas * np.sqrt(8 * np.log(2)))
+
+    def poses(
+        self,
+        joints: Float[np.ndarray, "N K 2"],
+        joint_scores: Float[np.ndarray, "N K"],
+        samples: Int64[np.ndarray, " N"],
+    ) -> tuple[DetectedPoses, Int64[np.ndarray, " M"]]:
+        """The predictions that no better one suppresses, with their scores, and which of the N they are; in image
+        pixels. `samples` says which sample each prediction is."""
+        joints = joints.astype(np.float64)
+        means = mean_joint_score(joint_scores.astype(np.float64), self.joint_threshold)
+        scores, image_ids = self.box_scores[samples] * means, self.image_ids[samples]
+        areas, rows = self.areas[samples], np.argsort(image_ids, kind="stable")
+        groups = np.split(rows, np.flatnonzero(np.diff(image_ids[rows])) + 1)
+        for n, group in enumerate(groups):
+            if self.nms_threshold is not None and len(group) > 1:
+                of_image = joints[group], scores[group], areas[group], self.nms_threshold
+                groups[n] = group[oks_nms(*of_image, self.sigmas, soft=self.soft_nms)]
+        rows = np.concatenate(groups)
+        return DetectedPoses(image_ids[rows], joints[rows], scores[rows]), rows

@@ -113,12 +113,9 @@ class PCK(PersonMetric):
 
     def criterion(self) -> Criterion:
         """An error of at most the first threshold."""
-        first = self.thresholds[0]
-        return Criterion(
-            label=f"{self.name}@{first:g}",
-            reference={"PCKh": "head size", "PCK": "torso size"}.get(self.name, "reference length"),
-            thresholds=np.full(self.joint_count, first),
-        )
+        first, names = self.thresholds[0], {"PCKh": "head size", "PCK": "torso size"}
+        reference = names.get(self.name, "reference length")
+        return Criterion(f"{self.name}@{first:g}", reference, np.full(self.joint_count, first))
 
 
 @dataclass(frozen=True)
@@ -135,13 +132,6 @@ class Errors:
         """Joints that have an error."""
         return ~np.isnan(self.relative)
 
-    def rates(
-        self, thresholds: float | Float[np.ndarray, " K"], visibility: int | None = None
-    ) -> tuple[Float[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
-        """`joint_rates` of the joints with this visibility flag; None takes all labelled joints."""
-        asked = visibility is None or self.visibility == visibility
-        return joint_rates(np.where(asked, self.relative, np.nan), thresholds)
-
     def by_error(self) -> tuple[Int64[np.ndarray, " L"], Float[np.ndarray, " L"]]:
         """Rows of the predicted, scored persons, best first, and the mean of their joints' errors."""
         rows = np.flatnonzero(self.scored.any(-1) & self.predicted)
@@ -151,13 +141,11 @@ class Errors:
 
     def record(self, criterion: Criterion) -> dict[str, Any]:
         """Rates of every joint, all and by visibility, for `result.json`; None where no label is."""
-        limits = criterion.thresholds.tolist()
-        joints: dict[str, dict[str, Any]] = {
-            joint: {"threshold": round(limit, 4)}
-            for joint, limit in zip(self.skeleton.joints, limits, strict=True)
-        }
-        for kind, flag in {"all": None, "visible": 2, "occluded": 1}.items():
-            columns = (column.tolist() for column in self.rates(criterion.thresholds, flag))
+        limits = zip(self.skeleton.joints, criterion.thresholds.tolist(), strict=True)
+        joints: dict[str, dict[str, Any]] = {joint: {"threshold": round(limit, 4)} for joint, limit in limits}
+        for kind, flags in {"all": (1, 2), "visible": 2, "occluded": 1}.items():
+            errors = np.where(np.isin(self.visibility, flags), self.relative, np.nan)
+            columns = (column.tolist() for column in joint_rates(errors, criterion.thresholds))
             for entry, rate, count in zip(joints.values(), *columns, strict=True):
                 entry[kind] = {"percent": round(rate, 4) if count else None, "labels": count}
         return {

@@ -1,9 +1,9 @@
-"""Exported files: what one says about itself, and the runtimes, images in, heatmaps or joints out."""
+"""Exported files: what one says about itself, and the runtimes, images in, heatmaps out."""
 
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -18,15 +18,10 @@ from pnfs.codec import Codec
 from pnfs.errors import PnfsError
 
 Maps = Float[np.ndarray, "B K h/4 w/4"]
-Joints = tuple[Float[np.ndarray, "B K 2"], Float[np.ndarray, "B K"]]
 Images = UInt8[np.ndarray, "B h w 3"]
 
 Precision = Literal["f32", "bf16"]  # What OpenVINO computes a float32 file in.
-Outputs = Literal["maps", "joints"]  # Heatmaps, or joints and their scores.
 FilePrecision = Literal["f32", "int8"]  # All of a file, or most of its convolutions.
-
-# Properties that earlier files lack; the defaults hold for them.
-_ADDED_LATER = ("precision", "parts")
 
 
 class ExportError(PnfsError):
@@ -35,35 +30,23 @@ class ExportError(PnfsError):
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Properties of an exported model, written into the file under keys that begin with "pnfs.".
+    """Properties of an exported model, written into the file under keys that begin with "pnfs."; fields of the
+    skeleton, joints in the order of the outputs, and of the `Codec` are among them."""
 
-    Attributes:
-        input_size: (height, width) of the images.
-        stride: Image pixels for each pixel of a heatmap.
-        skeleton, joints, limbs, flip_pairs: The skeleton's name and fields; joints in the order of the outputs.
-        outputs: What the model returns.
-        decode_method, sigma, unbiased, flip_shift: Fields of the `Codec`.
-        padding: Factor on the sides of a person's box, as in training.
-        checkpoint: SHA-256 of the checkpoint's file; "" without one.
-        precision: What the file computes in.
-        parts: Names of the parts, each with its joints; none in older files.
-    """
-
-    input_size: tuple[int, int]
-    stride: int
-    skeleton: str
+    input_size: tuple[int, int]  # (height, width) of the images.
+    stride: int  # Image pixels for each pixel of a heatmap.
+    skeleton: str  # Its name.
     joints: tuple[str, ...]
     limbs: tuple[tuple[str, str], ...]
     flip_pairs: tuple[tuple[str, str], ...]
-    outputs: Outputs
     decode_method: str = "quarter"
     sigma: float = 2.0
     unbiased: bool = False
     flip_shift: int = 1
-    padding: float = 1.25
-    checkpoint: str = ""
+    padding: float = 1.25  # Factor on the sides of a person's box, as in training.
+    checkpoint: str = ""  # SHA-256 of the checkpoint's file; "" without one.
     precision: FilePrecision = "f32"
-    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    parts: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Names of the parts, each with its joints.
 
     @property
     def codec(self) -> Codec:
@@ -82,11 +65,12 @@ class ModelMetadata:
         Raises:
             ExportError: Something is missing or damaged; names the property.
         """
-        values, name = {}, ""
+        values, name = {}, "outputs"
         try:
+            if properties.get("pnfs.outputs", '"maps"') != '"maps"':
+                raise KeyError  # Earlier files may return joints.
             for name in (field.name for field in fields(cls)):
-                if f"pnfs.{name}" in properties or name not in _ADDED_LATER:
-                    values[name] = json.loads(properties[f"pnfs.{name}"])
+                values[name] = json.loads(properties[f"pnfs.{name}"])
             return TypeAdapter(cls).validate_python(values)
         except (KeyError, json.JSONDecodeError, ValidationError) as error:
             key = error.errors()[0]["loc"][0] if isinstance(error, ValidationError) else name
@@ -115,8 +99,8 @@ class Runtime:
         if threads is not None and threads < 1:
             raise ExportError(f"threads must be at least 1, got {threads}")
 
-    def __call__(self, images: Images) -> Maps | Joints:
-        """RGB crops of the model's input size to heatmaps, or to joints (x, y in crop pixels) and their scores.
+    def __call__(self, images: Images) -> Maps:
+        """RGB crops of the model's input size to heatmaps, one a joint.
 
         Raises:
             ExportError: The images have another type or shape.
@@ -125,10 +109,9 @@ class Runtime:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != wanted:
             got = f"{images.dtype} {images.shape}"
             raise ExportError(f"images must be uint8 (B, {', '.join(map(str, wanted))}), got {got}")
-        outputs = self._run(images)
-        return outputs[0] if len(outputs) == 1 else (outputs[0], outputs[1])
+        return self._run(images)
 
-    def _run(self, images: Images) -> Sequence[np.ndarray]:
+    def _run(self, images: Images) -> Maps:
         raise NotImplementedError
 
 
@@ -149,8 +132,8 @@ class OnnxRuntime(Runtime):
         self.metadata = ModelMetadata.from_properties(properties, self.path)
         self.precision = self.metadata.precision
 
-    def _run(self, images: Images) -> Sequence[np.ndarray]:
-        return self._session.run(None, {"images": images})
+    def _run(self, images: Images) -> Maps:
+        return self._session.run(None, {"images": images})[0]
 
 
 class OpenVinoRuntime(Runtime):
@@ -191,16 +174,15 @@ class OpenVinoRuntime(Runtime):
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
         self._requests: dict[int, Any] = {}
 
-    def _run(self, images: Images) -> Sequence[np.ndarray]:
+    def _run(self, images: Images) -> Maps:
         request = self._requests.get(len(images))
         if request is None:
             model = self._model.clone()
             model.reshape([len(images), *self.metadata.input_size, 3])
             compiled = self._core.compile_model(model, "CPU", self._options)
             request = self._requests[len(images)] = compiled.create_infer_request()
-        results = request.infer([images], share_inputs=True)
         # The request's next call overwrites its own memory.
-        return [np.array(results[index]) for index in range(len(results))]
+        return np.array(request.infer([images], share_inputs=True)[0])
 
 
 @cache

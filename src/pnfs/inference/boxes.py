@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,23 +25,25 @@ class FrameBoxes(NamedTuple):
     boxes: Float32[np.ndarray, "N 4"] | None  # x, y, width, height in px; None: one person fills it.
     scores: Float32[np.ndarray, " N"] | None = None  # How sure each box is; None: 1.
     image_id: int | None = None  # The picture's number where the boxes come from.
-    carried: bool = False
-    """Nothing is known of this frame: the persons followed are looked for where they were. These boxes
-    are for when there is nobody to follow."""
+    carried: bool = (
+        False  # Persons followed are looked for where they were; the boxes are for when there are none.
+    )
 
 
 NOT_KNOWN = FrameBoxes(np.zeros((0, 4), np.float32), carried=True)
 
 
-class BoxSource(Protocol):
-    """Says where the persons of a picture, or of frame `frame` (from 0) of a video, are."""
+class BoxSource:
+    """Says where the persons of a picture, or of frame `frame` (from 0) of a video, are.
 
-    upright: bool
-    """Whether boxes refer to the picture turned as its camera recorded, or to its stored pixels."""
+    `upright` says whether boxes refer to the picture turned as its camera recorded, or to its stored pixels. Calls
+    raise DataError if nothing is known of the picture, or the boxes belong to another one.
+    """
+
+    upright = True
 
     def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
-        """Raises DataError if nothing is known of this picture, or the boxes belong to another one."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
 class Frame(NamedTuple):
@@ -75,23 +77,19 @@ def read_frames(
             report(error if named else DataError(f"{file.path}: {error}"))
 
 
-class WholeImage:
+class WholeImage(BoxSource):
     """One person fills each picture, and a video's frames until the person is followed."""
-
-    upright = True
 
     def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
         return FrameBoxes(None, carried=frame is not None)
 
 
-class CocoBoxes:
-    """Persons from a COCO-format file: annotations, detections, or what `pnfs predict` wrote.
+class CocoBoxes(BoxSource):
+    """Persons from a COCO-format file of images and annotations, such as what `pnfs predict` wrote.
 
-    Pictures are found by file name: an entry fits a picture whose path ends with it. A list of detections knows
-    pictures by number alone; it fits names that are this number (000000000785.jpg). Frames of a video are entries
+    Pictures are found by file name: an entry fits a picture whose path ends with it. Frames of a video are entries
     with the video's name as `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried
-    boxes.
-    Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
+    boxes. Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
     `threshold` (without one it is 1) are left out and counted in `left_out`.
 
     Raises:
@@ -103,33 +101,23 @@ class CocoBoxes:
     def __init__(self, path: Path | str, *, threshold: float = 0.0) -> None:
         self.path = where = Path(path).expanduser()
         content: Any = read_json(where)
-        # Pictures that a list of detections does not mention have no persons.
-        self._lists_all = isinstance(content, dict)
-        if isinstance(content, list):
-            content = {"images": [], "annotations": content}
         if not (isinstance(content, dict) and {"images", "annotations"} <= content.keys()):
-            kinds = "COCO annotations (an object with images and annotations) nor detections (a list)"
-            raise DataError(f"{where}: neither {kinds}")
-        self._sizes: dict[int, tuple[Any, ...]] = {}
-        self._by_name: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
+            raise DataError(f"{where}: no COCO annotations (an object with images and annotations)")
         images = Records(where, content["images"], "images", lambda row, _: f"image {row}")
         told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
         told["frame_id"] = Id | None  # type: ignore[operator]
-        columns = (images.column(key, kind) for key, kind in told.items())
-        for id_, name, *size, frame in zip(*columns, strict=True):
-            self._sizes[id_] = tuple(size)
+        # Last part of a name, and frame -> its images: name, id, size.
+        self._images: dict[tuple[str, int | None], list[tuple[str, int, tuple]]] = defaultdict(list)
+        for id_, name, *size, frame in zip(*map(images.column, told, told.values()), strict=True):
             last = name.replace("\\", "/").rpartition("/")[2]
-            self._by_name[last, frame].append((name.removeprefix("./"), id_))
-        self._videos = {name for name, frame in self._by_name if frame is not None}
+            self._images[last, frame].append((name.removeprefix("./"), id_, tuple(size)))
         named = named_categories(where, content.get("categories"), "person")
-        person = named[0]["id"] if named else PERSON
-        records = content["annotations"]
+        person, records = named[0]["id"] if named else PERSON, content["annotations"]
         table = Records(where, records, "the list of boxes", lambda row, r: f"record {r.get('id', row)}")
         boxes, scores = table.numbers("bbox", 4), table.numbers("score", missing=1.0)
         image_ids = np.array(table.column("image_id", Id), np.int64)
-        if self._lists_all:
-            known = np.isin(image_ids, list(self._sizes))
-            table.require(known, "its image_id is not among the images")
+        known = [id_ for entries in self._images.values() for _, id_, _ in entries]
+        table.require(np.isin(image_ids, known), "its image_id is not among the images")
         reasons = {
             OTHER_CATEGORY: table.numbers("category_id", missing=person) != person,
             CROWD: table.numbers("iscrowd", missing=0) != 0,
@@ -146,11 +134,21 @@ class CocoBoxes:
         self._image_ids = image_ids[kept]
 
     def __call__(self, image: Image, file: InputFile, frame: int | None) -> FrameBoxes:
-        id_ = self._find(file, frame)
-        if id_ is None:
+        name, full = file.path.name, f"/{file.path.as_posix()}"
+        entries = self._images.get((name, frame), [])
+        if not entries and frame is not None and any(n == name and f is not None for n, f in self._images):
             return NOT_KNOWN
+        if not entries:
+            kind = "picture" if frame is None else "video with a frame_id"
+            raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")
+        # File names may carry folders that a copy has lost; then the last part must be unique.
+        fitting = [entry for entry in entries if full.endswith(f"/{entry[0]}")] or entries
+        longest = max(len(entry) for entry, *_ in fitting)
+        found = {id_: size for entry, id_, size in fitting if len(entry) == longest}
+        if len(found) > 1:
+            raise DataError(f"{file.path}: {self.path} names several pictures {name}")
+        ((id_, stated),) = found.items()
         size = image.shape[1::-1]
-        stated = self._sizes.get(id_, size)
         if all(isinstance(side, int) for side in stated) and stated != size:
             here, there = (f"{width}x{height} px" for width, height in (size, stated))
             text = f"has {here}, but in {self.path} it has {there}; the boxes belong to another picture"
@@ -158,30 +156,8 @@ class CocoBoxes:
         rows = self._image_ids == id_
         return FrameBoxes(self._boxes[rows], self._scores[rows], id_)
 
-    def _find(self, file: InputFile, frame: int | None) -> int | None:
-        """The picture's number; None for a frame that is not listed, of a video that is."""
-        name, full = file.path.name, f"/{file.path.as_posix()}"
-        entries = self._by_name.get((name, frame), [])
-        # File names may carry folders that a copy has lost; then the last part must be unique.
-        fitting = [entry for entry in entries if full.endswith(f"/{entry[0]}")] or entries
-        longest = max((len(entry) for entry, _ in fitting), default=0)
-        ids = {id_ for entry, id_ in fitting if len(entry) == longest}
-        if len(ids) > 1:
-            raise DataError(f"{file.path}: {self.path} names several pictures {name}")
-        if ids:
-            return ids.pop()
-        if self._lists_all and (frame is None or name not in self._videos):
-            kind = "picture" if frame is None else "video with a frame_id"
-            raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")
-        if not self._lists_all and (frame is not None or not file.path.stem.isdecimal()):
-            raise DataError(
-                f"{file.path}: {self.path} knows pictures by number alone and this name is none; name a file "
-                "with images and annotations"
-            )
-        return None if self._lists_all else int(file.path.stem)
 
-
-class PersonDetector:
+class PersonDetector(BoxSource):
     """torchvision's detector of this name; persons who score less than `threshold` are left out.
 
     `weights` is a file; None: where torchvision keeps downloads. `download`, given their size and URL, says
@@ -191,8 +167,6 @@ class PersonDetector:
     Raises:
         DataError: There is no such detector, or its weights are not there or do not fit.
     """
-
-    upright = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from pnfs.data.readers import located
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_PROPERTIES = (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
 SUFFIXES = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
@@ -43,24 +44,29 @@ def find_inputs(asked: str | Path | Sequence[str | Path], exclude: Path) -> tupl
         DataError: Something is not there, or there is neither a picture nor a video in it.
     """
     items = [asked] if isinstance(asked, (str, Path)) else asked
-    known: dict[Path, Path] = {}
+    known: dict[Path, Path] = {}  # File -> the folder that its name is relative to.
     others: dict[Path, None] = {}
-    results = exclude.resolve()
     for item in (Path(str(item)).expanduser() for item in items):
+        wildcards = [n for n, part in enumerate(item.parts) if set("*?[") & set(part)]
         if item.is_file():  # What is asked for by name is read, or refused when it is.
             known[item.parent.resolve() / item.name] = item.parent.resolve()
             continue
-        folder, paths = _expanded(item)
-        root = folder.resolve()
+        if item.is_dir():
+            folder, found = item, item.rglob("*")
+        elif wildcards:
+            folder = Path(*item.parts[: wildcards[0]])
+            found = map(Path, glob.glob(str(item), recursive=True))  # noqa: PTH207, absolute patterns
+        else:
+            raise DataError(f"{item}: there is no such file or folder{located(item)}")
+        root, files = folder.resolve(), [p for p in found if p.is_file() and not p.name.startswith(".")]
         # Links to files keep their own names; ".." must not lead results out of their folder.
-        there = [root / path.relative_to(folder) for path in sorted(paths, key=natural_key)]
-        below = [path for path in there if not path.is_relative_to(results)]
+        there = [root / path.relative_to(folder) for path in sorted(files, key=_natural)]
+        below = [path for path in there if not path.is_relative_to(exclude.resolve())]
         fitting = dict.fromkeys((p for p in below if p.suffix.lower() in SUFFIXES), root)
         rest = [path for path in below if path not in fitting]
         if not fitting:
             hint = f"; there are {some_of([path.name for path in rest])}" if rest else ""
-            hint += f"; results in {results} are not read" if len(below) < len(there) else ""
-            what = f"there is neither a picture nor a video in it{hint}"
+            what = f"there is neither a picture nor a video in it{hint}; results in {exclude} are not read"
             raise DataError(f"{item}: {what}; known are {', '.join(SUFFIXES)}")
         known |= fitting
         others |= dict.fromkeys(rest)
@@ -75,28 +81,13 @@ def some_of(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
-def natural_key(path: Path) -> list[str]:
+def _natural(path: Path) -> list[str]:
     """Sorts folder by folder, and numbers in names by their value."""
     return [re.sub(r"\d+", lambda digits: digits[0].zfill(30), p).casefold() for p in path.parts]
 
 
-def _expanded(item: Path) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and all files but hidden ones, of a folder or a glob."""
-    wildcards = [n for n, part in enumerate(item.parts) if set("*?[") & set(part)]
-    if item.is_dir():
-        folder, candidates = item, list(item.rglob("*"))
-    elif wildcards:
-        folder = Path(*item.parts[: wildcards[0]])
-        candidates = [Path(p) for p in glob.glob(str(item), recursive=True)]  # noqa: PTH207, absolute patterns
-    else:
-        raise DataError(f"{item}: there is no such file or folder{located(item)}")
-    return folder, [p for p in candidates if p.is_file() and not p.name.startswith(".")]
-
-
 def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture in RGB, turned as its camera recorded (EXIF) if `upright`.
-
-    False reads the pixels as they are stored, which is what the boxes of datasets refer to.
+    """A picture in RGB, turned as its camera recorded (EXIF) if `upright`, else as its pixels are stored.
 
     Raises:
         DataError: It is missing, damaged, cut off, too large, no picture, or one of more than 8 bits a channel.
@@ -120,7 +111,7 @@ def read_picture(path: Path, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]
 
 
 class Video:
-    """Frames of a video file, in RGB, upright.
+    """Frames of a video file, in RGB, upright; `stated_frames` is their number as the container says, or 0.
 
     Raises:
         DataError: It cannot be opened, holds no frames, or its frames are too large.
@@ -129,20 +120,14 @@ class Video:
     def __init__(self, path: Path) -> None:
         self.path = path
         capture = self._opened()
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if np.isfinite(fps) and fps > 0 else 25.0
-        self.stated_frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        """As the container says; 0 where it does not."""
-        size = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        fps, count, *size = map(capture.get, _PROPERTIES)
         capture.release()
+        self.fps = fps if np.isfinite(fps) and fps > 0 else 25.0
+        self.stated_frames = max(0, int(count))
         require_size(path, *size)
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """The frames from first to last.
-
-        Raises:
-            DataError: After the last readable frame, if the video ends well before its stated end.
-        """
+        """The frames; raises DataError after the last readable one if it comes well before the stated end."""
         capture, count = self._opened(), 0
         try:
             while (read := capture.read())[0]:
@@ -152,10 +137,8 @@ class Video:
             capture.release()
         # Containers state how many frames they hold, some only roughly.
         if count < max(1, 0.95 * self.stated_frames):
-            raise DataError(
-                f"{self.path}: only {count} of {self.stated_frames} frames can be read; the file is damaged or "
-                "cut off"
-            )
+            text = f"only {count} of {self.stated_frames} frames can be read; the file is damaged or cut off"
+            raise DataError(f"{self.path}: {text}")
 
     def _opened(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self.path))

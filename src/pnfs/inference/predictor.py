@@ -21,17 +21,10 @@ from pnfs.export.runtimes import OnnxRuntime, OpenVinoRuntime, Precision
 from pnfs.inference.poses import ImageWithBoxes, PersonMaps, Prediction
 from pnfs.models import PoseNetwork
 from pnfs.models.network import Stage
-from pnfs.training.checkpoints import (
-    CONFIG_KEY,
-    CheckpointError,
-    find_checkpoint,
-    load_network_state,
-    read_checkpoint,
-    without_downloads,
-)
+from pnfs.training import checkpoints
+from pnfs.training.checkpoints import CONFIG_KEY, CheckpointError
 
-JOINT_THRESHOLD = 0.2
-"""A person's score is the mean over joints that score more (HRNet's in_vis_thre)."""
+JOINT_THRESHOLD = 0.2  # A person's score is the mean over joints that score more (HRNet's in_vis_thre).
 DEFAULT_PADDING = 1.25  # Factor on person boxes, as the datasets' loaders have it.
 
 RuntimeName = Literal["torch", "onnx", "openvino"]
@@ -52,14 +45,9 @@ class ExportedNetwork(PoseNetwork):
 
 
 def choose_device(device: str) -> torch.device:
-    """The device a user names; "auto" is the first accelerator, else the CPU.
-
-    Raises:
-        PnfsError: There is no such device on this machine.
-    """
+    """The device a user names; "auto" is the first accelerator, else the CPU; PnfsError where there is none."""
     if device == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         # Constructing a tensor is the only check that holds for every kind of device.
         return torch.empty(1, device=device).device
@@ -159,18 +147,14 @@ class Predictor:
 
     @torch.inference_mode()
     def _read(
-        self,
-        crops: UInt8[np.ndarray, "B h w 3"],
-        matrices: Float[Tensor, "B 2 3"],
-        flip_test: bool,
-        keep_maps: bool,
-        keep_vectors: bool,
+        self, crops: UInt8[np.ndarray, "B h w 3"], matrices: Float[Tensor, "B 2 3"], flip: bool, *keep: bool
     ) -> dict[str, Tensor]:
-        """From crops, and the maps from their pixels to the images', to joints, scores and what is kept."""
+        """From crops, and the maps from their pixels to the images', to joints, scores, and what to keep."""
+        keep_maps, keep_vectors = keep
         images = torch.from_numpy(crops).to(self.device)
         part_maps = self.network(images)
         maps = self.network.merged(part_maps)
-        if flip_test:
+        if flip:
             mirrored = self.network.heatmaps(images.flip(-2))
             maps = self.codec.flip_averaged(maps, mirrored, self.skeleton.flip_permutation)
         locations, scores = self.codec.decode(maps)
@@ -210,13 +194,13 @@ def load_predictor(
     trust: bool = False,
 ) -> Predictor:
     """See `pnfs.load`; `build` goes from the model's part of a checkpoint's configuration to the network."""
-    path = find_checkpoint(checkpoint)
+    path = checkpoints.find_checkpoint(checkpoint)
     runtime = chosen_runtime(path, runtime, precision)
     if runtime == "torch":
-        content = read_checkpoint(path, builds=("model",), trust=trust)
-        trained = without_downloads(content[CONFIG_KEY])
+        content = checkpoints.read_checkpoint(path, builds=("model",), trust=trust)
+        trained = checkpoints.without_downloads(content[CONFIG_KEY])
         network, codec = build(trained["model"]), Codec(**trained.get("codec", {}))
-        load_network_state(network, content, path)
+        checkpoints.load_network_state(network, content, path)
         usual = trained["dataset"].get("padding", DEFAULT_PADDING)
         match trained.get("input_size"):
             case [int(height), int(width)]:
@@ -227,9 +211,6 @@ def load_predictor(
         openvino = runtime == "openvino"
         exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
         known = exported.metadata
-        if known.outputs != "maps":
-            text = "returns joints, from which no flip test can be made; export it with outputs=maps"
-            raise PnfsError(f"{path} {text}")
         # For a skeleton that a dataset's file describes, the model's file has the joints.
         described = known.skeleton, known.joints, known.flip_pairs, known.limbs
         network = ExportedNetwork(exported, SKELETONS.get(known.skeleton) or Skeleton(*described))
@@ -246,11 +227,7 @@ def load_predictor(
 
 
 def chosen_runtime(path: Path, runtime: str | None, precision: str | None) -> RuntimeName:
-    """The runtime that is asked for, or else the file's own.
-
-    Raises:
-        PnfsError: It cannot take the file, or has no choice of precision.
-    """
+    """The runtime that is asked for, or else the file's own; PnfsError where it cannot take the file."""
     exported = path.suffix == ".onnx"
     chosen = runtime or ("onnx" if exported else "torch")
     if chosen not in get_args(RuntimeName):

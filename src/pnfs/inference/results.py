@@ -1,7 +1,5 @@
 """What predictions leave behind: overlays, one COCO-format file, a table of joints."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from pnfs.body import Skeleton
 from pnfs.data.coco_format import PERSON
@@ -56,11 +55,8 @@ class ResultFolder:
         self.images: list[dict[str, Any]] = []
         self.persons: list[dict[str, Any]] = []
         self._videos: list[dict[str, Any]] = []
-        self._rows: list[tuple[Any, ...]] = [_COLUMNS]
-        self._info = {
-            "description": f"poses predicted by pnfs, skeleton {skeleton.name}",
-            **(info or {}),
-        }
+        self._rows: list[tuple[Any, ...]] = []
+        self._info = {"description": f"poses predicted by pnfs, skeleton {skeleton.name}", **(info or {})}
         self._writer: tuple[Path, cv2.VideoWriter] | None = None
 
     def __enter__(self) -> "ResultFolder":
@@ -68,25 +64,19 @@ class ResultFolder:
 
     def __exit__(self, *_: object) -> None:
         self._close_video()
-        category = {
-            "id": PERSON,
-            "name": "person",
-            "supercategory": "person",
-            "keypoints": list(self.skeleton.joints),
-            # COCO counts joints from 1 here.
-            "skeleton": [[i + 1 for i in self.skeleton.indices(limb)] for limb in self.skeleton.limbs],
-        }
+        # COCO counts joints from 1 here.
+        limbs = [[i + 1 for i in self.skeleton.indices(limb)] for limb in self.skeleton.limbs]
+        person = {"id": PERSON, "name": "person", "supercategory": "person"}
         content = {
             "info": self._info,
-            "categories": [category],
+            "categories": [person | {"keypoints": list(self.skeleton.joints), "skeleton": limbs}],
             "videos": self._videos,
             "images": self.images,
             "annotations": self.persons,
         }
         write_whole(self.folder / RESULT_FILE, json.dumps(content, allow_nan=False))
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(self._rows)
-        write_whole(self.folder / TABLE_FILE, table.getvalue())
+        table = pd.DataFrame(self._rows, columns=_COLUMNS)
+        write_whole(self.folder / TABLE_FILE, table.to_csv(index=False, lineterminator="\n"))
 
     def add(self, frame: Frame, prediction: Prediction) -> None:
         """Takes in the poses of one picture or frame; frames of a video come one after another."""

@@ -22,7 +22,8 @@ Box = Float32[np.ndarray, " 4"]  # x, y, width, height in px.
 DERIVATIVE_CUTOFF = 1.0
 """Cutoff in Hz of the low-pass filter of the speed; the paper's constant."""
 MISSING = 0.9
-"""Factor on the box score of a person for each frame without the person."""
+"""Factor on the box score of a person for each frame without the person: of two poses that are alike the one found
+last stays."""
 CARRIED_MARGIN = 1.1
 """Factor on the sides of a carried box beside the usual padding: the person moves on, and joints that are
 found lie closer together than labelled ones."""
@@ -84,10 +85,8 @@ class Poses:
         return frame._replace(query=ImageWithBoxes(image, boxes, scores)) if len(boxes) else frame
 
     def _followed(self, frame: Frame, found: Prediction) -> Prediction:
-        kept = found
-        if self.nms_threshold is not None:
-            kept = found.without_duplicates(self.nms_threshold)
-            self.duplicates += len(found) - len(kept)
+        kept = found if self.nms_threshold is None else found.without_duplicates(self.nms_threshold)
+        self.duplicates += len(found) - len(kept)
         if frame.index is None:
             return kept
         if frame.file != self._file:
@@ -117,25 +116,20 @@ class OneEuroFilter:
         self.min_cutoff, self.beta = min_cutoff, beta
         self._time: float | None = None
 
-    def __call__(
-        self, values: Float[np.ndarray, "*shape"], time: float, size: float = 1.0
-    ) -> Float[np.ndarray, "*shape"]:
+    def __call__(self, values: Float[np.ndarray, "*n"], time: float, size: float = 1.0) -> Float[np.ndarray, "*n"]:
         """The filtered values at `time` in seconds, later than the last; speed is in `size` per second."""
         if self._time is None:
             self._values, self._speed = np.array(values, np.float64), np.zeros(np.shape(values))
         else:
             elapsed = time - self._time
+            # Weight of the newest value in exponential smoothing with a cutoff.
+            weight = lambda cutoff: 1 / (1 + 1 / (2 * math.pi * cutoff * elapsed))  # noqa: E731
             speed = (values - self._values) / elapsed
-            self._speed += _weight(DERIVATIVE_CUTOFF, elapsed) * (speed - self._speed)
+            self._speed += weight(DERIVATIVE_CUTOFF) * (speed - self._speed)
             cutoff = self.min_cutoff + self.beta * np.abs(self._speed) / size
-            self._values += _weight(cutoff, elapsed) * (values - self._values)
+            self._values += weight(cutoff) * (values - self._values)
         self._time = time
         return self._values.copy()
-
-
-def _weight(cutoff: Float[np.ndarray, "*shape"] | float, elapsed: float) -> np.ndarray:
-    """Weight of the newest value in exponential smoothing with this cutoff."""
-    return 1 / (1 + 1 / (2 * math.pi * np.asarray(cutoff) * elapsed))
 
 
 @dataclass
@@ -143,10 +137,16 @@ class _Track:
     id: int
     frame: int  # Where the person was found last.
     box: Box  # Where the pose was looked for.
-    carried: Box  # Where the next one will be, if no box is given.
-    box_score: float  # Of the last box that was given.
-    velocity: Float32[np.ndarray, " 2"]  # Of the box's centre, in px per frame.
     smoother: OneEuroFilter
+    box_score: float = 1.0  # Of the last box that was given.
+    velocity: np.ndarray | float = 0.0  # Of the box's centre, in px per frame.
+
+    def __post_init__(self) -> None:
+        self.carried = self.box  # Where the next one will be, if no box is given.
+
+    def at(self, frame: int) -> Box:
+        """The box, moved on to the frame."""
+        return self.box + np.append(np.zeros(2) + self.velocity * (frame - self.frame), [0, 0])
 
 
 class Tracker:
@@ -180,31 +180,30 @@ class Tracker:
     def carried(
         self, frame: int, size: tuple[int, int]
     ) -> tuple[Float32[np.ndarray, "N 4"], Float32[np.ndarray, " N"]]:
-        """Boxes of the persons remembered, as far as they lie in a frame of (height, width), and their scores.
-
-        Scores fall by a tenth with each frame in which a person was missing: of two poses that are alike the one
-        found last stays.
-        """
+        """Boxes of the persons remembered, as far as they lie in a frame of (height, width), and their scores."""
         tracks = [track for track in self._remembered(frame) if _is_inside(track.carried, size)]
         boxes = np.array([track.carried for track in tracks], np.float32).reshape(-1, 4)
         scores = [track.box_score * MISSING ** (frame - track.frame - 1) for track in tracks]
         return boxes, np.array(scores, np.float32)
 
     def follow(self, found: Prediction, frame: int, *, carried: bool = False) -> Prediction:
-        """The poses of the next frame with ids, smoothed.
-
-        Poses that score too little are left out where nobody knows that a person is there: `carried`.
-        """
+        """The poses of the next frame with ids, smoothed; those in `carried` boxes that score too little go."""
         if carried:
             found = found.of_persons(np.flatnonzero(found.person_scores >= self.score))
         self._tracks = self._remembered(frame)
-        expected = [t.carried if carried else _moved(t, frame) for t in self._tracks]
-        overlaps = _overlaps(expected, found.boxes)
+        expected = np.array([track.carried if carried else track.at(frame) for track in self._tracks], np.float32)
+        tables = (torch.from_numpy(boxes) for boxes in (expected.reshape(-1, 4), found.boxes))
+        ours, theirs = (box_convert(boxes, "xywh", "xyxy") for boxes in tables)
+        overlaps = box_iou(ours, theirs).numpy()
         pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
         track_of = {n: self._tracks[row] for row, n in pairs if overlaps[row, n] >= self.iou}
         ids, joints = np.zeros(len(found), np.int64), found.joints.copy()
         for n, box in enumerate(found.boxes):
-            track = track_of.get(n) or self._new_track(box, frame)
+            if n not in track_of:
+                self.count += 1
+                track_of[n] = _Track(self.count, frame, box, OneEuroFilter(**self.smoothing or {}))
+                self._tracks.append(track_of[n])
+            track = track_of[n]
             if frame > track.frame:
                 way = (box[:2] + box[2:] / 2) - (track.box[:2] + track.box[2:] / 2)
                 # Boxes tremble: half of the velocity is what it was.
@@ -219,13 +218,6 @@ class Tracker:
 
     def _remembered(self, frame: int) -> list[_Track]:
         return [track for track in self._tracks if frame - track.frame <= self.keep]
-
-    def _new_track(self, box: Box, frame: int) -> _Track:
-        self.count += 1
-        smoother = OneEuroFilter(**self.smoothing or {})
-        track = _Track(self.count, frame, box, box, 1.0, np.zeros(2, np.float32), smoother)
-        self._tracks.append(track)
-        return track
 
 
 def carried_box(found: Prediction, n: int) -> Box:
@@ -242,14 +234,3 @@ def carried_box(found: Prediction, n: int) -> Box:
 def _is_inside(box: Box, size: tuple[int, int]) -> bool:
     """Whether a part of the box is in a picture of (height, width)."""
     return bool((box[:2] < size[::-1]).all() and (box[:2] + box[2:] > 0).all())
-
-
-def _moved(track: _Track, frame: int) -> Box:
-    """The track's box, moved on to the frame."""
-    return track.box + np.append(track.velocity * (frame - track.frame), [0, 0]).astype(np.float32)
-
-
-def _overlaps(boxes: list[Box], others: Float32[np.ndarray, "N 4"]) -> Float32[np.ndarray, "M N"]:
-    tables = np.array(boxes, np.float32).reshape(-1, 4), others
-    ours, theirs = (box_convert(torch.from_numpy(table), "xywh", "xyxy") for table in tables)
-    return box_iou(ours, theirs).numpy()

@@ -1,7 +1,5 @@
 """A continuous architecture as plain data: Theta, alpha and beta of every fabric, apart from the weights."""
 
-import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -10,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from scipy.special import entr
 
 from pnfs.errors import PnfsError
@@ -19,42 +17,21 @@ from pnfs.models.fabric import NeuralFabrics, softmax
 from pnfs.models.network import PoseFabricNetwork
 from pnfs.models.wiring import NEIGHBOURS, Theta
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
-
-
-def _read_logit(value: Any) -> float:
-    if value in ("inf", "-inf"):
-        return float(value)
-    # Compared before the conversion, which would overflow. NaN fails the comparison.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and abs(value) <= np.finfo(np.float32).max.item():
-        return float(np.float32(value))
-    raise PnfsError('need a float32 number, "inf" or "-inf"')
-
-
-def _write_logit(logit: float) -> float | str:
-    return str(logit) if math.isinf(logit) else float(str(np.float32(logit)))
-
-
-Logit = Annotated[float, BeforeValidator(_read_logit), PlainSerializer(_write_logit)]
-"""The value of a float32; in JSON the shortest decimal that is that float32, "inf" or "-inf"."""
+_STRICT = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="strings")
+Logit = Annotated[float, Field(strict=False)]  # JSON has no infinities: they are "Infinity" and "-Infinity".
 Table = tuple[tuple[Logit, ...], ...]
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class PartArchitecture:
-    """What the search found for one part, which predicts `joints`; a backbone none.
-
-    Attributes:
-        alpha: Logits of Eq. 1, (tables, E, |O|): one table for the fabric, or one for each cell.
-        beta: Logits of Eq. 2, (cells, 3), columns finer, same, coarser.
-    """
+    """What the search found for one part."""
 
     __pydantic_config__ = _STRICT
 
-    joints: tuple[str, ...]
-    alpha: tuple[Table, ...]
-    beta: Table
+    joints: tuple[str, ...]  # Those that it predicts; a backbone none.
+    alpha: tuple[Table, ...]  # Logits of Eq. 1, (tables, E, |O|): one table for the fabric, or one for each cell.
+    beta: Table  # Logits of Eq. 2, (cells, 3), columns finer, same, coarser.
 
     @property
     def alpha_weights(self) -> Float[np.ndarray, "tables E O"]:
@@ -91,11 +68,11 @@ class FabricArchitecture(Theta):
             for table, shape in shapes.items():
                 try:
                     values = np.array(getattr(part, table))
-                    sound = values.shape == shape and not np.isnan(values).any()
+                    sound = values.shape == shape and ((np.abs(values) <= _LARGEST) | np.isinf(values)).all()
                 except ValueError:  # Rows of different lengths.
                     sound = False
                 if not sound:
-                    raise PnfsError(f"{name}/{table} must have shape {shape}, and no NaN")
+                    raise PnfsError(f"{name}/{table} must have shape {shape}, float32 numbers, and no NaN")
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -133,7 +110,7 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
         parts, table = {}, fabrics.theta.alpha_shape[-2:]
         for part in fabrics.part_names:
             found = fabrics.alpha[part].reshape(-1, *table), fabrics.beta[part]
-            logits = (tuples(x.detach().float().tolist()) for x in found)
+            logits = (_shortest(x.detach().float().numpy(force=True)) for x in found)
             joints = network.parts.parts[part] if where == "subnetworks" else ()
             parts[part] = PartArchitecture(tuple(joints), *logits)
         described[where] = FabricArchitecture(**asdict(fabrics.theta), parts=parts)
@@ -144,6 +121,11 @@ def describe_architecture(network: PoseFabricNetwork) -> Architecture:
 def tuples(values: Any) -> Any:
     """Lists of lists as tuples of tuples."""
     return tuple(map(tuples, values)) if isinstance(values, list) else values
+
+
+def _shortest(values: Float[np.ndarray, "*n"]) -> Any:
+    """Nested tuples of the shortest decimals that are these float32 numbers."""
+    return tuples(np.array([float(str(x)) for x in values.ravel()]).reshape(values.shape).tolist())
 
 
 def _fabrics(network: PoseFabricNetwork) -> dict[str, NeuralFabrics]:
@@ -216,8 +198,7 @@ _ADAPTER = TypeAdapter(Architecture)
 
 def to_json(architecture: Architecture, *, lines: bool = True) -> str:
     """The architecture as JSON text, without loss; with `lines`, one a row of logits, for readers."""
-    record = _ADAPTER.dump_python(architecture, mode="json")
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=2 if lines else None)
+    text = _ADAPTER.dump_json(architecture, indent=2 if lines else None).decode()
     # Lists of plain values stand on one line.
     joined = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     return joined + "\n" if lines else text

@@ -1,7 +1,7 @@
 """Backbones, images to feature pyramids at 1/4, 1/8, 1/16 and 1/32; and state dicts, loaded strictly."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -46,12 +46,12 @@ class TorchvisionBackbone(GraphModule, Backbone):
     def __init__(
         self,
         network: nn.Module,
-        layers: Sequence[str],
+        layers: list[str],
         weights: str,
         imagenet: models.WeightsEnum,
         unused: tuple[str, ...],
     ) -> None:
-        extractor = create_feature_extractor(network, list(layers))
+        extractor = create_feature_extractor(network, layers)
         graph = extractor.graph
         (output,) = (node for node in graph.nodes if node.op == "output")
         # The maps themselves, in place of a dictionary of them.
@@ -130,12 +130,8 @@ class TimmBackbone(Backbone):
 class HRNet(Backbone):
     """Parallel branches at 1/4 to 1/32, of W, 2W, 4W and 8W channels (timm's network; K. Sun et al., 1902.09212).
 
-    Args:
-        width: W.
-        last_stage: 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth
-            branch (Table V, ours-a and ours-b); 4 is the whole network.
-        finest_only: Make the map at 1/4 of stage 4 alone, as the pose network does.
-        weights: See `Backbone`.
+    `last_stage` 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth branch
+    (Table V, ours-a and ours-b), 4 is the whole network. `finest_only` makes the map at 1/4 of stage 4 alone.
     """
 
     def __init__(
@@ -220,28 +216,22 @@ class FabricBackbone(Backbone):
         return [outputs[s] if s in outputs else images.new_empty(0) for s in SCALES]
 
 
-def load_weights(
-    module: nn.Module,
-    weights: str,
-    download: Callable[[], Mapping[str, Tensor]],
-    name: str,
-    unused: tuple[str, ...] = (),
-) -> None:
-    """Loads what `backbone.weights` means: "imagenet" (`download()`), "none", or the path of a state dict.
+State = Mapping[str, Tensor]
 
-    Raises:
-        PnfsError: The weights of `name` cannot be had or do not fit; says what to do.
-    """
+
+def load_weights(
+    module: nn.Module, weights: str, download: Callable[[], State], name: str, unused: tuple[str, ...] = ()
+) -> None:
+    """Loads what `backbone.weights` means for `name`: "imagenet" (`download()`), "none", or the path of a state
+    dict; PnfsError where they cannot be had or do not fit."""
     if weights == "none":
         return
     if weights == "imagenet":
         try:
             state = download()
         except Exception as error:  # As many kinds as there are libraries that download.
-            raise PnfsError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}); name a file of them "
-                "(backbone.weights=/path/to/it), or train from scratch (backbone.weights=none)"
-            ) from error
+            remedy = "name a file of them (backbone.weights=/path/to/it), or take backbone.weights=none"
+            raise PnfsError(f"the ImageNet weights of {name} could not be had ({error}); {remedy}") from error
     else:
         state = read_file(weights)
     load_strictly(module, state, unused, f"backbone.weights: weights {weights} of {name}")
@@ -250,11 +240,11 @@ def load_weights(
 def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     """The state dict in a file that the configuration's `key` names, read as plain data.
 
-    A training checkpoint will do that holds one under a key, such as "state_dict" or "model"; the prefix
+    A training checkpoint will do that holds it as "state_dict", "model_state_dict" or "model"; the prefix
     "module." that training on several GPUs leaves is taken off.
 
     Raises:
-        PnfsError: The file is missing, unreadable or something else, or holds several state dicts.
+        PnfsError: The file is missing, unreadable or something else.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -264,21 +254,13 @@ def read_file(path: str, key: str = "backbone.weights") -> Mapping[str, Tensor]:
     except Exception as error:
         reason = f"damaged, or with pickled objects, which are never loaded ({error})"
         raise PnfsError(f"{key}: {file} is not a readable state dict: {reason}") from error
-    # The file itself, or what it holds under a key, "state_dict" before others.
     entries = content if isinstance(content, Mapping) else {}
-    held = {k: v for k, v in {"": content, **entries}.items() if _is_state(v)}
-    usual = [name for name in ("", "state_dict", "model_state_dict", "model") if name in held]
-    chosen = usual or list(held)
-    if not chosen or (not usual and len(held) > 1):
-        raise PnfsError(f"{key}: {file} is no state dict; state dicts under its keys: {list(held)}")
-    state = held[chosen[0]]
-    shared = all(name.startswith("module.") for name in state)
-    return {name.removeprefix("module.") if shared else name: t for name, t in state.items()}
-
-
-def _is_state(content: Any) -> bool:
-    entries = content.items() if isinstance(content, Mapping) else ()
-    return bool(entries) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries)
+    for state in (entries, *(entries.get(name) for name in ("state_dict", "model_state_dict", "model"))):
+        pairs = state.items() if isinstance(state, Mapping) else ()
+        if pairs and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in pairs):
+            shared = all(name.startswith("module.") for name, _ in pairs)
+            return {name.removeprefix("module.") if shared else name: value for name, value in pairs}
+    raise PnfsError(f"{key}: {file} is no state dict, and holds none under state_dict or model")
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], unused: tuple[str, ...], where: str) -> None:
@@ -289,15 +271,10 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], unused: tuple[
     Raises:
         PnfsError: Names or shapes do not fit; lists the first of them.
     """
-    own = module.state_dict()
-    wanted = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    wanted = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
     wanted |= {name: value for name, value in state.items() if not name.startswith(unused)}
-    here, there = ({n: tuple(x.shape) for n, x in s.items()} for s in (own, wanted))
-    problems = [
-        f"{name} is {there.get(name, 'missing')}, not {here.get(name, 'known')}"
-        for name in dict.fromkeys([*here, *there])
-        if here.get(name) != there.get(name)
-    ]
-    if problems:
-        raise PnfsError(f"{where} do not fit ({len(problems)} entries): {'; '.join(problems[:5])}")
-    module.load_state_dict(wanted)
+    try:
+        module.load_state_dict(wanted)
+    except RuntimeError as error:
+        problems = [f"{line.strip():.200}" for line in str(error).splitlines()[1:]]
+        raise PnfsError(f"{where} do not fit: {'; '.join(problems[:5])}") from None

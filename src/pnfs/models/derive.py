@@ -1,8 +1,6 @@
-"""Deriving smaller networks from a continuous architecture.
+"""Deriving smaller networks: logits become minus infinity, "left out", and the softmax spreads over what remains.
 
-Each way of deriving is a change of the logits, where minus infinity means "left out" and the softmax
-spreads its weight over what remains. `live_cells` then finds what carries no weight or reaches no output,
-and a network built without it has the same outputs.
+`live_cells` finds what carries no weight or reaches no output; a network built without it has the same outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +25,8 @@ def prune(found: Architecture, alpha_threshold: float, beta_threshold: float) ->
     Raises:
         PnfsError: A threshold is out of range.
     """
-    for name, value in (("alpha", alpha_threshold), ("beta", beta_threshold)):
-        if not 0 <= value <= 1:
-            raise PnfsError(f"{name}_threshold must be between 0 and 1, not {value}")
+    if not (0 <= alpha_threshold <= 1 and 0 <= beta_threshold <= 1):
+        raise PnfsError("alpha_threshold and beta_threshold must be between 0 and 1")
     return _masked(
         found,
         lambda weights, _: (weights >= alpha_threshold) | _highest(weights),

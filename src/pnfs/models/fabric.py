@@ -100,12 +100,7 @@ class Grid(nn.ModuleDict):
     """The cells of one or several parts of the same shape, by name; `kept` says what is left of each."""
 
     def __init__(
-        self,
-        theta: Theta,
-        parts: int,
-        operations: Operations,
-        rules: FabricRules,
-        kept: KeptCells | None = None,
+        self, theta: Theta, parts: int, operations: Operations, rules: FabricRules, kept: KeptCells | None = None
     ) -> None:
         super().__init__()
         self.theta = theta
@@ -129,18 +124,10 @@ class Grid(nn.ModuleDict):
 class NeuralFabrics(nn.Module):
     """P cell-based neural fabrics of one shape Theta = (L, scales, H, C, O), each with weights, alpha and beta.
 
-    Args:
-        part_names: The P parts' names.
-        layers: L of the whole fabric.
-        first_layers: m, how many first layers, a fabric backbone, to build; None for all.
-        last_layers: n, how many last layers, a fabric subnetwork, to build; None for all.
-        input_scales: Scales of the maps that feed the first layer.
-        channels: C; a cell at scale 1/s has C*s channels.
-        nodes: H, hidden nodes of a cell.
-        operations: Candidate operations O.
-        alpha_per_cell: One alpha a cell in place of one a fabric.
-        rules: The variant.
-        kept: In a derived network, what is left of each part; None for everything.
+    Of L = `layers` the first m = `first_layers` (a fabric backbone) or the last n = `last_layers` (a fabric
+    subnetwork) are built, None for all, on maps at `input_scales`. A cell at scale 1/s has C*s channels (C =
+    `channels`) and H = `nodes` hidden nodes, with one alpha a fabric or `alpha_per_cell`. `kept` is what is left
+    of each part in a derived network, None for everything. PnfsError where a shape cannot be.
 
     Attributes:
         alpha: For each part (E, |O|), or (cells, E, |O|); E = H(H+1)/2. Zero at the start.
@@ -148,9 +135,6 @@ class NeuralFabrics(nn.Module):
         relaxation: Logits to mixing weights along the last dimension, in training mode; softmax unless a
             search strategy puts another in its place. Evaluation always takes the softmax.
         readers: Scale of the input -> the parts that read it, whose channels stand side by side there.
-
-    Raises:
-        PnfsError: A shape that cannot be, or `kept` does not fit it.
     """
 
     def __init__(

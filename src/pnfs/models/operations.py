@@ -100,28 +100,20 @@ BACKBONE_OPERATIONS: Operations = {
 
 @dataclass(frozen=True)
 class FabricRules:
-    """What the paper and the authors' public code do differently inside a fabric.
+    """What the paper (first choices) and the authors' public code (second ones) do differently in a fabric."""
 
-    Args:
-        gain: "one": mixing weights are the softmax. "candidates": they are multiplied by the number of
-            candidates (|O| in a cell, 3 between cells).
-        rectify: "connection": a ReLU follows each T. "sum": T has none, the mixture h_0 is rectified.
-        upsample: "conv_first": 1x1 convolution, bilinear x2, normalisation. "norm_first": bilinear x2 comes last.
-        align_corners: Which bilinear interpolation.
-        connection_bias: Whether the convolutions of T have a bias in front of the normalisation.
-        stem_connections: A first-layer cell at 1/8 reads the stem through one T, "shared", or through three.
-        stem_relu: Whether the stem's first convolution is followed by a ReLU.
-        adapters: Whether each part sees the pyramid through its own 1x1 convolutions "always", or only
-            "where_needed", where the backbone's channels differ from the fabric's.
-    """
-
+    # Mixing weights are the softmax, or that times the number of candidates (|O| in a cell, 3 between cells).
     gain: Literal["one", "candidates"] = "one"
+    # A ReLU follows each T, or T has none and the mixture h_0 is rectified.
     rectify: Literal["connection", "sum"] = "connection"
+    # 1x1 convolution, bilinear x2, normalisation; or bilinear x2 comes last.
     upsample: Literal["conv_first", "norm_first"] = "conv_first"
-    align_corners: bool = False
-    connection_bias: bool = False
+    align_corners: bool = False  # Of the bilinear interpolation.
+    connection_bias: bool = False  # Whether the convolutions of T have a bias in front of the normalisation.
+    # A first-layer cell at 1/8 reads the stem through one T, or through three.
     stem_connections: Literal["shared", "separate"] = "shared"
-    stem_relu: bool = True
+    stem_relu: bool = True  # Whether the stem's first convolution is followed by a ReLU.
+    # Each part sees the pyramid through its own 1x1 convolutions, or only where the backbone's channels differ.
     adapters: Literal["always", "where_needed"] = "always"
 
 

@@ -47,22 +47,17 @@ class CellWiring:
 class Theta:
     """The shape of a fabric, Theta = (L, scales, H, C, O), and which of its layers are built; see `NeuralFabrics`.
 
-    Attributes:
-        layers: L of the whole fabric.
-        first_layer, last_layer: First and last layer that are built, 1-based.
-        operations: Names of the candidate operations O, in the order of alpha's columns.
-
     Raises:
         PnfsError: A cell would be empty or without input, an operation occurs twice, or the layers are no range.
     """
 
-    layers: int
-    first_layer: int
+    layers: int  # L of the whole fabric.
+    first_layer: int  # First and last layer that are built, 1-based.
     last_layer: int
     input_scales: tuple[int, ...]
     channels: int
     nodes: int
-    operations: tuple[str, ...]
+    operations: tuple[str, ...]  # Names of the candidate operations O, in the order of alpha's columns.
     alpha_per_cell: bool
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from pnfs.errors import PnfsError
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import load_architecture
 from pnfs.training.checkpoints import read_architecture
-from pnfs.training.module import ArchitectureGroup, PoseBatch, PoseModule
+from pnfs.training.module import PoseBatch, PoseModule
 
 
 class SearchStrategy(L.Callback):
@@ -77,7 +77,7 @@ class Synchronous(SearchStrategy):
 
     def __init__(self, lr_factor: float = 1.0, weight_decay: float = 0.0, warmup_epochs: int = 0) -> None:
         super().__init__(warmup_epochs)
-        self.group = ArchitectureGroup(lr_factor=lr_factor, weight_decay=weight_decay)
+        self.group = lr_factor, weight_decay
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         module.architecture_group = self.group

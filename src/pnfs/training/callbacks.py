@@ -22,7 +22,6 @@ from pnfs.models.architecture import (
     to_json,
 )
 from pnfs.training.checkpoints import CheckpointError
-from pnfs.training.module import PoseModule
 
 TRAJECTORY = "architecture.jsonl"
 log = logging.getLogger(__name__)
@@ -40,8 +39,8 @@ class ArchitectureMonitor(L.Callback):
         self.path = Path(folder) / TRAJECTORY
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        network = _searched(pl_module)
-        if network is None or not trainer.is_global_zero:
+        network = pl_module.network
+        if not (isinstance(network, PoseFabricNetwork) and trainer.is_global_zero):
             return
         # A start that was killed before its checkpoint leaves epochs that are trained again, and half a line.
         resumed = self.path.is_file() and trainer.current_epoch > 0
@@ -50,20 +49,20 @@ class ArchitectureMonitor(L.Callback):
         kept = [line for line in whole if json.loads(line)["epoch"] < trainer.current_epoch]
         write_whole(self.path, "".join(kept))
         if trainer.current_epoch == 0:
-            self._write(network, -1)
+            self._write(describe_architecture(network), -1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if network := _searched(pl_module):
-            found = mixing_statistics(describe_architecture(network))
-            pl_module.log_dict({f"architecture/{name}": value for name, value in found.items()})
+        if isinstance(network := pl_module.network, PoseFabricNetwork):
+            found = describe_architecture(network)
+            statistics = mixing_statistics(found).items()
+            pl_module.log_dict({f"architecture/{name}": value for name, value in statistics})
             # A part of an epoch is trained again when the run is resumed.
             if trainer.is_global_zero and trainer.is_last_batch:
-                self._write(network, trainer.current_epoch)
+                self._write(found, trainer.current_epoch)
 
-    def _write(self, network: PoseFabricNetwork, epoch: int) -> None:
-        line = to_json(describe_architecture(network), lines=False)
+    def _write(self, found: Architecture, epoch: int) -> None:
         with self.path.open("a") as file:
-            file.write(f'{{"epoch": {epoch}, "architecture": {line}}}\n')
+            file.write(f'{{"epoch": {epoch}, "architecture": {to_json(found, lines=False)}}}\n')
 
 
 def read_trajectory(path: Path) -> dict[int, Architecture]:
@@ -81,11 +80,6 @@ def read_trajectory(path: Path) -> dict[int, Architecture]:
             text = f"no epoch and architecture ({error}); remove the file, or train again"
             raise CheckpointError(f"{path}, line {number}: {text}") from None
     return found
-
-
-def _searched(module: L.LightningModule) -> PoseFabricNetwork | None:
-    assert isinstance(module, PoseModule)
-    return module.network if isinstance(module.network, PoseFabricNetwork) else None
 
 
 class EMA(WeightAveraging):
@@ -112,12 +106,7 @@ class TrainingSpeed(L.Callback):
     _started, _persons = 0.0, 0
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 0:
             # The first step of a run compiles and allocates, that of an epoch fills the queues.

@@ -17,12 +17,7 @@ from pnfs.body import Skeleton
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.errors import PnfsError
 from pnfs.models import FabricRules, NeuralFabrics, PoseFabricNetwork, PoseNetwork
-from pnfs.models.architecture import (
-    Architecture,
-    architecture_from_json,
-    describe_architecture,
-    to_json,
-)
+from pnfs.models.architecture import Architecture, architecture_from_json, describe_architecture, to_json
 from pnfs.models.backbones import Backbone, Stem
 from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
@@ -233,17 +228,16 @@ def _resolved(target: Any, trust: bool) -> Any:
 
 def without_downloads(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with a model that asks for no pretrained weights, anywhere in it."""
-    return dict(settings) | {"model": _without_weights(settings["model"])}
 
+    def changed(node: Any) -> Any:
+        if isinstance(node, list):
+            return list(map(changed, node))
+        if not isinstance(node, Mapping):
+            return node
+        found = {key: changed(value) for key, value in node.items()}
+        # Left out, weights could have another default; the class was checked.
+        target = found.get("_target_")
+        takes = "weights" in found or (target and "weights" in inspect.signature(resolve_name(target)).parameters)
+        return found | {"weights": "none"} if takes else found
 
-def _without_weights(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_without_weights(value) for value in node]
-    if not isinstance(node, Mapping):
-        return node
-    found = {key: _without_weights(value) for key, value in node.items()}
-    # Left out, weights could have another default; the class was checked.
-    target = found.get("_target_")
-    if "weights" in found or (target and "weights" in inspect.signature(resolve_name(target)).parameters):
-        found["weights"] = "none"
-    return found
+    return dict(settings) | {"model": changed(settings["model"])}

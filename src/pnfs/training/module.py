@@ -3,7 +3,6 @@
 import ctypes
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -29,14 +28,6 @@ class NonFiniteLossError(PnfsError):
     """A loss became nan or infinite; the message says where."""
 
 
-@dataclass(frozen=True)
-class ArchitectureGroup:
-    """How alpha and beta take part in the weights' optimiser: learning rate as a multiple, and weight decay."""
-
-    lr_factor: float = 1.0
-    weight_decay: float = 0.0
-
-
 class PoseModule(L.LightningModule):
     """Trains and evaluates a pose network; `schedule`, `loss` and `codec` are the paper's where they are None.
 
@@ -45,8 +36,9 @@ class PoseModule(L.LightningModule):
     mirrored image in evaluation.
     """
 
-    architecture_group: ArchitectureGroup | None = None
-    """Set by a search strategy whose alpha and beta are trained by this optimiser."""
+    architecture_group: tuple[float, float] | None = None
+    """Set by a search strategy whose alpha and beta are trained by this optimiser: learning rate as a multiple of
+    the weights', and weight decay."""
 
     def __init__(
         self,
@@ -164,9 +156,9 @@ class PoseModule(L.LightningModule):
         optimizer, searched = self._make_optimizer(groups), self.architecture_group
         architecture = list(self.network.architecture_parameters().values())
         if searched is not None and architecture:
-            lr = optimizer.param_groups[0]["lr"] * searched.lr_factor
-            group = {"params": architecture, "lr": lr, "weight_decay": searched.weight_decay}
-            optimizer.add_param_group(group)
+            lr_factor, weight_decay = searched
+            lr = optimizer.param_groups[0]["lr"] * lr_factor
+            optimizer.add_param_group({"params": architecture, "lr": lr, "weight_decay": weight_decay})
         epochs = max(1, self.trainer.max_epochs or 1)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._schedule.build(optimizer, epochs=epochs, steps=steps)

@@ -20,8 +20,13 @@ from pnfs.data.datasets.base import GROUND_TRUTH_BOXES, PoseDataset
 from pnfs.data.geometry import fit_box
 from pnfs.data.images import DataError
 from pnfs.data.persons import UNLABELLED, Matches, PoseFile, Predictions, aligned, counted, matched_by_image
-from pnfs.evaluation.average_precision import OKSAveragePrecision
-from pnfs.evaluation.coco_eval import DetectedPoses, evaluate_detections, oks, similarity_sigmas
+from pnfs.evaluation.coco_eval import (
+    DetectedPoses,
+    OKSAveragePrecision,
+    evaluate_detections,
+    oks,
+    similarity_sigmas,
+)
 
 Boxes = Literal["ground_truth", "detected"]
 Suppression = Literal["oks", "soft", "none"]
