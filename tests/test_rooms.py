@@ -1,4 +1,5 @@
-"""Imports point one way: body < models, codec, evaluation < data < training < search, runs < commands."""
+"""Imports point one way: body < models, codec, evaluation < data < training < search, runs < commands; what the
+documentation names is there."""
 
 import ast
 import re
@@ -65,26 +66,43 @@ def test_imports_are_absolute_and_only_commands_know_the_configuration() -> None
             assert not any("conf" in str(s).split("/")[:-1] for s in strings if " " not in str(s)), path
 
 
+MAIN = "sys.argv = ['pnfs', *{}]\nfrom pnfs.commands.main import main\ntry: main()\nexcept SystemExit: pass"
+
+
 @pytest.mark.parametrize(
-    ("module", "heavy"),
-    [("pnfs", "'torch', 'hydra', 'numpy', 'pnfs.commands'"), ("pnfs.viz.runs_page", "'torch'")],
+    ("code", "heavy"),
+    [
+        ("import pnfs", "torch hydra numpy pnfs.commands"),
+        ("import pnfs.viz.runs_page", "torch"),
+        # The first thing that a user types; torch alone takes seconds.
+        (MAIN.format(["--help"]), "torch hydra lightning numpy"),
+        (MAIN.format(["runs", "run_root=."]), "torch lightning matplotlib pandas scipy"),
+    ],
 )
-def test_importing_loads_nothing_heavy(module: str, heavy: str) -> None:
-    code = f"import sys, {module}; print(*{{{heavy}}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+def test_nobody_waits_for_what_is_not_needed(code: str, heavy: str, tmp_path: Path) -> None:
+    code = f"import sys\n{code}\nprint(*{set(heavy.split())} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
 
 
-def test_imports_are_found_wherever_they_stand(rooms: ModuleType, tmp_path: Path) -> None:
-    modules = {
-        "low/one": "import numpy",
-        "top/three": "def f():\n    from pnfs.low import x\n    import pnfs.low.one",
-        "load": "from pnfs.top import three",
-    }
-    for name, text in modules.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).with_name("__init__.py").touch()
-        (tmp_path / f"{name}.py").write_text(text)
-    graph = rooms.import_graph(tmp_path)
-    assert set(graph.edges) == {("top", "low"), ("pnfs", "top")}
-    assert rooms.storeys(graph) == [["low"], ["top"], ["pnfs"]]
+PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_named_files_and_linked_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(r"`((?:pnfs|src|conf|tests|web|tools|experiments)/[\w/]+\.\w+)`", text)
+    places = [ROOT / "src" / f if f.startswith("pnfs/") else ROOT / f for f in files]
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    missing = [path for path in [*places, *(page.parent / link for link in links)] if not path.exists()]
+    assert not missing
+
+
+def test_page_of_choices_names_every_choice() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs/choices.md").read_text(), re.MULTILINE)
+    assert len(rows) > 15
+    for group, text in rows:
+        choices = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"of_checkpoint"}
+        named = set(re.findall(r"`(\w+)`", text))
+        missing = {name for name in choices - named if not name.startswith("p3_random")}
+        assert not missing, f"{group}: {missing}"

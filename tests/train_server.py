@@ -188,9 +188,9 @@ def _block(log: Path) -> None:
 
 
 def _serve() -> None:
-    from pnfs.commands import keys, launch, main, train
+    from pnfs.commands import launch, main, train
 
-    assert all((keys, launch, train))  # Imported once, for all.
+    assert all((launch, train))  # Imported once, for all.
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for line in sys.stdin:
         job = json.loads(line)

@@ -1,7 +1,5 @@
 """What someone who knows Hydra, Lightning and lightning-hydra-template types, as whole command lines."""
 
-import csv
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from pnfs.runs.state import find_runs
 from tiny_runs import PEOPLE, record_of
 from tiny_runs import TINY as SMALLEST
 from train_server import TrainServer
@@ -45,9 +44,6 @@ def last_of(folder: Path) -> dict:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-# --- what is printed is what runs
-
-
 def test_printed_configuration_is_the_one_that_runs(train: Run, tmp_path: Path) -> None:
     overrides = ["trainer.max_epochs=2", "callbacks=[default,early_stopping]", "seed=3"]
     printed = yaml.safe_load(train(*overrides, "--cfg", "job", "--resolve").stdout)
@@ -59,41 +55,32 @@ def test_printed_configuration_is_the_one_that_runs(train: Run, tmp_path: Path) 
     assert last_of(folder)["pnfs_config"] == printed
     assert last_of(folder)["epoch"] == printed["trainer"]["max_epochs"] - 1
     # The folder is Hydra's own.
-    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
-        assert (folder / ".hydra" / name).is_file()
+    assert {path.stem for path in (folder / ".hydra").iterdir()} == {"config", "hydra", "overrides"}
     assert "trainer.max_epochs=2" in (folder / ".hydra" / "overrides.yaml").read_text()
     log = (folder / "train.log").read_text()
-    assert "epoch 2 of 2" in log
-    assert "result.json" in log
+    assert [words for words in ("epoch 2 of 2", "result.json") if words not in log] == []
     assert not (tmp_path / "outputs").exists()
     assert "%|" not in done.stdout  # No progress bar in a pipe.
-
-
-# --- callbacks, loggers, the trainer's keys
 
 
 def test_callback_of_the_users_is_called_beside_the_groups(train: Run, tmp_path: Path) -> None:
     train("+trainer.callbacks=[{_target_: lightning.pytorch.callbacks.Timer}]", "~callbacks.speed")
     (folder,) = folders(tmp_path)
     assert "KeepBest" in str(last_of(folder)["callbacks"])
-    with (folder / "metrics.csv").open(newline="") as file:
-        columns = {name for row in csv.DictReader(file) for name, value in row.items() if value}
+    columns = (folder / "metrics.csv").read_text().partition("\n")[0]
+    assert "lr-Adam" in columns
     assert "train/persons_per_second" not in columns
-    assert "lr-Adam" in " ".join(columns)
 
 
 @pytest.mark.slow
 def test_loggers_profiler_and_callbacks_of_the_groups(train: Run, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     pytest.importorskip("tensorboard")
-    done = train(
-        "callbacks=[default,ema,pictures]", "callbacks.pictures.every=2", "callbacks.pictures.persons=2",
-        "callbacks.ema.decay=0.5", "logger=[wandb,tensorboard]", "trainer.profiler=simple", "epochs=3",
-    )  # fmt: skip
+    callbacks = ["callbacks=[default,ema,pictures]", "callbacks.pictures.every=2", "callbacks.ema.decay=0.5"]
+    done = train(*callbacks, "logger=[wandb,tensorboard]", "trainer.profiler=simple", "epochs=3")
     (folder,) = folders(tmp_path)
-    assert list(folder.glob("events.out.tfevents.*"))
-    assert list(folder.glob("wandb/offline-run-*"))
-    assert (folder / "metrics.csv").is_file()
+    for pattern in ("events.out.tfevents.*", "wandb/offline-run-*", "metrics.csv"):
+        assert list(folder.glob(pattern)), pattern
     assert "Profiler Report" in done.stdout + done.stderr
     assert [path.name for path in (folder / "pictures").iterdir()] == ["epoch_0002.png"]
     kept, current = (last_of(folder)[name] for name in ("state_dict", "current_model_state"))
@@ -118,9 +105,6 @@ def test_local_file_is_read_where_there_is_one(train: Run, tmp_path: Path) -> No
     assert yaml.safe_load(printed)["name"] == "here"
 
 
-# --- continue, start from, start anew
-
-
 @pytest.mark.slow
 def test_a_run_is_continued_finetuned_and_trained_anew(train: Run, server: TrainServer, tmp_path: Path) -> None:
     train("model.fabrics.channels=3")
@@ -137,14 +121,8 @@ def test_a_run_is_continued_finetuned_and_trained_anew(train: Run, server: Train
     assert server.run(tmp_path, *finetune).returncode == 0
     assert "experiment=finetune" in train(f"initial={first}", status=1).stderr
     (first / "checkpoints" / "old.txt").touch()
-    before = record_of(first)["finished"]
-    time.sleep(1.0)
     train("model.fabrics.channels=3", "restart=true")
-    assert record_of(first)["finished"] > before
     assert not (first / "checkpoints" / "old.txt").exists()
-
-
-# --- sweeps, and jobs side by side
 
 
 def test_sweep_goes_on_and_names_what_failed(train: Run, tmp_path: Path) -> None:
@@ -153,10 +131,9 @@ def test_sweep_goes_on_and_names_what_failed(train: Run, tmp_path: Path) -> None
     assert "#2 : " in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if "failed: " in line]
     assert "model.fabrics.channels=0" in line
-    found = [path.parent for path in tmp_path.glob("runs/*/*/result.json")]
-    channels = [record_of(folder)["config"]["model"]["fabrics"]["channels"] for folder in found]
-    assert sorted(channels) == [2, 3]
-    assert all((folder / ".hydra" / "config.yaml").is_file() for folder in found)
+    found = [run for run in find_runs(tmp_path / "runs") if run.status == "finished"]
+    assert sorted(run.config["model"]["fabrics"]["channels"] for run in found) == [2, 3]
+    assert all((run.folder / ".hydra" / "config.yaml").is_file() for run in found)
     # Its jobs have the folders that they have alone, and each sweep its own record.
     assert "finished before" in train().stdout
     train("seed=0,1", "model.fabrics.channels=3", "-m")
@@ -175,9 +152,6 @@ def test_second_job_of_a_run_takes_the_first_ones_result(tmp_path: Path) -> None
     assert sum("finished before" in output for output in outputs) == 1
 
 
-# --- interruptions
-
-
 def test_ctrl_c_interrupts_in_one_line(server: TrainServer, tmp_path: Path) -> None:
     errors = tmp_path / "errors.txt"
     arguments = ["train", *TINY, "epochs=500"]
@@ -191,8 +165,7 @@ def test_ctrl_c_interrupts_in_one_line(server: TrainServer, tmp_path: Path) -> N
     said = errors.read_text().splitlines()
     assert [line for line in said if "interrupted" in line] == said[-1:]
     assert "Traceback" not in errors.read_text()
-    state = json.loads((folders(tmp_path)[0] / "state.json").read_text())
-    assert state["state"] == "interrupted"
+    assert [run.status for run in find_runs(tmp_path / "runs")] == ["interrupted"]
 
 
 @pytest.mark.parametrize(

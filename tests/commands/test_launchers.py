@@ -1,8 +1,8 @@
 """Sweeps through every launcher, runs in several processes, a GPU for each process."""
 
-import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +15,10 @@ import pytest
 import torch
 import yaml
 
-from pnfs.commands.processes import run_in_processes, take_gpu_if_asked
+from pnfs.commands.processes import take_gpu_if_asked
 from pnfs.errors import PnfsError
-from tiny_runs import PEOPLE, TINY
+from pnfs.runs.state import find_runs
+from tiny_runs import PEOPLE, TINY, record_of
 
 
 def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
@@ -26,17 +27,11 @@ def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in folder.glob("runs/*/*/result.json")]
-
-
 def states(folder: Path) -> dict[int, str]:
     """Channels -> state of the run."""
-    found = [json.loads(path.read_text()) for path in folder.glob("runs/*/*/state.json")]
-    return {state["config"]["model"]["fabrics"]["channels"]: state["state"] for state in found}
+    runs = find_runs(folder / "runs")
+    return {run.config["model"]["fabrics"]["channels"]: run.status for run in runs}
 
-
-# --- launchers
 
 RAY = ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
 LAUNCHERS = {
@@ -55,7 +50,6 @@ def test_launcher_runs_all_jobs_and_names_the_one_that_fails(tmp_path: Path, lau
     done = train(tmp_path, f"hydra/launcher={launcher}", *overrides, *jobs)
     # The second job cannot be built.
     assert states(tmp_path) == {2: "finished", 0: "failed", 3: "finished"}, done.stderr
-    assert sorted(r["config"]["model"]["fabrics"]["channels"] for r in records(tmp_path)) == [2, 3]
     assert done.returncode == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.startswith("pnfs train: failed")]
     assert "model.fabrics.channels=0" in failed
@@ -68,21 +62,17 @@ def test_search_returns_its_best_trial(tmp_path: Path) -> None:
     overrides = ["hydra.sweeper.n_trials=2", "model.fabrics.nodes=choice(1,2)"]
     done = train(tmp_path, "experiment=tune", *overrides, "--multirun")
     assert done.returncode == 0, done.stderr
-    trials = records(tmp_path)
-    assert len(trials) == 2
-    factors = {record["config"]["strategy"]["lr_factor"] for record in trials}
-    assert len(factors) == 2
-    assert all(0.1 <= factor <= 100 for factor in factors)
+    trials = {run.config["strategy"]["lr_factor"]: run.record["score"] for run in find_runs(tmp_path / "runs")}
+    assert [0.1 <= factor <= 100 for factor in trials] == [True] * 2
     (results,) = tmp_path.glob("runs/sweeps/*/optimization_results.yaml")
     best = yaml.safe_load(results.read_text())
-    assert best["best_value"] == pytest.approx(max(record["score"] for record in trials))
-    chosen = best["best_params"]
     # The channels are given, which takes them out of the search.
-    assert set(chosen) == {"strategy.lr_factor", "model.fabrics.nodes"}
-    assert chosen["strategy.lr_factor"] in factors
-
-
-# --- several processes
+    assert set(best["best_params"]) == {"strategy.lr_factor", "model.fabrics.nodes"}
+    assert (
+        best["best_value"]
+        == max(trials.values())
+        == pytest.approx(trials[best["best_params"]["strategy.lr_factor"]])
+    )
 
 
 @pytest.mark.slow
@@ -91,9 +81,8 @@ def test_two_processes_make_one_run_each_in_a_sweep_too(tmp_path: Path) -> None:
     done = train(tmp_path, *ddp, "model.fabrics.channels=2,3", "--multirun")
     assert done.returncode == 0, done.stderr
     assert states(tmp_path) == {2: "finished", 3: "finished"}
-    folders = sorted(path for path in (tmp_path / "runs" / "train").iterdir())
-    for folder in folders:
-        record = json.loads((folder / "result.json").read_text())
+    for folder in (tmp_path / "runs" / "train").iterdir():
+        record = record_of(folder)
         assert record["config"]["trainer"]["devices"] == 2
         last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         # 32 persons in batches of 16 are two steps for one process, one for two.
@@ -112,71 +101,48 @@ def test_two_processes_make_one_run_each_in_a_sweep_too(tmp_path: Path) -> None:
 RANKS = """
 import os, signal, sys, time
 from pathlib import Path
+from pnfs.commands.processes import run_in_processes
 
-def run_as_rank(folder, does):
+def run_as_rank(does):
     rank = int(os.environ["LOCAL_RANK"])
-    Path(folder, f"pid_{rank}").write_text(str(os.getpid()))
+    Path(f"pid_{rank}").write_text(str(os.getpid()))
     if rank == 1 and does == "raises":
         raise ValueError("no such thing")
     if rank == 1 and does == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(300)
+
+if __name__ == "__main__":
+    # What a shell starts in the background ignores Ctrl-C, these tests among it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run_in_processes(run_as_rank, {"does": sys.argv[1]}, 2, Path("."))
 """
-
-
-@pytest.fixture
-def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module `ranks` for this and other processes to import, and the folder they write to."""
-    (tmp_path / "ranks.py").write_text(RANKS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "ranks", raising=False)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
-    return tmp_path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("does", "message"),
-    [("raises", "process 1 of 2 failed: .*no such thing"), ("dies", "process 1 of 2 .*SIGKILL")],
-)
-def test_failure_of_one_process_ends_all(ranks: Path, does: str, message: str) -> None:
-    started = time.monotonic()
-    function = importlib.import_module("ranks").run_as_rank
-    with pytest.raises(PnfsError, match=message):
-        run_in_processes(function, {"folder": str(ranks), "does": does}, 2, ranks)
-    assert time.monotonic() - started < 100
-    if (ranks / "pid_0").is_file():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((ranks / "pid_0").read_text()), 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("by", ["Ctrl-C", "kill"])
-def test_processes_end_with_the_command(ranks: Path, by: str) -> None:
-    arguments = {"folder": str(ranks), "does": "sleeps"}
-    # What a shell starts in the background ignores Ctrl-C, these tests among it.
-    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    script += "from pathlib import Path; from ranks import run_as_rank; "
-    script += "from pnfs.commands.processes import run_in_processes as run; "
-    script += f"run(run_as_rank, {arguments!r}, 2, Path({str(ranks)!r}))"
-    command = [sys.executable, "-c", script]
-    parent = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    files, deadline = [ranks / f"pid_{rank}" for rank in range(2)], time.monotonic() + 300
-    while not all(file.is_file() and file.read_text() for file in files):
+    ("does", "status", "said"),
+    [("raises", 1, "process 1 of 2 failed: .*no such thing"), ("dies", 1, "process 1 of 2 .*SIGKILL"),
+     ("Ctrl-C", 130, ""), ("kill", -signal.SIGKILL, "")],
+)  # fmt: skip
+def test_processes_of_a_run_end_together(tmp_path: Path, does: str, status: int, said: str) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    pipe: Any = {"stderr": subprocess.PIPE, "text": True}
+    parent = subprocess.Popen([sys.executable, "ranks.py", does], cwd=tmp_path, start_new_session=True, **pipe)
+    files, deadline = [tmp_path / f"pid_{rank}" for rank in range(2)], time.monotonic() + 300
+    while does in ("Ctrl-C", "kill") and not all(file.is_file() and file.read_text() for file in files):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    children = [psutil.Process(int(file.read_text())) for file in files]
-    if by == "Ctrl-C":
+    if does == "Ctrl-C":
         os.killpg(parent.pid, signal.SIGINT)
-        assert parent.wait(60) == 130
-    else:
+    elif does == "kill":
         parent.kill()
-        parent.wait(60)
-    assert not psutil.wait_procs(children, timeout=60)[1]
+    # The pipe is open as long as anyone lives who writes to it.
+    errors = parent.communicate(timeout=100)[1]
+    assert (parent.returncode, bool(re.search(said, errors))) == (status, True), errors
+    pids = [int(file.read_text()) for file in files if file.is_file()]
+    assert not psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)[1]
 
-
-# --- a GPU for each process
 
 TAKE_TWICE = """
 import json, os, sys

@@ -1,4 +1,4 @@
-"""The wheel holds everything a run needs, and works without the repository."""
+"""The wheel holds everything a run needs, and works without the repository; the model that comes with it."""
 
 import os
 import re
@@ -7,11 +7,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+
+import pnfs
+from pnfs.training.checkpoints import CARD_KEY, SHIPPED, read_checkpoint
+from tiny_runs import call
 
 REPOSITORY = Path(__file__).parents[2]
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "below", "kind"),
     [("src/pnfs", "pnfs", "*.py"), ("src/pnfs", "pnfs", "viz/page/*"), ("conf", "pnfs/conf", "*.yaml"),
@@ -43,6 +49,7 @@ def test_wheel_holds_every_file(installed: Path, folder: str, below: str, kind: 
     assert top == {"pnfs", "pnfs-*.dist-info"}
 
 
+@pytest.mark.slow
 def test_unpacked_wheel_runs_from_anywhere(installed: Path, tmp_path: Path) -> None:
     # Read as sys.path entries come: the unpacked wheel hides the editable installation.
     program = "import pnfs; print(pnfs.__file__); from pnfs.commands.main import main; main()"
@@ -52,3 +59,23 @@ def test_unpacked_wheel_runs_from_anywhere(installed: Path, tmp_path: Path) -> N
     first, *table = shown.splitlines()
     assert Path(first).is_relative_to(installed)
     assert any(re.search(r"total .*\d,\d{3}", line) for line in table)
+
+
+def test_it_is_small_and_says_what_it_is() -> None:
+    content = read_checkpoint("shipped")
+    assert SHIPPED.stat().st_size < 7e6
+    assert "Leeds Sports Pose" in content[CARD_KEY]
+    assert all(torch.isfinite(value).all() for value in content["state_dict"].values())
+    assert "/" not in str(content["pnfs_config"]["dataset"]["root"])
+
+
+def test_it_predicts_without_being_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("my photo.png", np.random.default_rng(0).integers(0, 255, (90, 60, 3), np.uint8))
+    call("predict", "input=my photo.png", "device=cpu")
+    assert read_checkpoint("shipped", builds=())[CARD_KEY].split()[0] in capsys.readouterr().out
+    (found,) = tmp_path.glob("runs/predict/*/keypoints.json")
+    assert len(pnfs.load("shipped", device="cpu").skeleton) == 14
+    assert '"keypoints"' in found.read_text()

@@ -10,11 +10,9 @@ import torch
 from lightning.pytorch.callbacks.timer import Timer
 
 from pnfs.commands.configuration import UsageError
-from pnfs.commands.train import compile_steps
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import OtherRunError
 from pnfs.runs.state import UnfinishedError, read_run
-from pnfs.training.checkpoints import CONFIG_KEY
 from tiny_runs import call, only_run, record_of
 from train_server import assert_same_training
 from written_datasets import write_mpii
@@ -38,9 +36,6 @@ def state_of(folder: Path) -> tuple[str, str | None]:
     return run.status, run.cause
 
 
-# --- what a run leaves behind
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing interrupted."""
@@ -50,46 +45,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_run_leaves_its_record_and_weights(
-    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_run_leaves_its_record_and_weights(finished: Path, tmp_path: Path) -> None:
     record = record_of(finished)
     # Some, but not all: otherwise the comparisons below would not say much.
     assert 0 < record["score"] == record["scores"]["PCKh@0.5"] < 100
     assert min(record["cost"]["live_parameters"], record["cost"]["macs"], record["seconds"]) > 0
-    assert record["evaluated_with"]["flip_test"] is True
     best, last = (
-        torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+        torch.load(finished / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")
     )
     assert (last["epoch"], last["global_step"]) == (2, 3 * BATCHES)
     assert best["epoch"] == record["evaluated_with"]["best_epoch"]
-    assert best[CONFIG_KEY] == record["config"]
     # Started again, it is not trained again.
-    caplog.set_level("INFO", "pnfs")
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert trained(finished.parents[1], *RUN, "workers=1") == record["score"]
-    assert "finished before" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
     # Evaluated, it has the scores on record.
     call("evaluate", f"checkpoint={finished}", f"out={tmp_path}", "workers=0", "trainer=cpu")
-    evaluated = record_of(tmp_path)
-    assert evaluated["scores"] == pytest.approx(record["scores"], abs=0, nan_ok=True)
-    assert evaluated["checkpoint"] == str(finished / "checkpoints" / "best.ckpt")
-
-
-# --- stopped before the last epoch
+    assert record_of(tmp_path)["scores"] == pytest.approx(record["scores"], abs=0, nan_ok=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("steps", "whole"), [(2 * BATCHES + 1, 2), (1, 0)])
-def test_max_steps_does_not_finish_a_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int, whole: int
-) -> None:
-    caplog.set_level("INFO", "pnfs")
+def test_max_steps_does_not_finish_a_run(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(UnfinishedError, match=f"{whole} of 3 epochs"):
-            trained(tmp_path, *RUN, f"+trainer.max_steps={steps}")
-    assert f"max_steps={steps}" in caplog.text
+        with pytest.raises(UnfinishedError, match="2 of 3 epochs"):
+            trained(tmp_path, *RUN, f"+trainer.max_steps={2 * BATCHES + 1}")
     folder = only_run(tmp_path)
     assert state_of(folder)[0] == "interrupted"
     assert not (folder / "result.json").exists()
@@ -120,9 +99,6 @@ def test_paused_run_ends_like_the_uninterrupted(
     assert_same_training(finished, moved)
 
 
-# --- data
-
-
 def mpii(root: Path, seed: int = 0) -> str:
     """Writes a small MPII; the override that names it."""
     people = Synthetic(train=8, val=8, seed=seed, image_size=(48, 48))
@@ -132,8 +108,7 @@ def mpii(root: Path, seed: int = 0) -> str:
 
 @pytest.mark.parametrize(("file", "split"), [("valid", "val"), ("train", "train")])
 def test_split_without_a_label_is_refused(tmp_path: Path, file: str, split: str) -> None:
-    root = mpii(tmp_path)
-    path = tmp_path / f"people/annot/{file}.json"
+    root, path = mpii(tmp_path), tmp_path / f"people/annot/{file}.json"
     records = [record | {"joints_vis": [0] * 16} for record in json.loads(path.read_text())]
     path.write_text(json.dumps(records))
     with pytest.raises(UsageError, match=f"MPII {split}.*{split}"):
@@ -156,21 +131,3 @@ def test_file_of_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
             trained(runs, *given, other)
         text = str(refusal.value)
         assert all(word in text for word in (f"{theirs.name}/{file}", "persons.train", "persons.val"))
-
-
-# --- compiled steps
-
-
-class Recorder:
-    mode: str | None = None
-
-    def compile_training(self, mode: str) -> None:
-        self.mode = mode
-
-
-@pytest.mark.parametrize(("strategy", "mode"), [("Synchronous", "default"), ("SecondOrder", None)])
-def test_a_strategy_says_whether_its_steps_can_be_compiled(strategy: str, mode: str | None) -> None:
-    module: Any = Recorder()
-    settings = {"acceleration": {"compile": "default"}, "strategy": {"_target_": f"pnfs.search.{strategy}"}}
-    compile_steps(module, settings)
-    assert module.mode == mode

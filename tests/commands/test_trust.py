@@ -48,23 +48,18 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-OPTIONS = {
-    "evaluate": ("trainer=cpu", "workers=0", "out=e"),
-    "predict": ("input=person.png", "out=p"),
-    "derive": ("evaluate=false", "out=d"),
-    "export": ("out=m.onnx",),
-}
+OPTIONS = {"evaluate": ("workers=0", "out=e"), "predict": ("input=person.png", "out=p"), "derive": ("out=d",),
+           "export": ("out=m.onnx",)}  # fmt: skip
 
 
 def started(command: str, path: Path, trust: bool) -> None:
     if command == "load":
         pnfs.load(path, "cpu", trust=trust)
     elif command == "initial":
-        given = ("experiment=finetune", f"initial={path}", f"trust={trust}")
-        build_network(plain(composed("train", *given))["model"])
+        given = composed("train", "experiment=finetune", f"initial={path}", f"trust={trust}")
+        build_network(plain(given)["model"])
     else:
-        given = (f"checkpoint={path}", f"trust={trust}", *OPTIONS[command])
-        call(command, *given)
+        call(command, f"checkpoint={path}", f"trust={trust}", *OPTIONS[command])
 
 
 @pytest.mark.parametrize("command", [*OPTIONS, "load", "initial"])

@@ -11,7 +11,6 @@ from conftest import FEW, Tally, only
 from train_server import TrainServer
 
 RUN, MODEL = "checkpoint={run}", "checkpoint={folder}/model.onnx"
-PEOPLE = ["dataset=synthetic", "dataset.train=8", "dataset.val=4", "dataset.image_size=[48,48]"]
 COMMANDS = [
     ["train", *FEW, "seed=1", "epochs=1"],
     ["train", *FEW, "seed=2", "epochs=1", "logger=[csv,wandb]", "logger.wandb.project=p"],
@@ -21,14 +20,12 @@ COMMANDS = [
     ["train", *FEW, "seed=6,7", "epochs=1", "--multirun"],
     ["evaluate", RUN, "workers=0", "trainer=cpu", "out=evaluated"],
     ["export", RUN, "out=model.onnx"],
-    ["evaluate", MODEL, *PEOPLE, "runtime=onnx", "workers=0", "trainer=cpu", "out=by_onnx"],
-    ["evaluate", MODEL, *PEOPLE, "runtime=openvino", "workers=0", "trainer=cpu", "out=by_openvino"],
     ["predict", RUN, "input=person.png", "device=cpu"],
     ["predict", MODEL, "input=person.png", "runtime=onnx", "out=p1"],
     ["predict", MODEL, "input=person.png", "runtime=openvino", "out=p2"],
-    ["derive", RUN, "method=exact", "workers=0", "out=d1"],
-    ["derive", RUN, "method=prune", "workers=0", "out=d2"],
-    ["derive", RUN, "method=argmax", "workers=0", "out=d3"],
+    ["derive", RUN, "method=exact", "out=d1"],
+    ["derive", RUN, "method=prune", "out=d2"],
+    ["derive", RUN, "method=argmax", "out=d3"],
     ["show", RUN, "out=a.png"],
     ["cost", *FEW],
     ["tables", "target=table3", "profile=smoke", "out=tables"],

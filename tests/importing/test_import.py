@@ -201,7 +201,7 @@ def test_the_other_commands_take_an_imported_run(reference_run: Path, tmp_path: 
     call("show", checkpoint, f"out={tmp_path / 'show'}")
     drawn = {path.name for path in (tmp_path / "show").iterdir()}
     assert drawn == {"architecture.png", "architecture_backbone.png"}
-    call("derive", checkpoint, f"out={tmp_path / 'less'}", "evaluate=false")
+    call("derive", checkpoint, f"out={tmp_path / 'less'}")
     # The derived network keeps the order of the colours.
     torch.testing.assert_close(score_maps(tmp_path / "less"), score_maps(reference_run), rtol=1e-3, atol=1e-4)
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from functools import partial
 
 import pytest
 import torch
@@ -67,12 +66,7 @@ def test_the_wiring_is_that_of_the_paper(layers, first, last, inputs, table: Tab
 
 
 def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
-    assert [layer_scales(layer, 6) for layer in range(1, 7)] == [
-        (4, 8), (4, 8, 16), (4, 8, 16, 32), (4, 8, 16), (4, 8), (4,),
-    ]  # fmt: skip
-    assert [len(layer_scales(layer, 10)) for layer in range(1, 11)] == [
-        2, 3, 4, 4, 4, 4, 4, 3, 2, 1,
-    ]  # fmt: skip
+    assert [len(layer_scales(layer, 10)) for layer in range(1, 11)] == [2, 3, 4, 4, 4, 4, 4, 3, 2, 1]
     assert [len(grid(7 - n, 6, SCALES).cells) for n in range(1, 7)] == [1, 3, 6, 10, 13, 15]
 
 
@@ -82,7 +76,6 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
         (lambda: grid(0, 3, SCALES), "layers 0 to 3 "),
         (lambda: grid(4, 6, (32,)).cells, "layer 4, scale 1/4 "),
         (lambda: NeuralFabrics(nodes=0), "H=0"),
-        (lambda: NeuralFabrics(channels=-1), "C=-1"),
         (lambda: grid(4, 6, SCALES, operations=("skip", "skip")), "operations"),
         (lambda: NeuralFabrics(part_names=("keys",)), "'keys'"),
         (lambda: NeuralFabrics(last_layers=2, channels=1, kept={}), "part 'whole'"),
@@ -199,33 +192,23 @@ def test_a_fabric_is_equation_two(kind: str, rules: FabricRules, training: bool)
         torch.testing.assert_close(x, expected[scale])
 
 
-@pytest.mark.parametrize(("rules", "alpha_sum", "beta_sum"), [(PAPER, 1, 1), (POSENFS, 4, 3)])
-def test_mixing_weights_sum_to_one_or_to_the_number_of_candidates(
-    rules: FabricRules, alpha_sum: float, beta_sum: float
-) -> None:
-    fabrics = NeuralFabrics(part_names=("a", "b"), last_layers=3, channels=1, rules=rules)
-    randomise(fabrics)
-    alpha, beta = fabrics.mixing_weights()
-    torch.testing.assert_close(alpha.sum(-1), torch.full((2, 6, 1), float(alpha_sum)))
-    torch.testing.assert_close(beta.sum(-1), torch.full((2, 6, 3), float(beta_sum))[..., 0])
-    # Relaxations are for training alone.
+def test_relaxations_are_for_training_alone() -> None:
+    fabrics = NeuralFabrics(last_layers=3, channels=1)
     fabrics.relaxation = torch.zeros_like
     assert not any(weights.any() for weights in fabrics.mixing_weights())
     assert all(weights.any() for weights in fabrics.eval().mixing_weights())
 
 
-class WithOneScale(Operation):
-    """One number for all parts, and PyTorch's batch norm, of whose counter no part has a share either."""
+class WithCounter(Operation):
+    """PyTorch's batch norm, of whose counter no part has a share."""
 
-    def __init__(self, parts: int, channels: int, counts: bool) -> None:
+    def __init__(self, parts: int, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1)) if not counts else None
-        self.norm = nn.BatchNorm2d(parts * channels) if counts else None
+        self.norm = nn.BatchNorm2d(parts * channels)
 
 
-@pytest.mark.parametrize(("counts", "name"), [(True, "norm.num_batches_tracked"), (False, "scale")])
-def test_an_operation_whose_parts_share_a_tensor_is_refused(counts: bool, name: str) -> None:
-    operations = {"zero": None, "mine": partial(WithOneScale, counts=counts)}
+def test_an_operation_whose_parts_share_a_tensor_is_refused() -> None:
+    operations = {"zero": None, "mine": WithCounter}
     NeuralFabrics(part_names=("whole",), channels=2, operations=operations)
-    with pytest.raises(PnfsError, match=f"mine.{name}"):
+    with pytest.raises(PnfsError, match=r"mine\.norm\.num"):
         NeuralFabrics(part_names=("upper", "lower"), channels=2, operations=operations)

@@ -1,6 +1,7 @@
 """The whole model: maps a joint, parameters by kind, refusals; P fabrics in one against P networks of one part."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pnfs.body import MPII, PartMode, Skeleton, skeleton_by_name
 from pnfs.errors import PnfsError
-from pnfs.models import PAPER, POSENFS, FabricRules, NeuralFabrics, PoseFabricNetwork, fabric
+from pnfs.models import PAPER, POSENFS, FabricRules, PoseFabricNetwork, fabric
 from tiny import TinyBackbone, fabric_backbone, fabric_network, randomise, table_one
 
 
@@ -122,15 +123,6 @@ def in_turn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-def part_mode(skeleton: str, count: int) -> PartMode:
-    return PartMode(skeleton_by_name(skeleton), table_one(skeleton, count))
-
-
-def build(mode: PartMode, nodes: int, rules: FabricRules) -> PoseFabricNetwork:
-    options = {"nodes": nodes, "rules": rules, "vector_dim": DIM}
-    return network(mode.skeleton, parts=mode.parts, **options).double()
-
-
 def shares(named: dict[str, Tensor], mode: PartMode) -> list[dict[str, Tensor]]:
     """The tensors of a network of P parts as those of P networks of one part."""
     outputs = [count * DIM for count in mode.joint_counts]
@@ -157,14 +149,15 @@ def shares(named: dict[str, Tensor], mode: PartMode) -> list[dict[str, Tensor]]:
 )  # fmt: skip
 def test_parts_together_are_parts_apart(skeleton, count, nodes, rules: FabricRules) -> None:
     torch.manual_seed(0)
-    mode = part_mode(skeleton, count)
-    together = build(mode, nodes, rules)
+    mode = PartMode(skeleton_by_name(skeleton), table_one(skeleton, count))
+    build = partial(network, nodes=nodes, rules=rules, vector_dim=DIM)
+    together = build(mode.skeleton, parts=mode.parts).double()
     randomise(together)
     singles = []
     for part, state in zip(mode.names, shares(together.state_dict(), mode), strict=True):
         joints = tuple(mode.parts[part])
         body = Skeleton(name=part, joints=joints, flip_pairs=())
-        singles.append(build(PartMode(body, {part: joints}), nodes, rules))
+        singles.append(build(body, parts={part: joints}).double())
         singles[-1].load_state_dict({name: tensor.clone() for name, tensor in state.items()})
     images = torch.randn(2, 3, 64, 96).double()
     directions = [torch.randn(2, joints, DIM, 16, 24).double() for joints in mode.joint_counts]
@@ -183,22 +176,3 @@ def test_parts_together_are_parts_apart(skeleton, count, nodes, rules: FabricRul
         close = {"rtol": 1e-5, "atol": 1e-8}
         torch.testing.assert_close({n: grads[n] for n in own}, own, **close)
         torch.testing.assert_close(state, dict(single.state_dict()), **close)
-
-
-@pytest.mark.parametrize(
-    ("count", "batch", "training", "expected"),
-    [
-        (1, 32, True, False), (3, 2, True, False), (3, 64, True, True), (8, 1, True, True),
-        (8, 1, False, False), (8, 4, False, True), (3, 64, False, False),
-    ],
-)  # fmt: skip
-def test_large_batches_run_part_by_part_on_a_cpu(
-    count: int, batch: int, training: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fabrics = NeuralFabrics(part_names=part_mode("mpii", count).names, last_layers=1, channels=1)
-    calls = []
-    monkeypatch.setattr(fabric, "functional_call", lambda *_: calls.append(1) or {})
-    maps = {s: torch.zeros(batch, count * s, 128 // s, 128 // s) for s in (4, 8)}
-    with torch.no_grad():
-        fabrics.train(training)(maps)
-    assert bool(calls) == expected

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pnfs.errors import PnfsError
-from pnfs.reproduce.page import cells, draw_figures, draw_table, page
+from pnfs.reproduce.page import PAPER_NAMES, cells, draw_figures, draw_table, page
 from pnfs.reproduce.results import (
+    OTHERS,
     Results,
     Target,
     compared,
@@ -30,8 +32,6 @@ from pnfs.runs.state import find_runs, write_result
 ROOT = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.parent.name for path in ROOT.glob("*/paper.csv"))
 
-
-# --- hand-written runs of hand-written rows
 
 PAPER = """# Source: a book.
 method,who,x,x_std,params,flops
@@ -51,15 +51,10 @@ def target_of(folder: Path, **changes: Any) -> Target:
 
 def settings(row: str, seed: int, backbone: str = "MobileNet") -> dict[str, Any]:
     return {
-        "seed": seed,
-        "row": row,
-        "dataset": {"_target_": "data.MPII", "root": "somewhere"},
+        "seed": seed, "row": row, "dataset": {"_target_": "data.MPII", "root": "somewhere"},
         "model": {"backbone": {"_target_": f"nets.{backbone}", "weights": "none"}},
-        "input_size": [64, 32],
-        "epochs": 3,
-        "batch_size": 8,
-        "trainer": {"precision": "32-true", "devices": 2},
-    }
+        "input_size": [64, 32], "epochs": 3, "batch_size": 8, "trainer": {"precision": "32-true", "devices": 2},
+    }  # fmt: skip
 
 
 def record(config: dict[str, Any], score: float, **changes: Any) -> dict[str, Any]:
@@ -67,11 +62,9 @@ def record(config: dict[str, Any], score: float, **changes: Any) -> dict[str, An
     return {
         "scores": {"PCKh@0.5": score, "PCKh@0.5/head": 90.0, "PCKh@0.1": 10.0, "PCKh@0.11": 11.0},
         "cost": {**parameters, "macs": 1_250_000_000, "macs_by_output": 3 * 2**29},
-        "seconds": 43_200.0,
-        "device": "H100",
-        "config": config,
+        "seconds": 43_200.0, "device": "H100", "config": config,
         "identity": run_identity(config, {"train": "some persons"}),
-    } | changes
+    } | changes  # fmt: skip
 
 
 def write_run(root: Path, row: str, seed: int, score: float, **changes: Any) -> Path:
@@ -191,9 +184,6 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
         kept_results(target, tmp_path / "kept")
 
 
-# --- figures
-
-
 def test_table_is_drawn_of_the_rows_that_have_runs(
     tmp_path: Path, target: Target, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,66 +227,31 @@ def test_figures_of_the_paper(tmp_path: Path, target: Target, results: Results) 
         assert red > 200 > 50 > green
 
 
-# --- the paper's numbers
-
-HEADINGS = {
-    "pckh50": "PCKh@0.5", "pckh10": '"PCKh@0.1"', "total": "PCKh@0.5",
-    "head": "PCKh@0.5/head", "shoulder": "PCKh@0.5/shoulder", "elbow": "PCKh@0.5/elbow",
-    "wrist": "PCKh@0.5/wrist", "hip": "PCKh@0.5/hip", "knee": "PCKh@0.5/knee",
-    "ankle": "PCKh@0.5/ankle",
-    "ap": "AP", "ap50": "AP .5", "ap75": "AP .75", "ap_m": "AP (M)", "ap_l": "AP (L)",
-    "ar": "AR", "ar50": "AR .5", "ar75": "AR .75", "ar_m": "AR (M)", "ar_l": "AR (L)",
-    "params": "parameters (M)", "flops": "MACs (G)", "gpu_days": "search time (GPU-days)",
-    "backbone": "backbone", "backbone_params": "backbone parameters (M)",
-    "head_params": "head parameters (M)",
-}  # fmt: skip
-"""Column of a file -> heading of the paper's column in a page, typed here a second time."""
-
-
-def published_lines(path: Path) -> list[dict[str, str]]:
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    # Table III calls its first column "mode".
-    return [{"method": row.pop("mode", ""), **row} for row in csv.DictReader(lines)]
-
-
 def rows_of(text: str) -> dict[str, dict[str, str]]:
     """First cell of a row -> heading -> cell, of all tables of a Markdown page."""
     found: dict[str, dict[str, str]] = {}
-    header: list[str] = []
-    for line in text.splitlines():
-        if not line.startswith("| "):
-            header = []
-            continue
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if not header:
-            header = cells
-        elif not cells[0].startswith("---"):
-            assert cells[0] not in found
-            found[cells[0]] = dict(zip(header, cells, strict=True))
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        assert not found.keys() & {row[0] for row in rows}
+        found |= {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     return found
-
-
-def heading(name: str, column: str) -> str:
-    # Table V's head is a part of the network, Table IV's a part of the body.
-    return f"paper: {'head' if (name, column) == ('table5', 'head') else HEADINGS[column]}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_number_is_in_the_page_even_without_a_run(name: str, tmp_path: Path) -> None:
     target = read_target(ROOT, name)
-    results = results_of(tmp_path, target)
-    rows = rows_of(page(target, results, "lspet"))
-    lines = published_lines(ROOT / name / "paper.csv")
+    rows = rows_of(page(target, results_of(tmp_path, target), "lspet"))
+    titles = OTHERS | {column: PAPER_NAMES.get(score, score) for column, score in target.scores.items()}
+    text = (ROOT / name / "paper.csv").read_text()
+    lines = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
     for line in lines:
-        row = rows[line["method"]]
-        assert row["published as"] == {"ours": "the paper's own", "cited": "cited"}[line["who"]]
-        for column, cell in line.items():
-            if column in ("method", "who") or not cell:
-                continue
-            if column.endswith("_std"):
-                assert row[heading(name, column[:-4])] == f"{line[column[:-4]]} ± {cell}"
-            else:
-                assert row[heading(name, column)].partition(" ± ")[0] == cell
+        method, who, *_ = line.values()
+        row = rows[method]
+        assert row["published as"] == {"ours": "the paper's own", "cited": "cited"}[who]
+        for column, title in titles.items():
+            if line.get(column):
+                deviation = line.get(f"{column}_std")
+                assert row[f"paper: {title}"] == line[column] + (f" ± {deviation}" if deviation else "")
     assert len(rows) == len(lines)
 
 
@@ -316,8 +271,6 @@ def test_shipped_targets_are_complete() -> None:
         # Every table that states costs says why ours differ.
         assert "all" in target.counts or not {"params", "flops"} & set(target.published)
 
-
-# --- files that are not as they should be
 
 GOOD = "title: T\ntests: Why?\nsource: S\nkind: table\nscores: {x: X}\nrows: {seeded: seeded}\n"
 
@@ -347,8 +300,6 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, old: str, new: str, 
     with pytest.raises(PnfsError, match=f"{path}.*{word}"):
         read_target(tmp_path, "t")
 
-
-# --- the table of costs
 
 ROW = {
     "table": "table6", "configuration": "d=8", "input": "256×192",

@@ -18,10 +18,11 @@ from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
 from pnfs.runs.identity import (
     PERSONS,
+    OtherRunError,
     defining_part,
-    differences,
     persons_digest,
     read_digests,
+    require_same,
     run_hash,
     run_identity,
 )
@@ -88,9 +89,6 @@ def test_hash_is_of_the_content_and_leaves_the_configuration_alone(config: dict[
     assert before == config
 
 
-# --- what a path stands for
-
-
 @pytest.mark.parametrize("file", ["weights.pth", "checkpoints/best.ckpt"])
 @pytest.mark.parametrize("key", ["model.backbone.weights", "strategy.architecture", "initial", "ckpt_path"])
 def test_files_and_runs_count_by_their_content(
@@ -104,9 +102,6 @@ def test_files_and_runs_count_by_their_content(
         given = path if "weights" in file else tmp_path / name
         hashes.append(run_hash(changed(config, key, str(given))))
     assert hashes[0] == hashes[1] != hashes[2]
-
-
-# --- what is read counts, not where it lies
 
 
 def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:
@@ -134,8 +129,7 @@ def test_dataset_counts_by_its_content_wherever_it_lies(config: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
-    "column",
-    ["ids", "image_index", "joints", "visibility", "center", "box_size", "reference_length"],
+    "column", ["ids", "image_index", "joints", "visibility", "center", "box_size", "reference_length"]
 )
 def test_one_changed_person_is_another_run(column: str) -> None:
     persons = people()["train"]
@@ -186,5 +180,6 @@ def test_identity_comes_back_from_json_and_differs_by_dotted_keys(config: dict[s
     assert json.loads(json.dumps(identity)) == identity
     assert identity[PERSONS] == {"train": "a", "val": "b"}
     one = {"a": 1, "b": {"c": 2, "d": [1]}, "e": 0}
-    assert set(differences(one, {"a": 1, "b": {"c": 3, "d": [1]}, "f": 0})) == {"b.c", "e", "f"}
-    assert differences(one, copy.deepcopy(one)) == []
+    require_same(Path("a"), copy.deepcopy(one), one)
+    with pytest.raises(OtherRunError, match=r"differs: e, b\.c, f \("):
+        require_same(Path("a"), one, {"a": 1, "b": {"c": 3, "d": [1]}, "f": 0})

@@ -19,7 +19,6 @@ from pnfs.runs.state import (
     find_runs,
     held_run,
     kept_state,
-    provenance,
     read_result,
     read_run,
     write_result,
@@ -64,18 +63,6 @@ def test_files_written_at_once_do_not_meet(tmp_path: Path) -> None:
     assert path.read_text() == "whole"
     with pytest.raises(OSError, match=r"page\.html"):
         write_whole(path / "page.html", "no folder")
-
-
-def test_provenance_says_what_ran_where() -> None:
-    record = json.loads(json.dumps(provenance()))
-    assert all(record["versions"][name] for name in ("pnfs", "torch", "lightning", "python"))
-    assert record["device"]
-    assert record["finished"].endswith("+00:00")
-    revision = record["git_revision"]
-    assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
-
-
-# --- states
 
 
 def seen(folder: Path) -> tuple[str, str | None]:

@@ -13,17 +13,13 @@ from typing import Any
 import pytest
 
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
+from tiny_runs import PEOPLE, TINY, record_of
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2  # noqa: E402
 
-TINY = [
-    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2",
-    "parts=p3", "input_size=[64,64]", "batch_size=4", "eval_batch_size=6", "augmentation=none",
-    "workers=0", "trainer=cpu", "epochs=1", "dataset.train=8", "dataset.val=4",
-    "dataset.image_size=[64,64]", "logger=wandb", "name=tiny", "tags=[mine]",
-]  # fmt: skip
+GIVEN = [*PEOPLE, *TINY, "parts=p3", "batch_size=4", "workers=0", "epochs=1", "logger=wandb", "name=tiny",
+         "tags=[mine]"]  # fmt: skip
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -89,7 +85,7 @@ def test_an_interruption_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_every_job_of_a_sweep_is_its_own_run(tmp_path: Path) -> None:
     """Three jobs in one process; the loss of the second is not finite."""
-    asked = ["--multirun", f"run_root={tmp_path}", "optimizer.lr=0.001,1e30,0.002", *TINY]
+    asked = ["--multirun", f"run_root={tmp_path}", "optimizer.lr=0.001,1e30,0.002", *GIVEN]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     script = [sys.executable, "-c", "from pnfs.commands.main import main; main()", "train", *asked]
     done = subprocess.run(script, env=environment | {"OMP_NUM_THREADS": "1"}, check=False)
@@ -106,7 +102,7 @@ def test_every_job_of_a_sweep_is_its_own_run(tmp_path: Path) -> None:
         if said.exit:
             assert not (folder / "result.json").exists()
             continue
-        record = json.loads((folder / "result.json").read_text())
+        record = record_of(folder)
         assert {key: said.config[key] for key in record["config"]} == record["config"]
         assert said.summary["final/score"] == record["score"]
         assert said.summary["cost/macs"] == record["cost"]["macs"]

@@ -33,18 +33,20 @@ def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = N
     and whose configuration does not say.
     """
     offered = inspect.signature(get_class(config["_target_"])).parameters
+    given, asked = dict(config), config.get("skeleton")
     if input_size is not None and config.get("input_size") is None and "input_size" in offered:
-        config = {**config, "input_size": list(input_size)}
-    if "skeleton" in offered or "skeleton" not in config:
-        return instantiate(config, _convert_="all")
-    # Classes that know one skeleton only are not told its name.
-    source = instantiate({k: v for k, v in config.items() if k != "skeleton"}, _convert_="all")
-    if source.skeleton.name != config["skeleton"]:
-        raise UsageError(
-            f"dataset.skeleton={config['skeleton']}: the joints of {config['_target_']} are those of "
-            f"{source.skeleton.name}"
-        )
+        given["input_size"] = list(input_size)
+    if "skeleton" not in offered:  # Classes that know one skeleton only are not told its name.
+        given.pop("skeleton", None)
+    source = instantiate(given, _convert_="all")
+    if "skeleton" not in offered and asked not in (None, source.skeleton.name):
+        own = source.skeleton.name
+        raise UsageError(f"dataset.skeleton={asked}: the joints of {config['_target_']} are those of {own}")
     return source
+
+
+_source_of = functools.lru_cache(maxsize=2)(lambda given: build_source(*json.loads(given)))
+_digests_of = functools.lru_cache(maxsize=64)(lambda given: read_digests(_source_of(given)))
 
 
 def training_source(settings: Mapping[str, Any]) -> PoseDataset:
@@ -52,13 +54,12 @@ def training_source(settings: Mapping[str, Any]) -> PoseDataset:
     return _source_of(json.dumps([settings["dataset"], settings["input_size"]]))
 
 
-def training_digests(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What a run reads of its dataset, as `read_digests` says."""
-    return _digests_of(json.dumps([settings["dataset"], settings["input_size"]]))
-
-
-_source_of = functools.lru_cache(maxsize=2)(lambda given: build_source(*json.loads(given)))
-_digests_of = functools.lru_cache(maxsize=64)(lambda given: read_digests(_source_of(given)))
+def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
+    """What a run reads of its dataset, as `read_digests` says; None where that fails, which the run will say."""
+    try:
+        return _digests_of(json.dumps([settings["dataset"], settings["input_size"]]))
+    except Exception:
+        return None
 
 
 def build_network(config: Mapping[str, Any]) -> PoseNetwork:
@@ -106,17 +107,11 @@ def build_trainer(settings: Mapping[str, Any], loggers: list[Logger], identity: 
     callbacks: list[Callback] = [instantiate(node, _convert_="all") for node in nodes if node]
     given = trainer.pop("logger", None)
     # Lightning refuses a bar beside enable_progress_bar=false, and learning rates that nobody logs.
-    unwanted: tuple[type[Callback], ...] = ()
-    if not trainer.get("enable_progress_bar", True):
-        unwanted += (ProgressBar,)
-    if not (loggers or given):
-        unwanted += (LearningRateMonitor,)
+    wanted = {ProgressBar: trainer.get("enable_progress_bar", True), LearningRateMonitor: loggers or given}
+    unwanted = tuple(kind for kind, is_wanted in wanted.items() if not is_wanted)
     kept = [callback for callback in callbacks if not isinstance(callback, unwanted)]
-    return instantiate(
-        trainer,
-        logger=loggers if given in (None, True) else given,
-        callbacks=[*kept, KeepConfig(settings, identity)],
-    )
+    logger = loggers if given in (None, True) else given
+    return instantiate(trainer, logger=logger, callbacks=[*kept, KeepConfig(settings, identity)])
 
 
 # --- of a trained run
@@ -176,11 +171,8 @@ def save_network(
     The configuration `settings` describes the network, its dataset and its crops; `epoch` is the last one that its
     weights were trained in.
     """
-    content: dict[str, Any] = {
-        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        CONFIG_KEY: dict(settings),
-        "epoch": epoch,
-    }
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    content: dict[str, Any] = {"state_dict": state, CONFIG_KEY: dict(settings), "epoch": epoch}
     if architecture is not None:
         content[checkpoints.ARCHITECTURE_KEY] = to_json(architecture)
     path = folder / "checkpoints" / "best.ckpt"

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,26 +10,18 @@ import numpy as np
 import pandas as pd
 
 from pnfs.codec import Codec
-from pnfs.commands.building import (
-    build_module,
-    build_network,
-    data_for,
-    read_trained,
-    save_network,
-    trained_network,
-)
+from pnfs.commands.building import build_network, data_for, read_trained, save_network, trained_network
 from pnfs.commands.configuration import UsageError, console
-from pnfs.commands.scoring import require_whole_split, score_and_predict
 from pnfs.export.onnx_model import TOLERANCE, Calibration, export_onnx
 from pnfs.export.runtimes import FilePrecision
 from pnfs.inference.predictor import DEFAULT_PADDING
 from pnfs.models import PoseFabricNetwork
-from pnfs.models.architecture import Architecture, describe_architecture, load_architecture, to_json
+from pnfs.models.architecture import describe_architecture, load_architecture, to_json
 from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.state import provenance, write_result
 from pnfs.training.callbacks import TRAJECTORY, read_trajectory
-from pnfs.training.checkpoints import BUILT, read_architecture, results_folder
+from pnfs.training.checkpoints import read_architecture, results_folder
 from pnfs.viz.curves import plot_trajectory
 from pnfs.viz.fabrics import draw_fabrics
 
@@ -70,10 +61,9 @@ def cost(settings: dict[str, Any]) -> None:
 
 
 def derive(settings: dict[str, Any]) -> None:
-    """Saves the derived network, its architecture and a record; prints what it costs and scores."""
-    require_whole_split(settings["trainer"])
+    """Saves the derived network, its architecture and a record; prints what it costs."""
     method = settings["method"]
-    path, trained, content = read_trained(settings, BUILT if settings["evaluate"] else ("model",))
+    path, trained, content = read_trained(settings, ("model",))
     source = trained_network(trained, content, path)
     if not isinstance(source, PoseFabricNetwork):
         raise UsageError(
@@ -82,47 +72,12 @@ def derive(settings: dict[str, Any]) -> None:
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
-    reduce = {"prune": partial(prune, **thresholds), "argmax": discretise}.get(method)
     architecture = describe_architecture(source)
-    architecture = architecture if reduce is None else reduce(architecture)
-    derived_settings = trained | {"model": _with_what_is_kept(trained["model"], architecture)}
-    derived = build_network(derived_settings["model"])
-    assert isinstance(derived, PoseFabricNetwork)
-    load_architecture(derived, architecture)
-    transfer_weights(source, derived)
-    folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
-    saved = save_network(folder, derived, derived_settings, architecture, content["epoch"])
-    (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
-    networks = {"source": source, "derived": derived}
-    height, width = trained["input_size"]
-    costs = {name: measure_cost(network, (height, width)) for name, network in networks.items()}
-    scores: dict[str, dict[str, float]] = {}
-    if settings["evaluate"]:
-        _, data = data_for(settings, trained, trained["model"]["skeleton"], path)
-        for name, network in networks.items():
-            module = build_module(trained, data.source, network)
-            module.flip_test = settings["flip_test"]
-            scores[name], _ = score_and_predict(module, data, settings["trainer"], settings["split"])
-    record: dict[str, Any] = {
-        "kind": "derive", "checkpoint": str(path), "method": method, "thresholds": thresholds, "scores": scores,
-        "cost": {n: {"parameters": c.parameters, "macs": c.macs} for n, c in costs.items()},
-        **provenance(),
-    }  # fmt: skip
-    write_result(folder, record)
-    console.print(f"source: {path}")
-    for name in ("parameters", "macs"):
-        before, after = (getattr(costs[which], name) for which in networks)
-        console.print(f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)")
-    for name in [*scores.get("source", {})][:1]:
-        console.print(f"{name}: {scores['source'][name]:.1f}, derived {scores['derived'][name]:.1f}")
-    console.print(f"checkpoint: {saved}\narchitecture: {folder / 'architecture.json'}")
-
-
-def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """The model's configuration with what is left of its fabrics."""
-    settings = copy.deepcopy(dict(model))
+    if method != "exact":
+        architecture = prune(architecture, **thresholds) if method == "prune" else discretise(architecture)
+    model = copy.deepcopy(trained["model"])
     for place, parts in kept_settings(architecture).items():
-        holder = settings if place == "subnetworks" else settings[place]
+        holder = model if place == "subnetworks" else model[place]
         holder["fabrics"]["kept"] = {
             part: {
                 name: {"_target_": "pnfs.models.wiring.KeptCell"}
@@ -131,7 +86,24 @@ def _with_what_is_kept(model: Mapping[str, Any], architecture: Architecture) -> 
             }
             for part, cells in parts.items()
         }
-    return settings
+    derived = build_network(model)
+    assert isinstance(derived, PoseFabricNetwork)
+    load_architecture(derived, architecture)
+    transfer_weights(source, derived)
+    folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
+    saved = save_network(folder, derived, trained | {"model": model}, architecture, content["epoch"])
+    (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
+    height, width = trained["input_size"]
+    counts = [vars(measure_cost(network, (height, width))) for network in (source, derived)]
+    console.print(f"source: {path}")
+    for name in ("parameters", "macs"):
+        before, after = (each[name] for each in counts)
+        console.print(f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)")
+    costs = [{name: each[name] for name in ("parameters", "macs")} for each in counts]
+    about = {"checkpoint": str(path), "method": method, "thresholds": thresholds}
+    cost = dict(zip(("source", "derived"), costs, strict=True))
+    write_result(folder, {"kind": "derive", **about, "cost": cost, **provenance()})
+    console.print(f"checkpoint: {saved}\narchitecture: {folder / 'architecture.json'}")
 
 
 def export(settings: dict[str, Any]) -> None:

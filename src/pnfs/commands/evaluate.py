@@ -1,6 +1,7 @@
 """`pnfs evaluate`: score a trained network, or a file of predicted poses."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,14 +13,14 @@ import torch
 from torchmetrics import MetricCollection
 
 from pnfs.commands import scoring
-from pnfs.commands.building import build_module, build_network, build_source, data_for, read_trained
+from pnfs.commands.building import build_module, build_source, data_for, read_trained, trained_network
 from pnfs.commands.configuration import UsageError, console
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED, UNMATCHED, Predictions, listed
-from pnfs.inference.predictor import chosen_runtime, load_predictor, runtime_of
-from pnfs.runs.state import LAST_CHECKPOINT, provenance
-from pnfs.training import checkpoints
+from pnfs.data.persons import UNLABELLED, UNMATCHED, Matches, Predictions, listed
+from pnfs.evaluation.person_metric import PersonMetric
+from pnfs.runs.state import LAST_CHECKPOINT, RESULT, provenance, write_result
+from pnfs.training.checkpoints import results_folder
 from pnfs.training.module import PoseModule
 
 PICTURE_SIZE = (256, 256)
@@ -27,40 +28,34 @@ PICTURE_SIZE = (256, 256)
 
 
 def run(settings: dict[str, Any]) -> float:
-    """Scores one checkpoint, exported file, or file of predictions; nan for a split without labels."""
-    scoring.require_whole_split(settings["trainer"])
+    """Scores one checkpoint, or file of predictions; nan for a split without labels."""
+    for key, value in settings["trainer"].items():
+        limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
+        if limits and value is not None:
+            raise UsageError(f"trainer.{key}={value}: a score is of the whole split; leave this key out")
     if settings["predictions"] is None:
-        settings["checkpoint"] = settings["checkpoint"] or "shipped"
-        return _network(settings)
-    if settings["checkpoint"] is not None:
-        raise UsageError(
-            "evaluate scores either a network, checkpoint=…, or a file, predictions=…: both are given"
-        )
+        return _network(settings | {"checkpoint": settings["checkpoint"] or "shipped"})
+    for key in ("checkpoint", "name", "decode_method", "flip_shift"):
+        if settings[key] is not None:
+            raise UsageError(
+                f"{key}= is of a network, predictions= of a file, which is scored as it stands: leave one"
+            )
     return _file(settings)
 
 
-# --- a network
-
-Scored = tuple[PoseModule, PoseDataModule, dict[str, Any], Mapping[str, str]]
-"""A trained network, the crops to score it on, as it was trained on them, their dataset's configuration, and what
-the network computes with."""
-
-
 def _network(settings: dict[str, Any]) -> float:
-    path, split = checkpoints.find_checkpoint(settings["checkpoint"]), settings["split"]
-    chosen_runtime(path, settings["runtime"], settings["precision"])
-    exported = path.suffix == ".onnx"
-    read = _exported_file if exported else _checkpoint
-    module, data, dataset, computed = read(settings, path)
-    # Exported files run in this process; what the trainer says of devices is for PyTorch.
-    trainer = settings["trainer"]
-    if exported:
-        trainer = {"_target_": trainer["_target_"], "accelerator": "cpu", "devices": 1}
+    split, trainer = settings["split"], settings["trainer"]
+    path, trained, content = read_trained(settings)
+    dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
     source = data.source
+    module = build_module(trained, source, trained_network(trained, content, path))
+    module.flip_test = settings["flip_test"]
+    asked = {key: settings[key] for key in ("flip_shift", "decode_method") if settings[key] is not None}
+    module.codec = replace(module.codec, **asked)
     console.print(f"scored: {path}\n{source.persons(split).described()}")
     scores, predictions = scoring.score_and_predict(module, data, trainer, split)
     choices = scoring.evaluation_choices(module, source, split)
-    choices |= {"input_size": list(data.input_size), **computed}
+    choices |= {"input_size": list(data.input_size), "precision": str(trainer.get("precision") or "32-true")}
     if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
     record = {
@@ -68,71 +63,18 @@ def _network(settings: dict[str, Any]) -> float:
         "evaluated_with": choices, "persons": len(predictions),
         "data": {split: source.persons(split).account()}, "dataset": dataset,
     }  # fmt: skip
-    run = path.parent if exported else checkpoints.results_folder(path, settings["run_root"])
-    name, defining = f"evaluate_{split}", [choices, dataset]
-    folder = scoring.result_folder(settings["out"], run, name, defining)
-    score = scoring.report(record, folder, data, source.matches(split, predictions), split, module)
+    run, defining = results_folder(path, settings["run_root"]), [choices, dataset]
+    folder = scoring.result_folder(settings["out"], run, f"evaluate_{split}", defining)
+    score = _report(record, folder, data, source.matches(split, predictions), split, module)
     name = settings["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
     console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
     return score
-
-
-def _checkpoint(settings: Mapping[str, Any], path: Path) -> Scored:
-    """A checkpoint with the evaluation's choices."""
-    _, trained, content = read_trained(settings)
-    dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
-    module = build_module(trained, data.source)
-    checkpoints.load_network_state(module.network, content, path)
-    module.flip_test = settings["flip_test"]
-    asked = {key: settings[key] for key in ("flip_shift", "decode_method")}
-    asked = {key: value for key, value in asked.items() if value is not None}
-    module.codec = replace(module.codec, **asked)
-    precision = settings["trainer"].get("precision")
-    # In the words of the other runtimes, where they have one.
-    words = "f32" if precision in (None, 32, "32", "32-true") else str(precision)
-    return module, data, dataset, {"runtime": "torch", "precision": words}
-
-
-def _exported_file(settings: Mapping[str, Any], path: Path) -> Scored:
-    """An exported file; its dataset is named, or that of the run in whose folder it lies."""
-    choices = ("runtime", "precision", "decode_method", "flip_shift")
-    predictor = load_predictor(
-        path,
-        build=build_network,
-        batch_size=settings["eval_batch_size"],
-        **{key: settings[key] for key in choices},
-    )
-    trained: dict[str, Any] = {"dataset": {}}
-    if (path.parent / "checkpoints").is_dir():
-        content = checkpoints.read_checkpoint(path.parent, builds=("dataset",), trust=settings["trust"])
-        trained = content[checkpoints.CONFIG_KEY]
-    elif "_target_" not in settings["dataset"]:
-        raise UsageError(
-            f"{path} lies in no run's folder, whose dataset could be taken: add dataset=… dataset.root=…"
-        )
-    codec = {"unbiased": predictor.codec.unbiased}
-    trained = {**trained, "input_size": predictor.input_size, "codec": codec}
-    dataset, data = data_for(settings, trained, predictor.skeleton.name, path)
-    module = PoseModule(
-        network=predictor.network,
-        metric=data.source.metric(settings["split"]),
-        optimizer=torch.optim.Adam,
-        codec=predictor.codec,
-        flip_test=settings["flip_test"],
-    )
-    return module, data, dataset, runtime_of(predictor)
-
-
-# --- a file of predicted poses
 
 
 def _file(settings: Mapping[str, Any]) -> float:
     """Scores a file; see conf/evaluate.yaml."""
     if "_target_" not in settings["dataset"]:
         raise UsageError("predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…")
-    for key in ("name", "decode_method", "flip_shift", "runtime", "precision"):
-        if settings[key] is not None:
-            raise UsageError(f"{key} is for a network's predictions; those of a file are scored as they stand")
     split = settings["split"]
     # A detector's boxes have no part in it.
     source = with_every_split(build_source(settings["dataset"]), split).in_labelled_boxes()
@@ -161,7 +103,7 @@ def _file(settings: Mapping[str, Any]) -> float:
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
     folder = scoring.result_folder(settings["out"], parent, f"{file.stem}_{split}", defining)
-    return scoring.report(record, folder, data, matches, split)
+    return _report(record, folder, data, matches, split)
 
 
 def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
@@ -178,3 +120,40 @@ def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[s
         sample_index=torch.arange(len(persons)),
     )
     return {name: float(value) for name, value in metric.compute().items()}
+
+
+def _report(
+    record: dict[str, Any],
+    folder: Path,
+    data: PoseDataModule,
+    matches: Matches,
+    split: str,
+    module: PoseModule | None = None,
+) -> float:
+    """Prints, writes into `folder` and draws what an evaluation found; returns the score that counts, the first.
+
+    `module`, None for a file, predicted the persons of `data`, which `matches` brings together with the labels.
+    """
+    primary, score = next(iter(record["scores"].items()))
+    errors, name, metric = matches.errors, data.source.persons(split).name, data.source.metric(split)
+    record |= {"kind": "evaluate", "primary": primary, "score": score}
+    criterion = metric.criterion() if isinstance(metric, PersonMetric) and errors.scored.any() else None
+    if criterion is not None:
+        record["by_joint"] = errors.record(criterion)
+    if unsized := int((errors.visibility.any(-1) & ~errors.scored.any(-1)).sum()):
+        record["persons_without_size"] = unsized
+    # Scores are safe before anything else is written that may fail.
+    write_result(folder, record)
+    if math.isnan(score):
+        lack = "no labels" if not errors.visibility.any() else "no sizes to measure errors by"
+        console.print(f"{name} has {lack}: nothing is scored.", style="bold")
+    else:
+        title = f"{name}, {len(matches.predictions):,} persons"
+        console.print(scoring.score_table(title, {"": record["scores"]}))
+        console.print(scoring.described(record["evaluated_with"]), style="dim")
+        if unsized:
+            console.print(f"{unsized:,} persons have no size to measure errors by: they are not scored")
+    pictures = scoring.write_pictures(module, data, folder, split, matches.predictions, matches)
+    for what, file in {**pictures, "record": folder / RESULT}.items():
+        console.print(f"{what}: {file}")
+    return float(score)

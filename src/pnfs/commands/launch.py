@@ -20,13 +20,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from pnfs.commands.configuration import UsageError, packaged_folder, register_resolvers
+from pnfs.commands.configuration import (
+    UsageError,
+    checked,
+    known_keys,
+    near_match,
+    packaged_folder,
+    register_resolvers,
+)
 from pnfs.commands.processes import outlive_reader, quiet_libraries, take_gpu_if_asked
 from pnfs.errors import PnfsError
 
 FUNCTIONS: Mapping[str, str] = {
     "import": "import_checkpoint:run", "show": "derive:show", "cost": "derive:cost", "derive": "derive:derive",
-    "export": "derive:export",
+    "export": "derive:export", "tables": "runs:tables",
 }  # fmt: skip
 """Command -> module and function of the configuration, where it is not `run` of the module of its name."""
 
@@ -87,10 +94,8 @@ class Task:
 
 def run(command: str, config: DictConfig) -> Any:
     """Calls a command with its configuration, once that is checked."""
-    # Loaded when it runs, so that a command's --help need not wait for torch.
-    from pnfs.commands.keys import checked
-
     settings = checked(command, config)
+    # Loaded when it runs, so that a command's --help need not wait for torch.
     function = resolve_name(f"pnfs.commands.{FUNCTIONS.get(command, f'{command}:run')}")
     quiet_libraries()  # Lightning's import sets its loggers to talk.
     return function(settings)
@@ -104,7 +109,7 @@ def start(command: str) -> None:
     # Hydra hands over its errors in place of printing them.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        sys.argv[1:] = quoted(with_inputs_named(command, with_globs_expanded(sys.argv[1:])))
+        sys.argv[1:] = as_overrides(command, with_globs_expanded(sys.argv[1:]))
         folder = str(packaged_folder("conf"))
         hydra.main(version_base="1.3", config_path=folder, config_name=command)(Task(command))()
     except KeyboardInterrupt:
@@ -134,8 +139,7 @@ def said(error: BaseException, command: str = "") -> str | None:
         built = next(filter(None, places[-1]), "") if places else ""
         located, error = str(error).startswith("Error locating target"), error.__cause__
         if located:
-            reason = " ".join(str(error).split())
-            return f"{reason} The folder of a module of your own must be in PYTHONPATH."
+            return f"{' '.join(str(error).split())} The folder of a module of your own must be in PYTHONPATH."
     cause: BaseException | None = error if isinstance(error, InterpolationResolutionError) else None
     while cause is not None:  # OmegaConf hides the causes of what resolvers raise.
         error = cause if isinstance(cause, PnfsError) else error
@@ -144,8 +148,6 @@ def said(error: BaseException, command: str = "") -> str | None:
     first = text.partition("\n")[0]
     misspelt = re.match(r"Could not override '([^']+)'", text)
     if misspelt and "not in struct" in str(error.__cause__):
-        from pnfs.commands.keys import known_keys, near_match
-
         near = near_match(misspelt[1], known_keys(command))
         return f"there is no key {misspelt[1]}{near or ' (+KEY=... adds one, where a class takes it)'}"
     extra = next((name for name in _EXTRAS if name in text), None)
@@ -203,39 +205,28 @@ def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"^experiment=glob\((.*/.*)\)$", rows, argument) for argument in arguments]
 
 
-def with_inputs_named(command: str, arguments: Sequence[str]) -> list[str]:
-    """`pnfs predict photo.jpg` as `pnfs predict input=photo.jpg`; several files become a list."""
-    if command != "predict":
-        return list(arguments)
-    # What follows an option is the option's: --config-dir FOLDER.
-    words = [word for word, before in zip(arguments, ["", *arguments], strict=False) if not before.startswith("-")]
-    files = [word for word in words if os.path.exists(word)]  # noqa: PTH110
-    for word in words:
-        if word not in files and "=" not in word and not word.startswith(("-", "~")):
-            raise UsageError(f"{word}: there is no file or folder of this name")
-    others = [word for word in arguments if word not in files]
-    # One file is put in quotes where it needs them, as the value of any key is.
-    value = files[0] if len(files) == 1 else f"[{','.join(map(_in_quotes, files))}]"
-    return [*others, f"input={value}"] if files else others
-
-
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with quotes around values that name a file and that Hydra could not read otherwise.
-
-    So `input=my photo (1).jpg` and `input=照片.jpg` are what they seem; so is `input=a,b.jpg`, where that is a
-    file's name, and no sweep.
-    """
-    parser, found = OverridesParser.create(), []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
+def as_overrides(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra takes them: names of files, such as `my photo (1).jpg` or `a,b.jpg`, in quotes;
+    `pnfs predict photo.jpg` as `pnfs predict input=photo.jpg`, several files as a list."""
+    parser, found, files = OverridesParser.create(), [], []
+    for before, word in itertools.pairwise(["", *arguments]):
+        key, _, value = word.partition("=")
+        # What follows an option is the option's: --config-dir FOLDER.
+        if command == "predict" and not before.startswith("-"):
+            if os.path.exists(word):  # noqa: PTH110
+                files.append(_in_quotes(word))
+                continue
+            if "=" not in word and not word.startswith(("-", "~")):
+                raise UsageError(f"{word}: there is no file or folder of this name")
         if value and not key.startswith("-") and os.path.exists(value):  # noqa: PTH110
             try:
-                plain = not parser.parse_override(argument).is_sweep_override()
+                plain = not parser.parse_override(word).is_sweep_override()
             except HydraException:
                 plain = False
-            argument = argument if plain else f"{key}={_in_quotes(value)}"
-        found.append(argument)
-    return found
+            word = word if plain else f"{key}={_in_quotes(value)}"
+        found.append(word)
+    named = files if len(files) < 2 else [f"[{','.join(files)}]"]
+    return [*found, *(f"input={value}" for value in named)]
 
 
 def _in_quotes(text: str) -> str:

@@ -109,11 +109,8 @@ def process_count(trainer: Mapping[str, Any]) -> int:
     if trainer.get("num_nodes", 1) != 1:
         raise PnfsError("trainer.num_nodes: a run uses the devices of one machine only")
     world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if any(size.isdigit() and int(size) > 1 for size in world):
-        raise PnfsError(
-            "started as one of several processes (torchrun, srun with several tasks): start `pnfs train` "
-            "once; with trainer.devices=N it makes its processes itself"
-        )
+    if any(size.isdigit() and int(size) > 1 for size in world):  # torchrun, srun with several tasks.
+        raise PnfsError("started as one of several processes: start `pnfs train` once, with trainer.devices=N")
     devices = trainer.get("devices", 1)
     if isinstance(devices, list):
         return len(devices)

@@ -1,6 +1,7 @@
-"""`pnfs runs`: lists runs, or writes one HTML page about all."""
+"""`pnfs runs`: a list of runs, or one HTML page about all; `pnfs tables`: the paper's tables and figures."""
 
 import csv
+import functools
 import json
 import sys
 import textwrap
@@ -8,9 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pnfs.commands.configuration import UsageError, console
+import yaml
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pnfs.commands.configuration import UsageError, console, packaged_folder, plain
+from pnfs.errors import PnfsError
 from pnfs.runs.identity import defining_part, flat
 from pnfs.runs.state import Run, find_runs
+
+# Modules that draw are imported by the functions that need them: a list need not wait for them.
 
 Card = dict[str, Any]
 """What is said about a run; None for what is not known, "shown": the numbers as text."""
@@ -20,6 +31,7 @@ PICTURES = {"architecture": "architecture.png", "predictions": "predictions_val.
 
 
 def run(settings: dict[str, Any]) -> None:
+    """Lists the runs below run_root, or writes the page about them."""
     root, form = Path(settings["run_root"]).expanduser(), settings["format"]
     if not root.is_dir():
         raise UsageError(f"{root}: there is no such folder; set run_root=<folder of runs>")
@@ -27,7 +39,15 @@ def run(settings: dict[str, Any]) -> None:
         raise UsageError(f"format={form}: choose table, csv or json")
     runs = find_runs(root)
     if settings["html"] is not None:
-        write_page(runs, root, Path(settings["html"]).expanduser())
+        from pnfs.viz.runs_page import runs_page
+
+        if not runs:
+            raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>")
+        path, title = Path(settings["html"]).expanduser(), f"{len(runs)} runs below {root}"
+        page = runs_page(page_cards(runs, root), title=title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+        print(f"{len(runs)} runs: {path} ({path.stat().st_size / 1e6:.1f} MB)")
         return
     cards = [card_of(run, root) for run in runs]
     if form == "table":
@@ -50,6 +70,9 @@ def card_of(run: Run, root: Path) -> Card:
     words += [f"P={len(model['parts'])}"] if model.get("parts") else []
     words += [f"d={model['vector_dim']}"] if "vector_dim" in model else []
     words += [_class(config.get("strategy")), f"seed {config.get('seed')}"]
+    minutes = round((seconds or 0) / 60)
+    duration = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    duration = duration if seconds is None or seconds >= 120 else f"{seconds:.0f} s"
     return {
         "run": run.folder.relative_to(root).as_posix(), "state": run.status,
         "score": score, "score_name": record.get("primary") or next(iter(record.get("scores", {})), ""),
@@ -60,18 +83,13 @@ def card_of(run: Run, root: Path) -> Card:
             "score": "–" if score is None else f"{score:.1f}",
             "parameters": "–" if parameters is None else f"{parameters / 1e6:.2f} M",
             "macs": "–" if macs is None else f"{macs / 1e9:.3g} G",
-            "seconds": "–" if seconds is None else _duration(seconds),
+            "seconds": "–" if seconds is None else duration,
         },
     }  # fmt: skip
 
 
 def _class(node: Any) -> str:
     return str(node.get("_target_", "")).rsplit(".", 1)[-1] if isinstance(node, Mapping) else ""
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def run_lines(cards: Sequence[Card], width: int) -> list[str]:
@@ -94,27 +112,9 @@ def run_lines(cards: Sequence[Card], width: int) -> list[str]:
     return lines
 
 
-# --- the page
-
-
-def write_page(runs: Sequence[Run], root: Path, path: Path) -> None:
-    """Writes the page about these runs."""
-    from pnfs.viz.runs_page import runs_page  # Here and not above: a list need not wait for what draws.
-
-    if not runs:
-        raise UsageError(f"{root}: no run is to be shown; set run_root=<folder of runs>")
-    subtitle = f"{len(runs)} runs below {root}"
-    page, problems = runs_page(page_cards(runs, root), title="Pose fabrics: runs", subtitle=subtitle)
-    for problem in problems:
-        console.print(f"left out: {problem}", style="yellow")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    print(f"{len(runs)} runs: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-
-
 def page_cards(runs: Sequence[Run], root: Path) -> list[Card]:
     """What the page says about each run: also its row (`runs_page`), and files that it draws."""
-    import pandas as pd  # As above.
+    import pandas as pd
 
     names = [str(run.config.get("name", "")) for run in runs]
     trees = [flat(run.identity or defining_part(run.config)) for run in runs]
@@ -131,6 +131,8 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[Card]:
         dataset, seed = run.config.get("dataset", {}), str(run.config.get("seed"))
         # Data and strategies draw by the run's seed too, unless one is set for them.
         row = {k: v for k, v in differing[n].items() if k.split(".")[-1] != "seed" or v != seed}
+        # The first eight, no value longer than its first 60 characters.
+        short, every = ([f"{k}={v[:60]}" for k, v in [*each.items()][:8]] for each in (row, differing[n]))
         metrics = run.folder / "metrics.csv"
         pictures = {what: run.folder / file for what, file in PICTURES.items()}
         cards.append({
@@ -138,8 +140,8 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[Card]:
             # Scores of one dataset and skeleton may stand on one axis.
             "benchmark": ", ".join(filter(None, (_class(dataset), dataset.get("skeleton")))),
             "row": json.dumps([name, row]),
-            "label": ": ".join(filter(None, (name, ", ".join(_first(row))))),
-            "differences": _first(differing[n]),
+            "label": ": ".join(filter(None, (name, ", ".join(short)))),
+            "differences": every,
             # An empty one is of a run that stopped before the first epoch was over.
             "metrics": metrics if metrics.is_file() and metrics.stat().st_size else None,
             "pictures": {what: path for what, path in pictures.items() if path.is_file()},
@@ -147,6 +149,62 @@ def page_cards(runs: Sequence[Run], root: Path) -> list[Card]:
     return cards
 
 
-def _first(values: Mapping[str, str]) -> list[str]:
-    """The first eight as "key=value", no value longer than its first 60 characters."""
-    return [f"{key}={text[:60]}" for key, text in list(values.items())[:8]]
+# --- the paper's tables
+
+
+def tables(settings: dict[str, Any]) -> None:
+    """Writes table, figure and data of each target; says what is missing."""
+    from pnfs.reproduce.page import draw_figures, write_table
+    from pnfs.reproduce.results import find_results, kept_results, read_target, target_names
+
+    profile = HydraConfig.get().runtime.choices.get("profile")
+    if profile is None:
+        raise UsageError("choose a profile: profile=paper, profile=lspet or profile=smoke")
+    given = for_the_rows(HydraConfig.get().overrides.task)
+    named = settings["experiments"]
+    root = Path(named).expanduser() if named else packaged_folder("experiments")
+    says = yaml.safe_load((root / "profiles.yaml").read_text(encoding="utf-8")).get(profile, "")
+    chosen = target_names(root) if settings["target"] == "all" else settings["target"]
+    runs = find_runs(Path(settings["run_root"]).expanduser() / settings["name"])
+    for name in [chosen] if isinstance(chosen, str) else chosen:
+        target = read_target(root, name)
+        if settings["kept"]:
+            results = kept_results(target, root / name / "runs" / profile)
+        else:
+            settings_of = functools.partial(row_settings, name, [f"profile={profile}", *given])
+            results = find_results(target, settings_of, runs)
+        folder = Path(settings["out"]).expanduser() / name / "results" / profile
+        title = f"{target.title} (profile {profile})"
+        written = write_table(target, results, folder, profile, says)
+        written += draw_figures(target, results, folder, title)
+        console.print(f"{title}: {len(results.finished)} of {len(results.runs)} runs are finished")
+        console.print(f"written: {', '.join(map(str, written))}")
+
+
+def for_the_rows(overrides: Sequence[str]) -> list[str]:
+    """The overrides that `pnfs train` was given with every row."""
+    names = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    for name in names.values():
+        if name in ("seed", "experiment", "initial"):
+            raise UsageError(f"{name}: a table shows all its rows, with every seed that there is")
+    own = ("target", "experiments", "out", "kept", "profile", "hydra")
+    return [o for o, name in names.items() if name.replace("/", ".").split(".")[0] not in own]
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(*overrides: str) -> DictConfig:
+    return compose("train", list(overrides))
+
+
+def row_settings(table: str, overrides: Sequence[str], row: str, seed: int) -> dict[str, Any]:
+    """The configuration of a table's row, a file of `conf/experiment/<table>/`, as `pnfs train` resolves it.
+
+    A `PnfsError` says why the overrides do not go with it.
+    """
+    try:
+        config = _composed(f"experiment={table}/{row}", *overrides).copy()
+        # Without their hash, which would read the dataset.
+        config.merge_with({"seed": seed, "run_name": "", "run_dir": ""})
+        return plain(config)
+    except (HydraException, OmegaConfBaseException, UsageError) as error:
+        raise PnfsError(" ".join(str(error).split())) from None

@@ -1,34 +1,47 @@
-"""The scores and predictions of a split, for `train`, `evaluate` and `derive`, and what they leave behind."""
+"""Scores and predictions of a split, for `train` and `evaluate`; how they are printed and drawn."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import pandas as pd
+import torch
 from hydra.utils import instantiate
+from jaxtyping import UInt8
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch.utils.data import default_collate
 from torchmetrics import MetricCollection
 
-from pnfs.commands.configuration import UsageError, console
-from pnfs.commands.pictures import write_pictures
+from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
+from pnfs.data.geometry import apply, invert
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import Matches, Predictions
+from pnfs.data.persons import UNLABELLED, Matches, Predictions, one_to_one
 from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
-from pnfs.runs.state import RESULT, write_result
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, to_json
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
+from pnfs.viz.curves import plot_curves
+from pnfs.viz.fabrics import draw_fabrics
+from pnfs.viz.poses import pose_sheet
+from pnfs.viz.style import save_image
 
 # Keys of the trainer that say where and how a score is computed.
 _COMPUTING = (
     "_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "benchmark", "deterministic",
     "inference_mode", "sync_batchnorm", "plugins", "enable_model_summary", "enable_progress_bar",
 )  # fmt: skip
+SHEET_SIZE = 32
+"""Persons on a contact sheet."""
 
 
 class PredictionCollector(PersonMetric):
@@ -44,10 +57,7 @@ class PredictionCollector(PersonMetric):
 
 
 def score_and_predict(
-    module: PoseModule,
-    data: PoseDataModule,
-    trainer: Mapping[str, Any],
-    split: str,
+    module: PoseModule, data: PoseDataModule, trainer: Mapping[str, Any], split: str
 ) -> tuple[dict[str, float], Predictions]:
     """Scores of a split, name -> value, the one that counts first, and what was predicted.
 
@@ -74,64 +84,11 @@ def score_and_predict(
     return scores, collector.predictions
 
 
-def require_whole_split(trainer: Mapping[str, Any]) -> None:
-    """Refuses keys that would score a part of the split, and could not be told from a score of all."""
-    for key, value in trainer.items():
-        limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
-        if limits and value is not None:
-            raise UsageError(f"trainer.{key}={value}: a score is of the whole split; leave this key out")
-
-
 def evaluation_choices(module: PoseModule, source: PoseDataset, split: str) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     shift = {"flip_shift": module.codec.flip_shift} if module.flip_test else {}
-    choices = {"split": split, "flip_test": module.flip_test, **shift}
-    choices["decode_method"] = module.codec.decode_method
+    choices = {"split": split, "flip_test": module.flip_test, **shift, "decode_method": module.codec.decode_method}
     return {**choices, **source.evaluation_choices(split)}
-
-
-# --- what is printed and kept
-
-
-def report(
-    record: dict[str, Any],
-    folder: Path,
-    data: PoseDataModule,
-    matches: Matches,
-    split: str,
-    module: PoseModule | None = None,
-) -> float:
-    """Prints, writes into `folder` and draws what an evaluation found; returns the score that counts, the first.
-
-    `record` is what `result.json` is to hold; rates by joint are added. `module`, None for a file of predictions,
-    predicted the persons of `data`, which `matches` brings together with the labels.
-    """
-    primary, score = next(iter(record["scores"].items()))
-    record |= {"kind": "evaluate", "primary": primary, "score": score}
-    source, errors = data.source, matches.errors
-    metric, name = source.metric(split), source.persons(split).name
-    criterion = metric.criterion() if isinstance(metric, PersonMetric) else None
-    criterion = criterion if errors.scored.any() else None
-    if criterion is not None:
-        record["by_joint"] = errors.record(criterion)
-    unsized = int((errors.visibility.any(-1) & ~errors.scored.any(-1)).sum())
-    if unsized:
-        record["persons_without_size"] = unsized
-    # Scores are safe before anything else is written that may fail.
-    write_result(folder, record)
-    if math.isnan(score):
-        lack = "no labels" if not errors.visibility.any() else "no sizes to measure errors by"
-        console.print(f"{name} has {lack}: nothing is scored.", style="bold")
-    else:
-        title = f"{name}, {len(matches.predictions):,} persons"
-        console.print(score_table(title, {"": record["scores"]}))
-        console.print(described(record["evaluated_with"]), style="dim")
-        if unsized:
-            console.print(f"{unsized:,} persons have no size to measure errors by: they are not scored")
-    pictures = write_pictures(module, data, folder, split, matches.predictions, matches)
-    for what, file in {**pictures, "record": folder / RESULT}.items():
-        console.print(f"{what}: {file}")
-    return float(score)
 
 
 def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
@@ -149,20 +106,15 @@ def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
     COCO's average precision and recall as fractions.
     """
     cells: dict[str, dict[str, str]] = {}
-    for name in dict.fromkeys(name for scores in columns.values() for name in scores):
-        score, _, group = name.partition("/")
-        for which, scores in columns.items():
+    for which, scores in columns.items():
+        for name, value in scores.items():
+            score, _, group = name.partition("/")
+            known, places = value is not None and not math.isnan(value), 3 if score in STATISTICS else 1
             row = cells.setdefault(f"{score} {which}".strip(), {})
-            row[group or "all"] = _number(scores[name], score) if name in scores else ""
+            row[group or "all"] = f"{value:.{places}f}" if known else "–"
     note = "PCKh@0.11 is what public code prints as @0.1.\n" if "PCKh@0.11" in str(cells) else ""
     # All groups of joints fit a terminal of 80 columns.
     return f"{title}\n{pd.DataFrame(cells).T.fillna('').to_string()}\n{note}"
-
-
-def _number(value: float | None, score: str) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:.3f}" if score in STATISTICS else f"{value:.1f}"
 
 
 def described(choices: Mapping[str, Any]) -> str:
@@ -172,3 +124,124 @@ def described(choices: Mapping[str, Any]) -> str:
         f"{name.replace('_', ' ')}: {words[value] if isinstance(value, bool) else value}"
         for name, value in choices.items()
     )
+
+
+# --- pictures
+
+
+def write_pictures(
+    module: PoseModule | None,
+    data: PoseDataModule,
+    folder: Path,
+    split: str,
+    predictions: Predictions,
+    matches: Matches | None = None,
+) -> dict[str, Path]:
+    """Contact sheets of predictions, with `matches` also of the worst and the best persons, curves, diagram of the
+    fabrics and the data behind it; title -> file."""
+    written: dict[str, Path] = {}
+    # Of detected boxes the best, best first: most of them hold nobody. Of others some over the split.
+    rows = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
+    box_scores = data.source.box_scores(split)
+    if box_scores is None:
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
+    else:
+        rows = rows[np.argsort(-box_scores[rows], kind="stable")][:SHEET_SIZE]
+    # Each person in the box that was predicted in, labelled or detected.
+    own = one_to_one(data.source.persons(split), predictions)
+    sheets = {"predictions": (own, rows, [str(own.labels.ids[row]) for row in rows])}
+    if matches is not None:
+        found, means = matches.errors.by_error()
+        texts = [f"{matches.labels.ids[row]}  error {mean:.2f}" for row, mean in zip(found, means, strict=True)]
+        for name, chosen in (("worst", slice(-1, -SHEET_SIZE - 1, -1)), ("best", slice(SHEET_SIZE))):
+            sheets[name] = (matches, found[chosen], texts[chosen])
+    for name, (shown, rows, captions) in sheets.items():
+        if len(rows):
+            written[name] = folder / f"{name}_{split}.png"
+            save_image(written[name], sheet_of(data.dataset(split), shown, rows, captions))
+    # Baselines have no architecture that was searched.
+    if module is not None and isinstance(module.network, PoseFabricNetwork):
+        architecture = describe_architecture(module.network)
+        written |= {"architecture data": folder / "architecture.json", "architecture": folder / "architecture.png"}
+        written["architecture data"].write_text(to_json(architecture))
+        draw_fabrics(architecture, written["architecture"])
+    if (folder / "metrics.csv").is_file():
+        written["curves"] = folder / "curves.png"
+        plot_curves(folder / "metrics.csv", written["curves"])
+    return written
+
+
+def sheet_of(
+    crops: CropDataset, matches: Matches, rows: np.ndarray, captions: Sequence[str]
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A contact sheet of labelled persons, `rows` of the matches, who have a prediction."""
+    labels, predictions, matched = matches.labels, matches.predictions, matches.rows[rows]
+    samples = [crops[int(row)] for row in matched]
+    to_crop = [invert(np.asarray(sample["to_image"], np.float64)) for sample in samples]
+    target = np.where(labels.visibility[rows, :, None] > UNLABELLED, labels.joints[rows], np.nan)
+    placed = (
+        np.stack([apply(matrix, each) for matrix, each in zip(to_crop, joints.astype(np.float64), strict=True)])
+        for joints in (predictions.locations[matched], target)
+    )
+    return pose_sheet(
+        [np.asarray(sample["image"]) for sample in samples],
+        *placed,
+        skeleton=labels.skeleton,
+        scores=predictions.scores[matched],
+        captions=captions,
+    )
+
+
+def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int = 0) -> None:
+    """Hands those of the pictures, title -> file, that are PNG to Weights & Biases and TensorBoard."""
+    shown = {what: path for what, path in pictures.items() if path.suffix == ".png"}
+    for logger in loggers:
+        for what, path in shown.items():
+            if isinstance(logger, WandbLogger):
+                logger.log_image(key=f"media/{what}", images=[str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(f"media/{what}", pixels, step, dataformats="HWC")
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()
+
+
+class ValidationPictures(L.Callback):
+    """Draws the predictions of `persons` validation persons, the same ones every `every` epochs.
+
+    TensorBoard and Weights & Biases show the sheets, `folder`/epoch_0004.png, ...; the latter gets a table too, a
+    row a person: crop with skeleton, id, mean error in the metric's unit.
+    """
+
+    def __init__(self, folder: Path | str, every: int = 5, persons: int = 16) -> None:
+        super().__init__()
+        self.folder, self.every, self.persons = Path(folder), every, persons
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        due = trainer.state.fn == "fit" and not trainer.sanity_checking and epoch % self.every == 0
+        if not due or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, PoseModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        crops, persons = data.dataset("val"), data.source.persons("val")
+        rows = np.unique(np.linspace(0, len(persons) - 1, self.persons).astype(int))
+        batch = move_data_to_device(default_collate([crops[int(row)] for row in rows]), pl_module.device)
+        with torch.no_grad():
+            locations, scores = pl_module.locate(pl_module.network(batch["image"]), batch)
+        shape = (len(persons), len(persons.skeleton))
+        predictions = Predictions(np.full((*shape, 2), np.nan, np.float32), np.zeros(shape, np.float32))
+        predictions.locations[rows] = locations.float().cpu().numpy()
+        predictions.scores[rows] = scores.float().cpu().numpy()
+        matches = one_to_one(persons, predictions)
+        ids = [str(persons.ids[row]) for row in rows]
+        path = self.folder / f"epoch_{epoch:04d}.png"
+        save_image(path, sheet_of(crops, matches, rows, ids))
+        log_media(trainer.loggers, {"predictions while training": path}, epoch)
+        errors = dict(zip(*map(np.ndarray.tolist, matches.errors.by_error()), strict=True))
+        for logger in (each for each in trainer.loggers if isinstance(each, WandbLogger)):
+            import wandb  # An extra, not always installed.
+
+            sheets = [wandb.Image(sheet_of(crops, matches, rows[[n]], [name])) for n, name in enumerate(ids)]
+            lines = [[*row, epoch] for row in zip(sheets, ids, map(errors.get, rows), strict=True)]
+            logger.log_table("validation persons", columns=["picture", "id", "error", "epoch"], data=lines)

@@ -15,14 +15,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from pnfs.commands import building
-from pnfs.commands.configuration import UsageError, console, persons_of
-from pnfs.commands.pictures import log_media, write_pictures
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import described, evaluation_choices, score_and_predict, score_table
+from pnfs.commands.scoring import (
+    described,
+    evaluation_choices,
+    log_media,
+    score_and_predict,
+    score_table,
+    write_pictures,
+)
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
-from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.runs import state
 from pnfs.runs.identity import require_same, run_identity
@@ -42,7 +47,7 @@ def run(settings: dict[str, Any]) -> float:
         trainer = settings["trainer"] | {"devices": 1, "strategy": "auto"}
         train_one(settings=settings | {"trainer": trainer}, identity={}, start=None)
         return math.nan
-    identity = run_identity(settings, persons_of(settings))
+    identity = run_identity(settings, building.persons_of(settings))
     # Waits for another process that trains it, and then takes its result.
     with state.held_run(folder):
         if settings["restart"]:
@@ -89,9 +94,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
         log.info("run folder: %s", folder)
         start = newest_whole(folder)
         if start is not None:
-            require_same(
-                start, checkpoints.read_checkpoint(start, builds=()).get(checkpoints.IDENTITY_KEY), identity
-            )
+            found = checkpoints.read_checkpoint(start, builds=())
+            require_same(start, found.get(checkpoints.IDENTITY_KEY), identity)
         elif settings["ckpt_path"] is not None:
             last = Path(settings["ckpt_path"]).expanduser() / state.LAST_CHECKPOINT
             start = last if last.is_file() else checkpoints.find_checkpoint(settings["ckpt_path"])
@@ -125,11 +129,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def train_one(
-    *,
-    settings: dict[str, Any],
-    identity: Mapping[str, Any],
-    start: Path | None,
-    earlier_seconds: float = 0.0,
+    *, settings: dict[str, Any], identity: Mapping[str, Any], start: Path | None, earlier_seconds: float = 0.0
 ) -> None:
     """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
     started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
@@ -174,13 +174,18 @@ def train_one(
         choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
         if final is not data:
             choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
-        primary, score = next(iter(scores.items()))
+        (primary, score), size = next(iter(scores.items())), tuple(settings["input_size"])
+        cost = vars(measure_cost(module.network, size))
+        counts = {name: cost[name] for name in ("parameters", "live_parameters", "macs")}
+        # The summary in public pose code, and so the paper, counts transposed convolutions another way.
+        transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in module.network.modules())
+        by_output = measure_cost(module.network, size, by_output=True).macs if transposed else cost["macs"]
         record = {
             **{key: settings[key] for key in ("name", "seed")},
             **{"kind": "train", "primary": primary, "score": score, "scores": scores},
             "untrained_scores": untrained,
             "evaluated_with": choices,
-            "cost": _cost(module.network, *settings["input_size"]),
+            "cost": counts | {"macs_by_output": by_output},
             "seconds": round(time.monotonic() - started, 1),
             **state.provenance(trainer["accelerator"]),
             "config": settings,
@@ -198,15 +203,6 @@ def train_one(
         for what, path in pictures.items():
             log.info("%s: %s", what, path)
         log.info("%s: %s; record: %s", primary, score, folder / state.RESULT)
-
-
-def _cost(network: PoseNetwork, height: int, width: int) -> dict[str, int]:
-    cost = counted = measure_cost(network, (height, width))
-    # The summary in public pose code, and so the paper, counts transposed convolutions another way.
-    if any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules()):
-        counted = measure_cost(network, (height, width), "output")
-    counts = {name: getattr(cost, name) for name in ("parameters", "live_parameters", "macs")}
-    return counts | {"macs_by_output": counted.macs}
 
 
 def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:
@@ -232,10 +228,9 @@ def fit(
         log.info("resuming after epoch %d of %s", finished, settings["trainer"]["max_epochs"])
         rank_zero_only(state.set_aside)(folder, finished)
     elif initial is not None:
+        content = checkpoints.read_checkpoint(initial, builds=())
         try:
-            checkpoints.load_network_state(
-                module.network, checkpoints.read_checkpoint(initial, builds=()), initial
-            )
+            checkpoints.load_network_state(module.network, content, initial)
         except checkpoints.CheckpointError as error:
             raise UsageError(
                 f"initial={initial} holds another network than `model` describes; experiment=finetune takes the "
@@ -245,7 +240,12 @@ def fit(
         module.network.calibrate(data.first_batch()["image"])
     if settings["acceleration"]["keep_memory"]:
         keep_freed_memory()
-    compile_steps(module, settings)
+    mode, strategy = settings["acceleration"]["compile"], get_class(settings["strategy"]["_target_"])
+    if mode is not None and not getattr(strategy, "compilable", True):
+        log.info("the steps of %s cannot be compiled; they run eagerly", strategy.__name__)
+    elif mode is not None:
+        log.info("the first steps compile the network, which takes a minute or two")
+        module.compile_training(mode)
     trainer = building.build_trainer(settings, loggers, identity)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
@@ -255,13 +255,3 @@ def fit(
         raise
     finally:
         rank_zero_only(state.put_together)(folder)
-
-
-def compile_steps(module: PoseModule, settings: Mapping[str, Any]) -> None:
-    """Compiles the training steps if that is asked for and possible."""
-    mode, strategy = settings["acceleration"]["compile"], get_class(settings["strategy"]["_target_"])
-    if mode is not None and not getattr(strategy, "compilable", True):
-        log.info("the steps of %s cannot be compiled; they run eagerly", strategy.__name__)
-    elif mode is not None:
-        log.info("the first steps compile the network, which takes a minute or two")
-        module.compile_training(mode)

@@ -147,18 +147,14 @@ class Predictor:
 
     @torch.inference_mode()
     def _read(
-        self,
-        crops: UInt8[np.ndarray, "B h w 3"],
-        matrices: Float[Tensor, "B 2 3"],
-        flip_test: bool,
-        keep_maps: bool,
-        keep_vectors: bool,
+        self, crops: UInt8[np.ndarray, "B h w 3"], matrices: Float[Tensor, "B 2 3"], flip: bool, *keep: bool
     ) -> dict[str, Tensor]:
-        """From crops, and the maps from their pixels to the images', to joints, scores and what is kept."""
+        """From crops, and the maps from their pixels to the images', to joints, scores, and what to keep."""
+        keep_maps, keep_vectors = keep
         images = torch.from_numpy(crops).to(self.device)
         part_maps = self.network(images)
         maps = self.network.merged(part_maps)
-        if flip_test:
+        if flip:
             mirrored = self.network.heatmaps(images.flip(-2))
             maps = self.codec.flip_averaged(maps, mirrored, self.skeleton.flip_permutation)
         locations, scores = self.codec.decode(maps)

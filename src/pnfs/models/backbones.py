@@ -1,7 +1,7 @@
 """Backbones, images to feature pyramids at 1/4, 1/8, 1/16 and 1/32; and state dicts, loaded strictly."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -46,12 +46,12 @@ class TorchvisionBackbone(GraphModule, Backbone):
     def __init__(
         self,
         network: nn.Module,
-        layers: Sequence[str],
+        layers: list[str],
         weights: str,
         imagenet: models.WeightsEnum,
         unused: tuple[str, ...],
     ) -> None:
-        extractor = create_feature_extractor(network, list(layers))
+        extractor = create_feature_extractor(network, layers)
         graph = extractor.graph
         (output,) = (node for node in graph.nodes if node.op == "output")
         # The maps themselves, in place of a dictionary of them.
@@ -130,12 +130,8 @@ class TimmBackbone(Backbone):
 class HRNet(Backbone):
     """Parallel branches at 1/4 to 1/32, of W, 2W, 4W and 8W channels (timm's network; K. Sun et al., 1902.09212).
 
-    Args:
-        width: W.
-        last_stage: 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth
-            branch (Table V, ours-a and ours-b); 4 is the whole network.
-        finest_only: Make the map at 1/4 of stage 4 alone, as the pose network does.
-        weights: See `Backbone`.
+    `last_stage` 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth branch
+    (Table V, ours-a and ours-b), 4 is the whole network. `finest_only` makes the map at 1/4 of stage 4 alone.
     """
 
     def __init__(
@@ -220,28 +216,22 @@ class FabricBackbone(Backbone):
         return [outputs[s] if s in outputs else images.new_empty(0) for s in SCALES]
 
 
-def load_weights(
-    module: nn.Module,
-    weights: str,
-    download: Callable[[], Mapping[str, Tensor]],
-    name: str,
-    unused: tuple[str, ...] = (),
-) -> None:
-    """Loads what `backbone.weights` means: "imagenet" (`download()`), "none", or the path of a state dict.
+State = Mapping[str, Tensor]
 
-    Raises:
-        PnfsError: The weights of `name` cannot be had or do not fit; says what to do.
-    """
+
+def load_weights(
+    module: nn.Module, weights: str, download: Callable[[], State], name: str, unused: tuple[str, ...] = ()
+) -> None:
+    """Loads what `backbone.weights` means for `name`: "imagenet" (`download()`), "none", or the path of a state
+    dict; PnfsError where they cannot be had or do not fit."""
     if weights == "none":
         return
     if weights == "imagenet":
         try:
             state = download()
         except Exception as error:  # As many kinds as there are libraries that download.
-            raise PnfsError(
-                f"the ImageNet weights of {name} could not be downloaded ({error}); name a file of them "
-                "(backbone.weights=/path/to/it), or train from scratch (backbone.weights=none)"
-            ) from error
+            remedy = "name a file of them (backbone.weights=/path/to/it), or take backbone.weights=none"
+            raise PnfsError(f"the ImageNet weights of {name} could not be had ({error}); {remedy}") from error
     else:
         state = read_file(weights)
     load_strictly(module, state, unused, f"backbone.weights: weights {weights} of {name}")

@@ -20,12 +20,7 @@ class HRNetPose(PoseNetwork):
     """
 
     def __init__(
-        self,
-        *,
-        backbone: HRNet,
-        skeleton: str,
-        vector_dim: int = 1,
-        channel_order: ChannelOrder = "rgb",
+        self, *, backbone: HRNet, skeleton: str, vector_dim: int = 1, channel_order: ChannelOrder = "rgb"
     ) -> None:
         super().__init__(skeleton, channel_order=channel_order)
         if len(backbone.channels) != 1:

@@ -19,10 +19,8 @@ def cell_edges(nodes: int) -> list[tuple[int, int]]:
 class Cell(nn.Module):
     """h_j = sum over i < j and o of softmax(alpha^(i,j))_o * o(h_i); then a 1x1 convolution of all h_j.
 
-    Args:
-        parts, channels, nodes: P, the channels of one part, and H >= 1.
-        operations: Candidate operations O.
-        kept: For each edge the names of the operations to build; None for all.
+    `parts`, `channels`, `nodes`, `operations` are P, those of one part, H >= 1 and O; `kept` holds for each edge
+    the names of the operations to build, None for all.
 
     Attributes:
         terms: For each node its candidates: the operation, the node that it reads, its row and column in alpha.

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pnfs.models.network import PoseNetwork
@@ -35,21 +35,19 @@ class Cost(PartCost):
     architecture_parameters: int
 
 
-def measure_cost(
-    network: PoseNetwork,
-    input_size: tuple[int, int],
-    deconvolution: Literal["input", "output"] = "input",
-) -> Cost:
+def measure_cost(network: PoseNetwork, input_size: tuple[int, int], *, by_output: bool = False) -> Cost:
     """Counts for input of (height, width) on the meta device: nothing is computed, the network is left as it is.
 
-    Each weight of a transposed convolution counts once for each pixel of its "input", which is what is multiplied,
-    or of its "output", as in the summary of HRNet's and SimpleBaseline's public code (stride^2 times as much).
+    Each weight of a transposed convolution counts once for each pixel of its input, which is what is multiplied;
+    `by_output` of its output, as in the summary of HRNet's and SimpleBaseline's public code.
     """
     model = copy.deepcopy(network).to("meta").eval().requires_grad_()
-    mapping = {torch.ops.aten.convolution: _flops_by_output} if deconvolution == "output" else {}
+    mapping = {torch.ops.aten.convolution: _flops_by_output} if by_output else {}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = model(torch.empty(1, 3, *input_size, device="meta"))
-    counts, live = counter.get_flop_counts(), _reached(output)
+    counts, parameters = counter.get_flop_counts(), list(model.parameters())
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
+    live = {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     parts = {
         name: PartCost(
             parameters=sum(p.numel() for p in module.parameters()),
@@ -71,18 +69,6 @@ def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping[Any, int]]
     return sum(_flops(m, f"{name}.{child}", counts) for child, m in module.named_children())
 
 
-def _reached(output: Tensor) -> set[Tensor]:
-    """The parameters that the output depends on: the leaves of its graph."""
-    seen, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return {node.variable for node in seen if hasattr(node, "variable")}
-
-
 def _flops_by_output(x_shape: Any, w_shape: Any, *args: Any, out_shape: Any, **_: Any) -> int:
     # The library takes the input's pixels where the convolution is transposed.
-    pixels = out_shape if args[4] else x_shape
-    return conv_flop_count(pixels, w_shape, out_shape, transposed=args[4])
+    return conv_flop_count(out_shape if args[4] else x_shape, w_shape, out_shape, transposed=args[4])

@@ -100,12 +100,7 @@ class Grid(nn.ModuleDict):
     """The cells of one or several parts of the same shape, by name; `kept` says what is left of each."""
 
     def __init__(
-        self,
-        theta: Theta,
-        parts: int,
-        operations: Operations,
-        rules: FabricRules,
-        kept: KeptCells | None = None,
+        self, theta: Theta, parts: int, operations: Operations, rules: FabricRules, kept: KeptCells | None = None
     ) -> None:
         super().__init__()
         self.theta = theta

@@ -27,13 +27,10 @@ Images = UInt8[Tensor, "B h w 3"] | Float[Tensor, "B 3 h w"]
 class PoseNetwork(nn.Module):
     """What every pose network is, ours or a baseline: `features(images)` and a `head` that makes heatmaps of them.
 
-    Args:
-        skeleton: Name of the skeleton whose joints are predicted, or its description.
-        parts: Part name -> joint names (Table I); None for one part that holds all joints.
-        overlap: The heatmap of a joint that belongs to several parts is the "sum" (paper) or the "mean" of
-            its maps.
-        channel_order: "bgr" for weights trained on images as OpenCV reads them. As in the code that trained
-            them, the first channel (then blue) is scaled by ImageNet's numbers for red.
+    `skeleton` names or describes the joints, `parts` are name -> joints (Table I; None: one part holds all). The
+    heatmap of a joint that belongs to several parts is the sum (paper) or the mean of its maps: `overlap`.
+    `channel_order` is "bgr" for weights trained on images as OpenCV reads them; as in the code that trained them,
+    the first channel (then blue) is scaled by ImageNet's numbers for red.
 
     Attributes:
         stride: Input pixels for each pixel of a heatmap.

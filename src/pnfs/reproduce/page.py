@@ -1,10 +1,10 @@
 """A table or figure of the paper: as Markdown, with every published number beside ours, and drawn."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pnfs.errors import PnfsError
@@ -29,11 +29,6 @@ _COSTS = (
 )
 """Title, column of the runs, unit, digits."""
 
-_MACS_NOTE = (
-    "- MACs are in G. Ours are given twice: in units of 10^9, and counted as public pose code does, which the "
-    "paper's numbers fit: in units of 2^30, transposed convolutions by their output."
-)
-
 
 def write_table(target: Target, results: Results, folder: Path, profile: str, says: str) -> list[Path]:
     """Writes table.md and runs.csv into the folder, made as needed; see `page`."""
@@ -47,50 +42,40 @@ def write_table(target: Target, results: Results, folder: Path, profile: str, sa
 
 
 def page(target: Target, results: Results, profile: str, says: str = "") -> str:
-    """The whole page: table, comparison by seed, scale, sources, notes, what is missing.
+    """The whole page: tables, comparison by seed, scale, sources, notes, what is missing.
 
     `says` is what the profile's numbers are worth.
     """
-    lines = [f"# {target.title} (profile {profile})", "", target.tests, ""]
-    lines += [f"- Paper: {target.source}.", f"- Ours: {says}"]
-    if results.settings:
-        lines.append(f"- Scale of ours: {scale(results)}; mean ± standard deviation over seeds.")
-    if (results.finished.groupby("row")["seed"].nunique() == 1).any():
-        lines.append("- A score without ± is of one seed: small differences tell no rows apart.")
-    lines += [_MACS_NOTE, ""]
-    for name, table in tables(target, results, profile).items():
-        lines += [f"{name}:", ""] if name else []
-        lines += [*markdown(table), ""]
-    pairs = compared(target, results)
-    if target.questions:
-        lines += ["What the runs say:", "", *answers(target, results, pairs), ""]
-    if len(pairs):
-        lines += ["Compared by seed:", "", *markdown(pairs), ""]
-    if profile in target.notes:
-        lines += [f"Note: {target.notes[profile]}.", ""]
-    missing = results.runs[results.runs["state"] != "finished"]
-    if len(missing):
-        lines += ["Missing:", ""]
-        for (label, state), runs in missing.groupby(["row", "state"], sort=False):
-            lines.append(f"- {label}, seed {', '.join(map(str, runs['seed']))}: {state}")
-        lines.append("")
-    seeds = ",".join(map(str, results.runs["seed"].unique()))
-    command = f"make reproduce-{target.name} PROFILE={profile} SEEDS={seeds}"
-    return "\n".join([*lines, f"Made by `{command}` from the records of the runs.", ""])
+    whole, pairs = cells(target, results, profile), compared(target, results)
+    # Other methods, then ours, one table for each backbone and dataset.
+    members = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
+    members |= groups(results, target.rows.values())
+    shown = {
+        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–") for name, labels in members.items()
+    }
+    missing = results.runs[results.runs["state"] != "finished"].groupby(["row", "state"], sort=False)["seed"]
+    environment = Environment(
+        loader=PackageLoader("pnfs.viz", "page"), trim_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template("table.md.j2").render(
+        target=target, results=results, profile=profile, says=says, scale=scale(results),
+        single=(results.finished.groupby("row")["seed"].nunique() == 1).any(),
+        tables={name: "\n".join(markdown(table)) for name, table in shown.items()},
+        answers=answers(target, results, pairs), compared="\n".join(markdown(pairs)) if len(pairs) else "",
+        missing={key: list(seeds) for key, seeds in missing},
+    )  # fmt: skip
 
 
 def scale(results: Results) -> str:
     """What the runs have in common: data, size of the input, epochs, batch, precision."""
-    seen: dict[str, dict[str, None]] = {}
-    for settings in results.settings.values():
-        about = {
-            "data": conditions(settings)[1], "input": "×".join(map(str, settings["input_size"])),
-            "epochs": settings["epochs"], "batch": settings["batch_size"],
-            "precision": settings["trainer"]["precision"],
-        }  # fmt: skip
-        for name, value in about.items():
-            seen.setdefault(name, {})[str(value)] = None
-    return ", ".join(f"{name} {' or '.join(values)}" for name, values in seen.items())
+    about = [
+        {"data": conditions(settings)[-1], "input": "×".join(map(str, settings["input_size"])),
+         "epochs": settings["epochs"], "batch": settings["batch_size"],
+         "precision": settings["trainer"]["precision"]}
+        for settings in results.settings.values()
+    ]  # fmt: skip
+    seen = pd.DataFrame(about).astype(str)
+    return ", ".join(f"{name} {' or '.join(seen[name].unique())}" for name in seen)
 
 
 def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
@@ -102,23 +87,13 @@ def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
     for file, question in target.questions.items():
         row = target.rows[file]
         if row not in pairs.index:
-            lines.append(f"- {question} Not run.")
+            lines.append(f"{question} Not run.")
             continue
         other, difference, interval, says = pairs.loc[row]
         between = "" if interval == "–" else f", 95% interval {interval}"
         answer = f"{score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}{between}: {says}."
-        lines.append(f"- {question} {row[0].upper()}{row[1:]}: {answer}")
+        lines.append(f"{question} {row[0].upper()}{row[1:]}: {answer}")
     return lines
-
-
-def tables(target: Target, results: Results, profile: str) -> dict[str, pd.DataFrame]:
-    """Title -> table of text: other methods, then ours, one for each backbone and dataset."""
-    whole = cells(target, results, profile)
-    found = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
-    found |= groups(results, target.rows.values())
-    return {
-        name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–") for name, labels in found.items()
-    }
 
 
 def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
@@ -149,18 +124,15 @@ def cells(target: Target, results: Results, profile: str) -> pd.DataFrame:
     for title, column, unit, places in _COSTS:
         mean = results.spread(column)["mean"].astype(float) / unit
         table[f"ours: {title}"] = mean.map(f"{{:.{places}f}}".format).reindex(table.index)
-    times = {label: _search_time(runs) for label, runs in results.finished.groupby("row")}
+    times = {}  # Mean over the seeds, in days of the device that it is.
+    for label, runs in results.finished.groupby("row"):
+        names = ", ".join(runs["device"].unique())
+        unit = "CPU-days" if names.startswith("CPU") else "GPU-days"
+        times[label] = f"{runs['days'].mean():.2g} {unit} ({names})"
     table["ours: search time"] = pd.Series(times, dtype=object)
     done = results.runs["state"].eq("finished").groupby(results.runs["row"])
     table["seeds"] = done.sum().astype(str) + " of " + done.count().astype(str)
     return table
-
-
-def _search_time(runs: pd.DataFrame) -> str:
-    """Mean over the seeds, in days of the device that it is."""
-    names = ", ".join(runs["device"].unique())
-    unit = "CPU-days" if names.startswith("CPU") else "GPU-days"
-    return f"{runs['days'].mean():.2g} {unit} ({names})"
 
 
 def main_score(target: Target, results: Results) -> str:
@@ -204,8 +176,7 @@ def draw_table(target: Target, results: Results, folder: Path, title: str) -> Pa
     places = results.finished["row"].map(labels.index)
     axes.plot(results.finished[name], places, ".", color=ours, alpha=0.4)
     for y, (mean, std) in enumerate(zip(spread["mean"], spread["std"], strict=True)):
-        xerr = None if math.isnan(std) else std
-        plot_mean(axes, mean, y, (ours, "o"), std={"xerr": xerr}, capsize=3)
+        plot_mean(axes, mean, y, (ours, "o"), xerr=std, capsize=3)
     for column in [column for column, score in target.scores.items() if score == name]:
         published = pd.to_numeric(target.published[column].reindex(labels), errors="coerce")
         axes.plot(published, range(len(labels)), "D", color=paper, mfc="white", label="the paper's")
@@ -228,8 +199,7 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
     looks = zip(COLOURS, MARKERS, strict=True)
     for (label, mean, std, _), look in zip(results.spread(name).itertuples(), looks, strict=False):
         text = f"{label} ({parameters[label] / 1e6:.1f} M)"
-        yerr = None if math.isnan(std) else std
-        plot_mean(axes, macs[label] / 1e9, mean, look, std={"yerr": yerr}, label=text)
+        plot_mean(axes, macs[label] / 1e9, mean, look, yerr=std, label=text)
     legend = "network (live parameters); hollow: one seed"
     axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL)
     macs_label = "multiply-accumulates of the whole network, G (the paper's GFLOPs)"

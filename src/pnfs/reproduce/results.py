@@ -68,17 +68,16 @@ def target_names(root: Path) -> list[str]:
 
 def read_target(root: Path, name: str) -> Target:
     """A table or figure with the paper's numbers; a `PnfsError` if there is none, or a file is wrong."""
-    if name not in target_names(root):
-        raise PnfsError(f"no target {name!r}; there are {', '.join(target_names(root))}, all")
+    if name not in (names := target_names(root)):
+        raise PnfsError(f"no target {name!r}; there are {', '.join(names)}, all")
     path = root / name / "target.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         published = read_published(path.parent, content.get("scores", {}))
         return Target(name=name, **content, published=published)
-    except PnfsError:
-        raise
     except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError) as error:
-        raise PnfsError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        file = "" if isinstance(error, PnfsError) else f"{path}: cannot be read: "
+        raise PnfsError(f"{file}{' '.join(str(error).split())}") from None
 
 
 def read_published(folder: Path, scores: dict[str, str]) -> pd.DataFrame:
@@ -143,10 +142,14 @@ def find_results(target: Target, compose: Callable[[str, int], Mapping[str, Any]
     `compose` goes from a row's file and a seed to the configuration that `pnfs train` resolves, or raises a
     `PnfsError`. The dataset need not be at hand: of runs that differ in their data alone none is taken.
     """
+
+    def key(identity: Mapping[str, Any]) -> str:  # Whatever the data.
+        return json.dumps(dict(identity) | {PERSONS: None}, sort_keys=True)
+
     found: dict[str, list[Run]] = {}
     for run in runs:
         if run.identity is not None:
-            found.setdefault(_key(run.identity), []).append(run)
+            found.setdefault(key(run.identity), []).append(run)
     lines, settings = {}, {}
     for seed in sorted({run.config.get("seed", 0) for run in runs}) or [0]:
         for file, label in target.rows.items():
@@ -155,13 +158,11 @@ def find_results(target: Target, compose: Callable[[str, int], Mapping[str, Any]
             except PnfsError as error:
                 lines[label, seed] = {"state": str(error)}
                 continue
-            same = found.get(_key(run_identity(settings[label], {})), [])
-            if len(same) > 1:
-                folders = ", ".join(str(run.folder) for run in same)
-                state = "are runs of one configuration on different data: move all but one away"
-                lines[label, seed] = {"state": f"{folders} {state}"}
-            elif same:
-                lines[label, seed] = _line(same[0])
+            same = found.get(key(run_identity(settings[label], {})), [])
+            folders = ", ".join(str(run.folder) for run in same)
+            doubt = f"{folders} are runs of one configuration on different data: move all but one away"
+            if same:
+                lines[label, seed] = _line(same[0]) if len(same) == 1 else {"state": doubt}
     return Results(_frame(target, lines), settings)
 
 
@@ -180,19 +181,13 @@ def kept_results(target: Target, folder: Path) -> Results:
 
 def _frame(target: Target, lines: Mapping[tuple[str, int], Mapping[str, Any]]) -> pd.DataFrame:
     """A line for every row and every seed that any row was run with, seed 0 if there is none."""
-    columns = list(dict.fromkeys([*_ABOUT, *(name for line in lines.values() for name in line)]))
-    frame = pd.DataFrame(
-        [dict(zip(_ABOUT, key, strict=False)) | dict(line) for key, line in lines.items()], columns=columns
-    )
-    seeds = sorted(set(frame["seed"])) or [0]
-    every = pd.MultiIndex.from_product([target.rows.values(), seeds], names=["row", "seed"])
-    frame = frame.set_index(["row", "seed"]).reindex(every).reset_index()
-    return frame.assign(state=frame["state"].fillna("not run"))
-
-
-def _key(identity: Mapping[str, Any]) -> str:
-    """Stands for an identity, whatever the data."""
-    return json.dumps(dict(identity) | {PERSONS: None}, sort_keys=True)
+    seeds, nothing = sorted({seed for _, seed in lines}) or [0], {"state": "not run"}
+    rows = [
+        {"row": label, "seed": seed, **lines.get((label, seed), nothing)}
+        for label in target.rows.values()
+        for seed in seeds
+    ]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*_ABOUT, *(name for row in rows for name in row)])))
 
 
 def _line(run: Run) -> dict[str, Any]:
@@ -212,7 +207,7 @@ def _line(run: Run) -> dict[str, Any]:
 # --- what may be compared
 
 
-def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
+def conditions(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Backbone and data of a run in words, such as "ResNet (depth 50, pretrained)" and "MPII"."""
     backbone, dataset = settings["model"].get("backbone") or {}, settings["dataset"]
     sizes = {**backbone, **backbone.get("fabrics", {})}
@@ -221,8 +216,7 @@ def conditions(settings: Mapping[str, Any]) -> tuple[str, str]:
     about += ["pretrained"] if backbone.get("weights", "none") != "none" else []
     names = [str(node.get("_target_", "")).rsplit(".", 1)[-1] for node in (backbone, dataset)]
     details = ", ".join(about), dataset.get("skeleton")
-    first, second = (f"{n} ({d})" if d else n for n, d in zip(names, details, strict=True))
-    return first, second
+    return tuple(f"{name} ({text})" if text else name for name, text in zip(names, details, strict=True))
 
 
 def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
@@ -266,16 +260,13 @@ def compared(target: Target, results: Results) -> pd.DataFrame:
 
 def _difference(found: pd.Series, places: int) -> list[str]:
     mean, count = found.mean(), len(found)
-    if count == 0:
-        return ["–", "–", "no seed in common"]
-    if count == 1:
-        return [f"{mean:+.{places}f} (1 seed)", "–", "one seed: it may be chance"]
-    half = stats.t.ppf(0.975, count - 1) * found.std() / math.sqrt(count)
-    says = "inside the spread of the seeds" if abs(mean) <= half else "more than the spread of the seeds"
-    # Two differences may be close to each other by chance, and their interval too narrow.
-    says = "two seeds: it may be chance" if count == 2 and abs(mean) > half else says
-    return [
-        f"{mean:+.{places}f} ± {found.std():.{places}f} ({count} seeds)",
-        f"{mean - half:+.{places}f} to {mean + half:+.{places}f}",
-        says,
-    ]
+    if count < 2:
+        one = [f"{mean:+.{places}f} (1 seed)", "–", "one seed: it may be chance"]
+        return one if count else ["–", "–", "no seed in common"]
+    half, std = stats.t.ppf(0.975, count - 1) * found.std() / math.sqrt(count), found.std()
+    says = "inside the spread of the seeds"
+    if abs(mean) > half:
+        # Two differences may be close to each other by chance, and their interval too narrow.
+        says = "two seeds: it may be chance" if count == 2 else "more than the spread of the seeds"
+    interval = f"{mean - half:+.{places}f} to {mean + half:+.{places}f}"
+    return [f"{mean:+.{places}f} ± {std:.{places}f} ({count} seeds)", interval, says]

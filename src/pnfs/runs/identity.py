@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import from_json, to_json
 
-from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.errors import PnfsError
 
 if TYPE_CHECKING:
-    # For the annotation alone: `pnfs runs` is not to wait for torch.
+    # For the annotations alone: `pnfs runs` is not to wait for torch.
     from pnfs.data.datasets.base import PoseDataset
+    from pnfs.data.persons import Persons
 
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
@@ -72,10 +72,10 @@ def read_digests(source: "PoseDataset") -> dict[str, str]:
     return digests
 
 
-def persons_digest(persons: Persons) -> str:
+def persons_digest(persons: "Persons") -> str:
     """A digest of who the persons are, in which images, with which boxes and joints; not of pixels."""
     names = [persons.images.describe(image) for image in np.unique(persons.image_index).tolist()]
-    labelled = persons.visibility > UNLABELLED
+    labelled = persons.visibility > 0
     columns = (
         np.unique(persons.image_index, return_inverse=True)[1].astype("<i8"),
         np.where(labelled[..., None], persons.joints, 0).astype("<f4"),
@@ -126,7 +126,13 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
         functools.reduce(lambda tree, step: tree.get(step) or {}, above, part).pop(last, None)
     for callback in part.get("callbacks", {}).values():
         (callback or {}).pop("dirpath", None)
-    part["trainer"] = _defining_trainer(part.get("trainer", {}))
+    trainer = {
+        k: v for k, v in part.get("trainer", {}).items() if k not in _TRAINER_NOT_DEFINING and v is not None
+    }
+    if str(trainer.get("strategy", "")).startswith("ddp"):
+        del trainer["strategy"]  # How several processes exchange gradients; `devices` says how many.
+    # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
+    part["trainer"] = {k: v for k, v in trainer.items() if repr(v) != repr(_TRAINER_DEFAULTS.get(k))}
     dataset = part.get("dataset", {})
     for key, value in dataset.items():
         if _is_place(key, value):
@@ -139,15 +145,6 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_place(key: str, value: Any) -> bool:
     return key == "root" or (isinstance(value, str) and "/" in value)
-
-
-def _defining_trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in trainer.items() if k not in _TRAINER_NOT_DEFINING and v is not None}
-    if str(kept.get("strategy", "")).startswith("ddp"):
-        del kept["strategy"]  # How several processes exchange gradients; `devices` says how many.
-    # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
-    defaults = {key: (type(value), value) for key, value in _TRAINER_DEFAULTS.items()}
-    return {key: value for key, value in kept.items() if (type(value), value) != defaults.get(key)}
 
 
 def _by_content(tree: Any) -> Any:
@@ -185,18 +182,12 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values are not the same in two identities."""
-    trees, absent = (flat(one), flat(other)), object()
-    values = {key: [tree.get(key, absent) for tree in trees] for key in dict.fromkeys([*trees[0], *trees[1]])}
-    # Two dictionaries differ in what they hold.
-    return [key for key, (a, b) in values.items() if a != b and not (isinstance(a, dict) and isinstance(b, dict))]
-
-
 def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
-    """Raises OtherRunError for a record or checkpoint whose identity (None: written without) is not that which is
-    asked for."""
-    if differing := [] if theirs is None else differences(theirs, ours):
+    """Raises OtherRunError, which names the keys that differ, for a record or checkpoint that has another identity
+    (None: it was written without) than is asked for."""
+    if theirs is not None and theirs != ours:
+        one, other = ({k: v for k, v in flat(t).items() if not isinstance(v, dict)} for t in (theirs, ours))
+        differing = [key for key in {**one, **other} if one.get(key, ...) != other.get(key, ...)]
         raise OtherRunError(
             f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "
             "boxes or joints). Move that folder away, or train anew with restart=true"

@@ -154,8 +154,14 @@ def kept_state(
     Yields:
         Seconds that earlier starts spent on what the run resumes from; 0 if it starts anew.
     """
-    state: dict[str, Any] = {"config": config, "identity": identity, "pid": os.getpid()}
-    state |= {"started": time.time(), "earlier_seconds": _seconds_kept(folder)}
+    state: dict[str, Any] = {"config": config, "identity": identity, "pid": os.getpid(), "started": time.time()}
+    state["earlier_seconds"], last = 0.0, folder / LAST_CHECKPOINT
+    try:
+        before = read_json(folder / STATE, State)
+        if before is not None and last.is_file():
+            state["earlier_seconds"] = before.earlier_seconds + max(0.0, last.stat().st_mtime - before.started)
+    except PnfsError as error:
+        log.warning("%s", error)  # A new one takes its place.
     write_json(folder / STATE, state | {"state": "running"})
     try:
         yield state["earlier_seconds"]
@@ -165,19 +171,6 @@ def kept_state(
         write_json(folder / STATE, state | end)
         raise
     write_json(folder / STATE, state | {"state": "finished"})
-
-
-def _seconds_kept(folder: Path) -> float:
-    """What earlier starts spent up to the checkpoint that the next one resumes from."""
-    try:
-        before = read_json(folder / STATE, State)
-    except PnfsError as error:
-        log.warning("%s", error)  # A new one takes its place.
-        return 0.0
-    last = folder / LAST_CHECKPOINT
-    if before is None or not last.is_file():
-        return 0.0
-    return before.earlier_seconds + max(0.0, last.stat().st_mtime - before.started)
 
 
 def cause_of(error: BaseException) -> str:
@@ -237,12 +230,8 @@ def find_runs(root: Path) -> list[Run]:
 
 
 def set_aside(folder: Path, finished_epochs: int) -> None:
-    """Keeps what earlier starts of a run have logged, before a logger deletes it.
-
-    Rows of epochs that are not finished are dropped; the resumed run logs them again.
-    """
-    rows = _logged(folder)
-    if rows is not None:
+    """Keeps what earlier starts of a run have logged of finished epochs, before a logger deletes it."""
+    if (rows := _logged(folder)) is not None:
         kept = rows[rows["epoch"].astype(float) < finished_epochs]
         write_whole(folder / _EARLIER, kept.to_csv(index=False))
         (folder / METRICS).unlink(missing_ok=True)
@@ -250,8 +239,7 @@ def set_aside(folder: Path, finished_epochs: int) -> None:
 
 def put_together(folder: Path) -> None:
     """Brings what was set aside back into metrics.csv."""
-    rows = _logged(folder)
-    if rows is not None and (folder / _EARLIER).is_file():
+    if (folder / _EARLIER).is_file() and (rows := _logged(folder)) is not None:
         write_whole(folder / METRICS, rows.to_csv(index=False))
         (folder / _EARLIER).unlink()
 

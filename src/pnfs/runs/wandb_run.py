@@ -9,6 +9,8 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from pnfs.files import write_whole
+
 WANDB_ID = "wandb_id.txt"
 
 
@@ -19,7 +21,12 @@ class RunLogger(WandbLogger):
     """
 
     def __init__(self, *, save_dir: str, artifacts: bool = False, **arguments: Any) -> None:
-        super().__init__(save_dir=save_dir, id=_run_id(Path(save_dir)), resume="allow", **arguments)
+        folder, path = Path(save_dir), Path(save_dir) / WANDB_ID
+        # The folder's name alone would not do: equal runs of two experiments share it, as does one trained anew.
+        kept = path.read_text().strip() if path.is_file() else f"{folder.name}-{secrets.token_hex(4)}"
+        if not getattr(rank_zero_only, "rank", 0):  # Other processes of a distributed run log nothing.
+            write_whole(path, f"{kept}\n")
+        super().__init__(save_dir=save_dir, id=kept, resume="allow", **arguments)
         self.artifacts = artifacts
 
     @rank_zero_only
@@ -40,20 +47,6 @@ class RunLogger(WandbLogger):
         for path in ("checkpoints/best.ckpt", "result.json") if self.artifacts else ():
             name = f"{folder.name}-{Path(path).stem}"
             self.experiment.log_artifact(str(folder / path), name=name, type="run")
-
-
-def _run_id(folder: Path) -> str:
-    """The folder's name alone would not do: equal runs of two experiments share it, as does one trained anew."""
-    # Other processes of a distributed run log nothing.
-    if getattr(rank_zero_only, "rank", 0):
-        return folder.name
-    path = folder / WANDB_ID
-    kept = path.read_text().strip() if path.is_file() else ""
-    if not kept:
-        kept = f"{folder.name}-{secrets.token_hex(4)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{kept}\n")
-    return kept
 
 
 @contextmanager

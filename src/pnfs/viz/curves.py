@@ -2,13 +2,12 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,11 +22,7 @@ from pnfs.viz.style import COLOURS, INK, LABEL, SMALL, new_figure, plain_axes, s
 if TYPE_CHECKING:  # The page about runs need not wait for torch.
     from pnfs.models.architecture import Architecture
 
-LOGGED = {
-    "train/loss": "training loss",
-    "val/loss": "validation loss",
-    "val/score": "validation score",
-}
+LOGGED = {"train/loss": "training loss", "val/loss": "validation loss", "val/score": "validation score"}
 """Drawn metrics -> what an axis says."""
 
 
@@ -116,20 +111,16 @@ def plot_seeds(
 
 
 def plot_mean(
-    axes: Axes, x: float, y: float, look: tuple[str, str], *, std: dict[str, Any], **more: Any
+    axes: Axes, x: float, y: float, look: tuple[str, str], *, xerr: Any = None, yerr: Any = None, **more: Any
 ) -> Sequence[Artist]:
-    """Draws a mean as a marker with its deviation, xerr or yerr in `std`; hollow for one seed, None."""
-    colour, marker = look
-    face = "white" if None in std.values() else colour
-    more = {"ms": 7, "clip_on": False, **std, **more}
-    return axes.errorbar(x, y, fmt=marker, color=colour, mfc=face, **more).get_children()
+    """Draws a mean as a marker with its deviation; hollow for one seed, whose deviation is None or nan."""
+    (colour, marker), std = look, {k: v for k, v in (("xerr", xerr), ("yerr", yerr)) if not pd.isna(v)}
+    more = {"fmt": marker, "color": colour, "mfc": colour if std else "white", "ms": 7, "clip_on": False, **more}
+    return axes.errorbar(x, y, **std, **more).get_children()
 
 
 def plot_trajectory(
-    history: Sequence["Architecture"],
-    out_path: str | Path | None = None,
-    *,
-    epochs: Sequence[float] | None = None,
+    history: Sequence["Architecture"], out_path: str | Path | None = None, *, epochs: Sequence[float] | None = None
 ) -> Figure:
     """Plots how each part's mixing weights moved during a search, at `epochs` (0, 1, 2, ...).
 
@@ -153,9 +144,18 @@ def plot_trajectory(
                 moves = np.stack([getattr(each, f"{kind}_weights") for each in found])
             except (KeyError, ValueError):
                 raise PnfsError("the architectures have unlike parts, operations or cells") from None
-            own = fabrics[where].operations if kind == "alpha" else colours
-            moves = moves.reshape(len(history), -1, len(own))
-            _plot_weights(axes, epochs, moves, {f"{part}/{kind}/{n}": colours[n] for n in own})
+            own = list(fabrics[where].operations if kind == "alpha" else colours)
+            uniform = 1 / len(own)
+            # Weights that hardly move must not fill the axis.
+            axes.update_datalim([(epochs[0], uniform - 0.02), (epochs[-1], uniform + 0.02)])
+            for name, rows in zip(own, np.moveaxis(moves.reshape(len(history), -1, len(own)), 2, 0), strict=True):
+                if rows.shape[1] > 1:
+                    axes.plot(epochs, rows, color=colours[name], lw=0.6, alpha=0.55)
+                axes.plot(epochs, rows.mean(1), color=colours[name], lw=1.8, gid=f"{part}/{kind}/{name}")
+            axes.axhline(uniform, color=INK, lw=0.8, ls=":")
+            axes.tick_params(labelsize=SMALL)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.margins(x=0.02)
         pair[0].set_title(part, fontsize=LABEL, weight="bold", color=INK)
         pair[1].set_xlabel("epoch", fontsize=LABEL)
     handles = []
@@ -167,22 +167,3 @@ def plot_trajectory(
     if out_path is not None:
         save_figure(figure, out_path)
     return figure
-
-
-def _plot_weights(
-    axes: Axes,
-    epochs: Sequence[float],
-    moves: Float[np.ndarray, "epochs rows candidates"],
-    colours: Mapping[str, str],
-) -> None:
-    uniform = 1 / len(colours)
-    # Weights that hardly move must not fill the axis.
-    axes.update_datalim([(epochs[0], uniform - 0.02), (epochs[-1], uniform + 0.02)])
-    for each, (name, colour) in zip(np.moveaxis(moves, 2, 0), colours.items(), strict=True):
-        if each.shape[1] > 1:
-            axes.plot(epochs, each, color=colour, lw=0.6, alpha=0.55)
-        axes.plot(epochs, each.mean(1), color=colour, lw=1.8, gid=name)
-    axes.axhline(uniform, color=INK, lw=0.8, ls=":")
-    axes.tick_params(labelsize=SMALL)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.02)

@@ -32,10 +32,7 @@ _LANES = {"down": 0.12, "identity": 0.0, "up": -0.12}
 
 
 def draw_fabrics(
-    architecture: Architecture,
-    out_path: str | Path | None = None,
-    *,
-    fabrics: str = "subnetworks",
+    architecture: Architecture, out_path: str | Path | None = None, *, fabrics: str = "subnetworks"
 ) -> Figure:
     """Draws the P "subnetworks" (or the "backbone") side by side, each cell at its scale and layer (Fig. 1 and 4).
 
@@ -84,27 +81,18 @@ def draw_fabrics(
         mean = ", mean over cells" if fabric.alpha_per_cell else ""
         below.set_title(f"operations on each edge{mean}, %; entropy", **small)
         _draw_mixing(below, fabric, name)
-    figure.legend(
-        handles=_handles(fabric, kept), loc="outside lower left", ncols=int(total / 1.6),
-        fontsize=SMALL, frameon=False,
-    )  # fmt: skip
-    if out_path is not None:
-        save_figure(figure, out_path)
-    return figure
-
-
-def _handles(fabric: FabricArchitecture, kept: dict[str, KeptCells]) -> list[Artist]:
-    """What the legend explains."""
-    handles: list[Artist] = [
-        Patch(color=c, label=name) for name, c in operation_colours(fabric.operations).items()
-    ]
+    handles: list[Artist] = [Patch(color=c, label=n) for n, c in operation_colours(fabric.operations).items()]
     handles.append(Line2D([], [], color=INK, marker="|", ms=8, lw=0, label="uniform share"))
     for label, weight in (("0.1", 0.1), ("1/3", 1 / 3), ("1", 1.0)):
         handles.append(Line2D([], [], label=f"input of weight {label}", **_weighted(weight)))
     weights = [w for part in fabric.parts.values() for w in (part.alpha_weights, part.beta_weights)]
     if any((each == 0).any() for each in weights) or min(map(len, kept.values())) < len(fabric.cells):
         handles.append(Patch(facecolor="none", edgecolor=DEAD, linestyle=DASHES, label="not used"))
-    return handles
+    legend: dict[str, Any] = {"loc": "outside lower left", "fontsize": SMALL, "frameon": False}
+    figure.legend(handles=handles, ncols=int(total / 1.6), **legend)
+    if out_path is not None:
+        save_figure(figure, out_path)
+    return figure
 
 
 def _draw_grid(axes: Axes, fabric: FabricArchitecture, name: str, live: KeptCells, source: str) -> None:
@@ -117,11 +105,10 @@ def _draw_grid(axes: Axes, fabric: FabricArchitecture, name: str, live: KeptCell
     read = sources(fabric, live)
     first = [cell for cell in fabric.cells if cell.layer == fabric.first_layer]
     for scale in {connection.source for cell in first for connection in cell.connections}:
-        dead = None if scale in read else f"dead/input{scale}"
-        _draw_box(axes, *_place(fabric, fabric.first_layer - 1, scale), "#eceff4", dead)
+        _draw_box(axes, *_place(fabric, fabric.first_layer - 1, scale), f"input{scale}", scale in read, "#eceff4")
     for cell, weights in zip(fabric.cells, fabric.parts[name].beta_weights, strict=True):
         alive, (x, y) = cell.name in live, _place(fabric, cell.layer, cell.scale)
-        _draw_box(axes, x, y, "white", None if alive else f"dead/{cell.name}")
+        _draw_box(axes, x, y, cell.name, alive)
         look = {"color": INK if alive else DEAD, "ha": "center", "va": "center", "zorder": 4}
         axes.text(x, y, str(fabric.channels * cell.scale), fontsize=SMALL, **look)
         _draw_inputs(axes, fabric, name, cell, weights, alive)
@@ -132,13 +119,13 @@ def _place(fabric: FabricArchitecture, layer: int, scale: int) -> tuple[int, int
     return layer - fabric.first_layer + 1, -fabric.scales.index(scale)
 
 
-def _draw_box(axes: Axes, x: float, y: float, colour: str, dead: str | None) -> None:
-    """The box of a cell or an input; `dead` is the gid of one that is not used."""
+def _draw_box(axes: Axes, x: float, y: float, name: str, alive: bool, colour: str = "white") -> None:
+    """The box of a cell or an input."""
+    look: dict[str, Any] = {"fc": colour, "ec": INK}
+    if not alive:
+        look = {"fc": "white", "ec": DEAD, "ls": DASHES, "gid": f"dead/{name}"}
     corner = (x - _HALF_WIDTH, y - _HALF_HEIGHT)
-    box = Rectangle(corner, 2 * _HALF_WIDTH, 2 * _HALF_HEIGHT, fc=colour, ec=INK, lw=0.9, zorder=3)
-    if dead:
-        box.set(facecolor="white", edgecolor=DEAD, linestyle=DASHES, gid=dead)
-    axes.add_patch(box)
+    axes.add_patch(Rectangle(corner, 2 * _HALF_WIDTH, 2 * _HALF_HEIGHT, lw=0.9, zorder=3, **look))
 
 
 def _draw_inputs(

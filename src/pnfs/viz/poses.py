@@ -1,14 +1,14 @@
 """Skeletons over photographs, coloured by the person's side, exact to a fraction of a pixel; sheets of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float, Int32, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pnfs.body import Skeleton
@@ -63,25 +63,26 @@ def draw_persons(
     `draw_pose` for colours and hollow joints. With `ids` each person's number stands before the score, and box and
     plate have a colour by it.
     """
-    canvas = np.array(image, order="C")
-    order = np.argsort(person_scores, kind="stable")
+    canvas, order = np.array(image, order="C"), np.argsort(person_scores, kind="stable")
     sizes = [math.sqrt(max(1.0, place[2] * place[3])) for place in boxes]
-    colours = [] if ids is None else [_ID_COLOURS[id_ % len(_ID_COLOURS)] for id_ in ids]
     for n in order:
         width = int(np.clip(round(sizes[n] / 60), 1, _limb_width(canvas)))
         if draw_boxes:
             low, size = np.asarray(boxes[n], np.float64).reshape(2, 2)
             # A box from edge to edge has its border half a pixel before the centre of its first pixel.
             corners = low - 0.5 + size * [(0, 0), (1, 0), (1, 1), (0, 1)]
-            colour = colours[n] if colours else LABEL_COLOUR
+            colour = LABEL_COLOUR if ids is None else _ID_COLOURS[ids[n] % len(_ID_COLOURS)]
             outlined(canvas, corners, max(1, width // 5), colour, closed=True)
-        look = {"scores": scores[n], "threshold": score_threshold, "width": width}
-        draw_pose(canvas, joints[n], skeleton, **look)
-    for n in order:
+        draw_pose(canvas, joints[n], skeleton, scores=scores[n], threshold=score_threshold, width=width)
+    for n in order:  # On a plate, above the box where there is room, in any case inside the image.
         size = int(np.clip(sizes[n] / 16, 9, 24))
-        text = f"#{ids[n]}  " if ids is not None else ""
-        plate = colours[n] if colours else PLATE
-        _label(canvas, f"{text}{person_scores[n]:.2f}", boxes[n][:2], size, plate)
+        text = f"{'' if ids is None else f'#{ids[n]}  '}{person_scores[n]:.2f}"
+        extent = np.array([math.ceil(font(size).getlength(text)) + 4, size + 4])
+        last = np.maximum(0, np.array(canvas.shape[1::-1]) - extent)
+        left, top = np.clip(boxes[n][:2] - [0, size + 4], 0, last).astype(int).tolist()
+        room = canvas[top : top + size + 4, left : left + extent[0]]
+        room[...] = PLATE if ids is None else _ID_COLOURS[ids[n] % len(_ID_COLOURS)]
+        write(room, text, (2, size // 2 + 2), (240, 240, 240), size)
     return canvas
 
 
@@ -119,7 +120,8 @@ def draw_pose(
             ends.discard("centre")
             colour = SIDE_COLOURS[ends.pop() if len(ends) == 1 else "centre"]
             own = width if sure[a] and sure[b] else max(1, width // 2)
-            line(canvas, joints[[a, b]], OUTLINE_COLOUR if outline else colour, own + 2 * outline)
+            look = (OUTLINE_COLOUR, own + 2) if outline else (colour, own)
+            cv2.polylines(canvas, [_fixed(joints[[a, b]])], False, *look, cv2.LINE_AA, _SHIFT)
     known = np.zeros(len(skeleton), bool) if labels is None else np.isfinite(labels).all(-1)
     targets = joints if labels is None else labels
     for k in np.flatnonzero(known & shown):
@@ -131,17 +133,12 @@ def draw_pose(
         dot(canvas, place, radius / 2, LABEL_COLOUR)
 
 
-def line(canvas: Picture, points: Points, colour: Colour, width: int, closed: bool = False) -> None:
-    """A line through the points, `closed` to an outline."""
-    cv2.polylines(canvas, [_fixed(points)], closed, colour, width, cv2.LINE_AA, _SHIFT)
-
-
 def outlined(
     canvas: Picture, points: Points, width: int, colour: Colour = LABEL_COLOUR, closed: bool = False
 ) -> None:
-    """A bright line with a dark outline."""
-    line(canvas, points, OUTLINE_COLOUR, width + 2, closed)
-    line(canvas, points, colour, width, closed)
+    """A bright line through the points with a dark outline, `closed` to a frame."""
+    for its_colour, its_width in ((OUTLINE_COLOUR, width + 2), (colour, width)):
+        cv2.polylines(canvas, [_fixed(points)], closed, its_colour, its_width, cv2.LINE_AA, _SHIFT)
 
 
 def dot(canvas: Picture, center: np.ndarray, radius: float, colour: Colour, hollow: bool = False) -> None:
@@ -169,16 +166,6 @@ def write(canvas: Picture, text: str, place: tuple[int, int], colour: Colour, si
     picture = Image.fromarray(canvas)
     ImageDraw.Draw(picture).text(place, text, colour, font(size), anchor="lm")
     canvas[...] = np.asarray(picture)
-
-
-def _label(canvas: Picture, text: str, corner: Float[np.ndarray, " 2"], size: int, plate: Colour) -> None:
-    """Text on a plate, above the corner where there is room, in any case inside the image."""
-    extent = np.array([math.ceil(font(size).getlength(text)) + 4, size + 4])
-    last = np.maximum(0, np.array(canvas.shape[1::-1]) - extent)
-    left, top = np.clip(corner - [0, size + 4], 0, last).astype(int).tolist()
-    room = canvas[top : top + size + 4, left : left + extent[0]]
-    room[...] = plate
-    write(room, text, (2, size // 2 + 2), (240, 240, 240), size)
 
 
 # --- sheets
@@ -231,23 +218,19 @@ def _text_size(cell: tuple[int, int]) -> int:
 def pose_sheet(
     crops: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     predicted: Float[np.ndarray, "N K 2"],
+    target: Float[np.ndarray, "N K 2"] | None = None,
     *,
     skeleton: Skeleton,
     scores: Float[np.ndarray, "N K"] | None = None,
-    target: Float[np.ndarray, "N K 2"] | None = None,
-    labelled: Bool[np.ndarray, "N K"] | None = None,
     captions: Sequence[str] | None = None,
     columns: int = 8,
     cell: tuple[int, int] = CELL,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Predictions on their RGB crops, with the labels and a line from each joint to its label.
+    """Predictions on their RGB crops, with the labels (`target`) and a line from each joint to its label.
 
-    Joints and labels (`target`; None shows the predictions alone) are x, y in px of the crops; `labelled` says
-    which joints have a label, None: all. See `draw_pose` for scores, `contact_sheet` for captions, columns and
-    cell.
+    Joints and labels are x, y in px of the crops, nan where there is none. See `draw_pose` for scores,
+    `contact_sheet` for captions, columns and cell.
     """
-    if target is not None and labelled is not None:
-        target = np.where(labelled[..., None], target, np.nan)
     pictures = []
     for n, crop in enumerate(crops):
         picture, scale, offset = letterbox(crop, cell)
@@ -255,38 +238,27 @@ def pose_sheet(
         own = None if scores is None else scores[n]
         draw_pose(picture, predicted[n] * scale + offset, skeleton, scores=own, labels=labels)
         pictures.append(picture)
-    sheet = contact_sheet(pictures, captions=captions, columns=columns, cell=cell)
+    sheet, size = contact_sheet(pictures, captions=captions, columns=columns, cell=cell), _text_size(cell)
     words = {"left": "● person's left", "right": "● person's right", "centre": "● centre"}
     entries: dict[str, Colour] = {words[side]: colour for side, colour in SIDE_COLOURS.items()}
     if target is not None:
         entries["— label and error"] = LABEL_COLOUR
     if scores is not None and ((scores != 0) & (scores < LOW_SCORE)).any():
         entries[f"○ score below {LOW_SCORE:g}"] = FILLER
-    return np.concatenate([sheet, _legend(sheet.shape[1], _text_size(cell), entries)])
-
-
-def _legend(width: int, size: int, entries: Mapping[str, Colour]) -> Picture:
-    """A strip with the meaning of each colour, in as many lines as it takes."""
-    places, x, y = [], size, size
-    for text in entries:
-        length = math.ceil(font(size).getlength(text))
-        if x > size and x + length > width:
-            x, y = size, y + 2 * size
-        places.append((x, y))
-        x += length + 2 * size
-    legend = np.full((y + size, width, 3), PLATE, np.uint8)
-    for (text, colour), place in zip(entries.items(), places, strict=True):
-        write(legend, text, place, colour, size)
-    return legend
+    in_line = max(1, sheet.shape[1] // (12 * size))
+    legend = np.full((2 * size * math.ceil(len(entries) / in_line), sheet.shape[1], 3), PLATE, np.uint8)
+    for n, (text, colour) in enumerate(entries.items()):
+        line, column = divmod(n, in_line)
+        write(legend, text, (size * (12 * column + 1), size * (2 * line + 1)), colour, size)
+    return np.concatenate([sheet, legend])
 
 
 def crop_sheet(crops: CropDataset, keys: Sequence[SampleKey], height: int = 256) -> UInt8[np.ndarray, "_ _ 3"]:
     """The crops, `height` px high, with their labelled joints: what a network sees."""
     samples = [{name: np.asarray(value) for name, value in crops[key].items()} for key in keys]
-    joints = [np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]
     return pose_sheet(
         [sample["image"] for sample in samples],
-        np.stack(joints),
+        np.stack([np.where(s["labelled"][:, None], s["joints_crop"], np.nan) for s in samples]),
         skeleton=crops.persons.skeleton,
         captions=[str(crops.persons.ids[key.index]) for key in keys],
         columns=6,

@@ -8,6 +8,7 @@ a hollow marker and a dashed line.
 
 import base64
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,18 +30,15 @@ PICTURED = 12
 """Runs whose pictures are shown, about 0.2 MB each."""
 _WIDTH = 900
 Curves = dict[int, list[dict[str, pd.Series]]]
+log = logging.getLogger(__name__)
 
 
-def runs_page(cards: Sequence[Mapping[str, Any]], *, title: str, subtitle: str = "") -> tuple[str, list[str]]:
-    """The whole page, HTML with everything inside, and what could not be read.
+def runs_page(cards: Sequence[Mapping[str, Any]], *, title: str) -> str:
+    """The whole page, HTML with everything inside; curves that cannot be read are left out with a warning.
 
-    Args:
-        cards: What `pnfs.commands.runs.page_cards` says of each run, such as its benchmark, whose runs share axes,
-            and its row, the same text for runs that differ in nothing but the seed.
-        title: Heading of the page, above the `subtitle`.
-
-    Raises:
-        DataError: A picture cannot be read.
+    `cards` is what `pnfs.commands.runs.page_cards` says of each run, such as its benchmark, whose runs share axes,
+    and its row, the same text for runs that differ in nothing but the seed. A picture that cannot be read is a
+    `DataError`.
     """
     table = pd.DataFrame(cards).astype({"score": float, "macs": float})
     table["number"] = table.groupby(["benchmark", "row"], sort=False).ngroup()
@@ -53,7 +50,16 @@ def runs_page(cards: Sequence[Mapping[str, Any]], *, title: str, subtitle: str =
     rows = rows.assign(one=rows["std"].isna()).sort_values(["one", "mean"], ascending=[True, False])
     rank = rows.groupby("benchmark").cumcount()
     rows["colour"], rows["marker"] = (rank.map(dict(enumerate(looks))) for looks in (COLOURS, MARKERS))
-    curves, problems = _read_curves(table[table["number"].isin(rows.index[rows["colour"].notna()])])
+    curves: Curves = {}
+    shown = table[table["number"].isin(rows.index[rows["colour"].notna()]) & table["metrics"].notna()]
+    for number, logged in shown.groupby("number"):
+        # Runs that stopped early would cut the mean of those that did not.
+        finished = logged[logged["state"] == "finished"]
+        for path in (logged if finished.empty else finished)["metrics"]:
+            try:
+                curves.setdefault(int(str(number)), []).append(read_metrics(path, LOGGED))
+            except DataError as error:
+                log.warning("left out: %s", error)
     rows = rows.astype(object).where(rows.notna(), None)
     benchmarks = []
     for name in table["benchmark"].unique():
@@ -64,9 +70,8 @@ def runs_page(cards: Sequence[Mapping[str, Any]], *, title: str, subtitle: str =
     best = drawn.groupby("benchmark", sort=False).cumcount().sort_values(kind="stable").index[:PICTURED]
     loader = PackageLoader("pnfs.viz", "page")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         title=title,
-        subtitle=subtitle,
         cards=cards,
         numbers=table["number"].tolist(),
         colours=rows["colour"].to_dict(),
@@ -75,22 +80,6 @@ def runs_page(cards: Sequence[Mapping[str, Any]], *, title: str, subtitle: str =
         pictures={n: {what: _data_url(path) for what, path in cards[n]["pictures"].items()} for n in best},
         with_pictures=len(drawn),
     )
-    return page, problems
-
-
-def _read_curves(table: pd.DataFrame) -> tuple[Curves, list[str]]:
-    """What the runs of each row logged, and what cannot be read."""
-    curves: Curves = {}
-    problems = []
-    for number, logged in table[table["metrics"].notna()].groupby("number"):
-        # Runs that stopped early would cut the mean of those that did not.
-        finished = logged[logged["state"] == "finished"]
-        for path in (logged if finished.empty else finished)["metrics"]:
-            try:
-                curves.setdefault(int(str(number)), []).append(read_metrics(path, LOGGED))
-            except DataError as error:
-                problems.append(str(error))
-    return curves, problems
 
 
 def _data_url(path: Path) -> str:
@@ -111,23 +100,24 @@ def draw_charts(table: pd.DataFrame, rows: Sequence[Any], curves: Curves) -> lis
     charts = []
     if costed := [row for row in rows if row.macs and row.mean is not None]:
         names = ", ".join(sorted(set(table["score_name"]) - {""}))
-        figure, axes = _chart("MACs of one image (G)", f"{names} (%)")
+        axes = (figure := new_figure(4.6, 3.2)).subplots()
+        plain_axes(axes, x_label="MACs of one image (G)", y_label=f"{names} (%)")
         for row in costed:
             if row.colour is None:
                 axes.plot(row.macs / 1e9, row.mean, ".", color="0.75", ms=4, zorder=1)
                 continue
             look = row.colour, row.marker
-            for artist in plot_mean(axes, row.macs / 1e9, row.mean, look, std={"yerr": row.std}):
+            for artist in plot_mean(axes, row.macs / 1e9, row.mean, look, yerr=row.std):
                 artist.set_gid(f"row-{row.Index}")
         axes.margins(0.12)
         axes.set_xlim(left=0)
         charts.append(_inline(figure, f"{rows[0].Index} trade-off"))
     for metric in LOGGED:
         logged = {row: [c[metric] for c in curves.get(row.Index, []) if metric in c] for row in rows}
-        logged = {row: found for row, found in logged.items() if found}
-        if not logged:
+        if not (logged := {row: found for row, found in logged.items() if found}):
             continue
-        figure, axes = _chart("epoch (from 0)", LOGGED[metric])
+        axes = (figure := new_figure(4.6, 3.2)).subplots()
+        plain_axes(axes, x_label="epoch (from 0)", y_label=LOGGED[metric])
         means = [plot_seeds(axes, c, row.colour, gid=f"row-{row.Index}") for row, c in logged.items()]
         loss_axes(axes, means, metric)
         axes.set_xlim(-0.3, max(1.3, axes.get_xlim()[1]))
@@ -135,13 +125,6 @@ def draw_charts(table: pd.DataFrame, rows: Sequence[Any], curves: Curves) -> lis
             axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         charts.append(_inline(figure, f"{rows[0].Index} {metric}"))
     return charts
-
-
-def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = new_figure(4.6, 3.2)
-    axes = figure.subplots()
-    plain_axes(axes, x_label=x_label, y_label=y_label)
-    return figure, axes
 
 
 def _inline(figure: Figure, name: str) -> Markup:
