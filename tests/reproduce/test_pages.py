@@ -114,7 +114,7 @@ def test_ours_stand_beside_the_papers(target: Target, results: Results) -> None:
     assert text.startswith("# Table IX: numbers (profile smoke)\n")
     for part in (
         "Does it add up?", "a book", "worth nothing.", "data MPII", "input 64×32", "epochs 3",
-        "do not believe it", "- lonely, seed 0, 1: not run", "- Is it better? Not run.\n",
+        "do not believe it", "- lonely, seed 0, 1: not run", "- Is it better? Not run: lonely.\n",
         "PROFILE=smoke SEEDS=0,1",
     ):  # fmt: skip
         assert part in text, part
@@ -169,6 +169,14 @@ def test_rows_are_compared_by_seed(
     text = page(target, results, "smoke")
     (answer,) = [line for line in text.splitlines() if line.startswith("- Is it better?")]
     assert all(words in answer for words in (difference, says))
+
+
+def test_no_row_stands_in_for_the_one_to_compare_with(tmp_path: Path) -> None:
+    target = target_of(tmp_path, against="seeded", questions={"lonely": "Is it better?"})
+    write_run(tmp_path / "runs", "lonely", 0, 50.0)
+    results = results_of(tmp_path / "runs", target)
+    assert compared(target, results).empty
+    assert "- Is it better? Not run: seeded.\n" in page(target, results, "smoke")
 
 
 def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:

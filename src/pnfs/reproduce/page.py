@@ -87,12 +87,13 @@ def answers(target: Target, results: Results, pairs: pd.DataFrame) -> list[str]:
     for file, question in target.questions.items():
         row = target.rows[file]
         if row not in pairs.index:
-            lines.append(f"{question} Not run.")
+            absent = row if row not in text else target.rows[target.against or file]
+            lines.append(f"{question} Not run: {absent}.")
             continue
         other, difference, interval, says = pairs.loc[row]
         between = "" if interval == "–" else f", 95% interval {interval}"
         answer = f"{score} {text[row]}, {other}: {text[other]}; by the same seeds {difference}{between}: {says}."
-        lines.append(f"{question} {row[0].upper()}{row[1:]}: {answer}")
+        lines.append(f"{question} {row}: {answer}")
     return lines
 
 

@@ -240,13 +240,16 @@ def digits(score: str) -> int:
 def compared(target: Target, results: Results) -> pd.DataFrame:
     """Each row against another of the same backbone and data, over the seeds that both have, by the main score.
 
-    The other one is `Target.against`, or else the first row of its backbone and data. Label -> text: the
-    difference, its 95 % interval (Student's t over the seeds), and in words whether it is more than chance.
+    The other one is `Target.against` (while it has no runs, nothing is compared), or else the first row of its
+    backbone and data. Label -> text: the difference, its 95 % interval (Student's t over the seeds), and in words
+    whether it is more than chance.
     """
     lines, score = {}, next(iter(results.scores), "")
     if score:
         by_seed = results.finished.pivot_table(index="seed", columns="row", values=score)
         labels = [label for label in target.rows.values() if label in by_seed]
+        if target.against and target.rows[target.against] not in labels:
+            labels = []  # Another row in its place would answer other questions.
         for members in groups(results, labels).values():
             other = target.rows.get(target.against or "", "")
             other = other if other in members else members[0]
