@@ -121,17 +121,12 @@ def test_mistake_is_one_sentence_that_names_the_key(
 
 def test_mistakes_of_more_than_a_line(server: TrainServer, tmp_path: Path) -> None:
     done = server.run(tmp_path, "trian")
-    assert done.returncode == 2
-    assert "'trian'; did you mean 'train'?" in done.stderr
-    done = server.run(tmp_path, "train", "parts=p4")
-    assert done.returncode == 1
-    assert "p8" in done.stderr
+    assert (done.returncode, "'trian'; did you mean 'train'?" in done.stderr) == (2, True)
+    assert "p8" in server.run(tmp_path, "train", "parts=p4").stderr
     # Where the data were looked for, and where to get them.
-    done = server.run(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder")
-    assert done.stderr.startswith("pnfs train: MPII: ")
-    assert "no/such/folder" in done.stderr
-    assert str(tmp_path) in done.stderr
-    assert done.stderr.count("annot/train.json") == 1
+    said = server.run(tmp_path, "train", "dataset=mpii", "dataset.root=no/such/folder").stderr
+    assert said.startswith("pnfs train: MPII: ")
+    assert ("no/such/folder" in said, str(tmp_path) in said, said.count("annot/train.json")) == (True, True, 1)
 
 
 def test_a_missing_package_and_a_place_that_cannot_be_written_are_named(tmp_path: Path) -> None:
