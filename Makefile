@@ -75,6 +75,7 @@ tables: $(STAMP) ## make all tables and figures from the runs that there are (PR
 
 study: $(STAMP) ## make the page about the study on LSPET from the records kept in experiments/study
 	$(BIN)/pnfs tables target=study profile=lspet kept=true
+	$(BIN)/pnfs tables target=study profile=lspet_gpu kept=true
 
 # Figures 7 and 8 are one set of pictures.
 reproduce-figure7 reproduce-figure8: reproduce-figure7_8

@@ -1,4 +1,4 @@
-"""Copies finished runs of the study into `runs/lspet/<row>/<seed>/result.json`: collect.py RUNS_FOLDER
+"""Copies finished runs of the study into `runs/<profile>/<row>/<seed>/result.json`: collect.py RUNS_FOLDER PROFILE
 
 The row is told by what the run's configuration changes; a run that is of no row, or of a row at another scale than
 the first record kept here, is named and left out. Paths of the machine become names.
@@ -44,8 +44,8 @@ def without_paths(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
-def main(runs: Path) -> None:
-    kept = sorted(HERE.glob("runs/lspet/*/*/result.json"))
+def main(runs: Path, profile: str) -> None:
+    kept = sorted(HERE.glob(f"runs/{profile}/*/*/result.json"))
     scale = [json.loads(kept[0].read_text())["config"][key] for key in SCALE] if kept else None
     for path in sorted(runs.glob("**/result.json")):
         record = json.loads(path.read_text())
@@ -53,11 +53,11 @@ def main(runs: Path) -> None:
         if row is None or (scale and [record["config"][key] for key in SCALE] != scale):
             print(f"left out: {path.parent}")
             continue
-        out = HERE / "runs" / "lspet" / row / str(record["seed"]) / "result.json"
+        out = HERE / "runs" / profile / row / str(record["seed"]) / "result.json"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(without_paths(record), indent=1) + "\n")
         print(f"{row}, seed {record['seed']}: {record['score']:.1f}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -242,3 +244,28 @@ def test_reduced_decoding_can_be_switched_off(
         flags.clear()
         next(iter(data.train_dataloader()))
         assert any(flag & SMALLER for flag in flags) == reduced
+
+
+def test_threads_read_over_connections_of_their_own(
+    persons: Persons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users: dict[int, set[int]] = {}
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:
+            users.setdefault(id(self), set()).add(threading.get_ident())
+            return super().execute(*arguments)
+
+    crops = with_crops(persons, ensure_cache(tmp_path, persons, CacheSettings((64, 48)))).images
+    alone = [crops.view(row, 1.0)[0] for row in range(len(persons))]
+    connect, together = sqlite3.connect, threading.Barrier(4)
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **named: connect(*a, factory=Watched, **named))
+
+    def read(row: int) -> Any:
+        together.wait(timeout=60)
+        return crops.view(row % len(persons), 1.0)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for row, crop in enumerate(pool.map(read, range(20))):
+            np.testing.assert_array_equal(crop, alone[row % len(persons)])
+    assert [len(threads) for threads in users.values()] == [1] * 4

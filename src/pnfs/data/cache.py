@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sqlite3
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -112,19 +113,19 @@ class CachedCrops:
         self.settings: CacheSettings = read_about(self.path)["settings"]
         self._persons = persons
         self._checked = np.zeros(len(persons), bool)
-        self._connections: dict[int, sqlite3.Connection] = {}
+        self._connections: dict[tuple[int, int], sqlite3.Connection] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_connections": {}}
 
     def view(self, index: int, zoom: float) -> View:
         """The cached crop, whatever the zoom; raises DataError naming the person if it is not what was written."""
-        # A forked process must neither use nor close its parent's connection, so that one is kept.
-        process, row = os.getpid(), None
+        # Each thread has its own; a forked process must neither use nor close its parent's, so that one is kept.
+        user, row = (os.getpid(), threading.get_ident()), None
         try:
-            if process not in self._connections:
-                self._connections[process] = _opened(self.path)
-            query = self._connections[process].execute("SELECT * FROM crops WHERE person = ?", (int(index),))
+            if user not in self._connections:
+                self._connections[user] = _opened(self.path)
+            query = self._connections[user].execute("SELECT * FROM crops WHERE person = ?", (int(index),))
             row = query.fetchone()
         except sqlite3.Error as error:
             raise self._damage(index, str(error)) from None
