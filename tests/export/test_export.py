@@ -253,24 +253,16 @@ for runtime in OpenVinoRuntime, OnnxRuntime:
     runtime(sys.argv[1], 1)(np.zeros((1, 64, 96, 3), np.uint8))
 assert "openvino_telemetry" not in sys.modules
 """
-_SEND = """
-import urllib.request
-if os.fork() == 0:
-    try: urllib.request.urlopen("http://127.0.0.1:9/")
-    except OSError: pass
-else: os.wait()
-"""
 
 
-@pytest.mark.parametrize(("code", "seen"), [(_RUN, False), (_SEND, True)], ids=["run", "send"])
-def test_running_a_file_contacts_nobody(f32_file, tmp_path: Path, code: str, seen: bool) -> None:
+def test_running_a_file_contacts_nobody(f32_file, tmp_path: Path) -> None:
     # In continuous integration OpenVINO sends nothing by itself.
     unset = ("CI", "TF_BUILD", "JENKINS_URL")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment |= {"SEEN": str(tmp_path / "seen"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-c", WATCH + code, str(f32_file)]
+    command = [sys.executable, "-c", WATCH + _RUN, str(f32_file)]
     subprocess.run(command, env=environment, check=True)
-    assert (tmp_path / "seen").exists() == seen
+    assert not (tmp_path / "seen").exists()
     assert not list(tmp_path.rglob("*openvino*"))
 
 

@@ -81,16 +81,6 @@ def test_crops_are_scaled_by_imagenets_statistics(order: str) -> None:
     assert not [name for name in model.state_dict() if "pixel" in name]
 
 
-def test_a_pyramid_of_the_fabrics_channels_needs_no_adapters_in_one_variant() -> None:
-    assert list(network(backbone=fabric_backbone(), last_layers=1).adapters) == ["4", "8"]
-    model = network(backbone=fabric_backbone(rules=POSENFS), rules=POSENFS).eval()
-    assert list(model.adapters) == []
-    images = torch.randn(1, 3, 64, 64)
-    maps = [x.repeat(1, 3, 1, 1) for x in model.backbone(images)]
-    expected = model.fabrics(dict(zip((4, 8, 16, 32), maps, strict=True)))[4]
-    torch.testing.assert_close(model(images, "features"), expected)
-
-
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
