@@ -1,6 +1,7 @@
 """The data module: what its loaders hand over, in which order, to which process; crops cut on the device."""
 
 import itertools
+import multiprocessing
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,12 @@ def test_training_persons_can_be_divided_between_two_loaders() -> None:
     for share in (0.0, 0.01, 0.99, 1.0):
         with pytest.raises(ValueError, match=f"share of {share} "):
             data().split_train(share, seed=0)
+
+
+def test_processes_of_an_evaluation_end_with_it() -> None:
+    loader = data(workers=1).eval_dataloader("val")
+    assert len(list(loader)) > 0
+    assert not multiprocessing.active_children()
 
 
 # --- crops cut on the device

@@ -151,7 +151,8 @@ class PoseDataModule(L.LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             worker_init_fn=crops.start_worker,
-            persistent_workers=self.workers > 0,
+            # Those of an evaluation would keep the memory that training had when they were forked.
+            persistent_workers=train and self.workers > 0,
             drop_last=train and len(sampler) >= batch_size,
             pin_memory=self._device().type == "cuda",
         )
