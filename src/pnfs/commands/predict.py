@@ -30,6 +30,7 @@ from pnfs.inference.predictor import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
 from pnfs.inference.tracking import Poses, Tracker
 from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
+from pnfs.training.module import keep_freed_memory
 
 console = Console()
 
@@ -44,6 +45,7 @@ _OF_THE_PREDICTOR = (
 
 def run(settings: dict[str, Any]) -> None:
     """Writes overlays and keypoints of all inputs; inputs that cannot be used are left out and named."""
+    keep_freed_memory()
     out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
     if others:

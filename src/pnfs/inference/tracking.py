@@ -168,7 +168,7 @@ class Tracker:
         *,
         iou: float = 0.3,
         keep: int = 10,
-        score: float = 0.35,
+        score: float = 0.3,
         smoothing: Mapping[str, float] | None = None,
     ) -> None:
         self.fps, self.iou, self.keep, self.score = fps, iou, keep, score
