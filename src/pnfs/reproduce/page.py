@@ -186,7 +186,7 @@ def draw_table(target: Target, results: Results, folder: Path, title: str) -> Pa
         axes.axhline(labels.index(members[0]) - 0.5, color="0.6", lw=0.8, ls=":")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    plain_axes(axes, x_label=f"{name}; mean ± standard deviation over seeds, hollow: one seed")
+    plain_axes(axes, x_label=f"{name}; mean ± standard deviation over seeds\n(hollow: one seed)")
     axes.margins(x=0.1)
     return save_figure(figure, folder / "table.png")
 
