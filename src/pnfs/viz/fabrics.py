@@ -166,6 +166,7 @@ def _draw_inputs(
 
 def _weighted(weight: float) -> dict[str, Any]:
     """Look of an arrow of this weight; its width is in points."""
+    weight = min(weight, 1.0)  # A sum of weights may be rounded up.
     return {"color": INK, "lw": 0.5 + 7.5 * weight, "alpha": 0.15 + 0.85 * weight}
 
 
