@@ -169,7 +169,9 @@ def known_keys(command: str) -> dict[str, Any]:
 
 
 def near_match(key: str, known: Mapping[str, Any]) -> str:
-    """ "; did you mean ...?", or nothing."""
+    """ "; did you mean ...?", or where else there is such a key, or nothing."""
+    if key in known:
+        return f"; another choice of {key.partition('.')[0]}= has it"
     same_place = [k for k in known if k.count(".") == key.count(".")]
     same_name = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     near = get_close_matches(key, same_place, 1, 0.75) or same_name
