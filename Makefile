@@ -73,9 +73,10 @@ reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce
 tables: $(STAMP) ## make all tables and figures from the runs that there are (PROFILE=paper|lspet|smoke)
 	$(BIN)/pnfs tables 'target=[$(call listed,$(TARGETS))]' profile=$(PROFILE) $(ARGS)
 
-study: $(STAMP) ## make the page about the study on LSPET from the records kept in experiments/study
+study: $(STAMP) ## make the pages about the study on LSPET from the records kept in experiments/
 	$(BIN)/pnfs tables target=study profile=lspet kept=true
 	$(BIN)/pnfs tables target=study profile=lspet_gpu kept=true
+	$(BIN)/pnfs tables target=study_long profile=lspet kept=true
 
 # Figures 7 and 8 are one set of pictures.
 reproduce-figure7 reproduce-figure8: reproduce-figure7_8

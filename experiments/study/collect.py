@@ -1,7 +1,8 @@
-"""Copies finished runs of the study into `runs/<profile>/<row>/<seed>/result.json`: collect.py RUNS_FOLDER PROFILE
+"""Copies finished runs of the study into `../<target>/runs/<profile>/<row>/<seed>/result.json`:
+collect.py RUNS_FOLDER PROFILE [TARGET, study or study_long]
 
 The row is told by what the run's configuration changes; a run that is of no row, or of a row at another scale than
-the first record kept here, is named and left out. Paths of the machine become names.
+the first record kept there, is named and left out. Paths of the machine become names.
 """
 
 import json
@@ -11,18 +12,19 @@ from typing import Any
 
 import yaml
 
-HERE = Path(__file__).parent
-PARTS = HERE.parents[1] / "conf" / "parts"
+EXPERIMENTS = Path(__file__).parents[1]
+PARTS = EXPERIMENTS.parent / "conf" / "parts"
 SCALE = ("epochs", "input_size", "batch_size")
 
 
-def row_of(config: dict[str, Any]) -> str | None:
-    """The file in conf/experiment/study whose run this is."""
+def row_of(config: dict[str, Any], rows: dict[str, str]) -> str | None:
+    """The file in conf/experiment/<target> whose run this is."""
     model, strategy = config["model"] | config["model"].get("fabrics", {}), config["strategy"]
     groups = {path.stem: yaml.safe_load(path.read_text()).get("lsp") for path in sorted(PARTS.glob("*.yaml"))}
     parts = next((name for name, group in groups.items() if group == model.get("parts")), None)
     search, factor = strategy["_target_"].rsplit(".", 1)[-1], strategy.get("lr_factor", 1.0)
-    names = {"Random": "random", "FirstOrder": "first_order", "Frozen": "frozen"}
+    names = {"Random": "random", "Frozen": "frozen", "GumbelSoftmax": "gumbel"}
+    names |= {"FirstOrder": "first_order", "SecondOrder": "second_order"}
     changed = [] if parts == "p3" else [str(parts)]
     changed += [] if search == "Synchronous" else [names.get(search, search)]
     changed += [] if factor == 1.0 else [f"lr_{factor:g}"]
@@ -31,7 +33,6 @@ def row_of(config: dict[str, Any]) -> str | None:
     changed += [] if model["channels"] == 10 else [f"C{model['channels']}"]
     changed += [] if model["nodes"] == 1 else [f"H{model['nodes']}"]
     name = {"": "p3", "p1 C18": "p1_wide"}.get(" ".join(changed), " ".join(changed))
-    rows = yaml.safe_load((HERE / "target.yaml").read_text())["rows"]
     return name if name in rows else None
 
 
@@ -44,20 +45,22 @@ def without_paths(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
-def main(runs: Path, profile: str) -> None:
-    kept = sorted(HERE.glob(f"runs/{profile}/*/*/result.json"))
+def main(runs: Path, profile: str, target: str = "study") -> None:
+    here = EXPERIMENTS / target
+    rows = yaml.safe_load((here / "target.yaml").read_text())["rows"]
+    kept = sorted(here.glob(f"runs/{profile}/*/*/result.json"))
     scale = [json.loads(kept[0].read_text())["config"][key] for key in SCALE] if kept else None
     for path in sorted(runs.glob("**/result.json")):
         record = json.loads(path.read_text())
-        row = row_of(record["config"])
+        row = row_of(record["config"], rows)
         if row is None or (scale and [record["config"][key] for key in SCALE] != scale):
             print(f"left out: {path.parent}")
             continue
-        out = HERE / "runs" / profile / row / str(record["seed"]) / "result.json"
+        out = here / "runs" / profile / row / str(record["seed"]) / "result.json"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(without_paths(record), indent=1) + "\n")
         print(f"{row}, seed {record['seed']}: {record['score']:.1f}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])
