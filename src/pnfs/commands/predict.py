@@ -71,7 +71,7 @@ def run(settings: dict[str, Any]) -> None:
     kinds = {key: settings[key] for key in ("score_threshold", "overlays")}
     results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
     scenes, problems = _predict_all(files, boxes, poses, results)
-    _say(f"{len(results.persons)} persons in {len(results.images)} pictures or frames")
+    _say(f"persons: {len(results.persons)}; pictures or frames: {len(results.images)}")
     if poses.followed:
         _say(f"persons followed through videos: {poses.followed}")
     _say(described(computed))
