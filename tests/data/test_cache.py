@@ -120,13 +120,19 @@ def test_changed_images_are_noticed_and_absent_ones_not_missed(persons: Persons,
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "raw"])
-def test_a_damaged_crop_is_refused_by_name(persons: Persons, tmp_path: Path, format_) -> None:
+@pytest.mark.parametrize("damage", ["pixel", "column", "CAST(x'df00' AS TEXT)", "7", "NULL"])
+def test_a_damaged_crop_is_refused_by_name(persons: Persons, tmp_path: Path, format_, damage) -> None:
     path = ensure_cache(tmp_path / "cache", persons, replace(PAPER, format=format_))
     content = bytearray(rows_of(path)[3][2])
     content[-9] ^= 1
-    change(path, "UPDATE crops SET pixels = ? WHERE person = 3", bytes(content))
+    if damage == "pixel":
+        change(path, "UPDATE crops SET pixels = ? WHERE person = 3", bytes(content))
+    elif damage == "column":  # The space after a column's name.
+        path.write_bytes(path.read_bytes().replace(b"pixels BLOB", b"pixels\xdfBLOB"))
+    else:  # A value of another type, as flipped bits may make it.
+        change(path, f"UPDATE crops SET pixels = {damage} WHERE person = 3")
     ours = crops_of(with_crops(persons, path))
-    assert ours[2]
+    assert damage == "column" or ours[2]
     with pytest.raises(DataError, match=rf"{path.name}.*person3.*delete this file"):
         ours[3]
 

@@ -42,6 +42,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS crops (person INTEGER PRIMARY KEY, crc32 INTEGER, pixels BLOB);
 """
+# A damaged file may say that a value is of another type.
+_CROP = "SELECT CAST(crc32 AS INTEGER), CAST(pixels AS BLOB) FROM crops WHERE person = ?"
 UNFINISHED = ".partial"  # Suffix of a cache until it is finished.
 _CHUNK = 64  # Persons in a transaction.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
@@ -125,15 +127,15 @@ class CachedCrops:
         try:
             if user not in self._connections:
                 self._connections[user] = _opened(self.path)
-            query = self._connections[user].execute("SELECT * FROM crops WHERE person = ?", (int(index),))
+            query = self._connections[user].execute(_CROP, (int(index),))
             row = query.fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # ValueError: a name of the file is not UTF-8.
             raise self._damage(index, str(error)) from None
         # Each crop is checked when it is read for the first time.
-        if row is None or (not self._checked[index] and zlib.crc32(row[2]) != row[1]):
+        if row is None or row[1] is None or (not self._checked[index] and zlib.crc32(row[1]) != row[0]):
             raise self._damage(index, "it is not what was written")
         self._checked[index] = True
-        pixels = np.frombuffer(row[2], np.uint8)
+        pixels = np.frombuffer(row[1], np.uint8)
         raw = self.settings.format == "raw"
         crop = pixels.reshape(*self.settings.crop_size, 3) if raw else cv2.imdecode(pixels, cv2.IMREAD_COLOR_RGB)
         if crop is None:
