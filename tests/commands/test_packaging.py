@@ -37,7 +37,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("folder", "below", "kind"),
     [("src/pnfs", "pnfs", "*.py"), ("src/pnfs", "pnfs", "viz/page/*"), ("conf", "pnfs/conf", "*.yaml"),
-     ("experiments", "pnfs/experiments", "*/paper.csv"), ("experiments", "pnfs/experiments", "**/*.yaml")],
+     ("experiments", "pnfs/experiments", "*/paper.csv"), ("experiments", "pnfs/experiments", "**/*.yaml"),
+     ("experiments", "pnfs/experiments", "study*/runs/**/*.json")],
 )  # fmt: skip
 def test_wheel_holds_every_file(installed: Path, folder: str, below: str, kind: str) -> None:
     def files(root: Path) -> set[str]:
