@@ -1,6 +1,7 @@
 """Every choice and every row of the paper's tables composes, is explained, and says what the paper says."""
 
 import re
+import shlex
 import subprocess
 import sys
 from itertools import chain
@@ -11,16 +12,18 @@ import pandas as pd
 import pytest
 import yaml
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pnfs.body import PartMode, skeleton_by_name
 from pnfs.commands import main
 from pnfs.commands.configuration import UsageError, checked, packaged_folder
+from pnfs.commands.launch import as_overrides
 from pnfs.commands.runs import for_the_rows, row_settings
 from pnfs.models import PAPER, POSENFS
 from pnfs.runs.identity import run_hash
-from tiny_runs import composed
+from tiny_runs import composed, untrained_run
 
 CONF = packaged_folder("conf")
 COMMANDS = tuple(main.COMMANDS)
@@ -61,6 +64,41 @@ def test_choice_composes_and_fits_its_targets(group: str, choice: str) -> None:
     if choice.startswith("p3_random") and command != "data":
         overrides.append("skeleton=lsp")  # A control of the study, which is on LSP's joints.
     checked(command, composed(command, *overrides))
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")]
+PRINTED = sorted(
+    {
+        line.partition(" #")[0].rstrip()
+        for page in PAGES
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        # Left out: what asks for files of the reader's, or for Hydra's list of rows.
+        if line.startswith("pnfs ") and not re.search(r"--config-dir|glob\(", line)
+    }
+)
+
+
+@pytest.mark.parametrize("line", PRINTED)
+def test_printed_command_composes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "1a2b3c4d" in line:  # As the pages call the reader's own run.
+        untrained_run(tmp_path / "runs" / "train" / "1a2b3c4d")
+    for name in ("photo.jpg", "walk.mp4"):
+        (tmp_path / name).touch()
+    _, command, *words = shlex.split(re.sub(r"<[^>]*>", "x", line))
+    overrides = as_overrides(command, [word for word in words if word != "-m"])
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    # The first job of a sweep.
+    job = [f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else o.input_line
+           for o in parsed]  # fmt: skip
+    checked(command, composed(command, *map(str, job)))
+
+
+def test_the_pages_print_commands() -> None:
+    assert len(PRINTED) > 30
+    assert {line.split()[1] for line in PRINTED} >= {"train", "predict", "evaluate", "export", "runs"}
 
 
 # Part and operation names are the content of these groups, which the head of each file explains; recipes change
