@@ -67,7 +67,12 @@ def test_choice_composes_and_fits_its_targets(group: str, choice: str) -> None:
 
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")]
+PAGES = [
+    ROOT / "README.md",
+    *ROOT.glob("docs/*.md"),
+    ROOT / "experiments/README.md",
+    *ROOT.glob("experiments/*/README.md"),
+]
 PRINTED = sorted(
     {
         line.partition(" #")[0].rstrip()
