@@ -100,6 +100,9 @@ def derive(settings: dict[str, Any]) -> None:
         before, after = (each[name] for each in counts)
         console.print(f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)")
     costs = [{name: each[name] for name in ("parameters", "macs")} for each in counts]
+    if method == "prune" and costs[0] == costs[1]:
+        limits = ", ".join(f"{name}={value}" for name, value in thresholds.items())
+        console.print(f"nothing is weaker than {limits}: this is the whole network")
     about = {"checkpoint": str(path), "method": method, "thresholds": thresholds}
     cost = dict(zip(("source", "derived"), costs, strict=True))
     write_result(folder, {"kind": "derive", **about, "cost": cost, **provenance()})
