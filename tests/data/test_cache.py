@@ -76,6 +76,17 @@ def test_crops_and_labels_are_those_of_the_images(persons: Persons, tmp_path: Pa
             np.testing.assert_equal(found, expected)
 
 
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_plain_crops_keep_every_pixel(persons: Persons, tmp_path: Path, unbiased: bool) -> None:
+    source = SimpleNamespace(persons=lambda split: persons)
+    options: Any = {"source": source, "input_size": SIZE, "batch_size": 1, "unbiased": unbiased, "workers": 0}
+    kinds = {"cache": tmp_path, "cache_format": "raw"}, {}
+    ours, theirs = (PoseDataModule(**options, **kind).dataset("val") for kind in kinds)
+    for index in range(COUNT):
+        pixels = [each[index]["image"].astype(int)[2:-2, 2:-2] for each in (ours, theirs)]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
 @pytest.mark.parametrize("rotation", [0.0, 20.0, 45.0, 180.0])
 @pytest.mark.parametrize("size", [(64, 48), (64, 64), (32, 96)])
 def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[int, int]) -> None:

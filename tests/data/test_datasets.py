@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from pnfs.data import readers
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import MPII
@@ -113,6 +114,16 @@ def write(root: Path, train: object, valid: list[dict], heads: np.ndarray | None
     heads = np.repeat([[[10.0], [20.0]], [[40.0], [60.0]]], len(valid), axis=2) if heads is None else heads
     scipy.io.savemat(root / "annot/gt_valid.mat", {"headboxes_src": heads})
     return root
+
+
+def test_variables_together_may_not_unpack_to_more_than_a_file_may_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", dict.fromkeys("ab", np.zeros((100, 100))), do_compression=True)
+    assert readers.read_arrays(tmp_path / "a.mat").keys() == {"a", "b"}
+    monkeypatch.setattr(readers, "LARGEST", 150_000)
+    with pytest.raises(DataError, match=r"a\.mat"):
+        readers.read_arrays(tmp_path / "a.mat")
 
 
 def test_joints_and_boxes_follow_hrnets_rules(tmp_path: Path) -> None:

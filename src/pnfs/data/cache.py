@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.geometry import compose, crop_matrix, fit_box, invert
+from pnfs.data.geometry import compose, crop_extent, crop_matrix, fit_box, invert
 from pnfs.data.images import DataError, View, view_of
 from pnfs.data.persons import Persons
 from pnfs.errors import PnfsError
@@ -60,6 +60,9 @@ class CacheSettings:
     resolution: float = 1.5  # Pixels of the cached crop per pixel of the plain crop.
     format: Format = "jpeg"  # Or raw: about ten times the size, and nothing to decode.
     reduced_decoding: bool = True  # See `CropDataset`.
+    unbiased: bool = (
+        False  # Geometry of the crops, see `crop_matrix`: so that the pixels of both coincide.
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))
@@ -88,10 +91,10 @@ class CacheSettings:
 
     def matrix(self, persons: Persons, row: int) -> Float64[np.ndarray, "2 3"]:
         """The map from pixels of the image to pixels of the cached crop."""
-        height, width = self.input_size
+        width, height = crop_extent(self.input_size, self.unbiased)
         box = fit_box(persons.box_size[row], width / height)
-        enlarged = box * (self.crop_size[1] / (self.resolution * width))
-        return crop_matrix(persons.center[row], enlarged, 0.0, self.crop_size)
+        enlarged = box * (crop_extent(self.crop_size, self.unbiased)[0] / (self.resolution * width))
+        return crop_matrix(persons.center[row], enlarged, 0.0, self.crop_size, unbiased=self.unbiased)
 
 
 def read_about(path: Path) -> dict[str, Any]:

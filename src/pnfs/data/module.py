@@ -83,8 +83,8 @@ class PoseDataModule(L.LightningDataModule):
             return persons
         # Plain crops of training persons come from the cache that training needs anyway.
         room_for = self.augmentation if augmentation is None and split == "train" else augmentation
-        options = {"format": self.cache_format, "reduced_decoding": self.reduced_decoding}
-        needed = CacheSettings(self.input_size, **options).with_room_for(room_for)
+        options = {name: getattr(self, name) for name in ("reduced_decoding", "unbiased")}
+        needed = CacheSettings(self.input_size, format=self.cache_format, **options).with_room_for(room_for)
         if (split, needed) not in self._cached:
             path = ensure_cache(self.cache, persons, needed, workers=self.workers)
             self._cached[split, needed] = with_crops(persons, path)

@@ -155,11 +155,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _variables(data: memoryview, order: str) -> Iterator[tuple[str, np.ndarray]]:
     """Name and content of the matrices of real numbers."""
+    room = LARGEST  # Of all variables together.
     for kind, content in _elements(data, order):
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
-            unpacked = unpacker.decompress(content, LARGEST)
-            if not unpacker.eof:
+            unpacked = unpacker.decompress(content, room)
+            if not unpacker.eof or (room := room - len(unpacked)) <= 0:
                 raise PnfsError("a compressed variable is cut off, or too large")
             (kind, content), *_ = _elements(memoryview(unpacked), order)
         # A matrix begins with its flags (unsigned), sizes (int32) and name (int8).
