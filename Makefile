@@ -13,7 +13,7 @@ ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CU
 STALE := stale
 endif
 
-# What tables are made of: smoke (minutes, synthetic), lspet (photographs), paper. Every table names it.
+# What tables are made of: smoke (minutes, synthetic), lspet or lspet_gpu (photographs), paper. Every table names it.
 PROFILE ?= smoke
 
 # Seeds that every row is trained with.
@@ -70,7 +70,7 @@ endef
 reproduce-all: $(STAMP) ## train and make all tables and figures (also reproduce-table2 ... table7, reproduce-figure5 ... figure8)
 	$(call reproduce,[$(call listed,$(TARGETS:%=%/*))],[$(call listed,$(TARGETS))])
 
-tables: $(STAMP) ## make all tables and figures from the runs that there are (PROFILE=paper|lspet|smoke)
+tables: $(STAMP) ## make all tables and figures from the runs that there are (PROFILE=paper|lspet|lspet_gpu|smoke)
 	$(BIN)/pnfs tables 'target=[$(call listed,$(TARGETS))]' profile=$(PROFILE) $(ARGS)
 
 study: $(STAMP) ## make the pages about the study on LSPET from the records kept in experiments/

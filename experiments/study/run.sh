@@ -6,7 +6,7 @@
 set -u
 at_once=${1:?rows at once}
 shift
-rows=${ROWS:-p3 p1 p1_wide p8 p5 random frozen first_order lr_100 lr_10 p3_random_0 p3_random_1 p3_random_2 d1 d4 d16 posenfs}
+rows=${ROWS:-p3 p1 p1_wide p8 p5 random frozen first_order lr_100 lr_10 p3_random_0 p3_random_1 p3_random_2 d1 d4 d16 posenfs second_order gumbel}
 mkdir -p runs/logs
 export OMP_NUM_THREADS=1
 for row in $rows; do echo "$row"; done | xargs -P "$at_once" -I ROW sh -c '

@@ -159,7 +159,7 @@ def tables(settings: dict[str, Any]) -> None:
 
     profile = HydraConfig.get().runtime.choices.get("profile")
     if profile is None:
-        raise UsageError("choose a profile: profile=paper, profile=lspet or profile=smoke")
+        raise UsageError("choose a profile: profile=paper, lspet, lspet_gpu or smoke")
     given = for_the_rows(HydraConfig.get().overrides.task)
     named = settings["experiments"]
     root = Path(named).expanduser() if named else packaged_folder("experiments")

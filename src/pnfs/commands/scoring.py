@@ -209,7 +209,7 @@ def log_media(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int
 class ValidationPictures(L.Callback):
     """Draws the predictions of `persons` validation persons, the same ones every `every` epochs.
 
-    TensorBoard and Weights & Biases show the sheets, `folder`/epoch_0004.png, ...; the latter gets a table too, a
+    TensorBoard and Weights & Biases show the sheets, `folder`/epoch_0005.png, ...; the latter gets a table too, a
     row a person: crop with skeleton, id, mean error in the metric's unit.
     """
 

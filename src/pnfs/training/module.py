@@ -20,7 +20,7 @@ from pnfs.models.layers import shifted_sums
 from pnfs.training.loss import HeatmapLoss
 from pnfs.training.schedules import Schedule, StepSchedule
 
-CompileMode = Literal["default", "reduce-overhead", "max-autotune-no-cudagraphs"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 LOOK_AFTER = {"cpu": 1}  # Losses that are kept before they are read: a GPU need not wait each step.
 
 
