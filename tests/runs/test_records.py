@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pnfs.errors import PnfsError
 from pnfs.files import write_whole
 from pnfs.runs.state import (
     RESULT,
     STATE,
     UnfinishedError,
+    clear,
     find_runs,
     held_run,
     kept_state,
@@ -126,3 +128,20 @@ def test_time_of_earlier_starts_counts_up_to_their_checkpoint(tmp_path: Path) ->
     # This start comes to no further checkpoint, and adds nothing.
     assert interrupted_start(tmp_path, checkpoint_after=-1000) == pytest.approx(150, abs=5)
     assert interrupted_start(tmp_path) == pytest.approx(150, abs=5)
+
+
+def test_only_a_run_is_cleared_and_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "link").symlink_to(mine)
+    with pytest.raises(PnfsError, match=r"run: restart=true .* no run; set another run_dir"):
+        clear(folder)
+    (folder / STATE).touch()
+    monkeypatch.chdir(folder / ".hydra")
+    with pytest.raises(PnfsError, match="working directory; set another run_dir"):
+        clear(folder)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # Now and when it is empty.
+        clear(folder)
+    assert [*folder.iterdir(), *tmp_path.glob("mine")] == [folder / ".hydra", mine]
