@@ -18,7 +18,7 @@ from pnfs.commands.configuration import UsageError
 from pnfs.data.images import DataError
 from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import call, record_of, untrained_run
+from tiny_runs import PEOPLE, TINY, call, record_of, untrained_run
 from written_datasets import require_server_format, write_coco, write_mpii
 
 COUNT = 8
@@ -139,6 +139,24 @@ def test_a_score_of_all_splits_is_that_of_its_parts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels[0] + labels[1], labels[2])
     np.testing.assert_allclose((labels * percent)[:2].sum(0), labels[2] * percent[2], atol=0.1)
     assert records[2]["evaluated_with"]["splits"] == "train, val"
+
+
+def test_records_of_other_commands_are_not_overwritten(tmp_path: Path, monkeypatch) -> None:
+    run = untrained_run(tmp_path / "run")
+    for command, kind in (("derive", "train"), ("derive", "evaluate"), ("evaluate", "derive")):
+        record = written(tmp_path / kind / "result.json", {"kind": kind, "config": {}})
+        with pytest.raises(UsageError, match=rf"out: {record.parent} is .*; name another folder"):
+            call(command, f"checkpoint={run}", f"out={record.parent}")
+        assert json.loads(record.read_text())["kind"] == kind
+    with pytest.raises(UsageError, match=r"result\.json: `pnfs derive` wrote it; .*run_dir"):
+        call("train", *PEOPLE, *TINY, f"run_dir={record.parent}")
+    with pytest.raises(UsageError, match="holds the checkpoint"):
+        call("derive", f"checkpoint={run}", f"out={run}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):  # Its own are.
+        call("derive", f"checkpoint={run}", 'out="~/less"')
+    call("show", f"checkpoint={tmp_path / 'less'}", 'out="~/shown"', "format=svg")
+    assert (tmp_path / "shown" / "architecture.svg").exists()
 
 
 def as_results(labels: dict[str, Any], shift: float = 0.0) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pandas as pd
 from pnfs.codec import Codec
 from pnfs.commands.building import build_network, data_for, read_trained, save_network, trained_network
 from pnfs.commands.configuration import UsageError, console
+from pnfs.commands.scoring import out_folder
 from pnfs.export.onnx_model import TOLERANCE, Calibration, export_onnx
 from pnfs.export.runtimes import FilePrecision
 from pnfs.inference.predictor import DEFAULT_PADDING
@@ -33,7 +34,7 @@ def show(settings: dict[str, Any]) -> None:
     # The run's folder of a checkpoint, JSON file, or the folder itself.
     parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
     run_folder = asked if asked.is_dir() else parent
-    folder = Path(settings["out"] or run_folder)
+    folder = Path(settings["out"] or run_folder).expanduser()
     for fabrics in architecture.fabrics:
         name = "architecture" + ("" if fabrics == "subnetworks" else f"_{fabrics}")
         draw_fabrics(architecture, folder / f"{name}.{suffix}", fabrics=fabrics)
@@ -71,6 +72,9 @@ def derive(settings: dict[str, Any]) -> None:
         )
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
+    folder = out_folder(settings["out"] or results_folder(path, settings["run_root"]) / method, "derive")
+    if (folder / "checkpoints").resolve() == path.parent.resolve():
+        raise UsageError(f"out: {folder} holds the checkpoint to derive from; name another folder")
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
     architecture = describe_architecture(source)
     if method != "exact":
@@ -90,7 +94,6 @@ def derive(settings: dict[str, Any]) -> None:
     assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
-    folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
     saved = save_network(folder, derived, trained | {"model": model}, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     height, width = trained["input_size"]

@@ -33,6 +33,8 @@ def run(settings: dict[str, Any]) -> float:
         limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
         if limits and value is not None:
             raise UsageError(f"trainer.{key}={value}: a score is of the whole split; leave this key out")
+    if settings["out"]:
+        scoring.out_folder(settings["out"], "evaluate")  # Refused now, not after an hour of scoring.
     if settings["predictions"] is None:
         return _network(settings | {"checkpoint": settings["checkpoint"] or "shipped"})
     for key in ("checkpoint", "name", "decode_method", "flip_shift"):
