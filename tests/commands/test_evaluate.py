@@ -155,6 +155,9 @@ def test_records_of_other_commands_are_not_overwritten(tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path))
     for _ in range(2):  # Its own are.
         call("derive", f"checkpoint={run}", 'out="~/less"')
+    for threshold in (0.1, 0.34):
+        call("derive", f"checkpoint={run}", "method=prune", f"beta_threshold={threshold}")
+    assert sorted(path.name for path in run.glob("prune*")) == ["prune", "prune_0.1_0.34"]
     call("show", f"checkpoint={tmp_path / 'less'}", 'out="~/shown"', "format=svg")
     assert (tmp_path / "shown" / "architecture.svg").exists()
 

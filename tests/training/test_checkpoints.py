@@ -17,6 +17,7 @@ from pnfs.training.checkpoints import (
     find_checkpoint,
     read_architecture,
     read_checkpoint,
+    results_place,
 )
 from pnfs.training.module import PoseModule
 from tiny import fabric_network
@@ -183,3 +184,5 @@ def test_best_checkpoint_of_a_run_is_found(tmp_path: Path, caplog: pytest.LogCap
     for asked, found in ((str(tmp_path), best), (best.parent, best), (last, last)):
         assert find_checkpoint(asked) == found
     assert len(caplog.messages) == 1
+    for path, name in ((best, "x"), (last, "x_last"), (tmp_path / "a.1.ckpt", "x_a_1"), (tmp_path / "a", "x_a")):
+        assert results_place(path, "", "x") == tmp_path / name
