@@ -190,6 +190,13 @@ def test_coco_results_score_as_pycocotools_says(roots, tmp_path: Path) -> None:
     assert record["score"] < 1
 
 
+def test_poses_that_match_no_label_are_scored_and_not_drawn(roots, tmp_path: Path, capsys) -> None:
+    results = as_results(labels_of(roots["coco"], "coco"))
+    file = written(tmp_path / "r.json", [r | {"keypoints": [v / 96 for v in r["keypoints"]]} for r in results])
+    assert scored(roots["coco"], tmp_path / "out", file=file)["score"] == 0
+    assert "pictures are left out" in capsys.readouterr().out
+
+
 def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Path) -> None:
     # Person 0 in place of 1, joints in another order: what a list's numbers mean, the file says.
     labels, order = labels_of(roots["coco"], "coco"), list(reversed(range(17)))

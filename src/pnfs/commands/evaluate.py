@@ -157,6 +157,8 @@ def _report(
         if unsized:
             console.print(f"{unsized:,} persons have no size to measure errors by: they are not scored")
     pictures = scoring.write_pictures(module, data, folder, split, matches.predictions, matches)
+    if "predictions" not in pictures:
+        console.print("pictures are left out: no pose matches a label; are the coordinates pixels of the images?")
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}")
     return float(score)

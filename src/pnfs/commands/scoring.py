@@ -159,10 +159,10 @@ def write_pictures(
     # Of detected boxes the best, best first: most of them hold nobody. Of others some over the split.
     rows = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
     box_scores = data.source.box_scores(split)
-    if box_scores is None:
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
-    else:
+    if box_scores is not None:
         rows = rows[np.argsort(-box_scores[rows], kind="stable")][:SHEET_SIZE]
+    elif len(rows):
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
     # Each person in the box that was predicted in, labelled or detected.
     own = one_to_one(data.source.persons(split), predictions)
     sheets = {"predictions": (own, rows, [str(own.labels.ids[row]) for row in rows])}
