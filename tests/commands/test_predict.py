@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pycocotools.coco import COCO
 from rich.console import Console
 
 import pnfs
+from pnfs.codec import Codec
 from pnfs.commands import predict
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.data.images import DataError
@@ -99,6 +101,17 @@ def test_folder_with_unreadable_pictures(checkpoint: Path, tmp_path: Path, capsy
         # Something is drawn on it, and it is the picture of that name.
         own = np.abs(found - cv2.imread(str(inputs / name))).mean()
         assert 0.5 < own < np.abs(found - picture(77)).mean()
+
+
+def test_person_without_a_score_is_named_and_others_are_written(checkpoint: Path, tmp_path, monkeypatch) -> None:
+    decode = Codec.decode
+    lost = torch.tensor([[math.nan], [0.0]])  # Of the first of two persons.
+    monkeypatch.setattr(Codec, "decode", lambda *a: (decode(*a)[0], decode(*a)[1] + lost))
+    inputs, out = folder_of(tmp_path, "a.png", "b.png"), tmp_path / "out"
+    with pytest.raises(UsageError, match=r"1 of 2 inputs.*\n.*a\.png: persons left out, .*: 1;"):
+        run(checkpoint, out, inputs, "second_look=false")
+    assert set(pd.read_csv(out / "keypoints.csv")["file"]) == {"b.png"}
+    assert len(json.loads((out / "keypoints.json").read_text())["annotations"]) == 1
 
 
 def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_path: Path) -> None:
