@@ -23,6 +23,7 @@ from written_datasets import require_server_format, write_coco, write_mpii
 
 COUNT = 8
 LABELS = {"mpii": "annot/valid.json", "coco": "annotations/person_keypoints_val2017.json"}
+REVERSED = f"{{name: coco, joints: [{','.join(body.COCO.joints[::-1])}], flip_pairs: []}}"
 SHEETS = ("predictions", "worst", "best")
 
 
@@ -124,14 +125,8 @@ def test_coco_in_both_kinds_of_boxes(roots, tmp_path: Path) -> None:
 def test_a_score_of_all_splits_is_that_of_its_parts(tmp_path: Path) -> None:
     run, records = untrained_run(tmp_path / "run"), []
     for split in ("train", "val", "all"):
-        call(
-            "evaluate",
-            f"checkpoint={run}",
-            "trainer=cpu",
-            "workers=0",
-            f"out={tmp_path / split}",
-            f"split={split}",
-        )
+        options = ("trainer=cpu", "workers=0", f"out={tmp_path / split}", f"split={split}")
+        call("evaluate", f"checkpoint={run}", *options)
         records.append(record_of(tmp_path / split))
     assert [record["persons"] for record in records] == [8, 6, 14]
     rates = [[joint["all"] for joint in record["by_joint"]["joints"].values()] for record in records]
@@ -254,11 +249,12 @@ def test_persons_by_id_in_any_order_and_not_all(roots, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'"),
-     ("+trainer.limit_val_batches=1", "limit_val_batches"), ("+trainer.fast_dev_run=true", "fast_dev_run")],
+     ("+trainer.limit_val_batches=1", "limit_val_batches"), ("+trainer.fast_dev_run=true", "fast_dev_run"),
+     (f"dataset.skeleton={REVERSED}", r"skeleton coco, .* in another order")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(roots, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises((ValueError, InstantiationException), match=message):
-        scored(roots["mpii"], tmp_path / "out", override)
+        scored(roots["coco" if REVERSED in override else "mpii"], tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
 
 

@@ -108,7 +108,7 @@ def test_person_without_a_score_is_named_and_others_are_written(checkpoint: Path
     lost = torch.tensor([[math.nan], [0.0]])  # Of the first of two persons.
     monkeypatch.setattr(Codec, "decode", lambda *a: (decode(*a)[0], decode(*a)[1] + lost))
     inputs, out = folder_of(tmp_path, "a.png", "b.png"), tmp_path / "out"
-    with pytest.raises(UsageError, match=r"1 of 2 inputs.*\n.*a\.png: persons left out, .*: 1;"):
+    with pytest.raises(UsageError, match=r"1 of 2 inputs.*\n.*a\.png: poses left out, .*: 1;"):
         run(checkpoint, out, inputs, "second_look=false")
     assert set(pd.read_csv(out / "keypoints.csv")["file"]) == {"b.png"}
     assert len(json.loads((out / "keypoints.json").read_text())["annotations"]) == 1

@@ -109,9 +109,7 @@ def _predict_all(
                 scenes[frame.file.name] = None
             progress.advance(task)
     for name, lost in poses.unusable.items():
-        problems.append(
-            f"{name}: persons left out, for joints or scores that are no numbers: {lost}; try another model"
-        )
+        problems.append(f"{name}: poses left out, whose numbers are not finite: {lost}; try another checkpoint")
     return list(scenes), problems
 
 
