@@ -100,11 +100,8 @@ def test_images_and_files_that_do_not_fit(f32_file, runtime, tmp_path: Path, mon
     model = onnx.load(f32_file)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
-    for name, named in (
-        ("absent", "no such file"),
-        ("broken", r"broken\.onnx"),
-        ("foreign", r"pnfs\.input_size is missing"),
-    ):
+    problems = {"absent": "no such file", "broken": r"broken\.onnx", "foreign": r"pnfs\.input_size is missing"}
+    for name, named in problems.items():
         with pytest.raises(ExportError, match=named):
             runtime(tmp_path / f"{name}.onnx")
     with pytest.raises(ExportError, match="threads"):

@@ -28,9 +28,7 @@ CONFIG: dict[str, Any] = {
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2"},
         "fabrics": {
             "_target_": "pnfs.models.NeuralFabrics",
-            "operations": {
-                "skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True},
-            },
+            "operations": {"skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True}},
             "rules": {"_target_": "pnfs.models.FabricRules", "gain": "one"},
         },
     },
@@ -171,10 +169,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
 def test_best_checkpoint_of_a_run_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     last.parent.mkdir()
-    for absent, named in (
-        (tmp_path, "best.ckpt or last.ckpt"),
-        (tmp_path / "absent.ckpt", "absent"),
-    ):
+    for absent, named in ((tmp_path, "best.ckpt or last.ckpt"), (tmp_path / "absent.ckpt", "absent")):
         with pytest.raises(CheckpointError, match=named):
             find_checkpoint(absent)
     last.touch()
