@@ -27,7 +27,7 @@ def import_graph(source: Path) -> nx.DiGraph:
         for node in ast.walk(ast.parse(path.read_text())):
             for name in _imported(node):
                 top, *inner = name.split(".")
-                if top != "pnfs" or inner[:1] in (["errors"], ["files"]):
+                if top != "pnfs" or inner[:1] in (["errors"], ["files"], ["scores"]):
                     continue  # What every room may use is no room.
                 is_room = bool(inner) and (source / inner[0] / "__init__.py").is_file()
                 other = inner[0] if is_room else DOOR

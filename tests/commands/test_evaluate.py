@@ -18,11 +18,12 @@ from pnfs.commands.configuration import UsageError
 from pnfs.data.images import DataError
 from pnfs.data.persons import Predictions
 from pnfs.data.synthetic import Synthetic
-from tiny_runs import call, record_of, untrained_run
+from tiny_runs import PEOPLE, TINY, call, record_of, untrained_run
 from written_datasets import require_server_format, write_coco, write_mpii
 
 COUNT = 8
 LABELS = {"mpii": "annot/valid.json", "coco": "annotations/person_keypoints_val2017.json"}
+REVERSED = f"{{name: coco, joints: [{','.join(body.COCO.joints[::-1])}], flip_pairs: []}}"
 SHEETS = ("predictions", "worst", "best")
 
 
@@ -100,9 +101,8 @@ def test_a_test_set_is_predicted_and_not_scored(roots, tmp_path: Path, capsys) -
 @pytest.mark.slow
 def test_coco_in_both_kinds_of_boxes(roots, tmp_path: Path) -> None:
     root, results, labels = roots["coco"], {}, labels_of(roots["coco"], "coco")
-    boxes = [
-        {"category_id": 1, "score": 0.5, **{k: a[k] for k in ("image_id", "bbox")}} for a in labels["annotations"]
-    ]
+    sure = {"category_id": 1, "score": 0.5}
+    boxes = [sure | {k: a[k] for k in ("image_id", "bbox")} for a in labels["annotations"]]
     detections = written(tmp_path / "boxes.json", boxes)
     detected = ["dataset.boxes=detected", f"dataset.detections={detections}", "name=mine"]
     for kind, options in {"ground truth": [], "detected": detected}.items():
@@ -124,14 +124,8 @@ def test_coco_in_both_kinds_of_boxes(roots, tmp_path: Path) -> None:
 def test_a_score_of_all_splits_is_that_of_its_parts(tmp_path: Path) -> None:
     run, records = untrained_run(tmp_path / "run"), []
     for split in ("train", "val", "all"):
-        call(
-            "evaluate",
-            f"checkpoint={run}",
-            "trainer=cpu",
-            "workers=0",
-            f"out={tmp_path / split}",
-            f"split={split}",
-        )
+        options = ("trainer=cpu", "workers=0", f"out={tmp_path / split}", f"split={split}")
+        call("evaluate", f"checkpoint={run}", *options)
         records.append(record_of(tmp_path / split))
     assert [record["persons"] for record in records] == [8, 6, 14]
     rates = [[joint["all"] for joint in record["by_joint"]["joints"].values()] for record in records]
@@ -139,6 +133,27 @@ def test_a_score_of_all_splits_is_that_of_its_parts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels[0] + labels[1], labels[2])
     np.testing.assert_allclose((labels * percent)[:2].sum(0), labels[2] * percent[2], atol=0.1)
     assert records[2]["evaluated_with"]["splits"] == "train, val"
+
+
+def test_records_of_other_commands_are_not_overwritten(tmp_path: Path, monkeypatch) -> None:
+    run = untrained_run(tmp_path / "run")
+    for command, kind in (("derive", "train"), ("derive", "evaluate"), ("evaluate", "derive")):
+        record = written(tmp_path / kind / "result.json", {"kind": kind, "config": {}})
+        with pytest.raises(UsageError, match=rf"out: {record.parent} is .*; name another folder"):
+            call(command, f"checkpoint={run}", f"out={record.parent}")
+        assert json.loads(record.read_text())["kind"] == kind
+    with pytest.raises(UsageError, match=r"result\.json: `pnfs derive` wrote it; .*run_dir"):
+        call("train", *PEOPLE, *TINY, f"run_dir={record.parent}")
+    with pytest.raises(UsageError, match="holds the checkpoint"):
+        call("derive", f"checkpoint={run}", f"out={run}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):  # Its own are.
+        call("derive", f"checkpoint={run}", 'out="~/less"')
+    for more in ([], ["beta_threshold=0.34"]):
+        call("derive", f"checkpoint={run}", "method=prune", *more)
+    assert sorted(path.name for path in run.glob("prune*")) == ["prune", "prune_0.1_0.34"]
+    call("show", f"checkpoint={tmp_path / 'less'}", 'out="~/shown"', "format=svg")
+    assert (tmp_path / "shown" / "architecture.svg").exists()
 
 
 def as_results(labels: dict[str, Any], shift: float = 0.0) -> list[dict[str, Any]]:
@@ -167,6 +182,13 @@ def test_coco_results_score_as_pycocotools_says(roots, tmp_path: Path) -> None:
     found = [-1 if record["scores"][name] is None else record["scores"][name] for name in names]
     np.testing.assert_allclose(found, oracle.stats[:8], atol=1e-12)
     assert record["score"] < 1
+
+
+def test_poses_that_match_no_label_are_scored_and_not_drawn(roots, tmp_path: Path, capsys) -> None:
+    results = as_results(labels_of(roots["coco"], "coco"))
+    file = written(tmp_path / "r.json", [r | {"keypoints": [v / 96 for v in r["keypoints"]]} for r in results])
+    assert scored(roots["coco"], tmp_path / "out", file=file)["score"] == 0
+    assert "pictures are left out" in capsys.readouterr().out
 
 
 def test_results_are_read_in_the_annotation_files_own_terms(roots, tmp_path: Path) -> None:
@@ -207,11 +229,9 @@ def test_persons_by_id_in_any_order_and_not_all(roots, tmp_path: Path) -> None:
     options = ("dataset.train=2", f"dataset.val={COUNT}", "dataset.image_size=[96,96]", "dataset.truncated=0")
 
     def record_with(name: str) -> dict[str, Any]:
-        file = written(tmp_path / "p.json", content)
-        call(
-            "evaluate", f"predictions={file}", "dataset=synthetic", *options, "workers=0", f"out={tmp_path / name}"
-        )
-        return record_of(tmp_path / name)
+        file, out = written(tmp_path / "p.json", content), tmp_path / name
+        call("evaluate", f"predictions={file}", "dataset=synthetic", *options, "workers=0", f"out={out}")
+        return record_of(out)
 
     assert record_with("all")["score"] == 100
     lost = content["persons"].pop(1)
@@ -226,11 +246,12 @@ def test_persons_by_id_in_any_order_and_not_all(roots, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [("+dataset.boxes=detected", "boxes"), ("split=dev", "no split 'dev'"),
-     ("+trainer.limit_val_batches=1", "limit_val_batches"), ("+trainer.fast_dev_run=true", "fast_dev_run")],
+     ("+trainer.limit_val_batches=1", "limit_val_batches"), ("+trainer.fast_dev_run=true", "fast_dev_run"),
+     (f"dataset.skeleton={REVERSED}", r"skeleton coco, .* in another order")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(roots, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises((ValueError, InstantiationException), match=message):
-        scored(roots["mpii"], tmp_path / "out", override)
+        scored(roots["coco" if REVERSED in override else "mpii"], tmp_path / "out", override)
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pycocotools.coco import COCO
 from rich.console import Console
 
 import pnfs
+from pnfs.codec import Codec
 from pnfs.commands import predict
 from pnfs.commands.configuration import UsageError, plain
 from pnfs.data.images import DataError
@@ -101,6 +103,16 @@ def test_folder_with_unreadable_pictures(checkpoint: Path, tmp_path: Path, capsy
         assert 0.5 < own < np.abs(found - picture(77)).mean()
 
 
+def test_person_without_a_score_is_named_and_others_are_written(checkpoint: Path, tmp_path, monkeypatch) -> None:
+    decode, lost = Codec.decode, torch.tensor([[math.nan], [0.0]])  # Of the first of two persons.
+    monkeypatch.setattr(Codec, "decode", lambda *a: (decode(*a)[0], decode(*a)[1] + lost))
+    inputs, out = folder_of(tmp_path, "a.png", "b.png"), tmp_path / "out"
+    with pytest.raises(UsageError, match=r"1 of 2 inputs.*\n.*a\.png: poses left out, .*: 1;"):
+        run(checkpoint, out, inputs, "second_look=false")
+    assert set(pd.read_csv(out / "keypoints.csv")["file"]) == {"b.png"}
+    assert len(json.loads((out / "keypoints.json").read_text())["annotations"]) == 1
+
+
 def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_path: Path) -> None:
     inputs, out = folder_of(tmp_path, "p9.png", "p10.png"), tmp_path / "out"
     boxes = box_file(
@@ -131,11 +143,8 @@ def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_pa
     own = f"boxes={out / 'keypoints.json'}"
     again = run(checkpoint, tmp_path / "again", inputs, own, "box_threshold=0")
     rows = pd.read_csv(out / "keypoints.csv")
-    assert rows[["file", "person"]].drop_duplicates().to_numpy().tolist() == [
-        ["p9.png", 1],
-        ["p10.png", 1],
-        ["p10.png", 2],
-    ]
+    persons = rows[["file", "person"]].drop_duplicates().to_numpy().tolist()
+    assert persons == [["p9.png", 1], ["p10.png", 1], ["p10.png", 2]]
     assert rows[["frame", "time_s"]].isna().all(axis=None)
     before, after = ([a["keypoints"] for a in x["annotations"]] for x in (first, again))
     assert before == after

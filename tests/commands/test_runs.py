@@ -26,7 +26,7 @@ NASTY = "<script>alert(1)</script> & \"quoted\" 'text'"
 
 
 def write_run(
-    root: Path, folder: str, score: float | None = 1.0, *, cause: str = "", drawn: bool = False, **config: Any
+    root: Path, folder: str, score: float | None = 1.0, *, of="PCK@0.2", cause="", drawn=False, **config: Any
 ) -> Path:
     """A run's folder; without a score it failed."""
     path = root / folder
@@ -41,7 +41,7 @@ def write_run(
         (path / "state.json").write_text(json.dumps(state))
         return path
     record = {
-        "score": score, "scores": {"PCK@0.2": score}, "seconds": 10.0, "config": settings,
+        "score": score, "scores": {of: score}, "seconds": 10.0, "config": settings,
         "cost": {"parameters": 1_500_000, "live_parameters": 9, "macs": 100_000_000},
     }  # fmt: skip
     (path / "result.json").write_text(json.dumps(record))
@@ -164,13 +164,17 @@ def test_pictures_are_the_best_runs_of_every_benchmark(tmp_path: Path, monkeypat
     monkeypatch.setattr("pnfs.viz.runs_page.PICTURED", 2)
     for n in range(3):
         picture = write_run(tmp_path, f"a/{n}", 50.0 + n, drawn=True, seed=n) / "architecture.png"
-    write_run(tmp_path, "a/3", 1.0, drawn=True, dataset={"_target_": "pnfs.data.datasets.coco.COCO"})
+    coco = {"_target_": "pnfs.data.datasets.coco.COCO"}
+    write_run(tmp_path, "a/3", 0.634, drawn=True, dataset=coco, of="AP")
     page = Page(tmp_path)
     assert {each["id"] for each in page.all("details")} == {"run-2", "run-3"}
     assert len(page.all("img")) == 2
     # Benchmarks share no axes; pictures are scaled down.
     assert len(page.all("svg")) == 6
     assert len(page.text) < picture.stat().st_size / 3
+    # COCO's scores are fractions.
+    assert [label in page.text for label in ("PCK@0.2 (%)", ">AP<", "AP (%)")] == [True, True, False]
+    assert {"0.634 AP", "0.634 one seed"} <= {cell for row in page.rows for cell in row}
     picture.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"architecture\.png"):
         Page(tmp_path)

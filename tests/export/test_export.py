@@ -15,6 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+import pnfs
 from pnfs.body import MPII
 from pnfs.codec import Codec
 from pnfs.export import onnx_model
@@ -70,18 +71,9 @@ def test_maps_equal_those_of_the_network(network, f32_file, runtime, batch: int)
         expected = network.heatmaps(torch.from_numpy(crops)).numpy()
     assert expected.std() > 1e-3
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert run.metadata == ModelMetadata(
-        input_size=SIZE,
-        stride=4,
-        skeleton="mpii",
-        joints=MPII.joints,
-        limbs=MPII.limbs,
-        flip_pairs=MPII.flip_pairs,
-        flip_shift=0,
-        padding=1.5,
-        checkpoint="abc",
-        parts=tuple(PARTS.items()),
-    )
+    skeleton = {"joints": MPII.joints, "limbs": MPII.limbs, "flip_pairs": MPII.flip_pairs}
+    options = {"flip_shift": 0, "padding": 1.5, "checkpoint": "abc", "parts": tuple(PARTS.items())}
+    assert run.metadata == ModelMetadata(SIZE, 4, "mpii", **skeleton, **options)
     graph = onnx.load(f32_file).graph
     assert not {node.op_type for node in graph.node} & {"BatchNormalization", "Softmax"}
 
@@ -108,11 +100,8 @@ def test_images_and_files_that_do_not_fit(f32_file, runtime, tmp_path: Path, mon
     model = onnx.load(f32_file)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
-    for name, named in (
-        ("absent", "no such file"),
-        ("broken", r"broken\.onnx"),
-        ("foreign", r"pnfs\.input_size is missing"),
-    ):
+    problems = {"absent": "no such file", "broken": r"broken\.onnx", "foreign": r"pnfs\.input_size is missing"}
+    for name, named in problems.items():
         with pytest.raises(ExportError, match=named):
             runtime(tmp_path / f"{name}.onnx")
     with pytest.raises(ExportError, match="threads"):
@@ -126,10 +115,20 @@ def test_images_and_files_that_do_not_fit(f32_file, runtime, tmp_path: Path, mon
 def test_metadata_come_back_and_damaged_ones_are_named() -> None:
     metadata = ModelMetadata((64, 64), 4, "mpii", ("a",), (), ())
     properties = metadata.to_properties()
+    del properties["pnfs.oks_sigmas"]  # As earlier files.
     assert ModelMetadata.from_properties(properties, "f") == metadata
     for name, value in (("stride", "{"), ("precision", '"int4"'), ("outputs", '"joints"')):
         with pytest.raises(ExportError, match=f"f: its property pnfs.{name}"):
             ModelMetadata.from_properties({**properties, f"pnfs.{name}": value}, "f")
+
+
+def test_the_joints_are_those_of_the_file_whatever_skeleton_has_its_name(f32_file, tmp_path: Path) -> None:
+    mine = replace(OnnxRuntime(f32_file, 1).metadata, joints=MPII.joints[::-1], oks_sigmas=(0.1,) * len(MPII))
+    model = onnx.load(f32_file)
+    onnx.helper.set_model_props(model, mine.to_properties())
+    onnx.save(model, tmp_path / "mine.onnx")
+    found = pnfs.load(tmp_path / "mine.onnx").skeleton
+    assert (found.name, found.joints, found.oks_sigmas) == ("mpii", mine.joints, mine.oks_sigmas)
 
 
 # --- 8-bit integers

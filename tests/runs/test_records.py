@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pnfs.errors import PnfsError
 from pnfs.files import write_whole
-from pnfs.runs.state import (
-    RESULT,
-    STATE,
-    UnfinishedError,
-    find_runs,
-    held_run,
-    kept_state,
-    read_result,
-    read_run,
-    write_result,
-)
+from pnfs.runs import state
+from pnfs.runs.state import RESULT, STATE, UnfinishedError, find_runs, held_run, kept_state, read_run, write_result
 from pnfs.training.module import NonFiniteLossError
 
 OUTER = RuntimeError("hydra")
@@ -35,16 +27,16 @@ def test_record_comes_back_as_written(tmp_path: Path) -> None:
     record = {"scores": {"PCKh@0.5": 12.5} | unknown, "data": {"list": [math.inf, 1]}}
     folder = tmp_path / "not" / "there" / "yet"
     assert write_result(folder, record) == folder / RESULT
-    assert read_result(tmp_path) is None
+    assert state.read_result(tmp_path) is None
     # JSON has neither nan nor infinity.
     scores = {"PCKh@0.5": 12.5, "PCKh@0.5/head": None, "PCKh@0.5/hip": None}
     expected = {"scores": scores, "data": {"list": [None, 1]}}
-    assert read_result(folder) == expected
+    assert state.read_result(folder) == expected
     # One that cannot be written leaves the old one; nothing else is left behind.
     for wrong in ({"score": object()}, {"scores": 1.0}):
         with pytest.raises(ValidationError):
             write_result(folder, wrong)
-    assert read_result(folder) == expected
+    assert state.read_result(folder) == expected
     assert [path.name for path in folder.iterdir()] == [RESULT]
 
 
@@ -126,3 +118,19 @@ def test_time_of_earlier_starts_counts_up_to_their_checkpoint(tmp_path: Path) ->
     # This start comes to no further checkpoint, and adds nothing.
     assert interrupted_start(tmp_path, checkpoint_after=-1000) == pytest.approx(150, abs=5)
     assert interrupted_start(tmp_path) == pytest.approx(150, abs=5)
+
+
+def test_only_a_run_is_cleared_and_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    for path in (folder / ".hydra", mine):
+        path.mkdir(parents=True)
+    (folder / "link").symlink_to(mine)
+    for named in ("no run", "the working directory"):
+        with pytest.raises(PnfsError, match=rf"run: restart=true .* {named}; set another run_dir"):
+            state.clear(folder)
+        (folder / STATE).touch()
+        monkeypatch.chdir(folder / ".hydra")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # Now and when it is empty.
+        state.clear(folder)
+    assert [*folder.iterdir(), *tmp_path.glob("mine")] == [folder / ".hydra", mine]

@@ -17,6 +17,7 @@ from pnfs.training.checkpoints import (
     find_checkpoint,
     read_architecture,
     read_checkpoint,
+    results_place,
 )
 from pnfs.training.module import PoseModule
 from tiny import fabric_network
@@ -27,9 +28,7 @@ CONFIG: dict[str, Any] = {
         "backbone": {"_target_": "pnfs.models.backbones.MobileNetV2"},
         "fabrics": {
             "_target_": "pnfs.models.NeuralFabrics",
-            "operations": {
-                "skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True},
-            },
+            "operations": {"skip": {"_target_": "pnfs.models.operations.Skip", "_partial_": True}},
             "rules": {"_target_": "pnfs.models.FabricRules", "gain": "one"},
         },
     },
@@ -170,10 +169,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
 def test_best_checkpoint_of_a_run_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
     last.parent.mkdir()
-    for absent, named in (
-        (tmp_path, "best.ckpt or last.ckpt"),
-        (tmp_path / "absent.ckpt", "absent"),
-    ):
+    for absent, named in ((tmp_path, "best.ckpt or last.ckpt"), (tmp_path / "absent.ckpt", "absent")):
         with pytest.raises(CheckpointError, match=named):
             find_checkpoint(absent)
     last.touch()
@@ -183,3 +179,5 @@ def test_best_checkpoint_of_a_run_is_found(tmp_path: Path, caplog: pytest.LogCap
     for asked, found in ((str(tmp_path), best), (best.parent, best), (last, last)):
         assert find_checkpoint(asked) == found
     assert len(caplog.messages) == 1
+    for path, name in ((best, "x"), (last, "x_last"), (tmp_path / "a.1.ckpt", "x_a_1"), (tmp_path / "a", "x_a")):
+        assert results_place(path, "", "x") == tmp_path / name

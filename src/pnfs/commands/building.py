@@ -144,11 +144,12 @@ def data_for(
     asked, (height, width) = settings["dataset"], trained["input_size"]
     given = {key: value for key, value in asked.items() if value is not None}
     dataset = asked if "_target_" in asked else {**trained["dataset"], **given}
-    source, name = build_source(dataset, (height, width)), skeleton_by_name(skeleton).name
-    if name != source.skeleton.name:
-        raise UsageError(
-            f"{path} predicts the joints of skeleton {name}, the dataset has those of {source.skeleton.name}"
-        )
+    source, ours = build_source(dataset, (height, width)), skeleton_by_name(skeleton)
+    theirs = source.skeleton
+    if (ours.name, ours.joints) != (theirs.name, theirs.joints):
+        other = theirs.name if ours.name != theirs.name else "another one of this name, or them in another order"
+        text = f"{path} predicts the joints of skeleton {ours.name}, the dataset has those of {other}"
+        raise UsageError(f"{text}; name a dataset of the same joints")
     return dataset, PoseDataModule(
         source=with_every_split(source, settings.get("split", "val")),
         input_size=(height, width),

@@ -12,6 +12,7 @@ import pandas as pd
 from pnfs.codec import Codec
 from pnfs.commands.building import build_network, data_for, read_trained, save_network, trained_network
 from pnfs.commands.configuration import UsageError, console
+from pnfs.commands.scoring import out_folder
 from pnfs.export.onnx_model import TOLERANCE, Calibration, export_onnx
 from pnfs.export.runtimes import FilePrecision
 from pnfs.inference.predictor import DEFAULT_PADDING
@@ -21,7 +22,7 @@ from pnfs.models.cost import measure_cost
 from pnfs.models.derive import discretise, kept_settings, prune, transfer_weights
 from pnfs.runs.state import provenance, write_result
 from pnfs.training.callbacks import TRAJECTORY, read_trajectory
-from pnfs.training.checkpoints import read_architecture, results_folder
+from pnfs.training.checkpoints import read_architecture, results_place
 from pnfs.viz.curves import plot_trajectory
 from pnfs.viz.fabrics import draw_fabrics
 
@@ -33,7 +34,7 @@ def show(settings: dict[str, Any]) -> None:
     # The run's folder of a checkpoint, JSON file, or the folder itself.
     parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
     run_folder = asked if asked.is_dir() else parent
-    folder = Path(settings["out"] or run_folder)
+    folder = Path(settings["out"] or run_folder).expanduser()
     for fabrics in architecture.fabrics:
         name = "architecture" + ("" if fabrics == "subnetworks" else f"_{fabrics}")
         draw_fabrics(architecture, folder / f"{name}.{suffix}", fabrics=fabrics)
@@ -72,6 +73,11 @@ def derive(settings: dict[str, Any]) -> None:
     if trained["model"]["fabrics"].get("kept") is not None:
         raise UsageError(f"{path} is a derived network already; derive from the one it comes from")
     thresholds = {name: settings[name] for name in ("alpha_threshold", "beta_threshold")}
+    others = method == "prune" and [*thresholds.values()] != [0.1, 0.1]  # Than the configuration's.
+    name = "_".join(map(str, [method, *thresholds.values()])) if others else method
+    folder = out_folder(settings["out"] or results_place(path, settings["run_root"], name), "derive")
+    if (folder / "checkpoints").resolve() == path.parent.resolve():
+        raise UsageError(f"out: {folder} holds the checkpoint to derive from; name another folder")
     architecture = describe_architecture(source)
     if method != "exact":
         architecture = prune(architecture, **thresholds) if method == "prune" else discretise(architecture)
@@ -90,7 +96,6 @@ def derive(settings: dict[str, Any]) -> None:
     assert isinstance(derived, PoseFabricNetwork)
     load_architecture(derived, architecture)
     transfer_weights(source, derived)
-    folder = Path(settings["out"] or results_folder(path, settings["run_root"]) / method)
     saved = save_network(folder, derived, trained | {"model": model}, architecture, content["epoch"])
     (folder / "architecture.json").write_text(to_json(architecture), encoding="utf-8")
     height, width = trained["input_size"]
@@ -117,7 +122,7 @@ def export(settings: dict[str, Any]) -> None:
         raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
     is_int8 = settings["precision"] == "int8"
     path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
-    out = settings["out"] or results_folder(path, settings["run_root"]) / "model.onnx"
+    out = settings["out"] or results_place(path, settings["run_root"], "model").with_suffix(".onnx")
     file = Path(out).expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")

@@ -20,7 +20,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED, UNMATCHED, Matches, Predictions, listed
 from pnfs.evaluation.person_metric import PersonMetric
 from pnfs.runs.state import LAST_CHECKPOINT, RESULT, provenance, write_result
-from pnfs.training.checkpoints import results_folder
+from pnfs.training.checkpoints import results_place
 from pnfs.training.module import PoseModule, keep_freed_memory
 
 PICTURE_SIZE = (256, 256)
@@ -33,6 +33,8 @@ def run(settings: dict[str, Any]) -> float:
         limits = key.startswith("limit_") or key in ("overfit_batches", "fast_dev_run")
         if limits and value is not None:
             raise UsageError(f"trainer.{key}={value}: a score is of the whole split; leave this key out")
+    if settings["out"]:
+        scoring.out_folder(settings["out"], "evaluate")  # Refused now, not after an hour of scoring.
     if settings["predictions"] is None:
         return _network(settings | {"checkpoint": settings["checkpoint"] or "shipped"})
     for key in ("checkpoint", "name", "decode_method", "flip_shift"):
@@ -64,8 +66,8 @@ def _network(settings: dict[str, Any]) -> float:
         "evaluated_with": choices, "persons": len(predictions),
         "data": {split: source.persons(split).account()}, "dataset": dataset,
     }  # fmt: skip
-    run, defining = results_folder(path, settings["run_root"]), [choices, dataset]
-    folder = scoring.result_folder(settings["out"], run, f"evaluate_{split}", defining)
+    place = results_place(path, settings["run_root"], f"evaluate_{split}")
+    folder = scoring.result_folder(settings["out"], place.parent, place.name, [choices, dataset])
     score = _report(record, folder, data, source.matches(split, predictions), split, module)
     name = settings["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
     console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
@@ -155,6 +157,8 @@ def _report(
         if unsized:
             console.print(f"{unsized:,} persons have no size to measure errors by: they are not scored")
     pictures = scoring.write_pictures(module, data, folder, split, matches.predictions, matches)
+    if "predictions" not in pictures:
+        console.print("pictures are left out: no pose matches a label; are the coordinates pixels of the images?")
     for what, file in {**pictures, "record": folder / RESULT}.items():
         console.print(f"{what}: {file}")
     return float(score)

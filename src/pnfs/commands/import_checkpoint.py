@@ -11,12 +11,12 @@ from rich.table import Table
 
 from pnfs.commands.building import build_network, save_network
 from pnfs.commands.configuration import UsageError
+from pnfs.commands.scoring import out_folder
 from pnfs.importing.networks import Imported, import_state
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
 from pnfs.models.backbones import read_file
 from pnfs.models.cost import measure_cost
-from pnfs.runs.state import RESULT, STATE
 
 # Evaluation builds the training module, which wants them; nothing is trained.
 _UNUSED = {
@@ -67,10 +67,7 @@ def _configuration(settings: Mapping[str, Any], imported: Imported, file: Path) 
 
 def _folder(settings: Mapping[str, Any], file: Path, trained: Mapping[str, Any]) -> Path:
     if settings["out"] is not None:
-        folder = Path(settings["out"]).expanduser()
-        if any((folder / name).exists() for name in (RESULT, STATE)):
-            raise UsageError(f"out: {folder} is a trained run, which is not overwritten")
-        return folder
+        return out_folder(settings["out"], None)
     digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:8]
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in file.name.split(".")[0])
     return Path(settings["run_root"]) / "imported" / f"{name or 'checkpoint'}-{digest}"

@@ -84,7 +84,7 @@ def run(settings: dict[str, Any]) -> None:
         _say(f"overlays: {out / 'overlays'}")
     _say(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
     if problems:
-        failed = f"{len(problems)} of {len(files)} inputs could not be used; the others' results are in {out}:"
+        failed = f"{len(problems)} of {len(files)} inputs could not be used in full; all else is in {out}:"
         raise UsageError("\n  ".join([failed, *problems]))
 
 
@@ -108,6 +108,8 @@ def _predict_all(
             if isinstance(boxes, WholeImage) and width > SCENE * height:
                 scenes[frame.file.name] = None
             progress.advance(task)
+    for name, lost in poses.unusable.items():
+        problems.append(f"{name}: poses left out, whose numbers are not finite: {lost}; try another checkpoint")
     return list(scenes), problems
 
 

@@ -20,6 +20,7 @@ from pnfs.commands.configuration import UsageError, console, packaged_folder, pl
 from pnfs.errors import PnfsError
 from pnfs.runs.identity import defining_part, flat
 from pnfs.runs.state import Run, find_runs
+from pnfs.scores import digits
 
 # Modules that draw are imported by the functions that need them: a list need not wait for them.
 
@@ -65,6 +66,7 @@ def card_of(run: Run, root: Path) -> Card:
     record = run.record or {}
     cost, score, seconds = record.get("cost", {}), record.get("score"), record.get("seconds")
     parameters, macs = cost.get("parameters"), cost.get("macs")
+    name = record.get("primary") or next(iter(record.get("scores", {})), "")
     config, model = run.config, run.config.get("model", {})
     words = [_class(config.get("dataset")), _class(model), _class(model.get("backbone"))]
     words += [f"P={len(model['parts'])}"] if model.get("parts") else []
@@ -75,12 +77,12 @@ def card_of(run: Run, root: Path) -> Card:
     duration = duration if seconds is None or seconds >= 120 else f"{seconds:.0f} s"
     return {
         "run": run.folder.relative_to(root).as_posix(), "state": run.status,
-        "score": score, "score_name": record.get("primary") or next(iter(record.get("scores", {})), ""),
+        "score": score, "score_name": name,
         "parameters": parameters, "live_parameters": cost.get("live_parameters"), "macs": macs,
         "seconds": seconds, "seed": config.get("seed"),
         "what": " ".join(filter(None, words)), "cause": run.cause, "scores": record.get("scores", {}),
         "shown": {
-            "score": "–" if score is None else f"{score:.1f}",
+            "score": "–" if score is None else f"{score:.{digits(name)}f}",
             "parameters": "–" if parameters is None else f"{parameters / 1e6:.2f} M",
             "macs": "–" if macs is None else f"{macs / 1e9:.3g} G",
             "seconds": "–" if seconds is None else duration,

@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 from torchmetrics import MetricCollection
 
+from pnfs.commands.configuration import UsageError
 from pnfs.data.crops import CropDataset
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.geometry import apply, invert
@@ -28,6 +29,7 @@ from pnfs.evaluation.coco_eval import STATISTICS
 from pnfs.evaluation.person_metric import Columns, PersonMetric
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.runs.state import STATE, read_result
 from pnfs.training.callbacks import TerminalProgressBar
 from pnfs.training.module import PoseModule
 from pnfs.viz.curves import plot_curves
@@ -99,6 +101,20 @@ def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Pa
     return parent / f"{name}_{digest}"
 
 
+def out_folder(out: str | Path, kind: str | None) -> Path:
+    """The folder that `out` names; a UsageError where a trained run or another command's record is in it.
+
+    `kind` is that of the command's own records, whose place later ones take; None: it writes none.
+    """
+    folder = Path(out).expanduser()
+    record = read_result(folder) or {"kind": kind}
+    held = "train" if (folder / STATE).exists() else record.get("kind", "train")
+    if held != kind:
+        what = "a trained run" if held == "train" else f"what `pnfs {held}` wrote"
+        raise UsageError(f"out: {folder} is {what}, which is not overwritten; name another folder")
+    return folder
+
+
 def score_table(title: str, columns: Mapping[str, Mapping[str, float]]) -> str:
     """Scores as benchmarks print them: one row a score and set of scores, one column a group of joints.
 
@@ -143,10 +159,10 @@ def write_pictures(
     # Of detected boxes the best, best first: most of them hold nobody. Of others some over the split.
     rows = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
     box_scores = data.source.box_scores(split)
-    if box_scores is None:
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
-    else:
+    if box_scores is not None:
         rows = rows[np.argsort(-box_scores[rows], kind="stable")][:SHEET_SIZE]
+    elif len(rows):
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
     # Each person in the box that was predicted in, labelled or detected.
     own = one_to_one(data.source.persons(split), predictions)
     sheets = {"predictions": (own, rows, [str(own.labels.ids[row]) for row in rows])}

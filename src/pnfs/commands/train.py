@@ -53,6 +53,11 @@ def run(settings: dict[str, Any]) -> float:
         if settings["restart"]:
             state.clear(folder)
         record = state.read_result(folder)
+        kind = "train" if record is None else record.get("kind", "train")
+        if kind != "train":
+            raise UsageError(
+                f"{folder / state.RESULT}: `pnfs {kind}` wrote it; move it away, or set another run_dir"
+            )
         if record is None:
             record = _train_and_keep(settings, identity)
         else:

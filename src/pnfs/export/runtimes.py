@@ -47,6 +47,7 @@ class ModelMetadata:
     checkpoint: str = ""  # SHA-256 of the checkpoint's file; "" without one.
     precision: FilePrecision = "f32"
     parts: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Names of the parts, each with its joints.
+    oks_sigmas: tuple[float, ...] | None = None  # The skeleton's; None: none, or of an earlier version.
 
     @property
     def codec(self) -> Codec:
@@ -70,7 +71,8 @@ class ModelMetadata:
             if properties.get("pnfs.outputs", '"maps"') != '"maps"':
                 raise KeyError  # Earlier files may return joints.
             for name in (field.name for field in fields(cls)):
-                values[name] = json.loads(properties[f"pnfs.{name}"])
+                if name != "oks_sigmas" or f"pnfs.{name}" in properties:
+                    values[name] = json.loads(properties[f"pnfs.{name}"])
             return TypeAdapter(cls).validate_python(values)
         except (KeyError, json.JSONDecodeError, ValidationError) as error:
             key = error.errors()[0]["loc"][0] if isinstance(error, ValidationError) else name

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from pnfs.body import SKELETONS, Skeleton
+from pnfs.body import Skeleton
 from pnfs.codec import Codec, DecodeMethod, to_image
 from pnfs.data.geometry import crop_extent, crop_matrix, fit_box, invert
 from pnfs.errors import PnfsError
@@ -211,9 +211,9 @@ def load_predictor(
         openvino = runtime == "openvino"
         exported = OpenVinoRuntime(path, precision=precision) if openvino else OnnxRuntime(path)
         known = exported.metadata
-        # For a skeleton that a dataset's file describes, the model's file has the joints.
+        # Not the built-in skeleton of this name: another one may be called so too.
         described = known.skeleton, known.joints, known.flip_pairs, known.limbs
-        network = ExportedNetwork(exported, SKELETONS.get(known.skeleton) or Skeleton(*described))
+        network = ExportedNetwork(exported, Skeleton(*described, oks_sigmas=known.oks_sigmas))
         input_size, codec, usual = known.input_size, known.codec, known.padding
     asked = {"decode_method": decode_method, "flip_shift": flip_shift}
     return Predictor(

@@ -1,6 +1,7 @@
 """Poses in frames: persons followed through videos, boxes carried from frame to frame, joints smoothed."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, starmap, tee
@@ -51,6 +52,8 @@ class Poses:
         self._new_tracker = tracker
         self.duplicates = self.followed = 0
         """Poses left out as too similar to better ones; persons with an id."""
+        self.unusable = Counter[str]()
+        """Name of a picture or video -> poses left out, whose joints or scores are not numbers."""
         self._file: InputFile | None = None
 
     def of(self, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Prediction]]:
@@ -85,6 +88,11 @@ class Poses:
         return frame._replace(query=ImageWithBoxes(image, boxes, scores)) if len(boxes) else frame
 
     def _followed(self, frame: Frame, found: Prediction) -> Prediction:
+        # A score that is no number would be the best of all where poses are compared.
+        usable = np.isfinite(found.joints).all((1, 2)) & np.isfinite(found.scores).all(1)
+        if not usable.all():
+            self.unusable[frame.file.name] += int(np.sum(~usable))
+            found = found.of_persons(np.flatnonzero(usable))
         kept = found if self.nms_threshold is None else found.without_duplicates(self.nms_threshold)
         self.duplicates += len(found) - len(kept)
         if frame.index is None:

@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from pnfs.errors import PnfsError
-from pnfs.reproduce.results import OTHERS, Results, Target, compared, conditions, digits, groups
+from pnfs.reproduce.results import OTHERS, Results, Target, compared, conditions, groups
+from pnfs.scores import digits
 from pnfs.viz.curves import loss_axes, plot_mean, plot_seeds, read_metrics
 from pnfs.viz.poses import contact_sheet
 from pnfs.viz.style import COLOURS, LABEL, MARKERS, new_figure, plain_axes, save_figure, save_image

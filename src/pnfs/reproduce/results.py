@@ -15,6 +15,7 @@ from scipy import stats
 from pnfs.errors import PnfsError
 from pnfs.runs.identity import PERSONS, run_identity
 from pnfs.runs.state import Run, find_runs
+from pnfs.scores import digits
 
 OTHERS = {
     "backbone": "backbone", "backbone_params": "backbone parameters (M)", "head": "head",
@@ -230,11 +231,6 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
     for label, key in keys.items():
         found.setdefault(", ".join(key[n] for n in differing), []).append(label)
     return found
-
-
-def digits(score: str) -> int:
-    """Decimals that papers print: COCO's scores are fractions, the others percent."""
-    return 3 if score.startswith(("AP", "AR")) else 1
 
 
 def compared(target: Target, results: Results) -> pd.DataFrame:

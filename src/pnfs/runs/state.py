@@ -136,10 +136,17 @@ def _is_held(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Deletes what earlier starts of a run left, but for what Hydra has just written; only for who holds it."""
-    for path in folder.iterdir():
-        if path.name not in (_LOCK, ".hydra", "train.log"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Deletes what earlier starts of a run left, but for what Hydra has just written; only for who holds it.
+
+    A folder that holds other things than a run, or the working directory, is a `PnfsError`.
+    """
+    left = [path for path in folder.iterdir() if path.name not in (_LOCK, ".hydra", "train.log")]
+    is_run = any((folder / name).is_file() for name in (STATE, RESULT, LAST_CHECKPOINT))
+    if left and (not is_run or Path.cwd().is_relative_to(folder.resolve())):
+        why = "is or holds the working directory" if is_run else "holds files and no run"
+        raise PnfsError(f"run_dir={folder}: restart=true empties no folder that {why}; set another run_dir")
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager

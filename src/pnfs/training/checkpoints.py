@@ -113,9 +113,20 @@ def find_checkpoint(path: str | Path) -> Path:
     return last
 
 
-def results_folder(path: Path, run_root: str) -> Path:
-    """Where results go by default: to the run's folder; those of the shipped model to `<run_root>/shipped`."""
-    return Path(run_root) / "shipped" if path == SHIPPED else path.parent.parent
+def results_place(path: Path, run_root: str, name: str) -> Path:
+    """Where results called `name` go by default: to the run's folder, or that of a checkpoint of no run; those of
+    the shipped model to `<run_root>/shipped`.
+
+    Only results of a run's best checkpoint have this very name: others are called "model_last".
+    """
+    if path == SHIPPED:
+        return Path(run_root) / "shipped" / name
+    in_run = path.parent.name == "checkpoints"
+    folder = path.parent.parent if in_run else path.parent
+    if in_run and path.name == "best.ckpt":
+        return folder / name
+    # What follows a full stop would be taken for a suffix.
+    return folder / f"{name}_{path.name.removesuffix('.ckpt').replace('.', '_')}"
 
 
 def read_checkpoint(path: str | Path, *, builds: Sequence[str] = BUILT, trust: bool = False) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pnfs.data.images import DataError
+from pnfs.scores import digits, with_unit
 from pnfs.viz.curves import LOGGED, loss_axes, plot_mean, plot_seeds, read_metrics
 from pnfs.viz.style import COLOURS, MARKERS, RC, new_figure, plain_axes
 
@@ -42,9 +43,11 @@ def runs_page(cards: Sequence[Mapping[str, Any]], *, title: str) -> str:
     """
     table = pd.DataFrame(cards).astype({"score": float, "macs": float})
     table["number"] = table.groupby(["benchmark", "row"], sort=False).ngroup()
+    table["places"] = table["score_name"].map(digits)
     rows = table.groupby("number").agg(
         benchmark=("benchmark", "first"), label=("label", "first"), macs=("macs", "first"),
         mean=("score", "mean"), std=("score", "std"), seeds=("score", "count"),
+        places=("places", "max"),
     )  # fmt: skip
     # Rows of one seed, whose score may be luck, come after all others; the first few have a colour.
     rows = rows.assign(one=rows["std"].isna()).sort_values(["one", "mean"], ascending=[True, False])
@@ -99,9 +102,9 @@ def draw_charts(table: pd.DataFrame, rows: Sequence[Any], curves: Curves) -> lis
     """The charts of one benchmark as SVG; what belongs to a row has its number in `data-row`."""
     charts = []
     if costed := [row for row in rows if row.macs and row.mean is not None]:
-        names = ", ".join(sorted(set(table["score_name"]) - {""}))
+        names = ", ".join(map(with_unit, sorted(set(table["score_name"]) - {""})))
         axes = (figure := new_figure(4.6, 3.2)).subplots()
-        plain_axes(axes, x_label="MACs of one image (G)", y_label=f"{names} (%)")
+        plain_axes(axes, x_label="MACs of one image (G)", y_label=names)
         for row in costed:
             if row.colour is None:
                 axes.plot(row.macs / 1e9, row.mean, ".", color="0.75", ms=4, zorder=1)
