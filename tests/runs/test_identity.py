@@ -104,6 +104,16 @@ def test_files_and_runs_count_by_their_content(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.parametrize("key", ["strategy.architecture", "initial", "ckpt_path"])
+def test_of_several_files_the_one_that_is_read_counts(config: dict[str, Any], tmp_path: Path, key: str) -> None:
+    read, other = ("last.ckpt", "best.ckpt") if key == "ckpt_path" else ("best.ckpt", "last.ckpt")
+    hashes = []
+    for name, content in ((read, "x"), (other, "y"), (read, "longer")):
+        (tmp_path / name).write_text(content)
+        hashes.append(run_hash(changed(config, key, str(tmp_path))))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:
     drawn = Synthetic(skeleton=skeleton, train=4, val=3, seed=seed, image_size=(48, 48))
     return {split: drawn.persons(split) for split in ("train", "val")}

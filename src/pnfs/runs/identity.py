@@ -152,20 +152,29 @@ def _by_content(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        key: _content(Path(value).expanduser()) if key in _FILES and isinstance(value, str) else _by_content(value)
+        key: _content(key, value) if key in _FILES and isinstance(value, str) else _by_content(value)
         for key, value in tree.items()
     }
 
 
-def _content(path: Path) -> str:
-    """Digest of a file, or of a run's checkpoint; the name of what is no file ("imagenet")."""
-    folders = (path / "checkpoints", path)
-    inside = [folder / name for folder in folders for name in ("best.ckpt", "last.ckpt")]
-    for file in (path, *inside) if str(path) not in _WORDS else ():
-        if file.is_file():
-            stat = file.stat()
-            return _file_digest(str(file), stat.st_mtime_ns, stat.st_size)
-    return path.name
+def named_file(key: str, value: str) -> Path | None:
+    """The file that a key of `_FILES` names, or the checkpoint in the run's folder; None: no file ("imagenet")."""
+    path = Path(value).expanduser()
+    if str(path) in _WORDS:
+        return None
+    # A training goes on from the last epoch; elsewhere the best one is meant.
+    names = ("last.ckpt", "best.ckpt") if key == "ckpt_path" else ("best.ckpt", "last.ckpt")
+    inside = (folder / name for folder in (path / "checkpoints", path) for name in names)
+    return next((file for file in (path, *inside) if file.is_file()), None)
+
+
+def _content(key: str, value: str) -> str:
+    """Digest of a file; the name of what is no file."""
+    file = named_file(key, value)
+    if file is None:
+        return Path(value).expanduser().name
+    stat = file.stat()
+    return _file_digest(str(file), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=64)
