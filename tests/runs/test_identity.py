@@ -16,6 +16,7 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
+from pnfs.files import SHIPPED
 from pnfs.runs.identity import (
     PERSONS,
     OtherRunError,
@@ -112,6 +113,7 @@ def test_of_several_files_the_one_that_is_read_counts(config: dict[str, Any], tm
         (tmp_path / name).write_text(content)
         hashes.append(run_hash(changed(config, key, str(tmp_path))))
     assert hashes[0] == hashes[1] != hashes[2]
+    assert run_hash(changed(config, key, "shipped")) == run_hash(changed(config, key, str(SHIPPED)))
 
 
 def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:

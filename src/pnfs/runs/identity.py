@@ -12,6 +12,7 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from pnfs.errors import PnfsError
+from pnfs.files import SHIPPED
 
 if TYPE_CHECKING:
     # For the annotations alone: `pnfs runs` is not to wait for torch.
@@ -162,6 +163,8 @@ def named_file(key: str, value: str) -> Path | None:
     path = Path(value).expanduser()
     if str(path) in _WORDS:
         return None
+    if value == "shipped" and key != "weights":
+        return SHIPPED
     # A training goes on from the last epoch; elsewhere the best one is meant.
     names = ("last.ckpt", "best.ckpt") if key == "ckpt_path" else ("best.ckpt", "last.ckpt")
     inside = (folder / name for folder in (path / "checkpoints", path) for name in names)

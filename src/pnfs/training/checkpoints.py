@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from pnfs.body import Skeleton
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.errors import PnfsError
+from pnfs.files import SHIPPED
 from pnfs.models import FabricRules, NeuralFabrics, PoseFabricNetwork, PoseNetwork
 from pnfs.models.architecture import Architecture, architecture_from_json, describe_architecture, to_json
 from pnfs.models.backbones import Backbone, Stem
@@ -32,8 +33,6 @@ ARCHITECTURE_KEY = "pnfs_architecture"
 IDENTITY_KEY = "pnfs_identity"
 CARD_KEY = "pnfs_card"
 """Entry of the model that comes with the package: what it is, was trained on, and scores."""
-SHIPPED = Path(__file__).parents[1] / "shipped" / "lspet_best.ckpt"
-"""The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
 
