@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pnfs.commands.configuration import plain
+from pnfs.commands.processes import process_count
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import Persons
@@ -114,6 +115,20 @@ def test_of_several_files_the_one_that_is_read_counts(config: dict[str, Any], tm
         hashes.append(run_hash(changed(config, key, str(tmp_path))))
     assert hashes[0] == hashes[1] != hashes[2]
     assert run_hash(changed(config, key, "shipped")) == run_hash(changed(config, key, str(SHIPPED)))
+
+
+@pytest.mark.parametrize("devices", ["auto", "-1", -1])
+def test_all_devices_count_by_their_number(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, devices: str | int
+) -> None:
+    asked = changed(config, "trainer.devices", devices)
+    for there in (3, 1, 0):
+        monkeypatch.setattr("torch.cuda.device_count", lambda there=there: there)
+        assert run_hash(asked) == run_hash(config)  # trainer=cpu.
+        on_gpus = changed(asked, "trainer.accelerator", "auto")
+        used = process_count(on_gpus["trainer"])
+        assert run_hash(on_gpus) == run_hash(changed(config, "trainer.devices", used))
+        assert used == max(1, there)
 
 
 def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:

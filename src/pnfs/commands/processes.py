@@ -114,11 +114,9 @@ def process_count(trainer: Mapping[str, Any]) -> int:
     devices = trainer.get("devices", 1)
     if isinstance(devices, list):
         return len(devices)
-    if devices not in ("auto", "-1", -1):
-        return int(devices)
-    import torch
+    from pnfs.runs.identity import ALL_DEVICES, device_count
 
-    return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
+    return device_count(trainer) if devices in ALL_DEVICES else int(devices)
 
 
 def run_in_processes(

@@ -55,6 +55,9 @@ _TRAINER_DEFAULTS: Mapping[str, Any] = {
     "sync_batchnorm": False, "use_distributed_sampler": False,
 }  # fmt: skip
 
+ALL_DEVICES = ("auto", "-1", -1)
+"""Values of `trainer.devices` that count as the number of devices there are: with it a step's batch changes."""
+
 # Keys of files that count by their content, and weights that are no file, even if there is one of that name.
 _FILES, _WORDS = ("weights", "architecture", "initial", "ckpt_path"), ("imagenet", "none")
 
@@ -130,6 +133,8 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {
         k: v for k, v in part.get("trainer", {}).items() if k not in _TRAINER_NOT_DEFINING and v is not None
     }
+    if trainer.get("devices") in ALL_DEVICES:
+        trainer["devices"] = device_count(config["trainer"])
     if str(trainer.get("strategy", "")).startswith("ddp"):
         del trainer["strategy"]  # How several processes exchange gradients; `devices` says how many.
     # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
@@ -142,6 +147,13 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
         # JPEG crops differ a little, wherever they lie.
         part["data"]["cache"] = part["data"]["cache"] is not None
     return _by_content(part)
+
+
+def device_count(trainer: Mapping[str, Any]) -> int:
+    """How many devices a trainer uses that asks for `ALL_DEVICES`."""
+    import torch  # Here and not above: `pnfs runs` is not to wait for it.
+
+    return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
 
 
 def _is_place(key: str, value: Any) -> bool:
