@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from pnfs.runs.state import find_runs
+from pnfs.training.checkpoints import read_architecture
 from tiny_runs import PEOPLE, record_of
 from tiny_runs import TINY as SMALLEST
 from train_server import TrainServer
@@ -85,6 +86,8 @@ def test_loggers_profiler_and_callbacks_of_the_groups(train: Run, tmp_path: Path
     assert [path.name for path in (folder / "pictures").iterdir()] == ["epoch_0002.png"]
     kept, current = (last_of(folder)[name] for name in ("state_dict", "current_model_state"))
     assert any(not torch.equal(kept[name], current[name]) for name in kept)
+    (part,) = read_architecture(folder / "checkpoints/last.ckpt").subnetworks.parts.values()
+    assert torch.equal(torch.tensor(part.beta), kept["network.fabrics.beta.whole_body"])
 
 
 SLOW_CHOICES = [pytest.param(c, marks=pytest.mark.slow) for c in ("limit", "overfit", "profiler")]

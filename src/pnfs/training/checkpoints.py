@@ -70,7 +70,9 @@ class KeepConfig(L.Callback):
         checkpoint[CONFIG_KEY] = self.config
         checkpoint[IDENTITY_KEY] = self.identity
         if isinstance(pl_module, PoseModule) and isinstance(pl_module.network, PoseFabricNetwork):
-            checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
+            # Of these weights, which are the averaged ones where another callback has put them there.
+            state = network_state(checkpoint)
+            checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network, state))
 
 
 def read_architecture(path: str | Path) -> Architecture:
@@ -144,16 +146,20 @@ def read_checkpoint(path: str | Path, *, builds: Sequence[str] = BUILT, trust: b
     return checkpoint
 
 
+def network_state(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's state dict out of the content of a checkpoint."""
+    entries = content["state_dict"].items()
+    return {key.partition(".")[2]: value for key, value in entries if key.startswith("network.")}
+
+
 def load_network_state(network: PoseNetwork, content: Mapping[str, Any], path: object) -> None:
     """Loads the network's weights out of the content of the checkpoint at `path`.
 
     Raises:
         CheckpointError: They do not fit.
     """
-    state = content["state_dict"].items()
-    own = {key.partition(".")[2]: value for key, value in state if key.startswith("network.")}
     try:
-        network.load_state_dict(own)
+        network.load_state_dict(network_state(content))
     except RuntimeError as error:
         text = "its weights do not fit the network that its configuration describes"
         raise CheckpointError(f"{path}: {text} ({error})") from error
