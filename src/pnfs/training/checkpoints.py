@@ -24,7 +24,7 @@ from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
 from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import PoseModule
-from pnfs.training.schedules import Schedule
+from pnfs.training.schedules import Schedule, schedule_anew
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,25 @@ class KeepConfig(L.Callback):
         super().__init__()
         self.config = dict(config)
         self.identity = identity
+        self._of_another_run: dict[str, Any] | None = None
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # `max_time` is each start's own: with the time of earlier ones the same command could not go on.
-        checkpoint.get("callbacks", {}).pop("Timer", None)
+        states = checkpoint.get("callbacks", {})
+        states.pop("Timer", None)
+        if checkpoint.get(IDENTITY_KEY) != self.identity:
+            # Another run's best epoch is not in this one's folder, and its patience is spent.
+            for callback in (*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks):
+                states.pop(callback.state_key, None)
+            self._of_another_run = checkpoint
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # There are optimisers now, and Lightning has not loaded their states yet.
+        if self._of_another_run is not None:
+            schedule_anew(trainer, self._of_another_run)
+            self._of_another_run = None
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
