@@ -12,18 +12,16 @@ import pytest
 from pydantic import ValidationError
 
 from pnfs.files import write_whole
+from pnfs.runs import state
 from pnfs.runs.state import (
-    METRICS,
     RESULT,
     STATE,
     UnfinishedError,
     find_runs,
     held_run,
     kept_state,
-    put_together,
     read_result,
     read_run,
-    set_aside,
     write_result,
 )
 from pnfs.training.module import NonFiniteLossError
@@ -109,15 +107,12 @@ def test_state_tells_how_a_run_ended(tmp_path: Path, error: BaseException, statu
     assert seen(tmp_path) == (status, cause)
 
 
-def test_rows_of_finished_epochs_outlive_a_new_start(tmp_path: Path) -> None:
-    """Learning rates are logged before a step, without their epoch."""
-    head, *rows = "epoch,step,lr,val/score", ",0,0.1,", "0,1,,5", ",2,0.2,", "1,3,,6", ",4,0.3,", "2,4,,7"
-    metrics = tmp_path / METRICS
-    metrics.write_text("\n".join([head, *rows]))
-    set_aside(tmp_path, 2)
-    metrics.write_text("\n".join([head, *rows[4:]]))
-    put_together(tmp_path)
-    assert metrics.read_text().split() == [head, *rows]
+def test_learning_rates_of_finished_epochs_outlive_a_new_start(tmp_path: Path) -> None:
+    path, rows = tmp_path / state.METRICS, ["epoch,step,lr", ",0,0.1", "0,1,", ",2,0.2", "1,3,", ",4,0.3", "2,5,"]
+    path.write_text("\n".join(rows))
+    state.set_aside(tmp_path, 2)
+    state.put_together(tmp_path)
+    assert path.read_text().split() == rows[:5]
 
 
 def interrupted_start(folder: Path, checkpoint_after: float | None = None) -> float:

@@ -63,9 +63,7 @@ def test_configuration_and_architecture_go_into_every_checkpoint(tmp_path: Path)
     module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
     for parameter in averaged.architecture_parameters().values():
         torch.nn.init.normal_(parameter)
-    # With averaged weights these are kept, not those that the module trains.
-    state = {f"network.{name}": value for name, value in averaged.state_dict().items()}
-    checkpoint: dict[str, Any] = {"state_dict": state, "epoch": 0}
+    checkpoint = {"state_dict": torch.nn.ModuleDict({"network": averaged}).state_dict(), "epoch": 0}
     KeepConfig(CONFIG).on_save_checkpoint(L.Trainer(accelerator="cpu"), module, checkpoint)
     path, as_json = written(tmp_path, checkpoint), tmp_path / "architecture.json"
     assert read_checkpoint(path)[CONFIG_KEY] == CONFIG

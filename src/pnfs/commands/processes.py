@@ -111,12 +111,10 @@ def process_count(trainer: Mapping[str, Any]) -> int:
     world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if any(size.isdigit() and int(size) > 1 for size in world):  # torchrun, srun with several tasks.
         raise PnfsError("started as one of several processes: start `pnfs train` once, with trainer.devices=N")
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, list):
-        return len(devices)
-    from pnfs.runs.identity import ALL_DEVICES, device_count
+    from pnfs.runs.identity import devices_of
 
-    return device_count(trainer) if devices in ALL_DEVICES else int(devices)
+    devices = devices_of(trainer)
+    return len(devices) if isinstance(devices, list) else int(devices)
 
 
 def run_in_processes(

@@ -101,8 +101,7 @@ class Architecture:
 
 
 def describe_architecture(network: PoseFabricNetwork, state: Mapping[str, Tensor] | None = None) -> Architecture:
-    """alpha, beta and Theta of every fabric in the network; alpha and beta of `state`, a state dict of such a
-    network, where it is given.
+    """alpha, beta and Theta of every fabric in the network; alpha and beta from `state`, a state dict, if given.
 
     Raises:
         PnfsError: alpha or beta of a part holds NaN; names it.

@@ -55,9 +55,6 @@ _TRAINER_DEFAULTS: Mapping[str, Any] = {
     "sync_batchnorm": False, "use_distributed_sampler": False,
 }  # fmt: skip
 
-ALL_DEVICES = ("auto", "-1", -1)
-"""Values of `trainer.devices` that count as the number of devices there are: with it a step's batch changes."""
-
 # Keys of files that count by their content, and weights that are no file, even if there is one of that name.
 _FILES, _WORDS = ("weights", "architecture", "initial", "ckpt_path"), ("imagenet", "none")
 
@@ -133,8 +130,7 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {
         k: v for k, v in part.get("trainer", {}).items() if k not in _TRAINER_NOT_DEFINING and v is not None
     }
-    if trainer.get("devices") in ALL_DEVICES:
-        trainer["devices"] = device_count(config["trainer"])
+    trainer["devices"] = devices_of(config.get("trainer", {}))
     if str(trainer.get("strategy", "")).startswith("ddp"):
         del trainer["strategy"]  # How several processes exchange gradients; `devices` says how many.
     # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
@@ -149,8 +145,10 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     return _by_content(part)
 
 
-def device_count(trainer: Mapping[str, Any]) -> int:
-    """How many devices a trainer uses that asks for `ALL_DEVICES`."""
+def devices_of(trainer: Mapping[str, Any]) -> Any:
+    """`devices` of a trainer; where it asks for all, their number, with which the batch of a step changes."""
+    if (devices := trainer.get("devices")) not in ("auto", "-1", -1):
+        return 1 if devices is None else devices
     import torch  # Here and not above: `pnfs runs` is not to wait for it.
 
     return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
@@ -172,11 +170,9 @@ def _by_content(tree: Any) -> Any:
 
 def named_file(key: str, value: str) -> Path | None:
     """The file that a key of `_FILES` names, or the checkpoint in the run's folder; None: no file ("imagenet")."""
-    path = Path(value).expanduser()
+    path = SHIPPED if value == "shipped" and key != "weights" else Path(value).expanduser()
     if str(path) in _WORDS:
         return None
-    if value == "shipped" and key != "weights":
-        return SHIPPED
     # A training goes on from the last epoch; elsewhere the best one is meant.
     names = ("last.ckpt", "best.ckpt") if key == "ckpt_path" else ("best.ckpt", "last.ckpt")
     inside = (folder / name for folder in (path / "checkpoints", path) for name in names)
