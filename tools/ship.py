@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY, SHIPPED
+from pnfs.files import SHIPPED
+from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY
 
 KEPT = (
     "model",

@@ -1,8 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the one that comes with the package."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
+
+SHIPPED = Path(__file__).parent / "shipped" / "lspet_best.ckpt"
+"""The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
 
 
 def write_whole(path: Path, content: bytes | memoryview | str) -> Path:

@@ -85,6 +85,8 @@ def test_loggers_profiler_and_callbacks_of_the_groups(train: Run, tmp_path: Path
     assert [path.name for path in (folder / "pictures").iterdir()] == ["epoch_0002.png"]
     kept, current = (last_of(folder)[name] for name in ("state_dict", "current_model_state"))
     assert any(not torch.equal(kept[name], current[name]) for name in kept)
+    found = yaml.safe_load(last_of(folder)["pnfs_architecture"])["subnetworks"]["parts"]["whole_body"]
+    assert torch.equal(torch.tensor(found["beta"]), kept["network.fabrics.beta.whole_body"])
 
 
 SLOW_CHOICES = [pytest.param(c, marks=pytest.mark.slow) for c in ("limit", "overfit", "profiler")]
@@ -109,7 +111,7 @@ def test_local_file_is_read_where_there_is_one(train: Run, tmp_path: Path) -> No
 def test_a_run_is_continued_finetuned_and_trained_anew(train: Run, server: TrainServer, tmp_path: Path) -> None:
     train("model.fabrics.channels=3")
     (first,) = folders(tmp_path)
-    train("model.fabrics.channels=3", "epochs=2", f"ckpt_path={first}/checkpoints/last.ckpt", "name=longer")
+    train("model.fabrics.channels=3", "epochs=2", f"ckpt_path={first}", "name=longer")
     (longer,) = folders(tmp_path, "longer")
     assert (last_of(longer)["epoch"], last_of(longer)["global_step"]) == (1, 4)
     assert "resuming after epoch 1 of 2" in (longer / "train.log").read_text()

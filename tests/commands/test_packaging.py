@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import pnfs
-from pnfs.training.checkpoints import CARD_KEY, SHIPPED, read_checkpoint
+from pnfs.files import SHIPPED
+from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
 from tiny_runs import call
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,6 +16,7 @@ from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.mpii import MPII
 from pnfs.data.persons import Persons
 from pnfs.data.synthetic import Synthetic
+from pnfs.files import SHIPPED
 from pnfs.runs.identity import (
     PERSONS,
     OtherRunError,
@@ -67,7 +68,7 @@ NOT_DEFINING: list[tuple[str, Any]] = [
     ("trainer.max_time", "00:01:00:00"), ("trainer.enable_progress_bar", False), ("trainer.benchmark", True),
     ("trainer.strategy", "ddp"), ("trainer.max_steps", -1), ("trainer.limit_val_batches", None),
     ("trainer.limit_train_batches", 1.0), ("trainer._target_", "lightning.Trainer"),
-    ("logger.wandb", {"project": "pnfs"}),
+    ("logger.wandb", {"project": "pnfs"}), ("trainer.devices", "auto"), ("trainer.devices", -1),
 ]  # fmt: skip
 
 
@@ -89,19 +90,26 @@ def test_hash_is_of_the_content_and_leaves_the_configuration_alone(config: dict[
     assert before == config
 
 
-@pytest.mark.parametrize("file", ["weights.pth", "checkpoints/best.ckpt"])
+@pytest.mark.parametrize("file", ["weights.pth", None])
 @pytest.mark.parametrize("key", ["model.backbone.weights", "strategy.architecture", "initial", "ckpt_path"])
-def test_files_and_runs_count_by_their_content(
-    config: dict[str, Any], tmp_path: Path, key: str, file: str
-) -> None:
-    hashes = []
+def test_files_and_runs_count_by_content(config: dict[str, Any], tmp_path: Path, key: str, file: Any) -> None:
+    hashes, (read, other) = [], ("last", "best") if key == "ckpt_path" else ("best", "last")
     for name, content in (("a", "x"), ("b", "x"), ("b", "longer")):
-        path = tmp_path / name / file
+        path = tmp_path / name / (file or f"checkpoints/{read}.ckpt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-        given = path if "weights" in file else tmp_path / name
+        path.with_name(f"{other}.ckpt").write_text(str(len(hashes)))
+        given = path if file else tmp_path / name
         hashes.append(run_hash(changed(config, key, str(given))))
     assert hashes[0] == hashes[1] != hashes[2]
+    shipped = [run_hash(changed(config, key, name)) for name in ("shipped", str(SHIPPED))]
+    assert (shipped[0] == shipped[1]) is (key != "model.backbone.weights")
+
+
+def test_all_gpus_count_by_their_number(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    every = changed(changed(config, "trainer.accelerator", "gpu"), "trainer.devices", -1)
+    assert run_hash(every) == run_hash(changed(config, "trainer.devices", 2))
 
 
 def people(skeleton: str = "mpii", seed: int = 0) -> dict[str, Persons]:

@@ -14,7 +14,16 @@ from pydantic import ValidationError
 from pnfs.errors import PnfsError
 from pnfs.files import write_whole
 from pnfs.runs import state
-from pnfs.runs.state import RESULT, STATE, UnfinishedError, find_runs, held_run, kept_state, read_run, write_result
+from pnfs.runs.state import (
+    RESULT,
+    STATE,
+    UnfinishedError,
+    find_runs,
+    held_run,
+    kept_state,
+    read_run,
+    write_result,
+)
 from pnfs.training.module import NonFiniteLossError
 
 OUTER = RuntimeError("hydra")
@@ -96,6 +105,14 @@ def test_state_tells_how_a_run_ended(tmp_path: Path, error: BaseException, statu
     with pytest.raises(type(error)), kept_state(tmp_path, CONFIG):
         raise error
     assert seen(tmp_path) == (status, cause)
+
+
+def test_learning_rates_of_finished_epochs_outlive_a_new_start(tmp_path: Path) -> None:
+    path, rows = tmp_path / state.METRICS, ["epoch,step,lr", ",0,0.1", "0,1,", ",2,0.2", "1,3,", ",4,0.3", "2,5,"]
+    path.write_text("\n".join(rows))
+    state.set_aside(tmp_path, 2)
+    state.put_together(tmp_path)
+    assert path.read_text().split() == rows[:5]
 
 
 def interrupted_start(folder: Path, checkpoint_after: float | None = None) -> float:

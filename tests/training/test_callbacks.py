@@ -21,17 +21,22 @@ from pnfs.training.callbacks import EMA, ArchitectureMonitor, TrainingSpeed, rea
 from pnfs.training.checkpoints import KeepConfig
 from pnfs.training.keeping import KeepBest, KeepLast, StopEarly, why_unfinished
 from pnfs.training.module import PoseModule
+from pnfs.training.schedules import OneCycleSchedule, Schedule, StepSchedule
 from tiny import SILENT, fabric_network
 
 BATCHES = 4
 
 
 class Scored(BoringModel):
-    """Has the validation scores that a test gives it, an epoch each."""
+    """Has the validation scores that a test gives it, an epoch each, and the schedule."""
 
-    def __init__(self, scores: Sequence[float]) -> None:
+    def __init__(self, scores: Sequence[float], schedule: Schedule) -> None:
         super().__init__()
-        self.scores = scores
+        self.scores, self.schedule = scores, schedule
+
+    def configure_optimizers(self) -> Any:
+        optimizer, epochs = torch.optim.SGD(self.parameters(), lr=0.1), self.trainer.max_epochs or 1
+        return [optimizer], [self.schedule.build(optimizer, epochs, int(self.trainer.estimated_stepping_batches))]
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/score", torch.tensor(self.scores[self.trainer.current_epoch]))
@@ -46,18 +51,19 @@ def fit(
     **trainer: Any,
 ) -> L.Trainer:
     """Trains in a folder; goes on from its last checkpoint where there is one."""
+    module = Scored(scores, trainer.pop("schedule", StepSchedule()))
     stop = [] if patience is None else [StopEarly("val/score", mode="max", patience=patience)]
     limits = {"limit_train_batches": BATCHES, "limit_val_batches": 1, "num_sanity_val_steps": 0}
     fitted = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[KeepConfig({}), KeepBest(folder), KeepLast(folder), *stop],
+        callbacks=[KeepConfig({}, trainer.pop("identity", None)), KeepBest(folder), KeepLast(folder), *stop],
         default_root_dir=str(folder),
         **SILENT | {"enable_checkpointing": True} | limits | trainer,
     )
     last = folder / "last.ckpt"
     start = str(last) if last.is_file() else None
-    fitted.fit(Scored(scores), ckpt_path=start, weights_only=True)
+    fitted.fit(module, ckpt_path=start, weights_only=True)
     return fitted
 
 
@@ -68,18 +74,27 @@ def epoch_of(path: Path) -> int:
 # --- moved runs
 
 
-def test_moved_run_keeps_its_best_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("identity", "best"), [(None, 0), ("of a new run", 3)])
+def test_moved_or_new_run_keeps_its_best_epoch(tmp_path: Path, identity: Any, best: int) -> None:
     scores = [0.9, 0.5, 0.2, 0.3]
     fit(tmp_path / "run", scores, epochs=2)
     moved = tmp_path / "another" / "place"
     moved.parent.mkdir()
     shutil.move(tmp_path / "run", moved)
-    fit(moved, scores, epochs=4)
-    assert epoch_of(moved / "best.ckpt") == 0
+    fit(moved, scores, epochs=4, identity=identity)
+    assert epoch_of(moved / "best.ckpt") == best
     assert epoch_of(moved / "last.ckpt") == 3
-    names = ["best.ckpt", "last.ckpt", "previous.ckpt"]
-    assert sorted(path.name for path in moved.iterdir()) == names
+    assert sorted(path.name for path in moved.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("schedule", [StepSchedule(), OneCycleSchedule()])
+def test_new_run_has_its_own_schedule_and_patience(tmp_path: Path, schedule: Schedule) -> None:
+    fit(tmp_path, [0.9, 0.9], epochs=2, schedule=schedule, patience=1)
+    new = {"patience": 1, "schedule": schedule, "limit_train_batches": 2, "identity": "of a new run"}
+    ends = [fit(folder, range(8), epochs=8, **new) for folder in (tmp_path, tmp_path / "from_the_start")]
+    one, other = ([t.lr_scheduler_configs[0].scheduler.state_dict(), t.optimizers[0].state_dict()] for t in ends)
+    assert one == other
 
 
 # --- stopped before the end

@@ -58,15 +58,15 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_configuration_and_architecture_go_into_every_checkpoint(tmp_path: Path) -> None:
-    network = fabric_network(skeleton="lsp", channels=2)
+    network, averaged = (fabric_network(skeleton="lsp", channels=2) for _ in range(2))
     module = PoseModule(network=network, metric=MeanMetric(), optimizer=torch.optim.Adam)
-    for parameter in network.architecture_parameters().values():
+    for parameter in averaged.architecture_parameters().values():
         torch.nn.init.normal_(parameter)
-    checkpoint: dict[str, Any] = {"state_dict": {}, "epoch": 0}
+    checkpoint = {"state_dict": torch.nn.ModuleDict({"network": averaged}).state_dict(), "epoch": 0}
     KeepConfig(CONFIG).on_save_checkpoint(L.Trainer(accelerator="cpu"), module, checkpoint)
     path, as_json = written(tmp_path, checkpoint), tmp_path / "architecture.json"
     assert read_checkpoint(path)[CONFIG_KEY] == CONFIG
-    expected = to_json(describe_architecture(network))
+    expected = to_json(describe_architecture(averaged))
     as_json.write_text(expected)
     assert to_json(read_architecture(path)) == to_json(read_architecture(as_json)) == expected
 

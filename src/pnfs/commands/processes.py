@@ -111,14 +111,10 @@ def process_count(trainer: Mapping[str, Any]) -> int:
     world = (os.environ.get("WORLD_SIZE", "1"), os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if any(size.isdigit() and int(size) > 1 for size in world):  # torchrun, srun with several tasks.
         raise PnfsError("started as one of several processes: start `pnfs train` once, with trainer.devices=N")
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, list):
-        return len(devices)
-    if devices not in ("auto", "-1", -1):
-        return int(devices)
-    import torch
+    from pnfs.runs.identity import devices_of
 
-    return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
+    devices = devices_of(trainer)
+    return len(devices) if isinstance(devices, list) else int(devices)
 
 
 def run_in_processes(

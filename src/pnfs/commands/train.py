@@ -30,7 +30,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
 from pnfs.models.cost import measure_cost
 from pnfs.runs import state
-from pnfs.runs.identity import require_same, run_identity
+from pnfs.runs.identity import named_file, require_same, run_identity
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training import checkpoints
 from pnfs.training.keeping import why_unfinished
@@ -102,8 +102,8 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             found = checkpoints.read_checkpoint(start, builds=())
             require_same(start, found.get(checkpoints.IDENTITY_KEY), identity)
         elif settings["ckpt_path"] is not None:
-            last = Path(settings["ckpt_path"]).expanduser() / state.LAST_CHECKPOINT
-            start = last if last.is_file() else checkpoints.find_checkpoint(settings["ckpt_path"])
+            named = settings["ckpt_path"]
+            start = named_file("ckpt_path", named) or checkpoints.find_checkpoint(named)
         job = {"settings": settings, "identity": identity, "start": start, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:

@@ -1,7 +1,7 @@
 """A continuous architecture as plain data: Theta, alpha and beta of every fabric, apart from the weights."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from scipy.special import entr
+from torch import Tensor
 
 from pnfs.errors import PnfsError
 from pnfs.models.backbones import FabricBackbone
@@ -99,17 +100,19 @@ class Architecture:
         return {name: fabric for name, fabric in found.items() if fabric is not None}
 
 
-def describe_architecture(network: PoseFabricNetwork) -> Architecture:
-    """alpha, beta and Theta of every fabric in the network.
+def describe_architecture(network: PoseFabricNetwork, state: Mapping[str, Tensor] | None = None) -> Architecture:
+    """alpha, beta and Theta of every fabric in the network; alpha and beta from `state`, a state dict, if given.
 
     Raises:
         PnfsError: alpha or beta of a part holds NaN; names it.
     """
+    state = network.state_dict() if state is None else state
     described: dict[str, FabricArchitecture] = {}
     for where, fabrics in _fabrics(network).items():
         parts, table = {}, fabrics.theta.alpha_shape[-2:]
+        prefix = "fabrics" if where == "subnetworks" else "backbone.fabrics"
         for part in fabrics.part_names:
-            found = fabrics.alpha[part].reshape(-1, *table), fabrics.beta[part]
+            found = state[f"{prefix}.alpha.{part}"].reshape(-1, *table), state[f"{prefix}.beta.{part}"]
             logits = (_shortest(x.detach().float().numpy(force=True)) for x in found)
             joints = network.parts.parts[part] if where == "subnetworks" else ()
             parts[part] = PartArchitecture(tuple(joints), *logits)

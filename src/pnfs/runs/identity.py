@@ -12,6 +12,7 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from pnfs.errors import PnfsError
+from pnfs.files import SHIPPED
 
 if TYPE_CHECKING:
     # For the annotations alone: `pnfs runs` is not to wait for torch.
@@ -129,6 +130,7 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     trainer = {
         k: v for k, v in part.get("trainer", {}).items() if k not in _TRAINER_NOT_DEFINING and v is not None
     }
+    trainer["devices"] = devices_of(config.get("trainer", {}))
     if str(trainer.get("strategy", "")).startswith("ddp"):
         del trainer["strategy"]  # How several processes exchange gradients; `devices` says how many.
     # The types count: limit_train_batches=1 is one batch, 1.0 are all of them.
@@ -143,6 +145,15 @@ def defining_part(config: Mapping[str, Any]) -> dict[str, Any]:
     return _by_content(part)
 
 
+def devices_of(trainer: Mapping[str, Any]) -> Any:
+    """`devices` of a trainer; where it asks for all, their number, with which the batch of a step changes."""
+    if (devices := trainer.get("devices")) not in ("auto", "-1", -1):
+        return 1 if devices is None else devices
+    import torch  # Here and not above: `pnfs runs` is not to wait for it.
+
+    return 1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())
+
+
 def _is_place(key: str, value: Any) -> bool:
     return key == "root" or (isinstance(value, str) and "/" in value)
 
@@ -152,20 +163,29 @@ def _by_content(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {
-        key: _content(Path(value).expanduser()) if key in _FILES and isinstance(value, str) else _by_content(value)
+        key: _content(key, value) if key in _FILES and isinstance(value, str) else _by_content(value)
         for key, value in tree.items()
     }
 
 
-def _content(path: Path) -> str:
-    """Digest of a file, or of a run's checkpoint; the name of what is no file ("imagenet")."""
-    folders = (path / "checkpoints", path)
-    inside = [folder / name for folder in folders for name in ("best.ckpt", "last.ckpt")]
-    for file in (path, *inside) if str(path) not in _WORDS else ():
-        if file.is_file():
-            stat = file.stat()
-            return _file_digest(str(file), stat.st_mtime_ns, stat.st_size)
-    return path.name
+def named_file(key: str, value: str) -> Path | None:
+    """The file that a key of `_FILES` names, or the checkpoint in the run's folder; None: no file ("imagenet")."""
+    path = SHIPPED if value == "shipped" and key != "weights" else Path(value).expanduser()
+    if str(path) in _WORDS:
+        return None
+    # A training goes on from the last epoch; elsewhere the best one is meant.
+    names = ("last.ckpt", "best.ckpt") if key == "ckpt_path" else ("best.ckpt", "last.ckpt")
+    inside = (folder / name for folder in (path / "checkpoints", path) for name in names)
+    return next((file for file in (path, *inside) if file.is_file()), None)
+
+
+def _content(key: str, value: str) -> str:
+    """Digest of a file; the name of what is no file."""
+    file = named_file(key, value)
+    if file is None:
+        return Path(value).expanduser().name
+    stat = file.stat()
+    return _file_digest(str(file), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=64)

@@ -239,8 +239,11 @@ def find_runs(root: Path) -> list[Run]:
 def set_aside(folder: Path, finished_epochs: int) -> None:
     """Keeps what earlier starts of a run have logged of finished epochs, before a logger deletes it."""
     if (rows := _logged(folder)) is not None:
-        kept = rows[rows["epoch"].astype(float) < finished_epochs]
-        write_whole(folder / _EARLIER, kept.to_csv(index=False))
+        epochs, steps = rows["epoch"].astype(float), rows["step"].astype(float)
+        kept = epochs < finished_epochs
+        # Learning rates have no epoch, but the step that they are for.
+        kept |= epochs.isna() & (steps <= steps[kept].max())
+        write_whole(folder / _EARLIER, rows[kept].to_csv(index=False))
         (folder / METRICS).unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from pnfs.body import Skeleton
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.errors import PnfsError
+from pnfs.files import SHIPPED
 from pnfs.models import FabricRules, NeuralFabrics, PoseFabricNetwork, PoseNetwork
 from pnfs.models.architecture import Architecture, architecture_from_json, describe_architecture, to_json
 from pnfs.models.backbones import Backbone, Stem
@@ -23,7 +24,7 @@ from pnfs.models.operations import Operation
 from pnfs.models.wiring import KeptCell
 from pnfs.training.loss import HeatmapLoss
 from pnfs.training.module import PoseModule
-from pnfs.training.schedules import Schedule
+from pnfs.training.schedules import Schedule, schedule_anew
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ ARCHITECTURE_KEY = "pnfs_architecture"
 IDENTITY_KEY = "pnfs_identity"
 CARD_KEY = "pnfs_card"
 """Entry of the model that comes with the package: what it is, was trained on, and scores."""
-SHIPPED = Path(__file__).parents[1] / "shipped" / "lspet_best.ckpt"
-"""The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
 
@@ -58,12 +57,25 @@ class KeepConfig(L.Callback):
         super().__init__()
         self.config = dict(config)
         self.identity = identity
+        self._of_another_run: dict[str, Any] | None = None
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # `max_time` is each start's own: with the time of earlier ones the same command could not go on.
-        checkpoint.get("callbacks", {}).pop("Timer", None)
+        states = checkpoint.get("callbacks", {})
+        states.pop("Timer", None)
+        if checkpoint.get(IDENTITY_KEY) != self.identity:
+            # Another run's best epoch is not in this one's folder, and its patience is spent.
+            for callback in (*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks):
+                states.pop(callback.state_key, None)
+            self._of_another_run = checkpoint
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # There are optimisers now, and Lightning has not loaded their states yet.
+        if self._of_another_run is not None:
+            schedule_anew(trainer, self._of_another_run)
+            self._of_another_run = None
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -71,7 +83,9 @@ class KeepConfig(L.Callback):
         checkpoint[CONFIG_KEY] = self.config
         checkpoint[IDENTITY_KEY] = self.identity
         if isinstance(pl_module, PoseModule) and isinstance(pl_module.network, PoseFabricNetwork):
-            checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network))
+            # Of these weights, which are the averaged ones where another callback has put them there.
+            state = network_state(checkpoint)
+            checkpoint[ARCHITECTURE_KEY] = to_json(describe_architecture(pl_module.network, state))
 
 
 def read_architecture(path: str | Path) -> Architecture:
@@ -156,16 +170,20 @@ def read_checkpoint(path: str | Path, *, builds: Sequence[str] = BUILT, trust: b
     return checkpoint
 
 
+def network_state(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's state dict out of the content of a checkpoint."""
+    entries = content["state_dict"].items()
+    return {key.partition(".")[2]: value for key, value in entries if key.startswith("network.")}
+
+
 def load_network_state(network: PoseNetwork, content: Mapping[str, Any], path: object) -> None:
     """Loads the network's weights out of the content of the checkpoint at `path`.
 
     Raises:
         CheckpointError: They do not fit.
     """
-    state = content["state_dict"].items()
-    own = {key.partition(".")[2]: value for key, value in state if key.startswith("network.")}
     try:
-        network.load_state_dict(own)
+        network.load_state_dict(network_state(content))
     except RuntimeError as error:
         text = "its weights do not fit the network that its configuration describes"
         raise CheckpointError(f"{path}: {text} ({error})") from error
