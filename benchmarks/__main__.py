@@ -50,12 +50,7 @@ def write(path: Path, sections: list[Section], machine: str) -> None:
     for section in sections:
         table = section.table.map(number).reset_index()
         cells = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-        lines += [
-            f"## {section.title}",
-            "",
-            *(f"| {' | '.join(map(str, row))} |" for row in cells),
-            "",
-        ]
+        lines += [f"## {section.title}", "", *(f"| {' | '.join(map(str, row))} |" for row in cells), ""]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".md").write_text("\n".join([f"# Measured: {path.name}", "", *lines]))
     heights = [0.9 + 0.3 * len(section.table) for section in sections]

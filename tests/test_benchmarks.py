@@ -21,16 +21,7 @@ def test_loop_over_joints_finds_the_same_scores(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_sections_write_tables_and_pictures(tmp_path: Path) -> None:
     small = ["--size", "64", "--batch", "2", "--rounds", "1", "--threads", "1", "--parts", "1", "3"]
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "training",
-        "data",
-        *small,
-        "--out",
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-m", "benchmarks", "training", "data", *small, "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("training", "data"):

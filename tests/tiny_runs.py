@@ -43,10 +43,7 @@ def untrained_run(folder: Path, *overrides: str) -> Path:
     network.calibrate(torch.randn(4, 3, 64, 64))
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     (folder / "checkpoints").mkdir(parents=True)
-    torch.save(
-        {"state_dict": state, "epoch": 0, CONFIG_KEY: settings},
-        folder / "checkpoints" / "best.ckpt",
-    )
+    torch.save({"state_dict": state, "epoch": 0, CONFIG_KEY: settings}, folder / "checkpoints" / "best.ckpt")
     return folder
 
 

@@ -127,8 +127,7 @@ class TrainServer:
 def _epochs(root: Path) -> int:
     """Epochs that have been written down: the trajectory's lines, but for that before training."""
     return max(
-        (len(path.read_bytes().splitlines()) - 1 for path in root.glob("*/*/architecture.jsonl")),
-        default=0,
+        (len(path.read_bytes().splitlines()) - 1 for path in root.glob("*/*/architecture.jsonl")), default=0
     )
 
 

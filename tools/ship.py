@@ -11,17 +11,7 @@ import torch
 from pnfs.files import SHIPPED
 from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY
 
-KEPT = (
-    "model",
-    "dataset",
-    "codec",
-    "input_size",
-    "parts",
-    "skeleton",
-    "optimizer",
-    "schedule",
-    "loss",
-)
+KEPT = ("model", "dataset", "codec", "input_size", "parts", "skeleton", "optimizer", "schedule", "loss")
 """What commands read of a run's configuration."""
 
 

@@ -41,10 +41,7 @@ def build_workspace(
         is_open=True,
         panels=[
             panels.ScatterPlot(
-                title=f"final score against {cost}",
-                x=panels.SummaryMetric(f"cost/{cost}"),
-                y=score,
-                log_x=True,
+                title=f"final score against {cost}", x=panels.SummaryMetric(f"cost/{cost}"), y=score, log_x=True
             )
             for cost in ("macs", "live_parameters")
         ],

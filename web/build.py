@@ -24,10 +24,7 @@ from pnfs.viz.style import COLOURS, SIDE_COLOURS, Side
 HERE = Path(__file__).parent
 PAGE = HERE / "page"
 RUNTIME = HERE / "node_modules" / "onnxruntime-web"
-RUNTIME_FILES = {
-    "ort.wasm.bundle.min.mjs": "ort.js",
-    "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
-}
+RUNTIME_FILES = {"ort.wasm.bundle.min.mjs": "ort.js", "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm"}
 """File of the package -> its name beside the page; every server knows the type of a .js."""
 
 

@@ -95,11 +95,7 @@ def test_damaged_checkpoint_in_every_command(
     for command, arguments in READERS.items():
         name, key = command.split()
         refused(server.run(tmp_path, name, f"{key}={path}", *arguments), "some.ckpt")
-    tally(
-        "damaged checkpoints in other commands",
-        len(READERS),
-        "the checkpoint's file and what is wrong",
-    )
+    tally("damaged checkpoints in other commands", len(READERS), "the checkpoint's file and what is wrong")
 
 
 CONTENTS = [

@@ -26,22 +26,7 @@ SEEN = "nothing, or the file, the record and what is wrong there"
 FEW, MANY = 40, 900
 AMOUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 
-ODD: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    0.5,
-    1e400,
-    float("nan"),
-    2**70,
-    "",
-    "x",
-    [],
-    {},
-    [[1]],
-    "\ud800",
-]
+ODD: list[Any] = [None, True, -1, 0, 0.5, 1e400, float("nan"), 2**70, "", "x", [], {}, [[1]], "\ud800"]
 """What may stand in the place of any value of a JSON file."""
 
 

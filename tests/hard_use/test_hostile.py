@@ -37,10 +37,7 @@ def pickles(marker: Path) -> Iterator[tuple[str, bytes]]:
     for number, harm in enumerate(harms):
         for protocol in (0, 2, 4):
             yield f"pickle {number} {protocol}", pickle.dumps(harm, protocol)
-        for name, content in {
-            "alone": harm,
-            "in state_dict": {"state_dict": {"a": harm}, "epoch": 1},
-        }.items():
+        for name, content in {"alone": harm, "in state_dict": {"state_dict": {"a": harm}, "epoch": 1}}.items():
             file = io.BytesIO()
             torch.save(content, file)
             yield f"torch {number} {name}", file.getvalue()
@@ -79,18 +76,13 @@ def test_pickles_run_no_code(server: TrainServer, tmp_path: Path, tally: Tally) 
     for number, (name, content) in enumerate(pickles(marker)):
         path = tmp_path / f"hostile_{number}.ckpt"
         path.write_bytes(content)
-        for command, arguments in (
-            commands[number % len(commands)],
-            commands[(number + 3) % len(commands)],
-        ):
+        for command, arguments in (commands[number % len(commands)], commands[(number + 3) % len(commands)]):
             done = server.run(tmp_path, command, *(a.format(path.name) for a in arguments))
             refused(done, path.name)
             assert not list(tmp_path.glob("harm*")), (name, command)
             tried += 1
     tally(
-        "hostile pickles in place of checkpoints and weights",
-        tried,
-        "the file, and that pickles are never loaded",
+        "hostile pickles in place of checkpoints and weights", tried, "the file, and that pickles are never loaded"
     )
 
 
@@ -135,9 +127,7 @@ def test_configurations_build_no_other_class(
         assert not (tmp_path / "harm").exists(), target
         assert not log.exists(), target
     tally(
-        "hostile configurations in checkpoints",
-        len(TARGETS),
-        "the file, the key, and what trust=true would run",
+        "hostile configurations in checkpoints", len(TARGETS), "the file, the key, and what trust=true would run"
     )
 
 

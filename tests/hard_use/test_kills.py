@@ -20,10 +20,7 @@ CASES = {
     "gumbel": ["strategy=gumbel"],
     "frozen": ["strategy=frozen"],
     "accumulated gradients": ["+trainer.accumulate_grad_batches=4"],
-    "accumulated gradients, first order": [
-        "strategy=first_order",
-        "+trainer.accumulate_grad_batches=2",
-    ],
+    "accumulated gradients, first order": ["strategy=first_order", "+trainer.accumulate_grad_batches=2"],
     "one-cycle schedule": ["schedule=one_cycle", "strategy.warmup_epochs=2"],
     "without loader processes": ["workers=0"],
 }

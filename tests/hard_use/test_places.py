@@ -28,8 +28,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    "free",
-    [40, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 4, 12, 2000, 5000, 6000))],
+    "free", [40, *(pytest.param(k, marks=pytest.mark.slow) for k in (0, 4, 12, 2000, 5000, 6000))]
 )
 def test_full_disk(server: TrainServer, small_disk: Path, tmp_path: Path, tally: Tally, free: int) -> None:
     """A training is stopped by a full disk, and goes on when there is room again."""
@@ -49,12 +48,7 @@ def test_full_disk(server: TrainServer, small_disk: Path, tmp_path: Path, tally:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "export", "derive", "show", "data", "tables", "runs"])
 def test_full_disk_of_other_commands(
-    server: TrainServer,
-    runs: dict[str, Path],
-    small_disk: Path,
-    tmp_path: Path,
-    tally: Tally,
-    command: str,
+    server: TrainServer, runs: dict[str, Path], small_disk: Path, tmp_path: Path, tally: Tally, command: str
 ) -> None:
     run = only(runs["whole"])
     cv2.imwrite(str(tmp_path / "p.png"), np.zeros((40, 40, 3), np.uint8))
@@ -64,12 +58,7 @@ def test_full_disk_of_other_commands(
         "export": [f"checkpoint={run}", f"out={small_disk / 'm.onnx'}"],
         "derive": [f"checkpoint={run}", f"out={small_disk / 'out'}"],
         "show": [f"checkpoint={run}", f"out={small_disk / 'out.png'}"],
-        "data": [
-            "dataset=synthetic",
-            "dataset.train=4",
-            "dataset.val=4",
-            f"out={small_disk}/o",
-        ],
+        "data": ["dataset=synthetic", "dataset.train=4", "dataset.val=4", f"out={small_disk}/o"],
         "tables": ["target=table3", "profile=smoke", f"out={small_disk / 'out'}"],
         "runs": [f"run_root={runs['whole']}", f"html={small_disk / 'page.html'}"],
     }

@@ -33,12 +33,7 @@ def started(server: TrainServer, folder: Path, *overrides: str) -> int:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_to_the_whole_group(
-    server: TrainServer,
-    tmp_path: Path,
-    tally: Tally,
-    workers: int,
-    sign: signal.Signals,
-    status: int,
+    server: TrainServer, tmp_path: Path, tally: Tally, workers: int, sign: signal.Signals, status: int
 ) -> None:
     pid = started(server, tmp_path, f"workers={workers}")
     children = psutil.Process(pid).children(recursive=True)
@@ -84,12 +79,7 @@ def test_what_vanishes_is_named(
 ) -> None:
     """The dataset was there when the run began; when it is resumed, a part of it is not."""
     words = [w for w in FEW if not w.startswith(("dataset", "workers", "epochs"))]
-    words += [
-        "dataset=mpii",
-        f"dataset.root={mpii}",
-        f"workers={workers}",
-        "dataset.check_images=false",
-    ]
+    words += ["dataset=mpii", f"dataset.root={mpii}", f"workers={workers}", "dataset.check_images=false"]
     killed = ("pnfs.training.keeping:KeepLast.on_train_epoch_end", 1, True)
     server.start([*words, "epochs=3", f"run_root={tmp_path / 'runs'}"], tmp_path / "log.txt", killed)
     assert server.wait() == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
@@ -169,8 +159,4 @@ def test_damaged_caches(server: TrainServer, tmp_path: Path, tally: Tally) -> No
             refused(done, path.name)
         else:
             assert_same_training(only(tmp_path / "whole"), only(tmp_path / str(number)))
-    tally(
-        "damaged crop caches",
-        CACHES,
-        "the same result, or the cache's file and that it can be deleted",
-    )
+    tally("damaged crop caches", CACHES, "the same result, or the cache's file and that it can be deleted")

@@ -106,8 +106,7 @@ FIRST_STEPS = 10
 
 @pytest.mark.fixtures("pinned.npz")
 @pytest.mark.parametrize(
-    "case",
-    [pytest.param(c, id=c.name, marks=[] if c.name in QUICK else pytest.mark.slow) for c in CASES],
+    "case", [pytest.param(c, id=c.name, marks=[] if c.name in QUICK else pytest.mark.slow) for c in CASES]
 )
 def test_the_numbers_are_the_recorded_ones(case: Case, fixture_file: Path) -> None:
     with np.load(fixture_file) as recorded:

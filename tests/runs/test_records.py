@@ -14,16 +14,7 @@ from pydantic import ValidationError
 from pnfs.errors import PnfsError
 from pnfs.files import write_whole
 from pnfs.runs import state
-from pnfs.runs.state import (
-    RESULT,
-    STATE,
-    UnfinishedError,
-    find_runs,
-    held_run,
-    kept_state,
-    read_run,
-    write_result,
-)
+from pnfs.runs.state import RESULT, STATE, UnfinishedError, find_runs, held_run, kept_state, read_run, write_result
 from pnfs.training.module import NonFiniteLossError
 
 OUTER = RuntimeError("hydra")

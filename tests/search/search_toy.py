@@ -48,10 +48,7 @@ class ToyNetwork(PoseNetwork):
     def __init__(self) -> None:
         super().__init__(TRIANGLE)  # type: ignore[arg-type]
         self.cells = NeuralFabrics(
-            layers=1,
-            input_scales=(4,),
-            channels=1,
-            operations={"zero": None, "skip": Skip, "shift": Shift},
+            layers=1, input_scales=(4,), channels=1, operations={"zero": None, "skip": Skip, "shift": Shift}
         )
         output = self.cells.cells["layer1_scale4"].get_submodule("cell.output")
         # The cell's output is what its one hidden node holds, and stays so.

@@ -19,15 +19,7 @@ from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
 from pnfs.errors import PnfsError
 from pnfs.models.architecture import describe_architecture, to_json
-from pnfs.search import (
-    FirstOrder,
-    Frozen,
-    GumbelSoftmax,
-    Random,
-    SearchStrategy,
-    SecondOrder,
-    Synchronous,
-)
+from pnfs.search import FirstOrder, Frozen, GumbelSoftmax, Random, SearchStrategy, SecondOrder, Synchronous
 from pnfs.search.strategy import architecture_of
 from pnfs.training.module import PoseModule
 from tiny import fabric_network

@@ -43,12 +43,7 @@ class Scored(BoringModel):
 
 
 def fit(
-    folder: Path,
-    scores: Sequence[float],
-    *,
-    epochs: int,
-    patience: int | None = None,
-    **trainer: Any,
+    folder: Path, scores: Sequence[float], *, epochs: int, patience: int | None = None, **trainer: Any
 ) -> L.Trainer:
     """Trains in a folder; goes on from its last checkpoint where there is one."""
     module = Scored(scores, trainer.pop("schedule", StepSchedule()))

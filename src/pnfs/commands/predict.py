@@ -18,13 +18,7 @@ from pnfs.commands.scoring import described, result_folder
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
 from pnfs.inference import choose_device
-from pnfs.inference.boxes import (
-    BoxSource,
-    CocoBoxes,
-    PersonDetector,
-    WholeImage,
-    read_frames,
-)
+from pnfs.inference.boxes import BoxSource, CocoBoxes, PersonDetector, WholeImage, read_frames
 from pnfs.inference.inputs import InputFile, Video, find_inputs, some_of
 from pnfs.inference.predictor import load_predictor, runtime_of
 from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder

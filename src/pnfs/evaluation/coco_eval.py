@@ -118,9 +118,7 @@ def mean_joint_score(scores: Float[np.ndarray, "N K"], threshold: float) -> Floa
 
 
 def evaluate_detections(
-    detections: DetectedPoses,
-    truth: GroundTruth,
-    sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS,
+    detections: DetectedPoses, truth: GroundTruth, sigmas: Float[np.ndarray, " K"] = COCO_SIGMAS
 ) -> dict[str, float]:
     """COCO's ten keypoint scores, as pycocotools computes them: fractions, nan of no detection or no person.
 

@@ -19,9 +19,7 @@ def head_size(headbox: Float[np.ndarray, "*N 2 2"]) -> Float[np.ndarray, "*N"]:
 
 
 def torso_size(
-    joints: Float[np.ndarray, "*N K 2"],
-    visibility: Integer[np.ndarray, "*N K"],
-    skeleton: Skeleton,
+    joints: Float[np.ndarray, "*N K 2"], visibility: Integer[np.ndarray, "*N K"], skeleton: Skeleton
 ) -> Float[np.ndarray, "*N"]:
     """Reference length of PCK, in pixels: the longer of left shoulder – right hip and right shoulder – left hip.
 

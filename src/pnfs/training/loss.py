@@ -30,11 +30,7 @@ class HeatmapLoss(nn.Module):
         self.factor = factor
 
     def forward(
-        self,
-        part_maps: Float[Tensor, "B J h w"],
-        batch: PoseBatch,
-        codec: Codec,
-        map_joints: Int64[Tensor, " J"],
+        self, part_maps: Float[Tensor, "B J h w"], batch: PoseBatch, codec: Codec, map_joints: Int64[Tensor, " J"]
     ) -> Float[Tensor, ""]:
         """One number, never in half precision; `map_joints` says which joint each part map shows."""
         size = (part_maps.shape[-2], part_maps.shape[-1])
