@@ -62,7 +62,7 @@ READ_BY = {
     "derive": ["checkpoint={}"],
     "export": ["checkpoint={}"],
     "show": ["checkpoint={}"],
-    "import": ["checkpoint={}"],
+    "import": ["checkpoint={}", "input_size=[64,64]"],
     "train": [*FEW, "initial={}"],
 }
 WEIGHTS = [*FEW, "backbone=mobilenet_v2", "backbone.weights={}", "~backbone.fabrics"]
