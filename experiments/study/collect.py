@@ -56,6 +56,8 @@ def main(runs: Path, profile: str, target: str = "study") -> None:
         if row is None or (scale and [record["config"][key] for key in SCALE] != scale):
             print(f"left out: {path.parent}")
             continue
+        # Earlier revisions did not name the dataset's skeleton, which tables group rows by.
+        record["config"]["dataset"].setdefault("skeleton", "lsp")
         out = here / "runs" / profile / row / str(record["seed"]) / "result.json"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(without_paths(record), indent=1) + "\n")
