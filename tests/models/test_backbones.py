@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -67,14 +68,15 @@ def test_weights_from_a_file_give_torchvisions_features(kind: str, mobilenet: nn
 
 
 @pytest.mark.slow
-def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path) -> None:
-    path, state = str(tmp_path / "hrnet.pth"), timm.create_model("hrnet_w32").state_dict()
+@pytest.mark.parametrize(("width", "name"), [(16, "hrnet_w18_small"), (32, "hrnet_w32")])
+def test_imagenet_weights_of_hrnet_fit_every_use(tmp_path: Path, width: Any, name: str) -> None:
+    path, state = str(tmp_path / "hrnet.pth"), timm.create_model(name).state_dict()
     torch.save(state, path)
     for arguments in ({}, {"last_stage": 4}, {"last_stage": 4, "finest_only": True}):
-        backbone = HRNet(32, weights=path, **arguments)
-        for name, value in backbone.network.state_dict().items():
-            assert torch.equal(value, state[name]), name
-    assert [name for name, _ in HRNet(32, weights=path).network.stage4.named_parameters()] == []
+        backbone = HRNet(width, weights=path, **arguments)
+        for key, value in backbone.network.state_dict().items():
+            assert torch.equal(value, state[key]), key
+    assert [key for key, _ in HRNet(width, weights=path).network.stage4.named_parameters()] == []
 
 
 def test_weights_of_a_timm_model_load_strictly(tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ class TimmBackbone(Backbone):
 
 
 class HRNet(Backbone):
-    """Parallel branches at 1/4 to 1/32, of W, 2W, 4W and 8W channels (timm's network; K. Sun et al., 1902.09212).
+    """Parallel branches at 1/4 to 1/32, of W, 2W, 4W and 8W channels (timm's networks; K. Sun et al., 1902.09212).
+
+    Width 16 is HRNet-W18-Small of the same authors, which has one module a stage.
 
     `last_stage` 3 ends with stage 3 and the convolution from 1/16 to 1/32 that opens stage 4's fourth branch
     (Table V, ours-a and ours-b), 4 is the whole network. `finest_only` makes the map at 1/4 of stage 4 alone.
@@ -136,17 +138,18 @@ class HRNet(Backbone):
 
     def __init__(
         self,
-        width: Literal[32, 48] = 32,
+        width: Literal[16, 32, 48] = 32,
         last_stage: Literal[3, 4] = 3,
         finest_only: bool = False,
         weights: str = "imagenet",
     ) -> None:
         super().__init__()
-        if width not in (32, 48):
-            raise PnfsError(f"backbone.width={width}: there are HRNets of width 32 and 48")
+        if width not in (16, 32, 48):
+            raise PnfsError(f"backbone.width={width}: there are HRNets of width 16, 32 and 48")
         if last_stage not in ((4,) if finest_only else (3, 4)):
             raise PnfsError("backbone.last_stage must be 3 or 4; finest_only needs last_stage=4")
-        name = f"hrnet_w{width}"
+        # The small one has modules of fewer blocks, and branches narrower than its published name says.
+        name = "hrnet_w18_small" if width == 16 else f"hrnet_w{width}"
         self.network: Any = timm.create_model(name, features_only=True, feature_location="")
         unused = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
         if last_stage == 3:
@@ -156,7 +159,8 @@ class HRNet(Backbone):
             # Without what makes the last module's maps at 1/8, 1/16 and 1/32.
             last = self.network.stage4[-1]
             last.fuse_layers, last.multi_scale_output = last.fuse_layers[:1], False
-            unused += tuple(f"stage4.2.fuse_layers.{level}." for level in (1, 2, 3))
+            modules = len(self.network.stage4)
+            unused += tuple(f"stage4.{modules - 1}.fuse_layers.{level}." for level in (1, 2, 3))
         count = 1 if finest_only else len(SCALES)
         self.channels = tuple(width * 2**level for level in range(count))
         load_weights(self.network, weights, partial(_timm_state, name), name, unused)
