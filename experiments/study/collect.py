@@ -1,10 +1,11 @@
-"""Copies finished runs of the study into `../<target>/runs/<profile>/<row>/<seed>/result.json`:
-collect.py RUNS_FOLDER PROFILE [TARGET, study or study_long]
+"""Copies finished runs into `<target>/runs/<profile>/<row>/<seed>/result.json`, beside this folder:
+collect.py RUNS_CSV RUN_ROOT
 
-The row is told by what the run's configuration changes; a run that is of no row, or of a row at another scale than
-the first record kept there, is named and left out. Paths of the machine become names.
+`RUNS_CSV` is `.../<target>/results/<profile>/runs.csv` as `pnfs tables` has written it from the runs below
+`RUN_ROOT`, so that the rows are told as tables tell them. Paths of the machine become names.
 """
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -13,27 +14,6 @@ from typing import Any
 import yaml
 
 EXPERIMENTS = Path(__file__).parents[1]
-PARTS = EXPERIMENTS.parent / "conf" / "parts"
-SCALE = ("epochs", "input_size", "batch_size")
-
-
-def row_of(config: dict[str, Any], rows: dict[str, str]) -> str | None:
-    """The file in conf/experiment/<target> whose run this is."""
-    model, strategy = config["model"] | config["model"].get("fabrics", {}), config["strategy"]
-    groups = {path.stem: yaml.safe_load(path.read_text()).get("lsp") for path in sorted(PARTS.glob("*.yaml"))}
-    parts = next((name for name, group in groups.items() if group == model.get("parts")), None)
-    search, factor = strategy["_target_"].rsplit(".", 1)[-1], strategy.get("lr_factor", 1.0)
-    names = {"Random": "random", "Frozen": "frozen", "GumbelSoftmax": "gumbel"}
-    names |= {"FirstOrder": "first_order", "SecondOrder": "second_order"}
-    changed = [] if parts == "p3" else [str(parts)]
-    changed += [] if search == "Synchronous" else [names.get(search, search)]
-    changed += [] if factor == 1.0 else [f"lr_{factor:g}"]
-    changed += [] if model["vector_dim"] == 8 else [f"d{model['vector_dim']}"]
-    changed += [] if model["rules"]["gain"] == "one" else ["posenfs"]
-    changed += [] if model["channels"] == 10 else [f"C{model['channels']}"]
-    changed += [] if model["nodes"] == 1 else [f"H{model['nodes']}"]
-    name = {"": "p3", "p1 C18": "p1_wide"}.get(" ".join(changed), " ".join(changed))
-    return name if name in rows else None
 
 
 def without_paths(value: Any) -> Any:
@@ -45,24 +25,22 @@ def without_paths(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
-def main(runs: Path, profile: str, target: str = "study") -> None:
+def main(runs: Path, root: Path) -> None:
+    target, _, profile = runs.parts[-4:-1]
     here = EXPERIMENTS / target
-    rows = yaml.safe_load((here / "target.yaml").read_text())["rows"]
-    kept = sorted(here.glob(f"runs/{profile}/*/*/result.json"))
-    scale = [json.loads(kept[0].read_text())["config"][key] for key in SCALE] if kept else None
-    for path in sorted(runs.glob("**/result.json")):
-        record = json.loads(path.read_text())
-        row = row_of(record["config"], rows)
-        if row is None or (scale and [record["config"][key] for key in SCALE] != scale):
-            print(f"left out: {path.parent}")
-            continue
-        # Earlier revisions did not name the dataset's skeleton, which tables group rows by.
-        record["config"]["dataset"].setdefault("skeleton", "lsp")
-        out = here / "runs" / profile / row / str(record["seed"]) / "result.json"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(without_paths(record), indent=1) + "\n")
-        print(f"{row}, seed {record['seed']}: {record['score']:.1f}")
+    rows = {label: row for row, label in yaml.safe_load((here / "target.yaml").read_text())["rows"].items()}
+    with runs.open(newline="") as lines:
+        for line in csv.DictReader(lines):
+            row, seed = rows[line["row"]], line["seed"]
+            if line["state"] != "finished":
+                print(f"{row}, seed {seed}: {line['state']}")
+                continue
+            record = json.loads((root / line["folder"] / "result.json").read_text())
+            out = here / "runs" / profile / row / seed / "result.json"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(without_paths(record), indent=1) + "\n")
+            print(f"{row}, seed {seed}: {record['score']:.1f}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(*map(Path, sys.argv[1:]))

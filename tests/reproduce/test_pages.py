@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pnfs.errors import PnfsError
-from pnfs.reproduce.page import PAPER_NAMES, cells, draw_figures, draw_table, page
+from pnfs.reproduce.page import PAPER_NAMES, cells, draw_figures, draw_table, draw_trade_off, page
 from pnfs.reproduce.results import (
     OTHERS,
     Results,
@@ -137,9 +137,26 @@ def test_what_is_not_finished_says_why_and_no_run_is_taken_for_another(tmp_path:
     assert str(tmp_path / "runs" / "c") in results.runs["state"][0]
 
 
-def test_rows_with_another_backbone_stand_apart() -> None:
+def test_rows_with_another_backbone_stand_apart_unless_they_are_compared(target: Target) -> None:
     made = {label: settings(label, 0, label[:3]) for label in ("one a", "one b", "two")}
-    assert groups(Results(None, made), made) == {"one": ["one a", "one b"], "two": ["two"]}  # type: ignore[arg-type]
+    results = Results(None, made)  # type: ignore[arg-type]
+    assert groups(target, results, made) == {"one": ["one a", "one b"], "two": ["two"]}
+    assert groups(target.model_copy(update={"against": "seeded"}), results, made) == {"": list(made)}
+
+
+def test_a_trade_off_shows_every_network_by_a_look_of_its_own(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = [f"network {n}" for n in range(20)]
+    for n, label in enumerate(labels):
+        write_run(tmp_path / "runs", label, 0, float(n))
+    many = target.model_copy(update={"rows": {label: label for label in labels}})
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    draw_trade_off(many, results_of(tmp_path / "runs", many), tmp_path, "title")
+    points = [container.lines[0] for container in drawn[0].axes[0].containers]
+    assert sorted(float(point.get_ydata()[0]) for point in points) == list(range(20))
+    assert len({(point.get_color(), point.get_marker()) for point in points}) == 20
 
 
 @pytest.mark.parametrize(

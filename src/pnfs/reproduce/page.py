@@ -50,7 +50,7 @@ def page(target: Target, results: Results, profile: str, says: str = "") -> str:
     whole, pairs = cells(target, results, profile), compared(target, results)
     # Other methods, then ours, one table for each backbone and dataset.
     members = {"Other methods, as cited by the paper": target.cited} if target.cited else {}
-    members |= groups(results, target.rows.values())
+    members |= groups(target, results, target.rows.values())
     shown = {
         name: whole.loc[labels].dropna(axis="columns", how="all").fillna("–") for name, labels in members.items()
     }
@@ -170,7 +170,7 @@ def draw_figures(target: Target, results: Results, folder: Path, title: str) -> 
 def draw_table(target: Target, results: Results, folder: Path, title: str) -> Path:
     """The main score of the rows that have runs: mean and deviation, a dot a seed, and the paper's score."""
     name, (ours, paper) = main_score(target, results), COLOURS[:2]
-    parts = groups(results, results.spread(name).index).values()
+    parts = groups(target, results, results.spread(name).index).values()
     labels = [label for members in parts for label in members]
     spread = results.spread(name).loc[labels]
     figure = new_figure(6.4, 1.5 + 0.4 * len(labels), title=title)
@@ -198,8 +198,10 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
     figure = new_figure(6.4, 4.6, title=title)
     axes = figure.subplots()
     macs, parameters = results.spread("macs")["mean"], results.spread("live_parameters")["mean"]
-    looks = zip(COLOURS, MARKERS, strict=True)
-    for (label, mean, std, _), look in zip(results.spread(name).itertuples(), looks, strict=False):
+    count = len(COLOURS)
+    for n, (label, mean, std, _) in enumerate(results.spread(name).itertuples()):
+        # From the eighth on, the colours come again with other markers.
+        look = COLOURS[n % count], MARKERS[(n + n // count) % count]
         text = f"{label} ({parameters[label] / 1e6:.1f} M)"
         plot_mean(axes, macs[label] / 1e9, mean, look, yerr=std, label=text)
     legend = "network (live parameters); hollow: one seed"

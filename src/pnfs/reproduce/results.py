@@ -40,7 +40,8 @@ class Target(BaseModel):
     kind: Literal["table", "trade_off", "loss_curves", "poses"]  # What is drawn beside the table.
     scores: dict[str, str] = {}  # Column of paper.csv -> the score of our records beside it.
     rows: dict[str, str]  # File in `conf/experiment/<name>/` -> label, as in paper.csv.
-    against: str | None = None  # Row (file) to compare the others with; None: the first with runs.
+    # Row (file) to compare the others with, whatever their backbone; None: the first with runs of the same one.
+    against: str | None = None
     questions: dict[str, str] = {}  # Row (file) -> the question that its comparison answers.
     notes: dict[str, str] = {}  # Profile -> what to know about its numbers.
     counts: dict[str, str] = {}  # Row, or "all" -> why our parameters and MACs differ.
@@ -220,13 +221,15 @@ def conditions(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name} ({text})" if text else name for name, text in zip(names, details, strict=True))
 
 
-def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
-    """Rows whose scores may stand in one column, those with the same data and the same backbone: what tells the
-    group apart -> labels. Rows of which neither is known go with the first group."""
+def groups(target: Target, results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
+    """Rows whose scores may stand in one column, those with the same data and, unless the target names a row to
+    compare with, the same backbone: what tells the group apart -> labels. Rows of which neither is known go with
+    the first group."""
     known = {label: conditions(settings) for label, settings in results.settings.items()}
     first = next(iter(known.values()), ("", ""))
     keys = {label: known.get(label, first) for label in labels}
-    differing = [n for n in (0, 1) if len({key[n] for key in keys.values()}) > 1]
+    telling = (1,) if target.against else (0, 1)
+    differing = [n for n in telling if len({key[n] for key in keys.values()}) > 1]
     found: dict[str, list[str]] = {}
     for label, key in keys.items():
         found.setdefault(", ".join(key[n] for n in differing), []).append(label)
@@ -234,10 +237,10 @@ def groups(results: Results, labels: Iterable[str]) -> dict[str, list[str]]:
 
 
 def compared(target: Target, results: Results) -> pd.DataFrame:
-    """Each row against another of the same backbone and data, over the seeds that both have, by the main score.
+    """Each row against another of its group (see `groups`), over the seeds that both have, by the main score.
 
     The other one is `Target.against` (while it has no runs, nothing is compared), or else the first row of its
-    backbone and data. Label -> text: the difference, its 95 % interval (Student's t over the seeds), and in words
+    group. Label -> text: the difference, its 95 % interval (Student's t over the seeds), and in words
     whether it is more than chance.
     """
     lines, score = {}, next(iter(results.scores), "")
@@ -246,7 +249,7 @@ def compared(target: Target, results: Results) -> pd.DataFrame:
         labels = [label for label in target.rows.values() if label in by_seed]
         if target.against and target.rows[target.against] not in labels:
             labels = []  # Another row in its place would answer other questions.
-        for members in groups(results, labels).values():
+        for members in groups(target, results, labels).values():
             other = target.rows.get(target.against or "", "")
             other = other if other in members else members[0]
             for label in members:
