@@ -50,9 +50,8 @@ def test_a_path_that_leaves_the_folder_is_refused(files: ImageFiles, path: str) 
     root = files.root / "data"
     (root / "sub").mkdir(parents=True)
     (root / "link").symlink_to(files.root)
-    with pytest.raises(DataError, match=r"\(record 1\) leaves the folder") as caught:
+    with pytest.raises(DataError, match=rf"'{path}' \(record 1\) leaves the folder"):
         ImageFiles(root, ["fine.jpg", path])
-    assert repr(path) in str(caught.value)
     # A file's own link is followed when it is read.
     (root / "outside.png").symlink_to(files.root / "red.png")
     (root / "inside.png").symlink_to(root / "real.png")

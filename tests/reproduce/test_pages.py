@@ -144,15 +144,20 @@ def test_rows_with_another_backbone_stand_apart_unless_they_are_compared(target:
     assert groups(target.model_copy(update={"against": "seeded"}), results, made) == {"": list(made)}
 
 
-def test_a_trade_off_shows_every_network_by_a_look_of_its_own(
-    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: figures.append(self))
+    return figures
+
+
+def test_trade_off_shows_every_network_by_its_own_look(
+    target: Target, tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    labels = [f"network {n}" for n in range(20)]
-    for n, label in enumerate(labels):
+    rows = {f"network {n}": f"network {n}" for n in range(20)}
+    for n, label in enumerate(rows):
         write_run(tmp_path / "runs", label, 0, float(n))
-    many = target.model_copy(update={"rows": {label: label for label in labels}})
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    many = target.model_copy(update={"rows": rows})
     draw_trade_off(many, results_of(tmp_path / "runs", many), tmp_path, "title")
     points = [container.lines[0] for container in drawn[0].axes[0].containers]
     assert sorted(float(point.get_ydata()[0]) for point in points) == list(range(20))
@@ -210,10 +215,8 @@ def test_kept_records_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_table_is_drawn_of_the_rows_that_have_runs(
-    tmp_path: Path, target: Target, results: Results, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, target: Target, results: Results, drawn: list[Figure]
 ) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
     write_run(tmp_path / "single", "lonely", 0, 50.0)
     for shown, scores in ((results, [10.0, 14.0]), (results_of(tmp_path / "single", target), [50.0])):
         draw_table(target, shown, tmp_path, "title")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UsageError("trainer.max_epochs is not set: begin your file with `defaults: [auto, _self_]`")
     if settings["initial"] is not None and settings["ckpt_path"] is not None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
+    if settings["ckpt_path"] is not None:
+        named_start(settings["ckpt_path"], trainer["max_epochs"])
     mixed = str(trainer.get("precision")).endswith("mixed")
     if mixed and trainer.get("gradient_clip_val") and settings["optimizer"].get("fused"):
         raise UsageError(
@@ -83,6 +86,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
         )
     gpus, devices = torch.accelerator.device_count(), trainer.get("devices", 1)
+    if "PNFS_GPUS" in os.environ and trainer.get("accelerator") != "cpu" and devices in ("auto", "-1", -1):
+        # Its folder was named, by the GPUs of the whole machine, before the job had one of them.
+        raise UsageError(f"trainer.devices={devices}: hydra/launcher=joblib_gpus gives a job one GPU; say 1")
     wanted = int(devices) if str(devices).isdigit() else 1
     wanted = max(devices) + 1 if isinstance(devices, list) else wanted
     if trainer.get("accelerator") in ("gpu", "cuda") and gpus < wanted:
@@ -90,6 +96,20 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
             f"{gpus} GPUs; trainer=cpu runs without"
         )
+
+
+def named_start(named: str, epochs: int) -> Path:
+    """The checkpoint of `ckpt_path`, from which a training of so many epochs in all can go on."""
+    path = named_file("ckpt_path", named) or checkpoints.find_checkpoint(named)
+    content = checkpoints.read_checkpoint(path, builds=())
+    if not {"loops", "optimizer_states"} <= content.keys():
+        raise UsageError(
+            f"ckpt_path={named}: it holds weights and no state of a training to go on from; initial={named} "
+            "starts a training from them"
+        )
+    if content["epoch"] + 1 >= epochs > 0:
+        raise UsageError(f"ckpt_path={named}: {content['epoch'] + 1} epochs are behind it; set epochs to more")
+    return path
 
 
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +122,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             found = checkpoints.read_checkpoint(start, builds=())
             require_same(start, found.get(checkpoints.IDENTITY_KEY), identity)
         elif settings["ckpt_path"] is not None:
-            named = settings["ckpt_path"]
-            start = named_file("ckpt_path", named) or checkpoints.find_checkpoint(named)
+            start = named_start(settings["ckpt_path"], settings["trainer"]["max_epochs"])
         job = {"settings": settings, "identity": identity, "start": start, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:
