@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the one that comes with the package."""
+"""Files that are written whole or not at all, and checkpoints by their file, folder or name."""
 
 import os
 from contextlib import suppress
@@ -6,6 +6,15 @@ from pathlib import Path
 
 SHIPPED = Path(__file__).parent / "shipped" / "lspet_best.ckpt"
 """The model that comes with the package, which `checkpoint=shipped` names; tools/ship.py makes it."""
+
+
+def checkpoint_at(path: str | Path, *, last_first: bool = False) -> Path | None:
+    """The checkpoint a user means: a file, or the best (else the last) of a run's folder, the other way round with
+    `last_first`; "shipped" is the model that comes with the package. None: there is none."""
+    path = SHIPPED if str(path) == "shipped" else Path(path).expanduser()
+    names = ("last.ckpt", "best.ckpt") if last_first else ("best.ckpt", "last.ckpt")
+    inside = (folder / name for folder in (path / "checkpoints", path) for name in names)
+    return next((file for file in (path, *inside) if file.is_file()), None)
 
 
 def write_whole(path: Path, content: bytes | memoryview | str) -> Path:

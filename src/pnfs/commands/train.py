@@ -29,9 +29,10 @@ from pnfs.commands.scoring import (
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.data.module import PoseDataModule
 from pnfs.data.persons import UNLABELLED
+from pnfs.files import checkpoint_at
 from pnfs.models.cost import measure_cost
 from pnfs.runs import state
-from pnfs.runs.identity import named_file, require_same, run_identity
+from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training import checkpoints
 from pnfs.training.keeping import why_unfinished
@@ -100,7 +101,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 def named_start(named: str, epochs: int) -> Path:
     """The checkpoint of `ckpt_path`, from which a training of so many epochs in all can go on."""
-    path = named_file("ckpt_path", named) or checkpoints.find_checkpoint(named)
+    path = checkpoint_at(named, last_first=True) or checkpoints.find_checkpoint(named)
     content = checkpoints.read_checkpoint(path, builds=())
     if not {"loops", "optimizer_states"} <= content.keys():
         raise UsageError(

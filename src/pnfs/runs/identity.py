@@ -12,7 +12,7 @@ import numpy as np
 from pydantic_core import from_json, to_json
 
 from pnfs.errors import PnfsError
-from pnfs.files import SHIPPED
+from pnfs.files import checkpoint_at
 
 if TYPE_CHECKING:
     # For the annotations alone: `pnfs runs` is not to wait for torch.
@@ -168,20 +168,11 @@ def _by_content(tree: Any) -> Any:
     }
 
 
-def named_file(key: str, value: str) -> Path | None:
-    """The file that a key of `_FILES` names, or the checkpoint in the run's folder; None: no file ("imagenet")."""
-    path = SHIPPED if value == "shipped" and key != "weights" else Path(value).expanduser()
-    if str(path) in _WORDS:
-        return None
-    # A training goes on from the last epoch; elsewhere the best one is meant.
-    names = ("last.ckpt", "best.ckpt") if key == "ckpt_path" else ("best.ckpt", "last.ckpt")
-    inside = (folder / name for folder in (path / "checkpoints", path) for name in names)
-    return next((file for file in (path, *inside) if file.is_file()), None)
-
-
 def _content(key: str, value: str) -> str:
     """Digest of a file; the name of what is no file."""
-    file = named_file(key, value)
+    # A training goes on from the last epoch; elsewhere the best one is meant.
+    word = value in _WORDS or (key, value) == ("weights", "shipped")
+    file = None if word else checkpoint_at(value, last_first=key == "ckpt_path")
     if file is None:
         return Path(value).expanduser().name
     stat = file.stat()

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from pnfs.body import Skeleton
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.errors import PnfsError
-from pnfs.files import SHIPPED
+from pnfs.files import SHIPPED, checkpoint_at
 from pnfs.models import FabricRules, NeuralFabrics, PoseFabricNetwork, PoseNetwork
 from pnfs.models.architecture import Architecture, architecture_from_json, describe_architecture, to_json
 from pnfs.models.backbones import Backbone, Stem
@@ -108,23 +108,17 @@ def read_architecture(path: str | Path) -> Architecture:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint a user means: a file, or the best (else, with a warning, the last) of a run's folder;
-    "shipped" is the model that comes with the package.
+    """The checkpoint a user means (see `checkpoint_at`), with a warning where a run's folder holds no best one.
 
     Raises:
         CheckpointError: There is none.
     """
-    path = SHIPPED if str(path) == "shipped" else Path(path).expanduser()
-    if path.is_file():
-        return path
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    best, last = folder / "best.ckpt", folder / "last.ckpt"
-    if best.is_file():
-        return best
-    if not last.is_file():
+    found = checkpoint_at(path)
+    if found is None:
         raise CheckpointError(f"{path}: no checkpoint, and no best.ckpt or last.ckpt in it")
-    log.warning("%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used", folder)
-    return last
+    if found.name == "last.ckpt" and Path(path).name != found.name:
+        log.warning("%s holds no best.ckpt: the weights of the last epoch (last.ckpt) are used", found.parent)
+    return found
 
 
 def results_place(path: Path, run_root: str, name: str) -> Path:
