@@ -69,43 +69,35 @@ def test_version_and_help(server: TrainServer, tmp_path: Path) -> None:
         assert listed[group].split(", ") == choices
 
 
-@pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ("train epochs=-1", "epochs"),
-        ("train epochs=two", "epochs"),
-        ("train trainer.max_epochs=0", "trainer.max_epochs"),
-        ("train input_size=64", "input_size"),
-        ("train input_size=[100,100]", "input_size"),
-        ("train codec.decode_method=drak", "codec.decode_method"),
-        ("train batch_size=0", "batch_size"),
-        ("train optimizer.lr=text", "optimizer.lr"),
-        ("train strategy.lr_factor=text", "strategy.lr_factor"),
-        ("train data.augment=divice", "data.augment"),
-        ("train data.augment={a:1}", "data.augment"),
-        ("train data.resident={a:1}", "data.resident"),
-        ("train model.fabrics.nodes=one", "model.fabrics.nodes"),
-        ("train trainer=gpu", "trainer.accelerator"),
-        ("train epochz=3", "epochs"),
-        ("train +epochz=3", "epochs"),
-        ("train +trainer.max_epoch=3", "trainer.max_epochs"),
-        ("train +model.fabrics.chanels=3", "model.fabrics.channels"),
-        ("train +codec.sigmas=3", "codec.sigma"),
-        ("train +callbacks.best.moniter=x", "callbacks.best.monitor"),
-        ("cost skeleton=panoptic", "parts.panoptic"),
-        ("cost backbone.weights=none +operations.mine={_target_:absent.Gate}", "PYTHONPATH"),
-        ("cost backbone.weights=imagenet", "backbone.weights=none"),
-        ("evaluate checkpoint=no/such.ckpt", "no/such.ckpt"),
-        ("evaluate decode_method=best", "decode_method=best"),
-        ("evaluate flip_shift=2", "flip_shift=2"),
-        ("predict input=x nms_threshold=1.5", "nms_threshold=1.5"),
-        ("predict input=x box_threshold=much", "box_threshold=much"),
-        ("predict input=x runtime=tpu", "runtime=tpu"),
-        ("export checkpoint=x int8.crops=0", "int8.crops=0"),
-        ("export checkpoint=x int8.max_moved=2", "int8.max_moved=2"),
-        ("show", "checkpoint"),
-    ],
-)
+MISTAKES = [
+    ("train epochs=-1", "epochs"), ("train epochs=two", "epochs"),
+    ("train trainer.max_epochs=0", "trainer.max_epochs"), ("train input_size=64", "input_size"),
+    ("train input_size=[100,100]", "input_size"), ("train codec.decode_method=drak", "codec.decode_method"),
+    ("train batch_size=0", "batch_size"), ("train optimizer.lr=text", "optimizer.lr"),
+    ("train strategy.lr_factor=text", "strategy.lr_factor"), ("train data.augment=divice", "data.augment"),
+    ("train data.augment={a:1}", "data.augment"), ("train data.resident={a:1}", "data.resident"),
+    ("train model.fabrics.nodes=one", "model.fabrics.nodes"), ("train trainer=gpu", "trainer.accelerator"),
+    ("train epochz=3", "epochs"), ("train +epochz=3", "epochs"),
+    ("train +trainer.max_epoch=3", "trainer.max_epochs"),
+    ("train +model.fabrics.chanels=3", "model.fabrics.channels"), ("train +codec.sigmas=3", "codec.sigma"),
+    ("train +callbacks.best.moniter=x", "callbacks.best.monitor"), ("cost skeleton=panoptic", "parts.panoptic"),
+    ("cost backbone.weights=none +operations.mine={_target_:absent.Gate}", "PYTHONPATH"),
+    ("cost backbone.weights=imagenet", "backbone.weights=none"),
+    ("evaluate checkpoint=no/such.ckpt", "no/such.ckpt"), ("evaluate decode_method=best", "decode_method=best"),
+    ("evaluate flip_shift=2", "flip_shift=2"), ("predict input=x nms_threshold=1.5", "nms_threshold=1.5"),
+    ("predict input=x box_threshold=much", "box_threshold=much"), ("predict input=x runtime=tpu", "runtime=tpu"),
+    ("export checkpoint=x int8.crops=0", "int8.crops=0"),
+    ("export checkpoint=x int8.max_moved=2", "int8.max_moved=2"), ("show", "checkpoint"),
+    ("predict input=x box_threshold=null", "box_threshold"),
+    ("predict input=x score_threshold=null", "score_threshold"),
+    ("predict input=x tracking.iou=null", "tracking.iou"),
+    ("derive checkpoint=x alpha_threshold=null", "alpha_threshold"),
+    ("data dataset=synthetic splits=val", "splits"), ("data dataset=synthetic splits=[]", "splits"),
+    ("train callbacks=[default,pictures] callbacks.pictures.every=0", "callbacks.pictures.every"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "key"), MISTAKES)
 def test_mistake_is_one_sentence_that_names_the_key(
     server: TrainServer, tmp_path: Path, given: str, key: str
 ) -> None:

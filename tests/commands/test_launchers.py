@@ -15,11 +15,12 @@ import pytest
 import torch
 import yaml
 
+from pnfs.commands.configuration import plain
 from pnfs.commands.processes import take_gpu_if_asked
 from pnfs.commands.train import check_settings
 from pnfs.errors import PnfsError
 from pnfs.runs.state import find_runs
-from tiny_runs import PEOPLE, TINY, record_of
+from tiny_runs import PEOPLE, TINY, composed, record_of
 
 
 def train(folder: Path, *overrides: str) -> "subprocess.CompletedProcess[str]":
@@ -147,6 +148,7 @@ def test_processes_of_a_run_end_together(tmp_path: Path, does: str, status: int,
 
 TAKE_TWICE = """
 import json, os, sys
+from pnfs.commands.configuration import plain
 from pnfs.commands.processes import take_gpu_if_asked
 from pnfs.commands.train import check_settings
 seen = []
@@ -187,6 +189,6 @@ def test_gpus_that_cannot_be_shared_out_are_refused(monkeypatch: pytest.MonkeyPa
 
 def test_a_job_with_one_gpu_is_not_named_by_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNFS_GPUS", "2")
-    trainer = {"accelerator": "gpu", "devices": "auto", "max_epochs": 1}
+    settings = plain(composed("train", "trainer=gpu", "trainer.devices=auto"))
     with pytest.raises(PnfsError, match=r"trainer\.devices=auto"):
-        check_settings({"trainer": trainer, "dataset": {"_target_": ""}, "initial": None, "ckpt_path": None})
+        check_settings(settings)

@@ -148,6 +148,7 @@ def test_results_load_in_pycocotools_and_serve_as_boxes(checkpoint: Path, tmp_pa
     assert rows[["frame", "time_s"]].isna().all(axis=None)
     before, after = ([a["keypoints"] for a in x["annotations"]] for x in (first, again))
     assert before == after
+    assert again["info"]["upright"] is False
 
 
 def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: Path) -> None:
@@ -167,7 +168,9 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
     assert {person["track_id"] for person in persons} == {1}
     assert result["info"]["smoothing"] == {"min_cutoff": 1.0, "beta": 10.0}
     raw = run(checkpoint, tmp_path / "raw", path, "tracking.score=0", "smoothing.enabled=false")
-    assert raw["info"]["smoothing"] is None
+    assert (raw["info"]["smoothing"], raw["info"]["upright"]) == (None, True)
+    with pytest.raises(UsageError, match=r"walk\.avi\.mp4"):
+        run(checkpoint, out, out / "overlays" / "walk.avi.mp4")
     first, *others = zip(persons, raw["annotations"], strict=True)
     assert first[0] == first[1]
     assert all(a["keypoints"] != b["keypoints"] for a, b in others)

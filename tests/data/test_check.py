@@ -151,3 +151,6 @@ def test_a_cache_is_written_once(tmp_path: Path) -> None:
     written = paths[0].read_bytes()
     run(*asked)
     assert paths[0].read_bytes() == written
+    run(*asked, "cache.unbiased=true")
+    settings = [read_about(path)["settings"] for path in {*(tmp_path / "cache").glob("*.sqlite")} - {*paths}]
+    assert [some.unbiased for some in settings] == [True, True]

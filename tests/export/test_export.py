@@ -78,8 +78,9 @@ def test_maps_equal_those_of_the_network(network, f32_file, runtime, batch: int)
     assert not {node.op_type for node in graph.node} & {"BatchNormalization", "Softmax"}
 
 
-def test_a_file_that_differs_is_refused_and_removed(f32_file, tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_differs_is_refused_and_replaces_none(f32_file, tmp_path: Path, monkeypatch) -> None:
     file, content, scalar = tmp_path / "wrong.onnx", f32_file.read_bytes(), build(1, vector_dim=1)
+    file.write_bytes(b"good")
     # In place of the network's file, another network's.
     monkeypatch.setattr(onnx_model, "_write", lambda model, path, _: path.write_bytes(content))
     with pytest.raises(ExportError, match=r"wrong\.onnx: .* differ from PyTorch's by"):
@@ -87,7 +88,7 @@ def test_a_file_that_differs_is_refused_and_removed(f32_file, tmp_path: Path, mo
     for size in [(64, 65), (0, 64)]:
         with pytest.raises(ExportError, match="divide by 32"):
             export_onnx(scalar, file, input_size=size)
-    assert not file.exists()
+    assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == [(file, b"good")]
 
 
 @RUNTIMES
@@ -212,7 +213,7 @@ def test_a_file_that_moves_too_much_is_not_made_or_not_kept(
     monkeypatch.setattr(onnx_model, "quantise", lambda path, calibration: (1, 1))
     with pytest.raises(ExportError, match=r"m\.onnx: .*not kept.*int8\.crops"):
         export_onnx(network, path, input_size=SIZE, int8=strict)
-    assert not path.exists()
+    assert path.read_bytes() == f32_file.read_bytes()
     for count, max_moved in ((2, 0.0), (2, float("nan")), (2, 1.5), (0, 0.1)):
         with pytest.raises(ExportError, match="int8"):
             Calibration(smooth(2, 0)[:count], smooth(2, 0), max_moved)

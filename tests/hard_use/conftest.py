@@ -11,23 +11,11 @@ import pytest
 from train_server import TrainServer
 
 RUN = [
-    "backbone=fabric",
-    "backbone.fabrics.first_layers=3",
-    "backbone.fabrics.channels=2",
-    "model.fabrics.channels=2",
-    "parts=p1",
-    "input_size=[32,32]",
-    "batch_size=4",
-    "eval_batch_size=8",
-    "augmentation=paper",
-    "optimizer.lr=0.01",
-    "workers=2",
-    "trainer=cpu",
-    "name=tiny",
-    "dataset.train=24",
-    "dataset.val=8",
-    "dataset.image_size=[48,48]",
-]
+    "backbone=fabric", "backbone.fabrics.first_layers=3", "backbone.fabrics.channels=2",
+    "model.fabrics.channels=2", "parts=p1", "input_size=[32,32]", "batch_size=4", "eval_batch_size=8",
+    "augmentation=paper", "optimizer.lr=0.01", "workers=2", "trainer=cpu", "name=tiny", "dataset.train=24",
+    "dataset.val=8", "dataset.image_size=[48,48]",
+]  # fmt: skip
 """A training of seconds on a few drawn people."""
 
 FEW = [*RUN, "dataset.train=8", "dataset.val=4", "workers=0", "epochs=4"]

@@ -73,15 +73,10 @@ def test_damaged_last_checkpoint(
 
 
 READERS = {
-    "evaluate checkpoint": [],
-    "predict checkpoint": ["input=picture.png"],
-    "derive checkpoint": ["method=exact"],
-    "export checkpoint": [],
-    "show checkpoint": [],
-    "train initial": FEW,
-    "train ckpt_path": FEW,
-    "train architecture": [*FEW, "strategy=frozen"],
-}
+    "evaluate checkpoint": [], "predict checkpoint": ["input=picture.png"],
+    "derive checkpoint": ["method=exact"], "export checkpoint": [], "show checkpoint": [], "train initial": FEW,
+    "train ckpt_path": FEW, "train architecture": [*FEW, "strategy=frozen"],
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -57,14 +57,10 @@ def pickles(marker: Path) -> Iterator[tuple[str, bytes]]:
 
 
 READ_BY = {
-    "evaluate": ["checkpoint={}"],
-    "predict": ["checkpoint={}", "input=person.png"],
-    "derive": ["checkpoint={}"],
-    "export": ["checkpoint={}"],
-    "show": ["checkpoint={}"],
-    "import": ["checkpoint={}", "input_size=[64,64]"],
+    "evaluate": ["checkpoint={}"], "predict": ["checkpoint={}", "input=person.png"], "derive": ["checkpoint={}"],
+    "export": ["checkpoint={}"], "show": ["checkpoint={}"], "import": ["checkpoint={}", "input_size=[64,64]"],
     "train": [*FEW, "initial={}"],
-}
+}  # fmt: skip
 WEIGHTS = [*FEW, "backbone=mobilenet_v2", "backbone.weights={}", "~backbone.fabrics"]
 
 

@@ -13,17 +13,14 @@ BITWISE = "the same command resumes; weights, scores and trajectory are those of
 
 KILLS = 5
 CASES = {
-    "synchronous": ["strategy=synchronous"],
-    "random": ["strategy=random"],
-    "first_order": ["strategy=first_order"],
-    "second_order": ["strategy=second_order"],
-    "gumbel": ["strategy=gumbel"],
-    "frozen": ["strategy=frozen"],
+    "synchronous": ["strategy=synchronous"], "random": ["strategy=random"],
+    "first_order": ["strategy=first_order"], "second_order": ["strategy=second_order"],
+    "gumbel": ["strategy=gumbel"], "frozen": ["strategy=frozen"],
     "accumulated gradients": ["+trainer.accumulate_grad_batches=4"],
     "accumulated gradients, first order": ["strategy=first_order", "+trainer.accumulate_grad_batches=2"],
     "one-cycle schedule": ["schedule=one_cycle", "strategy.warmup_epochs=2"],
     "without loader processes": ["workers=0"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow

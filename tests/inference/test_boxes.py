@@ -87,8 +87,10 @@ def test_frames_are_found_by_video_and_number(tmp_path: Path) -> None:
     source = CocoBoxes(written(tmp_path, content))
     for n in range(3):
         assert boxes(source, "/data/walk.mp4", n) == [[n, n, 10, 10]]
-    unlisted = looked(source, "/data/walk.mp4", 3)
-    assert (unlisted.boxes.tolist(), unlisted.carried) == ([], True)
+    unlisted = [looked(source, "/data/walk.mp4", n) for n in (3, 4)]
+    assert [(u.boxes.tolist(), u.carried, u.image_id) for u in unlisted] == [([], True, 4), ([], True, 5)]
+    for info, upright in (({}, False), ([], False), ({"upright": True}, True)):
+        assert CocoBoxes(written(tmp_path, content | {"info": info})).upright is upright
     with pytest.raises(DataError, match="frame_id"):
         boxes(source, "/data/run.mp4", 0)
 

@@ -7,10 +7,13 @@ const SHORTEST = 4; // pixels of the screen; anything shorter is a click
  *
  * @param canvas shows the whole picture
  * @param size () => [width, height] of the picture, or null where there is none
- * @param onBox told of the box while it is drawn and, with done = true, at the end
+ * @param before () => the box that there is, or null
+ * @param onBox told of the box while it is drawn and, with done = true, at the end; a drag that is taken back ends
+ *   with the box before
  */
-export function listenForBox(canvas, size, onBox) {
+export function listenForBox(canvas, size, before, onBox) {
   let start = null;
+  let told = false;
   const place = (event) => {
     const { left, top, width, height } = canvas.getBoundingClientRect();
     const [pictureWidth, pictureHeight] = size();
@@ -35,16 +38,23 @@ export function listenForBox(canvas, size, onBox) {
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || !size()) return;
     canvas.setPointerCapture(event.pointerId);
-    start = { at: place(event), x: event.clientX, y: event.clientY };
+    start = { at: place(event), x: event.clientX, y: event.clientY, box: before() };
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (start && far(event)) onBox(boxTo(place(event)), false);
+    if (!start || !far(event)) return;
+    told = true;
+    onBox(boxTo(place(event)), false);
   });
-  canvas.addEventListener("pointerup", (event) => {
-    if (start && far(event)) onBox(boxTo(place(event)), true);
+  const end = (box) => {
+    if (box) onBox(box, true);
+    else if (told) onBox(start.box, true);
     start = null;
-  });
-  canvas.addEventListener("pointercancel", () => (start = null));
+    told = false;
+  };
+  canvas.addEventListener("pointerup", (event) =>
+    end(start && far(event) ? boxTo(place(event)) : null),
+  );
+  canvas.addEventListener("pointercancel", () => end(null));
 }
 
 /** A box of whole pixels inside the picture, one pixel wide and high at least. */

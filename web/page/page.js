@@ -14,6 +14,7 @@ const state = { model: null, name: "", bitmap: null, pixels: null, box: null, fo
 let network = null;
 let running = false;
 let stale = false;
+let taken = 0;
 
 function say(text) {
   byId("status").textContent = text;
@@ -27,11 +28,13 @@ function complain(error) {
 async function take(file) {
   if (!file) return;
   complain(null);
+  const turn = ++taken;
   try {
     const { bitmap, pixels } = await readPicture(file);
+    if (turn !== taken) return; // Another was chosen while this one was read.
     Object.assign(state, { name: file.name, bitmap, pixels, box: null, found: null });
   } catch (error) {
-    complain(error);
+    if (turn === taken) complain(error);
     return;
   }
   document.body.classList.add("has-picture");
@@ -167,7 +170,7 @@ function listen() {
       complain(new Error("What was dropped is no file; save the picture first and drop its file"));
   });
   const size = () => state.bitmap && [state.bitmap.width, state.bitmap.height];
-  listenForBox(canvas, size, (box, done) => {
+  listenForBox(canvas, size, () => state.box, (box, done) => {
     if (done) return setBox(box);
     stale = true;
     Object.assign(state, { box, found: null });

@@ -98,18 +98,28 @@ _FREE = ("parts", "operations", "callbacks", "logger", "known")
 """Groups whose keys are names that a user may choose."""
 
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-_Share = Annotated[float | None, Field(ge=0, le=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _Side = Annotated[int, Field(ge=32, multiple_of=32)]
+
+_ABSENT = object()
 
 _KINDS: Mapping[str, Any] = {
     "seed": NonNegativeInt, "epochs": PositiveInt, "batch_size": PositiveInt, "eval_batch_size": PositiveInt,
     "workers": NonNegativeInt, "input_size": Annotated[list[_Side], Field(min_length=2, max_length=2)],
     # Null in the commands that train nothing.
     "trainer.max_epochs": Annotated[int | None, Field(gt=0)],
-    "optimizer.lr": PositiveFloat, "codec.sigma": PositiveFloat,
+    "optimizer.lr": PositiveFloat, "schedule.peak": PositiveFloat, "schedule.factor": PositiveFloat,
+    "schedule.warmup": _Share, "schedule.milestones": list[Annotated[float, Field(gt=0, le=1)]],
+    "strategy.lr": PositiveFloat, "strategy.lr_factor": NonNegativeFloat, "strategy.std": NonNegativeFloat,
+    "strategy.weight_decay": NonNegativeFloat, "strategy.unrolled_lr": PositiveFloat, "loss.factor": PositiveFloat,
+    "callbacks.early_stopping.patience": PositiveInt, "callbacks.ema.decay": Annotated[float, Field(ge=0, lt=1)],
+    "codec.sigma": PositiveFloat,
     "codec.radius": Annotated[float | None, Field(gt=0)], "codec.quantised": bool, "codec.unbiased": bool,
     "codec.flip_shift": Literal[0, 1], "flip_shift": Literal[0, 1], "flip_test": bool, "padding": PositiveFloat,
-    "nms_threshold": _Share, "box_threshold": _Share, "score_threshold": _Share,
+    "nms_threshold": Annotated[float | None, Field(ge=0, le=1)],
+    "box_threshold": _Share, "score_threshold": _Share,
+    "alpha_threshold": _Share, "beta_threshold": _Share, "splits": Annotated[list[str], Field(min_length=1)],
+    "callbacks.pictures.every": PositiveInt, "callbacks.pictures.persons": PositiveInt, "cache.unbiased": bool,
     "second_look": bool, "detector.download": bool, "detector.every": PositiveInt,
     "tracking.iou": _Share, "tracking.keep": NonNegativeInt, "tracking.score": _Share,
     "smoothing.enabled": bool, "smoothing.min_cutoff": PositiveFloat, "smoothing.beta": NonNegativeFloat,
@@ -136,9 +146,9 @@ def checked(command: str, config: DictConfig) -> dict[str, Any]:
     for key in _unread(OmegaConf.to_container(config, resolve=False), known):
         raise UsageError(f"there is no key {key}{near_match(key, known)}")
     for key, kind in _KINDS.items():
-        value = OmegaConf.select(config, key)
-        left_open = value is None and (known.get(key) is None or OmegaConf.is_missing(config, key))
-        if key in known and not left_open:
+        # The default where there is no such key in what was chosen, or ??? in it.
+        value = OmegaConf.select(config, key, default=_ABSENT)
+        if key in known and value is not _ABSENT and not (value is None and known[key] is None):
             given = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             _check(key, given, resolve_name(kind) if isinstance(kind, str) else kind, strict=True)
     settings = plain(config)

@@ -101,10 +101,10 @@ def derive(settings: dict[str, Any]) -> None:
     height, width = trained["input_size"]
     counts = [vars(measure_cost(network, (height, width))) for network in (source, derived)]
     console.print(f"source: {path}")
-    for name in ("parameters", "macs"):
+    for name in ("parameters", "live_parameters", "macs"):
         before, after = (each[name] for each in counts)
         console.print(f"{name}: {before:,}, derived {after:,} ({100 * (after / before - 1):+.1f} %)")
-    costs = [{name: each[name] for name in ("parameters", "macs")} for each in counts]
+    costs = [{name: each[name] for name in ("parameters", "live_parameters", "macs")} for each in counts]
     if method == "prune" and costs[0] == costs[1]:
         limits = ", ".join(f"{name}={value}" for name, value in thresholds.items())
         console.print(f"nothing is weaker than {limits}: this is the whole network")
@@ -122,7 +122,8 @@ def export(settings: dict[str, Any]) -> None:
         raise UsageError(f"precision={settings['precision']}: must be one of {choices}")
     is_int8 = settings["precision"] == "int8"
     path, trained, content = read_trained(settings, ("model", "dataset") if is_int8 else ("model",))
-    out = settings["out"] or results_place(path, settings["run_root"], "model").with_suffix(".onnx")
+    name = "model_int8" if is_int8 else "model"
+    out = settings["out"] or results_place(path, settings["run_root"], name).with_suffix(".onnx")
     file = Path(out).expanduser()
     if file.suffix not in ("", ".onnx") or file.is_dir():
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")

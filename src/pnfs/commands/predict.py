@@ -42,14 +42,18 @@ def run(settings: dict[str, Any]) -> None:
     keep_freed_memory()
     out = _folder(settings)
     files, others = find_inputs(settings["input"], out)
+    overlays = (out / "overlays").resolve()
+    if settings["overlays"] and (inside := [file for file in files if file.path.is_relative_to(overlays)]):
+        raise UsageError(f"{inside[0].path}: lies where overlays are written; name another out, or overlays=false")
     if others:
         _say(f"passed over, no known picture or video: {some_of([path.name for path in others])}")
     boxes = choose_boxes(settings)
     if isinstance(boxes, CocoBoxes) and boxes.left_out:
         _say(f"boxes left out: {listed(boxes.left_out)}")
-    predictor = load_predictor(
-        settings["checkpoint"], build=build_network, **{k: settings[k] for k in _OF_THE_PREDICTOR}
-    )
+    asked = {k: settings[k] for k in _OF_THE_PREDICTOR}
+    if settings["boxes"] == "detector" and str(settings["checkpoint"]).endswith(".onnx"):
+        asked["device"] = "auto"  # The detector alone has one.
+    predictor = load_predictor(settings["checkpoint"], build=build_network, **asked)
     if settings["checkpoint"] == "shipped":
         _say(f"model: {read_checkpoint('shipped', builds=())[CARD_KEY]}")
     smoothing = dict(settings["smoothing"])
@@ -59,7 +63,7 @@ def run(settings: dict[str, Any]) -> None:
         tracker=partial(Tracker, **settings["tracking"], smoothing=smoothing),
         **{key: settings[key] for key in ("nms_threshold", "second_look", "flip_test")},
     )
-    info: dict[str, Any] = dict(computed := runtime_of(predictor))
+    info: dict[str, Any] = dict(computed := runtime_of(predictor)) | {"upright": boxes.upright}
     if any(file.is_video for file in files):
         info |= {"tracking": settings["tracking"], "smoothing": smoothing}
     kinds = {key: settings[key] for key in ("score_threshold", "overlays")}

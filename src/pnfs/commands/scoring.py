@@ -233,10 +233,13 @@ class ValidationPictures(L.Callback):
         super().__init__()
         self.folder, self.every, self.persons = Path(folder), every, persons
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
+    # After the last batch and not at the end: there averaged weights (`EMA`) have made way for the others again.
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        epoch, is_last = trainer.current_epoch + 1, batch_idx + 1 == trainer.num_val_batches[0]
         due = trainer.state.fn == "fit" and not trainer.sanity_checking and epoch % self.every == 0
-        if not due or not trainer.is_global_zero:
+        if not (due and is_last and trainer.is_global_zero):
             return
         assert isinstance(pl_module, PoseModule)
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from pnfs.commands import building
-from pnfs.commands.configuration import UsageError, console
+from pnfs.commands.configuration import UsageError, console, known_keys
 from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import (
     described,
@@ -32,7 +32,7 @@ from pnfs.data.persons import UNLABELLED
 from pnfs.files import checkpoint_at
 from pnfs.models.cost import measure_cost
 from pnfs.runs import state
-from pnfs.runs.identity import require_same, run_identity
+from pnfs.runs.identity import differing, require_same, run_identity
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training import checkpoints
 from pnfs.training.keeping import why_unfinished
@@ -79,7 +79,17 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings["initial"] is not None and settings["ckpt_path"] is not None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
     if settings["ckpt_path"] is not None:
-        named_start(settings["ckpt_path"], trainer["max_epochs"])
+        named_start(settings)
+    lr, peak = settings["optimizer"].get("lr"), settings["schedule"].get("peak")
+    if peak is not None and lr != known_keys("train")["optimizer.lr"]:
+        raise UsageError(f"optimizer.lr={lr}: schedule=one_cycle has its own learning rate, schedule.peak={peak}")
+    if trainer.get("sync_batchnorm"):
+        raise UsageError(
+            "trainer.sync_batchnorm=true: the layers of fabrics keep statistics of their own; leave it"
+        )
+    bilevel = ("pnfs.search.FirstOrder", "pnfs.search.SecondOrder")
+    if trainer.get("overfit_batches") and settings["strategy"]["_target_"] in bilevel:
+        raise UsageError("trainer.overfit_batches: it does not split the persons as first_order, second_order do")
     mixed = str(trainer.get("precision")).endswith("mixed")
     if mixed and trainer.get("gradient_clip_val") and settings["optimizer"].get("fused"):
         raise UsageError(
@@ -99,8 +109,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
 
 
-def named_start(named: str, epochs: int) -> Path:
-    """The checkpoint of `ckpt_path`, from which a training of so many epochs in all can go on."""
+def named_start(settings: Mapping[str, Any]) -> Path:
+    """The checkpoint of `ckpt_path`, from which a training with these settings can go on."""
+    named, epochs = settings["ckpt_path"], settings["trainer"]["max_epochs"]
     path = checkpoint_at(named, last_first=True) or checkpoints.find_checkpoint(named)
     content = checkpoints.read_checkpoint(path, builds=())
     if not {"loops", "optimizer_states"} <= content.keys():
@@ -110,6 +121,13 @@ def named_start(named: str, epochs: int) -> Path:
         )
     if content["epoch"] + 1 >= epochs > 0:
         raise UsageError(f"ckpt_path={named}: {content['epoch'] + 1} epochs are behind it; set epochs to more")
+    # Weights come from the checkpoint, wherever those of its beginning came from.
+    theirs, ours = map(checkpoints.without_downloads, (content[checkpoints.CONFIG_KEY], settings))
+    if found := differing(*({key: of.get(key) for key in ("model", "strategy")} for of in (theirs, ours))):
+        raise UsageError(
+            f"ckpt_path={named}: its training had another network or strategy ({', '.join(found)}); "
+            f"initial={named} starts a new training from its weights"
+        )
     return path
 
 
@@ -123,7 +141,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             found = checkpoints.read_checkpoint(start, builds=())
             require_same(start, found.get(checkpoints.IDENTITY_KEY), identity)
         elif settings["ckpt_path"] is not None:
-            start = named_start(settings["ckpt_path"], settings["trainer"]["max_epochs"])
+            start = named_start(settings)
         job = {"settings": settings, "identity": identity, "start": start, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
         if processes == 1:

@@ -95,7 +95,7 @@ def export_onnx(
 
     Raises:
         ExportError: The size does not fit the network, a package is missing, outputs differ by more than
-            `TOLERANCE`, or 8-bit integers move more joints than `int8` allows; then no file is left.
+            `TOLERANCE`, or 8-bit integers move more joints than `int8` allows; then no file is written.
     """
     path = Path(path)
     if any(side % 32 or side < 32 for side in input_size):
@@ -106,22 +106,22 @@ def export_onnx(
     told["parts"] = tuple((name, tuple(of)) for name, of in network.parts.parts.items())
     metadata = ModelMetadata(**{f.name: told[f.name] for f in fields(ModelMetadata) if f.name in told})
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(_Heatmaps(fuse(network)).eval(), path, metadata)
-    in_torch = _in_torch(network)
-    try:
-        report = ExportReport(path, metadata, check_export(in_torch, path))
-        if int8 is None:
-            return report
-        convolutions = quantise(path, int8)
-        moved = moved_share(*(heatmaps_of(run, int8.held_out) for run in (OnnxRuntime(path), in_torch)))
-        if not moved <= 2 * int8.max_moved:
-            text = f"8-bit integers move {moved:.1%} of the joints on crops that the file was not calibrated on"
-            raise ExportError(f"{path}: {text}; it was not kept; calibrate on more crops (int8.crops)")
-    except ExportError:
-        path.unlink()
-        raise
-    metadata = replace(metadata, precision="int8")
-    return replace(report, metadata=metadata, convolutions=convolutions, moved=moved)
+    # Beside it, until it has passed: what was there before stays otherwise.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as folder:
+        made = Path(folder) / path.name
+        _write(_Heatmaps(fuse(network)).eval(), made, metadata)
+        in_torch = _in_torch(network)
+        report = ExportReport(path, metadata, check_export(in_torch, made))
+        if int8 is not None:
+            convolutions = quantise(made, int8)
+            moved = moved_share(*(heatmaps_of(run, int8.held_out) for run in (OnnxRuntime(made), in_torch)))
+            if not moved <= 2 * int8.max_moved:
+                text = f"8-bit integers move {moved:.1%} of the joints on crops that it was not calibrated on"
+                raise ExportError(f"{path}: {text}; it was not kept; calibrate on more crops (int8.crops)")
+            metadata = replace(metadata, precision="int8")
+            report = replace(report, metadata=metadata, convolutions=convolutions, moved=moved)
+        made.replace(path)
+    return report
 
 
 def _write(model: nn.Module, path: Path, metadata: ModelMetadata) -> None:
@@ -176,7 +176,7 @@ def check_export(in_torch: Run, path: Path) -> dict[int, float]:
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not differences[batch] <= allowed:  # Not the other way round: NaN is no success.
             text = f"scores differ from PyTorch's by {differences[batch]:.1e} at batch {batch}"
-            raise ExportError(f"{path}: {text} (allowed: {allowed:.1e})")
+            raise ExportError(f"{path.name}: {text} (allowed: {allowed:.1e})")
     return differences
 
 

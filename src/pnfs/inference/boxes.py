@@ -1,5 +1,6 @@
 """Where the persons are: the whole picture, boxes from a COCO-format file, or a detector; frames with boxes."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,20 +90,21 @@ class CocoBoxes(BoxSource):
 
     Pictures are found by file name: an entry fits a picture whose path ends with it. Frames of a video are entries
     with the video's name as `file_name` and a `frame_id`, counted from 0; frames that are not listed have carried
-    boxes. Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
+    boxes, and ids above all others. Boxes are of pictures as stored, unless the file's `info` says "upright".
+    Crowds, other categories than the one named "person", boxes without extent and boxes with a score below
     `threshold` (without one it is 1) are left out and counted in `left_out`.
 
     Raises:
         DataError: A file cannot be read or holds something else, or its categories have no "person".
     """
 
-    upright = False
-
     def __init__(self, path: Path | str, *, threshold: float = 0.0) -> None:
         self.path = where = Path(path).expanduser()
         content: Any = read_json(where)
         if not (isinstance(content, dict) and {"images", "annotations"} <= content.keys()):
             raise DataError(f"{where}: no COCO annotations (an object with images and annotations)")
+        info = content.get("info")
+        self.upright = isinstance(info, dict) and info.get("upright") is True
         images = Records(where, content["images"], "images", lambda row, _: f"image {row}")
         told: dict[str, Any] = {"id": Id, "file_name": str, "width": Any, "height": Any}
         told["frame_id"] = Id | None  # type: ignore[operator]
@@ -117,6 +119,7 @@ class CocoBoxes(BoxSource):
         boxes, scores = table.numbers("bbox", 4), table.numbers("score", missing=1.0)
         image_ids = np.array(table.column("image_id", Id), np.int64)
         known = [id_ for entries in self._images.values() for _, id_, _ in entries]
+        self._new_ids = itertools.count(max(known, default=0) + 1)
         table.require(np.isin(image_ids, known), "its image_id is not among the images")
         reasons = {
             OTHER_CATEGORY: table.numbers("category_id", missing=person) != person,
@@ -137,7 +140,7 @@ class CocoBoxes(BoxSource):
         name, full = file.path.name, f"/{file.path.as_posix()}"
         entries = self._images.get((name, frame), [])
         if not entries and frame is not None and any(n == name and f is not None for n, f in self._images):
-            return NOT_KNOWN
+            return NOT_KNOWN._replace(image_id=next(self._new_ids))
         if not entries:
             kind = "picture" if frame is None else "video with a frame_id"
             raise DataError(f"{file.path}: {self.path} names no such {kind}, so no boxes are known")

@@ -216,9 +216,12 @@ def load_predictor(
         network = ExportedNetwork(exported, Skeleton(*described, oks_sigmas=known.oks_sigmas))
         input_size, codec, usual = known.input_size, known.codec, known.padding
     asked = {"decode_method": decode_method, "flip_shift": flip_shift}
+    chosen = choose_device(device)
+    if runtime != "torch" and device != "auto" and chosen.type != "cpu":
+        raise PnfsError(f"device={device}: runtime={runtime} computes on the CPU")
     return Predictor(
         network,
-        device=choose_device(device) if runtime == "torch" else "cpu",
+        device=chosen if runtime == "torch" else "cpu",
         input_size=input_size,
         codec=replace(codec, **{key: value for key, value in asked.items() if value is not None}),
         padding=usual if padding is None else padding,

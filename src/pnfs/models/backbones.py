@@ -207,6 +207,9 @@ class FabricBackbone(Backbone):
         super().__init__()
         if weights != "none":
             raise PnfsError(f"backbone.weights={weights}: a fabric backbone has none; use none")
+        if fabrics.part_names != ("backbone",):
+            # Tables of alpha and beta are by part, and another one may have that name.
+            raise PnfsError(f"backbone.fabrics.part_names={[*fabrics.part_names]}: must be [backbone]")
         theta = fabrics.theta
         if theta.output_scales != SCALES:
             last = f"layer {theta.last_layer} of {theta.layers} has scales {theta.output_scales}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from scipy import stats
 
 from pnfs.errors import PnfsError
-from pnfs.runs.identity import PERSONS, run_identity
+from pnfs.runs.identity import PERSONS, devices_of, run_identity
 from pnfs.runs.state import Run, find_runs
 from pnfs.scores import digits
 
@@ -196,9 +196,10 @@ def _line(run: Run) -> dict[str, Any]:
     record = run.record
     if record is None:
         return {"state": f"{run.status} ({run.cause})" if run.cause else run.status, "folder": run.folder}
-    devices = record["config"]["trainer"].get("devices", 1)
-    devices = len(devices) if isinstance(devices, (list, tuple)) else devices
-    devices = devices if isinstance(devices, int) and devices > 0 else 1
+    # As the identity has it, where "all" is a number.
+    trainer = (run.identity or record["config"])["trainer"]
+    devices = devices_of(trainer)
+    devices = len(devices) if isinstance(devices, (list, tuple)) else int(devices)
     return {
         "state": run.status, "folder": run.folder, "device": record["device"],
         "days": record["seconds"] * devices / 86_400, "revision": record.get("git_revision"),

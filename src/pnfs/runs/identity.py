@@ -193,13 +193,17 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
+def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """The dotted keys whose values are not the same."""
+    one, other = ({k: v for k, v in flat(t).items() if not isinstance(v, dict)} for t in (theirs, ours))
+    return [key for key in {**one, **other} if one.get(key, ...) != other.get(key, ...)]
+
+
 def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> None:
     """Raises OtherRunError, which names the keys that differ, for a record or checkpoint that has another identity
     (None: it was written without) than is asked for."""
     if theirs is not None and theirs != ours:
-        one, other = ({k: v for k, v in flat(t).items() if not isinstance(v, dict)} for t in (theirs, ours))
-        differing = [key for key in {**one, **other} if one.get(key, ...) != other.get(key, ...)]
         raise OtherRunError(
-            f"{file} is of another run; what differs: {', '.join(differing)} (persons: the dataset's images, "
-            "boxes or joints). Move that folder away, or train anew with restart=true"
+            f"{file} is of another run; what differs: {', '.join(differing(theirs, ours))} (persons: the dataset"
+            "'s images, boxes or joints). Move that folder away, or train anew with restart=true"
         )

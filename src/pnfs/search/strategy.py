@@ -27,6 +27,8 @@ class SearchStrategy(L.Callback):
     """
 
     compilable: ClassVar[bool] = True
+    weight_decay = 0.0
+    """Of alpha and beta."""
 
     def __init__(self, warmup_epochs: int = 0) -> None:
         super().__init__()
@@ -38,6 +40,9 @@ class SearchStrategy(L.Callback):
         if stage == "fit":
             assert isinstance(pl_module, PoseModule)
             self.prepare(pl_module, trainer)
+            if self.weight_decay and any(map(_lacks_some, architecture_of(pl_module))):
+                text = "the network is a derived one, and what it lacks cannot decay; set it to 0"
+                raise PnfsError(f"strategy.weight_decay={self.weight_decay}: {text}")
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         """Sets initial values, freezes alpha and beta, or hands them to an optimiser."""
@@ -61,6 +66,16 @@ def architecture_of(module: Any) -> list[nn.Parameter]:
     return list(module.network.architecture_parameters().values())
 
 
+def _lacks_some(parameter: Tensor) -> bool:
+    """Whether a derived network lacks candidates, whose logits are -inf."""
+    return bool(parameter.isneginf().any())
+
+
+def set_architecture(parameter: nn.Parameter, values: Tensor) -> None:
+    """Gives alpha or beta values, but for those of candidates that a derived network lacks."""
+    parameter.data.copy_(torch.where(parameter.isneginf(), parameter, values.to(parameter)))
+
+
 def freeze_architecture(module: PoseModule) -> None:
     """Keeps alpha and beta as they are: no gradient, in no optimiser."""
     module.architecture_group = None
@@ -77,7 +92,7 @@ class Synchronous(SearchStrategy):
 
     def __init__(self, lr_factor: float = 1.0, weight_decay: float = 0.0, warmup_epochs: int = 0) -> None:
         super().__init__(warmup_epochs)
-        self.group = lr_factor, weight_decay
+        self.group, self.weight_decay = (lr_factor, weight_decay), weight_decay
 
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         module.architecture_group = self.group
@@ -93,7 +108,7 @@ class Random(SearchStrategy):
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         for parameter in architecture_of(module):
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * self.std)
+            set_architecture(parameter, torch.randn(parameter.shape, generator=generator) * self.std)
         freeze_architecture(module)
 
 
@@ -111,7 +126,7 @@ class Frozen(SearchStrategy):
     def prepare(self, module: PoseModule, trainer: L.Trainer) -> None:
         if self.architecture is None:
             for parameter in architecture_of(module):
-                parameter.data.zero_()
+                set_architecture(parameter, torch.zeros_like(parameter))
         elif not isinstance(module.network, PoseFabricNetwork):
             raise PnfsError("strategy.architecture: the model has no fabrics; use null")
         else:

@@ -118,8 +118,8 @@ class PoseModule(L.LightningModule):
         ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
             f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Look at them "
-            "(pnfs data out=<folder>), or choose a smaller optimizer.lr, trainer.gradient_clip_val, or "
-            "trainer.precision=32-true"
+            "(pnfs data out=<folder>), or choose a smaller optimizer.lr (schedule.peak of one_cycle), "
+            "trainer.gradient_clip_val, or trainer.precision=32-true"
         )
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> None:
