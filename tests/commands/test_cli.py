@@ -94,6 +94,11 @@ MISTAKES = [
     ("derive checkpoint=x alpha_threshold=null", "alpha_threshold"),
     ("data dataset=synthetic splits=val", "splits"), ("data dataset=synthetic splits=[]", "splits"),
     ("train callbacks=[default,pictures] callbacks.pictures.every=0", "callbacks.pictures.every"),
+    ("train schedule=steps schedule.milestones=[90]", "schedule.milestones"),
+    ("train profile=smoke optimizer.lr=0.1", "schedule.peak"),
+    ("train +trainer.sync_batchnorm=true", "trainer.sync_batchnorm"),
+    ("train debug=overfit strategy=first_order", "trainer.overfit_batches"),
+    ("cost backbone=fabric_1 backbone.fabrics.part_names=[head]", "part_names"),
 ]  # fmt: skip
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pnfs.commands import scoring
 from pnfs.data.module import PoseDataModule
 from pnfs.data.synthetic import Synthetic
+from pnfs.training.module import PoseModule
 from tiny_runs import call, record_of
 from written_datasets import write_coco
 
@@ -40,6 +43,22 @@ def test_later_commands_score_as_training_did(tmp_path: Path, monkeypatch: pytes
     assert record_of(tmp_path)["scores"] == pytest.approx(record_of(run)["scores"], abs=1e-9, nan_ok=True)
     # Scores of a network that has hardly begun would hide another geometry.
     assert used == [True]
+
+
+@pytest.mark.slow
+def test_pictures_are_of_the_averaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    located, same, locate = [], [], PoseModule.locate
+
+    def noted(self: PoseModule, *arguments: Any) -> Any:
+        located.append(next(self.network.parameters()).detach().clone())
+        return locate(self, *arguments)
+
+    monkeypatch.setattr(PoseModule, "locate", noted)
+    # The pictures' weights are those of the validation step before.
+    monkeypatch.setattr(scoring, "log_media", lambda *_: same.append(torch.equal(*located[-2:])))
+    pictures = ["callbacks=[default,ema,pictures]", "callbacks.pictures.every=1"]
+    trained(tmp_path, *PEOPLE, *pictures, "epochs=1", "input_size=[64,64]", "strategy=synchronous")
+    assert same[0]
 
 
 def column(run: Path, name: str) -> list[float]:

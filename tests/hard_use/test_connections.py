@@ -18,22 +18,17 @@ COMMANDS = [
     ["train", *FEW, "seed=4", "epochs=1", "callbacks=[default,ema,pictures]"],
     ["train", *FEW, "seed=5", "epochs=1", "initial={run}"],
     ["train", *FEW, "seed=6,7", "epochs=1", "--multirun"],
-    ["evaluate", RUN, "workers=0", "trainer=cpu", "out=evaluated"],
-    ["export", RUN, "out=model.onnx"],
+    ["evaluate", RUN, "workers=0", "trainer=cpu", "out=evaluated"], ["export", RUN, "out=model.onnx"],
     ["predict", RUN, "input=person.png", "device=cpu"],
     ["predict", MODEL, "input=person.png", "runtime=onnx", "out=p1"],
     ["predict", MODEL, "input=person.png", "runtime=openvino", "out=p2"],
-    ["derive", RUN, "method=exact", "out=d1"],
-    ["derive", RUN, "method=prune", "out=d2"],
-    ["derive", RUN, "method=argmax", "out=d3"],
-    ["show", RUN, "out=a.png"],
-    ["cost", *FEW],
-    ["tables", "target=table3", "profile=smoke", "out=tables"],
-    ["runs", "run_root=runs"],
+    ["derive", RUN, "method=exact", "out=d1"], ["derive", RUN, "method=prune", "out=d2"],
+    ["derive", RUN, "method=argmax", "out=d3"], ["show", RUN, "out=a.png"], ["cost", *FEW],
+    ["tables", "target=table3", "profile=smoke", "out=tables"], ["runs", "run_root=runs"],
     ["runs", "run_root=runs", "html=page.html"],
     ["data", "dataset=synthetic", "dataset.train=4", "dataset.val=4"],
     ["data", "dataset=synthetic", "dataset.train=4", "dataset.val=4", "out=b"],
-]
+]  # fmt: skip
 
 
 @pytest.mark.slow

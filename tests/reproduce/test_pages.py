@@ -94,20 +94,13 @@ def test_ours_stand_beside_the_papers(target: Target, results: Results) -> None:
     table = cells(target, results, "smoke").fillna("–")
     # Mean of 10 and 14; deviation sqrt(((10-12)^2 + (14-12)^2) / (2-1)). Half a day on two devices.
     assert table.loc["seeded"].to_dict() == {
-        "published as": "the paper's own",
-        "paper: PCKh@0.5": "87.1 ± 0.2",
-        "ours (smoke): PCKh@0.5": "12.0 ± 2.8",
-        "ours (smoke): PCKh@0.1 (true 0.10)": "10.0 ± 0.0",
-        'ours (smoke): PCKh@0.11 (the paper\'s "PCKh@0.1")': "11.0 ± 0.0",
-        "paper: parameters (M)": "3.3",
-        "paper: MACs (G)": "1.2",
-        "ours: live parameters (M)": "2.89",
-        "ours: all parameters (M)": "3.30",
-        "ours: MACs (G, 10^9)": "1.250",
-        "ours: MACs (G, counted as the paper's)": "1.500",
-        "ours: search time": "1 GPU-days (H100)",
-        "seeds": "2 of 2",
-    }
+        "published as": "the paper's own", "paper: PCKh@0.5": "87.1 ± 0.2",
+        "ours (smoke): PCKh@0.5": "12.0 ± 2.8", "ours (smoke): PCKh@0.1 (true 0.10)": "10.0 ± 0.0",
+        'ours (smoke): PCKh@0.11 (the paper\'s "PCKh@0.1")': "11.0 ± 0.0", "paper: parameters (M)": "3.3",
+        "paper: MACs (G)": "1.2", "ours: live parameters (M)": "2.89", "ours: all parameters (M)": "3.30",
+        "ours: MACs (G, 10^9)": "1.250", "ours: MACs (G, counted as the paper's)": "1.500",
+        "ours: search time": "1 GPU-days (H100)", "seeds": "2 of 2",
+    }  # fmt: skip
     lonely = table.loc["lonely", ["ours (smoke): PCKh@0.5", "seeds", "ours: search time"]]
     assert list(lonely) == ["missing", "0 of 2", "–"]
     text = page(target, results, "smoke", "worth nothing.")

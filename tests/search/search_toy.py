@@ -81,14 +81,10 @@ class ToyPeople(Dataset):
         maps, _ = Codec().targets(joints[None], labelled, (SIZE // 4, SIZE // 4))
         picture = F.interpolate(maps, scale_factor=4, mode="nearest")[0].permute(1, 2, 0)
         return {
-            "image": (picture * 255).round().to(torch.uint8),
-            "joints_crop": joints,
-            "labelled": torch.ones(3, dtype=torch.bool),
-            "to_image": torch.eye(2, 3),
-            "joints_image": joints,
-            "reference_length": torch.tensor(8.0),
-            "sample_index": torch.tensor(index),
-        }
+            "image": (picture * 255).round().to(torch.uint8), "joints_crop": joints, "joints_image": joints,
+            "labelled": torch.ones(3, dtype=torch.bool), "to_image": torch.eye(2, 3),
+            "reference_length": torch.tensor(8.0), "sample_index": torch.tensor(index),
+        }  # fmt: skip
 
 
 class ToySource:

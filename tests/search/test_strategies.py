@@ -47,6 +47,16 @@ def test_random_is_drawn_by_seed_and_stays() -> None:
     assert trained
 
 
+@named(Random, Frozen)
+def test_what_a_derived_network_lacks_it_goes_on_to_lack(make: Any) -> None:
+    module = toy_module(1e-2)
+    architecture_of(module)[0].data[0, 0] = -torch.inf
+    toy_fit(make(), module, max_steps=1)
+    assert architecture(module)["whole/alpha"].isneginf().tolist() == [[True, False, False]]
+    with pytest.raises(PnfsError, match=r"strategy\.weight_decay=0\.1"):
+        toy_fit(Synchronous(weight_decay=0.1), module)
+
+
 def test_synchronous_moves_them_by_the_weights_optimiser() -> None:
     # Adam's first step is the learning rate times the gradient's sign, whatever its size.
     alpha, trained = moves(Synchronous(lr_factor=0.5), max_steps=1)

@@ -204,6 +204,6 @@ def require_same(file: Path, theirs: Mapping[str, Any] | None, ours: Mapping[str
     (None: it was written without) than is asked for."""
     if theirs is not None and theirs != ours:
         raise OtherRunError(
-            f"{file} is of another run; what differs: {', '.join(differing(theirs, ours))} (persons: the dataset"
-            "'s images, boxes or joints). Move that folder away, or train anew with restart=true"
+            f"{file} is of another run; what differs: {', '.join(differing(theirs, ours))} (persons: images, "
+            "boxes or joints of the dataset). Move that folder away, or train anew with restart=true"
         )
