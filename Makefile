@@ -78,6 +78,7 @@ study: $(STAMP) ## make the pages about the study on LSPET from the records kept
 	$(BIN)/pnfs tables target=study profile=lspet_gpu kept=true
 	$(BIN)/pnfs tables target=study_long profile=lspet kept=true
 	$(BIN)/pnfs tables target=study_networks profile=lspet kept=true
+	$(BIN)/pnfs tables target=study_networks profile=lspet_gpu kept=true
 
 # Figures 7 and 8 are one set of pictures.
 reproduce-figure7 reproduce-figure8: reproduce-figure7_8

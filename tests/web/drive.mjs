@@ -70,7 +70,9 @@ async function answer(page) {
 }
 
 async function tryTheRest(page) {
-  seen.dragged = await drag(page);
+  seen.dragged = await drag(page, 3 / 4);
+  // Begun and taken back: the box stays.
+  seen.takenBack = await drag(page, 1 / 4);
   const shown = () => page.locator("#picture").evaluate((canvas) => canvas.toDataURL());
   const before = await shown();
   await page.locator("#maps").focus();
@@ -110,13 +112,13 @@ function layout() {
   return { overflows: scrollWidth > clientWidth, width };
 }
 
-/** Draws a box with the mouse, from a quarter to three quarters of the picture. */
-async function drag(page) {
+/** Draws a box with the mouse, from a quarter of the picture over its middle to another share of it. */
+async function drag(page, end) {
   const { x, y, width, height } = await page.locator("#picture").boundingBox();
   await page.mouse.move(x + width / 4, y + height / 4);
   await page.mouse.down();
   await page.mouse.move(x + width / 2, y + height / 2);
-  await page.mouse.move(x + (3 * width) / 4, y + (3 * height) / 4);
+  await page.mouse.move(x + end * width, y + end * height);
   await page.mouse.up();
   return answer(page);
 }

@@ -220,6 +220,7 @@ def test_the_page_finds_what_pnfs_predict_finds(
     dragged = seen["dragged"]
     np.testing.assert_allclose(dragged["box"], [65, 50, 130, 100], atol=2)
     assert_agrees(dragged, expected(turned, dragged["box"]))
+    assert [seen["takenBack"][key] == dragged[key] for key in ("rows", "box")] == [True, True]
     assert_agrees(seen["dropped"], expected(picture, None))
     assert seen["dropped"]["box"] == [0, 0, 200, 260]
     assert seen["dropped"]["status"].startswith("dropped.png: ")

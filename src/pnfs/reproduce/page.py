@@ -195,7 +195,7 @@ def draw_table(target: Target, results: Results, folder: Path, title: str) -> Pa
 def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -> Path:
     """Figure 5: score against multiply-accumulates, each point with its parameters."""
     name = main_score(target, results)
-    figure = new_figure(6.4, 4.6, title=title)
+    figure = new_figure(8.8, 4.6, title=title)
     axes = figure.subplots()
     macs, parameters = results.spread("macs")["mean"], results.spread("live_parameters")["mean"]
     count = len(COLOURS)
@@ -205,7 +205,8 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
         text = f"{label} ({parameters[label] / 1e6:.1f} M)"
         plot_mean(axes, macs[label] / 1e9, mean, look, yerr=std, label=text)
     legend = "network (live parameters); hollow: one seed"
-    axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL)
+    # Beside the axes: within it would cover some of many networks.
+    axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL, loc="upper left", bbox_to_anchor=(1, 1))
     macs_label = "multiply-accumulates of the whole network, G (the paper's GFLOPs)"
     plain_axes(axes, x_label=macs_label, y_label=name)
     axes.set_xlim(left=0)
