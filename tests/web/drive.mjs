@@ -57,7 +57,14 @@ async function findIn(page, box) {
 
 /** The joints that the page lists once the network has run. */
 async function answer(page) {
-  await page.getByText("The network took").waitFor({ timeout: 30000 });
+  // Also the table, which is empty while a box is newer than the joints.
+  await page.waitForFunction(
+    () =>
+      document.getElementById("status").textContent.includes("The network took") &&
+      !document.getElementById("joints").textContent.includes("–"),
+    null,
+    { timeout: 30000 },
+  );
   const rows = await page
     .locator("#joints tr")
     .evaluateAll((elements) =>
