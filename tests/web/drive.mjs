@@ -28,6 +28,7 @@ try {
   await page.goto(question.address);
   await page.getByText("Ready.").waitFor({ timeout: 20000 });
   for (const { file, boxes } of question.pictures) {
+    await forget(page);
     await page.locator("#file").setInputFiles(file);
     const found = [];
     for (const box of boxes) found.push(await findIn(page, box));
@@ -50,21 +51,20 @@ async function findIn(page, box) {
       await field.blur();
     }
   } else if (await page.locator("#whole").isEnabled()) {
+    await forget(page);
     await page.locator("#whole").click();
   }
   return answer(page);
 }
 
+/** Takes the last answer away, so that the next one is not mistaken for it: what is done may take effect later. */
+function forget(page) {
+  return page.locator("#status").evaluate((status) => (status.textContent = ""));
+}
+
 /** The joints that the page lists once the network has run. */
 async function answer(page) {
-  // Also the table, which is empty while a box is newer than the joints.
-  await page.waitForFunction(
-    () =>
-      document.getElementById("status").textContent.includes("The network took") &&
-      !document.getElementById("joints").textContent.includes("–"),
-    null,
-    { timeout: 30000 },
-  );
+  await page.getByText("The network took").waitFor({ timeout: 30000 });
   const rows = await page
     .locator("#joints tr")
     .evaluateAll((elements) =>
@@ -92,6 +92,7 @@ async function tryTheRest(page) {
   await page.locator("#error").waitFor();
   seen.refusal = await page.locator("#error").textContent();
   const bytes = readFileSync(question.pictures[0].file).toString("base64");
+  await forget(page);
   await page.evaluate(drop, bytes);
   await page.getByText("dropped.png").waitFor();
   seen.dropped = await answer(page);
@@ -126,6 +127,7 @@ async function drag(page, end) {
   await page.mouse.down();
   await page.mouse.move(x + width / 2, y + height / 2);
   await page.mouse.move(x + end * width, y + end * height);
+  await forget(page);
   await page.mouse.up();
   return answer(page);
 }
