@@ -117,8 +117,8 @@ def test_a_run_is_continued_finetuned_and_trained_anew(train: Run, server: Train
     assert "resuming after epoch 1 of 2" in (longer / "train.log").read_text()
     for start in (longer, "shipped"):  # No epoch is left; weights alone.
         assert f"ckpt_path={start}" in train("epochs=2", f"ckpt_path={start}", "name=none", status=1).stderr
-    other = train("model.fabrics.channels=3", "epochs=3", f"ckpt_path={longer}", "strategy=frozen", status=1)
-    assert "strategy._target_" in other.stderr
+    other = ["model.fabrics.channels=3", "epochs=3", f"ckpt_path={longer}", "strategy=frozen"]
+    assert "strategy._target_" in train(*other, status=1).stderr
     # The network of a checkpoint is not the one that is configured here.
     tiny = [override for override in TINY if not override.startswith("model.")]
     finetune = ["train", *tiny, "experiment=finetune", f"initial={first}", "name=further"]

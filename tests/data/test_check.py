@@ -152,5 +152,5 @@ def test_a_cache_is_written_once(tmp_path: Path) -> None:
     run(*asked)
     assert paths[0].read_bytes() == written
     run(*asked, "cache.unbiased=true")
-    settings = [read_about(path)["settings"] for path in {*(tmp_path / "cache").glob("*.sqlite")} - {*paths}]
-    assert [some.unbiased for some in settings] == [True, True]
+    new = {*(tmp_path / "cache").glob("*.sqlite")} - {*paths}
+    assert [read_about(path)["settings"].unbiased for path in new] == [True, True]

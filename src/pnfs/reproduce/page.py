@@ -205,7 +205,6 @@ def draw_trade_off(target: Target, results: Results, folder: Path, title: str) -
         text = f"{label} ({parameters[label] / 1e6:.1f} M)"
         plot_mean(axes, macs[label] / 1e9, mean, look, yerr=std, label=text)
     legend = "network (live parameters); hollow: one seed"
-    # Beside the axes: within it would cover some of many networks.
     axes.legend(title=legend, fontsize=LABEL, title_fontsize=LABEL, loc="upper left", bbox_to_anchor=(1, 1))
     macs_label = "multiply-accumulates of the whole network, G (the paper's GFLOPs)"
     plain_axes(axes, x_label=macs_label, y_label=name)

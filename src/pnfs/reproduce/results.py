@@ -197,8 +197,7 @@ def _line(run: Run) -> dict[str, Any]:
     if record is None:
         return {"state": f"{run.status} ({run.cause})" if run.cause else run.status, "folder": run.folder}
     # As the identity has it, where "all" is a number.
-    trainer = (run.identity or record["config"])["trainer"]
-    devices = devices_of(trainer)
+    devices = devices_of((run.identity or record["config"])["trainer"])
     devices = len(devices) if isinstance(devices, (list, tuple)) else int(devices)
     return {
         "state": run.status, "folder": run.folder, "device": record["device"],

@@ -130,6 +130,13 @@ class FirstOrder(SearchStrategy):
             self.optimizer.zero_grad(set_to_none=True)
         module.log("architecture/loss", loss, on_step=False, on_epoch=True)
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Ends its workers: the program's end would wait for them, and they ignore SIGTERM.
+        self._loader, self._batches = None, iter(())
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
     def state_dict(self) -> dict[str, Any]:
         optimizer = {} if self.optimizer is None else self.optimizer.state_dict()
         return {"optimizer": optimizer, "architecture_rows": self.architecture_rows}

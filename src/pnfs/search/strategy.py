@@ -40,7 +40,7 @@ class SearchStrategy(L.Callback):
         if stage == "fit":
             assert isinstance(pl_module, PoseModule)
             self.prepare(pl_module, trainer)
-            if self.weight_decay and any(map(_lacks_some, architecture_of(pl_module))):
+            if self.weight_decay and any(p.isneginf().any() for p in architecture_of(pl_module)):
                 text = "the network is a derived one, and what it lacks cannot decay; set it to 0"
                 raise PnfsError(f"strategy.weight_decay={self.weight_decay}: {text}")
 
@@ -64,11 +64,6 @@ class SearchStrategy(L.Callback):
 def architecture_of(module: Any) -> list[nn.Parameter]:
     """alpha and beta of all parts of a `PoseModule`, in a fixed order."""
     return list(module.network.architecture_parameters().values())
-
-
-def _lacks_some(parameter: Tensor) -> bool:
-    """Whether a derived network lacks candidates, whose logits are -inf."""
-    return bool(parameter.isneginf().any())
 
 
 def set_architecture(parameter: nn.Parameter, values: Tensor) -> None:
