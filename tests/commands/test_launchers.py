@@ -189,5 +189,5 @@ def test_gpus_that_cannot_be_shared_out_are_refused(monkeypatch: pytest.MonkeyPa
 
 def test_a_job_with_one_gpu_is_not_named_by_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNFS_GPUS", "2")
-    with pytest.raises(PnfsError, match=r"trainer\.devices=auto"):
+    with pytest.raises(PnfsError, match=r"trainer\.devices=auto: .*joblib_gpus"):
         check_settings(plain(composed("train", "trainer=gpu", "trainer.devices=auto")))

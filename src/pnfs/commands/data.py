@@ -101,6 +101,6 @@ def cache(settings: Mapping[str, Any]) -> None:
         numbers = (f"{height} x {width}", f"{megabytes:,.1f}", f"{seconds:.1f}")
         table.add_row(split, f"{len(persons):,}", *numbers, str(path))
     console.print(table)
-    codec = "and codec=udp" if plain_crops.unbiased else "; not with codec=udp (cache.unbiased=true)"
-    about = f"train from it: data.cache={out}, the same dataset, augmentation and input_size {codec}"
+    codec = " and codec=udp" if plain_crops.unbiased else "; not with codec=udp (cache.unbiased=true)"
+    about = f"train from it: data.cache={out}, the same dataset, augmentation and input_size{codec}"
     console.print(about, soft_wrap=True, highlight=False, markup=False)

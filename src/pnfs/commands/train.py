@@ -81,12 +81,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings["ckpt_path"] is not None:
         named_start(settings)
     lr, peak = settings["optimizer"].get("lr"), settings["schedule"].get("peak")
-    if peak is not None and lr != known_keys("train")["optimizer.lr"]:
+    if peak is not None and lr not in (None, known_keys("train")["optimizer.lr"]):
         raise UsageError(f"optimizer.lr={lr}: schedule=one_cycle has its own learning rate, schedule.peak={peak}")
     if trainer.get("sync_batchnorm"):
-        raise UsageError(
-            "trainer.sync_batchnorm=true: the layers of fabrics keep statistics of their own; leave it"
-        )
+        raise UsageError("trainer.sync_batchnorm=true: fabrics keep statistics of their own; leave it")
     bilevel = ("pnfs.search.FirstOrder", "pnfs.search.SecondOrder")
     if trainer.get("overfit_batches") and settings["strategy"]["_target_"] in bilevel:
         raise UsageError("trainer.overfit_batches: it does not split the persons as first_order, second_order do")
@@ -121,9 +119,11 @@ def named_start(settings: Mapping[str, Any]) -> Path:
         )
     if content["epoch"] + 1 >= epochs > 0:
         raise UsageError(f"ckpt_path={named}: {content['epoch'] + 1} epochs are behind it; set epochs to more")
-    # Weights come from the checkpoint, wherever those of its beginning came from.
-    theirs, ours = map(checkpoints.without_downloads, (content[checkpoints.CONFIG_KEY], settings))
-    if found := differing(*({key: of.get(key) for key in ("model", "strategy")} for of in (theirs, ours))):
+    # Compared as text: nothing that a foreign checkpoint names is imported. Weights come from it in any case.
+    both = (
+        {key: of.get(key) for key in ("model", "strategy")} for of in (content[checkpoints.CONFIG_KEY], settings)
+    )
+    if found := [key for key in differing(*both) if not key.endswith(".weights")]:
         raise UsageError(
             f"ckpt_path={named}: its training had another network or strategy ({', '.join(found)}); "
             f"initial={named} starts a new training from its weights"
