@@ -2,13 +2,15 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from pnfs.commands.configuration import register_resolvers
+from train_server import TrainServer
 
 
 def _fixtures_dir() -> Path:
@@ -29,7 +31,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`@pytest.mark.fixtures("decode_*.npz")`: one test for each file, as `fixture_file`."""
     marker = metafunc.definition.get_closest_marker("fixtures")
     if marker is not None and "fixture_file" in metafunc.fixturenames:
-        files = sorted(path for pattern in marker.args for path in _fixtures_dir().glob(pattern))
+        files: list[Any] = sorted(path for pattern in marker.args for path in _fixtures_dir().glob(pattern))
+        if not files and "PNFS_FIXTURES" in os.environ:  # In our own folder that is an error.
+            absent = pytest.mark.skip(reason=f"PNFS_FIXTURES has no {' or '.join(marker.args)}")
+            files = [pytest.param(None, marks=absent, id="absent")]
         metafunc.parametrize("fixture_file", files, ids=lambda path: path.name)
 
 
@@ -53,3 +58,11 @@ def script() -> Callable[[str], ModuleType]:
 def resolvers() -> None:
     """Tests compose configurations without the command that makes their interpolations known."""
     register_resolvers()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainServer]:
+    empty: Path = tmp_path_factory.mktemp("torch")  # No weights have been downloaded.
+    server = TrainServer(TORCH_HOME=str(empty))
+    yield server
+    server.close()

@@ -108,7 +108,8 @@ def mpii(root: Path, seed: int = 0) -> str:
 
 @pytest.mark.parametrize(("file", "split"), [("valid", "val"), ("train", "train")])
 def test_split_without_a_label_is_refused(tmp_path: Path, file: str, split: str) -> None:
-    root, path = mpii(tmp_path), tmp_path / f"people/annot/{file}.json"
+    # Another folder for each case: a process keeps what it has read, and pytest may give the same one again.
+    root, path = mpii(tmp_path / file), tmp_path / f"{file}/people/annot/{file}.json"
     records = [record | {"joints_vis": [0] * 16} for record in json.loads(path.read_text())]
     path.write_text(json.dumps(records))
     with pytest.raises(UsageError, match=f"MPII {split}.*{split}"):

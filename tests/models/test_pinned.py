@@ -14,6 +14,7 @@ from pnfs.models import PAPER, POSENFS, PoseFabricNetwork
 from pnfs.models.backbones import MobileNetV2
 from tiny import fabric_backbone, fabric_network, table_one
 
+PINNED = Path(__file__).parents[1] / "fixtures" / "pinned.npz"
 STEPS = 20
 LEARNING_RATE = 1e-4
 CHANNELS = 4
@@ -104,12 +105,11 @@ ILL_CONDITIONED = {"p1/paper/h2/fabric"}
 FIRST_STEPS = 10
 
 
-@pytest.mark.fixtures("pinned.npz")
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.name, marks=[] if c.name in QUICK else pytest.mark.slow) for c in CASES]
 )
-def test_the_numbers_are_the_recorded_ones(case: Case, fixture_file: Path) -> None:
-    with np.load(fixture_file) as recorded:
+def test_the_numbers_are_the_recorded_ones(case: Case) -> None:
+    with np.load(PINNED) as recorded:
         expected = {name: recorded[name] for name in recorded if name.startswith(f"{case.name}/")}
     found = observe(case)
     assert sorted(found) == sorted(expected)
