@@ -1,4 +1,4 @@
-"""Decoding and PCKh from score maps, beside a loop over joints."""
+"""Decoding and PCKh from heatmaps, beside a loop over joints."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -2,21 +2,15 @@
 
 import copy
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
-from torch.utils.data import default_collate
 
 from pnfs.codec import Codec
-from pnfs.data.augmentation import Augmentation
-from pnfs.data.cache import CachedCrops, CacheSettings, ensure_cache, with_crops
-from pnfs.data.crops import CropDataset, SampleKey, cut_crops, load_resident
 from pnfs.models.backbones import MobileNetV2
 from pnfs.training.loss import HeatmapLoss
 from tiny import fabric_network, randomise_statistics, table_one
 from tiny_runs import call, record_of
-from written_datasets import toy_persons
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 GPU = torch.device("cuda")
@@ -45,24 +39,6 @@ def test_maps_and_gradients(parts: int, training: bool) -> None:
     # With the statistics of few pixels, the CPU's own gradients are up to 2 % off those in double precision.
     for ours, expected, bound in zip(found["cuda"], found["cpu"], (2e-3, 0.05 if training else 2e-3), strict=True):
         assert (ours - expected).norm() < bound * expected.norm()
-
-
-@pytest.mark.parametrize("uncut", ["resident", "sent"])
-def test_crops(uncut: Any, tmp_path: Path) -> None:
-    toys, size = toy_persons(11), (64, 48)
-    settings = CacheSettings(size, format="raw").with_room_for(Augmentation())
-    persons = with_crops(toys, ensure_cache(tmp_path, toys, settings))
-    pixels = load_resident(cast(CachedCrops, persons.images), 11, GPU) if uncut == "resident" else None
-    options: Any = {"input_size": size, "augmentation": Augmentation()}
-    expected, batch = (
-        default_collate([CropDataset(persons, **options, **more)[SampleKey(1, row)] for row in range(11)])
-        for more in ({}, {"uncut": uncut})
-    )
-    batch = cut_crops({name: value.to(GPU) for name, value in batch.items()}, size, pixels)
-    difference = (batch["image"].cpu().int() - expected["image"].int()).abs()
-    # OpenCV interpolates on a grid of 1/32 pixel.
-    assert difference.float().mean((1, 2, 3)).max() < 0.8
-    torch.testing.assert_close(batch["joints_crop"].cpu(), expected["joints_crop"])
 
 
 @pytest.mark.parametrize("strategy", ["synchronous", "first_order"])

@@ -13,11 +13,10 @@ import scipy.io
 import torch
 from torchmetrics import MetricCollection
 
-from pnfs.body import COCO, MPII
+from pnfs.body import COCO, MPII, MPII_FILE_JOINTS
 from pnfs.body import LSP as LSP_JOINTS
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.lsp import LSP, LSPET
-from pnfs.data.datasets.mpii import FILE_JOINTS
 from pnfs.data.images import ImageSource
 from pnfs.data.persons import Persons
 
@@ -45,7 +44,7 @@ def write_mpii(persons_by_split: Mapping[str, Persons], folder: Path | str, imag
     """
     folder = Path(folder)
     (folder / "annot").mkdir(parents=True)
-    order = MPII.indices(list(FILE_JOINTS))
+    order = MPII.indices(list(MPII_FILE_JOINTS))
     for split, persons in persons_by_split.items():
         images = _write_images(persons, folder / "images", f"{split}_{{:012d}}", image_format)
         labelled = persons.visibility[:, order] > 0
@@ -64,7 +63,7 @@ def write_mpii(persons_by_split: Mapping[str, Persons], folder: Path | str, imag
         (folder / "annot" / file).write_text(json.dumps(records))
     # Only the size of the head box counts in the score: a square around the head top.
     half = persons.reference_length.astype(np.float64) / 0.6 / np.sqrt(8)
-    corners = joints[:, FILE_JOINTS.index("head_top")] + np.stack([-half, half])[..., None]
+    corners = joints[:, MPII_FILE_JOINTS.index("head_top")] + np.stack([-half, half])[..., None]
     truth = {
         "pos_gt_src": np.where(labelled[..., None], joints, 0).transpose(1, 2, 0),
         "headboxes_src": corners.transpose(0, 2, 1),

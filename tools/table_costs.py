@@ -59,7 +59,7 @@ def measure_costs(targets: Iterable[Target], build: Build) -> pd.DataFrame:
             network, (height, width) = build(target.name, file)
             cost = published = measured(network, (height, width))
             if any(isinstance(module, nn.ConvTranspose2d) for module in network.modules()):
-                published = measured(network, (height, width), "output")
+                published = measured(network, (height, width), by_output=True)
             part, counted = cost, published
             if alone:
                 part, counted = cost.parts["backbone"], published.parts["backbone"]

@@ -42,7 +42,7 @@ def load(
         runtime: What runs the network; None: "onnx" for .onnx files, else "torch".
         precision: What OpenVINO computes in, "f32" or "bf16"; None: f32. Other runtimes have no choice.
         padding: Factor on the sides of given boxes; None: as in training.
-        decode_method: From score maps to locations; None: as in training.
+        decode_method: From heatmaps to locations; None: as in training.
         flip_shift: Pixels by which mirrored maps move to the right in the flip test, 0 or 1; None: as
             in training.
         batch_size: Persons that go through the network at once.

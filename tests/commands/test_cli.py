@@ -99,6 +99,8 @@ MISTAKES = [
     ("train +trainer.sync_batchnorm=true", "trainer.sync_batchnorm"),
     ("train debug=overfit strategy=first_order", "trainer.overfit_batches"),
     ("cost backbone=fabric_1 backbone.fabrics.part_names=[head]", "part_names"),
+    ("train strategy=first_order strategy.warmup_epochs=9 epochs=9", "strategy.warmup_epochs=9"),
+    ("train trainer.devices='0,1'", "trainer.devices=0,1"),
 ]  # fmt: skip
 
 

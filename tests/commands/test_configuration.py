@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from pnfs.body import PartMode, skeleton_by_name
 from pnfs.commands import main
 from pnfs.commands.configuration import UsageError, checked, packaged_folder
 from pnfs.commands.launch import as_overrides
@@ -142,30 +140,6 @@ def test_every_key_is_explained_and_every_file_begins_with_what_it_is() -> None:
     assert {path: keys for path, keys in left.items() if keys} == {}
     assert sum(map(len, map(keys_of, FILES))) > 300
     assert [path for path in CONF.glob("**/*.yaml") if not path.read_text().startswith("# ")] == []
-
-
-TABLE_I = {
-    ("mpii", 1): "0-15", ("mpii", 3): "0-2 3-8 9-15", ("mpii", 5): "0-4 5,7 6,8 9,10,15 11-14",
-    ("mpii", 8): "0-4 3,5 5,7 4,6 6,8 9-12,15 11,13 12,14",
-    ("coco", 1): "0-16", ("coco", 3): "0-4 5-10 11-16", ("coco", 5): "0-6 7,9 8,10 11,12 13-16",
-    ("coco", 8): "0-6 5,7 7,9 6,8 8,10 11-14 13,15 14,16",
-}  # fmt: skip
-PARTS = {
-    1: "whole_body", 3: "head upper_limb lower_limb",
-    5: "head_shoulder left_lower_arm right_lower_arm thigh lower_limb",
-    8: "head_shoulder left_upper_arm left_lower_arm right_upper_arm right_lower_arm thigh left_lower_leg "
-       "right_lower_leg",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("skeleton", "number"), TABLE_I)
-def test_part_mode_agrees_with_table_1(skeleton: str, number: int) -> None:
-    groups = yaml.safe_load((CONF / "parts" / f"p{number}.yaml").read_text())
-    mode = PartMode(skeleton_by_name(skeleton), groups[skeleton])
-    found = {name: sorted(mode.skeleton.indices(list(mode.parts[name]))) for name in mode.names}
-    spans = [[span.split("-") for span in part.split(",")] for part in TABLE_I[skeleton, number].split()]
-    expected = [[*chain(*(range(int(ends[0]), int(ends[-1]) + 1) for ends in part))] for part in spans]
-    assert list(found.items()) == list(zip(PARTS[number].split(), expected, strict=True))
 
 
 @pytest.mark.parametrize(

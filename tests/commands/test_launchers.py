@@ -17,7 +17,7 @@ import yaml
 
 from pnfs.commands.configuration import plain
 from pnfs.commands.processes import take_gpu_if_asked
-from pnfs.commands.train import check_settings
+from pnfs.commands.train_checks import check_settings
 from pnfs.errors import PnfsError
 from pnfs.runs.state import find_runs
 from tiny_runs import PEOPLE, TINY, composed, record_of
@@ -148,9 +148,7 @@ def test_processes_of_a_run_end_together(tmp_path: Path, does: str, status: int,
 
 TAKE_TWICE = """
 import json, os, sys
-from pnfs.commands.configuration import plain
 from pnfs.commands.processes import take_gpu_if_asked
-from pnfs.commands.train import check_settings
 seen = []
 for _ in range(2):
     take_gpu_if_asked()

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -22,6 +23,7 @@ from pnfs.data.module import PoseDataModule
 from written_datasets import toy_persons
 
 SIZES, SIZE, CPU = {"train": 10, "val": 7, "test": 3}, (64, 48), torch.device("cpu")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 SOURCE: Any = SimpleNamespace(skeleton=LSP, persons=lambda split: toy_persons(SIZES[split], name=f"toy {split}"))
 
 
@@ -105,17 +107,20 @@ def test_processes_of_an_evaluation_end_with_it() -> None:
 # --- crops cut on the device
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("uncut", ["resident", "sent"])
 @pytest.mark.parametrize(
     ("augmentation", "unbiased"), [(Augmentation(), False), (Augmentation(), True), (None, False)]
 )
 def test_the_device_makes_the_loaders_batch(
-    augmentation: Augmentation | None, unbiased: bool, uncut: Any, tmp_path: Path
+    augmentation: Augmentation | None, unbiased: bool, uncut: Any, device: str, tmp_path: Path
 ) -> None:
     toys = toy_persons(11)
     settings = CacheSettings(SIZE, format="raw").with_room_for(Augmentation())
     persons = with_crops(toys, ensure_cache(tmp_path, toys, settings))
-    pixels = load_resident(cast(CachedCrops, persons.images), 11, CPU) if uncut == "resident" else None
+    pixels = (
+        load_resident(cast(CachedCrops, persons.images), 11, torch.device(device)) if uncut == "resident" else None
+    )
     options: Any = {"input_size": SIZE, "augmentation": augmentation, "unbiased": unbiased}
     ours, loaders, mirrored = CropDataset(persons, uncut=uncut, **options), CropDataset(persons, **options), 0
     for epoch in range(3):
@@ -123,7 +128,8 @@ def test_the_device_makes_the_loaders_batch(
             default_collate([each[SampleKey(epoch, row)] for row in range(11)]) for each in (loaders, ours)
         )
         assert ("cached_crop" in handed_over) == (uncut == "sent")
-        batch = cast(Any, cut_crops(handed_over, SIZE, pixels))
+        batch = cast(Any, cut_crops(move_data_to_device(handed_over, device), SIZE, pixels))
+        batch = move_data_to_device(batch, "cpu")
         mirrored += int((torch.linalg.det(expected["to_image"][..., :2]) < 0).sum())
         difference = (batch.pop("image").int() - expected.pop("image").int()).abs()
         # OpenCV interpolates on a grid of 1/32 pixel.

@@ -1,72 +1,17 @@
 """PCK against the recorded scores of public code; where predictions are wrong."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scipy.io import loadmat
 from torchmetrics import MetricCollection
 
-from pnfs.body import LSP, MPII, Skeleton
+from pnfs.body import LSP, Skeleton
 from pnfs.data.coco_format import read_annotations
 from pnfs.errors import PnfsError
 from pnfs.evaluation import PCK, Criterion, OKSAveragePrecision, head_size, oks, torso_size
 from pnfs.evaluation.pck import Errors
-
-MPII_FILE_NAMES = {
-    "head": "head_top", "neck": "upper_neck", "thor": "thorax", "pelv": "pelvis",
-    **{side[0] + short: f"{side}_{name}" for side in ("left", "right") for short, name in (
-        ("sho", "shoulder"), ("elb", "elbow"), ("wri", "wrist"),
-        ("hip", "hip"), ("kne", "knee"), ("ank", "ankle"))},
-}  # fmt: skip
-
-
-def companion(predictions: Path, what: str, suffix: str) -> Path:
-    """The file recorded with these predictions: of the same name, else the common one."""
-    specific = predictions.with_name(predictions.stem.replace("preds", what) + suffix)
-    candidates = [specific, *sorted(predictions.parent.glob(f"pckh_{what}*{suffix}"))]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        pytest.skip(f"no recorded fixture {specific.name}")
-    return found
-
-
-@pytest.mark.fixtures("pckh_preds*.npz")
-def test_pckh_matches_the_reference(fixture_file: Path) -> None:
-    predictions = np.load(fixture_file)
-    expected = json.loads(companion(fixture_file, "expected", ".json").read_text())
-    truth = loadmat(companion(fixture_file, "gt", ".mat"))
-    columns = {
-        "joints_image": torch.from_numpy(truth["pos_gt_src"].transpose(2, 0, 1) - 1.0),
-        "labelled": torch.from_numpy(truth["jnt_missing"].T == 0),
-        "reference_length": torch.from_numpy(head_size(truth["headboxes_src"].transpose(2, 0, 1))),
-    }
-    columns["sample_index"] = torch.arange(len(columns["labelled"]))
-    cases = [key.removesuffix("_preds") for key in predictions if key.endswith("_preds")]
-    assert cases
-    for case in cases:
-        metric = PCK(
-            joints=[MPII_FILE_NAMES[str(cell[0])] for cell in truth["dataset_joints"][0]],
-            groups=MPII.groups,
-            thresholds=(0.5, 0.1, 0.11),
-            name="PCKh",
-            mean_excludes=("pelvis", "thorax"),
-        )
-        metric.update(predicted=torch.from_numpy(predictions[f"{case}_preds"][..., :2]), **columns)
-        scores, recorded = metric.compute(), expected[case]
-        for group in MPII.groups:
-            found = scores[f"PCKh@0.5/{group}"].item()
-            assert found == pytest.approx(recorded[group.capitalize()], abs=1e-3), case
-        for label, name in (
-            ("PCKh@0.5", "Mean"),
-            ("PCKh@0.11", "Mean@0.1"),
-            ("PCKh@0.1", "extra_mean_at_0.10_exact"),
-        ):
-            if name in recorded:
-                assert scores[label].item() == pytest.approx(recorded[name], abs=1e-3)
 
 
 def lsp_metric(**options) -> PCK:

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,6 @@ def tally() -> Tally:
         ROWS.append((kind, tried, seen))
 
     return tally
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[TrainServer]:
-    server = TrainServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

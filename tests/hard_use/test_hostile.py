@@ -1,7 +1,6 @@
 """Files of people who mean harm: none runs code, each is refused in a sentence that names it."""
 
 import io
-import json
 import pickle
 import shutil
 import zipfile
@@ -14,10 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FEW, Tally, only, refused
-from pnfs.data.synthetic import Synthetic
+from conftest import FEW, Tally, refused
 from train_server import TrainServer
-from written_datasets import write_mpii
 
 
 class Harm:
@@ -80,63 +77,3 @@ def test_pickles_run_no_code(server: TrainServer, tmp_path: Path, tally: Tally) 
     tally(
         "hostile pickles in place of checkpoints and weights", tried, "the file, and that pickles are never loaded"
     )
-
-
-TARGETS = [
-    "os.system", "builtins.eval", "builtins.exec", "builtins.open", "subprocess.Popen", "subprocess.run",
-    "shutil.rmtree", "pathlib.Path.touch", "hydra.utils.instantiate", "hydra.utils.get_method",
-    "hydra._internal.utils._locate", "importlib.import_module", "torch.load", "torch.hub.load",
-    "torch.hub.load_state_dict_from_url",
-    "pickle.loads", "pnfs.models.network.torch.load", "pnfs.data.module.Path", "pnfs.training.module.torch.load",
-    "pnfs.models.backbones.torchvision.load_state_dict_from_url", "pnfs.commands.train.run", "ctypes.CDLL",
-    "pnfs.training.checkpoints.read_checkpoint", "pnfs.data.synthetic.Synthetic.persons",
-    "torch.optim.Optimizer.zero_grad",
-]  # fmt: skip
-PLACES = ["model", "model.backbone", "model.fabrics", "model.skeleton", "dataset"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
-def test_configurations_build_no_other_class(
-    server: TrainServer, runs: dict[str, Path], tmp_path: Path, tally: Tally, place: str
-) -> None:
-    cv2.imwrite(str(tmp_path / "person.png"), np.full((64, 64, 3), 128, np.uint8))
-    whole = only(runs["whole"]) / "checkpoints" / "best.ckpt"
-    commands = [c for c in READ_BY.items() if c[0] not in ("import", "train", "show")]
-    for number, target in enumerate(TARGETS):
-        checkpoint = torch.load(whole, weights_only=True)
-        node, *below = place.split(".")
-        harm = {"_target_": target, "_args_": [f"touch {tmp_path / 'harm'}"]}
-        if below:
-            checkpoint["pnfs_config"][node][below[0]] = harm
-        else:
-            checkpoint["pnfs_config"][node] = harm
-        path = tmp_path / f"hostile_{number}.ckpt"
-        torch.save(checkpoint, path)
-        command, arguments = commands[number % len(commands)]
-        log = tmp_path / "connections.txt"
-        done = server.run(tmp_path, command, *(a.format(path.name) for a in arguments), blocked=log)
-        if done.returncode:  # Prediction builds no dataset.
-            refused(done, path.name)
-        else:
-            assert (place, command) in {("dataset", c) for c in ("predict", "export", "derive")}
-        assert not (tmp_path / "harm").exists(), target
-        assert not log.exists(), target
-    tally(
-        "hostile configurations in checkpoints", len(TARGETS), "the file, the key, and what trust=true would run"
-    )
-
-
-def test_path_outside_of_the_dataset_is_refused(server: TrainServer, tmp_path: Path, tally: Tally) -> None:
-    drawn = Synthetic("mpii", train=3, val=3, image_size=(48, 48))
-    write_mpii({split: drawn.persons(split) for split in ("train", "val")}, tmp_path / "mpii")
-    annotations = tmp_path / "mpii" / "annot" / "train.json"
-    content = json.loads(annotations.read_text())
-    for text in ("../../secret.png", "/etc/hostname", "a/../../../b.png", "\u0000.png"):
-        annotations.write_text(json.dumps([content[0] | {"image": text}, *content[1:]]))
-        done = server.run(tmp_path, "data", "dataset=mpii", f"dataset.root={tmp_path / 'mpii'}")
-        said = done.stdout + done.stderr
-        assert done.returncode == 1
-        assert "image" in said
-        assert "Traceback" not in said
-    tally("paths that lead out of a dataset", 4, "the annotation file and the path")

@@ -6,13 +6,12 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from conftest import FEW, Tally, only, refused
 from pnfs.data.synthetic import Synthetic
-from train_server import TrainServer, assert_same_training
+from train_server import TrainServer
 from written_datasets import write_mpii
 
 LONG = [*(word for word in FEW if not word.startswith(("epochs", "workers"))), "epochs=500"]
@@ -121,42 +120,3 @@ def test_loss_that_is_not_finite(server: TrainServer, tmp_path: Path, tally: Tal
     refused(done, "loss")
     assert '"failed"' in next((tmp_path / "runs").glob("*/*/state.json")).read_text()
     tally("losses that are not finite", 1, "epoch and step at which it happened, and what to lower")
-
-
-CACHES = 18
-
-
-@pytest.mark.slow
-def test_damaged_caches(server: TrainServer, tmp_path: Path, tally: Tally) -> None:
-    cache, log = tmp_path / "cache", tmp_path / "log.txt"
-    words = [*FEW, "data.augment=loader", f"data.cache={cache}", "epochs=1"]
-    server.train([*words, f"run_root={tmp_path / 'whole'}"], log)
-    files = sorted(cache.rglob("*.sqlite"))
-    contents = {path: path.read_bytes() for path in files}
-    draw = np.random.default_rng(0)
-    for number in range(CACHES):
-        for path, content in contents.items():
-            path.write_bytes(content)
-        path = files[number % len(files)]
-        content = bytearray(contents[path])
-        match number % 6:
-            case 0:
-                content = content[: int(draw.integers(len(content)))]
-            case 1:
-                content[16:20] = b"\\xff" * 4
-            case 2:
-                content = bytearray()
-            case 3:
-                content = bytearray(b"no database")
-            case _:
-                for place in draw.integers(0, len(content), 40):
-                    content[place] ^= 255
-        path.write_bytes(content)
-        done = server.run(tmp_path, "train", *words, f"run_root={tmp_path / str(number)}")
-        said = done.stdout + done.stderr
-        assert "Traceback" not in said, said
-        if done.returncode:
-            refused(done, path.name)
-        else:
-            assert_same_training(only(tmp_path / "whole"), only(tmp_path / str(number)))
-    tally("damaged crop caches", CACHES, "the same result, or the cache's file and that it can be deleted")

@@ -216,7 +216,7 @@ PUBLIC_MPII = [
 
 
 Public = tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]
-"""The state dict of a public network with random weights, and what makes score maps of normalised images."""
+"""The state dict of a public network with random weights, and what makes heatmaps of normalised images."""
 
 
 def simple_baseline(joints: int) -> Public:
@@ -285,7 +285,7 @@ def test_folders_are_named_by_what_was_imported_and_trained_runs_are_not_overwri
     for size in ("[64,64]", "[96,64]", "[64,64]"):
         call("import", f"checkpoint={file}", f"run_root={tmp_path}", f"input_size={size}")
     folders = sorted((tmp_path / "imported").iterdir())
-    assert [path.name[:5] for path in folders] == ["pose-", "pose-"]
+    assert [path.name[:5] for path in folders] == ["pose_", "pose_"]
     (folders[0] / "state.json").write_text("{}")
     with pytest.raises(UsageError, match="out"):
         imported(file, folders[0])

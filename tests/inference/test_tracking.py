@@ -138,7 +138,7 @@ def test_one_person_is_followed_from_the_whole_picture_on_and_found_again() -> N
         whole = frame.query.whole_image
         assert whole == (n in (0, 10, 11, 12))
         assert found_here.track_ids.tolist() == ([] if 8 <= n < 12 else [1 if n < 8 else 2])
-        # A step of the score map is 10 px in the whole picture, 2.6 px in a carried box.
+        # A step of the heatmap is 10 px in the whole picture, 2.6 px in a carried box.
         error = np.abs(found_here.joints - (place + PLACES)).max(initial=0)
         assert error < (6 if whole else 1.5)
 

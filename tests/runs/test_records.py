@@ -1,4 +1,4 @@
-"""What makes a run the same run, and its one record."""
+"""The record of a run."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-// From score maps to joints, as src/pnfs/codec/decode.py and src/pnfs/evaluation/flip.py have it.
+// From heatmaps to joints, as src/pnfs/codec/decode.py and Codec.flip_averaged have it.
 // Maps are one Float32Array, joint after joint, each height * width scores, row after row.
 
 import { darkStep } from "./dark.js";

@@ -1,4 +1,4 @@
-// The picture with the box, the parts' score maps and the skeleton on it.
+// The picture with the box, the parts' heatmaps and the skeleton on it.
 
 const OUTLINE = "#141414";
 

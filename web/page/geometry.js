@@ -23,7 +23,7 @@ export function cropMap([x, y, boxWidth, boxHeight], padding, model) {
   };
 }
 
-/** Where a point of the score maps lies in the picture. */
+/** Where a point of the heatmaps lies in the picture. */
 export function mapToPicture([u, v], { scale, offset }, [strideX, strideY]) {
   return [(u * strideX - offset[0]) / scale, (v * strideY - offset[1]) / scale];
 }

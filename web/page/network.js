@@ -1,4 +1,4 @@
-// The exported network in ONNX Runtime's WebAssembly, and what becomes of its score maps.
+// The exported network in ONNX Runtime's WebAssembly, and what becomes of its heatmaps.
 
 import * as ort from "./ort.js";
 import { averageWithFlip, decode, partMaps } from "./decode.js";

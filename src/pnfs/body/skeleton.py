@@ -15,7 +15,7 @@ class Skeleton:
     """The joints of one dataset: of persons, hands, animals, anything. Lists, as YAML gives them, become tuples.
 
     Raises:
-        PnfsError: A name is unknown or occurs twice, a pair is none, or sigmas are not K positive numbers.
+        PnfsError: A name is unknown or occurs twice, a pair is not two joints, sigmas are not K positive numbers.
     """
 
     name: str  # How configurations refer to the skeleton.
@@ -41,7 +41,7 @@ class Skeleton:
             "oks_sigmas are positive": all(sigma > 0 for sigma in sigmas or ()),
         }.items():
             if not holds:
-                raise PnfsError(f"skeleton {self.name}: what does not hold: {needed}")
+                raise PnfsError(f"skeleton {self.name}: must hold, but does not: {needed}")
         for names in (*pairs, *self.groups.values()):
             self.indices(names)
 
@@ -79,7 +79,13 @@ _LIMB_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _LIMB_PAIRS = _pairs(*_LIMB_JOINTS)
 _LIMB_GROUPS = dict(zip(_LIMB_JOINTS, _LIMB_PAIRS, strict=True))
 
-# The paper's order (section IV-A); the files of the MPII dataset store another one, see data/mpii.
+MPII_FILE_JOINTS = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "pelvis", "thorax", "upper_neck", "head_top",
+    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+)  # fmt: skip
+"""The joint order of MPII's files and of public networks; `MPII` has the paper's (section IV-A)."""
+
 MPII = Skeleton(
     name="mpii",
     joints=(

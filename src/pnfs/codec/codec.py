@@ -216,8 +216,7 @@ def _dark_step(maps: Maps, peaks: Int64[Tensor, "B K 2"], sigma: float) -> Point
 def _newton_step(logarithm: Float[Tensor, "B K 5 5"]) -> Points:
     """-H^-1 D of the middle pixel, from finite differences (Eq. 7).
 
-    There is none where it cannot be right: where the curvature is no maximum's, or the top would lie outside the
-    pixels that the differences come from.
+    Zero where the curvature is not that of a maximum, or the step would leave the pixels that were compared.
     """
 
     def at(dy: int, dx: int) -> Scores:

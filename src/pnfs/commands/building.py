@@ -55,7 +55,7 @@ def training_source(settings: Mapping[str, Any]) -> PoseDataset:
 
 
 def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
-    """What a run reads of its dataset, as `read_digests` says; None where that fails, which the run will say."""
+    """What a run reads of its dataset, see `read_digests`; None if that fails, which the run itself reports."""
     try:
         return _digests_of(json.dumps([settings["dataset"], settings["input_size"]]))
     except Exception:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pnfs.commands.building import build_source
-from pnfs.commands.configuration import UsageError
+from pnfs.commands.configuration import UsageError, console
 from pnfs.data.cache import CacheSettings, ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, inspect_dataset
 from pnfs.data.crops import CropDataset, SampleKey
@@ -24,7 +23,6 @@ from pnfs.data.images import DataError
 from pnfs.viz.poses import crop_sheet
 from pnfs.viz.style import save_image
 
-console = Console()
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 PICTURED = 24
 
@@ -41,17 +39,17 @@ def check(settings: Mapping[str, Any]) -> None:
     findings = check_dataset(settings["dataset"], settings)
     for finding in findings:
         what = (f"{finding.severity}: ", STYLES[finding.severity]), (f"{finding.where}, {finding.check}: ", "bold")
-        console.print(Text.assemble(*what, finding.problem), soft_wrap=True)
+        console.print(Text.assemble(*what, finding.problem))
     counts = Counter(finding.severity for finding in findings)
     if settings["out"]:
         out = Path(settings["out"])
         out.mkdir(parents=True, exist_ok=True)
         content = json.dumps([f._asdict() for f in findings], indent=1, ensure_ascii=False)
         (out / "check.json").write_text(content + "\n", encoding="utf-8")
-        console.print(f"findings: {out / 'check.json'}", soft_wrap=True)
+        console.print(f"findings: {out / 'check.json'}")
         if not counts["error"]:
             draw_crops(settings, out / "crops.png")
-            console.print(f"crops: {out / 'crops.png'}", soft_wrap=True)
+            console.print(f"crops: {out / 'crops.png'}")
     console.print(", ".join(f"{severity}s: {counts[severity]}" for severity in SEVERITIES))
     if counts["error"]:
         sys.exit(1)
@@ -102,5 +100,4 @@ def cache(settings: Mapping[str, Any]) -> None:
         table.add_row(split, f"{len(persons):,}", *numbers, str(path))
     console.print(table)
     codec = " and codec=udp" if plain_crops.unbiased else "; not with codec=udp (cache.unbiased=true)"
-    about = f"train from it: data.cache={out}, the same dataset, augmentation and input_size{codec}"
-    console.print(about, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"train from it: data.cache={out}, the same dataset, augmentation and input_size{codec}")

@@ -150,7 +150,7 @@ def export(settings: dict[str, Any]) -> None:
         total, in_float = report.convolutions
         console.print(
             f"int8: {total - in_float} of {total} convolutions; on {len(int8.held_out)} other crops "
-            f"{report.moved:.2%} of the joints moved by more than a pixel of the score maps (allowed: "
+            f"{report.moved:.2%} of the joints moved by more than a pixel of the heatmaps (allowed: "
             f"{min(1.0, 2 * int8.max_moved):.2%})"
         )
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +68,7 @@ def _network(settings: dict[str, Any]) -> float:
     place = results_place(path, settings["run_root"], f"evaluate_{split}")
     folder = scoring.result_folder(settings["out"], place.parent, place.name, [choices, dataset])
     score = _report(record, folder, data, source.matches(split, predictions), split, module)
-    name = settings["name"] or re.sub(r"[^A-Za-z0-9._-]", "-", folder.parent.name) or "pnfs"
+    name = settings["name"] or folder.parent.name
     console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
     return score
 
@@ -112,7 +111,7 @@ def _file(settings: Mapping[str, Any]) -> float:
 def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
     """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
     persons = source.persons(split)
-    # Of what all metrics together ask for each takes what it knows.
+    # The collection gives each metric only those arguments that it takes.
     metric = MetricCollection([source.metric(split)])
     metric.update(
         predicted=torch.from_numpy(predictions.locations),

@@ -1,17 +1,15 @@
 """`pnfs import`: a run folder from a public checkpoint."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from pnfs.commands.building import build_network, save_network
-from pnfs.commands.configuration import UsageError
-from pnfs.commands.scoring import out_folder
+from pnfs.commands.configuration import UsageError, console
+from pnfs.commands.scoring import out_folder, result_folder
 from pnfs.importing.networks import Imported, import_state
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture
@@ -23,8 +21,6 @@ _UNUSED = {
     "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True},
     "schedule": {"_target_": "pnfs.training.schedules.StepSchedule"},
 }
-
-console = Console()
 
 
 def run(settings: dict[str, Any]) -> None:
@@ -39,9 +35,11 @@ def run(settings: dict[str, Any]) -> None:
         raise UsageError(f"checkpoint: {file}: {error}") from error
     trained, network = _configuration(settings, imported, file), imported.network
     architecture = describe_architecture(network) if isinstance(network, PoseFabricNetwork) else None
-    saved = save_network(_folder(settings, file, trained), network, trained, architecture)
+    own = result_folder(None, Path(settings["run_root"]) / "imported", file.name.split(".")[0], trained)
+    folder = out_folder(settings["out"], None) if settings["out"] else own
+    saved = save_network(folder, network, trained, architecture)
     console.print(_table(imported, trained, file))
-    console.print(f"checkpoint: {saved}", soft_wrap=True)
+    console.print(f"checkpoint: {saved}")
 
 
 def _configuration(settings: Mapping[str, Any], imported: Imported, file: Path) -> dict[str, Any]:
@@ -63,14 +61,6 @@ def _configuration(settings: Mapping[str, Any], imported: Imported, file: Path) 
         "loss": settings["loss"],
         **_UNUSED,
     }
-
-
-def _folder(settings: Mapping[str, Any], file: Path, trained: Mapping[str, Any]) -> Path:
-    if settings["out"] is not None:
-        return out_folder(settings["out"], None)
-    digest = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()[:8]
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in file.name.split(".")[0])
-    return Path(settings["run_root"]) / "imported" / f"{name or 'checkpoint'}-{digest}"
 
 
 def _table(imported: Imported, trained: Mapping[str, Any], file: Path) -> Table:

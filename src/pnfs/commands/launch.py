@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 class JobFailed(CompactHydraException):
     """A job of a sweep failed; Hydra prints the message, the first argument, without a traceback.
 
-    Hydra raises the first failure only. Launchers bring all of them back from the processes of their jobs, and an
-    exception that arrives is made anew: so each notes its job here, wherever the job ran.
+    Hydra raises the first failure only. Launchers return all of them from their jobs' processes; unpickling
+    makes each exception again, so each notes its job when it is made.
     """
 
     jobs: ClassVar[list[str]] = []
@@ -104,7 +104,7 @@ def run(command: str, config: DictConfig) -> Any:
 def start(command: str) -> None:
     """Runs a command with the command line that `sys.argv` holds."""
     signal.signal(signal.SIGTERM, _terminate)
-    # A log that cannot be written, on a full disk, is no news of its own.
+    # No second report for a log that cannot be written, as on a full disk.
     logging.raiseExceptions = False
     # Hydra hands over its errors in place of printing them.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -132,7 +132,7 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def said(error: BaseException, command: str = "") -> str | None:
-    """What a user can act upon, of an error that Hydra may have wrapped; None if there is nothing."""
+    """The message for the user, of an error that Hydra may have wrapped; None for a bug."""
     built = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
         places = re.findall(r"full_key: (.+)|target '(.+?)'", str(error))

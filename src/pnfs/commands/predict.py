@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.prompt import Confirm
 
 from pnfs.commands.building import build_network
-from pnfs.commands.configuration import UsageError
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.scoring import described, result_folder
 from pnfs.data.images import DataError
 from pnfs.data.persons import listed
@@ -25,12 +24,6 @@ from pnfs.inference.results import RESULT_FILE, TABLE_FILE, ResultFolder
 from pnfs.inference.tracking import Poses, Tracker
 from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
 from pnfs.training.module import keep_freed_memory
-
-console = Console()
-
-SCENE = 1.25
-"""Width by height from which a picture is taken for a scene: photographs and videos are 4:3 and wider; of
-cut-out persons (LSPET) three in four pictures are narrower than 1.2."""
 
 _OF_THE_PREDICTOR = (
     "device", "runtime", "precision", "padding", "decode_method", "flip_shift", "batch_size", "trust",
@@ -46,16 +39,16 @@ def run(settings: dict[str, Any]) -> None:
     if settings["overlays"] and (inside := [file for file in files if file.path.is_relative_to(overlays)]):
         raise UsageError(f"{inside[0].path}: lies where overlays are written; name another out, or overlays=false")
     if others:
-        _say(f"passed over, no known picture or video: {some_of([path.name for path in others])}")
+        console.print(f"skipped, no known picture or video: {some_of([path.name for path in others])}")
     boxes = choose_boxes(settings)
     if isinstance(boxes, CocoBoxes) and boxes.left_out:
-        _say(f"boxes left out: {listed(boxes.left_out)}")
+        console.print(f"boxes left out: {listed(boxes.left_out)}")
     asked = {k: settings[k] for k in _OF_THE_PREDICTOR}
     if settings["boxes"] == "detector" and str(settings["checkpoint"]).endswith(".onnx"):
         asked["device"] = "auto"  # The detector alone has one.
     predictor = load_predictor(settings["checkpoint"], build=build_network, **asked)
     if settings["checkpoint"] == "shipped":
-        _say(f"model: {read_checkpoint('shipped', builds=())[CARD_KEY]}")
+        console.print(f"model: {read_checkpoint('shipped', builds=())[CARD_KEY]}")
     smoothing = dict(settings["smoothing"])
     smoothing = smoothing if smoothing.pop("enabled") else None
     poses = Poses(
@@ -68,47 +61,42 @@ def run(settings: dict[str, Any]) -> None:
         info |= {"tracking": settings["tracking"], "smoothing": smoothing}
     kinds = {key: settings[key] for key in ("score_threshold", "overlays")}
     results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
-    scenes, problems = _predict_all(files, boxes, poses, results)
-    _say(f"persons: {len(results.persons)}; pictures or frames: {len(results.images)}")
+    problems = _predict_all(files, boxes, poses, results)
+    console.print(f"persons: {len(results.persons)}; pictures or frames: {len(results.images)}")
     if poses.followed:
-        _say(f"persons followed through videos: {poses.followed}")
-    _say(described(computed))
+        console.print(f"persons followed through videos: {poses.followed}")
+    console.print(described(computed))
     if poses.duplicates:
         limit = f"nms_threshold={settings['nms_threshold']}"
-        _say(f"{poses.duplicates} more were left out, too similar to a better pose ({limit})")
+        console.print(f"{poses.duplicates} more were left out, too similar to a better pose ({limit})")
     if isinstance(boxes, WholeImage):
-        _warn_of_crowds(scenes)
+        warning = "warning: one person was taken to fill each picture; boxes=detector finds the persons"
+        console.print(warning, style="yellow")
     if settings["overlays"]:
-        _say(f"overlays: {out / 'overlays'}")
-    _say(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
+        console.print(f"overlays: {out / 'overlays'}")
+    console.print(f"keypoints: {out / RESULT_FILE}, as a table {TABLE_FILE}")
     if problems:
         failed = f"{len(problems)} of {len(files)} inputs could not be used in full; all else is in {out}:"
         raise UsageError("\n  ".join([failed, *problems]))
 
 
-def _predict_all(
-    files: Sequence[InputFile], boxes: BoxSource, poses: Poses, results: ResultFolder
-) -> tuple[list[str], list[str]]:
-    """Names of the pictures that look like scenes though one person was taken to fill them; and problems."""
-    scenes: dict[str, None] = {}
+def _predict_all(files: Sequence[InputFile], boxes: BoxSource, poses: Poses, results: ResultFolder) -> list[str]:
+    """Writes all results; returns what went wrong."""
     problems: list[str] = []
     with Progress(console=console, disable=not console.is_terminal) as progress, results:
         task = progress.add_task("predicting", total=sum(map(_frames_in, files)))
 
         def report(error: DataError) -> None:
             problems.append(str(error))
-            console.print(f"[yellow]left out:[/] {escape(str(error))}", soft_wrap=True)
+            console.print(f"left out: {error}", style="yellow")
             progress.advance(task)
 
         for frame, prediction in poses.of(read_frames(files, boxes, report)):
             results.add(frame, prediction)
-            height, width = frame.query.image.shape[:2]
-            if isinstance(boxes, WholeImage) and width > SCENE * height:
-                scenes[frame.file.name] = None
             progress.advance(task)
     for name, lost in poses.unusable.items():
         problems.append(f"{name}: poses left out, whose numbers are not finite: {lost}; try another checkpoint")
-    return list(scenes), problems
+    return problems
 
 
 def _frames_in(file: InputFile) -> int:
@@ -136,27 +124,10 @@ def choose_boxes(settings: Mapping[str, Any]) -> BoxSource:
     return PersonDetector(**detector, download=download, threshold=threshold, device=device)
 
 
-def _warn_of_crowds(scenes: Sequence[str]) -> None:
-    """Says that boxes=image draws one skeleton, and names the pictures with room for more."""
-    wide = f"; wide enough for several: {some_of(scenes)}" if scenes else ""
-    console.print(
-        "[yellow]warning:[/] one person was taken to fill each picture, whoever else is in it; "
-        f"boxes=detector finds the persons{escape(wide)}",
-        soft_wrap=True,
-        highlight=False,
-    )
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
 def _folder(settings: Mapping[str, Any]) -> Path:
     asked = settings["input"] if isinstance(settings["input"], list) else [settings["input"]]
     if not asked:
         raise UsageError("input is an empty list; name a picture, a video, a folder or a glob")
     paths = [Path(str(item)).expanduser().absolute() for item in [*asked, settings["checkpoint"]]]
-    # A glob's name may not be a file's.
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in paths[0].stem) or "input"
     parent = Path(settings["run_root"]) / "predict"
-    return result_folder(settings["out"], parent, name, list(map(str, paths)))
+    return result_folder(settings["out"], parent, paths[0].stem or "input", list(map(str, paths)))

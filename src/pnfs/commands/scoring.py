@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Pa
     if out:
         return Path(out).expanduser()
     digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:8]
-    return parent / f"{name}_{digest}"
+    # A glob's name may not be a file's.
+    return parent / (re.sub(r"[^\w.-]", "_", name) + f"_{digest}")
 
 
 def out_folder(out: str | Path, kind: str | None) -> Path:
@@ -156,7 +158,7 @@ def write_pictures(
     """Contact sheets of predictions, with `matches` also of the worst and the best persons, curves, diagram of the
     fabrics and the data behind it; title -> file."""
     written: dict[str, Path] = {}
-    # Of detected boxes the best, best first: most of them hold nobody. Of others some over the split.
+    # The best of detected boxes, since most hold nobody; of labelled ones some, spread over the split.
     rows = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
     box_scores = data.source.box_scores(split)
     if box_scores is not None:

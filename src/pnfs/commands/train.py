@@ -2,21 +2,19 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.utils import get_class
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from pnfs.commands import building
-from pnfs.commands.configuration import UsageError, console, known_keys
+from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.processes import process_count, run_in_processes
 from pnfs.commands.scoring import (
     described,
@@ -26,13 +24,13 @@ from pnfs.commands.scoring import (
     score_table,
     write_pictures,
 )
+from pnfs.commands.train_checks import check_settings, named_start, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.data.module import PoseDataModule
-from pnfs.data.persons import UNLABELLED
-from pnfs.files import checkpoint_at
+from pnfs.models import PoseNetwork
 from pnfs.models.cost import measure_cost
 from pnfs.runs import state
-from pnfs.runs.identity import differing, require_same, run_identity
+from pnfs.runs.identity import require_same, run_identity
 from pnfs.runs.wandb_run import RunLogger, finished_wandb
 from pnfs.training import checkpoints
 from pnfs.training.keeping import why_unfinished
@@ -67,68 +65,6 @@ def run(settings: dict[str, Any]) -> float:
             log.info("finished before: %s (restart=true trains it again)", folder)
             _show_scores(settings, {"trained": record["scores"]})
     return math.nan if record["score"] is None else float(record["score"])
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuses what no training can be made of, before data are read or caches written."""
-    trainer = settings["trainer"]
-    if "_target_" not in settings["dataset"]:
-        raise UsageError("dataset=of_checkpoint is no dataset to train on; choose one by name")
-    if trainer.get("max_epochs") is None:
-        raise UsageError("trainer.max_epochs is not set: begin your file with `defaults: [auto, _self_]`")
-    if settings["initial"] is not None and settings["ckpt_path"] is not None:
-        raise UsageError("initial and ckpt_path: training starts from one of them")
-    if settings["ckpt_path"] is not None:
-        named_start(settings)
-    lr, peak = settings["optimizer"].get("lr"), settings["schedule"].get("peak")
-    if peak is not None and lr not in (None, known_keys("train")["optimizer.lr"]):
-        raise UsageError(f"optimizer.lr={lr}: schedule=one_cycle has its own learning rate, schedule.peak={peak}")
-    if trainer.get("sync_batchnorm"):
-        raise UsageError("trainer.sync_batchnorm=true: fabrics keep statistics of their own; leave it")
-    bilevel = ("pnfs.search.FirstOrder", "pnfs.search.SecondOrder")
-    if trainer.get("overfit_batches") and settings["strategy"]["_target_"] in bilevel:
-        raise UsageError("trainer.overfit_batches: it does not split the persons as first_order, second_order do")
-    mixed = str(trainer.get("precision")).endswith("mixed")
-    if mixed and trainer.get("gradient_clip_val") and settings["optimizer"].get("fused"):
-        raise UsageError(
-            f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
-            "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
-        )
-    gpus, devices = torch.accelerator.device_count(), trainer.get("devices", 1)
-    if "PNFS_GPUS" in os.environ and trainer.get("accelerator") != "cpu" and devices in ("auto", "-1", -1):
-        # Its folder was named, by the GPUs of the whole machine, before the job had one of them.
-        raise UsageError(f"trainer.devices={devices}: hydra/launcher=joblib_gpus gives a job one GPU; say 1")
-    wanted = int(devices) if str(devices).isdigit() else 1
-    wanted = max(devices) + 1 if isinstance(devices, list) else wanted
-    if trainer.get("accelerator") in ("gpu", "cuda") and gpus < wanted:
-        raise UsageError(
-            f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
-            f"{gpus} GPUs; trainer=cpu runs without"
-        )
-
-
-def named_start(settings: Mapping[str, Any]) -> Path:
-    """The checkpoint of `ckpt_path`, from which a training with these settings can go on."""
-    named, epochs = settings["ckpt_path"], settings["trainer"]["max_epochs"]
-    path = checkpoint_at(named, last_first=True) or checkpoints.find_checkpoint(named)
-    content = checkpoints.read_checkpoint(path, builds=())
-    if not {"loops", "optimizer_states"} <= content.keys():
-        raise UsageError(
-            f"ckpt_path={named}: it holds weights and no state of a training to go on from; initial={named} "
-            "starts a training from them"
-        )
-    if content["epoch"] + 1 >= epochs > 0:
-        raise UsageError(f"ckpt_path={named}: {content['epoch'] + 1} epochs are behind it; set epochs to more")
-    # Compared as text: nothing that a foreign checkpoint names is imported. Weights come from it in any case.
-    both = (
-        {key: of.get(key) for key in ("model", "strategy")} for of in (content[checkpoints.CONFIG_KEY], settings)
-    )
-    if found := [key for key in differing(*both) if not key.endswith(".weights")]:
-        raise UsageError(
-            f"ckpt_path={named}: its training had another network or strategy ({', '.join(found)}); "
-            f"initial={named} starts a new training from its weights"
-        )
-    return path
 
 
 def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
@@ -174,17 +110,12 @@ def newest_whole(folder: Path) -> Path | None:
 def train_one(
     *, settings: dict[str, Any], identity: Mapping[str, Any], start: Path | None, earlier_seconds: float = 0.0
 ) -> None:
-    """One process's share of a run; the first scores it and writes the record, if the training came to its end."""
-    started, folder = time.monotonic() - earlier_seconds, Path(settings["run_dir"])
+    """One process's share of a run, which is scored if the training came to its end."""
+    started = time.monotonic() - earlier_seconds
     source, trainer = building.training_source(settings), settings["trainer"]
     # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
     watched = source.in_labelled_boxes()
-    for split in ("train", "val"):
-        if not (watched.persons(split).visibility > UNLABELLED).any():
-            raise UsageError(
-                f"{watched.persons(split).name}: no person of split {split!r} has a labelled joint; choose a "
-                "dataset with labels in both of train and val"
-            )
+    require_labels(watched)
     loggers = building.build_loggers(settings)
     with finished_wandb(loggers):
         L.seed_everything(settings["seed"], workers=True, verbose=False)
@@ -206,46 +137,64 @@ def train_one(
             log.info("not finished: %s", stopped)
             return
         final.trainer = data.trainer
-        weights = checkpoints.find_checkpoint(folder)
-        best = checkpoints.read_checkpoint(weights, builds=())
-        checkpoints.load_network_state(module.network, best, weights)
-        module.flip_test = True
-        scores, predictions = score_and_predict(module, final, trainer, "val")
-        if getattr(rank_zero_only, "rank", 0):
-            return
-        choices = evaluation_choices(module, source, "val")
-        choices |= {"weights": weights.stem, "best_epoch": best["epoch"]}
-        if final is not data:
-            choices["best_epoch_by"] = GROUND_TRUTH_BOXES["boxes"] + " boxes"
-        (primary, score), size = next(iter(scores.items())), tuple(settings["input_size"])
-        cost = vars(measure_cost(module.network, size))
-        counts = {name: cost[name] for name in ("parameters", "live_parameters", "macs")}
-        # The summary in public pose code, and so the paper, counts transposed convolutions another way.
-        transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in module.network.modules())
-        by_output = measure_cost(module.network, size, by_output=True).macs if transposed else cost["macs"]
-        record = {
-            **{key: settings[key] for key in ("name", "seed")},
-            **{"kind": "train", "primary": primary, "score": score, "scores": scores},
-            "untrained_scores": untrained,
-            "evaluated_with": choices,
-            "cost": counts | {"macs_by_output": by_output},
-            "seconds": round(time.monotonic() - started, 1),
-            **state.provenance(trainer["accelerator"]),
-            "config": settings,
-            "data": {split: source.persons(split).account() for split in ("train", "val")},
-        }
-        # Scores are safe before anything else is written that may fail.
-        state.write_result(folder, record | {"identity": identity})
-        pictures = write_pictures(module, final, folder, "val", predictions)
-        for logger in loggers:
-            if isinstance(logger, RunLogger):
-                logger.log_record(record, folder)
-        log_media(loggers, pictures, trainer["max_epochs"])
-        _show_scores(settings, {"untrained": untrained, "trained": scores})
-        console.print(described(choices))
-        for what, path in pictures.items():
-            log.info("%s: %s", what, path)
-        log.info("%s: %s; record: %s", primary, score, folder / state.RESULT)
+        boxes = {} if final is data else {"best_epoch_by": GROUND_TRUTH_BOXES["boxes"] + " boxes"}
+        _score_and_keep(settings, identity, module, final, loggers, untrained, boxes, started)
+
+
+def _score_and_keep(
+    settings: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    module: PoseModule,
+    data: PoseDataModule,
+    loggers: list[Logger],
+    untrained: Mapping[str, float],
+    boxes: Mapping[str, str],
+    started: float,
+) -> None:
+    """Scores the best weights; the first process writes the record and the pictures, and prints both."""
+    folder, trainer, source = Path(settings["run_dir"]), settings["trainer"], data.source
+    weights = checkpoints.find_checkpoint(folder)
+    best = checkpoints.read_checkpoint(weights, builds=())
+    checkpoints.load_network_state(module.network, best, weights)
+    module.flip_test = True
+    scores, predictions = score_and_predict(module, data, trainer, "val")
+    if getattr(rank_zero_only, "rank", 0):
+        return
+    choices = evaluation_choices(module, source, "val")
+    choices |= {"weights": weights.stem, "best_epoch": best["epoch"], **boxes}
+    primary, score = next(iter(scores.items()))
+    record = {
+        **{key: settings[key] for key in ("name", "seed")},
+        **{"kind": "train", "primary": primary, "score": score, "scores": scores},
+        "untrained_scores": untrained,
+        "evaluated_with": choices,
+        "cost": _cost(module.network, tuple(settings["input_size"])),
+        "seconds": round(time.monotonic() - started, 1),
+        **state.provenance(trainer["accelerator"]),
+        "config": settings,
+        "data": {split: source.persons(split).account() for split in ("train", "val")},
+    }
+    # Scores are safe before anything else is written that may fail.
+    state.write_result(folder, record | {"identity": identity})
+    pictures = write_pictures(module, data, folder, "val", predictions)
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_record(record, folder)
+    log_media(loggers, pictures, trainer["max_epochs"])
+    _show_scores(settings, {"untrained": untrained, "trained": scores})
+    console.print(described(choices))
+    for what, path in pictures.items():
+        log.info("%s: %s", what, path)
+    log.info("%s: %s; record: %s", primary, score, folder / state.RESULT)
+
+
+def _cost(network: PoseNetwork, size: tuple[int, int]) -> dict[str, int]:
+    cost = vars(measure_cost(network, size))
+    counts = {name: cost[name] for name in ("parameters", "live_parameters", "macs")}
+    # The summary in public pose code, and so the paper, counts transposed convolutions another way.
+    transposed = any(isinstance(layer, nn.ConvTranspose2d) for layer in network.modules())
+    by_output = measure_cost(network, size, by_output=True).macs if transposed else cost["macs"]
+    return counts | {"macs_by_output": by_output}
 
 
 def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str, float]]) -> None:

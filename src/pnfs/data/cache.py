@@ -60,7 +60,7 @@ class CacheSettings:
     resolution: float = 1.5  # Pixels of the cached crop per pixel of the plain crop.
     format: Format = "jpeg"  # Or raw: about ten times the size, and nothing to decode.
     reduced_decoding: bool = True  # See `CropDataset`.
-    unbiased: bool = False  # Geometry of the crops, see `crop_matrix`: so that the pixels of both coincide.
+    unbiased: bool = False  # Geometry, see `crop_matrix`: that of the crops that are cut from it.
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_size", tuple(self.input_size))

@@ -1,4 +1,4 @@
-"""Is a dataset fit to spend hours on? Images are read to their last byte, labels compared with images."""
+"""Checks a dataset before training: decodes every image, compares labels with images."""
 
 import itertools
 from collections import defaultdict
@@ -13,10 +13,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from pnfs.body import MPII_FILE_JOINTS
 from pnfs.data.coco_format import image_table
 from pnfs.data.datasets.base import PoseDataset
 from pnfs.data.datasets.coco import COCO
-from pnfs.data.datasets.mpii import FILE_JOINTS, MPII, TRUTH
+from pnfs.data.datasets.mpii import MPII, TRUTH
 from pnfs.data.images import DataError, ImageFiles, require_size
 from pnfs.data.persons import UNLABELLED, Persons
 from pnfs.data.readers import read_mat
@@ -26,7 +27,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Finding(NamedTuple):
-    """One thing that somebody should know before hours are spent."""
+    """One problem, or a note."""
 
     severity: Severity
     """error: results would be wrong or a run would stop; warning: look at it; note: for information."""
@@ -85,7 +86,7 @@ def _about(where: str, severity: Severity, check: str, names: Sequence[str], pro
 def _beside_truth(dataset: MPII, persons: Persons) -> list[Finding]:
     """MPII's validation labels beside gt_valid.mat, by whose head boxes PCKh divides."""
     truth = read_mat(dataset.root / TRUTH, "pos_gt_src", (16, 2, len(persons))).astype(float).transpose(2, 0, 1)
-    columns = persons.skeleton.indices(FILE_JOINTS)  # The file counts pixels from 1.
+    columns = persons.skeleton.indices(MPII_FILE_JOINTS)  # The file counts pixels from 1.
     labelled = (persons.visibility[:, columns] > UNLABELLED) & (truth != 0).any(-1)
     apart = labelled & (np.abs(persons.joints[:, columns] + 1.0 - truth).max(-1) >= 0.5)
     names = persons.ids[apart.any(-1)].tolist() if apart.sum() > 0.1 * labelled.sum() else []

@@ -100,16 +100,8 @@ def read_annotations(
     crowd = np.array(table.column("iscrowd", Annotated[int, Field(ge=0, le=1)], 0), bool)
     counts = np.array(table.column("num_keypoints", Annotated[int, Field(ge=-1, lt=2**31)], -1), np.int64)
     may_lack = crowd | (counts == 0)
-    lacks = np.array([not record.get("keypoints") for record in kept], bool)
-    table.require(may_lack | ~lacks, "keypoints is missing")
-    zeros = [0] * (3 * len(order))
-    joints = table.numbers("keypoints", len(zeros), missing=zeros, finite=False)
-    joints = joints.reshape(-1, len(order), 3)[:, order]
-    visibility, has_label = joints[..., 2], joints[..., 2:] > UNLABELLED
-    flags = np.isin(visibility, (0, 1, 2)).all(-1) | may_lack
-    table.require(flags, "a visibility flag of keypoints is not 0, 1 or 2")
-    finite = finite_rows(np.where(has_label, joints[..., :2].astype(np.float32), 0)) | may_lack
-    table.require(finite, "a labelled joint is not a finite number")
+    joints, visibility = _keypoints(table, order, may_lack)
+    has_label = visibility[..., None] > UNLABELLED
     boxes, area = table.numbers("bbox", 4), table.numbers("area", missing=0)
     usable = ~crowd & (counts != 0) & has_label.any((1, 2))
     remarks = {
@@ -125,7 +117,7 @@ def read_annotations(
         categories=categories,
         ids=ids,
         image_ids=image_ids,
-        joints=np.where(has_label, joints[..., :2], 0),
+        joints=np.where(has_label, joints, 0),
         visibility=visibility,
         boxes=boxes,
         area=np.where(area <= 0, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area),
@@ -135,6 +127,21 @@ def read_annotations(
         remarks=counted(remarks),
         order=tuple(order),
     )
+
+
+def _keypoints(table: Records, order: Sequence[int], may_lack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (N, K, 2) in the skeleton's order and visibility (N, K); rows that `may_lack` them go unchecked."""
+    lacks = np.array([not record.get("keypoints") for record in table.all], bool)
+    table.require(may_lack | ~lacks, "keypoints is missing")
+    zeros = [0] * (3 * len(order))
+    joints = table.numbers("keypoints", len(zeros), missing=zeros, finite=False)
+    joints = joints.reshape(-1, len(order), 3)[:, order]  # (N, 3K) -> (N, K, 3)
+    visibility, has_label = joints[..., 2], joints[..., 2:] > UNLABELLED
+    flags = np.isin(visibility, (0, 1, 2)).all(-1) | may_lack
+    table.require(flags, "a visibility flag of keypoints is not 0, 1 or 2")
+    finite = finite_rows(np.where(has_label, joints[..., :2].astype(np.float32), 0)) | may_lack
+    table.require(finite, "a labelled joint is not a finite number")
+    return joints[..., :2], visibility
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ SAMPLING, CACHED = "sampling", "cached_crop"
 
 
 class SampleKey(NamedTuple):
-    """Names one draw: every random number of a sample is a function of the seed and this."""
+    """With the seed, it determines all random numbers of a sample."""
 
     epoch: int
     index: int
@@ -141,7 +141,7 @@ class EpochSampler(Sampler[SampleKey]):
 
 
 def start_worker(_: int) -> None:
-    """Workers are one process each; threads of their own would only get in each other's way."""
+    """One thread a worker: more would compete for the same cores."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     # A signal to the process group is the main process's to answer, which then ends its workers.

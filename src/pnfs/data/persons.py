@@ -188,9 +188,9 @@ class PoseFile:
     matches: Matches  # Each labelled person with the pose of the same row, nan where there is none.
     count: int  # Predicted persons.
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Records that are no predicted persons, counted by reason."""
+    """Records that were not read, counted by reason."""
     scores: Mapping[str, float] | None = None
-    """Scores of the poses as they stand, of a benchmark that has nobody to say whose they are."""
+    """Scores of all poses in the file, where the benchmark itself matches them to persons (COCO)."""
 
 
 def aligned(

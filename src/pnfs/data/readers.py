@@ -155,7 +155,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _variables(data: memoryview, order: str) -> Iterator[tuple[str, np.ndarray]]:
     """Name and content of the matrices of real numbers."""
-    room = LARGEST  # Of all variables together.
+    room = LARGEST  # Bytes that all variables together may still take.
     for kind, content in _elements(data, order):
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()

@@ -40,7 +40,7 @@ _STROKES = [
     )
     for side in (("left_", "right_") if sides == 2 else ("",))
 ]  # fmt: skip
-RADIUS = 0.05  # Of the thickest part, in person heights.
+RADIUS = 0.05  # Radius of the thickest limb, in person heights.
 _SHIFT = 4  # OpenCV draws at a sixteenth of a pixel; (0, 0) is the centre of the upper left pixel.
 
 

@@ -106,7 +106,7 @@ def export_onnx(
     told["parts"] = tuple((name, tuple(of)) for name, of in network.parts.parts.items())
     metadata = ModelMetadata(**{f.name: told[f.name] for f in fields(ModelMetadata) if f.name in told})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, until it has passed: what was there before stays otherwise.
+    # A file that was there before is replaced only when the new one has passed.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as folder:
         made = Path(folder) / path.name
         _write(_Heatmaps(fuse(network)).eval(), made, metadata)

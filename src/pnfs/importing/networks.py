@@ -8,19 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnfs.body import MPII, skeleton_by_name
+from pnfs.body import MPII, MPII_FILE_JOINTS, skeleton_by_name
 from pnfs.errors import PnfsError
 from pnfs.importing.posenfs import posenfs_model, resnet_depth
 from pnfs.models import PoseFabricNetwork, PoseNetwork
 from pnfs.models.backbones import load_strictly
 from pnfs.models.wiring import NEIGHBOURS, SCALES
 
-# The public code keeps the order of MPII's files; ours is the paper's.
-_MPII_FILE = (
-    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
-    "pelvis", "thorax", "upper_neck", "head_top",
-    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
-)  # fmt: skip
 _LAST, _UPSAMPLING = "final_layer.weight", "deconv_layers."
 
 
@@ -96,7 +90,7 @@ def _public_model(given: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict
 def _load_public(network: PoseNetwork, state: Mapping[str, Tensor]) -> None:
     """Loads a public state dict into a baseline with a scalar head (d = 1); PnfsError if it does not fit."""
     skeleton = network.parts.skeleton
-    public = _MPII_FILE if skeleton.name == MPII.name else skeleton.joints
+    public = MPII_FILE_JOINTS if skeleton.name == MPII.name else skeleton.joints
     order = [public.index(joint) for joint in skeleton.joints]
     # timm and torchvision keep the public names below the backbone.
     below = "backbone." if any(name.startswith(_UPSAMPLING) for name in state) else "backbone.network."

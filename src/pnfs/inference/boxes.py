@@ -26,9 +26,7 @@ class FrameBoxes(NamedTuple):
     boxes: Float32[np.ndarray, "N 4"] | None  # x, y, width, height in px; None: one person fills it.
     scores: Float32[np.ndarray, " N"] | None = None  # How sure each box is; None: 1.
     image_id: int | None = None  # The picture's number where the boxes come from.
-    carried: bool = (
-        False  # Persons followed are looked for where they were; the boxes are for when there are none.
-    )
+    carried: bool = False  # Persons followed take the boxes of their last poses; these are for when nobody is.
 
 
 NOT_KNOWN = FrameBoxes(np.zeros((0, 4), np.float32), carried=True)

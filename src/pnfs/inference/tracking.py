@@ -23,8 +23,8 @@ Box = Float32[np.ndarray, " 4"]  # x, y, width, height in px.
 DERIVATIVE_CUTOFF = 1.0
 """Cutoff in Hz of the low-pass filter of the speed; the paper's constant."""
 MISSING = 0.9
-"""Factor on the box score of a person for each frame without the person: of two poses that are alike the one found
-last stays."""
+"""Factor on a person's box score for each frame without the person: of two similar poses the more recent one is
+kept."""
 CARRIED_MARGIN = 1.1
 """Factor on the sides of a carried box beside the usual padding: the person moves on, and joints that are
 found lie closer together than labelled ones."""
@@ -146,8 +146,8 @@ class _Track:
     frame: int  # Where the person was found last.
     box: Box  # Where the pose was looked for.
     smoother: OneEuroFilter
-    box_score: float = 1.0  # Of the last box that was given.
-    velocity: np.ndarray | float = 0.0  # Of the box's centre, in px per frame.
+    box_score: float = 1.0  # Score of the last box that was given.
+    velocity: np.ndarray | float = 0.0  # How the box's centre moves, in px per frame.
 
     def __post_init__(self) -> None:
         self.carried = self.box  # Where the next one will be, if no box is given.

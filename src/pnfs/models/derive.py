@@ -64,7 +64,7 @@ def _masked(
         identity = [[c.transform == "identity" for c in x.connections] for x in fabric.cells]
         weights = part.beta_weights
         together = np.where(identity, np.where(identity, weights, 0).sum(-1, keepdims=True), weights)
-        # One without weight of its own must not come back.
+        # An input whose own weight is 0 stays out, whatever its identities weigh together.
         inputs = beta(together) & (weights > 0)
         tables = (alpha(part.alpha_weights, fabric.operations), part.alpha), (inputs, part.beta)
         logits = (tuples(np.where(kept, x, -np.inf).tolist()) for kept, x in tables)

@@ -225,14 +225,10 @@ class NeuralFabrics(nn.Module):
             grid.train(self.training)
             for name, tensor in (*self.cells.named_parameters(), *self.cells.named_buffers()):
                 shares[name] = tensor.chunk(parts)
-        maps: dict[int, tuple[Map, ...]] = {}
-        for scale, x in inputs.items():
-            maps[scale] = x.chunk(len(self.readers[scale]), 1)
+        maps = {scale: x.chunk(len(self.readers[scale]), 1) for scale, x in inputs.items()}
         outputs: dict[int, list[Map]] = {}
         for index, part in enumerate(self.part_names):
-            tensors: dict[str, Tensor] = {}
-            for name, share in shares.items():
-                tensors[name] = share[index]
+            tensors = {name: share[index] for name, share in shares.items()}
             own: dict[int, Map] = {}
             for scale, share in maps.items():
                 if part in self.readers[scale]:
@@ -243,10 +239,7 @@ class NeuralFabrics(nn.Module):
             row = slice(index, index + 1)
             for scale, x in functional_call(grid, tensors, (own, alpha[row], beta[row])).items():
                 outputs.setdefault(scale, []).append(x)
-        joined: dict[int, Map] = {}
-        for scale, found in outputs.items():
-            joined[scale] = torch.cat(found, dim=1)
-        return joined
+        return {scale: torch.cat(found, dim=1) for scale, found in outputs.items()}
 
 
 def _check_shares(cells: nn.Module, one: nn.Module, parts: int) -> None:

@@ -101,7 +101,7 @@ class _ThroughAdapter(nn.Module):
 
 
 class _Fused(nn.Module):
-    """weight * o(x) or weight * T(x) for a fixed weight, that of a call is left aside."""
+    """weight * o(x) or weight * T(x) for a fixed weight; the weight of a call is ignored."""
 
     def __init__(self, layers: nn.Module, weight: Weight | None = None) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from pnfs.models.wiring import SCALES
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 ChannelOrder = Literal["rgb", "bgr"]  # Order in a network's input; crops are RGB.
-Stage = Literal["heatmaps", "vectors", "features"]  # How far images are brought.
+Stage = Literal["heatmaps", "vectors", "features"]  # What the forward pass returns.
 Images = UInt8[Tensor, "B h w 3"] | Float[Tensor, "B 3 h w"]
 """RGB crops as loaders hand them over, or images that are normalised already; h and w divisible by 32."""
 

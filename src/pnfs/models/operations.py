@@ -108,7 +108,7 @@ class FabricRules:
     rectify: Literal["connection", "sum"] = "connection"
     # 1x1 convolution, bilinear x2, normalisation; or bilinear x2 comes last.
     upsample: Literal["conv_first", "norm_first"] = "conv_first"
-    align_corners: bool = False  # Of the bilinear interpolation.
+    align_corners: bool = False  # In the bilinear interpolation.
     connection_bias: bool = False  # Whether the convolutions of T have a bias in front of the normalisation.
     # A first-layer cell at 1/8 reads the stem through one T, or through three.
     stem_connections: Literal["shared", "separate"] = "shared"

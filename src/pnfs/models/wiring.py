@@ -84,14 +84,10 @@ class Theta:
         return tuple(cell.scale for cell in self.cells if cell.layer == self.last_layer)
 
     @property
-    def edges(self) -> int:
-        """Edges of a cell, H(H+1)/2."""
-        return self.nodes * (self.nodes + 1) // 2
-
-    @property
     def alpha_shape(self) -> tuple[int, ...]:
-        """Shape of one part's alpha: (E, |O|), or (cells, E, |O|) where each cell has its own."""
-        table = (self.edges, len(self.operations))
+        """Shape of one part's alpha: (E, |O|) with E = H(H+1)/2 edges, or (cells, E, |O|) where each
+        cell has its own."""
+        table = (self.nodes * (self.nodes + 1) // 2, len(self.operations))
         return (len(self.cells), *table) if self.alpha_per_cell else table
 
     @property

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PERSONS = "persons"
 """Entry of an identity: split -> digest of what is read of it."""
 
-# Where a run's data lie, what it prints, where and how fast it computes do not make it another run.
+# Keys that do not change which run it is: paths, names, logging, device and speed.
 _NOT_DEFINING = (
     "run_root", "data_root", "name", "run_name", "run_dir", "tags", "logger", "restart", "trust",
     "evaluate_untrained",
@@ -31,7 +31,7 @@ _NOT_DEFINING = (
     "callbacks.progress", "callbacks.pictures",
 )  # fmt: skip
 
-# What other keys are made of: these count where they arrive, in model, data, trainer, loss, strategy.
+# Keys that others are made of; the identity holds those others: model, data, trainer, loss, strategy.
 _INGREDIENTS = (
     "skeleton", "parts", "backbone", "pretrained", "operations", "variant", "acceleration", "architecture",
     "epochs", "input_size", "batch_size", "eval_batch_size", "workers", "callbacks.strategy",

@@ -136,7 +136,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Deletes what earlier starts of a run left, but for what Hydra has just written; only for who holds it.
+    """Deletes what earlier starts of a run left, but for what Hydra has just written; callers must hold the run.
 
     A folder that holds other things than a run, or the working directory, is a `PnfsError`.
     """

@@ -1,4 +1,4 @@
-"""Gradient-based bilevel search (DARTS): alpha and beta have data of their own, an optimiser of their own.
+"""Gradient-based bilevel search (DARTS): alpha and beta learn from other persons than the weights.
 
 After H. Liu, K. Simonyan, Y. Yang, DARTS: Differentiable Architecture Search (arXiv 1806.09055), with no
 discretisation afterwards.
@@ -53,15 +53,15 @@ class FirstOrder(SearchStrategy):
     def architecture_gradients(
         self, module: PoseModule, train_batch: PoseBatch, search_batch: PoseBatch
     ) -> tuple[list[Tensor], Float[Tensor, ""]]:
-        """Gradients of the search loss at today's weights, in the order of `architecture_of`; and that loss."""
+        """Gradients of the search loss at the current weights, ordered as by `architecture_of`; and that loss."""
         loss = functional_loss(module, dict(module.network.named_parameters()), search_batch)
         return self.gradients_of(loss, architecture_of(module)), loss.detach()
 
     def gradients_of(
         self, loss: Float[Tensor, ""], inputs: Sequence[Tensor], through: bool = False
     ) -> list[Tensor]:
-        """Gradients of a loss, taken at the run's loss scale, whose graph `through` keeps; zero where it does
-        not depend on an input: shallow fabrics have cells that lead nowhere."""
+        """Gradients of a loss, computed at the run's loss scale; zero for cells of shallow fabrics that reach no
+        output. `through` keeps the graph, for second derivatives."""
         scaled = torch.autograd.grad(
             loss * self.loss_scale, list(inputs), create_graph=through, materialize_grads=True
         )

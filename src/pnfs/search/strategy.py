@@ -28,7 +28,7 @@ class SearchStrategy(L.Callback):
 
     compilable: ClassVar[bool] = True
     weight_decay = 0.0
-    """Of alpha and beta."""
+    """Weight decay of alpha and beta."""
 
     def __init__(self, warmup_epochs: int = 0) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ CARD_KEY = "pnfs_card"
 BUILT = ("model", "dataset", "optimizer", "schedule", "loss")
 """Parts of a run's configuration that commands build objects from."""
 
-# Where the classes lie that need no trust. A name of another module inside of them is none of theirs.
+# Packages whose own classes need no trust; what their modules import from elsewhere does.
 _PACKAGES = ("pnfs.body.", "pnfs.models.", "pnfs.data.", "pnfs.training.", "torch.optim.")
 # Key -> what the class there, or in the dictionary there, has to be.
 _ROLES: Mapping[str, type] = {
@@ -210,7 +210,7 @@ def _problems(config: Any, builds: Sequence[str], trust: bool) -> Iterator[str]:
 
 
 def _foreign(config: Any, key: str, role: str | None, trust: bool) -> Iterator[str]:
-    """What speaks against building the part of a configuration at a dotted key.
+    """Reasons not to build the part of a configuration at a dotted key.
 
     `role` is a key of `_ROLES`, what is built of it, or None where no class belongs.
     """

@@ -1,4 +1,4 @@
-"""Callbacks that decide which epochs' weights are kept, and when a run ends; right also over interruptions."""
+"""Callbacks that keep the best and the last epochs' weights and end a run; resumed runs are the same as others."""
 
 import io
 from contextlib import suppress
@@ -29,7 +29,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class _Kept(ModelCheckpoint):
     """Keeps one checkpoint, of whole epochs, under a fixed name; its folder may be moved or renamed.
 
-    Of a part of an epoch, as `max_time` and `max_steps` leave it, nothing is kept: a resumed run trains it again.
+    An epoch cut short by `max_time` or `max_steps` is not saved: a resumed run trains it again.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -148,9 +148,6 @@ class PoseModule(L.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
         self.log("val/score", next(iter(scores.values())), prog_bar=True)
 
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
-
     def configure_optimizers(self) -> dict[str, Any]:
         groups: list[dict[str, Any]] = [{"params": self.network.weight_parameters()}]
         optimizer, searched = self._make_optimizer(groups), self.architecture_group

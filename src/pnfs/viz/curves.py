@@ -91,7 +91,7 @@ def loss_axes(axes: Axes, curves: Sequence[pd.Series], metric: str) -> None:
 def plot_seeds(
     axes: Axes, curves: Sequence[pd.Series], colour: str, label: str = "", gid: str | None = None
 ) -> pd.Series:
-    """Draws the mean of several seeds' curves with their range; one alone, which may be luck, thin and dashed.
+    """Draws the mean of several seeds' curves with their range; a single seed, which may be luck, thin and dashed.
 
     Returns the mean, over the epochs that all seeds have; where there are none, the first seed alone.
     """

@@ -81,18 +81,23 @@ def draw_fabrics(
         mean = ", mean over cells" if fabric.alpha_per_cell else ""
         below.set_title(f"operations on each edge{mean}, %; entropy", **small)
         _draw_mixing(below, fabric, name)
+    handles = _legend(fabric, not_used=min(map(len, kept.values())) < len(fabric.cells))
+    figure.legend(handles=handles, ncols=int(total / 1.6), loc="outside lower left", fontsize=SMALL, frameon=False)
+    if out_path is not None:
+        save_figure(figure, out_path)
+    return figure
+
+
+def _legend(fabric: FabricArchitecture, not_used: bool) -> list[Artist]:
+    """Operations, widths of inputs, and what is not used: cells (`not_used`), or anything of weight 0."""
     handles: list[Artist] = [Patch(color=c, label=n) for n, c in operation_colours(fabric.operations).items()]
     handles.append(Line2D([], [], color=INK, marker="|", ms=8, lw=0, label="uniform share"))
     for label, weight in (("0.1", 0.1), ("1/3", 1 / 3), ("1", 1.0)):
         handles.append(Line2D([], [], label=f"input of weight {label}", **_weighted(weight)))
     weights = [w for part in fabric.parts.values() for w in (part.alpha_weights, part.beta_weights)]
-    if any((each == 0).any() for each in weights) or min(map(len, kept.values())) < len(fabric.cells):
+    if not_used or any((each == 0).any() for each in weights):
         handles.append(Patch(facecolor="none", edgecolor=DEAD, linestyle=DASHES, label="not used"))
-    legend: dict[str, Any] = {"loc": "outside lower left", "fontsize": SMALL, "frameon": False}
-    figure.legend(handles=handles, ncols=int(total / 1.6), **legend)
-    if out_path is not None:
-        save_figure(figure, out_path)
-    return figure
+    return handles
 
 
 def _draw_grid(axes: Axes, fabric: FabricArchitecture, name: str, live: KeptCells, source: str) -> None:

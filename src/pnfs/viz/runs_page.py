@@ -2,7 +2,7 @@
 
 The page holds all that it shows and asks no server for anything, so that it opens from a file, can be sent by
 mail, and looks the same years later. Runs that differ in nothing but the seed are one row of the charts. Rows of
-several seeds have filled markers and solid lines, with their spread; a single seed, which tells no rows apart, has
+several seeds have filled markers and solid lines, with their spread; a single seed, which may be luck, has
 a hollow marker and a dashed line.
 """
 

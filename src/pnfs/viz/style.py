@@ -10,7 +10,6 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
@@ -56,10 +55,9 @@ def operation_colours(operations: Collection[str]) -> dict[str, str]:
 def new_figure(width: float, height: float, *, title: str | None = None) -> Figure:
     """An empty figure of this size in inches, whose parts make room for each other.
 
-    It has a canvas of its own, not pyplot's: a caller's backend and open figures stay untouched.
+    It is not one of pyplot's: a caller's backend and open figures stay untouched.
     """
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     if title is not None:
         figure.suptitle(title, fontsize=TITLE)
     return figure

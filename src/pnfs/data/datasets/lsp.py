@@ -31,8 +31,8 @@ class LSP(PoseDataset):
     required = ("images", "joints.mat")
     guide = "Expected below root: images/im0001.jpg, … and joints.mat of http://sam.johnson.io/research/lsp.html"
     image_format = "im{:04d}.jpg"
-    axes = (2, 1, 0)  # Of `joints`, to (N, 14, 3).
-    meaning = (VISIBLE, OCCLUDED)  # Of the third number, 0 or 1.
+    axes = (2, 1, 0)  # Transposes `joints` to (N, 14, 3).
+    meaning = (VISIBLE, OCCLUDED)  # What 0 and 1 in a joint's third number mean.
     held_out = "test"  # Split of those that are not trained on.
 
     def __init__(

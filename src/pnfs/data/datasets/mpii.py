@@ -13,14 +13,7 @@ from pnfs.data.persons import UNLABELLED, VISIBLE, Persons, PoseFile, Prediction
 from pnfs.data.readers import Records, finite_rows, read_json, read_mat, require_rows
 from pnfs.evaluation.pck import PCK, head_size
 
-FILE_JOINTS = (
-    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
-    "pelvis", "thorax", "upper_neck", "head_top",
-    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
-)  # fmt: skip
-"""The joint order of the dataset's files."""
-
-FROM_FILE = tuple(FILE_JOINTS.index(joint) for joint in body.MPII.joints)
+FROM_FILE = tuple(body.MPII_FILE_JOINTS.index(joint) for joint in body.MPII.joints)
 """For every joint of `pnfs.body.MPII` its place in the files."""
 
 PIXELS_PER_SCALE = 200.0  # A person's `scale` is the person's height in units of 200 px.
@@ -70,10 +63,10 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
     def write_predictions(self, split: str, predictions: Predictions, folder: Path, name: str) -> Path:
         """Writes `pred.mat` as HRNet's `MPIIDataset.evaluate` does, for the benchmark's evaluation.
 
-        `preds` is (N, 16, 2): x, y in 1-based pixels, joints in the order of `FILE_JOINTS`, persons in the file's.
+        `preds` is (N, 16, 2): x, y in 1-based pixels, joints as in `MPII_FILE_JOINTS`, persons in the file's.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        order = self.skeleton.indices(FILE_JOINTS)
+        order = self.skeleton.indices(body.MPII_FILE_JOINTS)
         scipy.io.savemat(folder / "pred.mat", {"preds": predictions.locations[:, order] + 1.0})
         return folder / "pred.mat"
 
@@ -82,7 +75,7 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
         if path.suffix != ".mat":
             return super().read_predictions(split, path)
         persons = self.persons(split)
-        table = read_mat(path, "preds", (len(persons), len(FILE_JOINTS), 2))
+        table = read_mat(path, "preds", (len(persons), len(body.MPII_FILE_JOINTS), 2))
         joints = table.astype(np.float64)[:, FROM_FILE] - 1.0
         require_rows(path, finite_rows(joints), lambda row: f"person {row}", "preds is not a finite number")
         matches = aligned(persons, joints, np.ones(joints.shape[:2]), np.arange(len(persons)))
@@ -92,7 +85,7 @@ github.com/leoxiaobin/deep-high-resolution-net.pytorch."""
         path = self.root / _ANNOTATIONS[split]
         self.require_files([_ANNOTATIONS[split]])
         table = Records(path, read_json(path), label=lambda n, r: f"record {n} ({r.get('image')})")
-        count, joint_count = len(table), len(FILE_JOINTS)
+        count, joint_count = len(table), len(body.MPII_FILE_JOINTS)
         center, scale = table.numbers("center", 2), table.numbers("scale")
         table.require(scale > 0, "scale must be positive")
         # HRNet's rules; a centre of -1 stands for none.
