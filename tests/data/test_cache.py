@@ -79,9 +79,9 @@ def test_crops_and_labels_are_those_of_the_images(persons: Persons, tmp_path: Pa
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_plain_crops_keep_every_pixel(persons: Persons, tmp_path: Path, unbiased: bool) -> None:
     source = SimpleNamespace(persons=lambda split: persons)
-    options: Any = {"source": source, "input_size": SIZE, "batch_size": 1, "unbiased": unbiased, "workers": 0}
+    options: Any = {"dataset": source, "input_size": SIZE, "batch_size": 1, "unbiased": unbiased, "workers": 0}
     kinds = {"cache": tmp_path, "cache_format": "raw"}, {}
-    ours, theirs = (PoseDataModule(**options, **kind).dataset("val") for kind in kinds)
+    ours, theirs = (PoseDataModule(**options, **kind).crop_dataset("val") for kind in kinds)
     for index in range(COUNT):
         pixels = [each[index]["image"].astype(int)[2:-2, 2:-2] for each in (ours, theirs)]
         assert np.abs(pixels[0] - pixels[1]).max() <= 1
@@ -256,7 +256,7 @@ def test_reduced_decoding_can_be_switched_off(
     still = Augmentation(rotation=0, scale=(1, 1), flip=0)
     for reduced in (True, False):
         data = PoseDataModule(
-            source=source, input_size=SIZE, augmentation=still, reduced_decoding=reduced, **options
+            dataset=source, input_size=SIZE, augmentation=still, reduced_decoding=reduced, **options
         )
         flags.clear()
         next(iter(data.train_dataloader()))

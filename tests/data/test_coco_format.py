@@ -18,7 +18,7 @@ from pycocotools.coco import COCO as CocoIndex
 from pycocotools.cocoeval import COCOeval
 
 from pnfs.body import COCO as SKELETON
-from pnfs.commands.building import build_network, build_source
+from pnfs.commands.building import build_dataset, build_network
 from pnfs.commands.configuration import packaged_folder, plain
 from pnfs.data import coco_format as f
 from pnfs.data.coco_format import read_annotations
@@ -246,7 +246,7 @@ def animal_root(tmp_path: Path) -> Path:
 
 def animals(animal_root: Path, **options: Any) -> COCO:
     dataset = plain(composed("data", "dataset=coco_animals", f"dataset.root={animal_root}"))["dataset"]
-    return build_source(dataset | options)  # type: ignore[return-value]
+    return build_dataset(dataset | options)  # type: ignore[return-value]
 
 
 def test_joints_and_categories_are_found_by_name(animal_root: Path) -> None:

@@ -29,7 +29,7 @@ SOURCE: Any = SimpleNamespace(skeleton=LSP, persons=lambda split: toy_persons(SI
 
 def data(**arguments: Any) -> PoseDataModule:
     options = {"batch_size": 4, "workers": 0, "seed": 3, "augmentation": Augmentation()}
-    return PoseDataModule(source=SOURCE, input_size=SIZE, **options | arguments)
+    return PoseDataModule(dataset=SOURCE, input_size=SIZE, **options | arguments)
 
 
 def order(loader) -> list[int]:
@@ -48,7 +48,7 @@ def test_training_batches_are_shuffled_and_augmented() -> None:
     loader = module.train_dataloader()
     found = order(loader)
     assert sorted(found) == list(range(10)) != found
-    assert_samples(loader, module.dataset("train", Augmentation()))
+    assert_samples(loader, module.crop_dataset("train", Augmentation()))
     kinds = {name: (tuple(v.shape), v.dtype) for name, v in next(iter(loader)).items()}
     assert kinds == {
         "image": ((5, 64, 48, 3), torch.uint8), "joints_crop": ((5, 14, 2), torch.float32),

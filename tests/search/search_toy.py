@@ -107,10 +107,10 @@ class ToyData(PoseDataModule):
 
     def __init__(self, count: int = 32, batch_size: int = 4, seed: int = 0) -> None:
         options: Any = {"input_size": (SIZE, SIZE), "batch_size": batch_size, "workers": 0}
-        super().__init__(source=ToySource(count), seed=seed, **options)
+        super().__init__(dataset=ToySource(count), seed=seed, **options)
 
     def _train_loader(self, rows: list[int] | None, seed: int, augment: str) -> DataLoader:
-        people: Any = self.source.people  # type: ignore[attr-defined]
+        people: Any = self.dataset.people  # type: ignore[attr-defined]
         rows = list(range(len(people))) if rows is None else rows
         return self._loader(people, rows, seed, self.batch_size, train=True)
 

@@ -100,7 +100,7 @@ def test_frozen_keeps_what_it_was_given(tmp_path: Path) -> None:
 
 def displaced(data: ToyData, rows: list[int]) -> ToyData:
     """The same pictures with other joints in `rows`."""
-    data.source.people.joints[rows] = 5.0  # type: ignore[attr-defined]
+    data.dataset.people.joints[rows] = 5.0  # type: ignore[attr-defined]
     return data
 
 
@@ -218,7 +218,7 @@ def shallow_module() -> tuple[PoseModule, PoseBatch, PoseBatch]:
     for parameter in network.architecture_parameters().values():
         torch.nn.init.normal_(parameter)
     module = PoseModule(network=network, metric=source.metric("val"), optimizer=torch.optim.Adam)
-    data = PoseDataModule(source=source, input_size=(SIZE, SIZE), batch_size=4, workers=0)
+    data = PoseDataModule(dataset=source, input_size=(SIZE, SIZE), batch_size=4, workers=0)
     first, second = data.train_dataloader()
     return module.train(), first, second
 

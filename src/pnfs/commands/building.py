@@ -26,7 +26,7 @@ from pnfs.training.keeping import WholeCheckpointIO
 from pnfs.training.module import PoseModule
 
 
-def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> PoseDataset:
+def build_dataset(config: Mapping[str, Any], input_size: Sequence[int] | None = None) -> PoseDataset:
     """The dataset that the group `dataset` names.
 
     `input_size`, (height, width) of the network's crops, is for datasets whose evaluation depends on it (COCO)
@@ -38,20 +38,20 @@ def build_source(config: Mapping[str, Any], input_size: Sequence[int] | None = N
         given["input_size"] = list(input_size)
     if "skeleton" not in offered:  # Classes that know one skeleton only are not told its name.
         given.pop("skeleton", None)
-    source = instantiate(given, _convert_="all")
-    if "skeleton" not in offered and asked not in (None, source.skeleton.name):
-        own = source.skeleton.name
+    dataset = instantiate(given, _convert_="all")
+    if "skeleton" not in offered and asked not in (None, dataset.skeleton.name):
+        own = dataset.skeleton.name
         raise UsageError(f"dataset.skeleton={asked}: the joints of {config['_target_']} are those of {own}")
-    return source
+    return dataset
 
 
-_source_of = functools.lru_cache(maxsize=2)(lambda given: build_source(*json.loads(given)))
-_digests_of = functools.lru_cache(maxsize=64)(lambda given: read_digests(_source_of(given)))
+_dataset_of = functools.lru_cache(maxsize=2)(lambda given: build_dataset(*json.loads(given)))
+_digests_of = functools.lru_cache(maxsize=64)(lambda given: read_digests(_dataset_of(given)))
 
 
-def training_source(settings: Mapping[str, Any]) -> PoseDataset:
+def training_dataset(settings: Mapping[str, Any]) -> PoseDataset:
     """The dataset of a run; jobs of a sweep share it."""
-    return _source_of(json.dumps([settings["dataset"], settings["input_size"]]))
+    return _dataset_of(json.dumps([settings["dataset"], settings["input_size"]]))
 
 
 def persons_of(settings: Mapping[str, Any]) -> dict[str, str] | None:
@@ -68,12 +68,12 @@ def build_network(config: Mapping[str, Any]) -> PoseNetwork:
 
 
 def build_module(
-    settings: Mapping[str, Any], source: PoseDataset, network: PoseNetwork | None = None
+    settings: Mapping[str, Any], dataset: PoseDataset, network: PoseNetwork | None = None
 ) -> PoseModule:
     """The LightningModule of a resolved configuration, with a new network unless one is given."""
     return PoseModule(
         network=build_network(settings["model"]) if network is None else network,
-        metric=source.metric("val"),
+        metric=dataset.metric("val"),
         optimizer=instantiate(settings["optimizer"], _convert_="all"),
         schedule=instantiate(settings["schedule"], _convert_="all"),
         loss=instantiate(settings["loss"]),
@@ -81,9 +81,9 @@ def build_module(
     )
 
 
-def build_data(settings: Mapping[str, Any], source: PoseDataset) -> PoseDataModule:
+def build_data(settings: Mapping[str, Any], dataset: PoseDataset) -> PoseDataModule:
     """Loaders of a run's crops."""
-    given = {"source": source, "augmentation": settings["augmentation"]}
+    given = {"dataset": dataset, "augmentation": settings["augmentation"]}
     return instantiate(settings["data"], **given, _convert_="all")
 
 
@@ -143,15 +143,15 @@ def data_for(
     """
     asked, (height, width) = settings["dataset"], trained["input_size"]
     given = {key: value for key, value in asked.items() if value is not None}
-    dataset = asked if "_target_" in asked else {**trained["dataset"], **given}
-    source, ours = build_source(dataset, (height, width)), skeleton_by_name(skeleton)
-    theirs = source.skeleton
+    config = asked if "_target_" in asked else {**trained["dataset"], **given}
+    dataset, ours = build_dataset(config, (height, width)), skeleton_by_name(skeleton)
+    theirs = dataset.skeleton
     if (ours.name, ours.joints) != (theirs.name, theirs.joints):
         other = theirs.name if ours.name != theirs.name else "another one of this name, or them in another order"
         text = f"{path} predicts the joints of skeleton {ours.name}, the dataset has those of {other}"
         raise UsageError(f"{text}; name a dataset of the same joints")
-    return dataset, PoseDataModule(
-        source=with_every_split(source, settings.get("split", "val")),
+    return config, PoseDataModule(
+        dataset=with_every_split(dataset, settings.get("split", "val")),
         input_size=(height, width),
         batch_size=settings.get("eval_batch_size", 1),
         workers=settings.get("workers", 0),

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from rich.table import Table
 from rich.text import Text
 
-from pnfs.commands.building import build_source
+from pnfs.commands.building import build_dataset
 from pnfs.commands.configuration import UsageError, console
 from pnfs.data.cache import CacheSettings, ensure_cache
 from pnfs.data.check import SEVERITIES, Finding, inspect_dataset
@@ -55,25 +55,25 @@ def check(settings: Mapping[str, Any]) -> None:
         sys.exit(1)
 
 
-def check_dataset(dataset: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Finding]:
+def check_dataset(config: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Finding]:
     """Findings about the dataset a configuration names, also if it cannot be opened at all."""
-    if "check_images" in dataset:
+    if "check_images" in config:
         # The loader would stop at missing images; the inspection lists them and goes on.
-        dataset = {**dataset, "check_images": False}
+        config = {**config, "check_images": False}
     try:
-        source = build_source(dataset)
+        dataset = build_dataset(config)
     except (DataError, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(cause, DataError):
             raise
-        return [Finding("error", "layout", str(dataset.get("root", "")), str(cause))]
+        return [Finding("error", "layout", str(config.get("root", "")), str(cause))]
     options = {key: settings[key] for key in ("splits", "images")}
-    return inspect_dataset(source, workers=settings["workers"] or None, **options)
+    return inspect_dataset(dataset, workers=settings["workers"] or None, **options)
 
 
 def draw_crops(settings: Mapping[str, Any], path: Path) -> None:
     """Crops of some training persons with their labelled joints, as a network sees them."""
-    persons = build_source(settings["dataset"]).persons(settings["splits"][0])
+    persons = build_dataset(settings["dataset"]).persons(settings["splits"][0])
     augmentation = instantiate(settings["augmentation"], _convert_="all")
     crops = CropDataset(
         persons, input_size=tuple(settings["input_size"]), augmentation=augmentation, seed=settings["seed"]
@@ -86,11 +86,11 @@ def cache(settings: Mapping[str, Any]) -> None:
     """Writes a crop cache for each split, or finishes it, or says that it is there."""
     out = settings["out"] or f"{settings['run_root']}/cache"
     augmentation = instantiate(settings["augmentation"], _convert_="all")
-    source = build_source(settings["dataset"])
+    dataset = build_dataset(settings["dataset"])
     plain_crops = CacheSettings(tuple(settings["input_size"]), **settings["cache"])
     table = Table("split", "persons", "crop px (h x w)", "MB", "s", "file")
     for split in settings["splits"]:
-        started, persons = time.monotonic(), source.persons(split)
+        started, persons = time.monotonic(), dataset.persons(split)
         # As in training: only the training persons are augmented.
         wanted = plain_crops.with_room_for(augmentation if split == "train" else None)
         path = ensure_cache(out, persons, wanted, workers=settings["workers"])

@@ -158,7 +158,7 @@ def export(settings: dict[str, Any]) -> None:
 def _calibration(settings: Mapping[str, Any], trained: Mapping[str, Any], path: Path) -> Calibration:
     """Plain training crops, spread over the split, in turns to calibrate on and to check on."""
     count = settings["int8"]["crops"]
-    crops = data_for(settings, trained, trained["model"]["skeleton"], path)[1].dataset("train")
+    crops = data_for(settings, trained, trained["model"]["skeleton"], path)[1].crop_dataset("train")
     if count > len(crops) // 2:
         raise UsageError(
             f"int8.crops={count}: take from 1 to {len(crops) // 2}, half of the {len(crops)} training persons"

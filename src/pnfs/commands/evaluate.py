@@ -12,7 +12,7 @@ import torch
 from torchmetrics import MetricCollection
 
 from pnfs.commands import scoring
-from pnfs.commands.building import build_module, build_source, data_for, read_trained, trained_network
+from pnfs.commands.building import build_dataset, build_module, data_for, read_trained, trained_network
 from pnfs.commands.configuration import UsageError, console
 from pnfs.data.datasets.base import PoseDataset, with_every_split
 from pnfs.data.module import PoseDataModule
@@ -48,28 +48,28 @@ def _network(settings: dict[str, Any]) -> float:
     split, trainer = settings["split"], settings["trainer"]
     keep_freed_memory()  # Half the time at 256x256 is the system's otherwise.
     path, trained, content = read_trained(settings)
-    dataset, data = data_for(settings, trained, trained["model"]["skeleton"], path)
-    source = data.source
-    module = build_module(trained, source, trained_network(trained, content, path))
+    config, data = data_for(settings, trained, trained["model"]["skeleton"], path)
+    dataset = data.dataset
+    module = build_module(trained, dataset, trained_network(trained, content, path))
     module.flip_test = settings["flip_test"]
     asked = {key: settings[key] for key in ("flip_shift", "decode_method") if settings[key] is not None}
     module.codec = replace(module.codec, **asked)
-    console.print(f"scored: {path}\n{source.persons(split).described()}")
+    console.print(f"scored: {path}\n{dataset.persons(split).described()}")
     scores, predictions = scoring.score_and_predict(module, data, trainer, split)
-    choices = scoring.evaluation_choices(module, source, split)
+    choices = scoring.evaluation_choices(module, dataset, split)
     choices |= {"input_size": list(data.input_size), "precision": str(trainer.get("precision") or "32-true")}
     if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
     record = {
         "checkpoint": str(path), "scores": scores, **provenance(trainer["accelerator"]),
         "evaluated_with": choices, "persons": len(predictions),
-        "data": {split: source.persons(split).account()}, "dataset": dataset,
+        "data": {split: dataset.persons(split).account()}, "dataset": config,
     }  # fmt: skip
     place = results_place(path, settings["run_root"], f"evaluate_{split}")
-    folder = scoring.result_folder(settings["out"], place.parent, place.name, [choices, dataset])
-    score = _report(record, folder, data, source.matches(split, predictions), split, module)
+    folder = scoring.result_folder(settings["out"], place.parent, place.name, [choices, config])
+    score = _report(record, folder, data, dataset.matches(split, predictions), split, module)
     name = settings["name"] or folder.parent.name
-    console.print(f"predicted joints: {source.write_predictions(split, predictions, folder, name)}")
+    console.print(f"predicted joints: {dataset.write_predictions(split, predictions, folder, name)}")
     return score
 
 
@@ -79,14 +79,14 @@ def _file(settings: Mapping[str, Any]) -> float:
         raise UsageError("predictions=… is scored on a dataset by name: add dataset=coco dataset.root=…")
     split = settings["split"]
     # A detector's boxes have no part in it.
-    source = with_every_split(build_source(settings["dataset"]), split).in_labelled_boxes()
+    dataset = with_every_split(build_dataset(settings["dataset"]), split).in_labelled_boxes()
     file = Path(settings["predictions"]).expanduser()
-    poses = source.read_predictions(split, file)
+    poses = dataset.read_predictions(split, file)
     console.print(f"predictions: {file} ({poses.format})")
     if poses.left_out:
         console.print(f"left out of the file: {listed(poses.left_out)}")
     matches, labels = poses.matches, poses.matches.labels
-    scores = poses.scores or _scores(source, split, matches.predictions)
+    scores = poses.scores or _scores(dataset, split, matches.predictions)
     console.print(labels.described())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     record = {
@@ -100,7 +100,7 @@ def _file(settings: Mapping[str, Any]) -> float:
         "data": {split: labels.account()}, "dataset": settings["dataset"],
     }  # fmt: skip
     sizes = {"batch_size": settings["eval_batch_size"], "workers": settings["workers"]}
-    data = PoseDataModule(source=source, input_size=PICTURE_SIZE, **sizes)
+    data = PoseDataModule(dataset=dataset, input_size=PICTURE_SIZE, **sizes)
     # Not beside the file, whose folder may be read-only.
     parent = Path(settings["run_root"]) / "predictions"
     defining = [digest, split, settings["dataset"]]
@@ -108,11 +108,11 @@ def _file(settings: Mapping[str, Any]) -> float:
     return _report(record, folder, data, matches, split)
 
 
-def _scores(source: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
+def _scores(dataset: PoseDataset, split: str, predictions: Predictions) -> dict[str, float]:
     """The benchmark's own scores; a person of whom the file has nothing counts as wrong."""
-    persons = source.persons(split)
+    persons = dataset.persons(split)
     # The collection gives each metric only those arguments that it takes.
-    metric = MetricCollection([source.metric(split)])
+    metric = MetricCollection([dataset.metric(split)])
     metric.update(
         predicted=torch.from_numpy(predictions.locations),
         scores=torch.from_numpy(predictions.scores),
@@ -137,7 +137,7 @@ def _report(
     `module`, None for a file, predicted the persons of `data`, which `matches` brings together with the labels.
     """
     primary, score = next(iter(record["scores"].items()))
-    errors, name, metric = matches.errors, data.source.persons(split).name, data.source.metric(split)
+    errors, name, metric = matches.errors, data.dataset.persons(split).name, data.dataset.metric(split)
     record |= {"kind": "evaluate", "primary": primary, "score": score}
     criterion = metric.criterion() if isinstance(metric, PersonMetric) and errors.scored.any() else None
     if criterion is not None:

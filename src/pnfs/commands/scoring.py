@@ -74,10 +74,10 @@ def score_and_predict(
         callbacks=[TerminalProgressBar()] if trainer.get("enable_progress_bar", True) else [],
         use_distributed_sampler=False,
     )
-    collector = PredictionCollector(len(data.source.skeleton))
+    collector = PredictionCollector(len(data.dataset.skeleton))
     kept = module.metric
     # The module's own metric is that of its validation split.
-    module.metric = MetricCollection([data.source.metric(split), collector], compute_groups=False)
+    module.metric = MetricCollection([data.dataset.metric(split), collector], compute_groups=False)
     try:
         results = tester.validate(module, data.eval_dataloader(split), verbose=False)[0]
     finally:
@@ -87,11 +87,11 @@ def score_and_predict(
     return scores, collector.predictions
 
 
-def evaluation_choices(module: PoseModule, source: PoseDataset, split: str) -> dict[str, Any]:
+def evaluation_choices(module: PoseModule, dataset: PoseDataset, split: str) -> dict[str, Any]:
     """Everything besides weights and data that a score depends on, as tables and records name it."""
     shift = {"flip_shift": module.codec.flip_shift} if module.flip_test else {}
     choices = {"split": split, "flip_test": module.flip_test, **shift, "decode_method": module.codec.decode_method}
-    return {**choices, **source.evaluation_choices(split)}
+    return {**choices, **dataset.evaluation_choices(split)}
 
 
 def result_folder(out: str | None, parent: Path, name: str, defining: Any) -> Path:
@@ -160,13 +160,13 @@ def write_pictures(
     written: dict[str, Path] = {}
     # The best of detected boxes, since most hold nobody; of labelled ones some, spread over the split.
     rows = np.flatnonzero(np.isfinite(predictions.locations).all((1, 2)))
-    box_scores = data.source.box_scores(split)
+    box_scores = data.dataset.box_scores(split)
     if box_scores is not None:
         rows = rows[np.argsort(-box_scores[rows], kind="stable")][:SHEET_SIZE]
     elif len(rows):
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHEET_SIZE).astype(int))]
     # Each person in the box that was predicted in, labelled or detected.
-    own = one_to_one(data.source.persons(split), predictions)
+    own = one_to_one(data.dataset.persons(split), predictions)
     sheets = {"predictions": (own, rows, [str(own.labels.ids[row]) for row in rows])}
     if matches is not None:
         found, means = matches.errors.by_error()
@@ -176,7 +176,7 @@ def write_pictures(
     for name, (shown, rows, captions) in sheets.items():
         if len(rows):
             written[name] = folder / f"{name}_{split}.png"
-            save_image(written[name], sheet_of(data.dataset(split), shown, rows, captions))
+            save_image(written[name], sheet_of(data.crop_dataset(split), shown, rows, captions))
     # Baselines have no architecture that was searched.
     if module is not None and isinstance(module.network, PoseFabricNetwork):
         architecture = describe_architecture(module.network)
@@ -245,7 +245,7 @@ class ValidationPictures(L.Callback):
             return
         assert isinstance(pl_module, PoseModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        crops, persons = data.dataset("val"), data.source.persons("val")
+        crops, persons = data.crop_dataset("val"), data.dataset.persons("val")
         rows = np.unique(np.linspace(0, len(persons) - 1, self.persons).astype(int))
         batch = move_data_to_device(default_collate([crops[int(row)] for row in rows]), pl_module.device)
         with torch.no_grad():

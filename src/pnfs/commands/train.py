@@ -112,19 +112,19 @@ def train_one(
 ) -> None:
     """One process's share of a run, which is scored if the training came to its end."""
     started = time.monotonic() - earlier_seconds
-    source, trainer = building.training_source(settings), settings["trainer"]
+    dataset, trainer = building.training_dataset(settings), settings["trainer"]
     # A detector's persons have no labels: no loss, and hours of boxes that hold nobody.
-    watched = source.in_labelled_boxes()
+    watched = dataset.in_labelled_boxes()
     require_labels(watched)
     loggers = building.build_loggers(settings)
     with finished_wandb(loggers):
         L.seed_everything(settings["seed"], workers=True, verbose=False)
         for split in ("train", "val"):
-            log.info(source.persons(split).described())
-        if watched is not source:
+            log.info(dataset.persons(split).described())
+        if watched is not dataset:
             log.info("validation while training: ground-truth boxes; final score: detected boxes")
         data, module = building.build_data(settings, watched), building.build_module(settings, watched)
-        final = data if watched is source else building.build_data(settings, source)
+        final = data if watched is dataset else building.build_data(settings, dataset)
         untrained: dict[str, float] = {}
         if settings["evaluate_untrained"]:
             untrained = score_and_predict(module, final, trainer, "val")[0]
@@ -152,7 +152,7 @@ def _score_and_keep(
     started: float,
 ) -> None:
     """Scores the best weights; the first process writes the record and the pictures, and prints both."""
-    folder, trainer, source = Path(settings["run_dir"]), settings["trainer"], data.source
+    folder, trainer, dataset = Path(settings["run_dir"]), settings["trainer"], data.dataset
     weights = checkpoints.find_checkpoint(folder)
     best = checkpoints.read_checkpoint(weights, builds=())
     checkpoints.load_network_state(module.network, best, weights)
@@ -160,7 +160,7 @@ def _score_and_keep(
     scores, predictions = score_and_predict(module, data, trainer, "val")
     if getattr(rank_zero_only, "rank", 0):
         return
-    choices = evaluation_choices(module, source, "val")
+    choices = evaluation_choices(module, dataset, "val")
     choices |= {"weights": weights.stem, "best_epoch": best["epoch"], **boxes}
     primary, score = next(iter(scores.items()))
     record = {
@@ -172,7 +172,7 @@ def _score_and_keep(
         "seconds": round(time.monotonic() - started, 1),
         **state.provenance(trainer["accelerator"]),
         "config": settings,
-        "data": {split: source.persons(split).account() for split in ("train", "val")},
+        "data": {split: dataset.persons(split).account() for split in ("train", "val")},
     }
     # Scores are safe before anything else is written that may fail.
     state.write_result(folder, record | {"identity": identity})

@@ -47,10 +47,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if "PNFS_GPUS" in os.environ and trainer.get("accelerator") != "cpu" and devices in ("auto", "-1", -1):
         # Its folder was named, by the GPUs of the whole machine, before the job had one of them.
         raise UsageError(f"trainer.devices={devices}: hydra/launcher=joblib_gpus gives a job one GPU; say 1")
-    if not (isinstance(devices, list) or str(devices) in ("auto", "-1") or str(devices).isdigit()):
-        raise UsageError(f"trainer.devices={devices}: must be a number, auto, -1, or a list such as [0,1]")
-    wanted = int(devices) if str(devices).isdigit() else 1
-    wanted = max(devices) + 1 if isinstance(devices, list) else wanted
+    wanted = max(devices) + 1 if isinstance(devices, list) else 1
+    if not isinstance(devices, list) and str(devices) not in ("auto", "-1"):
+        if not str(devices).isdigit():
+            raise UsageError(f"trainer.devices={devices}: must be a number, auto, -1, or a list such as [0,1]")
+        wanted = int(devices)
     if trainer.get("accelerator") in ("gpu", "cuda") and gpus < wanted:
         raise UsageError(
             f"trainer.accelerator={trainer['accelerator']} trainer.devices={devices}: this machine has "
@@ -82,11 +83,11 @@ def named_start(settings: Mapping[str, Any]) -> Path:
     return path
 
 
-def require_labels(source: PoseDataset) -> None:
+def require_labels(dataset: PoseDataset) -> None:
     """Refuses a dataset of which nothing could be learned or scored."""
     for split in ("train", "val"):
-        if not (source.persons(split).visibility > UNLABELLED).any():
+        if not (dataset.persons(split).visibility > UNLABELLED).any():
             raise UsageError(
-                f"{source.persons(split).name}: no person of split {split!r} has a labelled joint; choose a "
+                f"{dataset.persons(split).name}: no person of split {split!r} has a labelled joint; choose a "
                 "dataset with labels in both of train and val"
             )

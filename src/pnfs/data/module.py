@@ -35,7 +35,7 @@ class PoseDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        source: PoseDataset,
+        dataset: PoseDataset,
         input_size: tuple[int, int],
         batch_size: int,
         eval_batch_size: int | None = None,
@@ -56,7 +56,7 @@ class PoseDataModule(L.LightningDataModule):
                 raise PnfsError(f"augmentation.{made[0]} is made by the loader alone: set data.augment=loader")
             if cache is None:
                 raise PnfsError("data.augment=device needs a crop cache: set data.cache=<folder>")
-        self.source, self.input_size, self.workers, self.seed = source, input_size, workers, seed
+        self.dataset, self.input_size, self.workers, self.seed = dataset, input_size, workers, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augmentation, self.augment, self.resident = augmentation, augment, resident
         self.unbiased, self.reduced_decoding = unbiased, reduced_decoding
@@ -70,7 +70,7 @@ class PoseDataModule(L.LightningDataModule):
         self._cached: dict[tuple[str, CacheSettings], Persons] = {}
         self._resident: Tensor | None = None
 
-    def dataset(self, split: str, augmentation: Augmentation | None = None, **options: Any) -> CropDataset:
+    def crop_dataset(self, split: str, augmentation: Augmentation | None = None, **options: Any) -> CropDataset:
         """The crops of a split."""
         names = ("input_size", "seed", "unbiased", "reduced_decoding")
         options |= {name: getattr(self, name) for name in names}
@@ -78,7 +78,7 @@ class PoseDataModule(L.LightningDataModule):
 
     def persons(self, split: str, augmentation: Augmentation | None = None) -> Persons:
         """The persons of a split; with a cache, its crops with room for an augmentation, not their images."""
-        persons = self.source.persons(split)
+        persons = self.dataset.persons(split)
         if self.cache is None:
             return persons
         # Plain crops of training persons come from the cache that training needs anyway.
@@ -103,7 +103,7 @@ class PoseDataModule(L.LightningDataModule):
 
         Raises PnfsError if one of the two would be empty.
         """
-        total = len(self.source.persons("train"))
+        total = len(self.dataset.persons("train"))
         for_architecture = round(share * total)
         if not 0 < for_architecture < total:
             raise PnfsError(f"a share of {share} of {total} persons leaves one side without any")
@@ -126,7 +126,7 @@ class PoseDataModule(L.LightningDataModule):
 
     def _train_loader(self, rows: list[int] | None, seed: int, augment: str) -> DataLoader:
         uncut = None if augment == "loader" else "resident" if self._keep_resident() else "sent"
-        dataset = self.dataset("train", self.augmentation, uncut=uncut)
+        dataset = self.crop_dataset("train", self.augmentation, uncut=uncut)
         rows = list(range(len(dataset))) if rows is None else rows
         return self._loader(dataset, rows, seed, self.batch_size, train=True)
 
@@ -135,7 +135,7 @@ class PoseDataModule(L.LightningDataModule):
 
     def eval_dataloader(self, split: str) -> DataLoader:
         """Plain crops of any split, in the dataset's order."""
-        dataset = self.dataset(split)
+        dataset = self.crop_dataset(split)
         return self._loader(dataset, range(len(dataset)), self.seed, self.eval_batch_size, train=False)
 
     def _loader(

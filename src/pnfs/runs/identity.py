@@ -63,12 +63,12 @@ class OtherRunError(PnfsError):
     """A file in a run's folder is of another run; the message says what differs."""
 
 
-def read_digests(source: "PoseDataset") -> dict[str, str]:
+def read_digests(dataset: "PoseDataset") -> dict[str, str]:
     """Split -> digest of the persons and labels that a run reads, wherever they lie."""
     digests = {}
     for split in ("train", "val"):
-        digests[split] = persons_digest(source.persons(split))
-        if labels := source.labels_digest(split):
+        digests[split] = persons_digest(dataset.persons(split))
+        if labels := dataset.labels_digest(split):
             digests[split] = hashlib.sha256((digests[split] + labels).encode()).hexdigest()
     return digests
 

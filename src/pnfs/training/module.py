@@ -114,7 +114,7 @@ class PoseModule(L.LightningModule):
             return
         name, value, rows, where = seen[finite.index(False)]
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        known = None if data is None else data.source.persons("train").ids
+        known = None if data is None else data.dataset.persons("train").ids
         ids = [f"row {row}" if known is None else str(known[row]) for row in rows.tolist()]
         raise NonFiniteLossError(
             f"the {name} loss is {float(value)} in {where}; persons of the batch: {', '.join(ids)}. Look at them "
