@@ -101,6 +101,10 @@ MISTAKES = [
     ("cost backbone=fabric_1 backbone.fabrics.part_names=[head]", "part_names"),
     ("train strategy=first_order strategy.warmup_epochs=9 epochs=9", "strategy.warmup_epochs=9"),
     ("train trainer.devices='0,1'", "trainer.devices=0,1"),
+    ("train trainer.precision=bf16-true", "trainer.precision"),
+    ("train ~callbacks.strategy", "callbacks.strategy"),
+    ("train variant=posenfs model.overlap=mean", "model.overlap"),
+    ("train callbacks=[default,ema] callbacks.ema.decay=0", "callbacks.ema.decay"),
 ]  # fmt: skip
 
 

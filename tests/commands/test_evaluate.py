@@ -63,7 +63,7 @@ def test_mpii_writes_all_that_a_researcher_looks_for(roots, tmp_path: Path, caps
     record = scored(root, tmp_path, "decode_method=dark", "flip_shift=0")
     assert record["evaluated_with"] == {
         "split": "val", "flip_test": True, "flip_shift": 0, "decode_method": "dark",
-        "boxes": "ground truth", "input_size": [64, 64], "precision": "32-true",
+        "boxes": "ground truth", "padding": 1.25, "input_size": [64, 64], "precision": "32-true",
     }  # fmt: skip
     assert (record["persons"], record["by_joint"]["criterion"]) == (COUNT, "PCKh@0.5")
     for name in SHEETS:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pnfs.body import Skeleton
 from pnfs.data import geometry
 from pnfs.data.augmentation import Augmentation
-from pnfs.data.crops import CropDataset, EpochSampler, SampleKey, start_worker
+from pnfs.data.crops import CACHED, SAMPLING, CropDataset, EpochSampler, SampleKey, cut_crops, start_worker
 from pnfs.data.geometry import apply
 from written_datasets import toy_persons
 
@@ -168,6 +168,22 @@ def test_joints_lie_on_their_dots(size: tuple[int, int]) -> None:
             assert sample["labelled"].tolist() == (visibility[index, rows] > 0).tolist()
     assert found > 60
     assert min(flips[True], flips[False]) >= 5
+
+
+def test_a_larger_box_shows_the_person_smaller() -> None:
+    plain, half = (
+        CropDataset(toy_persons(COUNT), input_size=(64, 48), augmentation=Augmentation(0, (scale, scale), 0))[1]
+        for scale in (1.0, 2.0)
+    )
+    middle = np.array([24, 32])
+    np.testing.assert_allclose(half["joints_crop"] - middle, (plain["joints_crop"] - middle) / 2, atol=1e-4)
+
+
+def test_pixels_cut_on_the_device_are_rounded() -> None:
+    cached = torch.tensor([0, 3], dtype=torch.uint8).view(1, 1, 2, 1).expand(1, 2, 2, 3)
+    sampling = torch.tensor([[[0.25, 0, 0], [0, 1, 0]]])  # A quarter of a pixel a step: 0, 0.75, 1.5, 2.25.
+    batch: Any = cut_crops({SAMPLING: sampling, CACHED: cached}, (1, 4))
+    assert batch["image"][0, 0, :, 0].tolist() == [0, 1, 2, 2]
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index() -> None:

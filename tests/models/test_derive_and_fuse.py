@@ -101,12 +101,18 @@ def test_discretising_keeps_one_operation_and_one_input() -> None:
         assert len(kept) <= 1
         assert zero not in kept
     derived = derive(source, found, nodes=2, on_fabric=True)
+    whole, images = describe_architecture(source), torch.randn(2, 3, 64, 64)
     load_architecture(source, found)
-    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(derived(images), source(images), rtol=1e-5, atol=1e-5)
         # A backbone loses the scales that no part reads.
         assert sum(x.numel() == 0 for x in derived.backbone(images)) >= 1
+    # The search's own alpha and beta give it nothing back that it lacks, and a whole network everything.
+    before = {name: p.isneginf().clone() for name, p in derived.architecture_parameters().items()}
+    for network in (derived, source):
+        load_architecture(network, whole)
+    assert all(torch.equal(p.isneginf(), before[name]) for name, p in derived.architecture_parameters().items())
+    assert describe_architecture(source) == whole
 
 
 # --- fusing

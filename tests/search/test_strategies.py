@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -42,8 +43,8 @@ def moves(strategy: SearchStrategy, lr: float = 1e-2, **options: Any) -> tuple[t
 
 
 def test_random_is_drawn_by_seed_and_stays() -> None:
-    alpha, trained = moves(Random(seed=5))
-    assert torch.equal(alpha, torch.randn(1, 3, generator=torch.Generator().manual_seed(5)))
+    alpha, trained = moves(Random(seed=5, std=2.0))
+    assert torch.equal(alpha, 2 * torch.randn(1, 3, generator=torch.Generator().manual_seed(5)))
     assert trained
 
 
@@ -165,6 +166,31 @@ def test_gumbel_samples_are_distributed_like_the_softmax() -> None:
     torch.testing.assert_close(frequency, logits.softmax(-1), rtol=0, atol=0.015)
 
 
+def test_gumbel_noise_is_a_function_of_seed_and_step() -> None:
+    def noise(seed: int, step: int) -> list[float]:
+        epoch_loop = SimpleNamespace(total_batch_idx=step)
+        trainer: Any = SimpleNamespace(
+            fit_loop=SimpleNamespace(epoch_loop=epoch_loop), current_epoch=0, max_epochs=2
+        )
+        strategy: Any = GumbelSoftmax(seed)
+        strategy.on_train_batch_start(trainer, None, None, 0)
+        return strategy.sample(torch.zeros(3)).tolist()
+
+    assert noise(1, 7) == noise(1, 7)
+    assert noise(1, 7) != noise(1, 8)
+    assert noise(1, 7) != noise(2, 7)
+
+
+def test_the_search_half_comes_in_an_order_of_its_own() -> None:
+    data = ToyData()
+    data.weight_rows = data.architecture_rows = list(range(32))
+    weights, search = (
+        list(loader.sampler) for loader in (data.train_dataloader(), data.architecture_dataloader())
+    )
+    assert sorted(weights) == sorted(search)
+    assert weights != search
+
+
 @named(FirstOrder, SecondOrder, GumbelSoftmax, Synchronous)
 def test_resuming_is_exact(make: type[SearchStrategy], tmp_path: Path) -> None:
     whole, _ = toy_fit(make(), epochs=4)
@@ -269,7 +295,9 @@ def test_second_order_gradient_equals_finite_differences() -> None:
 
 def test_first_order_gradient_is_the_search_losss_own() -> None:
     module, train, search = shallow_module()
-    found, loss = FirstOrder().architecture_gradients(module, train, search)
+    strategy = FirstOrder()
+    strategy.loss_scale = 2.0**20  # As in half precision; it makes no difference in double.
+    found, loss = strategy.architecture_gradients(module, train, search)
     buffers = {name: value.clone() for name, value in module.network.named_buffers()}
     own = torch.autograd.grad(loss_of(module, search), architecture_of(module), materialize_grads=True)
     torch.testing.assert_close(found, list(own))

@@ -83,10 +83,18 @@ def test_moved_or_new_run_keeps_its_best_epoch(tmp_path: Path, identity: Any, be
     assert not (tmp_path / "run").exists()
 
 
+def test_steps_come_after_the_first_epoch_at_the_earliest() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    StepSchedule().build(optimizer, epochs=1, steps=1)
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
 @pytest.mark.parametrize("schedule", [StepSchedule(), OneCycleSchedule()])
 def test_new_run_has_its_own_schedule_and_patience(tmp_path: Path, schedule: Schedule) -> None:
     fit(tmp_path, [0.9, 0.9], epochs=2, schedule=schedule, patience=1)
-    new = {"patience": 1, "schedule": schedule, "limit_train_batches": 2, "identity": "of a new run"}
+    # Three batches are two steps.
+    new = {"patience": 1, "schedule": schedule, "limit_train_batches": 3, "identity": "of a new run"}
+    new |= {"accumulate_grad_batches": 2}
     ends = [fit(folder, range(8), epochs=8, **new) for folder in (tmp_path, tmp_path / "from_the_start")]
     one, other = ([t.lr_scheduler_configs[0].scheduler.state_dict(), t.optimizers[0].state_dict()] for t in ends)
     assert one == other
@@ -136,6 +144,13 @@ def test_run_that_had_stopped_early_trains_no_further_epoch(tmp_path: Path) -> N
     assert why_unfinished(fit(tmp_path, scores, epochs=5, patience=patience)) is None
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert (epoch_of(tmp_path / "last.ckpt"), epoch_of(tmp_path / "best.ckpt")) == (end, 0)
+
+
+def test_why_a_run_with_early_stopping_is_not_finished(tmp_path: Path) -> None:
+    few = {"epochs": 5, "patience": 1, "min_epochs": 5, "max_steps": 3 * BATCHES}
+    assert "max_steps" in str(why_unfinished(fit(tmp_path / "few", [0.5, 0.4, 0.3, 0.2, 0.1], **few)))
+    undefined = fit(tmp_path / "undefined", [math.nan, 0.4], epochs=2, patience=1)
+    assert "not finite" in str(why_unfinished(undefined))
 
 
 def test_speed_leaves_the_first_step_of_an_epoch_out(monkeypatch: pytest.MonkeyPatch) -> None:

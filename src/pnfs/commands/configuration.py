@@ -107,12 +107,14 @@ _KINDS: Mapping[str, Any] = {
     "seed": NonNegativeInt, "epochs": PositiveInt, "batch_size": PositiveInt, "eval_batch_size": PositiveInt,
     "workers": NonNegativeInt, "input_size": Annotated[list[_Side], Field(min_length=2, max_length=2)],
     # Null in the commands that train nothing.
+    # Lightning's "-true" half precisions would round labels and coordinates too.
+    "trainer.precision": Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "32", "64", 32, 64, None],
     "trainer.max_epochs": Annotated[int | None, Field(gt=0)],
     "optimizer.lr": PositiveFloat, "schedule.peak": PositiveFloat, "schedule.factor": PositiveFloat,
     "schedule.warmup": _Share, "schedule.milestones": list[Annotated[float, Field(gt=0, le=1)]],
     "strategy.lr": PositiveFloat, "strategy.lr_factor": NonNegativeFloat, "strategy.std": NonNegativeFloat,
     "strategy.weight_decay": NonNegativeFloat, "strategy.unrolled_lr": PositiveFloat, "loss.factor": PositiveFloat,
-    "callbacks.early_stopping.patience": PositiveInt, "callbacks.ema.decay": Annotated[float, Field(ge=0, lt=1)],
+    "callbacks.early_stopping.patience": PositiveInt, "callbacks.ema.decay": Annotated[float, Field(gt=0, lt=1)],
     "codec.sigma": PositiveFloat,
     "codec.radius": Annotated[float | None, Field(gt=0)], "codec.quantised": bool, "codec.unbiased": bool,
     "codec.flip_shift": Literal[0, 1], "flip_shift": Literal[0, 1], "flip_test": bool, "padding": PositiveFloat,

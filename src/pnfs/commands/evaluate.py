@@ -57,7 +57,8 @@ def _network(settings: dict[str, Any]) -> float:
     console.print(f"scored: {path}\n{dataset.persons(split).described()}")
     scores, predictions = scoring.score_and_predict(module, data, trainer, split)
     choices = scoring.evaluation_choices(module, dataset, split)
-    choices |= {"input_size": list(data.input_size), "precision": str(trainer.get("precision") or "32-true")}
+    choices |= {"padding": dataset.padding, "input_size": list(data.input_size)}
+    choices |= {"precision": str(trainer.get("precision") or "32-true")}
     if path.name == LAST_CHECKPOINT.name:
         choices["weights"] = "last"
     record = {

@@ -26,6 +26,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
     if settings["ckpt_path"] is not None:
         named_start(settings)
+    if settings["callbacks"].get("strategy") != settings["strategy"]:
+        raise UsageError(
+            "callbacks.strategy: must be there, as strategy=NAME makes it: begin with callbacks=[default,...]; "
+            "strategy=frozen trains no alpha and beta"
+        )
+    if settings["loss"].get("maps") == "joints" and settings["model"].get("overlap") == "mean":
+        raise UsageError("model.overlap=mean: variant=posenfs trains the sum of overlapping maps; leave it at sum")
     epochs, warmup = trainer["max_epochs"], settings["strategy"].get("warmup_epochs") or 0
     if warmup >= epochs > 0:
         raise UsageError(f"strategy.warmup_epochs={warmup}: alpha and beta would never learn in {epochs} epochs")

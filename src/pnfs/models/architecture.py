@@ -160,9 +160,11 @@ def load_architecture(network: PoseFabricNetwork, architecture: Architecture) ->
             found = theirs[where]
             columns = [found.operations.index(name) for name in fabrics.theta.operations]
             for name, part in found.parts.items():
-                alpha = torch.tensor(part.alpha)[..., columns]
-                fabrics.alpha[name].copy_(alpha.reshape(fabrics.alpha[name].shape))
-                fabrics.beta[name].copy_(torch.tensor(part.beta))
+                alpha, beta = torch.tensor(part.alpha)[..., columns], torch.tensor(part.beta)
+                for own, new in ((fabrics.alpha[name], alpha), (fabrics.beta[name], beta)):
+                    # What a derived network lacks stays out.
+                    lacks = own.isneginf() if fabrics.kept is not None else torch.zeros_like(own, dtype=torch.bool)
+                    own.copy_(torch.where(lacks, own, new.reshape(own.shape).to(own)))
 
 
 def _form(theta: Theta, parts: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 
 from pnfs.files import write_whole
 
@@ -103,12 +103,15 @@ class StopEarly(EarlyStopping):
 def why_unfinished(trainer: L.Trainer) -> str | None:
     """Why a training that has returned did not train all its epochs; None if it did, or was stopped early."""
     stops = [c for c in trainer.early_stopping_callbacks if isinstance(c, EarlyStopping)]
-    if any(stop.wait_count >= stop.patience or stop.stopped_epoch for stop in stops):
+    decided = any(stop.wait_count >= stop.patience or stop.stopped_epoch for stop in stops)
+    if decided and trainer.current_epoch >= (trainer.min_epochs or 0):
         return None
     counts = [c.epochs for c in trainer.checkpoint_callbacks if isinstance(c, KeepLast)]
     kept, epochs = max(counts, default=trainer.current_epoch), trainer.max_epochs or 0
     if kept >= epochs:
         return None
     reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    cause = f"trainer.max_steps={trainer.max_steps}" if reached else "trainer.max_time"
+    timed = any(isinstance(callback, Timer) for callback in getattr(trainer, "callbacks", ()))
+    cause = "trainer.max_time" if timed else "a callback (early_stopping: a score that is not finite)"
+    cause = f"trainer.max_steps={trainer.max_steps}" if reached else cause
     return f"{cause} stopped it after {kept} of {epochs} epochs"
