@@ -13,17 +13,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from pnfs.commands import building
+from pnfs.commands import building, scoring
 from pnfs.commands.configuration import UsageError, console
 from pnfs.commands.processes import process_count, run_in_processes
-from pnfs.commands.scoring import (
-    described,
-    evaluation_choices,
-    log_media,
-    score_and_predict,
-    score_table,
-    write_pictures,
-)
 from pnfs.commands.train_checks import check_settings, named_start, require_labels
 from pnfs.data.datasets.base import GROUND_TRUTH_BOXES
 from pnfs.data.module import PoseDataModule
@@ -127,7 +119,7 @@ def train_one(
         final = data if watched is dataset else building.build_data(settings, dataset)
         untrained: dict[str, float] = {}
         if settings["evaluate_untrained"]:
-            untrained = score_and_predict(module, final, trainer, "val")[0]
+            untrained = scoring.score_and_predict(module, final, trainer, "val")[0]
         fit(settings, module, data, loggers, identity, start)
         if trainer.get("fast_dev_run"):
             log.info("trainer.fast_dev_run: the steps ran; nothing was trained, scored or kept")
@@ -157,10 +149,10 @@ def _score_and_keep(
     best = checkpoints.read_checkpoint(weights, builds=())
     checkpoints.load_network_state(module.network, best, weights)
     module.flip_test = True
-    scores, predictions = score_and_predict(module, data, trainer, "val")
+    scores, predictions = scoring.score_and_predict(module, data, trainer, "val")
     if getattr(rank_zero_only, "rank", 0):
         return
-    choices = evaluation_choices(module, dataset, "val")
+    choices = scoring.evaluation_choices(module, dataset, "val")
     choices |= {"weights": weights.stem, "best_epoch": best["epoch"], **boxes}
     primary, score = next(iter(scores.items()))
     record = {
@@ -176,13 +168,13 @@ def _score_and_keep(
     }
     # Scores are safe before anything else is written that may fail.
     state.write_result(folder, record | {"identity": identity})
-    pictures = write_pictures(module, data, folder, "val", predictions)
+    pictures = scoring.write_pictures(module, data, folder, "val", predictions)
     for logger in loggers:
         if isinstance(logger, RunLogger):
             logger.log_record(record, folder)
-    log_media(loggers, pictures, trainer["max_epochs"])
+    scoring.log_media(loggers, pictures, trainer["max_epochs"])
     _show_scores(settings, {"untrained": untrained, "trained": scores})
-    console.print(described(choices))
+    console.print(scoring.described(choices))
     for what, path in pictures.items():
         log.info("%s: %s", what, path)
     log.info("%s: %s; record: %s", primary, score, folder / state.RESULT)
@@ -202,7 +194,7 @@ def _show_scores(settings: Mapping[str, Any], columns: Mapping[str, Mapping[str,
     dataset, model = (settings[key]["_target_"].rsplit(".", 1)[-1] for key in ("dataset", "model"))
     parts = settings["model"].get("parts")
     title = f"{dataset} val, {f'P={len(parts)}' if parts else model}, flip test"
-    console.print(score_table(title, {name: column for name, column in columns.items() if column}))
+    console.print(scoring.score_table(title, {name: column for name, column in columns.items() if column}))
 
 
 def fit(

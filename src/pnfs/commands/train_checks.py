@@ -50,6 +50,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"trainer.gradient_clip_val with trainer.precision={trainer['precision']}: Lightning clips no "
             "gradients of a fused optimiser; add acceleration.fused_optimizer=false"
         )
+    _check_devices(trainer)
+
+
+def _check_devices(trainer: Mapping[str, Any]) -> None:
     gpus, devices = torch.accelerator.device_count(), trainer.get("devices", 1)
     if "PNFS_GPUS" in os.environ and trainer.get("accelerator") != "cpu" and devices in ("auto", "-1", -1):
         # Its folder was named, by the GPUs of the whole machine, before the job had one of them.
