@@ -102,7 +102,8 @@ MISTAKES = [
     ("train strategy=first_order strategy.warmup_epochs=9 epochs=9", "strategy.warmup_epochs=9"),
     ("train trainer.devices='0,1'", "trainer.devices=0,1"),
     ("train trainer.precision=bf16-true", "trainer.precision"),
-    ("train ~callbacks.strategy", "callbacks.strategy"),
+    ("train ~callbacks.strategy", "callbacks.strategy"), ("train ~callbacks", "callbacks=[default"),
+    ("train callbacks=early_stopping", "callbacks=[default"),
     ("train variant=posenfs model.overlap=mean", "model.overlap"),
     ("train callbacks=[default,ema] callbacks.ema.decay=0", "callbacks.ema.decay"),
 ]  # fmt: skip

@@ -26,11 +26,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UsageError("initial and ckpt_path: training starts from one of them")
     if settings["ckpt_path"] is not None:
         named_start(settings)
-    if settings["callbacks"].get("strategy") != settings["strategy"]:
-        raise UsageError(
-            "callbacks.strategy: must be there, as strategy=NAME makes it: begin with callbacks=[default,...]; "
-            "strategy=frozen trains no alpha and beta"
-        )
+    callbacks = settings.get("callbacks") or {}
+    lacks = [name for name in ("strategy", "best", "last") if name not in callbacks]
+    if lacks or callbacks["strategy"] != settings["strategy"]:
+        key = (lacks or ["strategy"])[0]
+        raise UsageError(f"callbacks.{key}: training needs the default one: begin with callbacks=[default,...]")
     if settings["loss"].get("maps") == "joints" and settings["model"].get("overlap") == "mean":
         raise UsageError("model.overlap=mean: variant=posenfs trains the sum of overlapping maps; leave it at sum")
     epochs, warmup = trainer["max_epochs"], settings["strategy"].get("warmup_epochs") or 0
