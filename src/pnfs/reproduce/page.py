@@ -220,9 +220,9 @@ def draw_loss_curves(target: Target, results: Results, folder: Path, title: str)
     figure = new_figure(9.2, 3.9, title=title)
     for axes, split in zip(figure.subplots(1, 2), ("train", "val"), strict=True):
         means = []
-        for (label, row), colour in zip(runs.groupby("row", sort=False), COLOURS, strict=False):
+        for n, (label, row) in enumerate(runs.groupby("row", sort=False)):
             curves = [logged[path][f"{split}/loss"] for path in row["folder"]]
-            means.append(plot_seeds(axes, curves, colour, label=str(label)))
+            means.append(plot_seeds(axes, curves, COLOURS[n % len(COLOURS)], label=str(label)))
         loss_axes(axes, means, "loss")
         plain_axes(axes, x_label="epoch (from 0)", y_label=f"{split} loss (mean squared error)")
     figure.axes[0].legend(fontsize=LABEL)
