@@ -105,6 +105,9 @@ MISTAKES = [
     ("train ~callbacks.strategy", "callbacks.strategy"), ("train ~callbacks", "callbacks=[default"),
     ("train callbacks=early_stopping", "callbacks=[default"),
     ("train variant=posenfs model.overlap=mean", "model.overlap"),
+    ("train ~optimizer", "optimizer"), ("train ~schedule", "schedule"), ("train seed=99999999999999", "seed"),
+    ("train demo", "demo"), ("show no_such_run", "no_such_run"), ("train trainer.devices=0", "trainer.devices=0"),
+    ("cost backbone.weights=none model.fabrics.last_layers=7", "last_layers"),
     ("train callbacks=[default,ema] callbacks.ema.decay=0", "callbacks.ema.decay"),
 ]  # fmt: skip
 

@@ -184,6 +184,13 @@ def test_video_becomes_a_video_and_a_record_a_frame(checkpoint: Path, tmp_path: 
     assert pd.read_csv(out / "keypoints.csv").to_numpy().tolist() == expected
 
 
+def test_other_choices_have_a_folder_of_their_own() -> None:
+    asked: list[list[str]] = [[], ["run_root=runs"], ["flip_test=false"], ["boxes=a.json"], ["tracking.keep=3"]]
+    folders = [predict._folder(plain(composed("predict", "input=x.jpg", *more))) for more in asked]
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 4
+
+
 def test_one_skeleton_per_picture_is_warned_of(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

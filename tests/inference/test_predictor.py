@@ -110,10 +110,7 @@ def test_joints_are_where_the_picture_shows_them(flip_test: bool) -> None:
 @pytest.mark.parametrize("batch_size", [2, 100])
 def test_batches_run_across_pictures_and_results_keep_their_order(batch_size: int) -> None:
     counts = [2, 0, 1, 3, 0]
-    queries = [
-        ImageWithBoxes(dots((50 + 5 * n, 203)), np.array([BOX] * count).reshape(-1, 4))
-        for n, count in enumerate(counts)
-    ]
+    queries = [ImageWithBoxes(dots((50 + 5 * n, 203)), [BOX] * count) for n, count in enumerate(counts)]
     predictor = finder(batch_size=batch_size)
     found = list(predictor.predict_each(queries, flip_test=False))
     for n, (prediction, count) in enumerate(zip(found, counts, strict=True)):

@@ -102,7 +102,7 @@ def edited(path: str, value) -> str:
         ("subnetworks/colour", "red", "subnetworks.colour"),
         ("subnetworks/nodes", 0, "H=0"),
         ("subnetworks/layers", 10**9, "head/beta"),
-        ("subnetworks/last_layer", 7, "layers 4 to 7 are no range in 1 to 6"),
+        ("subnetworks/last_layer", 7, "4 to 7 is no range"),
         ("subnetworks/parts", {}, "at least one part"),
         ("subnetworks/parts/head/joints", ..., "subnetworks.parts.head.joints"),
         ("subnetworks/parts/head/alpha/0/0/3", "nan", "head/alpha must have"),

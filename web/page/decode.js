@@ -1,4 +1,4 @@
-// From heatmaps to joints, as src/pnfs/codec/decode.py and Codec.flip_averaged have it.
+// From heatmaps to joints, as src/pnfs/codec/codec.py has it.
 // Maps are one Float32Array, joint after joint, each height * width scores, row after row.
 
 import { darkStep } from "./dark.js";

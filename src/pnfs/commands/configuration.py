@@ -104,8 +104,9 @@ _Side = Annotated[int, Field(ge=32, multiple_of=32)]
 _ABSENT = object()
 
 _KINDS: Mapping[str, Any] = {
-    "seed": NonNegativeInt, "epochs": PositiveInt, "batch_size": PositiveInt, "eval_batch_size": PositiveInt,
-    "workers": NonNegativeInt, "input_size": Annotated[list[_Side], Field(min_length=2, max_length=2)],
+    "seed": Annotated[int, Field(ge=0, lt=2**32)], "epochs": PositiveInt, "batch_size": PositiveInt,
+    "eval_batch_size": PositiveInt, "workers": NonNegativeInt,
+    "input_size": Annotated[list[_Side], Field(min_length=2, max_length=2)],
     # Null in the commands that train nothing.
     # Lightning's "-true" half precisions would round labels and coordinates too.
     "trainer.precision": Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "32", "64", 32, 64, None],
@@ -147,6 +148,9 @@ def checked(command: str, config: DictConfig) -> dict[str, Any]:
     known = known_keys(command)
     for key in _unread(OmegaConf.to_container(config, resolve=False), known):
         raise UsageError(f"there is no key {key}{near_match(key, known)}")
+    for name in sorted({key.partition(".")[0] for key in known} - {*map(str, config), "callbacks", "logger"}):
+        if command != "data" or name != "dataset":  # Whose absence has a message of its own, as that of callbacks.
+            raise UsageError(f"{name}: is needed; another choice of it is {name}=..., and --help lists them")
     for key, kind in _KINDS.items():
         # The default where there is no such key in what was chosen, or ??? in it.
         value = OmegaConf.select(config, key, default=_ABSENT)

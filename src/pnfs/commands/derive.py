@@ -33,6 +33,7 @@ def show(settings: dict[str, Any]) -> None:
     architecture = read_architecture(asked)
     # The run's folder of a checkpoint, JSON file, or the folder itself.
     parent = asked.parent.parent if asked.parent.name == "checkpoints" else asked.parent
+    parent = Path(settings["run_root"]) / "shipped" if settings["checkpoint"] == "shipped" else parent
     run_folder = asked if asked.is_dir() else parent
     folder = Path(settings["out"] or run_folder).expanduser()
     for fabrics in architecture.fabrics:
@@ -129,7 +130,7 @@ def export(settings: dict[str, Any]) -> None:
         raise UsageError(f"out={settings['out']}: name a file that ends in .onnx")
     height, width = settings["input_size"] or trained["input_size"]
     int8 = _calibration(settings, {**trained, "input_size": (height, width)}, path) if is_int8 else None
-    console.print(f"exporting {path} (about {'one to three minutes' if is_int8 else 'half a minute'})")
+    console.print(f"exporting {path} (about {'some minutes' if is_int8 else 'half a minute'})")
     report = export_onnx(
         trained_network(trained, content, path).eval(),
         file.with_suffix(".onnx"),  # Other commands go by it.

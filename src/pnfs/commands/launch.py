@@ -37,6 +37,10 @@ FUNCTIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Command -> module and function of the configuration, where it is not `run` of the module of its name."""
 
+POSITIONAL = {
+    "predict": "input",
+    **dict.fromkeys(("evaluate", "show", "derive", "export", "import"), "checkpoint"),
+}
 _EXTRAS = ("wandb", "tensorboard", "onnx", "openvino")
 """Optional packages, each of which the extra of its name installs."""
 
@@ -207,17 +211,17 @@ def with_globs_expanded(arguments: Sequence[str]) -> list[str]:
 
 def as_overrides(command: str, arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra takes them: names of files, such as `my photo (1).jpg` or `a,b.jpg`, in quotes;
-    `pnfs predict photo.jpg` as `pnfs predict input=photo.jpg`, several files as a list."""
+    one without a key, `pnfs predict photo.jpg`, as the value of the key in `POSITIONAL`, several as a list."""
     parser, found, files = OverridesParser.create(), [], []
     for before, word in itertools.pairwise(["", *arguments]):
         key, _, value = word.partition("=")
         # What follows an option is the option's: --config-dir FOLDER.
-        if command == "predict" and not before.startswith("-"):
-            if os.path.exists(word):  # noqa: PTH110
-                files.append(_in_quotes(word))
-                continue
-            if "=" not in word and not word.startswith(("-", "~")):
-                raise UsageError(f"{word}: there is no file or folder of this name")
+        if command in POSITIONAL and not before.startswith("-") and os.path.exists(word):  # noqa: PTH110
+            files.append(_in_quotes(word))
+            continue
+        if "=" not in word and word[:1] not in ("-", "~", "") and not before.startswith("-"):
+            what = "there is no file or folder of this name" if command in POSITIONAL else "settings are KEY=VALUE"
+            raise UsageError(f"{word}: {what}; see pnfs {command} --help")
         if value and not key.startswith("-") and os.path.exists(value):  # noqa: PTH110
             try:
                 plain = not parser.parse_override(word).is_sweep_override()
@@ -226,7 +230,7 @@ def as_overrides(command: str, arguments: Sequence[str]) -> list[str]:
             word = word if plain else f"{key}={_in_quotes(value)}"
         found.append(word)
     named = files if len(files) < 2 else [f"[{','.join(files)}]"]
-    return [*found, *(f"input={value}" for value in named)]
+    return [*found, *(f"{POSITIONAL[command]}={value}" for value in named)]
 
 
 def _in_quotes(text: str) -> str:

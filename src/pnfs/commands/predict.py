@@ -130,4 +130,6 @@ def _folder(settings: Mapping[str, Any]) -> Path:
         raise UsageError("input is an empty list; name a picture, a video, a folder or a glob")
     paths = [Path(str(item)).expanduser().absolute() for item in [*asked, settings["checkpoint"]]]
     parent = Path(settings["run_root"]) / "predict"
-    return result_folder(settings["out"], parent, paths[0].stem or "input", list(map(str, paths)))
+    # Other choices give other joints, in a folder of their own.
+    choices = {key: settings[key] for key in settings.keys() - {"input", "checkpoint", "run_root", "out", "trust"}}
+    return result_folder(settings["out"], parent, paths[0].stem or "input", [list(map(str, paths)), choices])

@@ -142,8 +142,11 @@ def run_in_processes(
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         hint = " (often for want of memory)" if failure.exitcode == -9 else ""
+        # A dictionary for what Python raised: class, message, and where.
+        said: Any = failure.message
+        said = said["message"] if isinstance(said, dict) else said
         raise PnfsError(
-            f"process {rank} of {count} failed: {failure.message}{hint}; what the others printed is below {logs}"
+            f"process {rank} of {count} failed: {said}{hint}; what the others printed is below {logs}"
         ) from None
     except SignalException as error:
         # As shells count: 130 after Ctrl-C, 143 after SIGTERM.

@@ -72,7 +72,7 @@ def _train_and_keep(settings: dict[str, Any], identity: dict[str, Any]) -> dict[
             start = named_start(settings)
         job = {"settings": settings, "identity": identity, "start": start, "earlier_seconds": earlier_seconds}
         processes = process_count(settings["trainer"])
-        if processes == 1:
+        if processes <= 1:
             train_one(**job)
         else:
             run_in_processes(train_one, job, processes, folder)
@@ -174,7 +174,7 @@ def _score_and_keep(
             logger.log_record(record, folder)
     scoring.log_media(loggers, pictures, trainer["max_epochs"])
     _show_scores(settings, {"untrained": untrained, "trained": scores})
-    console.print(scoring.described(choices))
+    console.print(scoring.described(choices | {"best_epoch": best["epoch"] + 1}))  # From 1, as in the log.
     for what, path in pictures.items():
         log.info("%s: %s", what, path)
     log.info("%s: %s; record: %s", primary, score, folder / state.RESULT)
@@ -217,8 +217,7 @@ def fit(
             checkpoints.load_network_state(module.network, content, initial)
         except checkpoints.CheckpointError as error:
             raise UsageError(
-                f"initial={initial} holds another network than `model` describes; experiment=finetune takes the "
-                f"checkpoint's own ({str(error).splitlines()[0]})"
+                f"initial={initial} holds another network than `model`; experiment=finetune takes the checkpoint's"
             ) from error
     else:
         module.network.calibrate(data.first_batch()["image"])

@@ -60,7 +60,7 @@ def _check_devices(trainer: Mapping[str, Any]) -> None:
         raise UsageError(f"trainer.devices={devices}: hydra/launcher=joblib_gpus gives a job one GPU; say 1")
     wanted = max(devices) + 1 if isinstance(devices, list) else 1
     if not isinstance(devices, list) and str(devices) not in ("auto", "-1"):
-        if not str(devices).isdigit():
+        if not str(devices).isdigit() or int(devices) < 1:
             raise UsageError(f"trainer.devices={devices}: must be a number, auto, -1, or a list such as [0,1]")
         wanted = int(devices)
     if trainer.get("accelerator") in ("gpu", "cuda") and gpus < wanted:

@@ -111,22 +111,12 @@ def read_annotations(
         PERSON_ASSUMED: usable & (not named),
     }
     return Annotations(
-        where=where,
-        images=images.all,
-        category=categories[0],
-        categories=categories,
-        ids=ids,
-        image_ids=image_ids,
-        joints=np.where(has_label, joints, 0),
-        visibility=visibility,
-        boxes=boxes,
+        where=where, images=images.all, category=categories[0], categories=categories,
+        ids=ids, image_ids=image_ids, joints=np.where(has_label, joints, 0), visibility=visibility, boxes=boxes,
         area=np.where(area <= 0, AREA_SHARE * np.maximum(boxes[:, 2:], 0).prod(-1), area),
-        crowd=crowd,
-        usable=usable,
-        left_out=counted({OTHER_CATEGORY: ~own}),
-        remarks=counted(remarks),
-        order=tuple(order),
-    )
+        crowd=crowd, usable=usable, order=tuple(order),
+        left_out=counted({OTHER_CATEGORY: ~own}), remarks=counted(remarks),
+    )  # fmt: skip
 
 
 def _keypoints(table: Records, order: Sequence[int], may_lack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

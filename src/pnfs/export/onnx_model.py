@@ -225,9 +225,11 @@ def heatmaps_of(run: Run, crops: UInt8[np.ndarray, "N h w 3"]) -> Float[np.ndarr
 
 
 def moved_share(found: Float[np.ndarray, "N K h w"], expected: Float[np.ndarray, "N K h w"]) -> float:
-    """Share of the joints whose highest pixel lies more than one away along x or y."""
-    there, here = (decode(torch.from_numpy(maps), "argmax")[0] for maps in (found, expected))
-    return float(((there - here).abs().amax(-1) > 1).float().mean())
+    """Share of the joints whose highest pixel lies more than one away along x or y. Each counts by its score: that
+    of an uncertain joint may lie anywhere."""
+    (there, _), (here, scores) = (decode(torch.from_numpy(maps), "argmax") for maps in (found, expected))
+    weights = scores.clamp(min=1e-6)
+    return float((((there - here).abs().amax(-1) > 1) * weights).sum() / weights.sum())
 
 
 def _ends(graph: Any) -> list[str]:

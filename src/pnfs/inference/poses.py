@@ -44,7 +44,7 @@ class ImageWithBoxes:
 def _checked_boxes(boxes: Any, size: Int64[np.ndarray, " 2"]) -> Float32[np.ndarray, "N 4"]:
     """Boxes that reach into an image of (width, height)."""
     try:
-        table: np.ndarray = np.asarray(boxes, np.float32)
+        table: np.ndarray = np.asarray(boxes if len(boxes) else np.empty((0, 4)), np.float32)
     except (TypeError, ValueError):
         table = np.empty(())
     if table.ndim != 2 or table.shape[1] != 4:

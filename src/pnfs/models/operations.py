@@ -119,12 +119,6 @@ class FabricRules:
 
 PAPER = FabricRules()
 POSENFS = FabricRules(
-    gain="candidates",
-    rectify="sum",
-    upsample="norm_first",
-    align_corners=True,
-    connection_bias=True,
-    stem_connections="separate",
-    stem_relu=False,
-    adapters="where_needed",
-)
+    gain="candidates", rectify="sum", upsample="norm_first", align_corners=True, connection_bias=True,
+    stem_connections="separate", stem_relu=False, adapters="where_needed",
+)  # fmt: skip

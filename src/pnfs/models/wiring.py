@@ -67,7 +67,9 @@ class Theta:
         if not self.operations or len(set(self.operations)) != len(self.operations):
             raise PnfsError(f"need operations, each named once, not {self.operations}")
         if not 1 <= first <= last <= self.layers:
-            raise PnfsError(f"layers {first} to {last} are no range in 1 to {self.layers}")
+            raise PnfsError(
+                f"last_layers, first_layers: {first} to {last} is no range in the {self.layers} layers"
+            )
 
     @cached_property
     def cells(self) -> tuple[CellWiring, ...]:
