@@ -73,7 +73,7 @@ def test_the_grid_opens_like_a_fan_and_closes_on_one_cell() -> None:
 @pytest.mark.parametrize(
     ("build", "named"),
     [
-        (lambda: grid(0, 3, SCALES), "layers 0 to 3 "),
+        (lambda: grid(0, 3, SCALES), "0 to 3 "),
         (lambda: grid(4, 6, (32,)).cells, "layer 4, scale 1/4 "),
         (lambda: NeuralFabrics(nodes=0), "H=0"),
         (lambda: grid(4, 6, SCALES, operations=("skip", "skip")), "operations"),
