@@ -37,10 +37,8 @@ FUNCTIONS: Mapping[str, str] = {
 }  # fmt: skip
 """Command -> module and function of the configuration, where it is not `run` of the module of its name."""
 
-POSITIONAL = {
-    "predict": "input",
-    **dict.fromkeys(("evaluate", "show", "derive", "export", "import"), "checkpoint"),
-}
+POSITIONAL = {"predict": "input"} | dict.fromkeys(("evaluate", "show", "derive", "export", "import"), "checkpoint")
+"""Command -> the key whose value is a path that comes without one."""
 _EXTRAS = ("wandb", "tensorboard", "onnx", "openvino")
 """Optional packages, each of which the extra of its name installs."""
 

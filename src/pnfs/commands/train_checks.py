@@ -58,7 +58,7 @@ def _check_devices(trainer: Mapping[str, Any]) -> None:
     if "PNFS_GPUS" in os.environ and trainer.get("accelerator") != "cpu" and devices in ("auto", "-1", -1):
         # Its folder was named, by the GPUs of the whole machine, before the job had one of them.
         raise UsageError(f"trainer.devices={devices}: hydra/launcher=joblib_gpus gives a job one GPU; say 1")
-    wanted = max(devices) + 1 if isinstance(devices, list) else 1
+    wanted = max(devices, default=0) + 1 if isinstance(devices, list) else 1
     if not isinstance(devices, list) and str(devices) not in ("auto", "-1"):
         if not str(devices).isdigit() or int(devices) < 1:
             raise UsageError(f"trainer.devices={devices}: must be a number, auto, -1, or a list such as [0,1]")
