@@ -76,10 +76,9 @@ def named_start(settings: Mapping[str, Any]) -> Path:
     path = checkpoint_at(named, last_first=True) or checkpoints.find_checkpoint(named)
     content = checkpoints.read_checkpoint(path, builds=())
     if not {"loops", "optimizer_states"} <= content.keys():
-        raise UsageError(
-            f"ckpt_path={named}: it holds weights and no state of a training to go on from; initial={named} "
-            "starts a training from them"
-        )
+        raise UsageError(f"ckpt_path={named}: holds weights alone; initial={named} starts a training from them")
+    if not content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+        raise UsageError(f"ckpt_path={named}: was saved within an epoch; name a last.ckpt, or the run's folder")
     if content["epoch"] + 1 >= epochs > 0:
         raise UsageError(f"ckpt_path={named}: {content['epoch'] + 1} epochs are behind it; set epochs to more")
     # Compared as text: nothing that a foreign checkpoint names is imported. Weights come from it in any case.
