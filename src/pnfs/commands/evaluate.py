@@ -69,7 +69,7 @@ def _network(settings: dict[str, Any]) -> float:
     place = results_place(path, settings["run_root"], f"evaluate_{split}")
     folder = scoring.result_folder(settings["out"], place.parent, place.name, [choices, config])
     score = _report(record, folder, data, dataset.matches(split, predictions), split, module)
-    name = settings["name"] or folder.parent.name
+    name = settings["name"] or folder.parent.name or "pnfs"
     console.print(f"predicted joints: {dataset.write_predictions(split, predictions, folder, name)}")
     return score
 
