@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 
 from pnfs.data import readers
+from pnfs.data.datasets.base import with_every_split
 from pnfs.data.datasets.coco import COCO
 from pnfs.data.datasets.lsp import LSP, LSPET
 from pnfs.data.datasets.mpii import MPII
@@ -159,6 +160,10 @@ def test_all_labelled_persons_share_images_and_keep_the_files_order(tmp_path: Pa
     assert list(both.remarks.values()) == [2]
     np.testing.assert_array_equal(both.joints[3:], apart.persons("val").joints)
     assert (both.image(3) == persons.image(0)).all()
+    # Each person once, with val's where train's has no head size to be scored by.
+    splits = [with_every_split(MPII(root, train_split=kind), "all") for kind in ("train", "all")]
+    assert [d.joined_splits for d in splits] == [("train", "val"), ("train",)]
+    assert [np.isfinite(d.persons("all").reference_length).sum() for d in splits] == [2, 2]
 
 
 def test_the_test_split_has_no_labels_and_predictions_are_in_the_files_terms(tmp_path: Path) -> None:
