@@ -105,6 +105,14 @@ def test_every_crop_that_may_be_drawn_lies_inside(rotation: float, size: tuple[i
     assert places[..., 0].max() > width - 6
 
 
+def test_cached_training_crops_have_half_as_many_pixels_again() -> None:
+    """Interpolated twice at equal resolution crops would be softer; those of an evaluation are cut once."""
+    still = Augmentation(rotation=0, scale=(1, 1))
+    found = [CacheSettings((64, 48)).with_room_for(room).crop_size for room in (still, None)]
+    # One pixel more a side, for the interpolation.
+    assert found == [(64 * 1.5 + 2, 48 * 1.5 + 2), (64 + 2, 48 + 2)]
+
+
 def test_a_finished_cache_is_taken_and_other_settings_are_another_one(persons: Persons, tmp_path: Path) -> None:
     path = ensure_cache(tmp_path, persons, PAPER)
     before = path.stat().st_mtime_ns

@@ -53,6 +53,16 @@ def test_crossing_persons_keep_their_ids() -> None:
     assert tracker.count == 2
 
 
+@pytest.mark.parametrize("steps", [[12], [0, 12], [12] * 6])
+def test_a_box_that_trembles_is_not_one_that_moves(steps: list[float]) -> None:
+    """Who moved in the last frame alone may stand again; who moved in all of them goes on, unseen for two frames."""
+    tracker, x = Tracker(25), np.cumsum([0, *steps]).tolist()
+    for frame, place in enumerate(x):
+        assert ids(tracker, frame, (place, 0)) == [1]
+    back = x[-1] + 3 * 12 * (len(steps) > 2)
+    assert ids(tracker, len(x) + 2, (back, 0)) == [1]
+
+
 def test_whoever_is_gone_for_long_comes_back_as_another() -> None:
     tracker, one, other = Tracker(25, keep=3), (0, 0), (200, 0)
     for frame, corners, expected in (
