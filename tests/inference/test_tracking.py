@@ -55,7 +55,7 @@ def test_crossing_persons_keep_their_ids() -> None:
 
 @pytest.mark.parametrize("steps", [[12], [0, 12], [12] * 6])
 def test_a_box_that_trembles_is_not_one_that_moves(steps: list[float]) -> None:
-    """Who moved in the last frame alone may stand again; who moved in all of them goes on, unseen for two frames."""
+    """Who moved in the last frame alone may stand still again; who moved in all frames goes on while unseen."""
     tracker, x = Tracker(25), np.cumsum([0, *steps]).tolist()
     for frame, place in enumerate(x):
         assert ids(tracker, frame, (place, 0)) == [1]
