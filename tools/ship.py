@@ -1,6 +1,8 @@
-"""Makes the model that comes with the package from a checkpoint: weights in half precision, no training state.
+"""Makes the model that comes with the package: weights in half precision, no training state.
 
-python tools/ship.py runs/lspet_best/<hash>/checkpoints/last.ckpt "What it is, was trained on, and scores."
+python tools/ship.py "What it is, was trained on, and scores." CHECKPOINT ...
+
+Of several checkpoints of one network the mean of their weights is taken (a uniform soup, Wortsman et al. 2022).
 """
 
 import sys
@@ -8,11 +10,16 @@ from typing import Any
 
 import torch
 
+from pnfs.commands.building import build_network
 from pnfs.files import SHIPPED
-from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY, without_downloads
 
 KEPT = ("model", "dataset", "codec", "input_size", "parts", "skeleton", "optimizer", "schedule", "loss")
 """What commands read of a run's configuration."""
+
+PREFIX = "network."
 
 
 def without_places(node: Any) -> Any:
@@ -24,22 +31,33 @@ def without_places(node: Any) -> Any:
     return "none" if isinstance(node, str) and "/" in node else node
 
 
-def main(checkpoint: str, card: str) -> None:
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    # Kernels take nearly all the room; batch statistics and the few logits keep their digits.
-    weights = {name: value.half() if value.ndim == 4 else value for name, value in content["state_dict"].items()}
-    settings = {key: without_places(content[CONFIG_KEY][key]) for key in KEPT}
+def mean_weights(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of each entry of several state dicts; counts of batches are the first one's."""
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).float()
+        if value.is_floating_point()
+        else value
+        for name, value in states[0].items()
+    }
+
+
+def main(card: str, *checkpoints: str) -> None:
+    contents = [torch.load(path, map_location="cpu", weights_only=True) for path in checkpoints]
+    settings = {key: without_places(contents[0][CONFIG_KEY][key]) for key in KEPT}
+    state = mean_weights([content["state_dict"] for content in contents])
+    network = build_network(without_downloads(settings)["model"])
+    assert isinstance(network, PoseFabricNetwork)
+    network.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()})
+    content = {
+        # Kernels take nearly all the room; batch statistics and the few logits keep their digits.
+        "state_dict": {name: value.half() if value.ndim == 4 else value for name, value in state.items()},
+        "epoch": contents[0]["epoch"],
+        CONFIG_KEY: settings,
+        ARCHITECTURE_KEY: to_json(describe_architecture(network)),
+        CARD_KEY: card,
+    }
     SHIPPED.parent.mkdir(exist_ok=True)
-    torch.save(
-        {
-            "state_dict": weights,
-            "epoch": content["epoch"],
-            CONFIG_KEY: settings,
-            ARCHITECTURE_KEY: content[ARCHITECTURE_KEY],
-            CARD_KEY: card,
-        },
-        SHIPPED,
-    )
+    torch.save(content, SHIPPED)
     print(f"{SHIPPED}: {SHIPPED.stat().st_size / 1e6:.1f} MB")
 
 
