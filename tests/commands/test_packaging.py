@@ -13,8 +13,11 @@ import pytest
 import torch
 
 import pnfs
+from pnfs.commands.building import trained_network
 from pnfs.files import SHIPPED
-from pnfs.training.checkpoints import CARD_KEY, read_checkpoint
+from pnfs.models import PoseFabricNetwork
+from pnfs.models.architecture import describe_architecture, to_json
+from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY, read_checkpoint, without_downloads
 from tiny_runs import call
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,6 +72,10 @@ def test_it_is_small_and_says_what_it_is() -> None:
     assert "Leeds Sports Pose" in content[CARD_KEY]
     assert all(torch.isfinite(value).all() for value in content["state_dict"].values())
     assert "/" not in str(content["pnfs_config"]["dataset"]["root"])
+    # The architecture that is drawn is that of the weights.
+    network = trained_network(without_downloads(content[CONFIG_KEY]), content, SHIPPED)
+    assert isinstance(network, PoseFabricNetwork)
+    assert to_json(describe_architecture(network)) == content[ARCHITECTURE_KEY]
 
 
 def test_it_predicts_without_being_named(
