@@ -62,7 +62,7 @@ def run(settings: dict[str, Any]) -> None:
     kinds = {key: settings[key] for key in ("score_threshold", "overlays")}
     results = ResultFolder(out, skeleton=predictor.skeleton, info=info, **kinds)
     problems = _predict_all(files, boxes, poses, results)
-    console.print(f"persons: {len(results.persons)}; pictures or frames: {len(results.images)}")
+    console.print(f"poses: {len(results.persons)}; pictures or frames: {len(results.images)}")
     if poses.followed:
         console.print(f"persons followed through videos: {poses.followed}")
     console.print(described(computed))
