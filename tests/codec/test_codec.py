@@ -47,7 +47,7 @@ def test_ties_and_half_precision() -> None:
 
 
 def peaks(places: torch.Tensor, size: tuple[int, int] = (64, 48), sigma: float = 2.0) -> torch.Tensor:
-    """Score maps of joints at places x, y in crop pixels."""
+    """Heatmaps of joints at places x, y in crop pixels."""
     labelled = torch.ones(places.shape[:2], dtype=torch.bool)
     return Codec(sigma=sigma, quantised=False).targets(places, labelled, size)[0]
 
