@@ -6,11 +6,12 @@ Of several checkpoints of one network the mean of their weights is taken (a unif
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from pnfs.commands.building import build_network
+from pnfs.commands.building import trained_network
 from pnfs.files import SHIPPED
 from pnfs.models import PoseFabricNetwork
 from pnfs.models.architecture import describe_architecture, to_json
@@ -18,8 +19,6 @@ from pnfs.training.checkpoints import ARCHITECTURE_KEY, CARD_KEY, CONFIG_KEY, wi
 
 KEPT = ("model", "dataset", "codec", "input_size", "parts", "skeleton", "optimizer", "schedule", "loss")
 """What commands read of a run's configuration."""
-
-PREFIX = "network."
 
 
 def without_places(node: Any) -> Any:
@@ -45,9 +44,8 @@ def main(card: str, *checkpoints: str) -> None:
     contents = [torch.load(path, map_location="cpu", weights_only=True) for path in checkpoints]
     settings = {key: without_places(contents[0][CONFIG_KEY][key]) for key in KEPT}
     state = mean_weights([content["state_dict"] for content in contents])
-    network = build_network(without_downloads(settings)["model"])
+    network = trained_network(without_downloads(settings), {"state_dict": state}, Path(checkpoints[0]))
     assert isinstance(network, PoseFabricNetwork)
-    network.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()})
     content = {
         # Kernels take nearly all the room; batch statistics and the few logits keep their digits.
         "state_dict": {name: value.half() if value.ndim == 4 else value for name, value in state.items()},

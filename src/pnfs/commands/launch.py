@@ -214,13 +214,13 @@ def as_overrides(command: str, arguments: Sequence[str]) -> list[str]:
     for before, word in itertools.pairwise(["", *arguments]):
         key, _, value = word.partition("=")
         # What follows an option is the option's: --config-dir FOLDER.
-        if command in POSITIONAL and not before.startswith("-") and os.path.exists(word):  # noqa: PTH110
+        if command in POSITIONAL and not before.startswith("-") and os.path.exists(word):  # noqa: PTH110, Path raises
             files.append(_in_quotes(word))
             continue
         if "=" not in word and word[:1] not in ("-", "~", "") and not before.startswith("-"):
             what = "there is no file or folder of this name" if command in POSITIONAL else "settings are KEY=VALUE"
             raise UsageError(f"{word}: {what}; see pnfs {command} --help")
-        if value and not key.startswith("-") and os.path.exists(value):  # noqa: PTH110
+        if value and not key.startswith("-") and os.path.exists(value):  # noqa: PTH110, Path raises on long names
             try:
                 plain = not parser.parse_override(word).is_sweep_override()
             except HydraException:
