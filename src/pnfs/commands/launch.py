@@ -214,7 +214,7 @@ def as_overrides(command: str, arguments: Sequence[str]) -> list[str]:
     for before, word in itertools.pairwise(["", *arguments]):
         key, _, value = word.partition("=")
         # What follows an option is the option's: --config-dir FOLDER.
-        if command in POSITIONAL and not before.startswith("-") and os.path.exists(word):  # noqa: PTH110, Path raises
+        if command in POSITIONAL and not before.startswith("-") and os.path.exists(word):  # noqa: PTH110, as below
             files.append(_in_quotes(word))
             continue
         if "=" not in word and word[:1] not in ("-", "~", "") and not before.startswith("-"):
